@@ -1,0 +1,54 @@
+"""Attribution: where a classifier found its evidence, at the input or at any layer."""
+
+from pellucid.attribution.cam import AblationCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
+from pellucid.attribution.case import Case, View
+from pellucid.attribution.explanation import Explanation, Passes
+from pellucid.attribution.gradient import Gradient, GuidedBackprop, InputXGradient, SmoothGrad
+from pellucid.attribution.integrated_gradients import IntegratedGradients
+from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.perturbation import RISE, Occlusion
+from pellucid.attribution.smoothing import smooth
+from pellucid.attribution.targets import Target
+
+__all__ = [
+    "METHODS",
+    "RISE",
+    "AblationCAM",
+    "Attribution",
+    "Case",
+    "Explanation",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "Gradient",
+    "GuidedBackprop",
+    "InputXGradient",
+    "IntegratedGradients",
+    "LayerCAM",
+    "Method",
+    "Occlusion",
+    "Passes",
+    "ScoreCAM",
+    "SmoothGrad",
+    "Target",
+    "View",
+    "smooth",
+]
+
+METHODS: dict[str, type[Method]] = {
+    method.__name__: method
+    for method in (
+        Gradient,
+        InputXGradient,
+        GuidedBackprop,
+        IntegratedGradients,
+        SmoothGrad,
+        GradCAM,
+        GradCAMPlusPlus,
+        LayerCAM,
+        AblationCAM,
+        ScoreCAM,
+        Occlusion,
+        RISE,
+    )
+}
+"""Attribution methods by name."""

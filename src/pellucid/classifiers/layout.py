@@ -1,0 +1,92 @@
+"""One shape for every layer: an activation is a map (N, C, h, w), whatever order the network keeps it in."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import LayerError
+
+__all__ = ["LAYOUTS", "Layout", "find_layout"]
+
+LAYOUTS = ("NCHW", "NHWC", "NTC", "NC")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's native output becomes a map.
+
+    Attributes:
+        order: "NCHW"; "NHWC" (Swin); "NTC", tokens of a transformer, folded into a grid; "NC", no spatial extent.
+        tokens: for NTC, how many leading tokens (class, distillation, registers) are not part of the picture. They do
+            not belong to the map; they are carried along.
+    """
+
+    order: str
+    tokens: int = 0
+
+    def fold(self, native: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+        """Native activation of pictures of `height` x `width` -> (map (N, C, h, w), leading tokens (N, t, C) or None)."""
+        if self.order == "NCHW":
+            return native, None
+        if self.order == "NHWC":
+            return native.permute(0, 3, 1, 2), None
+        if self.order == "NC":
+            return native[:, :, None, None], None
+        grid = token_grid(native.shape[1] - self.tokens, height, width)
+        if grid is None:
+            raise LayerError(
+                f"{native.shape[1] - self.tokens} picture tokens do not form a grid for {height} x {width} pictures"
+            )
+        patches = native[:, self.tokens :].transpose(1, 2).unflatten(2, grid)
+        return patches, native[:, : self.tokens] if self.tokens else None
+
+    def unfold(self, folded: Tensor, leading: Tensor | None) -> Tensor:
+        """The inverse of `fold`."""
+        if self.order == "NCHW":
+            return folded
+        if self.order == "NHWC":
+            return folded.permute(0, 2, 3, 1)
+        if self.order == "NC":
+            return folded.flatten(1)
+        patches = folded.flatten(2).transpose(1, 2)
+        return patches if leading is None else torch.cat([leading.to(patches.dtype), patches], dim=1)
+
+
+def find_layout(shape: tuple[int, ...], height: int, width: int, order: str | None = None) -> Layout | None:
+    """The layout of an output of `shape` (batch included) for pictures of `height` x `width`; None if there is none.
+
+    Four dimensions are read as NCHW unless only NHWC fits the pictures' aspect ratio. Three are tokens if they form a
+    grid once up to eight leading tokens are set aside; the fewest that do are.
+    """
+    if order is not None and order not in LAYOUTS:
+        raise LayerError(f"unknown layout {order!r}; choose one of {', '.join(LAYOUTS)}")
+    if len(shape) == 2 and order in (None, "NC"):
+        return Layout("NC")
+    if len(shape) == 4 and order in (None, "NCHW", "NHWC"):
+        fits_last = _fits(shape[1], shape[2], height, width) and not _fits(shape[2], shape[3], height, width)
+        return Layout(order or ("NHWC" if fits_last else "NCHW"))
+    if len(shape) == 3 and order in (None, "NTC"):
+        counts = (count for count in range(9) if token_grid(shape[1] - count, height, width))
+        tokens = next(counts, None)
+        return None if tokens is None else Layout("NTC", tokens)
+    return None
+
+
+def _fits(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether rows x columns can be a sub-sampling of height x width: both axes shrink alike, up to rounding."""
+    if rows > height or columns > width:
+        return False
+    return abs(rows - columns * height / width) <= 1.0
+
+
+def token_grid(count: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of `count` > 1 square patches over a picture of `height` x `width`, or None."""
+    if count < 2:
+        return None
+    rows = round(math.sqrt(count * height / width))
+    if rows < 1 or count % rows:
+        return None
+    columns = count // rows
+    return (rows, columns) if _fits(rows, columns, height, width) else None

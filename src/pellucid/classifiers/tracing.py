@@ -1,0 +1,202 @@
+"""Trace a network with torch.fx into one list of operations, each with the name a user would call it by."""
+
+import inspect
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+__all__ = ["TracedNetwork", "UntraceableError", "depends_on", "needed_by", "trace"]
+
+# Functions that write to their first argument, and what computes the same without writing.
+_OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
+    nn.functional.relu_: nn.functional.relu,
+    nn.functional.elu_: nn.functional.elu,
+    nn.functional.leaky_relu_: nn.functional.leaky_relu,
+    nn.functional.hardtanh_: nn.functional.hardtanh,
+}
+
+
+class UntraceableError(Exception):
+    """The forward cannot be traced; the network is cut by replay instead."""
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """A network as a torch.fx graph.
+
+    Attributes:
+        module: the traced module; running it runs the network.
+        outputs: layer name -> the node that yields its output. A module called k times appears as `name:0` ...
+            `name:k-1`; a function is named by the module it was called in, as in `layer1.0.add`.
+        kinds: layer name -> module class or function name.
+    """
+
+    module: fx.GraphModule
+    outputs: dict[str, fx.Node]
+    kinds: dict[str, str]
+
+    @property
+    def input(self) -> fx.Node:
+        return next(node for node in self.module.graph.nodes if node.op == "placeholder")
+
+    @property
+    def output(self) -> fx.Node:
+        return next(node for node in self.module.graph.nodes if node.op == "output")
+
+
+class _PicturesOnly(nn.Module):
+    """Calls the network with pictures alone, so that its other arguments keep their defaults while it is traced."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: torch.Tensor) -> Any:
+        return self.network(pictures)
+
+
+def _user_name(path: str) -> str:
+    return path.removeprefix("network").removeprefix(".")
+
+
+class _NamingTracer(fx.Tracer):
+    """Remembers, for every module call and every function call, what a user would call its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[tuple[fx.Node, str]]] = {}
+        self._inside: list[str] = []
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = _user_name(self.path_of_module(m))
+        self._inside.append(path)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        finally:
+            self._inside.pop()
+        if isinstance(result, fx.Proxy):
+            self.calls.setdefault(path, []).append((result.node, type(m).__name__))
+        return result
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        node: fx.Node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        if kind in ("call_function", "call_method"):
+            function = (target if isinstance(target, str) else target.__name__).strip("_")
+            path = ".".join(filter(None, [*self._inside[-1:], function]))
+            self.calls.setdefault(path, []).append((node, function))
+        return node
+
+
+def trace(module: nn.Module) -> TracedNetwork:
+    """Trace `module` and make every in-place operation out of place.
+
+    Raises:
+        UntraceableError: the forward cannot be traced, for instance because its control flow depends on data.
+    """
+    tracer = _NamingTracer()
+    try:
+        graph = tracer.trace(_PicturesOnly(module))
+    except Exception as error:  # a stranger's forward may raise anything when it is given proxies
+        raise UntraceableError(f"{type(error).__name__}: {error}") from error
+    traced = fx.GraphModule(tracer.root, graph)
+    _in_place_to_out_of_place(traced)
+    named = [
+        (f"{path}:{index}" if len(calls) > 1 else path, node, kind)
+        for path, calls in tracer.calls.items()
+        for index, (node, kind) in enumerate(calls)
+    ]
+    # A block's last operation has several names (`layer4`, `layer4.1`, `layer4.1.relu:1`); all stay valid.
+    outputs = {name: node for name, node, _ in named}
+    kinds = {name: kind for name, _, kind in named}
+    return TracedNetwork(traced, outputs, kinds)
+
+
+def _in_place_to_out_of_place(traced: fx.GraphModule) -> None:
+    """Rewrite operations that overwrite their input; what later reads the overwritten tensor reads the result instead.
+
+    A view of an overwritten tensor is not followed; the check of the cut against the untraced network catches that.
+    """
+    order = {node: position for position, node in enumerate(traced.graph.nodes)}
+    for node in traced.graph.nodes:
+        if _writes_its_input(traced, node):
+            written = node.args[0]
+            _make_out_of_place(traced, node)
+            for user in list(written.users):
+                if order[user] > order[node]:
+                    user.replace_input_with(written, node)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def _writes_its_input(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_function":
+        return node.target in _OUT_OF_PLACE or bool(_arguments(node).get("inplace", False))
+    return node.op == "call_method" and _method_without_writing(node) is not None
+
+
+def _make_out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
+    if node.op == "call_module":
+        # The traced module is pellucid's own copy, so the user's flag stays as it is.
+        traced.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
+    elif node.op == "call_method":
+        node.target = _method_without_writing(node) or node.target
+    elif node.target in _OUT_OF_PLACE:
+        node.target = _OUT_OF_PLACE[node.target]
+    else:
+        node.args, node.kwargs = (), _arguments(node) | {"inplace": False}
+
+
+def _method_without_writing(node: fx.Node) -> str | None:
+    name = str(node.target)
+    plain = name.removesuffix("_")
+    return plain if plain != name and not name.startswith("__") and hasattr(torch.Tensor, plain) else None
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of a Python function by name; built-in functions, which have no signature, have no `inplace` either."""
+    assert callable(node.target)
+    try:
+        return dict(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments)
+    except (TypeError, ValueError):
+        return {}
+
+
+def depends_on(start: fx.Node) -> set[fx.Node]:
+    """All nodes computed from `start`, itself included."""
+    found, frontier = {start}, [start]
+    while frontier:
+        for user in frontier.pop().users:
+            if user not in found:
+                found.add(user)
+                frontier.append(user)
+    return found
+
+
+def needed_by(ends: Iterable[fx.Node], stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
+    """All nodes that `ends` are computed from, themselves included; the search does not go past `stop`."""
+    found: set[fx.Node] = set()
+    stopped, frontier = set(stop), list(ends)
+    while frontier:
+        node = frontier.pop()
+        if node not in found:
+            found.add(node)
+            if node not in stopped:
+                frontier.extend(node.all_input_nodes)
+    return found

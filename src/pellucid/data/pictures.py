@@ -1,0 +1,247 @@
+"""Picture files, read as upright 8-bit RGB pictures or refused with a reason that says how to mend it."""
+
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+
+from pellucid.errors import PictureError
+
+MAX_PIXELS = 100_000_000
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif"),
+    *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2"),
+)
+# Only formats that announce themselves in their first bytes and that Pillow decodes by itself.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000")
+_pillow_settings = threading.Lock()
+
+
+@dataclass(frozen=True)
+class PictureFailure:
+    """A file that was skipped, and why."""
+
+    path: Path
+    reason: str
+
+
+def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a file as an upright 8-bit RGB picture without metadata.
+
+    Of an animation or a file with several pages the first is read; colours and depths are converted as in
+    `to_rgb`. The content says what a file is, never its name. Pillow's global settings neither matter nor
+    change.
+
+    Args:
+        path: a picture file.
+        max_pixels: larger pictures are refused by their header, before anything is decoded. Decoding takes up
+            to a dozen bytes per pixel.
+
+    Returns:
+        A picture of mode "RGB" that no longer depends on the file.
+
+    Raises:
+        PictureError: the file is missing, a folder, empty, not a picture, damaged, cut short or too large, or
+            `to_rgb` refuses it. The message begins with the path.
+    """
+    path = Path(path)
+    try:
+        with _open(path) as file, _strict_pillow():
+            return _decode(file, max_pixels)
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from error.__cause__
+
+
+def read_pictures(
+    paths: str | Path | Iterable[str | Path], *, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Path, Image.Image | PictureFailure]]:
+    """Read files one after the other, going on where one cannot be read.
+
+    Lazy: one picture is in memory at a time, unless the caller keeps them.
+
+    Args:
+        paths: picture files, as `find_pictures` gives them; a folder among them is a failure.
+        max_pixels: as in `read_picture`.
+
+    Yields:
+        Each path with its picture, or with the reason why there is none.
+    """
+    for path in _as_paths(paths):
+        outcome: Image.Image | PictureFailure
+        try:
+            outcome = read_picture(path, max_pixels=max_pixels)
+        except PictureError as error:
+            outcome = PictureFailure(path, str(error).removeprefix(f"{path}: "))
+        yield path, outcome
+
+
+def find_pictures(paths: str | Path | Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
+    """The picture files that paths stand for: files as they are, folders as the pictures in them.
+
+    In a folder, a picture is what ends in one of `SUFFIXES`, in either case; hidden files and folders are
+    skipped.
+
+    Args:
+        paths: files and folders. Files are not looked at, so that reading can report them one by one.
+        recursive: also search the folders inside a folder, at any depth.
+
+    Returns:
+        Paths in the order given, those of a folder sorted, none twice.
+
+    Raises:
+        PictureError: a folder has no pictures or cannot be listed.
+    """
+    found = (_in_folder(path, recursive) if os.path.isdir(path) else [path] for path in _as_paths(paths))
+    return list(dict.fromkeys(chain.from_iterable(found)))
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """An upright 8-bit RGB copy of a Pillow picture of any kind, without metadata.
+
+    - The EXIF orientation is applied; damaged EXIF data counts as none.
+    - Transparency is laid over white.
+    - 16-bit grey is scaled by 255 / 65535, floating-point grey in 0..1 by 255.
+    - An embedded colour profile (wide-gamut RGB, CMYK, grey) is converted to sRGB with the perceptual
+      intent. sRGB itself is left as it is to the bit; a profile that is damaged or belongs to another kind of
+      picture is ignored.
+    - CMYK without a profile is converted as Pillow does: R = (1 - C)(1 - K), and so on.
+
+    Raises:
+        PictureError: grey values with no standard white: integers of 32 bits or with a sign, floating-point
+            numbers outside 0..1.
+    """
+    picture.load()
+    upright = picture.copy()
+    # Pillow turns the pixels before it rewrites the tags, where a damaged one raises.
+    with suppress(Exception):
+        ImageOps.exif_transpose(upright, in_place=True)
+    if upright.mode == "F" or upright.mode.startswith("I"):
+        upright = _to_8_bit_grey(upright, is_tiff=picture.format == "TIFF")
+    if upright.has_transparency_data:
+        upright = _over_white(upright)
+    rgb = _to_srgb(upright, picture.info.get("icc_profile")).convert("RGB")
+    # Left behind, a profile would be saved with pixels that are no longer in it.
+    rgb.info.clear()
+    return rgb
+
+
+def _as_paths(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    return map(Path, [paths] if isinstance(paths, str | Path) else paths)
+
+
+def _open(path: Path) -> BinaryIO:
+    if os.path.isdir(path):
+        raise PictureError("is a folder; name the pictures in it, or list them with find_pictures")
+    if not os.path.exists(path):
+        raise PictureError("no such file; check the path")
+    if not os.path.isfile(path):
+        raise PictureError("is not a regular file; copy the picture into one")
+    if os.path.getsize(path) == 0:
+        raise PictureError("is empty; copy or download it anew")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise PictureError(f"cannot be opened ({error.strerror}); check its permissions") from error
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Pillow without its own size limit, leniency to cut files, and warnings; one thread at a time."""
+    with _pillow_settings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        with Image.open(file, formats=formats) as picture:
+            _check_size(*picture.size, max_pixels)
+            Image.MAX_IMAGE_PIXELS = max_pixels  # for what a file declares inside, such as tiles
+            return to_rgb(picture)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"is not a picture that can be read here ({', '.join(formats)}); convert it to PNG or JPEG"
+        ) from error
+    except Exception as error:  # decoders raise whatever a damaged file provokes
+        raise PictureError(
+            f"is damaged or cut short ({type(error).__name__}: {error}); copy or save it anew"
+        ) from error
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height == 0:
+        raise PictureError(f"has no pixels ({width} x {height}); save it anew")
+    if width * height > max_pixels:
+        raise PictureError(
+            f"has {width} x {height} = {width * height:,} pixels, more than max_pixels = {max_pixels:,}; "
+            "make it smaller, or raise max_pixels if you trust the file"
+        )
+
+
+def _to_8_bit_grey(picture: Image.Image, *, is_tiff: bool) -> Image.Image:
+    levels = np.asarray(picture)
+    low, high, white = levels.min(), levels.max(), 1.0 if picture.mode == "F" else 65535.0
+    # Pillow gives 16-bit PNG and PPM as "I" too; in a TIFF it means 32-bit or signed integers.
+    if not (low >= 0 and high <= white) or (picture.mode == "I" and is_tiff):
+        kind = "floating-point" if picture.mode == "F" else "32-bit or signed"
+        raise PictureError(
+            f"has {kind} grey values from {low:g} to {high:g}, and nothing says which is white; "
+            "save it as 8-bit or 16-bit grey, or as floating point in 0..1"
+        )
+    grey = Image.fromarray(np.rint(levels.astype(np.float32) * (255 / white)).astype(np.uint8))
+    if "transparency" in picture.info:
+        opaque = levels != picture.info["transparency"]
+        grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return grey
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    if not profile:
+        return picture
+    source = picture if picture.mode in ("L", "RGB", "CMYK") else picture.convert("RGB")
+    try:
+        embedded = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(embedded):
+            return picture
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(source, embedded, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return picture
+    assert converted is not None  # it is None only for in-place conversion
+    return converted
+
+
+def _in_folder(folder: Path, recursive: bool) -> list[Path]:
+    try:
+        entries = sorted(folder.rglob("*") if recursive else folder.iterdir())
+        pictures = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
+    except OSError as error:
+        raise PictureError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+    visible = [p for p in pictures if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    if not visible:
+        inside = "" if recursive else " (folders inside it are searched only with recursive=True)"
+        raise PictureError(f"{folder}: no pictures in this folder{inside}; these count: {' '.join(SUFFIXES)}")
+    return visible

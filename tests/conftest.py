@@ -1,0 +1,43 @@
+"""Shared fixtures: seeds, one thread, and the optional data and packages that users may not have."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED_DATA = Path(os.environ.get("PELLUCID_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def _declare_torchvision_operators() -> None:
+    """Let a torchvision built for another torch import: its compiled operators are missing, and unused here."""
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    globals()["_torchvision_library"] = library  # the declarations live as long as this object
+
+
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:
+    _declare_torchvision_operators()
+except ImportError:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_fixed_seed() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real pictures and weights that is beside some checkouts; users do not have it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real data not found at {SHARED_DATA} (set PELLUCID_SHARED_DATA)")
+    return SHARED_DATA
