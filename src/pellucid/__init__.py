@@ -1,9 +1,40 @@
-"""pellucid: explains image classifiers and proves its explanations."""
+"""pellucid: explains image classifiers and proves its explanations.
+
+import pellucid as pl
+
+classifier = pl.load("efficientnet_lite0")
+pictures = classifier.read("cat.jpg")
+explanation = pl.attribution.GradCAM()(classifier.at("final"), pictures, "tabby")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-from pellucid import attribution, classifiers, data
-from pellucid.classifiers import Classifier, available, load
-from pellucid.errors import PellucidError
+if TYPE_CHECKING:
+    from pellucid import attribution, classifiers, data, reports
+    from pellucid.classifiers import Classifier, available, load
+    from pellucid.errors import PellucidError
 
-__all__ = ["Classifier", "PellucidError", "attribution", "available", "classifiers", "data", "load"]
+__all__ = ["Classifier", "PellucidError", "attribution", "available", "classifiers", "data", "load", "reports"]
+
+_HOMES = {
+    "Classifier": "pellucid.classifiers",
+    "available": "pellucid.classifiers",
+    "load": "pellucid.classifiers",
+    "PellucidError": "pellucid.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Torch takes seconds to import; `pellucid --help` should not.
+    if name not in __all__:
+        raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    return import_module(f"pellucid.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -6,7 +6,9 @@ from pellucid.attribution.explanation import Explanation, Passes
 from pellucid.attribution.gradient import Gradient, GuidedBackprop, InputXGradient, SmoothGrad
 from pellucid.attribution.integrated_gradients import IntegratedGradients
 from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.naming import make_methods
 from pellucid.attribution.perturbation import RISE, Occlusion
+from pellucid.attribution.smoothed import Smoothed
 from pellucid.attribution.smoothing import smooth
 from pellucid.attribution.targets import Target
 
@@ -29,8 +31,10 @@ __all__ = [
     "Passes",
     "ScoreCAM",
     "SmoothGrad",
+    "Smoothed",
     "Target",
     "View",
+    "make_methods",
     "smooth",
 ]
 

@@ -48,6 +48,11 @@ class Method(ABC):
         if self.max_batch < 1:
             raise PellucidError(f"max_batch is {self.max_batch}; it must be at least 1")
 
+    @property
+    def label(self) -> str:
+        """What reports call the method."""
+        return type(self).__name__
+
     def needs_gradients(self, view: View) -> bool:
         """Whether `attribute` asks for `case.gradients` at this view, so that the first forward keeps its graph."""
         return False
@@ -97,7 +102,7 @@ class Method(ABC):
             values=values,
             scores=case.scores.detach().float().cpu(),
             delta=None if attribution.delta is None else attribution.delta.detach().float().cpu(),
-            method=type(self).__name__,
+            method=self.label,
             options=self.options(),
             layer=case.view.layer,
             targets=case.target.labels,
