@@ -7,23 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.torchvision_operators import declare_missing_operators
+
 SHARED_DATA = Path(os.environ.get("PELLUCID_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def _declare_torchvision_operators() -> None:
-    """Let a torchvision built for another torch import: its compiled operators are missing, and unused here."""
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    globals()["_torchvision_library"] = library  # the declarations live as long as this object
-
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    _declare_torchvision_operators()
-except ImportError:
-    pass
+declare_missing_operators()
 
 
 @pytest.fixture(autouse=True)

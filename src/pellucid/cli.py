@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-import pellucid
 from pellucid.errors import MissingExtraError, PellucidError, PictureError
 
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
     from pellucid.classifiers import Classifier
     from pellucid.reports.local import LocalReport
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Explain image classifiers, and prove the explanations.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Explain image classifiers, and prove the explanations."
+)
 screen, messages = Console(), Console(stderr=True)
 
 DEFAULT_MODEL = "efficientnet_lite0"
@@ -29,26 +30,40 @@ DEFAULT_METHODS = "GradCAM,IntegratedGradients,GuidedBackprop"
 DEFAULT_LAYERS = "input,middle,final"
 DEMO_PICTURES = ("chelsea.png", "coffee.png", "rocket.jpg")
 
+Images = Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name that `pellucid models` lists.")]
 Weights = Annotated[str | None, typer.Option(help="Weights file (safetensors or a torch state dict), or 'random'.")]
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")]
+Methods = Annotated[str, typer.Option(help="Attribution methods, separated by commas; 'all' for every one.")]
+Layers = Annotated[str, typer.Option(help="Layers, separated by commas: input, middle, final or any name.")]
+Targets = Annotated[
+    list[str] | None, typer.Option(help="Class name or index; repeat for several. [default: the predicted class]")
+]
+Options = Annotated[
+    list[str] | None, typer.Option(help="Option of a method, as in IntegratedGradients.steps=50; repeat for several.")
+]
+Smooth = Annotated[int | None, typer.Option(help="Smooth all maps with a Gaussian of so many cells (odd).")]
+Top = Annotated[int, typer.Option(min=1, help="How many predictions to show.")]
+Out = Annotated[Path, typer.Option(help="Folder to write into, one folder per picture.")]
+MaxBatch = Annotated[int, typer.Option(min=1, help="Most pictures, steps or masks in one pass: bounds the memory.")]
+Clean = Annotated[bool, typer.Option(help="Only clean cuts.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @app.command()
 def explain(
-    images: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
+    images: Images,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    methods: Annotated[str, typer.Option(help="Attribution methods, separated by commas; 'all' for every one.")] = DEFAULT_METHODS,
-    layers: Annotated[str, typer.Option(help="Layers, separated by commas: input, middle, final or any name.")] = DEFAULT_LAYERS,
-    target: Annotated[list[str] | None, typer.Option(help="Class name or index; repeat for several. [default: predicted]")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="Option of a method, e.g. IntegratedGradients.steps=50; repeat for several.")] = None,
-    smooth: Annotated[int | None, typer.Option(help="Smooth all maps with a Gaussian of so many cells (odd).")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many predictions to show.")] = 5,
-    out: Annotated[Path, typer.Option(help="Folder to write into, one folder per picture.")] = Path("pellucid-out"),
+    methods: Methods = DEFAULT_METHODS,
+    layers: Layers = DEFAULT_LAYERS,
+    target: Targets = None,
+    option: Options = None,
+    smooth: Smooth = None,
+    top: Top = 5,
+    out: Out = Path("pellucid-out"),
     device: Device = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most pictures, steps or masks in one pass: bounds the memory.")] = 16,
+    max_batch: MaxBatch = 16,
     as_json: AsJson = False,
 ) -> None:
     """Explain pictures: predictions, an overlay per method and layer, and one HTML page each."""
@@ -65,7 +80,7 @@ def explain(
 def layers(
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    clean: Annotated[bool, typer.Option(help="Only clean cuts.")] = False,
+    clean: Clean = False,
     as_json: AsJson = False,
 ) -> None:
     """List the layers at which a classifier can be explained."""
@@ -104,7 +119,7 @@ def models(as_json: AsJson = False) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("pellucid-demo"),
+    out: Out = Path("pellucid-demo"),
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:

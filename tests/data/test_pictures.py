@@ -5,10 +5,11 @@ import random
 import re
 import struct
 import sys
-import threading
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,15 @@ def png_bytes(width: int, height: int, rows: bytes, bits: int = 8, colour_type: 
     return b"\x89PNG\r\n\x1a\n" + data
 
 
-def icc_profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float, ...]) -> bytes:
+def icc_profile(
+    red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float, ...], name: bytes = b"Made for a test"
+) -> bytes:
     """A version-2 matrix profile with gamma 2.2 and the given primaries (XYZ), written by hand."""
 
     def xyz(values: tuple[float, ...]) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
 
     gamma = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
-    name = b"Made for a test"
     description = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + b"\0" * 79
     tags = {b"desc": description + b"\0" * (-len(description) % 4), b"wtpt": xyz((0.9642, 1.0, 0.8249))}
     tags |= {b"rXYZ": xyz(red), b"gXYZ": xyz(green), b"bXYZ": xyz(blue)}
@@ -248,6 +250,15 @@ def test_damaged_exif_data_count_as_none(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(read_picture(path)), colours())
 
 
+def test_damaged_metadata_are_no_reason_to_warn(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(colours()), tmp_path / "a.jpg")
+    raw = path.read_bytes()
+    path.write_bytes(raw[:2] + b"\xff\xe2\x00\x0cMPF\0junk??" + raw[2:])
+    with pytest.warns(UserWarning, match="malformed MPO"), Image.open(path) as opened:
+        wanted = np.asarray(opened.convert("RGB"))
+    assert np.array_equal(np.asarray(read_picture(path)), wanted)  # here warnings are errors
+
+
 # Colour profiles
 
 
@@ -259,10 +270,12 @@ def test_a_colour_profile_is_converted_to_srgb(tmp_path: Path) -> None:
     assert "icc_profile" not in read.info
 
 
-def test_the_profile_of_srgb_changes_no_pixel(tmp_path: Path) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    path = saved(Image.fromarray(colours()), tmp_path / "a.png", icc_profile=profile)
-    assert np.array_equal(np.asarray(read_picture(path)), colours())
+def test_profiles_of_srgb_change_no_pixel(tmp_path: Path) -> None:
+    exact = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    simplified = icc_profile(SRGB_RED, SRGB_GREEN, SRGB_BLUE, name=b"sRGB with a plain gamma")
+    for profile in (exact, simplified):
+        path = saved(Image.fromarray(colours()), tmp_path / "a.png", icc_profile=profile)
+        assert np.array_equal(np.asarray(read_picture(path)), colours())
 
 
 def test_a_damaged_or_unfitting_profile_is_ignored(tmp_path: Path) -> None:
@@ -405,15 +418,19 @@ def test_to_rgb_leaves_its_argument_alone() -> None:
     assert np.array_equal(np.asarray(rgb), colours())
 
 
-def test_threads_reading_at_once_leave_pillow_as_it_was(tmp_path: Path) -> None:
+def test_threads_reading_at_once_do_not_mix_their_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(Image.fromarray(colours()), tmp_path / "a.png")
-    read: list[Image.Image] = []
-    threads = [threading.Thread(target=lambda: read.append(read_picture(path))) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(read) == 16
+    Image.init()
+    limits = set()
+
+    def wait_and_look() -> None:
+        time.sleep(0.002)  # other threads get their turn
+        limits.add(Image.MAX_IMAGE_PIXELS)
+
+    monkeypatch.setattr(Image, "init", wait_and_look)  # called with the settings in place
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(read_picture, [path] * 32))
+    assert limits == {None}
     assert all(np.array_equal(np.asarray(picture), colours()) for picture in read)
 
 

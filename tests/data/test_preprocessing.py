@@ -312,7 +312,7 @@ def _random(crop: bool) -> Callable[[Image.Image], Tensor]:
 
     def preprocess(picture: Image.Image) -> Tensor:
         if crop:
-            left, top = (float(v) for v in rng.uniform(0, 40, 2))
+            left, top = (float(v) for v in rng.uniform(0, 3, 2))
             return resized(picture.resize((200, 200), box=(left, top, left + 200, top + 150)))
         x = resized(picture)
         return x.flip(2) if rng.random() < 0.5 else x

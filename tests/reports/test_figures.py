@@ -8,19 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
+from pellucid.data import write_atomically
+from pellucid.reports.colours import ReportError, format_number, palette, robust_scale
 from pellucid.reports.figures import (
-    ReportError,
     blank_reason,
     colour_bar,
     display_picture,
     display_size,
-    format_number,
     map_layer,
     overlay,
-    palette,
-    robust_scale,
     save_overlay,
-    write_atomically,
 )
 
 SIDE = 300

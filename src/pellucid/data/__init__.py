@@ -1,5 +1,8 @@
 """Reading pictures safely, and the way between a picture and a classifier's input."""
 
+from pellucid.data.files import write_atomically
+from pellucid.data.geometry import Geometry, PlaceMode
+from pellucid.data.measuring import measure_geometry
 from pellucid.data.pictures import (
     MAX_PIXELS,
     SUFFIXES,
@@ -9,7 +12,7 @@ from pellucid.data.pictures import (
     read_pictures,
     to_rgb,
 )
-from pellucid.data.preprocessing import Geometry, Interpolation, PlaceMode, Preprocess, measure_geometry
+from pellucid.data.preprocessing import Interpolation, Preprocess
 
 __all__ = [
     "MAX_PIXELS",
@@ -24,4 +27,5 @@ __all__ = [
     "read_picture",
     "read_pictures",
     "to_rgb",
+    "write_atomically",
 ]

@@ -44,7 +44,7 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
     Args:
         path: a picture file.
         max_pixels: larger pictures are refused by their header, before anything is decoded. Decoding takes up
-            to a dozen bytes per pixel.
+            to 20 bytes per pixel.
 
     Returns:
         A picture of mode "RGB" that no longer depends on the file.

@@ -1,4 +1,4 @@
-"""Maps of evidence laid over photographs: one stated scale, colours that keep the sign, colour bars, PNGs.
+"""Maps of evidence laid over photographs, with colour bars, as PNGs.
 
 Display only: nothing here feeds back into a number. The photograph goes grey under a map, so that colour is
 always evidence; what the network never saw is dimmed and hatched, so that nobody reads it as "no evidence".
@@ -17,48 +17,23 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from pellucid.errors import PellucidError
+from pellucid.data import write_atomically
+from pellucid.reports.colours import (
+    ALPHA,
+    SCALE_PERCENTILE,
+    ReportError,
+    colour_row,
+    levels,
+    palette,
+    robust_scale,
+    scale_ticks,
+    sign_convention,
+)
 
-__all__ = ["ReportError", "colour_bar", "overlay", "robust_scale", "save_overlay"]
+__all__ = ["colour_bar", "overlay", "save_overlay"]
 
-SCALE_PERCENTILE = 99.5
 LONG_SIDE = 1024
-ALPHA = 0.88
 _SHORTEST_LONG_SIDE = 256
-_OPACITY_EXPONENT = 0.85  # below 1: weak evidence shows, and the strongest still lets the photograph through
-
-# Orange and blue differ in hue for every common colour vision and stand out from grey at any brightness.
-_POSITIVE = ((255, 196, 120), (250, 130, 30), (206, 66, 0))
-_NEGATIVE = ((140, 200, 255), (54, 134, 244), (20, 66, 200))
-# Violet to yellow: weak, strong and the grey below stay apart for every common colour vision, too.
-_SEQUENTIAL = ((80, 40, 160), (155, 28, 170), (255, 205, 30))
-
-# Indices of a map layer: 0..252 hold values (zero in the middle where signed), 253..255 the hatching.
-_TOP, _ZERO, _UNSEEN = 252, 126, 253
-_VEIL = ((86, 89, 97, 195), (100, 103, 111, 195), (114, 117, 125, 195))  # ground, edge, core of a line
-
-
-class ReportError(PellucidError):
-    """A figure or page cannot be made from what it was given."""
-
-
-def robust_scale(values: Tensor, percentile: float = SCALE_PERCENTILE) -> float:
-    """The |value| at which colours end: a percentile of the non-zero, finite |values|.
-
-    A few extreme pixels do not wash out a map, and a map with few non-zero pixels still gets a scale.
-
-    Args:
-        values: map or maps that share the scale, any shape, signed, NaN outside the network's view.
-        percentile: in (0, 100]; 100 is the maximum.
-
-    Returns:
-        The scale, in the map's own unit; 0.0 where no value is finite and non-zero.
-    """
-    if not 0 < percentile <= 100:
-        raise ReportError(f"percentile is {percentile}, wanted one above 0 and up to 100, such as 99.5")
-    magnitudes = values.detach().to("cpu", torch.float32).abs()
-    magnitudes = magnitudes[magnitudes.isfinite() & (magnitudes > 0)]
-    return float(np.percentile(magnitudes.numpy(), percentile)) if magnitudes.numel() else 0.0
 
 
 def blank_reason(placed: Tensor) -> str | None:
@@ -77,29 +52,6 @@ def check_placed(placed: Tensor, picture: Image.Image) -> None:
             f"map of shape {tuple(placed.shape)} does not lie on a picture of shape {sizes[0]}, wanted that"
             f" or its display size {sizes[1]}: place it on the original picture first (Geometry.place)"
         )
-
-
-def palette(*, signed: bool = True, alpha: float = ALPHA) -> NDArray[np.uint8]:
-    """The 256 RGBA colours of a map layer, (256, 4).
-
-    Entries 0..252 run over the scale: -s..+s where signed (126 is zero), 0..s where not (0 is zero). Zero is
-    transparent, opacity grows with |value| up to `alpha`, in (0, 1]. Entries 253..255 draw the hatching.
-    """
-    if not 0 < alpha <= 1:
-        raise ReportError(f"alpha is {alpha}, wanted an opacity above 0 and up to 1")
-    colours = np.empty((256, 4), np.uint8)
-    if signed:
-        colours[_ZERO : _TOP + 1] = _ramp(_POSITIVE, _TOP - _ZERO + 1, alpha)
-        colours[: _ZERO + 1] = _ramp(_NEGATIVE, _ZERO + 1, alpha)[::-1]
-    else:
-        colours[: _TOP + 1] = _ramp(_SEQUENTIAL, _TOP + 1, alpha)
-    colours[_UNSEEN:] = _VEIL
-    return colours
-
-
-def colour_row(*, signed: bool = True) -> Image.Image:
-    """The colours of the scale, from its lower to its upper end, as one row of RGBA pixels."""
-    return Image.fromarray(palette(signed=signed)[None, : _TOP + 1])
 
 
 def map_layer(
@@ -128,7 +80,7 @@ def map_layer(
         raise ReportError(
             f"a map said to be >= 0 has values down to {lowest:.3g}, wanted signed=True or a map without them"
         )
-    layer = Image.fromarray(_levels(values, 1.0 if blank else scale, signed))
+    layer = Image.fromarray(levels(values, 1.0 if blank else scale, signed))
     layer.putpalette(palette(signed=signed, alpha=alpha).tobytes(), "RGBA")
     return layer
 
@@ -244,45 +196,11 @@ def display_picture(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST)
 
 
-def format_number(value: float) -> str:
-    """Three significant digits with a real minus sign and a power of ten where needed: "−1.23×10⁻⁵"."""
-    mantissa, _, exponent = f"{value:.3g}".partition("e")
-    raised = str(int(exponent or 0)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return mantissa.replace("-", "−") + (f"×10{raised}" if exponent else "")
-
-
-def sign_convention(signed: bool) -> str:
-    """What the colours of an overlay say, in one line."""
-    if signed:
-        return "Orange: evidence for the target. Blue: evidence against it. No colour: zero."
-    return "Violet to yellow: weak to strong. Maps of this method are never negative. No colour: zero."
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: a reader never sees half a file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(data)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _reading_notes(placed: Tensor, *, measured: bool) -> list[str]:
     """What else a reader of the figure must know: where the scale comes from, and what hatching means."""
     scale = f"Colours end at the {SCALE_PERCENTILE:g}th percentile of the non-zero |values|."
     hatching = "Hatched: no value, the network never saw it."
     return [scale] * measured + [hatching] * (not bool(placed.isfinite().all()))
-
-
-def _ramp(anchors: Sequence[tuple[int, int, int]], steps: int, alpha: float) -> NDArray[np.uint8]:
-    """Colours from zero (transparent) to the end of the scale, (steps, 4)."""
-    t = np.linspace(0, 1, steps)
-    stops = np.linspace(0, 1, len(anchors))
-    channels = [np.interp(t, stops, channel) for channel in zip(*anchors, strict=True)]
-    return np.stack([*channels, 255 * alpha * t**_OPACITY_EXPONENT], axis=1).round().astype(np.uint8)
 
 
 def _resized(placed: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -292,25 +210,6 @@ def _resized(placed: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
     pair = torch.stack([torch.where(seen, values, 0.0), seen.float()])
     total, share = functional.interpolate(pair[None], size=size[::-1], mode="area")[0]
     return torch.where(share >= 0.5, total / share, torch.nan).numpy()
-
-
-def _levels(values: NDArray[np.float32], scale: float, signed: bool) -> NDArray[np.uint8]:
-    """Palette indices of a map, hatching where it is NaN: (h, w)."""
-    relative = np.clip(np.nan_to_num(values / scale), -1, 1)
-    levels = _ZERO + np.round(_ZERO * relative) if signed else np.round(_TOP * relative)
-    rows, columns = np.indices(values.shape)
-    period = max(8, max(values.shape) // 40)
-    distance = np.abs((rows + columns) % period - period // 2)
-    hatch = _UNSEEN + np.clip(2 - distance, 0, 2)
-    indices: NDArray[np.uint8] = np.where(np.isnan(values), hatch, levels).astype(np.uint8)
-    return indices
-
-
-def scale_ticks(scale: float, signed: bool) -> list[tuple[float, str, str]]:
-    """Place along a colour bar in [0, 1], text anchor and label of each of its three numbers."""
-    if not signed:
-        return [(0.0, "la", "0"), (0.5, "ma", format_number(scale / 2)), (1.0, "ra", format_number(scale))]
-    return [(0.0, "la", format_number(-scale)), (0.5, "ma", "0"), (1.0, "ra", "+" + format_number(scale))]
 
 
 @cache

@@ -15,9 +15,9 @@ from torch import Tensor
 import pellucid
 from pellucid.attribution import Case, Explanation, Method
 from pellucid.classifiers import Classifier, Prediction
-from pellucid.data import Geometry, Preprocess, measure_geometry, read_picture
+from pellucid.data import Geometry, Preprocess, measure_geometry, read_picture, write_atomically
 from pellucid.errors import PellucidError
-from pellucid.reports.figures import display_size, save_overlay, write_atomically
+from pellucid.reports.figures import display_size, save_overlay
 from pellucid.reports.page import PageInput, Panel, write_page
 
 __all__ = ["LocalReport", "TimedExplanation", "explain_picture", "write_report"]
@@ -201,7 +201,10 @@ def _saved_maps(report: LocalReport, maps: Mapping[str, Tensor]) -> bytes:
         "picture": report.path.name,
         "targets": "\n".join(report.explanations[0].explanation.targets[0]),
         **{f"classifier.{key}": value for key, value in report.classifier.items()},
-        **{f"{t.explanation.layer}/{t.explanation.method}": repr(dict(t.explanation.options)) for t in report.explanations},
+        **{
+            f"{t.explanation.layer}/{t.explanation.method}": repr(dict(t.explanation.options))
+            for t in report.explanations
+        },
     }
     return save(dict(maps), metadata)
 

@@ -19,20 +19,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pellucid.reports.figures import (
+from pellucid.data import write_atomically
+from pellucid.reports.colours import (
     SCALE_PERCENTILE,
     ReportError,
-    blank_reason,
-    check_placed,
     colour_row,
-    display_picture,
     format_number,
-    map_layer,
     robust_scale,
     scale_ticks,
     sign_convention,
-    write_atomically,
 )
+from pellucid.reports.figures import blank_reason, check_placed, display_picture, map_layer
 
 if TYPE_CHECKING:
     from jinja2 import Environment
