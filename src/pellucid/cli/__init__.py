@@ -1,0 +1,35 @@
+"""The command line: parses, calls, prints. Bad input is one line on stderr and exit code 2."""
+
+import typer
+
+from pellucid.cli.common import messages
+from pellucid.cli.explain import demo, explain
+from pellucid.cli.listing import layers, models
+from pellucid.errors import PellucidError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Explain image classifiers, and prove the explanations."
+)
+for command in (explain, layers, models, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(standalone_mode=True)
+    except PellucidError as error:
+        _fail(str(error))
+    except (OSError, MemoryError) as error:
+        _fail(f"{type(error).__name__}: {error}")
+    except RuntimeError as error:
+        if "memory" not in str(error).lower():
+            raise
+        _fail(f"too little memory ({str(error).splitlines()[0]}); lower --max-batch")
+
+
+def _fail(message: str) -> None:
+    messages.print(f"error: {' '.join(message.split())}", style="red", highlight=False, markup=False, soft_wrap=True)
+    raise SystemExit(2)

