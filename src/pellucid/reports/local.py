@@ -46,6 +46,8 @@ class LocalReport:
         predictions: the most probable classes.
         explanations: one for every method and layer.
         classifier: name, fingerprint of the weights and device.
+        layers: what each layer is called on the page, with the alias it was asked for by.
+        layer_shapes: (C, h, w) of each layer's activation.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class LocalReport:
     predictions: Sequence[Prediction]
     explanations: Sequence[TimedExplanation]
     classifier: Mapping[str, str]
+    layers: Mapping[str, str] = field(default_factory=dict)
     layer_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -88,7 +91,8 @@ def explain_picture(
     picture = read_picture(path)
     pictures = classifier.read(picture)
     explanations = []
-    for layer in dict.fromkeys(classifier.resolve(layer) for layer in layers):
+    names = {classifier.resolve(layer): layer for layer in reversed(layers)}
+    for layer in reversed(names):
         view = classifier.at(layer)
         started = time.perf_counter()
         differentiate = any(method.needs_gradients(view) for method in methods)
@@ -106,7 +110,8 @@ def explain_picture(
         classifier.predict(pictures, top=top)[0],
         explanations,
         {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
-        {info.name: info.shape for info in classifier.layers()},
+        {name: name if asked == name else f"{asked}: {name}" for name, asked in names.items()},
+        {info.name: info.shape for info in classifier.layers() if info.name in names},
     )
 
 
@@ -141,7 +146,7 @@ def write_report(report: LocalReport, folder: str | Path) -> list[Path]:
             file = folder / f"{_slug(found.layer)}-{_slug(found.method)}-{_slug(target)}.png"
             save_overlay(file, report.picture, values, signed=found.signed)
             files.append(file)
-            panels.append(_panel(timed, index, values))
+            panels.append(_panel(timed, index, values, report.layers))
     page = folder / "index.html"
     write_page(page, _page(report, panels))
     saved = folder / "maps.safetensors"
@@ -157,11 +162,11 @@ def _displayed(geometry: Geometry, picture: Image.Image) -> Geometry:
     return replace(geometry, width=width, height=height, box=(left * x, top * y, right * x, bottom * y))
 
 
-def _panel(timed: TimedExplanation, index: int, values: Tensor) -> Panel:
+def _panel(timed: TimedExplanation, index: int, values: Tensor, layers: Mapping[str, str]) -> Panel:
     found = timed.explanation.target(index)
     return Panel(
         method=found.method,
-        layer=found.layer,
+        layer=layers.get(found.layer, found.layer),
         target=found.targets[0][0],
         values=values,
         signed=found.signed,
@@ -176,8 +181,7 @@ def _panel(timed: TimedExplanation, index: int, values: Tensor) -> Panel:
 
 
 def _page(report: LocalReport, panels: Sequence[Panel]) -> PageInput:
-    seen = {timed.explanation.layer for timed in report.explanations}
-    shapes = {layer: " x ".join(map(str, shape)) for layer, shape in report.layer_shapes.items() if layer in seen}
+    shapes = {layer: " x ".join(map(str, shape)) for layer, shape in report.layer_shapes.items()}
     return PageInput(
         title=report.path.name,
         picture=report.picture,
