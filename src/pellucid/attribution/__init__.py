@@ -9,10 +9,12 @@ from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.naming import make_methods
 from pellucid.attribution.perturbation import RISE, Occlusion
 from pellucid.attribution.smoothed import Smoothed
+from pellucid.attribution.relevance import LRP
 from pellucid.attribution.smoothing import smooth
 from pellucid.attribution.targets import Target
 
 __all__ = [
+    "LRP",
     "METHODS",
     "RISE",
     "AblationCAM",
@@ -53,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
         ScoreCAM,
         Occlusion,
         RISE,
+        LRP,
     )
 }
 """Attribution methods by name."""

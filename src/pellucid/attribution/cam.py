@@ -53,8 +53,8 @@ class GradCAM(_CAM):
 class GradCAMPlusPlus(_CAM):
     """Grad-CAM with pixel-wise weights (Chattopadhay et al., 2018).
 
-    alpha = g^2 / (2 g^2 + g^3 sum_xy a), 0 / 0 read as 0 / 1; w_c = sum_xy alpha ReLU(exp(score) g). The factor exp(score) is
-    common to the whole map; it is capped at exp(80), which float32 still holds.
+    alpha = g^2 / (2 g^2 + g^3 sum_xy a), 0 / 0 read as 0 / 1; w_c = sum_xy alpha ReLU(exp(score) g). The factor
+    exp(score) is common to the whole map; it is kept within exp(+-60), so that the map neither overflows nor vanishes.
     """
 
     def needs_gradients(self, view: View) -> bool:
@@ -65,10 +65,11 @@ class GradCAMPlusPlus(_CAM):
         """Maps of one case."""
         gradients = case.gradients
         total = case.activation.sum((2, 3))[:, None, :, None, None]
-        denominator = 2 * gradients.square() + gradients.pow(3) * total
-        alpha = gradients.square() / torch.where(denominator == 0, 1.0, denominator)
-        factor = case.scores.clamp(max=80.0).exp()[:, :, None, None, None]
-        return self._map(case, (alpha * (factor * gradients).relu()).sum((3, 4)))
+        # alpha with g^2 cancelled, which would underflow for the small gradients of probabilities.
+        denominator = 2 + gradients * total
+        alpha = torch.where(denominator == 0, gradients.square(), 1 / denominator)
+        factor = case.scores.clamp(-60.0, 60.0).exp()[:, :, None]
+        return self._map(case, factor * (alpha * gradients.relu()).sum((3, 4)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,8 @@ class LayerCAM(_CAM):
 class AblationCAM(_CAM):
     """Channels weighed by the relative drop of the score when they are set to zero (Ramaswamy et al., 2020).
 
-    w_c = (y - y without c) / y, and 0 where y = 0. Channels that are zero everywhere cannot matter and are not run; where
-    the logits are affine in the activation, one gradient gives every drop exactly.
+    w_c = (y - y without c) / y, and 0 where y = 0. Channels that are zero everywhere cannot matter and are not run;
+    where the logits are affine in the activation, one gradient gives every drop exactly.
     """
 
     def needs_gradients(self, view: View) -> bool:
@@ -98,24 +99,21 @@ class AblationCAM(_CAM):
 
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
-        if case.view.is_affine and case.target.is_linear:
-            drops = torch.einsum("nchw,ntchw->ntc", case.activation, case.gradients)
-        else:
-            drops = self._drops(case)
+        drops = self._drops(case)
         scores = case.scores[:, :, None]
         return self._map(case, torch.where(scores == 0, 0.0, drops / torch.where(scores == 0, 1.0, scores)))
 
     def _drops(self, case: Case) -> Tensor:
         """Fall of the score (N, T, C) when a channel is set to zero."""
-        channels = case.activation.shape[1]
-        drops = torch.zeros(len(case), case.target_count, channels, device=case.activation.device)
-        for picture, one in enumerate(case.activation):
-            alive = one.flatten(1).any(1).nonzero().flatten()
-            for chunk in alive.split(self.max_batch):
-                ablated = one.repeat(len(chunk), 1, 1, 1)
-                ablated[torch.arange(len(chunk)), chunk] = 0.0
-                scores = case.score(ablated, torch.full((len(chunk),), picture))
-                drops[picture, :, chunk] = (case.scores[picture] - scores).T
+        if case.is_affine:
+            return torch.einsum("nchw,ntchw->ntc", case.activation, case.gradients)
+        drops = case.activation.new_zeros(len(case), case.target_count, case.activation.shape[1])
+        alive = case.activation.flatten(2).any(2).nonzero().cpu()
+        for chunk in torch.split(alive, case.budget.rows("forward")):
+            rows, channels = chunk.unbind(1)
+            ablated = case.activation[rows]
+            ablated[torch.arange(len(rows)), channels] = 0.0
+            drops[rows, :, channels] = case.scores[rows] - case.score(ablated, rows)
         return drops
 
 
@@ -124,22 +122,24 @@ class ScoreCAM(_CAM):
     """Channels weighed by the target's probability when the picture shines through them alone (Wang et al., 2020).
 
     Each channel is upsampled to the picture, scaled to [0, 1] and multiplied with the picture, and the whole network is
-    run: C passes of the full network, whatever the layer. A constant channel has weight 0.
+    run: C passes of the full network, whatever the layer. The weight is the probability of the target's class, whatever
+    the target's output. A constant channel has weight 0.
     """
 
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
-        target, channels = case.target.as_probability(), case.activation.shape[1]
-        weights = torch.zeros(len(case), case.target_count, channels, device=case.activation.device)
-        for picture, one in enumerate(case.activation):
-            low, high = one.flatten(1).amin(1), one.flatten(1).amax(1)
-            for chunk in (high > low).nonzero().flatten().split(self.max_batch):
-                scale = (high - low)[chunk, None, None]
-                masks = (one[chunk] - low[chunk, None, None]) / scale
-                masks = F.interpolate(masks[:, None], case.pictures.shape[2:], mode="bilinear", align_corners=False)
-                with torch.no_grad():
-                    logits = case.view.classifier.logits(case.pictures[picture].to(masks.device) * masks)
-                case.passes += Passes(network_forward=len(chunk))
-                rows = torch.full((len(chunk),), picture)
-                weights[picture, :, chunk] = target.scores(logits, rows).T.to(weights.device)
+        target = case.target.as_probability()
+        low, high = case.activation.flatten(2).amin(2), case.activation.flatten(2).amax(2)
+        weights = low.new_zeros(len(case), case.target_count, low.shape[1])
+        pictures = case.pictures.to(low)
+        alive = (high > low).nonzero().cpu()
+        for chunk in torch.split(alive, case.budget.rows("prefix", "forward")):
+            rows, channels = chunk.unbind(1)
+            bottom, top = low[rows, channels, None, None], high[rows, channels, None, None]
+            masks = (case.activation[rows, channels] - bottom) / (top - bottom)
+            masks = F.interpolate(masks[:, None], pictures.shape[2:], mode="bilinear", align_corners=False)
+            with torch.no_grad():
+                logits = case.view.classifier.logits(pictures[rows] * masks)
+            case.passes += Passes(network_forward=len(rows))
+            weights[rows, :, channels] = target.scores(logits, rows).to(weights)
         return self._map(case, weights)

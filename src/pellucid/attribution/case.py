@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from pellucid.attribution.explanation import Passes
-from pellucid.attribution.targets import ClassNames, ResolvedTarget, resolve_target
+from pellucid.attribution.memory import Budget, Part
+from pellucid.attribution.targets import ClassNames, ResolvedTarget, count_targets, resolve_target
 from pellucid.classifiers import Activation, Carried
 from pellucid.errors import ModelError
 
@@ -39,13 +40,18 @@ class Case:
     """Pictures at a layer with targets; runs the part before the layer once and counts what is run after it.
 
     Every method can be asked to explain one case, so that the activation and its gradient are computed once for all.
+    `gradients` keeps N x T gradients of one activation, so whoever makes cases keeps N small (`Budget.pictures`);
+    everything else is computed in passes of at most `budget.rows` rows, and gradients there are handed out target by
+    target.
 
     Args:
         view: the classifier seen from a layer.
-        pictures: (N, C, H, W); all of them go through the suffix together, so N bounds the memory.
+        pictures: (N, C, H, W); all of them go through the prefix, and once through the suffix, together.
         target: anything that `Target.classes` takes, or a `Target`.
         max_batch: most rows to send through the suffix at once.
         differentiate: keep the first forward's graph for `gradients`.
+        budget: bounds on the rows of one pass, in place of `max_batch`.
+        first, total: where the pictures stand in a longer batch: the index of the first, and its length.
 
     Attributes:
         activation: (N, C, h, w), detached.
@@ -60,11 +66,21 @@ class Case:
     """
 
     def __init__(
-        self, view: View, pictures: Tensor, target: Any = None, *, max_batch: int = 16, differentiate: bool = False
+        self,
+        view: View,
+        pictures: Tensor,
+        target: Any = None,
+        *,
+        max_batch: int = 16,
+        differentiate: bool = False,
+        budget: Budget | None = None,
+        first: int = 0,
+        total: int | None = None,
     ) -> None:
         self.view = view
         self.pictures = pictures
-        self.max_batch = max_batch
+        self.budget = budget or Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch)
+        self.first, self.total = first, len(pictures) if total is None else total
         self.passes = Passes(prefix_forward=len(pictures))
         self.activation = view.activation(pictures)
         self.rows = torch.arange(len(pictures))
@@ -85,59 +101,86 @@ class Case:
     def target_count(self) -> int:
         return self.target.classes.shape[1]
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether the scores are known to be affine in the activation, so that one gradient says everything."""
+        return self.view.is_affine and self.target.is_linear
+
     def logits(self, activation: Tensor, rows: Tensor) -> Tensor:
         """Logits of R rows of activation (R, C, h, w), where row i belongs to picture rows[i]."""
         self.passes += Passes(suffix_forward=len(rows))
         return self.view.logits(activation, self.activation.carried.rows(rows))
 
     def score(self, activation: Tensor, rows: Tensor) -> Tensor:
-        """Scores (R, T) of R rows of activation, without gradients."""
+        """Scores (R, T) of R rows of activation, without gradients; R is at most `budget.rows("forward")`."""
         with torch.no_grad():
             return self.target.scores(self.logits(activation, rows), rows)
 
-    def gradient(
+    def gradients_at(
         self,
         activation: Tensor,
         rows: Tensor,
         context: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> tuple[Tensor, Tensor]:
-        """Scores (R, T) and their gradients (R, T, C, h, w) at R rows of activation, from one forward.
+    ) -> Iterator[Tensor]:
+        """Gradients of the scores at R rows of activation, one target after the other, from one forward.
 
         Args:
-            activation: (R, C, h, w) in one batch: the caller keeps R small.
+            activation: (R, C, h, w); R is at most `budget.rows("gradient")`.
             rows: (R,) which picture each row belongs to.
-            context: entered while the network runs and while the gradient is taken, e.g. to change the ReLUs' gradient.
+            context: entered while the network runs, e.g. to change the ReLUs' gradient.
+
+        Yields:
+            (R, C, h, w) for each of the T targets.
         """
         leaf = activation.detach().requires_grad_()
         with torch.enable_grad(), context():
             scores = self.target.scores(self.logits(leaf, rows), rows)
-            return scores.detach(), self._backward(leaf, scores)
+        yield from self._backward(leaf, scores)
 
     @cached_property
     def gradients(self) -> Tensor:
         """Gradient (N, T, C, h, w) of the scores at the activation, taken once for all methods."""
         if self._graph is None:
-            return self.gradient(self.activation, self.rows)[1]
+            return torch.stack(list(self.gradients_at(self.activation, self.rows)), dim=1)
         leaf, scores = self._graph
         self._graph = None
-        return self._backward(leaf, scores)
+        return torch.stack(list(self._backward(leaf, scores)), dim=1)
 
-    def _backward(self, leaf: Tensor, scores: Tensor) -> Tensor:
-        gradients = []
+    def _backward(self, leaf: Tensor, scores: Tensor) -> Iterator[Tensor]:
+        if not scores.requires_grad:
+            raise ModelError(
+                f"no gradient flows from the logits back to layer {self.view.layer!r}: the network detaches its values "
+                "on the way (no_grad, detach, rounding); choose a method that needs no gradient, such as Occlusion"
+            )
         for index in range(self.target_count):
             last = index + 1 == self.target_count
             total = scores[:, index].sum()
             (gradient,) = torch.autograd.grad(total, leaf, retain_graph=not last, allow_unused=True)
-            gradients.append(torch.zeros_like(leaf) if gradient is None else gradient)
-        self.passes += Passes(suffix_backward=len(leaf) * self.target_count)
-        return torch.stack(gradients, dim=1).detach()
+            self.passes += Passes(suffix_backward=len(leaf))
+            yield torch.zeros_like(leaf) if gradient is None else gradient.detach()
 
-    def variants(self, count: int) -> Iterator[tuple[int, Tensor]]:
-        """Indices of `count` variants (steps, masks, windows, channels) of each picture, in affordable batches.
+    def variants(
+        self, count: int, part: Part = "forward", pictures: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All pairs of a picture and one of its `count` variants (steps, windows, noises), in affordable batches.
+
+        Args:
+            count: variants of each picture.
+            part: what will be run on a batch, "forward" or "gradient".
+            pictures: indices of the pictures that are varied; by default all.
 
         Yields:
-            (picture, indices (r,)) with r <= max_batch.
+            (rows (R,), variants (R,)): the picture and the variant that each row is.
         """
-        for picture in range(len(self)):
-            for start in range(0, count, self.max_batch):
-                yield picture, torch.arange(start, min(start + self.max_batch, count))
+        pictures = self.rows if pictures is None else pictures
+        for pairs in torch.split(torch.arange(len(pictures) * count), self.budget.rows(part)):
+            yield pictures[pairs // count], pairs % count
+
+    def sum_by_picture(self, values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Sums (N, ...) of rows (R, ...), weighed by (R,) weights, over the rows of each picture."""
+        # Not index_add, whose order, and so rounding, is random on a GPU.
+        sums = values.new_zeros(len(self), *values.shape[1:])
+        for picture in sorted(set(rows.tolist())):
+            own = (rows == picture).nonzero().flatten()
+            sums[picture] = torch.tensordot(weights[own].to(values), values[own], dims=1)
+        return sums

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pellucid.attribution.case import Case, View
-from pellucid.attribution.guided import guided_relus
+from pellucid.attribution.guided import GuidedReLUs
 from pellucid.attribution.method import Attribution, Method
 from pellucid.errors import PellucidError
 
 __all__ = ["Gradient", "GuidedBackprop", "InputXGradient", "SmoothGrad", "sum_channels"]
+
+_NO_RELU = "no ReLU comes after this layer, so that the map is the plain gradient's"
 
 
 def sum_channels(values: Tensor) -> Tensor:
@@ -74,8 +77,13 @@ class GuidedBackprop(Method):
 
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
-        _, gradients = case.gradient(case.activation, case.rows, guided_relus)
-        return Attribution(sum_channels(gradients.abs() if self.absolute else gradients))
+        values = case.activation.new_zeros(len(case), case.target_count, *case.activation.shape[2:])
+        guided = GuidedReLUs()
+        for rows in torch.split(case.rows, case.budget.rows("gradient")):
+            gradients = case.gradients_at(case.activation[rows], rows, lambda: guided)
+            for target, gradient in enumerate(gradients):
+                values[rows, target] = (gradient.abs() if self.absolute else gradient).sum(1)
+        return Attribution(values, notes={} if guided.met else dict.fromkeys(case.rows.tolist(), (_NO_RELU,)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +96,8 @@ class SmoothGrad(Method):
         statistic: "mean" of the gradient; "square", the mean of its square; "variance".
         times_activation: average activation x gradient, signed, in place of the gradient.
         absolute: take absolute values per channel after averaging ("mean" without `times_activation` only).
-        seed: of the noise; picture n of a batch has the noise of seed and n, whatever the batch size.
+        seed: of the noise. Sample i has the noise of seed and i for every picture, so that a map does not depend on the
+            pictures beside it or on their order.
     """
 
     samples: int = 15
@@ -100,10 +109,11 @@ class SmoothGrad(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1 or self.noise < 0 or self.statistic not in ("mean", "square", "variance"):
+        is_known = self.statistic in ("mean", "square", "variance")
+        if self.samples < 1 or not self.noise >= 0 or self.seed < 0 or not is_known:
             raise PellucidError(
-                "SmoothGrad needs samples >= 1, noise >= 0 and statistic mean, square or variance, not "
-                f"samples={self.samples}, noise={self.noise}, statistic={self.statistic!r}"
+                "SmoothGrad needs samples >= 1, noise >= 0, seed >= 0 and statistic mean, square or variance, not "
+                f"samples={self.samples}, noise={self.noise}, seed={self.seed}, statistic={self.statistic!r}"
             )
 
     @property
@@ -112,26 +122,31 @@ class SmoothGrad(Method):
 
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
-        shape = (len(case), case.target_count, *case.activation.shape[1:])
-        first, second = case.activation.new_zeros(shape), case.activation.new_zeros(shape)
-        low, high = case.activation.flatten(1).amin(1), case.activation.flatten(1).amax(1)
-        spread = self.noise * (high - low)
-        generators = [torch.Generator().manual_seed(self.seed + index) for index in range(len(case))]
-        for picture, samples in case.variants(self.samples):
-            rows = torch.full_like(samples, picture)
-            one = case.activation[picture]
-            noise = torch.randn(len(samples), *one.shape, generator=generators[picture]).to(one.device)
-            noisy = one + spread[picture] * noise
-            gradients = case.gradient(noisy, rows)[1]
-            if self.times_activation:
-                gradients = noisy[:, None] * gradients
-            first[picture] += gradients.sum(0) / self.samples
-            second[picture] += gradients.square().sum(0) / self.samples
+        activation = case.activation
+        # E[g^2] - E[g]^2 cancels where gradients hardly vary; double precision keeps what is left.
+        precision = torch.float64 if self.statistic == "variance" else activation.dtype
+        shape = (len(case), case.target_count, *activation.shape[1:])
+        first = torch.zeros(shape, dtype=precision, device=activation.device)
+        second = torch.zeros_like(first) if self.statistic != "mean" else None
+        spread = self.noise * (activation.flatten(1).amax(1) - activation.flatten(1).amin(1))
+        for rows, samples in case.variants(self.samples, "gradient"):
+            noise = torch.stack([sample_noise(self.seed, index, activation.shape[1:]) for index in samples.tolist()])
+            noisy = activation[rows] + spread[rows, None, None, None] * noise.to(activation)
+            weights = torch.full((len(rows),), 1 / self.samples, dtype=torch.float64)
+            for target, gradient in enumerate(case.gradients_at(noisy, rows)):
+                one = (noisy * gradient if self.times_activation else gradient).to(precision)
+                first[:, target] += case.sum_by_picture(one, rows, weights)
+                if second is not None:
+                    second[:, target] += case.sum_by_picture(one.square(), rows, weights)
         return Attribution(sum_channels(self._statistic(first, second)))
 
-    def _statistic(self, first: Tensor, second: Tensor) -> Tensor:
-        if self.statistic == "square":
-            return second
-        if self.statistic == "variance":
-            return (second - first.square()).clamp(min=0.0)
-        return first.abs() if self.absolute and not self.times_activation else first
+    def _statistic(self, first: Tensor, second: Tensor | None) -> Tensor:
+        if second is None:
+            return first.abs() if self.absolute and not self.times_activation else first
+        return second if self.statistic == "square" else (second - first.square()).clamp(min=0.0)
+
+
+def sample_noise(seed: int, sample: int, shape: torch.Size) -> Tensor:
+    """Standard normal noise (C, h, w), a function of seed and sample alone."""
+    mixed = int(np.random.SeedSequence((seed, sample)).generate_state(1)[0])
+    return torch.randn(shape, generator=torch.Generator().manual_seed(mixed))

@@ -1,24 +1,29 @@
 """Guided ReLUs: their backward also drops negative gradients, however the network calls them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["guided_relus"]
+__all__ = ["GuidedReLUs"]
 
 F = nn.functional
-# What nn.ReLU, functional and in-place calls arrive as, with the upper limit of the unit (None: no limit).
-_RELUS: dict[Callable[..., Any], float | None] = {
-    F.relu: None,
-    torch.relu: None,
-    Tensor.relu: None,
-    F.relu6: 6.0,
+# What modules, functions and in-place calls arrive as, with their arguments in order. nn.ReLU6 arrives as hardtanh.
+_ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {
+    F.relu: ("input", "inplace"),
+    torch.relu: ("input",),
+    Tensor.relu: ("input",),
+    F.relu6: ("input", "inplace"),
+    F.hardtanh: ("input", "min_val", "max_val", "inplace"),
+    F.relu_: ("input",),
+    torch.relu_: ("input",),
+    Tensor.relu_: ("input",),
+    F.hardtanh_: ("input", "min_val", "max_val"),
 }
-_IN_PLACE_RELUS: dict[Callable[..., Any], float | None] = {F.relu_: None, torch.relu_: None, Tensor.relu_: None}
+_HARDTANH = (F.hardtanh, F.hardtanh_)
+_IN_PLACE = (F.relu_, torch.relu_, Tensor.relu_, F.hardtanh_)
 
 
 class _GuidedReLU(torch.autograd.Function):
@@ -31,33 +36,38 @@ class _GuidedReLU(torch.autograd.Function):
         return x.clamp(0.0, limit)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         active = x > 0 if ctx.limit is None else (x > 0) & (x < ctx.limit)
         return gradient.clamp(min=0.0) * active, None
 
 
-class _GuidedMode(TorchFunctionMode):
-    """Answers every call of a ReLU with the guided one; seen at the call, a module or function makes no difference."""
+_guided_relu: Callable[[Tensor, float | None], Tensor] = _GuidedReLU.apply
+
+
+class GuidedReLUs(TorchFunctionMode):
+    """While this is entered, ReLU and ReLU6 are guided (Springenberg et al., Striving for Simplicity, 2015).
+
+    It answers the calls where the network runs, so traced and replayed networks, modules, functions and in-place calls
+    are alike; a hardtanh from 0 counts as one. A ReLU written as `clamp` or `threshold` is not taken for one.
+
+    Attributes:
+        met: how many ReLUs have been guided so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _RELUS and not kwargs.get("inplace", len(args) > 1 and args[1]):
-            return _GuidedReLU.apply(args[0] if args else kwargs["input"], _RELUS[func])
-        if func in _RELUS or func in _IN_PLACE_RELUS:
-            tensor = args[0] if args else kwargs["input"]
-            limit = _RELUS.get(func, _IN_PLACE_RELUS.get(func))
-            return tensor.copy_(_GuidedReLU.apply(tensor.clone(), limit))
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def guided_relus() -> Iterator[None]:
-    """While this is entered, ReLU and ReLU6 are guided (Springenberg et al., Striving for Simplicity, 2015).
-
-    It acts where the network runs, so traced and replayed networks, modules, functions and in-place calls are alike.
-    """
-    with _GuidedMode():
-        yield
+        given = dict(zip(_ARGUMENTS.get(func, ()), args, strict=False)) | kwargs
+        if func not in _ARGUMENTS or (func in _HARDTANH and given.get("min_val", -1.0) != 0):
+            return func(*args, **kwargs)
+        self.met += 1
+        limit = 6.0 if func is F.relu6 else given.get("max_val", 1.0 if func in _HARDTANH else None)
+        if func in _IN_PLACE or given.get("inplace", False):
+            return given["input"].copy_(_guided_relu(given["input"].clone(), limit))
+        return _guided_relu(given["input"], limit)

@@ -1,6 +1,7 @@
 """Integrated Gradients at any layer, with the completeness gap reported and, on request, driven below a tolerance."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = ["IntegratedGradients", "quadrature_nodes"]
 Quadrature = Literal["gauss_legendre", "trapezoid", "midpoint", "left", "right"]
 
 
+@cache
 def quadrature_nodes(steps: int, rule: Quadrature = "gauss_legendre") -> tuple[Tensor, Tensor]:
     """Nodes and weights that integrate over [0, 1].
 
@@ -30,8 +32,8 @@ def quadrature_nodes(steps: int, rule: Quadrature = "gauss_legendre") -> tuple[T
     if steps < 1:
         raise PellucidError(f"integrated gradients need at least one step, not {steps}")
     if rule == "gauss_legendre":
-        nodes, weights = np.polynomial.legendre.leggauss(steps)
-        return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(steps))
+        return (nodes + 1) / 2, weights / 2
     if rule == "trapezoid":
         weights = torch.full((steps + 1,), 1 / steps, dtype=torch.float64)
         weights[[0, -1]] /= 2
@@ -43,7 +45,7 @@ def quadrature_nodes(steps: int, rule: Quadrature = "gauss_legendre") -> tuple[T
     return nodes, torch.full((steps,), 1 / steps, dtype=torch.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class IntegratedGradients(Method):
     """(activation - baseline) x mean gradient on the straight line between them (Sundararajan et al., 2017).
 
@@ -52,15 +54,16 @@ class IntegratedGradients(Method):
 
     Attributes:
         steps: nodes of the quadrature.
-        baseline: number or tensor ((C, h, w), or anything that broadcasts to the activation) to start from. Zero is the
-            mean-grey picture at the input of the usual normalisation, and no activation elsewhere.
+        baseline: number or tensor to start from: (C, h, w), or anything that broadcasts to it, for all pictures, or
+            (N, C, h, w), picture by picture. Zero is the mean-grey picture at the input of the usual normalisation, and
+            no activation elsewhere.
         quadrature: "gauss_legendre", "trapezoid", "midpoint", "left" or "right".
         tolerance: double the steps of a picture until |gap| <= tolerance x |score - score at the baseline|.
         max_steps: where that doubling ends; a note says for which pictures the tolerance was not met.
     """
 
     steps: int = 20
-    baseline: float | Tensor = field(default=0.0, compare=False)
+    baseline: float | Tensor = 0.0
     quadrature: Quadrature = "gauss_legendre"
     tolerance: float | None = None
     max_steps: int = 320
@@ -68,6 +71,19 @@ class IntegratedGradients(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         quadrature_nodes(self.steps, self.quadrature)
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise PellucidError(f"tolerance is {self.tolerance}; it must be above 0, or None for no refinement")
+
+    def __eq__(self, other: object) -> bool:
+        """Same options; a tensor baseline equals itself alone."""
+        return type(other) is type(self) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        values = (getattr(self, item.name) for item in fields(self))
+        return tuple(id(value) if isinstance(value, Tensor) else value for value in values)
 
     def options(self) -> dict[str, object]:
         """Every option with its value; a tensor baseline by its shape and mean."""
@@ -84,46 +100,54 @@ class IntegratedGradients(Method):
         """Maps of one case."""
         baseline = self._baseline(case)
         difference = case.activation - baseline
-        delta = case.scores - torch.cat([case.score(baseline[rows], rows) for rows in case.rows.split(self.max_batch)])
-        if case.view.is_affine and case.target.is_linear:
+        start = [case.score(baseline[rows], rows) for rows in torch.split(case.rows, case.budget.rows("forward"))]
+        delta = case.scores - torch.cat(start)
+        if case.is_affine:
             return Attribution(sum_channels(difference[:, None] * case.gradients), delta)
-        values = torch.empty(len(case), case.target_count, *case.activation.shape[2:], device=difference.device)
-        notes = {}
-        for picture in range(len(case)):
-            values[picture], missed = self._integrate(case, picture, baseline[picture], delta[picture])
-            if missed is not None:
-                notes[picture] = (missed,)
+        values, notes = self._refine(case, baseline, difference, delta)
         return Attribution(values, delta, notes)
 
     def _baseline(self, case: Case) -> Tensor:
-        baseline = torch.as_tensor(self.baseline, dtype=torch.float32, device=case.activation.device)
+        """The baseline of every picture (N, C, h, w)."""
+        activation = case.activation
+        baseline = torch.as_tensor(self.baseline, dtype=activation.dtype, device=activation.device).detach()
+        if baseline.ndim == 4 and len(baseline) == case.total:
+            baseline = baseline[case.first : case.first + len(case)]
+        elif baseline.ndim == 4 and len(baseline) > 1:
+            raise PellucidError(f"baselines for {len(baseline)} pictures were given with {case.total} pictures")
         try:
-            return baseline.expand(case.activation.shape)
+            return baseline.expand(activation.shape)
         except RuntimeError as error:
             raise PellucidError(
-                f"a baseline of shape {tuple(baseline.shape)} does not fit activations {tuple(case.activation.shape)}"
+                f"a baseline of shape {tuple(baseline.shape)} does not fit activations {tuple(activation.shape)}"
             ) from error
 
-    def _integrate(self, case: Case, picture: int, baseline: Tensor, delta: Tensor) -> tuple[Tensor, str | None]:
-        """Maps (T, h, w) of one picture, and a remark if the tolerance was not met."""
-        steps = self.steps
+    def _refine(
+        self, case: Case, baseline: Tensor, difference: Tensor, delta: Tensor
+    ) -> tuple[Tensor, dict[int, tuple[str, ...]]]:
+        """Maps (N, T, h, w), and remarks on the pictures whose tolerance was not met."""
+        values = difference.new_zeros(*delta.shape, *difference.shape[2:])
+        steps, open_pictures = self.steps, case.rows
         while True:
-            values = self._quadrature_sum(case, picture, baseline, steps)
-            gap = (values.sum((1, 2)) - delta).abs()
-            if self.tolerance is None or bool((gap <= self.tolerance * delta.abs()).all()):
-                return values, None
-            if 2 * steps > self.max_steps:
-                worst = float((gap / delta.abs()).max())
-                return values, f"completeness gap {worst:.2g} of delta after {steps} steps, above {self.tolerance:g}"
+            values[open_pictures] = self._integrate(case, baseline, difference, open_pictures, steps)
+            if self.tolerance is None:
+                return values, {}
+            gap = (values.sum((2, 3)) - delta).abs()
+            missed = (gap > self.tolerance * delta.abs()).any(1).cpu()
+            open_pictures = missed.nonzero().flatten()
+            if not len(open_pictures) or 2 * steps > self.max_steps:
+                break
             steps *= 2
+        worst = torch.where(gap == 0, 0.0, gap / delta.abs()).amax(1).tolist()
+        text = "completeness gap {:.2g} of the score's change after {} steps, above the tolerance {:g}"
+        return values, {i: (text.format(worst[i], steps, self.tolerance),) for i in open_pictures.tolist()}
 
-    def _quadrature_sum(self, case: Case, picture: int, baseline: Tensor, steps: int) -> Tensor:
+    def _integrate(self, case: Case, baseline: Tensor, difference: Tensor, pictures: Tensor, steps: int) -> Tensor:
+        """Maps (P, T, h, w) of some of the pictures."""
         nodes, weights = quadrature_nodes(steps, self.quadrature)
-        difference = case.activation[picture] - baseline
-        mean = torch.zeros(case.target_count, *difference.shape, device=difference.device)
-        for chunk in torch.arange(len(nodes)).split(self.max_batch):
-            at = nodes[chunk].to(difference)[:, None, None, None]
-            rows = torch.full_like(chunk, picture)
-            gradients = case.gradient(baseline + at * difference, rows)[1]  # (r, T, C, h, w)
-            mean += torch.einsum("r,rtchw->tchw", weights[chunk].to(difference), gradients)
-        return (difference * mean).sum(1)
+        values = difference.new_zeros(len(case), case.target_count, *difference.shape[2:])
+        for rows, chosen in case.variants(len(nodes), "gradient", pictures):
+            way, at = difference[rows], nodes[chosen, None, None, None].to(difference)
+            for target, gradient in enumerate(case.gradients_at(baseline[rows] + at * way, rows)):
+                values[:, target] += case.sum_by_picture((way * gradient).sum(1), rows, weights[chosen])
+        return values[pictures]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 import pellucid
 from pellucid.attribution.case import Case, View
 from pellucid.attribution.explanation import Explanation
-from pellucid.attribution.targets import Target
+from pellucid.attribution.several import explain
 from pellucid.errors import PellucidError
 
 __all__ = ["Attribution", "Method"]
@@ -38,15 +38,21 @@ class Method(ABC):
 
     Attributes:
         max_batch: most rows (pictures x steps, masks or windows) to send through the suffix at once: it bounds the
-            memory and changes no result beyond rounding.
+            memory and changes no result beyond rounding. With T targets, at most max_batch / T pictures (or 1) are
+            explained at once, so that their N x T gradients are bounded too.
+        max_bytes: most bytes that the tensors of one pass may take (see `Budget`, which measures one row's), on top of
+            pictures, activations and maps; None for no bound. Too few for one row are an error that says how many.
     """
 
     max_batch: int = 16
+    max_bytes: int | None = None
     signed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
             raise PellucidError(f"max_batch is {self.max_batch}; it must be at least 1")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise PellucidError(f"max_bytes is {self.max_bytes}; it must be at least 1, or None for no bound")
 
     @property
     def label(self) -> str:
@@ -77,21 +83,7 @@ class Method(ABC):
             TargetError: no such class.
             ModelError: NaN or infinite logits.
         """
-        parts = []
-        for start in range(0, len(pictures), self.max_batch):
-            rows = slice(start, start + self.max_batch)
-            case = Case(
-                view,
-                pictures[rows],
-                rows_of_target(target, rows, len(pictures)),
-                max_batch=self.max_batch,
-                differentiate=self.needs_gradients(view),
-            )
-            explanation = self.explain(case)
-            parts.append(replace(explanation, passes=case.passes))
-        if not parts:
-            raise PellucidError("no pictures to explain: the batch is empty")
-        return Explanation.join(parts)
+        return explain(view, pictures, target, [self])[0]
 
     def explain(self, case: Case) -> Explanation:
         """Explain one prepared case, which several methods can share; counts only the passes made here."""
@@ -107,7 +99,7 @@ class Method(ABC):
             layer=case.view.layer,
             targets=case.target.labels,
             signed=self.signed,
-            notes=_notes(values, attribution.notes or {}),
+            notes=_notes(values, case.target.labels, attribution.notes or {}),
             passes=case.passes - before,
             versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
         )
@@ -117,20 +109,17 @@ class Method(ABC):
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-def rows_of_target(target: Any, rows: slice, pictures: int) -> Any:
-    """The part of a target that belongs to some of the pictures."""
-    if isinstance(target, Target):
-        return replace(target, classes=rows_of_target(target.classes, rows, pictures))
-    return target[rows] if isinstance(target, Tensor) and len(target) == pictures else target
-
-
-def _notes(values: Tensor, given: Mapping[int, tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+def _notes(
+    values: Tensor, labels: tuple[tuple[str, ...], ...], given: Mapping[int, tuple[str, ...]]
+) -> tuple[tuple[str, ...], ...]:
     notes = []
-    for index, maps in enumerate(values):
+    for index, (maps, names) in enumerate(zip(values, labels, strict=True)):
         found = list(given.get(index, ()))
-        if not bool(maps.isfinite().all()):
-            found.append("the map holds NaN or infinite values")
-        elif bool((maps == 0).flatten(1).all(1).any()):
-            found.append("the map is zero everywhere: at this layer the method finds no evidence for the target")
+        for name, values_of_target in zip(names, maps, strict=True):
+            what = "the map" if len(names) == 1 else f"the map of {name}"
+            if not bool(values_of_target.isfinite().all()):
+                found.append(f"{what} holds NaN or infinite values")
+            elif not bool(values_of_target.any()):
+                found.append(f"{what} is zero everywhere: at this layer the method finds no evidence for the target")
         notes.append(tuple(found))
     return tuple(notes)

@@ -18,18 +18,21 @@ __all__ = ["RISE", "Occlusion", "occlusion_windows", "rise_masks"]
 def occlusion_windows(size: int, window: int, stride: int) -> list[tuple[int, int]]:
     """Windows [start, end) along an axis, cut at its ends.
 
-    They begin stride * (window // stride - 1) cells before the axis, size // stride + window // stride - 1 of them, so that
-    the ends are covered as often as the middle where the stride divides the window.
+    They begin stride * (window // stride - 1) cells before the axis, size // stride + window // stride - 1 of them, so
+    that the ends are covered as often as the middle where the stride divides window and size; one more where these
+    would leave the last cells uncovered.
     """
-    overlap = window // stride - 1
-    starts = (stride * (index - overlap) for index in range(size // stride + overlap))
-    cut = [(max(start, 0), min(start + window, size)) for start in starts]
-    return [(start, end) for start, end in cut if end > start]
+    before = stride * (window // stride - 1)
+    count = max(1, size // stride + window // stride - 1)
+    if stride * (count - 1) - before + window < size:
+        count += 1
+    starts = range(-before, stride * count - before, stride)
+    return [(max(start, 0), min(start + window, size)) for start in starts]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Occlusion(Method):
-    """Fall of the score when a window is hidden, spread over the window and summed over all windows (Zeiler & Fergus, 2014).
+    """Fall of the score when a window is hidden, spread over the window (Zeiler & Fergus, 2014).
 
     Each window adds drop / (cells of the window inside the map) to each of these cells. Where the logits are affine in
     the activation, one gradient gives every drop exactly.
@@ -45,15 +48,17 @@ class Occlusion(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        window, stride = self.window_and_stride("input")
-        if not 1 <= stride <= window:
-            raise PellucidError(f"occlusion needs 1 <= stride <= window, not stride {stride} and window {window}")
+        self._window_and_stride("input")
 
-    def window_and_stride(self, layer: str) -> tuple[int, int]:
-        """Side and step of the window at a layer."""
-        window = self.window or (16 if layer == "input" else 5)
-        default = 8 if self.window is None and layer == "input" else max(1, window // 2)
-        return window, self.stride or default
+    def _window_and_stride(self, layer: str) -> tuple[int, int]:
+        window, stride = self.window, self.stride
+        if window is None:
+            window = 16 if layer == "input" else 5
+        if stride is None:
+            stride = max(1, window // 2)
+        if not 1 <= stride <= window:
+            raise PellucidError(f"occlusion at {layer!r} needs 1 <= stride <= window, not {stride} and {window}")
+        return window, stride
 
     def needs_gradients(self, view: View) -> bool:
         """Where the logits are affine in the activation."""
@@ -62,9 +67,9 @@ class Occlusion(Method):
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
         height, width = case.activation.shape[2:]
-        window, stride = self.window_and_stride(case.view.layer)
+        window, stride = self._window_and_stride(case.view.layer)
         rows, columns = occlusion_windows(height, window, stride), occlusion_windows(width, window, stride)
-        if case.view.is_affine and case.target.is_linear:
+        if case.is_affine:
             evidence = ((case.activation - self.fill)[:, None] * case.gradients).sum(2)
             drops = _window_sums(evidence, rows, columns)
         else:
@@ -72,17 +77,16 @@ class Occlusion(Method):
         areas = torch.tensor([[(b - a) * (d - c) for c, d in columns] for a, b in rows]).to(drops)
         return Attribution(_spread(drops / areas, rows, columns, height, width))
 
-    def _drops(self, case: Case, rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Tensor:
-        """Fall of the score (N, T, window rows, window columns)."""
-        drops = torch.empty(len(case), case.target_count, len(rows) * len(columns), device=case.activation.device)
-        for picture, windows in case.variants(len(rows) * len(columns)):
-            hidden = case.activation[picture].repeat(len(windows), 1, 1, 1)
-            for one, index in zip(hidden, windows.tolist(), strict=True):
-                (top, bottom), (left, right) = rows[index // len(columns)], columns[index % len(columns)]
+    def _drops(self, case: Case, down: list[tuple[int, int]], across: list[tuple[int, int]]) -> Tensor:
+        """Fall of the score (N, T, windows down, windows across)."""
+        drops = case.activation.new_empty(len(case), case.target_count, len(down) * len(across))
+        for rows, windows in case.variants(len(down) * len(across)):
+            hidden = case.activation[rows]
+            for one, window in zip(hidden, windows.tolist(), strict=True):
+                (top, bottom), (left, right) = down[window // len(across)], across[window % len(across)]
                 one[:, top:bottom, left:right] = self.fill
-            scores = case.score(hidden, torch.full_like(windows, picture))
-            drops[picture, :, windows] = (case.scores[picture] - scores).T
-        return drops.unflatten(2, (len(rows), len(columns)))
+            drops[rows, :, windows] = case.scores[rows] - case.score(hidden, rows)
+        return drops.reshape(*drops.shape[:2], len(down), len(across))
 
 
 def _membership(windows: list[tuple[int, int]], size: int) -> Tensor:
@@ -153,8 +157,9 @@ class _Masks:
 
 @dataclass(frozen=True, kw_only=True)
 class RISE(Method):
-    """Mean of random masks weighed by the score of what they let through, over the chance of being kept (Petsiuk et al., 2018).
+    """Mean of random masks weighed by the score of what they let through (Petsiuk et al., 2018).
 
+    The mean is divided by the chance of being kept.
     Where the logits are affine in the activation, those of every masked activation follow from one pass per cell.
 
     Attributes:
@@ -188,11 +193,11 @@ class RISE(Method):
         height, width = case.activation.shape[2:]
         masks = rise_masks(self.masks, height, width, cells=self.cells, keep=self.keep, seed=self.seed)
         target = case.target.as_probability() if self.output == "probability" else case.target
-        sums = torch.zeros(len(case), case.target_count, height, width, device=case.activation.device)
+        sums = case.activation.new_zeros(len(case), case.target_count, height, width)
         for picture in range(len(case)):
             logits_of = _masked_logits(case, picture, self.masks)
-            for indices in torch.arange(self.masks).split(self.max_batch):
-                chosen = masks[indices].to(sums.device)
+            for indices in torch.split(torch.arange(self.masks), case.budget.rows("forward")):
+                chosen = masks[indices].to(sums)
                 scores = target.scores(logits_of(chosen), torch.full_like(indices, picture))
                 sums[picture] += torch.einsum("rt,rhw->thw", scores, chosen)
         return Attribution(sums / (self.masks * self.keep))
@@ -209,7 +214,9 @@ def _masked_logits(case: Case, picture: int, count: int) -> Callable[[Tensor], T
 
     if not case.view.is_affine or cells >= count:
         return run
-    nothing = run(torch.zeros(1, *one.shape[1:], device=one.device))
-    single = torch.eye(cells, device=one.device).unflatten(1, one.shape[1:])
-    of_cell = torch.cat([run(masks) for masks in single.split(case.max_batch)]) - nothing  # (h w, K)
+    nothing = run(one.new_zeros(1, *one.shape[1:]))
+    single = torch.eye(cells, dtype=one.dtype, device=one.device).reshape(cells, *one.shape[1:])
+    of_cell = (
+        torch.cat([run(masks) for masks in torch.split(single, case.budget.rows("forward"))]) - nothing
+    )  # (h w, K)
     return lambda masks: nothing + torch.tensordot(masks.flatten(1), of_cell, dims=1)

@@ -28,9 +28,14 @@ def smooth(values: Tensor, kernel_size: int) -> Tensor:
 
     Returns:
         (..., h, w).
+
+    Raises:
+        PellucidError: an even kernel, or maps of whole numbers.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise PellucidError(f"the kernel size must be an odd number of cells, not {kernel_size}")
+    if not values.is_floating_point():
+        raise PellucidError(f"only floating-point maps can be smoothed, not {values.dtype}")
     weights = gaussian_weights(kernel_size).to(values)
     for axis in (-2, -1):
         values = _along(values.movedim(axis, -1), weights).movedim(-1, axis)

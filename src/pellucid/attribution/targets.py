@@ -1,7 +1,8 @@
 """What is explained: the logit of a class, or another number computed from the logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, Literal, Protocol
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from pellucid.errors import TargetError
 
-__all__ = ["ClassNames", "Output", "ResolvedTarget", "Target", "resolve_target"]
+__all__ = ["ClassNames", "Output", "ResolvedTarget", "Target", "count_targets", "resolve_target", "targets_of_rows"]
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Output = Literal["logit", "probability", "log_probability", "margin", "centred"]
 ClassRef = int | str | tuple[int, int | str]
 """A class by index or name; (head, class) where a classifier has several heads."""
@@ -34,7 +36,8 @@ class Target:
             (N,) or (N, T) for classes that differ from picture to picture; (head, class) pairs, or a tensor (N, T, 2),
             for classifiers with several heads; None for the class that the classifier predicts.
         output: "logit"; "probability" and "log_probability" under softmax (sigmoid if there is one logit); "margin",
-            the logit minus the largest other logit of the same picture; "centred", the logit minus the mean logit.
+            the logit minus the largest other logit of the same picture (the runner-up as it was before anything is
+            perturbed); "centred", the logit minus the mean logit.
         minus: for "logit", a class whose logit is subtracted (a contrast).
     """
 
@@ -103,6 +106,28 @@ def _normalised(logits: Tensor, *, logarithm: bool) -> Tensor:
     return logits.log_softmax(-1) if logarithm else logits.softmax(-1)
 
 
+def count_targets(target: Any) -> int:
+    """How many targets T this gives for every picture."""
+    classes = target.classes if isinstance(target, Target) else target
+    if isinstance(classes, Tensor):
+        return classes.shape[1] if classes.ndim > 1 else 1
+    return len(classes) if isinstance(classes, list) else 1
+
+
+def targets_of_rows(target: Any, rows: slice, pictures: int) -> Any:
+    """The part of a target that belongs to some of the pictures.
+
+    Raises:
+        TargetError: a tensor of targets that has not one row for each of the pictures.
+    """
+    if isinstance(target, Target):
+        return replace(target, classes=targets_of_rows(target.classes, rows, pictures))
+    if not isinstance(target, Tensor) or not target.ndim:
+        return target
+    _check_length(target, pictures)
+    return target[rows]
+
+
 def resolve_target(target: Any, classifier: ClassNames, logits: Tensor) -> ResolvedTarget:
     """Look up a target for the pictures that gave `logits` (N, K) or (N, heads, K).
 
@@ -115,6 +140,8 @@ def resolve_target(target: Any, classifier: ClassNames, logits: Tensor) -> Resol
     others = None
     if target.minus is not None:
         others = torch.full_like(classes, classifier.class_index(target.minus))
+    elif target.output in ("margin", "centred") and logits.shape[-1] < 2:
+        raise TargetError(f"output={target.output!r} needs at least two classes; the classifier has one")
     elif target.output == "margin":
         others = _runner_up(logits, heads, classes)
     labels = tuple(
@@ -130,46 +157,76 @@ def _indices(wanted: Any, classifier: ClassNames, logits: Tensor) -> tuple[Tenso
         if head_count > 1:
             raise TargetError(f"the classifier has {head_count} heads; give targets as (head, class)")
         return torch.zeros(pictures, 1, dtype=torch.long), logits.argmax(-1)
-    if isinstance(wanted, Tensor):
-        pairs = _pairs_of_tensor(wanted, pictures)
+    if isinstance(wanted, Tensor) and wanted.ndim:
+        pairs = _pairs_of_tensor(wanted, pictures, head_count)
     else:
         several = wanted if isinstance(wanted, list) else [wanted]
         if not several:
             raise TargetError("the list of targets is empty")
         pairs = torch.tensor([_pair(one, classifier, head_count) for one in several]).expand(pictures, -1, 2)
-    heads, classes = pairs[..., 0].clone(), pairs[..., 1].clone()
-    if int(heads.max()) >= head_count or int(classes.max()) >= class_count or int(pairs.min()) < 0:
-        raise TargetError(f"a target lies outside {head_count} heads x {class_count} classes: {pairs.tolist()[:3]}")
-    return heads, classes
+    outside = (pairs < 0) | (pairs >= torch.tensor([head_count, class_count]))
+    if bool(outside.any()):
+        head, chosen = pairs[outside.any(-1)][0].tolist()
+        raise TargetError(
+            f"class {chosen} of head {head} does not exist: there are classes 0 to {class_count - 1} of heads 0 to "
+            f"{head_count - 1}"
+        )
+    return pairs[..., 0].clone(), pairs[..., 1].clone()
 
 
-def _pairs_of_tensor(wanted: Tensor, pictures: int) -> Tensor:
+def _pairs_of_tensor(wanted: Tensor, pictures: int, head_count: int) -> Tensor:
+    """(head, class) pairs (N, T, 2) of a tensor of targets."""
     wanted = wanted.detach().cpu()
-    if wanted.is_floating_point() or wanted.ndim not in (1, 2, 3) or (wanted.ndim == 3 and wanted.shape[2] != 2):
+    is_shaped = wanted.ndim in (1, 2) or (wanted.ndim == 3 and wanted.shape[2] == 2)
+    if wanted.dtype not in _INTEGERS or not is_shaped or not wanted.numel():
         raise TargetError(
             f"a tensor of targets is (N,), (N, T) or (N, T, 2) integers, not {tuple(wanted.shape)} {wanted.dtype}"
         )
-    if len(wanted) != pictures:
-        raise TargetError(f"targets for {len(wanted)} pictures were given with {pictures} pictures")
+    _check_length(wanted, pictures)
     if wanted.ndim == 3:
         return wanted.long()
+    if head_count > 1:
+        raise TargetError(
+            f"the classifier has {head_count} heads; give (head, class) pairs (N, T, 2), not {tuple(wanted.shape)}"
+        )
     classes = wanted.reshape(pictures, -1).long()
     return torch.stack([torch.zeros_like(classes), classes], dim=-1)
 
 
+def _check_length(wanted: Tensor, pictures: int) -> None:
+    if len(wanted) != pictures:
+        raise TargetError(
+            f"a tensor of targets goes picture by picture; {len(wanted)} were given for {pictures} pictures "
+            "(a list explains all its targets for every picture)"
+        )
+
+
 def _pair(one: Any, classifier: ClassNames, head_count: int) -> tuple[int, int]:
-    if isinstance(one, tuple) and len(one) == 2:
-        return int(one[0]), classifier.class_index(one[1])
-    if isinstance(one, int | str) and head_count == 1:
-        return 0, classifier.class_index(one)
-    if isinstance(one, int | str):
+    if isinstance(one, tuple) and len(one) == 2 and _is_index(one[0]):
+        return index(one[0]), _class_index(one[1], classifier)
+    if not isinstance(one, str) and not _is_index(one):
+        raise TargetError(
+            f"{one!r} is no target: give a class index or name, (head, class), a list of these, or a Target"
+        )
+    if head_count > 1:
         raise TargetError(f"the classifier has {head_count} heads; give the target {one!r} as (head, class)")
-    raise TargetError(f"{one!r} is no target: give a class index or name, (head, class), a list of these, or a Target")
+    return 0, _class_index(one, classifier)
+
+
+def _class_index(one: Any, classifier: ClassNames) -> int:
+    return classifier.class_index(one if isinstance(one, str) else index(one))
+
+
+def _is_index(one: Any) -> bool:
+    """Whether this is an integer, of Python, numpy or torch."""
+    try:
+        index(one)
+    except TypeError:
+        return False
+    return True
 
 
 def _runner_up(logits: Tensor, heads: Tensor, classes: Tensor) -> Tensor:
-    if logits.shape[-1] < 2:
-        raise TargetError("a margin needs at least two classes")
     first = torch.arange(len(logits))[:, None]
     chosen = logits[first, heads].clone()  # (N, T, K)
     chosen.scatter_(2, classes[..., None], -torch.inf)

@@ -67,10 +67,7 @@ def is_affine(suffix: fx.GraphModule) -> bool:
 
 def _is_affine_in(suffix: fx.GraphModule, node: fx.Node, varying: set[fx.Node]) -> bool:
     if node.op == "call_module":
-        module = suffix.get_submodule(str(node.target))
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            return module.running_mean is not None
-        return type(module) in _MODULES
+        return _is_affine_module(suffix.get_submodule(str(node.target)))
     if node.op == "call_method":
         return node.target in _METHODS
     if node.op != "call_function":
@@ -82,3 +79,12 @@ def _is_affine_in(suffix: fx.GraphModule, node: fx.Node, varying: set[fx.Node]) 
     if node.target in (operator.truediv, torch.div):
         return not (isinstance(node.args[1], fx.Node) and node.args[1] in varying)
     return node.target in _FUNCTIONS
+
+
+def _is_affine_module(module: nn.Module) -> bool:
+    # A hook, or a forward of its own, can make anything of a linear layer.
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return module.running_mean is not None
+    return type(module) in _MODULES

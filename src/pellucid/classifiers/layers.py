@@ -3,21 +3,34 @@
 import difflib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from pellucid.classifiers.dry_run import DryRun, gradients_of_logits, node_gradients
 from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.replay import module_outputs
-from pellucid.classifiers.tracing import TracedNetwork, depends_on, needed_by
+from pellucid.classifiers.tracing import TracedNetwork, call_name, depends_on, needed_by
 from pellucid.errors import LayerError
 
-__all__ = ["LayerInfo", "final_layer", "middle_layer", "nearest_name", "replayed_layers", "traced_layers"]
+__all__ = [
+    "LayerInfo",
+    "final_layer",
+    "middle_layer",
+    "nearest_name",
+    "replayed_layers",
+    "replayed_with_gradient",
+    "traced_layers",
+    "traced_with_gradient",
+]
 
-_POOLING = ("pool", "dropout", "identity", "flatten", "mean", "permute", "reshape", "view", "transpose")
+# Operations that only pool or rearrange a map: the map before them is the one to look at.
+_POOLS_OR_MOVES = (
+    *("pool", "mean", "dropout", "identity", "flatten", "permute", "reshape", "view", "transpose", "getitem"),
+    *("contiguous", "squeeze"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,8 @@ class LayerInfo:
         name: what `classifier.at` takes.
         kind: class of the module, or name of the function.
         shape: (C, h, w) of its activation for one picture of the classifier's input size.
-        clean: whether nothing else crosses the cut there.
+        clean: whether nothing else crosses the cut there, a transformer's leading tokens apart, which are part of the
+            layer's output.
         position: when it is computed; names with one position are names of one output (a block's is its last
             operation's).
         operation: kind of the operation that computes it.
@@ -38,30 +52,34 @@ class LayerInfo:
     kind: str
     shape: tuple[int, ...]
     clean: bool
-    position: int = field(default=0, compare=False)
-    operation: str = field(default="", compare=False)
+    position: int = field(default=0, compare=False, repr=False)
+    operation: str = field(default="", compare=False, repr=False)
 
     @property
     def is_spatial(self) -> bool:
         return self.shape[1] * self.shape[2] > 1
 
 
-def traced_layers(network: TracedNetwork, pictures: Tensor) -> list[LayerInfo]:
+def traced_layers(network: TracedNetwork, dry: DryRun, picture_size: tuple[int, int]) -> list[LayerInfo]:
     """The layers of a traced network, in the order in which they are computed."""
-    shapes, tensors = _dry_run(network.module, pictures)
-    clean = _clean_cuts(network, tensors)
-    nodes = list(network.module.graph.nodes)
-    order = {node: position for position, node in enumerate(nodes)}
+    clean = _clean_cuts(network, dry)
+    order = {node: position for position, node in enumerate(network.module.graph.nodes)}
     reach_output = needed_by([network.output]) & depends_on(network.input)
     found = [("input", "input", network.input)]
     found += [(name, network.kinds[name], node) for name, node in network.outputs.items() if node in reach_output]
     found.sort(key=lambda layer: order[layer[2]])
     infos = []
     for name, kind, node in found:
-        info = _info(name, kind, shapes.get(node), pictures, node in clean)
+        info = _info(name, kind, dry.shapes.get(node), picture_size, clean=node in clean)
         if info is not None:
             infos.append(replace(info, position=order[node], operation=_operation(network, node)))
     return infos
+
+
+def traced_with_gradient(network: TracedNetwork, pictures: Tensor) -> set[int]:
+    """Positions of the layers of a traced network at whose maps the logits have a gradient."""
+    gradients = node_gradients(network, pictures)
+    return _with_gradient({at: gradients.get(node) for at, node in enumerate(network.module.graph.nodes)}, pictures)
 
 
 def _operation(network: TracedNetwork, node: fx.Node) -> str:
@@ -73,20 +91,40 @@ def _operation(network: TracedNetwork, node: fx.Node) -> str:
 def replayed_layers(module: nn.Module, pictures: Tensor) -> list[LayerInfo]:
     """The layers of a network that cannot be traced: the outputs of its modules. None is known to be a clean cut."""
     with torch.no_grad():
-        outputs = module_outputs(module, pictures)
+        outputs, _ = module_outputs(module, pictures)
     calls = Counter(path for path, _ in outputs)
     infos = [LayerInfo("input", "input", tuple(pictures.shape[1:]), True)]
     for (path, call), output in outputs.items():
-        name = f"{path}:{call}" if calls[path] > 1 else path
-        info = _info(name, output.kind, output.shape, pictures, False)
+        shape = tuple(output.value.shape) if isinstance(output.value, Tensor) else None
+        info = _info(call_name(path, call, calls[path]), output.kind, shape, pictures.shape[-2:], clean=False)
         infos += [replace(info, position=output.position, operation=output.operation)] if info is not None else []
     return infos
 
 
-def _info(name: str, kind: str, shape: tuple[int, ...] | None, pictures: Tensor, clean: bool) -> LayerInfo | None:
-    if not shape or shape[0] != len(pictures):
-        return None
+def replayed_with_gradient(module: nn.Module, pictures: Tensor) -> set[int]:
+    """Positions of the layers of an untraceable network at whose maps the logits have a gradient."""
+    with torch.inference_mode(False), torch.enable_grad():
+        outputs, logits = module_outputs(module, pictures.clone().requires_grad_())
+        values = {output.position: output.value for output in outputs.values()}
+        return _with_gradient(gradients_of_logits(logits, values), pictures)
+
+
+def _with_gradient(gradients: Mapping[int, Tensor | None], pictures: Tensor) -> set[int]:
     height, width = pictures.shape[-2:]
+    found = set()
+    for position, gradient in gradients.items():
+        layout = None if gradient is None else find_layout(tuple(gradient.shape), height, width)
+        if gradient is not None and layout is not None and bool(layout.fold(gradient, height, width)[0].any()):
+            found.add(position)
+    return found
+
+
+def _info(
+    name: str, kind: str, shape: tuple[int, ...] | None, picture_size: Sequence[int], *, clean: bool
+) -> LayerInfo | None:
+    if not shape or shape[0] != 2:  # the probe has two pictures
+        return None
+    height, width = picture_size
     layout = find_layout(shape, height, width)
     return None if layout is None else LayerInfo(name, kind, _folded(layout, shape, height, width), clean)
 
@@ -96,48 +134,28 @@ def _folded(layout: Layout, shape: tuple[int, ...], height: int, width: int) -> 
     return tuple(empty.shape[1:])
 
 
-def _dry_run(traced: fx.GraphModule, pictures: Tensor) -> tuple[dict[fx.Node, tuple[int, ...]], set[fx.Node]]:
-    """Shape of every tensor that one forward computes, and the nodes whose value is or holds a tensor."""
-    shapes: dict[fx.Node, tuple[int, ...]] = {}
-    tensors: set[fx.Node] = set()
-
-    class Noting(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                shapes[n] = tuple(value.shape)
-            if any(isinstance(part, Tensor) for part in (value if isinstance(value, tuple | list) else [value])):
-                tensors.add(n)
-            return value
-
-    with torch.no_grad():
-        Noting(traced).run(pictures)
-    return shapes, tensors
-
-
-def _clean_cuts(network: TracedNetwork, tensors: set[fx.Node]) -> set[fx.Node]:
-    """Nodes after which no other tensor that depends on the pictures is still needed."""
+def _clean_cuts(network: TracedNetwork, dry: DryRun) -> set[fx.Node]:
+    """Nodes after which nothing else that depends on the pictures is still needed, the number of pictures apart."""
     order = {node: position for position, node in enumerate(network.module.graph.nodes)}
-    relevant = needed_by([network.output]) & depends_on(network.input) & tensors
+    relevant = (needed_by([network.output]) & depends_on(network.input)) - dry.batch_sizes
     clean, live_until = set(), -1
     for node in sorted(relevant, key=order.__getitem__):
-        # Tensors computed earlier are all dead once the last of their users has run.
+        # Values computed earlier are all dead once the last of their users has run.
         if live_until <= order[node]:
             clean.add(node)
-        uses = (order[user] for user in node.users if user in relevant or user is network.output)
-        live_until = max([live_until, *uses])
+        live_until = max([live_until, *(order[user] for user in node.users if user in relevant)])
     return clean
 
 
-def final_layer(layers: Sequence[LayerInfo], informs: Callable[[str], bool]) -> str:
+def final_layer(layers: Sequence[LayerInfo], with_gradient: Container[int]) -> str:
     """The last spatial map before global pooling.
 
     Of its names the shortest; where no clean cut is known, cuts that are not clean are considered too.
 
     Args:
         layers: all layers in order.
-        informs: whether the logits have a gradient at a layer (the picture tokens after a transformer's last block
-            have none).
+        with_gradient: positions of the layers at which the logits have a gradient (the picture tokens after a
+            transformer's last block have none). If no layer has, as with a head of zeros, the last map is taken.
 
     Raises:
         LayerError: no layer has spatial extent.
@@ -146,37 +164,42 @@ def final_layer(layers: Sequence[LayerInfo], informs: Callable[[str], bool]) -> 
     outputs: dict[int, list[LayerInfo]] = {}
     for layer in [layer for layer in spatial if layer.clean] or spatial:
         outputs.setdefault(layer.position, []).append(layer)
-    maps = [names for names in reversed(outputs.values()) if not _only_moves(names[0])]
+    maps = [names for names in reversed(outputs.values()) if not _pools_or_moves(names[0])]
     if not maps:
         raise LayerError("no layer of this network has spatial extent; name a layer (see classifier.layers())")
-    # A head of zeros has no gradient anywhere; then the last map is as good as any.
-    last = maps[0] if informs(maps[0][0].name) or not informs("input") else None
-    last = last or next(names for names in maps if informs(names[0].name))
-    return min(last, key=lambda layer: (layer.name.count("."), len(layer.name))).name
+    last = next((names for names in maps if names[0].position in with_gradient), maps[0])
+    return _shortest(last)
 
 
-def _only_moves(layer: LayerInfo) -> bool:
-    return any(word in layer.operation.lower() for word in _POOLING)
+def _shortest(names: Sequence[LayerInfo]) -> str:
+    return min(names, key=lambda layer: (layer.name.count("."), len(layer.name))).name
+
+
+def _pools_or_moves(layer: LayerInfo) -> bool:
+    return any(word in layer.operation.lower() for word in _POOLS_OR_MOVES)
 
 
 def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
     """The last block half way, in octaves of resolution, between the input and the final layer.
 
     With the usual stride of 32 at the final layer this is the last block at stride 8 (`layer2` of a ResNet). Networks
-    of one resolution (transformers) are cut at the block in the middle.
+    that have no such resolution before the final layer's (transformers) are cut at the middle one of their blocks.
     """
     rows = layers[0].shape[1]
-    index = next(index for index, layer in enumerate(layers) if layer.name == final)
+    end = next(layer for layer in layers if layer.name == final)
     spatial = [layer for layer in layers[1:] if layer.is_spatial]
     spatial = [layer for layer in spatial if layer.clean] or spatial
     octaves = math.ceil(math.log2(rows / spatial[-1].shape[1]) / 2)
-    before = [layer for layer in spatial if layer.position <= layers[index].position and not _only_moves(layer)]
+    before = [layer for layer in spatial if layer.position <= end.position and not _pools_or_moves(layer)] or [end]
     at_stride = [layer for layer in before if round(math.log2(rows / layer.shape[1])) == octaves]
-    if at_stride:
+    if at_stride and at_stride[-1].shape[1:] != end.shape[1:]:
         depth = min(layer.name.count(".") for layer in at_stride)
         return [layer for layer in at_stride if layer.name.count(".") == depth][-1].name
-    siblings = [layer for layer in before if layer.name.rpartition(".")[0] == final.rpartition(".")[0]]
-    return siblings[(len(siblings) - 1) // 2].name
+    families: dict[tuple[str, str], list[LayerInfo]] = {}
+    for layer in reversed(before):
+        families.setdefault((layer.name.rpartition(".")[0], layer.kind), []).append(layer)
+    blocks = max(families.values(), key=len)
+    return blocks[len(blocks) // 2].name
 
 
 def nearest_name(wanted: str, names: Sequence[str]) -> str:

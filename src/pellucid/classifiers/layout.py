@@ -27,7 +27,7 @@ class Layout:
     tokens: int = 0
 
     def fold(self, native: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Native activation of pictures of `height` x `width` -> (map (N, C, h, w), leading tokens (N, t, C) or None)."""
+        """Native activation of pictures of `height` x `width` -> map (N, C, h, w), leading tokens (N, t, C) or None."""
         if self.order == "NCHW":
             return native, None
         if self.order == "NHWC":
@@ -39,7 +39,7 @@ class Layout:
             raise LayerError(
                 f"{native.shape[1] - self.tokens} picture tokens do not form a grid for {height} x {width} pictures"
             )
-        patches = native[:, self.tokens :].transpose(1, 2).unflatten(2, grid)
+        patches = torch.unflatten(native[:, self.tokens :].transpose(1, 2), 2, grid)
         return patches, native[:, : self.tokens] if self.tokens else None
 
     def unfold(self, folded: Tensor, leading: Tensor | None) -> Tensor:
@@ -88,5 +88,12 @@ def token_grid(count: int, height: int, width: int) -> tuple[int, int] | None:
     rows = round(math.sqrt(count * height / width))
     if rows < 1 or count % rows:
         return None
-    columns = count // rows
-    return (rows, columns) if _fits(rows, columns, height, width) else None
+    grid = (rows, count // rows)
+    sides = range(height // (rows + 1), -(-height // max(rows - 1, 1)) + 1)
+    tilings = (tiling for side in sides if side for tiling in _tilings(height, width, side))
+    return grid if grid in tilings else None
+
+
+def _tilings(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of patches, without and with those that stick out of the picture."""
+    return (height // side, width // side), (-(-height // side), -(-width // side))

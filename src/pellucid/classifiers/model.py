@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.network import Network
+from pellucid.classifiers.running import Precision, dtype_of
 from pellucid.classifiers.twin import refuse_train_mode
-from pellucid.classifiers.view import LayerView, Precision
+from pellucid.classifiers.view import LayerView
 from pellucid.data import read_picture
 from pellucid.errors import ModelError, PellucidError, TargetError
 
@@ -39,16 +41,18 @@ class Classifier:
     The module itself is never touched: a twin that shares its memory is traced, moved and run (see `frozen_twin`).
 
     Args:
-        module: a network in eval mode whose forward takes pictures (N, C, H, W) and returns logits (N, K).
-        preprocess: what turns an upright RGB PIL picture into the network's input (C, H, W): a `pellucid.data.Preprocess`
-            or any callable, such as a torchvision transform. Needed by `read` only.
+        module: a network in eval mode whose forward takes pictures (N, C, H, W) and returns logits (N, K). Of a network
+            made by `torch.compile` the one that was compiled is taken.
+        preprocess: what turns an upright RGB PIL picture into the network's input (C, H, W): a
+            `pellucid.data.Preprocess` or any callable, such as a torchvision transform. Needed by `read` only.
         class_names: K names in the order of the logits; by default "class 0" ...
         input_size: side, (H, W) or (C, H, W) of the pictures that layers are listed for; taken from `preprocess` where
             it says it, else (3, 224, 224). Other sizes work wherever the network takes them.
         device: where the network runs; by default where its weights are.
         name: short label for reports; by default the module's class.
         aliases: layer names to use for "middle" and "final" in place of the ones found.
-        channels_last: run in channels-last memory order; often faster, equal up to rounding, copies the weights.
+        channels_last: run in channels-last memory order; often faster, equal up to rounding. The weights are copied, as
+            they are for another device, so later changes of the module's own are not seen.
         autocast: run under autocast in this type (torch.bfloat16); activations and logits stay float32.
 
     Raises:
@@ -68,12 +72,13 @@ class Classifier:
         channels_last: bool = False,
         autocast: torch.dtype | None = None,
     ) -> None:
+        module = getattr(module, "_orig_mod", module)
         refuse_train_mode(module)
         self._module = module
         self.name = name or type(module).__name__
         self.preprocess = preprocess
         self.input_shape = _input_shape(input_size, preprocess)
-        self.precision = Precision(_device(module, device), channels_last, autocast)
+        self.precision = Precision(_device(module, device), dtype_of(module), channels_last, autocast)
         self._network = Network(module, self.input_shape, self.precision, aliases or {})
         self.num_classes = self._network.num_classes
         self.class_names = _class_names(class_names, self.num_classes)
@@ -99,7 +104,7 @@ class Classifier:
         if self.preprocess is None:
             raise ModelError(f"classifier {self.name!r} was made without preprocess=, so it cannot read picture files")
         single = isinstance(pictures, str | Path) or not isinstance(pictures, Sequence)
-        items = [pictures] if single else list(pictures)  # type: ignore[arg-type, list-item]
+        items = [pictures] if single else list(pictures)  # type: ignore[arg-type]
         if not items:
             raise PellucidError("no pictures to read: the list is empty")
         upright = [read_picture(item) if isinstance(item, str | Path) else item for item in items]
@@ -112,11 +117,19 @@ class Classifier:
     def predict(self, pictures: Tensor, top: int = 5, max_batch: int = 16) -> list[list[Prediction]]:
         """The `top` most probable classes of each picture, most probable first.
 
+        Args:
+            pictures: (N, C, H, W) in the classifier's own input space.
+            top: how many classes; all of them if there are fewer.
+            max_batch: most pictures to run at once.
+
         Raises:
             ModelError: a logit is NaN or infinite.
         """
+        if top < 1 or max_batch < 1:
+            raise PellucidError(f"top and max_batch must be at least 1, not {top} and {max_batch}")
+        chunks = torch.split(self.check_pictures(pictures), max_batch)
         with torch.no_grad():
-            logits = torch.cat([self.logits(chunk) for chunk in pictures.split(max_batch)]).cpu()
+            logits = torch.cat([self.logits(chunk) for chunk in chunks]).cpu()
         if not bool(logits.isfinite().all()):
             bad = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
             raise ModelError(
@@ -132,9 +145,14 @@ class Classifier:
             for chances, indices, row in zip(best, order, logits, strict=True)
         ]
 
-    def layers(self) -> list[LayerInfo]:
-        """Every layer at which the classifier can be seen, in the order of computation, from one dry run."""
-        return list(self._network.layers)
+    def layers(self, depth: int | None = None) -> list[LayerInfo]:
+        """The layers at which the classifier can be seen, in the order of computation, from one dry run.
+
+        Args:
+            depth: most dots in a name: 0 lists `layer4` but not `layer4.1`. By default every operation is listed, some
+                five hundred in a DenseNet-121.
+        """
+        return [info for info in self._network.layers if depth is None or info.name.count(".") <= depth]
 
     def resolve(self, layer: str) -> str:
         """The name behind an alias (`input`, `middle`, `final`), or the name itself.
@@ -148,7 +166,8 @@ class Classifier:
         """The classifier seen from a layer.
 
         Args:
-            layer: a name listed by `layers`, or `input`, `middle`, `final` (the last spatial map before pooling).
+            layer: a name listed by `layers`, or `input`, `middle`, `final` (the last spatial map before pooling); a
+                module that has one of these three names itself is listed as `final:0`.
             layout: order of the layer's output where it is not what its shape suggests: "NCHW", "NHWC", "NTC" or "NC".
 
         Raises:
@@ -168,10 +187,11 @@ class Classifier:
         Raises:
             TargetError: no such class, or the name belongs to several.
         """
-        if isinstance(target, int):
-            if not 0 <= target < self.num_classes:
-                raise TargetError(f"class {target} does not exist: {self.name} has classes 0 to {self.num_classes - 1}")
-            return target
+        if not isinstance(target, str):
+            index = _integer(target)
+            if not 0 <= index < self.num_classes:
+                raise TargetError(f"class {index} does not exist: {self.name} has classes 0 to {self.num_classes - 1}")
+            return index
         matches = [index for index, name in enumerate(self.class_names) if name.lower() == target.lower()]
         if len(matches) == 1:
             return matches[0]
@@ -184,21 +204,21 @@ class Classifier:
         raise TargetError(f"no class {target!r}; {hint}")
 
     def check_pictures(self, pictures: Tensor) -> Tensor:
-        """`pictures` if they are a batch (N, C, H, W) of floats with the right channels; raises PellucidError if not."""
+        """`pictures` if they are a batch (N, C, H, W) of floats with the right channels; else raises PellucidError."""
         channels = self.input_shape[0]
         if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[1] != channels or not len(pictures):
             found = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
             raise PellucidError(f"{self.name} takes pictures of shape (N, {channels}, H, W), not {found}")
         if not pictures.is_floating_point():
             raise PellucidError(
-                f"pictures are {pictures.dtype}; the classifier takes its own normalised float input, see classifier.read"
+                f"pictures are {pictures.dtype}; {self.name} takes its own normalised float input, see classifier.read"
             )
         return pictures
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, types, shapes and bytes of all weights and buffers."""
         digest = hashlib.sha256()
-        for name, tensor in self._module.state_dict().items():
+        for name, tensor in [*self._module.named_parameters(), *self._module.named_buffers()]:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -227,6 +247,13 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
     except Exception as error:
         raise ModelError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use cpu") from error
     return chosen
+
+
+def _integer(target: object) -> int:
+    try:
+        return operator.index(target)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TargetError(f"a class is given by index or name, not by {target!r}") from error
 
 
 def _class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

@@ -7,21 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.classifiers.cut import Carried, Cut, TracedCut, equal_logits
+from pellucid.classifiers.crossing import Carried
+from pellucid.classifiers.cut import Cut, TracedCut, equal_logits
+from pellucid.classifiers.dry_run import DryRun
 from pellucid.classifiers.layers import (
     LayerInfo,
     final_layer,
     middle_layer,
     nearest_name,
     replayed_layers,
+    replayed_with_gradient,
     traced_layers,
+    traced_with_gradient,
 )
 from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.replay import ReplayCut
+from pellucid.classifiers.running import Precision, checked_logits, running_on
 from pellucid.classifiers.tracing import TracedNetwork, UntraceableError, trace
 from pellucid.classifiers.twin import frozen_twin
-from pellucid.classifiers.view import Precision, checked_logits
-from pellucid.errors import LayerError, ModelError
+from pellucid.errors import LayerError
 
 __all__ = ["Network"]
 
@@ -31,7 +35,7 @@ class Network:
 
     Attributes:
         num_classes: number of logits.
-        trace_failure: why torch.fx cannot trace the network; None if it can.
+        trace_failure: why torch.fx cannot trace the network; None if it can, or nobody has asked yet.
     """
 
     def __init__(
@@ -40,78 +44,81 @@ class Network:
         self._precision = precision
         self._shape = shape
         self._aliases = dict(aliases)
-        self._new_twin = partial(_placed_twin, module, precision)
-        self._whole = self._new_twin()
+        self._whole = frozen_twin(module).to(precision.device)
+        if precision.channels_last:
+            self._whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trace_failure: str | None = None
-        self.num_classes = self._first_forward().shape[1]
+        with torch.no_grad():
+            self.num_classes = self.logits(self._probe(2)).shape[1]
 
     def logits(self, pictures: Tensor) -> Tensor:
-        """Logits (N, K) float32 of the whole network."""
-        with self._precision.running():
-            return checked_logits(self._whole(self._precision.prepare(pictures))).float()
+        """Logits (N, K) of the whole network, float32 unless its weights are float64."""
+        with self._precision.running(), running_on(tuple(pictures.shape)):
+            return self._precision.full(self._run_whole(self._precision.prepare(pictures)))
 
-    def _first_forward(self) -> Tensor:
-        try:
-            with torch.no_grad():
-                return self.logits(self._probe(2))
-        except ModelError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"the network cannot be run on pictures of shape (2, {', '.join(map(str, self._shape))}): "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; give input_size="
-            ) from error
+    def _run_whole(self, pictures: Tensor) -> Tensor:
+        return checked_logits(self._whole(pictures.clone()))  # a forward may write to its input
 
     def _probe(self, pictures: int) -> Tensor:
         generator = torch.Generator().manual_seed(pictures)
-        return torch.randn(pictures, *self._shape, generator=generator)
+        return self._precision.prepare(torch.randn(pictures, *self._shape, generator=generator))
 
-    def _placed_probe(self, pictures: int) -> Tensor:
-        return self._precision.prepare(self._probe(pictures))
+    def _new_twin(self) -> nn.Module:
+        return frozen_twin(self._whole)
 
     @cached_property
-    def _traced(self) -> TracedNetwork | None:
+    def _traced(self) -> tuple[TracedNetwork, DryRun] | None:
+        """The traced network and its dry run, if running the trace gives what the network gives."""
         try:
-            return trace(self._new_twin())
+            traced = trace(self._new_twin())
+            with torch.no_grad(), self._precision.running():
+                dry = DryRun(traced, self._probe)
+                wanted = self._run_whole(self._probe(2))
         except UntraceableError as error:
             self.trace_failure = str(error)
             return None
+        except Exception as error:  # what holds for proxies need not hold for tensors
+            self.trace_failure = f"the trace does not run: {type(error).__name__}: {error}"
+            return None
+        if not equal_logits(dry.logits, wanted, self._precision.tolerance):
+            self.trace_failure = "the trace does not give the network's logits"
+            return None
+        return traced, dry
 
     @cached_property
     def layers(self) -> list[LayerInfo]:
         """All layers in the order of computation."""
         with self._precision.running():
             if self._traced is not None:
-                return traced_layers(self._traced, self._placed_probe(2))
-            return replayed_layers(self._whole, self._placed_probe(2))
+                return traced_layers(*self._traced, self._shape[1:])
+            return replayed_layers(self._whole, self._probe(2))
+
+    @cached_property
+    def _with_gradient(self) -> set[int]:
+        with self._precision.running():
+            if self._traced is not None:
+                return traced_with_gradient(self._traced[0], self._probe(2))
+            return replayed_with_gradient(self._whole, self._probe(2))
 
     @cached_property
     def _final(self) -> str:
-        return self._aliases.get("final") or final_layer(self.layers, self._informs)
+        return self._listed(self._aliases.get("final") or final_layer(self.layers, self._with_gradient))
 
     @cached_property
     def _middle(self) -> str:
-        return self._aliases.get("middle") or middle_layer(self.layers, self._final)
+        return self._listed(self._aliases.get("middle") or middle_layer(self.layers, self._final))
 
     def resolve(self, layer: str) -> str:
         """The layer's name behind an alias; raises LayerError with the nearest names if there is none."""
-        if layer in ("final", "middle"):
-            layer = self._final if layer == "final" else self._middle
+        if layer == "final":
+            return self._final
+        return self._middle if layer == "middle" else self._listed(layer)
+
+    def _listed(self, layer: str) -> str:
         names = [info.name for info in self.layers]
         if layer not in names:
             raise LayerError(nearest_name(layer, names))
         return layer
-
-    def _informs(self, layer: str) -> bool:
-        cut, layout = self.cut(layer, None)
-        pictures = self._placed_probe(2)
-        with self._precision.running():
-            native, carried = cut.before(pictures)
-            folded, leading = layout.fold(native.detach(), *pictures.shape[-2:])
-            folded = folded.requires_grad_()
-            logits = checked_logits(cut.after(layout.unfold(folded, leading), carried))
-        (gradient,) = torch.autograd.grad(logits.float().abs().sum(), folded, allow_unused=True)
-        return gradient is not None and bool(gradient.any())
 
     def cut(self, layer: str, order: str | None) -> tuple[Cut, Layout]:
         """Cut at a layer, checked: the two parts must give what the whole gives, also for selected and repeated rows.
@@ -125,37 +132,39 @@ class Network:
                 try:
                     cut = make()
                     native = self._check(cut, layer)
+                except Exception as error:  # a stranger's operations may raise anything
+                    failures.append(f"{way}: {error if isinstance(error, LayerError) else repr(error)}")
+                else:
                     return cut, self._layout(native, layer, order)
-                except LayerError as error:
-                    failures.append(f"{way}: {error}")
         raise LayerError(f"cannot cut at {layer!r}; " + "; ".join(failures))
 
     def _ways(self, layer: str) -> list[tuple[str, Callable[[], Cut]]]:
-        path, _, call = layer.partition(":")
         ways: list[tuple[str, Callable[[], Cut]]] = []
         if self._traced is not None:
-            node = self._traced.input if layer == "input" else self._traced.outputs[layer]
-            ways.append(("traced", partial(TracedCut, self._traced, layer, node, self._placed_probe)))
+            network, dry = self._traced
+            node = network.input if layer == "input" else network.outputs[layer]
+            ways.append(("traced", partial(TracedCut, network, layer, node, dry)))
+        path, call = _call_of(layer)
         if layer == "input":
             ways.append(("whole", lambda: _WholeCut(self._new_twin())))
-        elif path in dict(self._whole.named_modules()):
-            for way, skip in (("replayed", True), ("run again whole", False)):
-                ways.append((way, lambda skip=skip: ReplayCut(self._new_twin(), path, int(call or 0), skip=skip)))
+        elif path in {path for path, _ in self._whole.named_modules()}:
+            ways.append(("replayed", lambda: ReplayCut(self._new_twin(), path, call, self._probe)))
+            ways.append(("run again whole", lambda: ReplayCut(self._new_twin(), path, call)))
         return ways
 
     def _check(self, cut: Cut, layer: str) -> Tensor:
         """Compare the cut with the whole network; returns the layer's native output."""
-        pictures = self._placed_probe(2)
+        pictures = self._probe(2)
         with self._precision.running():
             native, carried = cut.before(pictures)
             if not isinstance(native, Tensor):
                 raise LayerError(f"layer {layer!r} yields a {type(native).__name__}, not one tensor")
-            whole = checked_logits(self._whole(pictures))
-            if not equal_logits(cut.after(native, carried), whole):
+            whole = self._run_whole(pictures)
+            if not equal_logits(cut.after(native, carried), whole, self._precision.tolerance):
                 raise LayerError("the parts before and after the layer do not give the network's logits")
             rows = torch.tensor([1, 0, 1])
             picked = native.index_select(0, rows.to(native.device))
-            if not equal_logits(cut.after(picked, carried.rows(rows)), whole[rows]):
+            if not equal_logits(cut.after(picked, carried.rows(rows)), whole[rows], self._precision.tolerance):
                 raise LayerError("rows of the activation do not give their own pictures' logits")
             if isinstance(cut, ReplayCut):
                 self._check_replay(cut, layer, native, carried)
@@ -164,10 +173,10 @@ class Network:
     def _check_replay(self, cut: ReplayCut, layer: str, native: Tensor, carried: Carried) -> None:
         """A recording could hide a path around the layer; another activation must act as in a run without recording."""
         other = native.flip(0) * 0.5
-        path, _, call = layer.partition(":")
-        again = ReplayCut(self._new_twin(), path, int(call or 0), skip=False)
-        _, pictures_only = again.before(self._placed_probe(2))
-        if not equal_logits(cut.after(other, carried), checked_logits(again.after(other, pictures_only))):
+        again = ReplayCut(self._new_twin(), *_call_of(layer))
+        _, pictures_only = again.before(self._probe(2))
+        wanted = checked_logits(again.after(other, pictures_only))
+        if not equal_logits(cut.after(other, carried), wanted, self._precision.tolerance):
             raise LayerError("the network computes around the recording")
 
     def _layout(self, native: Tensor, layer: str, order: str | None) -> Layout:
@@ -192,9 +201,9 @@ class _WholeCut:
         return pictures, Carried(pictures=len(pictures))
 
     def after(self, activation: Tensor, carried: Carried) -> Any:
-        return self._module(activation)
+        return self._module(activation.clone())  # a forward may write to its input
 
 
-def _placed_twin(module: nn.Module, precision: Precision) -> nn.Module:
-    twin = frozen_twin(module).to(precision.device)
-    return twin.to(memory_format=torch.channels_last) if precision.channels_last else twin  # type: ignore[call-overload, no-any-return]
+def _call_of(layer: str) -> tuple[str, int]:
+    path, _, call = layer.partition(":")
+    return path, int(call or 0)

@@ -1,4 +1,4 @@
-"""Cut a network that cannot be traced, by running it again with what came before the layer answered from a recording."""
+"""Cut a network that cannot be traced: run it again, with what came before the layer answered from a recording."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from pellucid.classifiers.cut import Carried
+from pellucid.classifiers.crossing import Carried, Pattern, PerPicture, UnfollowableError, pattern_of
 from pellucid.errors import LayerError
 
 __all__ = ["ReplayCut", "module_outputs"]
@@ -18,8 +19,8 @@ Call = tuple[str, int]
 """A module's path and which of its calls in one forward."""
 
 
-class _LayerReachedError(Exception):
-    """Ends a recording once the layer has answered; never leaves this module."""
+class _LayerReached(BaseException):
+    """Ends a recording once the layer has answered; no `except Exception` of the network's own can catch it."""
 
 
 class ReplayCut:
@@ -29,77 +30,116 @@ class ReplayCut:
         module: pellucid's own twin of the network; its submodules' forwards are wrapped while a part runs.
         path: module whose output is the layer.
         call: which call of it, where it is called several times.
-        skip: answer modules that finished before the layer from the recording; False runs them all again.
+        probe: makes a batch of so many pictures. Modules that finish before the layer on probes of two and of three,
+            with outputs that tell which part belongs to which picture, are answered from a recording; without `probe`,
+            and wherever the probes say nothing, modules run again.
     """
 
     suffix: fx.GraphModule | None = None
-    names = ("the pictures", "the recorded outputs before the layer")
+    names = ("input", "the recorded outputs before the layer")
 
-    def __init__(self, module: nn.Module, path: str, call: int, *, skip: bool = True) -> None:
+    def __init__(self, module: nn.Module, path: str, call: int, probe: Callable[[int], Tensor] | None = None) -> None:
         self._module = module
         self._layer: Call = (path, call)
-        self._skip = skip
+        self._patterns = {} if probe is None else _patterns(*(self._record(probe(count)).tape for count in (2, 3)))
 
     def before(self, pictures: Tensor) -> tuple[Any, Carried]:
-        """Run up to the layer; the carried values are the pictures and the recorded outputs."""
-        recorder = _Recorder(self._layer)
-        with _wrapped(self._module, recorder):
-            try:
-                self._module(pictures)
-            except _LayerReachedError:
-                pass
-            else:
-                raise LayerError(f"module {self._layer[0]!r} is called fewer than {self._layer[1] + 1} times")
-        tape = recorder.tape if self._skip else {}
-        calls = _Calls(tuple((call, inner) for call, (_, inner) in tape.items()), recorder.inside_layer)
-        values = (pictures, tuple(output for output, _ in tape.values()), calls)
-        return recorder.activation, Carried(values, ("input", *(path for path, _ in tape)), len(pictures))
+        """Run up to the layer; the carried values are the pictures and the recording."""
+        recorder = self._record(pictures)
+        tape = {call: answer for call, answer in recorder.tape.items() if call in self._patterns}
+        outputs = tuple(answer.output for answer in tape.values())
+        answers = {call: answer.without_output() for call, answer in tape.items()}
+        recording = (outputs, _Answers(answers, recorder.layer_answer.without_output()))
+        patterns = (PerPicture(0), (tuple(self._patterns[call] for call in tape), None))
+        return recorder.layer_answer.output, Carried((pictures, recording), self.names, len(pictures), patterns)
 
     def after(self, activation: Tensor, carried: Carried) -> Any:
         """Run the network on the carried pictures with the layer's output replaced by `activation`."""
-        pictures, outputs, calls = carried.values
-        tape = {call: (output, inside) for (call, inside), output in zip(calls.recorded, outputs, strict=True)}
-        tape[self._layer] = (activation, calls.inside_layer)
+        pictures, (outputs, answers) = carried.values
+        tape = {
+            call: replace(answer, output=output)
+            for (call, answer), output in zip(answers.before.items(), outputs, strict=True)
+        }
+        tape[self._layer] = replace(answers.layer, output=activation)
         with _wrapped(self._module, _Player(tape)):
-            return self._module(pictures)
+            return self._module(pictures.clone())
+
+    def _record(self, pictures: Tensor) -> "_Recorder":
+        recorder = _Recorder(self._layer)
+        with _wrapped(self._module, recorder):
+            try:
+                self._module(pictures.clone())
+            except _LayerReached:
+                return recorder
+        raise LayerError(f"module {self._layer[0]!r} is called fewer than {self._layer[1] + 1} times")
 
 
 @dataclass(frozen=True)
-class _Calls:
-    """Which calls a recording answers, and how often each called the modules inside it."""
+class _Answer:
+    """How a module call ended.
 
-    recorded: tuple[tuple[Call, Counter[str]], ...]
-    inside_layer: Counter[str]
+    Attributes:
+        output: what it returned.
+        inside: how often it called each of the modules inside it.
+        in_place: whether it wrote its output over its first argument.
+    """
+
+    output: Any
+    inside: Counter[str]
+    in_place: bool
+
+    def without_output(self) -> "_Answer":
+        return replace(self, output=None)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """How the calls of a recording ended, apart from their outputs."""
+
+    before: dict[Call, _Answer]
+    layer: _Answer
+
+
+def _patterns(two: dict[Call, _Answer], three: dict[Call, _Answer]) -> dict[Call, Pattern]:
+    patterns: dict[Call, Pattern] = {}
+    for call in two.keys() & three.keys():
+        try:
+            patterns[call] = pattern_of(two[call].output, three[call].output)
+        except UnfollowableError:
+            continue
+    return patterns
 
 
 class _Recorder:
-    """Keeps the output of every outermost module call that ends before the layer's."""
+    """Keeps the answer of every outermost module call that ends before the layer's."""
 
     def __init__(self, layer: Call) -> None:
         self.layer = layer
         self.counts: Counter[str] = Counter()
-        self.tape: dict[Call, tuple[Any, Counter[str]]] = {}
-        self.activation: Any = None
-        self.inside_layer: Counter[str] = Counter()
+        self.tape: dict[Call, _Answer] = {}
+        self.layer_answer = _Answer(None, Counter(), in_place=False)
 
     def __call__(self, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = (path, self.counts[path])
         self.counts[path] += 1
         counts, recorded = self.counts.copy(), len(self.tape)
+        version = _version(args[0]) if args else None
         output = forward(*args, **kwargs)
+        in_place = version is not None and output is args[0] and _version(output) != version
+        answer = _Answer(_clone(output), self.counts - counts, in_place)
         for inner in list(self.tape)[recorded:]:
             del self.tape[inner]
         if call == self.layer:
-            self.activation, self.inside_layer = _clone(output), self.counts - counts
-            raise _LayerReachedError
-        self.tape[call] = (_clone(output), self.counts - counts)
+            self.layer_answer = answer
+            raise _LayerReached
+        self.tape[call] = answer
         return output
 
 
 class _Player:
     """Answers the calls on the tape, the layer's among them, and runs every other call."""
 
-    def __init__(self, tape: dict[Call, tuple[Any, Counter[str]]]) -> None:
+    def __init__(self, tape: dict[Call, _Answer]) -> None:
         self.tape = tape
         self.counts: Counter[str] = Counter()
 
@@ -108,9 +148,11 @@ class _Player:
         self.counts[path] += 1
         if call not in self.tape:
             return forward(*args, **kwargs)
-        output, inside = self.tape[call]
-        self.counts += inside
-        return _clone(output)  # what follows may write to it in place
+        answer = self.tape[call]
+        self.counts += answer.inside
+        if answer.in_place:
+            return args[0].copy_(answer.output)  # others hold this tensor too
+        return _clone(answer.output)  # what follows may write to it in place
 
 
 @contextmanager
@@ -134,6 +176,11 @@ def _routed(handler: Callable[..., Any], path: str, forward: Callable[..., Any],
     return handler(path, forward, args, kwargs)
 
 
+def _version(value: Any) -> int | None:
+    """How often a tensor has been written to; None for anything else."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else None
+
+
 def _clone(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
@@ -144,22 +191,22 @@ def _clone(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ModuleOutput:
-    """One module call: its class, the shape of its output (None if that is no tensor), and when the output was made."""
+    """One module call: its class, its output, when that was made, and the class of the module that made it."""
 
     kind: str
-    shape: tuple[int, ...] | None
+    value: Any
     position: int
     operation: str
 
 
-def module_outputs(module: nn.Module, pictures: Tensor) -> dict[Call, ModuleOutput]:
-    """Every module call of one forward, in the order in which the calls end.
+def module_outputs(module: nn.Module, pictures: Tensor) -> tuple[dict[Call, ModuleOutput], Any]:
+    """Every module call of one forward, in the order in which the calls end, and the network's own output.
 
-    A block that hands on its last submodule's output has that output's position and operation.
+    A block that hands on its last submodule's output as it is has that output's position and operation.
     """
     found: dict[Call, ModuleOutput] = {}
     counts: Counter[str] = Counter()
-    last: tuple[Any, ModuleOutput] | None = None
+    last: tuple[Any, int | None, ModuleOutput] | None = None
 
     def note(path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal last
@@ -167,14 +214,14 @@ def module_outputs(module: nn.Module, pictures: Tensor) -> dict[Call, ModuleOutp
         counts[path] += 1
         output = forward(*args, **kwargs)
         kind = type(module.get_submodule(path)).__name__
-        if last is not None and last[0] is output:
-            found[call] = replace(last[1], kind=kind)
+        version = _version(output)  # an in-place operation hands on its input too, but has changed it
+        if last is not None and last[0] is output and last[1] == version:
+            found[call] = replace(last[2], kind=kind)
         else:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else None
-            found[call] = ModuleOutput(kind, shape, len(found) + 1, kind)
-        last = (output, found[call])
+            found[call] = ModuleOutput(kind, output, len(found) + 1, kind)
+        last = (output, version, found[call])
         return output
 
-    with _wrapped(module, note):
-        module(pictures)
-    return found
+    with torch.inference_mode(False), _wrapped(module, note):
+        output = module(pictures.clone())
+    return found, output

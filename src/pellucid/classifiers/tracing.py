@@ -9,19 +9,23 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["TracedNetwork", "UntraceableError", "depends_on", "needed_by", "trace"]
+__all__ = ["ALIASES", "TracedNetwork", "UntraceableError", "call_name", "depends_on", "needed_by", "trace"]
 
-# Functions that write to their first argument, and what computes the same without writing.
-_OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
+ALIASES = ("input", "middle", "final")
+
+# `x += y` calls operator.iadd, which writes to x; operator.add computes the same without writing.
+_AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
-    torch.relu_: torch.relu,
-    nn.functional.relu_: nn.functional.relu,
-    nn.functional.elu_: nn.functional.elu,
-    nn.functional.leaky_relu_: nn.functional.leaky_relu,
-    nn.functional.hardtanh_: nn.functional.hardtanh,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.imatmul: operator.matmul,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.ixor: operator.xor,
 }
 
 
@@ -36,7 +40,8 @@ class TracedNetwork:
     Attributes:
         module: the traced module; running it runs the network.
         outputs: layer name -> the node that yields its output. A module called k times appears as `name:0` ...
-            `name:k-1`; a function is named by the module it was called in, as in `layer1.0.add`.
+            `name:k-1`; a function is named by the module it was called in, as in `layer1.0.add`, and as in
+            `layer1.0.relu_function` where there is a module of that name too.
         kinds: layer name -> module class or function name.
     """
 
@@ -46,11 +51,13 @@ class TracedNetwork:
 
     @property
     def input(self) -> fx.Node:
-        return next(node for node in self.module.graph.nodes if node.op == "placeholder")
+        node: fx.Node = next(node for node in self.module.graph.nodes if node.op == "placeholder")
+        return node
 
     @property
     def output(self) -> fx.Node:
-        return next(node for node in self.module.graph.nodes if node.op == "output")
+        node: fx.Node = next(node for node in self.module.graph.nodes if node.op == "output")
+        return node
 
 
 class _PicturesOnly(nn.Module):
@@ -64,16 +71,22 @@ class _PicturesOnly(nn.Module):
         return self.network(pictures)
 
 
+def call_name(path: str, call: int, calls: int) -> str:
+    """The layer name of one call of a module: its path, with the call's number where that is needed to tell."""
+    return path if calls == 1 and path not in ALIASES else f"{path}:{call}"
+
+
 def _user_name(path: str) -> str:
     return path.removeprefix("network").removeprefix(".")
 
 
 class _NamingTracer(fx.Tracer):
-    """Remembers, for every module call and every function call, what a user would call its output."""
+    """Remembers every module call and every function call, by module path or by `path of the caller.function`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: dict[str, list[tuple[fx.Node, str]]] = {}
+        self.modules: dict[str, list[tuple[fx.Node, str]]] = {}
+        self.functions: dict[str, list[tuple[fx.Node, str]]] = {}
         self._inside: list[str] = []
 
     def call_module(
@@ -85,8 +98,8 @@ class _NamingTracer(fx.Tracer):
             result = super().call_module(m, forward, args, kwargs)
         finally:
             self._inside.pop()
-        if isinstance(result, fx.Proxy):
-            self.calls.setdefault(path, []).append((result.node, type(m).__name__))
+        if path and isinstance(result, fx.Proxy):
+            self.modules.setdefault(path, []).append((result.node, type(m).__name__))
         return result
 
     def create_node(
@@ -96,7 +109,7 @@ class _NamingTracer(fx.Tracer):
         if kind in ("call_function", "call_method"):
             function = (target if isinstance(target, str) else target.__name__).strip("_")
             path = ".".join(filter(None, [*self._inside[-1:], function]))
-            self.calls.setdefault(path, []).append((node, function))
+            self.functions.setdefault(path, []).append((node, function))
         return node
 
 
@@ -113,42 +126,48 @@ def trace(module: nn.Module) -> TracedNetwork:
         raise UntraceableError(f"{type(error).__name__}: {error}") from error
     traced = fx.GraphModule(tracer.root, graph)
     _in_place_to_out_of_place(traced)
+    paths = {path for path, _ in module.named_modules()}
+    functions = {f"{path}_function" if path in paths else path: calls for path, calls in tracer.functions.items()}
     named = [
-        (f"{path}:{index}" if len(calls) > 1 else path, node, kind)
-        for path, calls in tracer.calls.items()
+        (call_name(path, index, len(calls)), node, kind)
+        for path, calls in [*tracer.modules.items(), *functions.items()]
         for index, (node, kind) in enumerate(calls)
     ]
     # A block's last operation has several names (`layer4`, `layer4.1`, `layer4.1.relu:1`); all stay valid.
-    outputs = {name: node for name, node, _ in named}
-    kinds = {name: kind for name, _, kind in named}
-    return TracedNetwork(traced, outputs, kinds)
+    return TracedNetwork(traced, {name: node for name, node, _ in named}, {name: kind for name, _, kind in named})
 
 
 def _in_place_to_out_of_place(traced: fx.GraphModule) -> None:
     """Rewrite operations that overwrite their input; what later reads the overwritten tensor reads the result instead.
 
-    A view of an overwritten tensor is not followed; the check of the cut against the untraced network catches that.
+    A view of an overwritten tensor is not followed: whoever uses the trace compares it with the untraced network.
     """
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
-    for node in traced.graph.nodes:
-        if _writes_its_input(traced, node):
-            written = node.args[0]
-            _make_out_of_place(traced, node)
-            for user in list(written.users):
-                if order[user] > order[node]:
-                    user.replace_input_with(written, node)
+    # All are found before any is rewritten: one module may be called several times.
+    for node in [node for node in traced.graph.nodes if _writes_its_input(traced, node)]:
+        written = _first_argument(node)
+        _make_out_of_place(traced, node)
+        for user in list(written.users):
+            if order[user] > order[node]:
+                user.replace_input_with(written, node)
     traced.graph.lint()
     traced.recompile()
 
 
+def _first_argument(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
 def _writes_its_input(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if not node.args or not isinstance(node.args[0], fx.Node):
+    if "out" in node.kwargs:
+        raise UntraceableError(f"{node.name} writes to a tensor given as out=")
+    if not isinstance(_first_argument(node), fx.Node):
         return False
     if node.op == "call_module":
         return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_function":
-        return node.target in _OUT_OF_PLACE or bool(_arguments(node).get("inplace", False))
-    return node.op == "call_method" and _method_without_writing(node) is not None
+        return _function_without_writing(node.target) is not None or bool(_arguments(node).get("inplace", False))
+    return node.op == "call_method" and _method_without_writing(str(node.target)) is not None
 
 
 def _make_out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
@@ -156,17 +175,36 @@ def _make_out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
         # The traced module is pellucid's own copy, so the user's flag stays as it is.
         traced.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
     elif node.op == "call_method":
-        node.target = _method_without_writing(node) or node.target
-    elif node.target in _OUT_OF_PLACE:
-        node.target = _OUT_OF_PLACE[node.target]
+        node.target = _method_without_writing(str(node.target)) or node.target
+    elif (function := _function_without_writing(node.target)) is not None:
+        node.target = function
     else:
         node.args, node.kwargs = (), _arguments(node) | {"inplace": False}
 
 
-def _method_without_writing(node: fx.Node) -> str | None:
-    name = str(node.target)
-    plain = name.removesuffix("_")
-    return plain if plain != name and not name.startswith("__") and hasattr(torch.Tensor, plain) else None
+def _function_without_writing(function: Any) -> Callable[..., Any] | None:
+    """torch.relu for torch.relu_, operator.add for operator.iadd; None for functions that do not write."""
+    if function in _AUGMENTED:
+        return _AUGMENTED[function]
+    plain = _without_underscore(getattr(function, "__name__", ""))
+    found = None if plain is None else getattr(torch, plain, getattr(nn.functional, plain, None))
+    return found if callable(found) else None
+
+
+def _method_without_writing(method: str) -> str | None:
+    """`relu` for `relu_`; None for methods that do not write.
+
+    Raises:
+        UntraceableError: the method writes and has no counterpart that does not, such as `copy_`.
+    """
+    plain = _without_underscore(method)
+    if plain is not None and not callable(getattr(torch.Tensor, plain, None)):
+        raise UntraceableError(f"the method {method} writes to its tensor and nothing else computes the same")
+    return plain
+
+
+def _without_underscore(name: str) -> str | None:
+    return name[:-1] if name.endswith("_") and not name.startswith("_") else None
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:

@@ -5,6 +5,7 @@ happens to the twin, so the user's own module keeps its mode, gradients, hooks a
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,17 +20,19 @@ def frozen_twin(module: nn.Module) -> nn.Module:
     """Copy the module tree while sharing every parameter and buffer, detached and without gradients.
 
     In-place changes of the user's weights (an optimiser step, `load_state_dict`) are seen by the twin; replacing the
-    weights (`module.to(device)`, `load_state_dict(assign=True)`) is not: make a new `Classifier` after that.
+    weights (`module.to(device)`, `load_state_dict(assign=True)`) is not: make a new `Classifier` after that. Hooks that
+    the user has put on the module are part of what it computes, so they act on the twin too.
 
     Raises:
         ModelError: the module holds something that cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for part in module.modules():
-        for value in _tensors_of(part):
-            memo[id(value)] = _alias(value)
     try:
-        return copy.deepcopy(module, memo)
+        with torch.inference_mode(False):
+            for part in module.modules():
+                memo |= {id(owner): owner for owner in _owners_of_hooks(part)}
+                memo |= {id(tensor): _alias(tensor) for tensor in _tensors_in(vars(part))}
+            return copy.deepcopy(module, memo)
     except Exception as error:
         raise ModelError(
             f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}); "
@@ -37,10 +40,24 @@ def frozen_twin(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _tensors_of(part: nn.Module) -> list[torch.Tensor]:
-    held = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
-    held += [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
-    return held
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Tensors in a module's attributes: weights, buffers, and those it keeps in plain containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors_in(part)
+
+
+def _owners_of_hooks(part: nn.Module) -> Iterator[Any]:
+    """Objects behind the hooks, such as another tool's recorder: they are the user's and are not to be copied."""
+    for name, hooks in vars(part).items():
+        if name.endswith("_hooks") and isinstance(hooks, dict):
+            owners = (getattr(hook, "__self__", hook) for hook in hooks.values())
+            yield from (owner for owner in owners if not isinstance(owner, nn.Module))
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:
@@ -50,7 +67,7 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def refuse_train_mode(module: nn.Module) -> None:
-    """Raise a ModelError naming the first submodule in train mode: its output could depend on chance or on the batch."""
+    """Raise a ModelError naming the first submodule in train mode: its output may depend on chance or the batch."""
     for name, part in module.named_modules():
         if part.training:
             label = f"submodule {name!r} ({type(part).__name__})" if name else f"the {type(part).__name__}"

@@ -1,22 +1,22 @@
-"""A classifier seen from a layer: pictures -> activation, once; activation -> logits, as often as an explainer likes."""
+"""A classifier seen from a layer: pictures -> activation, once; activation -> logits, as often as one likes."""
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
 from pellucid.classifiers.affine import is_affine
-from pellucid.classifiers.cut import Carried, Cut
+from pellucid.classifiers.crossing import Carried, PerPicture
+from pellucid.classifiers.cut import Cut
 from pellucid.classifiers.layout import Layout
-from pellucid.errors import LayerError, ModelError
+from pellucid.classifiers.running import Precision, checked_logits, running_on
+from pellucid.errors import LayerError
 
 if TYPE_CHECKING:
     from pellucid.classifiers.model import Classifier
 
-__all__ = ["Activation", "Carried", "LayerView", "Precision"]
+__all__ = ["Activation", "LayerView"]
 
 
 class Activation(Tensor):
@@ -26,7 +26,7 @@ class Activation(Tensor):
     """
 
     carried: Carried
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def of(tensor: Tensor, carried: Carried) -> "Activation":
@@ -36,43 +36,13 @@ class Activation(Tensor):
         return activation
 
 
-@dataclass(frozen=True)
-class Precision:
-    """Where and how precisely a network runs.
-
-    Attributes:
-        device: device of the network's weights; pictures are moved there.
-        channels_last: keep four-dimensional tensors in channels-last order (same numbers up to rounding).
-        autocast: run under autocast in this type, e.g. torch.bfloat16; activations and logits stay float32.
-    """
-
-    device: torch.device
-    channels_last: bool = False
-    autocast: torch.dtype | None = None
-
-    def running(self) -> AbstractContextManager[object]:
-        """The context in which the network runs."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
-
-    def prepare(self, tensor: Tensor) -> Tensor:
-        """Move a batch to the network's device and memory order."""
-        tensor = tensor.to(self.device)
-        if self.channels_last and tensor.ndim == 4:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
-
-
 class LayerView:
     """`classifier.at(layer)`: the part of the network before the layer and the part after it.
 
     Attributes:
         classifier: the classifier that is seen.
         layer: the layer's name.
-        carried_names: what else crosses the cut, in the user's words; empty for a clean cut.
-        suffix: the traced operations after the layer in the layer's native layout, or None if the network cannot be
-            traced.
+        layout: how the layer's native output becomes a map.
     """
 
     def __init__(self, classifier: "Classifier", layer: str, cut: Cut, layout: Layout, precision: Precision) -> None:
@@ -84,7 +54,17 @@ class LayerView:
 
     @property
     def suffix(self) -> fx.GraphModule | None:
+        """The traced operations after the layer, to be called with `suffix_inputs`; None for an untraceable network."""
         return self._cut.suffix
+
+    @property
+    def carried_names(self) -> tuple[str, ...]:
+        """What else crosses the cut, in the user's words; empty where the logits need the activation alone."""
+        return (*self._cut.names, self._leading_tokens) if self.layout.tokens else self._cut.names
+
+    @property
+    def _leading_tokens(self) -> str:
+        return f"{self.layout.tokens} leading token{'s' * (self.layout.tokens > 1)} of {self.layer}"
 
     @cached_property
     def is_affine(self) -> bool:
@@ -102,15 +82,12 @@ class LayerView:
             are folded into their grid, and leading tokens such as the class token are carried along.
         """
         pictures = self.classifier.check_pictures(pictures)
-        with torch.no_grad(), self._precision.running():
+        with torch.no_grad(), self._precision.running(), running_on(tuple(pictures.shape)):
             native, carried = self._cut.before(self._precision.prepare(pictures))
-            if not isinstance(native, Tensor):
-                raise LayerError(f"layer {self.layer!r} yields a {type(native).__name__}, not one tensor")
             folded, leading = self.layout.fold(native, *pictures.shape[-2:])
         if leading is not None:
-            names = (*carried.names, f"{leading.shape[1]} leading tokens of {self.layer}")
-            carried = Carried((*carried.values, leading), names, len(pictures))
-        return Activation.of(folded.float().detach(), carried)
+            carried = carried.and_also(leading, self._leading_tokens, PerPicture(0))
+        return Activation.of(self._precision.full(folded).detach(), carried)
 
     def logits(self, activation: Tensor, carried: Carried | None = None) -> Tensor:
         """Run the part after the layer; differentiable.
@@ -124,25 +101,42 @@ class LayerView:
             (R, K) float32 logits.
 
         Raises:
-            LayerError: the cut is not clean and `carried` is missing or belongs to another number of rows.
+            LayerError: `activation` is no map, or the cut is not clean and `carried` is missing, is another layer's,
+                or belongs to another number of rows.
         """
-        carried = self._carried_for(activation, carried)
-        values = carried.values
-        leading = values[-1] if self.layout.tokens else None
+        native, inner = self._native(activation, carried)
         with self._precision.running():
-            native = self.layout.unfold(activation, leading)
-            inner = replace(carried, values=values[:-1], names=carried.names[:-1]) if self.layout.tokens else carried
-            return checked_logits(self._cut.after(native, inner)).float()
+            return self._precision.full(checked_logits(self._cut.after(native, inner)))
+
+    def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]:
+        """What `suffix` is called with: the activation in the layer's native layout, then the carried values."""
+        native, inner = self._native(activation, carried)
+        return native, *inner.values
+
+    def _native(self, activation: Tensor, carried: Carried | None) -> tuple[Tensor, Carried]:
+        carried = self._carried_for(activation, carried)
+        activation = self._precision.prepare(activation)
+        if not self.layout.tokens:
+            return self.layout.unfold(activation, None), carried
+        leading = carried.values[-1]
+        return self.layout.unfold(activation, leading), carried.without_last()
 
     def _carried_for(self, activation: Tensor, carried: Carried | None) -> Carried:
+        if activation.ndim != 4:
+            raise LayerError(f"an activation at {self.layer!r} is a map (R, C, h, w), not {tuple(activation.shape)}")
         if carried is None:
             carried = activation.carried if isinstance(activation, Activation) else Carried(pictures=len(activation))
-            crosses = self.carried_names or ("the class token",) * bool(self.layout.tokens)
-            if crosses and not carried.values:
-                raise LayerError(
-                    f"{', '.join(crosses)} cross the cut at {self.layer!r} too; pass carried=a.carried.rows(index) "
-                    "of the activation a that these rows were computed from, or choose a clean cut"
-                )
+        if self.carried_names and not carried.values:
+            raise LayerError(
+                f"{', '.join(self.carried_names)} cross the cut at {self.layer!r} too; pass "
+                "carried=a.carried.rows(index) of the activation a that these rows were computed from, or choose a "
+                "clean cut"
+            )
+        if carried.names != self.carried_names:
+            raise LayerError(
+                f"the carried values ({', '.join(carried.names)}) are not those that cross the cut at {self.layer!r} "
+                f"({', '.join(self.carried_names) or 'none'}); they belong to another layer"
+            )
         if carried.pictures != len(activation):
             raise LayerError(
                 f"{len(activation)} rows of activation were given with carried values of {carried.pictures}; "
@@ -150,17 +144,5 @@ class LayerView:
             )
         return carried
 
-    @property
-    def carried_names(self) -> tuple[str, ...]:
-        return self._cut.names
-
     def __repr__(self) -> str:
         return f"LayerView({self.classifier.name!r} at {self.layer!r})"
-
-
-def checked_logits(output: object) -> Tensor:
-    """The network's output if it is a batch of logits (N, K)."""
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return output
-    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise ModelError(f"the network returns {found}; wrap it so that forward returns logits of shape (N, K)")

@@ -1,0 +1,158 @@
+"""Composites: which rule acts on which layer, by the layer's name, its kind and its place in the network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pellucid.attribution.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, ZBox, ZPlus
+
+__all__ = ["COMPOSITES", "Composite", "Layer", "RuleMap", "names_layer"]
+
+_PASS, _EPSILON = Pass(), Epsilon()
+Kind = Literal["convolution", "linear", "batch_norm", "normalisation", "shift"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a rule is chosen by.
+
+    Attributes:
+        name: the layer's name in the user's words.
+        kind: "batch_norm" is one that is not merged into the layer before it; "normalisation" is layer or group norm;
+            "shift" is the addition of a constant.
+        on_pictures: nothing but rearranging and rescaling lies between the pictures and this layer.
+    """
+
+    name: str
+    kind: Kind
+    on_pictures: bool = False
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Rules by kind of layer.
+
+    Attributes:
+        convolution: for convolutions.
+        linear: for linear layers, and for all layers named as the head.
+        first_convolution, first_linear: for such layers applied to the pictures; None for no exception.
+        batch_norm: for batch norm that cannot be merged into the layer before it, as in DenseNet. Each of its outputs
+            has one input, to which `Pass` gives all relevance, as to that of an activation function.
+        normalisation: for layer norm and group norm, whose deviation is taken as a constant (Ali et al., 2022).
+        shift: for additions of constants.
+    """
+
+    convolution: Rule
+    linear: Rule
+    first_convolution: Rule | None = None
+    first_linear: Rule | None = None
+    batch_norm: Rule = _PASS
+    normalisation: Rule = _EPSILON
+    shift: Rule = _PASS
+
+
+def _box(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    return Composite(ZPlus(stabiliser), Epsilon(epsilon), first_convolution=ZBox(stabiliser))
+
+
+def _gamma_box(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    return Composite(Gamma(gamma, stabiliser), Epsilon(epsilon), first_convolution=ZBox(stabiliser))
+
+
+def _plus(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    return Composite(ZPlus(stabiliser), Epsilon(epsilon))
+
+
+def _plus_flat(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    return Composite(ZPlus(stabiliser), Epsilon(epsilon), Flat(stabiliser), Flat(stabiliser))
+
+
+def _alpha2_beta1(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    return Composite(AlphaBeta(2, 1, stabiliser), Epsilon(epsilon))
+
+
+def _alpha2_beta1_flat(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    return Composite(AlphaBeta(2, 1, stabiliser), Epsilon(epsilon), Flat(stabiliser), Flat(stabiliser))
+
+
+def _excitation_backprop(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    return Composite(ZPlus(stabiliser), ZPlus(stabiliser))
+
+
+def _epsilon(epsilon: float, gamma: float, stabiliser: float) -> Composite:
+    rule = Epsilon(epsilon)
+    return Composite(rule, rule, batch_norm=rule, normalisation=rule, shift=rule)
+
+
+COMPOSITES: dict[str, Callable[[float, float, float], Composite]] = {
+    "epsilon_plus_box": _box,
+    "epsilon025_plus_box": _box,
+    "epsilon_gamma_box": _gamma_box,
+    "epsilon_plus": _plus,
+    "epsilon_plus_flat": _plus_flat,
+    "epsilon_alpha2_beta1": _alpha2_beta1,
+    "epsilon_alpha2_beta1_flat": _alpha2_beta1_flat,
+    "excitation_backprop": _excitation_backprop,
+    "epsilon": _epsilon,
+}
+"""Composites by name, as functions of epsilon, gamma and the stabiliser of all other rules."""
+
+
+@dataclass(frozen=True)
+class RuleMap:
+    """A composite with a user's exceptions, which come first.
+
+    Attributes:
+        composite: rules by kind.
+        rules: rules by layer name or pattern (`features.*`); the first that fits is taken. A name also stands for all
+            layers inside it.
+        head: names or patterns of layers that get the composite's rule for linear layers, whatever their kind.
+        last_convolutions: how many of the last convolutions outside the head get `last_rule`.
+        merge_batch_norm: False gives batch norms the rule of convolutions, which they are, diagonal and 1 x 1.
+    """
+
+    composite: Composite
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    head: Sequence[str] = ()
+    last_convolutions: int = 0
+    last_rule: Rule = _EPSILON
+    merge_batch_norm: bool = True
+
+    def assign(self, layers: Sequence[Layer]) -> list[Rule]:
+        """The rule of each layer, given in the order of computation."""
+        convolutions = [index for index, layer in enumerate(layers) if self._is_body_convolution(layer)]
+        last = set(convolutions[len(convolutions) - min(self.last_convolutions, len(convolutions)) :])
+        return [self._rule(layer, is_last=index in last) for index, layer in enumerate(layers)]
+
+    def unused(self, layers: Sequence[Layer]) -> list[str]:
+        """Names and patterns that fit none of the layers."""
+        patterns = [*self.rules, *self.head]
+        return [pattern for pattern in patterns if not any(names_layer(pattern, layer.name) for layer in layers)]
+
+    def _is_body_convolution(self, layer: Layer) -> bool:
+        return layer.kind == "convolution" and not self._in_head(layer)
+
+    def _in_head(self, layer: Layer) -> bool:
+        return any(names_layer(pattern, layer.name) for pattern in self.head)
+
+    def _rule(self, layer: Layer, *, is_last: bool) -> Rule:
+        named = next((rule for pattern, rule in self.rules.items() if names_layer(pattern, layer.name)), None)
+        if named is not None:
+            return named
+        if layer.kind in ("normalisation", "shift"):
+            return self.composite.normalisation if layer.kind == "normalisation" else self.composite.shift
+        if layer.kind == "batch_norm" and self.merge_batch_norm:
+            return self.composite.batch_norm
+        if self._in_head(layer):
+            return self.composite.linear
+        if layer.kind == "linear":
+            return (self.composite.first_linear if layer.on_pictures else None) or self.composite.linear
+        if layer.kind == "convolution" and layer.on_pictures and self.composite.first_convolution:
+            return self.composite.first_convolution
+        return self.last_rule if is_last else self.composite.convolution
+
+
+def names_layer(pattern: str, name: str) -> bool:
+    """Whether a layer is named by a pattern, or lies inside a block that is."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

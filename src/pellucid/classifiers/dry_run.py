@@ -1,0 +1,93 @@
+"""What the operations of a traced network yield for probe pictures: shapes, how values follow the batch, gradients."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pellucid.classifiers.crossing import Pattern, pattern_of
+from pellucid.classifiers.tracing import TracedNetwork
+
+__all__ = ["DryRun", "gradients_of_logits", "node_gradients"]
+
+
+class DryRun:
+    """A traced network run on two probe pictures, and on three where that is needed to see what follows the batch.
+
+    Attributes:
+        logits: the network's output for two pictures.
+        shapes: shape of every tensor that is computed for two pictures.
+    """
+
+    def __init__(self, network: TracedNetwork, probe: Callable[[int], Tensor]) -> None:
+        self._network = network
+        self._probe = probe
+        self._two, self.logits = _outlines(network, probe(2))
+        self.shapes = {node: tuple(value.shape) for node, value in self._two.items() if isinstance(value, Tensor)}
+
+    @cached_property
+    def _three(self) -> dict[fx.Node, Any]:
+        return _outlines(self._network, self._probe(3))[0]
+
+    @cached_property
+    def batch_sizes(self) -> frozenset[fx.Node]:
+        """Nodes that yield the number of pictures itself."""
+        twos = [node for node, value in self._two.items() if type(value) is int and value == 2]
+        return frozenset(node for node in twos if self._three[node] == 3)
+
+    def pattern(self, node: fx.Node) -> Pattern:
+        """How the value of a node follows the batch.
+
+        Raises:
+            UnfollowableError: that cannot be told.
+        """
+        return pattern_of(self._two[node], self._three[node])
+
+
+def _outlines(network: TracedNetwork, pictures: Tensor) -> tuple[dict[fx.Node, Any], Any]:
+    """What every node yields, tensors without their data, and the network's output with it."""
+    outlines: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        output = _run(network, pictures, lambda node, value: outlines.__setitem__(node, _outline(value)))
+    return outlines, output
+
+
+def _outline(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_like(value, device="meta")
+    if type(value) in (tuple, list):
+        return type(value)(map(_outline, value))
+    return {key: _outline(part) for key, part in value.items()} if type(value) is dict else value
+
+
+def _run(network: TracedNetwork, pictures: Tensor, note: Callable[[fx.Node, Any], None]) -> Any:
+    class Noting(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            note(n, value)
+            return value
+
+    return Noting(network.module).run(pictures)
+
+
+def node_gradients(network: TracedNetwork, pictures: Tensor) -> dict[fx.Node, Tensor]:
+    """Gradients of the logits (see `gradients_of_logits`) at every node whose output has one."""
+    with torch.inference_mode(False), torch.enable_grad():
+        values: dict[fx.Node, Any] = {}
+        logits = _run(network, pictures.clone().requires_grad_(), values.__setitem__)
+        return gradients_of_logits(logits, values)
+
+
+def gradients_of_logits(logits: Tensor, values: Mapping[Any, Any]) -> dict[Any, Tensor]:
+    """Gradient of a random mixture of the logits at each of the tensors that it depends on, from one backward pass.
+
+    Where the logits depend on a tensor, a mixture has a gradient there with probability one; their sum may have none.
+    """
+    tensors = {key: value for key, value in values.items() if isinstance(value, Tensor) and value.requires_grad}
+    if not logits.requires_grad:
+        return {}
+    mixture = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+    gradients = torch.autograd.grad(logits, list(tensors.values()), mixture, allow_unused=True)
+    return {key: gradient for key, gradient in zip(tensors, gradients, strict=True) if gradient is not None}
