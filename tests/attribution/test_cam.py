@@ -4,6 +4,19 @@ import math
 
 import pytest
 import torch
+from tests.attribution.support import (
+    CountingView,
+    GeneralView,
+    classifier,
+    gap_net,
+    halves,
+    hand_gradient,
+    lite0,
+    lite0_module,
+    pictures,
+    plain_net,
+    relative_error,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,19 +29,6 @@ from pellucid.attribution import (
     Method,
     ScoreCAM,
     Target,
-)
-from tests.attribution.support import (
-    CountingView,
-    GeneralView,
-    classifier,
-    gap_net,
-    hand_gradient,
-    halves,
-    lite0,
-    lite0_module,
-    pictures,
-    plain_net,
-    relative_error,
 )
 
 LAYERS = ("input", "1", "4")
@@ -230,7 +230,9 @@ def test_closed_forms_hold_where_pooling_and_a_linear_head_follow() -> None:
     score = view.logits(activation)[:, 1].detach()[:, None, None, None]
     assert relative_error(InputXGradient()(view, x, 1).values, evidence) < 1e-6
     assert relative_error(GradCAM(relu=False)(view, x, 1).values, evidence) < 1e-6
-    assert relative_error(LayerCAM()(view, x, 1).values, (weights.relu() * activation).sum(1, keepdim=True) / cells) < 1e-6
+    assert (
+        relative_error(LayerCAM()(view, x, 1).values, (weights.relu() * activation).sum(1, keepdim=True) / cells) < 1e-6
+    )
     ablation = (weights * activation.mean((2, 3), keepdim=True) / score * activation).sum(1, keepdim=True)
     assert relative_error(AblationCAM(relu=False)(view, x, 1).values, ablation) < 1e-5
 

@@ -4,21 +4,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from pellucid.attribution import Gradient, InputXGradient, SmoothGrad, Target
-from pellucid.attribution.gradient import sample_noise
-from pellucid.errors import ModelError, PellucidError
 from tests.attribution.support import (
     classifier,
     gap_net,
-    hand_gradient,
     halves,
+    hand_gradient,
     lite0,
     pictures,
     plain_net,
     relative_error,
 )
+from torch import Tensor, nn
+
+from pellucid.attribution import Gradient, InputXGradient, SmoothGrad, Target
+from pellucid.attribution.gradient import sample_noise
+from pellucid.errors import ModelError, PellucidError
 
 LAYERS = ("input", "1", "4")
 
@@ -176,7 +176,7 @@ def test_a_network_that_no_gradient_flows_through_is_an_error_that_says_so() -> 
     module = gap_net()
     module[6] = nn.Sequential(nn.Flatten(), Rounding()).eval()
     view = classifier(module).at("4")
-    with pytest.raises(ModelError, match="no gradient flows .* layer '4'.*Occlusion"):
+    with pytest.raises(ModelError, match=r"no gradient flows .* layer '4'.*Occlusion"):
         Gradient()(view, pictures(1), 1)
 
 

@@ -5,11 +5,6 @@ import warnings
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from pellucid.attribution import Gradient, GuidedBackprop
-from pellucid.attribution.guided import GuidedReLUs
 from tests.attribution.support import (
     classifier,
     halves,
@@ -20,6 +15,11 @@ from tests.attribution.support import (
     relative_error,
     seeded,
 )
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pellucid.attribution import Gradient, GuidedBackprop
+from pellucid.attribution.guided import GuidedReLUs
 
 
 def hooked_gradient(module: nn.Module, x: Tensor, target: int, layer: str = "") -> Tensor:
@@ -116,7 +116,9 @@ def test_the_forward_pass_of_guided_relus_is_unchanged() -> None:
     x = torch.linspace(-3, 9, 50)
     with GuidedReLUs():
         inside = [F.relu(x), F.relu6(x), torch.relu(x), x.clone().relu_()]
-    assert all(torch.equal(one, two) for one, two in zip(inside, [F.relu(x), F.relu6(x), x.relu(), x.relu()], strict=True))
+    assert all(
+        torch.equal(one, two) for one, two in zip(inside, [F.relu(x), F.relu6(x), x.relu(), x.relu()], strict=True)
+    )
 
 
 def test_a_hardtanh_that_lets_negative_values_pass_is_no_relu() -> None:
@@ -134,7 +136,9 @@ def test_nothing_stays_guided_after_an_error() -> None:
 
 
 def test_a_network_without_relus_gets_the_gradient_and_a_note() -> None:
-    module = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))
+    module = seeded(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    )
     view, x = classifier(module).at("input"), pictures(2)
     found = GuidedBackprop()(view, x, 0)
     assert torch.equal(found.values, Gradient()(view, x, 0).values)

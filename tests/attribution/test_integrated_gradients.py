@@ -2,12 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-import pellucid as pl
-from pellucid.attribution import InputXGradient, IntegratedGradients, Target
-from pellucid.attribution.integrated_gradients import quadrature_nodes
-from pellucid.errors import PellucidError
 from tests.attribution.support import (
     CountingView,
     GeneralView,
@@ -19,6 +13,12 @@ from tests.attribution.support import (
     plain_net,
     relative_error,
 )
+from torch import Tensor, nn
+
+import pellucid as pl
+from pellucid.attribution import InputXGradient, IntegratedGradients, Target
+from pellucid.attribution.integrated_gradients import quadrature_nodes
+from pellucid.errors import PellucidError
 
 RULES = {
     "gauss_legendre": "gausslegendre",
@@ -226,7 +226,10 @@ def test_baselines_may_be_numbers_maps_or_one_for_each_picture() -> None:
 
 @pytest.mark.parametrize(
     ("baseline", "message"),
-    [(torch.zeros(4, 12, 12), r"\(4, 12, 12\) does not fit"), (torch.zeros(2, 6, 12, 12), "for 2 pictures .* 3 pictures")],
+    [
+        (torch.zeros(4, 12, 12), r"\(4, 12, 12\) does not fit"),
+        (torch.zeros(2, 6, 12, 12), "for 2 pictures .* 3 pictures"),
+    ],
 )
 def test_a_baseline_that_does_not_fit_is_refused_with_its_shape(baseline: Tensor, message: str) -> None:
     with pytest.raises(PellucidError, match=message):

@@ -5,11 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-
-from pellucid.attribution import RISE, InputXGradient, Occlusion, Target
-from pellucid.attribution.perturbation import occlusion_windows, rise_masks
-from pellucid.errors import PellucidError
 from tests.attribution.support import (
     CountingView,
     GeneralView,
@@ -21,6 +16,11 @@ from tests.attribution.support import (
     plain_net,
     relative_error,
 )
+from torch import Tensor, nn
+
+from pellucid.attribution import RISE, InputXGradient, Occlusion, Target
+from pellucid.attribution.perturbation import occlusion_windows, rise_masks
+from pellucid.errors import PellucidError
 
 
 def window_counts(size: int, window: int, stride: int) -> Tensor:
@@ -161,7 +161,9 @@ def test_a_stride_that_fits_the_input_alone_is_refused_elsewhere() -> None:
 # RISE
 
 
-@pytest.mark.parametrize(("height", "width", "cells"), [(12, 12, 6), (32, 20, 6), (7, 7, 6), (50, 30, 4), (4, 4, 6), (9, 9, 2)])
+@pytest.mark.parametrize(
+    ("height", "width", "cells"), [(12, 12, 6), (32, 20, 6), (7, 7, 6), (50, 30, 4), (4, 4, 6), (9, 9, 2)]
+)
 def test_masks_are_coarse_cells_interpolated_and_cropped_as_scikit_image_does(
     height: int, width: int, cells: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""Gaussian smoothing against an explicit two-dimensional convolution, scipy, and the leak that the paper's maps have."""
+"""Gaussian smoothing against an explicit convolution, scipy, and the leak that the paper's maps have."""
 
 import math
 
@@ -38,7 +38,9 @@ def slow_smooth(one: Tensor, kernel_size: int) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(("size", "kernel_size"), [((7, 5), 1), ((7, 5), 3), ((6, 6), 5), ((3, 4), 9), ((1, 4), 5), ((1, 1), 7)])
+@pytest.mark.parametrize(
+    ("size", "kernel_size"), [((7, 5), 1), ((7, 5), 3), ((6, 6), 5), ((3, 4), 9), ((1, 4), 5), ((1, 1), 7)]
+)
 def test_smoothing_is_a_gaussian_convolution_with_reflected_borders(size: tuple[int, int], kernel_size: int) -> None:
     one = maps(*size)
     assert torch.allclose(smooth(one, kernel_size), slow_smooth(one, kernel_size), atol=1e-6)

@@ -54,7 +54,7 @@ def test_a_tensor_goes_picture_by_picture() -> None:
 
 
 def test_outputs_are_what_they_say() -> None:
-    first, second = LOGITS.tolist()
+    first = LOGITS[0].tolist()
     total = sum(math.exp(value) for value in first)
     assert scores(Target(1, "probability"))[0].item() == pytest.approx(math.exp(3) / total)
     assert scores(Target(1, "log_probability"))[0].item() == pytest.approx(3 - math.log(total))
@@ -72,7 +72,8 @@ def test_the_margin_stays_against_the_runner_up_of_the_unperturbed_picture() -> 
 def test_a_single_logit_is_a_sigmoid() -> None:
     logits = torch.tensor([[0.7], [-30.0]])
     assert torch.allclose(scores(Target(0, "probability"), logits), logits.sigmoid())
-    assert torch.allclose(scores(Target(0, "log_probability"), logits), torch.tensor([[math.log(1 / (1 + math.exp(-0.7)))], [-30.0]]))  # fmt: skip
+    wanted = torch.tensor([[-math.log(1 + math.exp(-0.7))], [-30.0]])
+    assert torch.allclose(scores(Target(0, "log_probability"), logits), wanted)
 
 
 def test_rows_may_belong_to_any_picture() -> None:

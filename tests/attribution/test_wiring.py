@@ -6,11 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-import pellucid as pl
-from pellucid.attribution import METHODS, Method
-from pellucid.errors import LayerError
+from tests import networks
 from tests.attribution.support import (
     BranchingNet,
     TokenNet,
@@ -21,6 +17,12 @@ from tests.attribution.support import (
     relative_error,
     seeded,
 )
+from torch import Tensor, nn
+
+import pellucid as pl
+from pellucid.attribution import METHODS, Method
+from pellucid.attribution.several import explain
+from pellucid.errors import LayerError
 
 WITHOUT_TRACE = [name for name in METHODS if name != "LRP"]
 """Methods that need no list of operations."""
@@ -130,6 +132,28 @@ def test_the_gradient_at_tokens_is_that_of_the_patch_tokens_alone() -> None:
     assert relative_error(found.values, wanted.float()) < 1e-6
 
 
+SHARED = [
+    *(quick("InputXGradient"), quick("GuidedBackprop"), quick("GradCAM")),
+    *(quick("IntegratedGradients", steps=2), quick("SmoothGrad", samples=2)),
+    *(quick("Occlusion", window=16, stride=16), quick("RISE", masks=8)),
+]
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_wiring_gives_its_own_gradient_and_keeps_pictures_apart(name: str) -> None:
+    net, x = networks.NETWORKS[name]().double(), networks.pictures(name, 2)
+    wrapped = pl.Classifier(net, input_size=networks.input_shape(name))
+    leaf = x.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(networks.NETWORKS[name]().double()(leaf + 0.0)[:, 0].sum(), leaf)
+    product = quick("InputXGradient")(wrapped.at("input"), x, 0)
+    assert relative_error(product.values, (leaf * gradient).sum(1, keepdim=True).float()) < 1e-6
+    together = explain(wrapped.at("middle"), x, 0, SHARED)
+    singly = [explain(wrapped.at("middle"), one[None], 0, SHARED) for one in x]
+    for index, found in enumerate(together):
+        alone = torch.cat([parts[index].values for parts in singly])
+        assert torch.allclose(found.values, alone, atol=1e-6 * float(alone.abs().max()))
+
+
 def test_lrp_says_that_it_needs_a_traced_network() -> None:
     view = made("module", BranchingNet).at("relus.1")
     with pytest.raises(LayerError, match=r"LRP .* traced"):
@@ -164,7 +188,7 @@ def test_the_network_and_the_pictures_are_as_they_were(name: str, relu: str) -> 
     assert x.grad is None
 
 
-class Breaks(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -180,14 +204,16 @@ class BreakingView:
     def logits(self, *given: object) -> Tensor:
         self._left -= 1
         if self._left < 0:
-            raise Breaks
+            raise BrokenError
         return self._view.logits(*given)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("method", [quick("GuidedBackprop", max_batch=1), quick("Occlusion"), quick("SmoothGrad", max_batch=1)])
+@pytest.mark.parametrize(
+    "method", [quick("GuidedBackprop", max_batch=1), quick("Occlusion"), quick("SmoothGrad", max_batch=1)]
+)
 def test_the_network_is_as_it_was_after_an_error(method: Method) -> None:
     net, x = wired("in place"), pictures(3)
     before = snapshot(net)
-    with pytest.raises(Breaks):
+    with pytest.raises(BrokenError):
         method(BreakingView(classifier(net).at("stem")), x, 1)  # type: ignore[arg-type]
     assert snapshot(net) == before

@@ -8,8 +8,9 @@ from pellucid.attribution.integrated_gradients import IntegratedGradients
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.naming import make_methods
 from pellucid.attribution.perturbation import RISE, Occlusion
-from pellucid.attribution.smoothed import Smoothed
 from pellucid.attribution.relevance import LRP
+from pellucid.attribution.several import explain
+from pellucid.attribution.smoothed import Smoothed
 from pellucid.attribution.smoothing import smooth
 from pellucid.attribution.targets import Target
 
@@ -36,6 +37,7 @@ __all__ = [
     "Smoothed",
     "Target",
     "View",
+    "explain",
     "make_methods",
     "smooth",
 ]

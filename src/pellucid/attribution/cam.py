@@ -1,5 +1,6 @@
 """Class activation maps: channels of the activation, weighed and summed."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.attribution.case import Case, View
-from pellucid.attribution.explanation import Passes
 from pellucid.attribution.method import Attribution, Method
 
 __all__ = ["AblationCAM", "GradCAM", "GradCAMPlusPlus", "LayerCAM", "ScoreCAM"]
@@ -108,9 +108,8 @@ class AblationCAM(_CAM):
         if case.is_affine:
             return torch.einsum("nchw,ntchw->ntc", case.activation, case.gradients)
         drops = case.activation.new_zeros(len(case), case.target_count, case.activation.shape[1])
-        alive = case.activation.flatten(2).any(2).nonzero().cpu()
-        for chunk in torch.split(alive, case.budget.rows("forward")):
-            rows, channels = chunk.unbind(1)
+        alive = case.activation.flatten(2).any(2)
+        for rows, channels in _pairs(alive, case.budget.rows("forward")):
             ablated = case.activation[rows]
             ablated[torch.arange(len(rows)), channels] = 0.0
             drops[rows, :, channels] = case.scores[rows] - case.score(ablated, rows)
@@ -132,14 +131,18 @@ class ScoreCAM(_CAM):
         low, high = case.activation.flatten(2).amin(2), case.activation.flatten(2).amax(2)
         weights = low.new_zeros(len(case), case.target_count, low.shape[1])
         pictures = case.pictures.to(low)
-        alive = (high > low).nonzero().cpu()
-        for chunk in torch.split(alive, case.budget.rows("prefix", "forward")):
-            rows, channels = chunk.unbind(1)
+        for rows, channels in _pairs(high > low, case.budget.rows("prefix", "forward")):
             bottom, top = low[rows, channels, None, None], high[rows, channels, None, None]
             masks = (case.activation[rows, channels] - bottom) / (top - bottom)
             masks = F.interpolate(masks[:, None], pictures.shape[2:], mode="bilinear", align_corners=False)
-            with torch.no_grad():
-                logits = case.view.classifier.logits(pictures[rows] * masks)
-            case.passes += Passes(network_forward=len(rows))
-            weights[rows, :, channels] = target.scores(logits, rows).to(weights)
+            scores = target.scores(case.network_logits(pictures[rows] * masks), rows)
+            weights[rows, :, channels] = scores.to(weights)
         return self._map(case, weights)
+
+
+def _pairs(chosen: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pictures and channels where `chosen` (N, C) holds, at most so many at once."""
+    pairs = chosen.nonzero().cpu()
+    for start in range(0, len(pairs), most):
+        pictures, channels = pairs[start : start + most].unbind(1)
+        yield pictures, channels

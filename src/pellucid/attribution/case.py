@@ -1,20 +1,20 @@
 """What one batch of pictures offers every method: an activation, a suffix to ask, and a shared gradient."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, fx
 
 from pellucid.attribution.explanation import Passes
 from pellucid.attribution.memory import Budget, Part
-from pellucid.attribution.targets import ClassNames, ResolvedTarget, count_targets, resolve_target
+from pellucid.attribution.targets import ClassNames, ResolvedTarget, count_targets, named_heads, resolve_target
 from pellucid.classifiers import Activation, Carried
 from pellucid.errors import ModelError
 
-__all__ = ["Case", "View"]
+__all__ = ["Case", "HeadedView", "View", "restricted"]
 
 
 class _Classifier(ClassNames, Protocol):
@@ -36,6 +36,38 @@ class View(Protocol):
     def logits(self, activation: Tensor, carried: Carried | None = None) -> Tensor: ...
 
 
+class HeadedView(View, Protocol):
+    """The view of a grid setting: logits are (R, heads, K), and what a head costs depends on the setting.
+
+    Attributes:
+        head_numbers: what targets call the heads; None where there is one that they need not name.
+        prefix_rows, suffix_rows: what one grid picture counts for in each part of the network: its cells that are run.
+    """
+
+    head_numbers: tuple[int, ...] | None
+    prefix_rows: int
+    suffix_rows: int
+
+    def only(self, heads: Sequence[int]) -> "HeadedView":
+        """The view without the other heads, which are not run."""
+
+    def head_masks(self, height: int, width: int) -> Tensor | None:
+        """Masks (heads, height, width) of the cells that influence each head, if these are disjoint."""
+
+    def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
+        """The logits, and how many cells went through the network for them."""
+
+
+def _headed(view: View) -> HeadedView | None:
+    return cast(HeadedView, view) if hasattr(view, "counted_logits") else None
+
+
+def restricted(view: View, target: Any) -> View:
+    """The view without the heads that a target does not name."""
+    headed, heads = _headed(view), named_heads(target)
+    return headed.only(heads) if headed is not None and heads else view
+
+
 class Case:
     """Pictures at a layer with targets; runs the part before the layer once and counts what is run after it.
 
@@ -55,6 +87,7 @@ class Case:
 
     Attributes:
         activation: (N, C, h, w), detached.
+        view: without the heads that the target does not name.
         all_logits: (N, K) or (N, heads, K), detached.
         target: the target, looked up for these pictures.
         scores: (N, T) the explained numbers.
@@ -77,11 +110,13 @@ class Case:
         first: int = 0,
         total: int | None = None,
     ) -> None:
-        self.view = view
+        self.view = view = restricted(view, target)
+        self._headed = _headed(view)
         self.pictures = pictures
         self.budget = budget or Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch)
         self.first, self.total = first, len(pictures) if total is None else total
-        self.passes = Passes(prefix_forward=len(pictures))
+        prefix_rows, self._suffix_rows = (1, 1) if (v := self._headed) is None else (v.prefix_rows, v.suffix_rows)
+        self.passes = Passes(prefix_forward=len(pictures) * prefix_rows)
         self.activation = view.activation(pictures)
         self.rows = torch.arange(len(pictures))
         leaf = self.activation.detach().requires_grad_(differentiate)
@@ -89,7 +124,8 @@ class Case:
             logits = self.logits(leaf, self.rows)
             if not bool(logits.isfinite().all()):
                 raise ModelError("the network gives NaN or infinite logits for these pictures; check weights and input")
-            self.target: ResolvedTarget = resolve_target(target, view.classifier, logits)
+            heads = None if self._headed is None else self._headed.head_numbers
+            self.target: ResolvedTarget = resolve_target(target, view.classifier, logits, heads)
             scores = self.target.scores(logits)
         self._graph = (leaf, scores) if differentiate else None
         self.all_logits, self.scores = logits.detach(), scores.detach()
@@ -108,8 +144,19 @@ class Case:
 
     def logits(self, activation: Tensor, rows: Tensor) -> Tensor:
         """Logits of R rows of activation (R, C, h, w), where row i belongs to picture rows[i]."""
-        self.passes += Passes(suffix_forward=len(rows))
-        return self.view.logits(activation, self.activation.carried.rows(rows))
+        carried = self.activation.carried.rows(rows)
+        if self._headed is None:
+            logits, run = self.view.logits(activation, carried), len(rows)
+        else:
+            logits, run = self._headed.counted_logits(activation, carried)
+        self.passes += Passes(suffix_forward=run)
+        return logits
+
+    def network_logits(self, pictures: Tensor) -> Tensor:
+        """Logits of pictures through the whole network, without gradients."""
+        self.passes += Passes(network_forward=len(pictures) * self._suffix_rows)
+        with torch.no_grad():
+            return self.view.classifier.logits(pictures)
 
     def score(self, activation: Tensor, rows: Tensor) -> Tensor:
         """Scores (R, T) of R rows of activation, without gradients; R is at most `budget.rows("forward")`."""
@@ -135,7 +182,7 @@ class Case:
         leaf = activation.detach().requires_grad_()
         with torch.enable_grad(), context():
             scores = self.target.scores(self.logits(leaf, rows), rows)
-        yield from self._backward(leaf, scores)
+        yield from self._backward(leaf, scores, rows)
 
     @cached_property
     def gradients(self) -> Tensor:
@@ -144,20 +191,23 @@ class Case:
             return torch.stack(list(self.gradients_at(self.activation, self.rows)), dim=1)
         leaf, scores = self._graph
         self._graph = None
-        return torch.stack(list(self._backward(leaf, scores)), dim=1)
+        return torch.stack(list(self._backward(leaf, scores, self.rows)), dim=1)
 
-    def _backward(self, leaf: Tensor, scores: Tensor) -> Iterator[Tensor]:
+    def _backward(self, leaf: Tensor, scores: Tensor, rows: Tensor) -> Iterator[Tensor]:
         if not scores.requires_grad:
             raise ModelError(
                 f"no gradient flows from the logits back to layer {self.view.layer!r}: the network detaches its values "
                 "on the way (no_grad, detach, rounding); choose a method that needs no gradient, such as Occlusion"
             )
-        for index in range(self.target_count):
-            last = index + 1 == self.target_count
-            total = scores[:, index].sum()
-            (gradient,) = torch.autograd.grad(total, leaf, retain_graph=not last, allow_unused=True)
-            self.passes += Passes(suffix_backward=len(leaf))
-            yield torch.zeros_like(leaf) if gradient is None else gradient.detach()
+        masks = None if self._headed is None else self._headed.head_masks(*leaf.shape[2:])
+        groups = [[index] for index in range(self.target_count)] if masks is None else _apart(self.target.heads)
+        for group in groups:
+            total = scores[:, group].sum()
+            (found,) = torch.autograd.grad(total, leaf, retain_graph=group is not groups[-1], allow_unused=True)
+            self.passes += Passes(suffix_backward=len(leaf) * self._suffix_rows)
+            gradient = torch.zeros_like(leaf) if found is None else found.detach()
+            for index in group:
+                yield gradient if masks is None else _masked(gradient, masks[self.target.heads[rows, index]])
 
     def variants(
         self, count: int, part: Part = "forward", pictures: Tensor | None = None
@@ -184,3 +234,20 @@ class Case:
             own = (rows == picture).nonzero().flatten()
             sums[picture] = torch.tensordot(weights[own].to(values), values[own], dims=1)
         return sums
+
+
+def _apart(heads: Tensor) -> list[list[int]]:
+    """Consecutive targets in groups in which every picture's targets are of different heads.
+
+    Heads that read disjoint parts of the activation can share a backward pass: each part holds its own head's gradient.
+    """
+    groups = [[0]]
+    for target in range(1, heads.shape[1]):
+        if bool((heads[:, groups[-1]] == heads[:, target, None]).any()):
+            groups.append([])
+        groups[-1].append(target)
+    return groups
+
+
+def _masked(gradient: Tensor, masks: Tensor) -> Tensor:
+    return torch.where(masks[:, None].to(gradient.device), gradient, 0.0)

@@ -33,7 +33,7 @@ class Budget:
         view: the classifier seen from a layer.
         picture: (1, C, H, W), one of the pictures that will be explained.
         targets: how many targets are explained for every picture.
-        max_batch: most rows in one pass.
+        max_batch: most rows in one pass; of a grid setting, whose rows hold several cells, most cells.
         max_bytes: most bytes that the tensors of one pass may take; None for no bound.
 
     Attributes:
@@ -46,7 +46,7 @@ class Budget:
         self.view = view
         self.picture = picture
         self.targets = targets
-        self.max_batch = max_batch
+        self.max_batch = max(1, max_batch // getattr(view, "suffix_rows", 1))
         self.max_bytes = max_bytes
         self.passes = Passes()
         self._measured: dict[Part, int] = {}
@@ -63,7 +63,7 @@ class Budget:
         """
         if self.max_bytes is None:
             return self.max_batch
-        return self._fitting(max(map(self._bytes, parts)), "one row")
+        return self._fitting(max(map(self.row_bytes, parts)), "one row")
 
     def pictures(self, *, differentiate: bool) -> int:
         """Pictures that one `Case` may hold.
@@ -76,11 +76,11 @@ class Budget:
         most = max(1, self.max_batch // self.targets)
         if self.max_bytes is None:
             return most
-        after = self._bytes("forward")
+        after = self.row_bytes("forward")
         if differentiate:
-            after = self._bytes("gradient") + self.targets * self._activation.nbytes
+            after = self.row_bytes("gradient") + self.targets * self._activation.nbytes
         what = f"one picture with {self.targets} targets" if self.targets > 1 else "one picture"
-        return min(most, self._fitting(max(self._bytes("prefix"), after), what))
+        return min(most, self._fitting(max(self.row_bytes("prefix"), after), what))
 
     def _fitting(self, needed: int, what: str) -> int:
         assert self.max_bytes is not None
@@ -91,7 +91,8 @@ class Budget:
             )
         return min(self.max_batch, self.max_bytes // max(1, needed))
 
-    def _bytes(self, part: Part) -> int:
+    def row_bytes(self, part: Part) -> int:
+        """Bytes that one row takes in a part of the network; measured when first asked for."""
         if not self._measured:
             self._measured["prefix"] = peak_bytes(self._run_prefix)
         if part not in self._measured:

@@ -37,9 +37,9 @@ class Method(ABC):
     """An attribution method with its options.
 
     Attributes:
-        max_batch: most rows (pictures x steps, masks or windows) to send through the suffix at once: it bounds the
-            memory and changes no result beyond rounding. With T targets, at most max_batch / T pictures (or 1) are
-            explained at once, so that their N x T gradients are bounded too.
+        max_batch: most rows (pictures x steps, masks or windows; cells, of a grid setting) to send through the suffix
+            at once: it bounds the memory and changes no result beyond rounding. With T targets, at most max_batch / T
+            pictures (or 1) are explained at once, so that their N x T gradients are bounded too.
         max_bytes: most bytes that the tensors of one pass may take (see `Budget`, which measures one row's), on top of
             pictures, activations and maps; None for no bound. Too few for one row are an error that says how many.
     """

@@ -53,7 +53,9 @@ def _find(name: str, methods: Mapping[str, type[Method]]) -> str:
     if _plain(name) in by_plain:
         return by_plain[_plain(name)]
     near = difflib.get_close_matches(_plain(name), by_plain, n=3)
-    hint = f"did you mean {' or '.join(by_plain[each] for each in near)}?" if near else f"choose from {', '.join(methods)}"
+    hint = (
+        f"did you mean {' or '.join(by_plain[each] for each in near)}?" if near else f"choose from {', '.join(methods)}"
+    )
     raise PellucidError(f"no attribution method {name!r}; {hint}")
 
 

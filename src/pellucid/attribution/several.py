@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case, View, restricted
 from pellucid.attribution.explanation import Explanation
 from pellucid.attribution.memory import Budget
 from pellucid.attribution.targets import count_targets, targets_of_rows
@@ -18,7 +18,7 @@ from pellucid.errors import PellucidError
 if TYPE_CHECKING:
     from pellucid.attribution.method import Method
 
-__all__ = ["explain"]
+__all__ = ["explain", "shared_budget"]
 
 
 def explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]) -> list[Explanation]:
@@ -52,14 +52,20 @@ def explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]
         return _explain(view, pictures, target, methods)
 
 
-def _explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]) -> list[Explanation]:
-    budget = Budget(
+def shared_budget(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]) -> Budget:
+    """The strictest bounds among the methods, for all of them."""
+    return Budget(
         view,
         pictures[:1],
         targets=count_targets(target),
         max_batch=min(method.max_batch for method in methods),
         max_bytes=min((method.max_bytes for method in methods if method.max_bytes is not None), default=None),
     )
+
+
+def _explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]) -> list[Explanation]:
+    view = restricted(view, target)
+    budget = shared_budget(view, pictures, target, methods)
     differentiate = any(method.needs_gradients(view) for method in methods)
     total, batches = len(pictures), []
     for rows in _slices(total, budget.pictures(differentiate=differentiate)):

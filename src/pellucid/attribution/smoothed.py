@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 
 from pellucid.attribution.case import Case, View
 from pellucid.attribution.method import Attribution, Method
-from pellucid.attribution.smoothing import smooth
+from pellucid.attribution.smoothing import gaussian_weights, smooth
 
 __all__ = ["Smoothed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed(Method):
-    """The maps of another method, smoothed at the layer's own resolution.
+    """The maps of another method, smoothed at the layer's own resolution; that method's memory bounds hold.
 
     Attributes:
         method: the method whose maps are smoothed.
@@ -20,6 +20,11 @@ class Smoothed(Method):
 
     method: Method
     kernel_size: int
+
+    def __post_init__(self) -> None:
+        gaussian_weights(self.kernel_size)
+        object.__setattr__(self, "max_batch", self.method.max_batch)
+        object.__setattr__(self, "max_bytes", self.method.max_bytes)
 
     @property
     def signed(self) -> bool:  # type: ignore[override]

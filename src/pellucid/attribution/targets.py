@@ -10,7 +10,16 @@ from torch import Tensor
 
 from pellucid.errors import TargetError
 
-__all__ = ["ClassNames", "Output", "ResolvedTarget", "Target", "count_targets", "resolve_target", "targets_of_rows"]
+__all__ = [
+    "ClassNames",
+    "Output",
+    "ResolvedTarget",
+    "Target",
+    "count_targets",
+    "named_heads",
+    "resolve_target",
+    "targets_of_rows",
+]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Output = Literal["logit", "probability", "log_probability", "margin", "centred"]
@@ -57,7 +66,7 @@ class ResolvedTarget:
     """A target for N given pictures.
 
     Attributes:
-        heads, classes: (N, T) indices.
+        heads, classes: (N, T) indices into the logits.
         others: (N, T) classes whose logit is subtracted, or None.
         output: as in `Target`.
         labels: N lists of T texts.
@@ -128,53 +137,75 @@ def targets_of_rows(target: Any, rows: slice, pictures: int) -> Any:
     return target[rows]
 
 
-def resolve_target(target: Any, classifier: ClassNames, logits: Tensor) -> ResolvedTarget:
+def named_heads(target: Any) -> tuple[int, ...]:
+    """The heads that a target names, in order; none for a target that names classes alone."""
+    classes: Any = target.classes if isinstance(target, Target) else target
+    if isinstance(classes, Tensor):
+        return tuple(sorted(set(classes[..., 0].flatten().tolist()))) if classes.ndim == 3 else ()
+    several = classes if isinstance(classes, list) else [classes]
+    return tuple(sorted({index(one[0]) for one in several if _is_pair(one)}))
+
+
+def resolve_target(
+    target: Any, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None = None
+) -> ResolvedTarget:
     """Look up a target for the pictures that gave `logits` (N, K) or (N, heads, K).
+
+    Args:
+        target: anything that `Target.classes` takes, or a `Target`.
+        classifier: knows the classes.
+        logits: of the pictures.
+        heads: what targets call the heads that there are logits of; None if they are numbered from 0, and one alone
+            need not be named.
 
     Raises:
         TargetError: no such class or head, or a tensor of targets that does not fit N pictures.
     """
     target = target if isinstance(target, Target) else Target(target)
     logits = (logits if logits.ndim == 3 else logits[:, None]).detach().cpu()
-    heads, classes = _indices(target.classes, classifier, logits)
+    if heads is None and logits.shape[1] > 1:
+        heads = range(logits.shape[1])
+    named, classes = _indices(target.classes, classifier, logits, heads)
+    places = named if heads is None else (named[..., None] == torch.tensor(heads)).long().argmax(-1)
     others = None
     if target.minus is not None:
         others = torch.full_like(classes, classifier.class_index(target.minus))
     elif target.output in ("margin", "centred") and logits.shape[-1] < 2:
         raise TargetError(f"output={target.output!r} needs at least two classes; the classifier has one")
     elif target.output == "margin":
-        others = _runner_up(logits, heads, classes)
+        others = _runner_up(logits, places, classes)
     labels = tuple(
-        tuple(_label(target, classifier, logits.shape[1], *pair) for pair in zip(*row, strict=True))
-        for row in zip(heads.tolist(), classes.tolist(), strict=True)
+        tuple(_label(target, classifier, *pair, has_heads=heads is not None) for pair in zip(*row, strict=True))
+        for row in zip(named.tolist(), classes.tolist(), strict=True)
     )
-    return ResolvedTarget(heads, classes, others, target.output, labels)
+    return ResolvedTarget(places, classes, others, target.output, labels)
 
 
-def _indices(wanted: Any, classifier: ClassNames, logits: Tensor) -> tuple[Tensor, Tensor]:
-    pictures, head_count, class_count = logits.shape
+def _indices(wanted: Any, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    pictures, _, class_count = logits.shape
     if wanted is None:
-        if head_count > 1:
-            raise TargetError(f"the classifier has {head_count} heads; give targets as (head, class)")
+        if heads is not None:
+            raise TargetError(f"the classifier has {len(heads)} heads; give targets as (head, class)")
         return torch.zeros(pictures, 1, dtype=torch.long), logits.argmax(-1)
     if isinstance(wanted, Tensor) and wanted.ndim:
-        pairs = _pairs_of_tensor(wanted, pictures, head_count)
+        pairs = _pairs_of_tensor(wanted, pictures, heads)
     else:
         several = wanted if isinstance(wanted, list) else [wanted]
         if not several:
             raise TargetError("the list of targets is empty")
-        pairs = torch.tensor([_pair(one, classifier, head_count) for one in several]).expand(pictures, -1, 2)
-    outside = (pairs < 0) | (pairs >= torch.tensor([head_count, class_count]))
-    if bool(outside.any()):
-        head, chosen = pairs[outside.any(-1)][0].tolist()
+        pairs = torch.tensor([_pair(one, classifier, heads) for one in several]).expand(pictures, -1, 2)
+    present = (0,) if heads is None else tuple(heads)
+    inside = torch.isin(pairs[..., 0], torch.tensor(present)) & (pairs[..., 1] >= 0) & (pairs[..., 1] < class_count)
+    if not bool(inside.all()):
+        head, chosen = pairs[~inside][0].tolist()
         raise TargetError(
-            f"class {chosen} of head {head} does not exist: there are classes 0 to {class_count - 1} of heads 0 to "
-            f"{head_count - 1}"
+            f"class {chosen} of head {head} does not exist: there are classes 0 to {class_count - 1} of heads "
+            f"{', '.join(map(str, present))}"
         )
     return pairs[..., 0].clone(), pairs[..., 1].clone()
 
 
-def _pairs_of_tensor(wanted: Tensor, pictures: int, head_count: int) -> Tensor:
+def _pairs_of_tensor(wanted: Tensor, pictures: int, heads: Sequence[int] | None) -> Tensor:
     """(head, class) pairs (N, T, 2) of a tensor of targets."""
     wanted = wanted.detach().cpu()
     is_shaped = wanted.ndim in (1, 2) or (wanted.ndim == 3 and wanted.shape[2] == 2)
@@ -185,9 +216,9 @@ def _pairs_of_tensor(wanted: Tensor, pictures: int, head_count: int) -> Tensor:
     _check_length(wanted, pictures)
     if wanted.ndim == 3:
         return wanted.long()
-    if head_count > 1:
+    if heads is not None:
         raise TargetError(
-            f"the classifier has {head_count} heads; give (head, class) pairs (N, T, 2), not {tuple(wanted.shape)}"
+            f"the classifier has {len(heads)} heads; give (head, class) pairs (N, T, 2), not {tuple(wanted.shape)}"
         )
     classes = wanted.reshape(pictures, -1).long()
     return torch.stack([torch.zeros_like(classes), classes], dim=-1)
@@ -201,15 +232,19 @@ def _check_length(wanted: Tensor, pictures: int) -> None:
         )
 
 
-def _pair(one: Any, classifier: ClassNames, head_count: int) -> tuple[int, int]:
-    if isinstance(one, tuple) and len(one) == 2 and _is_index(one[0]):
+def _is_pair(one: Any) -> bool:
+    return isinstance(one, tuple) and len(one) == 2 and _is_index(one[0])
+
+
+def _pair(one: Any, classifier: ClassNames, heads: Sequence[int] | None) -> tuple[int, int]:
+    if _is_pair(one):
         return index(one[0]), _class_index(one[1], classifier)
     if not isinstance(one, str) and not _is_index(one):
         raise TargetError(
             f"{one!r} is no target: give a class index or name, (head, class), a list of these, or a Target"
         )
-    if head_count > 1:
-        raise TargetError(f"the classifier has {head_count} heads; give the target {one!r} as (head, class)")
+    if heads is not None:
+        raise TargetError(f"the classifier has {len(heads)} heads; give the target {one!r} as (head, class)")
     return 0, _class_index(one, classifier)
 
 
@@ -233,9 +268,9 @@ def _runner_up(logits: Tensor, heads: Tensor, classes: Tensor) -> Tensor:
     return chosen.argmax(-1)
 
 
-def _label(target: Target, classifier: ClassNames, head_count: int, head: int, index: int) -> str:
+def _label(target: Target, classifier: ClassNames, head: int, index: int, *, has_heads: bool) -> str:
     name = classifier.class_names[index]
     text = name if target.output == "logit" else f"{target.output.replace('_', ' ')} of {name}"
     if target.minus is not None:
         text = f"{name} minus {classifier.class_names[classifier.class_index(target.minus)]}"
-    return f"{text} at head {head}" if head_count > 1 else text
+    return f"{text} at head {head}" if has_heads else text

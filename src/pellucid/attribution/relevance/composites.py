@@ -1,16 +1,17 @@
 """Composites: which rule acts on which layer, by the layer's name, its kind and its place in the network."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Literal
 
 from pellucid.attribution.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, ZBox, ZPlus
 
-__all__ = ["COMPOSITES", "Composite", "Layer", "RuleMap", "names_layer"]
+__all__ = ["COMPOSITES", "Composite", "Layer", "RuleMap", "composites", "names_layer"]
 
-_PASS, _EPSILON = Pass(), Epsilon()
 Kind = Literal["convolution", "linear", "batch_norm", "normalisation", "shift"]
+_PASS = Pass()
 
 
 @dataclass(frozen=True)
@@ -29,74 +30,59 @@ class Layer:
     on_pictures: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Composite:
     """Rules by kind of layer.
 
     Attributes:
         convolution: for convolutions.
         linear: for linear layers, and for all layers named as the head.
+        last_convolution: for as many of the last convolutions as a rule map says.
         first_convolution, first_linear: for such layers applied to the pictures; None for no exception.
-        batch_norm: for batch norm that cannot be merged into the layer before it, as in DenseNet. Each of its outputs
-            has one input, to which `Pass` gives all relevance, as to that of an activation function.
         normalisation: for layer norm and group norm, whose deviation is taken as a constant (Ali et al., 2022).
-        shift: for additions of constants.
+        batch_norm: for batch norm that cannot be merged into the layer before it, as in DenseNet, and
+        shift: for additions of constants. Each of their outputs has one input, as those of activation functions have,
+            and `Pass` gives it all the relevance.
     """
 
     convolution: Rule
     linear: Rule
+    last_convolution: Rule
+    normalisation: Rule
     first_convolution: Rule | None = None
     first_linear: Rule | None = None
     batch_norm: Rule = _PASS
-    normalisation: Rule = _EPSILON
     shift: Rule = _PASS
 
 
-def _box(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    return Composite(ZPlus(stabiliser), Epsilon(epsilon), first_convolution=ZBox(stabiliser))
+def composites(epsilon: float | None, gamma: float, stabiliser: float) -> dict[str, Composite]:
+    """All composites by name.
+
+    Args:
+        epsilon: of the epsilon rule; None is 0.25 for "epsilon025_plus_box", else 1e-6.
+        gamma: of the gamma rule.
+        stabiliser: of all other rules.
+    """
+    small, large = (Epsilon(default if epsilon is None else epsilon) for default in (1e-6, 0.25))
+    plus, signed, flat = ZPlus(stabiliser), AlphaBeta(2, 1, stabiliser), Flat(stabiliser)
+    of = partial(Composite, linear=small, last_convolution=small, normalisation=Epsilon(stabiliser))
+    with_box = partial(of, first_convolution=ZBox(stabiliser))
+    with_flat = partial(of, first_convolution=flat, first_linear=flat)
+    return {
+        "epsilon_plus_box": with_box(convolution=plus),
+        "epsilon025_plus_box": with_box(convolution=plus, linear=large, last_convolution=large),
+        "epsilon_gamma_box": with_box(convolution=Gamma(gamma, stabiliser)),
+        "epsilon_plus": of(convolution=plus),
+        "epsilon_plus_flat": with_flat(convolution=plus),
+        "epsilon_alpha2_beta1": of(convolution=signed),
+        "epsilon_alpha2_beta1_flat": with_flat(convolution=signed),
+        "excitation_backprop": of(convolution=plus, linear=plus),
+        "epsilon": of(convolution=small, batch_norm=small, normalisation=small, shift=small),
+    }
 
 
-def _gamma_box(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    return Composite(Gamma(gamma, stabiliser), Epsilon(epsilon), first_convolution=ZBox(stabiliser))
-
-
-def _plus(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    return Composite(ZPlus(stabiliser), Epsilon(epsilon))
-
-
-def _plus_flat(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    return Composite(ZPlus(stabiliser), Epsilon(epsilon), Flat(stabiliser), Flat(stabiliser))
-
-
-def _alpha2_beta1(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    return Composite(AlphaBeta(2, 1, stabiliser), Epsilon(epsilon))
-
-
-def _alpha2_beta1_flat(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    return Composite(AlphaBeta(2, 1, stabiliser), Epsilon(epsilon), Flat(stabiliser), Flat(stabiliser))
-
-
-def _excitation_backprop(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    return Composite(ZPlus(stabiliser), ZPlus(stabiliser))
-
-
-def _epsilon(epsilon: float, gamma: float, stabiliser: float) -> Composite:
-    rule = Epsilon(epsilon)
-    return Composite(rule, rule, batch_norm=rule, normalisation=rule, shift=rule)
-
-
-COMPOSITES: dict[str, Callable[[float, float, float], Composite]] = {
-    "epsilon_plus_box": _box,
-    "epsilon025_plus_box": _box,
-    "epsilon_gamma_box": _gamma_box,
-    "epsilon_plus": _plus,
-    "epsilon_plus_flat": _plus_flat,
-    "epsilon_alpha2_beta1": _alpha2_beta1,
-    "epsilon_alpha2_beta1_flat": _alpha2_beta1_flat,
-    "excitation_backprop": _excitation_backprop,
-    "epsilon": _epsilon,
-}
-"""Composites by name, as functions of epsilon, gamma and the stabiliser of all other rules."""
+COMPOSITES = tuple(composites(None, 0.25, 1e-6))
+"""Names of all composites."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +94,7 @@ class RuleMap:
         rules: rules by layer name or pattern (`features.*`); the first that fits is taken. A name also stands for all
             layers inside it.
         head: names or patterns of layers that get the composite's rule for linear layers, whatever their kind.
-        last_convolutions: how many of the last convolutions outside the head get `last_rule`.
+        last_convolutions: how many convolutions outside the head count as last.
         merge_batch_norm: False gives batch norms the rule of convolutions, which they are, diagonal and 1 x 1.
     """
 
@@ -116,7 +102,6 @@ class RuleMap:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     head: Sequence[str] = ()
     last_convolutions: int = 0
-    last_rule: Rule = _EPSILON
     merge_batch_norm: bool = True
 
     def assign(self, layers: Sequence[Layer]) -> list[Rule]:
@@ -150,7 +135,7 @@ class RuleMap:
             return (self.composite.first_linear if layer.on_pictures else None) or self.composite.linear
         if layer.kind == "convolution" and layer.on_pictures and self.composite.first_convolution:
             return self.composite.first_convolution
-        return self.last_rule if is_last else self.composite.convolution
+        return self.composite.last_convolution if is_last else self.composite.convolution
 
 
 def names_layer(pattern: str, name: str) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case
 from pellucid.attribution.explanation import Passes
 from pellucid.attribution.method import Attribution, Method
-from pellucid.attribution.relevance.composites import COMPOSITES, RuleMap
+from pellucid.attribution.relevance.composites import COMPOSITES, RuleMap, composites
 from pellucid.attribution.relevance.propagation import Propagation, Relevance
-from pellucid.attribution.relevance.rules import Epsilon, Rule
+from pellucid.attribution.relevance.rules import Rule
 from pellucid.errors import LayerError, PellucidError, TargetError
 
 __all__ = ["LRP"]
@@ -89,15 +89,11 @@ class LRP(Method):
             )
         if self.num_conv_epsilon < 0 or self.widen_box < 0 or (self.low is None) != (self.high is None):
             raise PellucidError("num_conv_epsilon and widen_box are at least 0; low and high are given together")
-        self._rule_map()
+        composites(self.epsilon, self.gamma, self.stabiliser)  # refuses what its rules refuse
 
     def options(self) -> dict[str, object]:
         """Every option with its value; rules as text."""
         return super().options() | {"rules": {name: str(rule) for name, rule in self.rules.items()}}
-
-    def needs_gradients(self, view: View) -> bool:
-        """Only where there are no rules."""
-        return False
 
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
@@ -105,6 +101,7 @@ class LRP(Method):
         if self.composite == "gradient":
             return Attribution(_gradient(case, start))
         values = case.activation.new_zeros(len(case), case.target_count, *case.activation.shape[2:])
+        delta = start.flatten(2).sum(2).T
         notes: dict[int, tuple[str, ...]] = {}
         at_once = _rows_at_once(case)
         for rows in torch.split(case.rows, at_once):
@@ -114,10 +111,10 @@ class LRP(Method):
             relevance = _joined([_folded(propagation(some), native, activation) for some in targets])
             values[rows] = relevance.values.transpose(0, 1)
             for place, picture in enumerate(rows.tolist()):
-                losses = _losses(relevance, start[:, picture], case, place, picture)
+                losses = _losses(relevance, delta[picture], case, place, picture)
                 notes[picture] = (*losses, *self._warnings(propagation, case.activation[picture]))
-        case.passes += Passes(suffix_forward=len(case), suffix_backward=len(case) * case.target_count)
-        return Attribution(values, start.flatten(2).sum(2).T, notes)
+        case.passes += Passes(suffix_forward=_rows_run(case), suffix_backward=_rows_run(case) * case.target_count)
+        return Attribution(values, delta, notes)
 
     def _propagation(self, case: Case, activation: Tensor, rows: Tensor) -> tuple[Propagation, Tensor]:
         """The suffix run with some rows, and the activation in the layer's native layout as a function of itself."""
@@ -148,16 +145,11 @@ class LRP(Method):
         return propagation, native
 
     def _rule_map(self) -> RuleMap:
-        epsilon = self.epsilon
-        if epsilon is None:
-            epsilon = 0.25 if self.composite == "epsilon025_plus_box" else 1e-6
-        make = COMPOSITES.get(self.composite, COMPOSITES["epsilon"])
         return RuleMap(
-            make(epsilon, self.gamma, self.stabiliser),
+            composites(self.epsilon, self.gamma, self.stabiliser)[self.composite],
             rules=self.rules,
             head=self.head,
             last_convolutions=self.num_conv_epsilon,
-            last_rule=Epsilon(epsilon),
             merge_batch_norm=self.fold_batch_norm,
         )
 
@@ -167,10 +159,10 @@ class LRP(Method):
         if self.low is not None and self.high is not None:
             low, high = _per_channel(self.low, channels), _per_channel(self.high, channels)
         else:
-            preprocess: Any = getattr(case.view.classifier, "preprocess", None)
-            if not hasattr(preprocess, "mean") or not hasattr(preprocess, "std"):
+            normalise = _normalisation(getattr(case.view.classifier, "preprocess", None))
+            if normalise is None:
                 return None
-            mean, std = _per_channel(preprocess.mean, channels), _per_channel(preprocess.std, channels)
+            mean, std = _per_channel(normalise.mean, channels), _per_channel(normalise.std, channels)
             low, high = -mean / std, (1 - mean) / std
         if not bool((low < high).all()):
             raise PellucidError(f"the box is empty: low {low.flatten().tolist()}, high {high.flatten().tolist()}")
@@ -210,8 +202,14 @@ def _gradient(case: Case, start: Tensor) -> Tensor:
             logits = case.logits(leaf, rows)
         for target, weights in enumerate(start[:, rows]):
             values[rows, target] = torch.autograd.grad(logits, leaf, weights, retain_graph=True)[0].sum(1)
-    case.passes += Passes(suffix_backward=len(case) * case.target_count)
+    case.passes += Passes(suffix_backward=_rows_run(case) * case.target_count)
     return values
+
+
+def _rows_run(case: Case) -> int:
+    """Rows that go through the network for all pictures: in a grid setting each picture may be several."""
+    rows: int = getattr(case.view, "suffix_rows", 1)
+    return len(case) * rows
 
 
 def _rows_at_once(case: Case) -> int:
@@ -238,23 +236,32 @@ def _joined(parts: Sequence[Relevance]) -> Relevance:
 
 
 def _losses(relevance: Relevance, start: Tensor, case: Case, place: int, picture: int) -> list[str]:
-    """Remarks on relevance that started at `start` (T, K) and did not arrive at the map of a picture."""
+    """Remarks on relevance that started, `start` (T,) of it, and did not arrive at the map of a picture."""
     notes = []
-    for target, label in enumerate(case.target.labels[picture]):
-        whole = float(start[target].abs().sum())
+    for target, (label, whole) in enumerate(zip(case.target.labels[picture], start.tolist(), strict=True)):
         carried = float(relevance.carried[target, place])
-        kept = float(start[target].sum() - relevance.values[target, place].sum()) - carried
-        if abs(carried) > _WORTH_A_NOTE * whole:
+        lost = whole - float(relevance.values[target, place].sum()) - carried
+        if abs(carried) > _WORTH_A_NOTE * abs(whole):
             names = ", ".join(case.activation.carried.names)
-            notes.append(f"{label}: {carried / whole:.0%} of the relevance went to what crosses the cut too ({names})")
-        if abs(kept) > _WORTH_A_NOTE * whole:
+            notes.append(f"{label}: {_part(carried, whole)} went to what crosses the cut too ({names})")
+        if abs(lost) > _WORTH_A_NOTE * abs(whole):
             layers = {name: float(part[target, place]) for name, part in relevance.absorbed.items()}
             most = max(layers, key=lambda name: abs(layers[name]))
             notes.append(
-                f"{label}: {kept / whole:.0%} of the relevance was lost to biases, stabilisers and outputs without "
-                f"contributions of the rule's sign, most of all {layers[most] / whole:.0%} at {most!r}"
+                f"{label}: {_part(lost, whole)} was lost to biases, stabilisers and outputs without contributions of "
+                f"the rule's sign, most at {most!r} ({_part(layers[most], whole)})"
             )
     return notes
+
+
+def _part(relevance: float, whole: float) -> str:
+    return f"{relevance / whole:.0%} of the relevance" if whole else f"relevance {relevance:.3g} of 0"
+
+
+def _normalisation(preprocess: Any) -> Any:
+    """What holds the mean and deviation of a preprocessing: itself or one of its `transforms`; None if nothing does."""
+    steps = [preprocess, *getattr(preprocess, "transforms", [])]
+    return next((step for step in steps if hasattr(step, "mean") and hasattr(step, "std")), None)
 
 
 def _per_channel(value: Any, channels: int) -> Tensor:

@@ -8,67 +8,25 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pellucid.attribution.relevance.kinds import (
+    ATTENTION,
+    BATCH_NORMS,
+    DIVISIONS,
+    ELEMENTWISE,
+    GATES,
+    KEEP_GATES,
+    LAYERS,
+    MATRIX_PRODUCTS,
+    NORMALISATIONS,
+    PRODUCTS,
+)
 from pellucid.attribution.relevance.rules import LinearLayer
 from pellucid.classifiers.tracing import needed_by
 from pellucid.errors import LayerError
 
-__all__ = [
-    "ADDITIONS",
-    "BATCH_NORMS",
-    "COPIES",
-    "ELEMENTWISE",
-    "LAYERS",
-    "NORMALISATIONS",
-    "POOLS",
-    "PRODUCTS",
-    "SUMS",
-    "Recording",
-    "no_rule",
-]
-
+__all__ = ["Recording", "no_rule"]
 
 Apply = Callable[[Tensor, Tensor], Tensor]
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Names as `Recording.kind_of` gives them: lower case, without underscores, so that nn.AvgPool2d is F.avg_pool2d.
-LAYERS = _names("conv1d conv2d conv3d linear")
-BATCH_NORMS = _names("batchnorm batchnorm1d batchnorm2d batchnorm3d syncbatchnorm")
-NORMALISATIONS = _names("layernorm groupnorm")
-ADDITIONS = _names("add sub subtract")
-DIVISIONS = _names("div divide truediv")
-PRODUCTS = _names("mul multiply") | DIVISIONS
-MATRIX_PRODUCTS = _names("matmul mm bmm einsum")
-ATTENTION = _names("scaleddotproductattention multiheadattention")
-SUMS = _names(
-    "avgpool1d avgpool2d adaptiveavgpool1d adaptiveavgpool2d mean sum interpolate upsample upsamplingbilinear2d "
-    "upsamplingnearest2d"
-)
-# Each output has one input. Local response norm is one of them once its denominator is taken as a constant.
-ELEMENTWISE = _names(
-    "relu relu6 leakyrelu prelu rrelu elu celu selu gelu silu mish sigmoid logsigmoid hardsigmoid hardswish hardtanh "
-    "tanh tanhshrink hardshrink softshrink softplus softsign threshold clamp clampmin clampmax clip abs neg exp log "
-    "sqrt square pow reciprocal rsqrt erf dropout dropout1d dropout2d dropout3d alphadropout featurealphadropout "
-    "stochasticdepth detach localresponsenorm"
-)
-# Each output is a copy of one input or a constant.
-COPIES = _names(
-    "identity flatten unflatten reshape view viewas permute transpose t movedim swapaxes swapdims squeeze unsqueeze "
-    "expand expandas repeat repeatinterleave tile contiguous clone to float double type typeas cat concat concatenate "
-    "stack pad zeropad2d constantpad2d reflectionpad2d replicationpad2d circularpad2d getitem select narrow "
-    "indexselect chunk split tensorsplit unbind roll flip channelshuffle pixelshuffle pixelunshuffle"
-)
-# The largest input takes all.
-POOLS = _names("maxpool1d maxpool2d adaptivemaxpool1d adaptivemaxpool2d amax maximum")
-# How surely the output of a function is a gate or a scale for what it is multiplied with.
-_GATES = dict.fromkeys(_names("sigmoid hardsigmoid softmax tanh erf rsqrt reciprocal"), 2)
-_GATES |= dict.fromkeys(_names("relu6 hardtanh clamp"), 1)
-_KEEPS_GATES = ADDITIONS | PRODUCTS
-_KEEPS_GATES |= _names("flatten reshape view permute transpose squeeze unsqueeze expand expandas repeat interpolate")
-_KEEPS_GATES |= _names("getitem identity dropout to contiguous")
 _HOMES = (None, "torch", "torchvision", "_operator", "builtins")
 
 
@@ -112,7 +70,9 @@ class Recording(fx.Interpreter):
     def kind_of(self, node: fx.Node) -> str:
         """One name for all ways to write an operation, such as "avgpool2d"."""
         if node.op == "call_module":
-            name = type(self.fetch_attr(str(node.target))).__name__
+            module = self.fetch_attr(str(node.target))
+            # The output layer of nn.MultiheadAttention has a class of its own.
+            name = "linear" if isinstance(module, nn.Linear) else type(module).__name__
         elif node.op == "call_method":
             name = str(node.target)
         elif node.op == "call_function":
@@ -156,26 +116,26 @@ class Recording(fx.Interpreter):
         if len(varying) > 1 and kind in DIVISIONS:
             return [used for used in varying if used is _input_of(node)]
         if len(varying) > 1 and kind in PRODUCTS | MATRIX_PRODUCTS:
-            return self._signals(varying)
+            return self._signals(varying, can_broadcast=kind in PRODUCTS)
         if len(varying) > 1 and kind in ELEMENTWISE:
             raise no_rule(self, node)
         return varying
 
-    def _signals(self, factors: list[fx.Node]) -> list[fx.Node]:
+    def _signals(self, factors: list[fx.Node], *, can_broadcast: bool) -> list[fx.Node]:
         """The factors of a product that are not gates, or all if none can be told to be one.
 
         A gate is behind a squashing function; between two such factors, or none, it is the one that is broadcast.
         """
-        ranks = [(self._gate_rank(factor), -self.env[factor].numel()) for factor in factors]
+        ranks = [(self._gate_rank(factor), -can_broadcast * self.env[factor].numel()) for factor in factors]
         return [factor for factor, rank in zip(factors, ranks, strict=True) if rank == min(ranks)]
 
     def _gate_rank(self, node: fx.Node) -> int:
         """How surely a factor is a gate, looking through reshaping and through arithmetic with constants."""
         kind = self.kind_of(node)
-        if kind in _GATES:
-            return _GATES[kind]
+        if kind in GATES:
+            return GATES[kind]
         varying = [used for used in node.all_input_nodes if used in self.varying]
-        looks_through = kind in _KEEPS_GATES and len(varying) == 1
+        looks_through = kind in KEEP_GATES and len(varying) == 1
         return self._gate_rank(varying[0]) if looks_through else 0
 
     def attention(self, node: fx.Node, value: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, fx
 
 from pellucid.attribution.relevance.composites import Kind, Layer, RuleMap
-from pellucid.attribution.relevance.operations import (
+from pellucid.attribution.relevance.kinds import (
+    ABSORBING,
     ADDITIONS,
     ATTENTION,
     BATCH_NORMS,
+    BEFORE_FIRST_LAYER,
     COPIES,
     ELEMENTWISE,
     LAYERS,
@@ -20,19 +22,13 @@ from pellucid.attribution.relevance.operations import (
     NORMALISATIONS,
     POOLS,
     PRODUCTS,
-    SUMS,
-    Recording,
-    no_rule,
+    WITH_RULE,
 )
+from pellucid.attribution.relevance.operations import Recording, no_rule
 from pellucid.attribution.relevance.rules import Epsilon, LinearLayer, Pass, Rule, ZBox, proportional, routed
 from pellucid.errors import LayerError
 
 __all__ = ["Propagation", "Relevance"]
-
-_WITH_RULE = ADDITIONS | ATTENTION | BATCH_NORMS | COPIES | ELEMENTWISE | LAYERS | MATRIX_PRODUCTS | NORMALISATIONS
-_WITH_RULE |= POOLS | PRODUCTS | SUMS
-_ABSORBING = _WITH_RULE - COPIES - ELEMENTWISE - POOLS - PRODUCTS
-_BEFORE_FIRST_LAYER = ADDITIONS | BATCH_NORMS | COPIES | PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ class Propagation:
                 shares = self._shares(node, relevance)
                 for taker, share in shares.items():
                     arriving[taker] = _joined(arriving.get(taker), share)
-                if run.kind_of(node) in _ABSORBING:
+                if run.kind_of(node) in ABSORBING:
                     lost = _totals(relevance, carried) - _totals(shares, carried)
                     absorbed[self._name(node)] += lost
         return Relevance(values, carried, dict(absorbed))
@@ -138,7 +134,7 @@ class Propagation:
         for node in reversed(run.nodes):
             if node not in reached or node not in run.from_activation or node is run.activation:
                 continue
-            if run.kind_of(node) not in _WITH_RULE:
+            if run.kind_of(node) not in WITH_RULE:
                 raise no_rule(run, node)
             takers[node] = run.takers(node)
             layer = run.layer_before(node) if merge and run.kind_of(node) in BATCH_NORMS else None
@@ -179,7 +175,7 @@ class Propagation:
             before = frontier.pop()
             if before is run.activation:
                 continue
-            if run.kind_of(before) not in _BEFORE_FIRST_LAYER or before not in self._takers or before in self._merged:
+            if run.kind_of(before) not in BEFORE_FIRST_LAYER or before not in self._takers or before in self._merged:
                 return False
             frontier.extend(self._takers[before])
         return self._at_pictures
@@ -232,7 +228,7 @@ class Propagation:
             layer = self._shift(node)
         else:
             layer = run.linear_layer(node)
-        return layer if self._absorb_bias else replace(layer, bias=None)
+        return replace(layer, output=run.env[node]) if self._absorb_bias else replace(layer, bias=None)
 
     def _shift(self, node: fx.Node) -> LinearLayer:
         """x + constant, or constant - x, as a layer."""
@@ -251,13 +247,16 @@ class Propagation:
 
 
 def _totals(relevance: Any, like: Tensor) -> Tensor:
-    """(T, N) sums of relevance, `like` another; zero where a value does not have one row for each picture."""
+    """(T, N) sums of relevance, `like` another; zero where rows cannot be told by picture.
+
+    Rows are the pictures', or several of one picture after those of the one before.
+    """
     if isinstance(relevance, dict):
         return torch.stack([_totals(part, like) for part in relevance.values()]).sum(0)
-    per_picture: Tensor = (
-        relevance.reshape(*like.shape, -1) if relevance.shape[:2] == like.shape else like[..., None] * 0
-    )
-    return per_picture.sum(2)
+    if relevance.ndim < 2 or relevance.shape[1] % like.shape[1]:
+        return torch.zeros_like(like)
+    total: Tensor = relevance.reshape(*like.shape, -1).sum(2)
+    return total
 
 
 def _joined(present: Any, more: Any) -> Any:

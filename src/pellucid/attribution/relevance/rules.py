@@ -39,12 +39,20 @@ class LinearLayer:
         weight: any shape that `apply` takes.
         bias: broadcasts to y; None also where biases shall take no part of the relevance.
         box: smallest and largest possible x, each (1, ...) or (N, ...), where they are known.
+        output: y where it is known. Relevance in proportion to y is divided by just that number, so that a y that is
+            nearly 0 does not magnify the rounding of another way to compute it.
     """
 
     apply: Callable[[Tensor, Tensor], Tensor]
     weight: Tensor
     bias: Tensor | None = None
     box: tuple[Tensor, Tensor] | None = None
+    output: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The layer's output, y."""
+        output = self.apply(x, self.weight)
+        return output if self.bias is None else output + self.bias
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Epsilon(Rule):
         _check_not_negative(self)
 
     def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
-        return _share(layer, [(x, layer.weight)], layer.bias, relevance, self.epsilon)
+        return _share(layer, [(x, layer.weight)], layer.bias, relevance, self.epsilon, layer.output)
 
 
 @dataclass(frozen=True)
@@ -122,8 +130,7 @@ class Gamma(Rule):
         _check_not_negative(self)
 
     def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
-        output = layer.apply(x, layer.weight)
-        output = output if layer.bias is None else output + layer.bias
+        output = layer(x) if layer.output is None else layer.output
         raised, lowered = (layer.weight + self.gamma * part for part in _by_sign(layer.weight))
         biases = [None if part is None else layer.bias + self.gamma * part for part in _by_sign(layer.bias)]
         of_positive, of_negative = relevance * (output > 0), relevance * (output < 0)
@@ -184,7 +191,11 @@ class Pass(Rule):
 
 
 def proportional(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], relevance: Tensor, stabiliser: float
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    relevance: Tensor,
+    stabiliser: float,
+    output: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Share the relevance of a sum or mean in proportion to its terms (the norm rule; epsilon rule without weights).
 
@@ -193,12 +204,13 @@ def proportional(
         inputs: tensors (N, ...).
         relevance: (T, N, ...) of the function's output.
         stabiliser: moves denominators away from zero.
+        output: of the function, where it is known.
 
     Returns:
         Relevance (T, N, ...) of each input.
     """
-    output, pullback = _pullback(function, inputs)
-    gradients = pullback([stabilised_quotient(relevance, output, stabiliser)])
+    computed, pullback = _pullback(function, inputs)
+    gradients = pullback([stabilised_quotient(relevance, computed if output is None else output, stabiliser)])
     return tuple(x * gradient for x, gradient in zip(inputs, gradients, strict=True))
 
 
@@ -253,15 +265,19 @@ def _share(
     bias: Tensor | None,
     relevance: Tensor,
     stabiliser: float,
+    output: Tensor | None = None,
 ) -> Tensor:
-    """Share relevance in proportion to the contributions x_i w_ij of all parts (x, w); the bias keeps its own share."""
+    """Share relevance in proportion to the contributions x_i w_ij of all parts (x, w); the bias keeps its own share.
+
+    `output` is the sum of them all where it is known.
+    """
     inputs = [x for x, _ in parts]
 
     def total(*xs: Tensor) -> Tensor:
         outputs = [layer.apply(x, weight) for x, (_, weight) in zip(xs, parts, strict=True)]
         return sum(outputs[1:], start=outputs[0]) if bias is None else sum(outputs, start=bias)
 
-    shares = proportional(total, inputs, relevance, stabiliser)
+    shares = proportional(total, inputs, relevance, stabiliser, output)
     return sum(shares[1:], start=shares[0])
 
 
