@@ -44,5 +44,5 @@ clean:
 
 .venv/test-ready: .venv/demo-ready
 	$(PIP) $(TORCHVISION)
-	$(PIP) -e '.[demo,timm,test,lint]'
+	$(PIP) -e '.[demo,timm,cluster,test,lint]'
 	touch $@

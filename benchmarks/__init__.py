@@ -1,0 +1,1 @@
+"""Speed, as ratios against rivals measured in one interleaved run."""

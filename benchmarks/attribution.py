@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import captum
@@ -107,7 +108,8 @@ def _final_contests(view: LayerView, network: nn.Module, module: nn.Module, pict
     cells = activation.shape[2] * activation.shape[3]
     return [
         Contest(
-            f"Ablation-CAM, {activation.shape[1]} channels", "Captum, batches of 8", lambda: ablation(view, pictures, 1),
+            f"Ablation-CAM, {activation.shape[1]} channels", "Captum, batches of 8",
+            lambda: ablation(view, pictures, 1),
             lambda: _ablate(network, module, pictures, each_channel, 1), "1 + 1 + 1",
         ),
         Contest(
@@ -153,14 +155,16 @@ def measure(name: str, classifier: Classifier, network: nn.Module, rounds: int, 
             label = f"{layer} ({classifier.resolve(layer)})"
             passes = contest.ours().passes
             rows.append(
-                Row(name, contest.task, label, contest.rival, timings["ours"], timings["theirs"], passes, contest.fewest)
+                Row(
+                    name, contest.task, label, contest.rival, timings["ours"], timings["theirs"], passes, contest.fewest
+                )
             )
             print(f"{name} {label} {contest.task} against {contest.rival}: x{rows[-1].ratio:.1f}", flush=True)
     return rows
 
 
 def precision_table(module: nn.Module, name: str, rounds: int) -> list[str]:
-    """Gain and error of channels-last memory and bfloat16, IG-20 at the input and at the middle layer, batch of 8 steps."""
+    """Gain and error of channels-last memory and bfloat16: IG-20 at the input and the middle layer, batches of 8."""
     plain = Classifier(module, input_size=224)
     options = {
         "float32": plain,
@@ -172,7 +176,7 @@ def precision_table(module: nn.Module, name: str, rounds: int) -> list[str]:
     method = pl.attribution.IntegratedGradients(steps=20, max_batch=8)
     lines = []
     for layer in ("input", "middle"):
-        runs = {label: (lambda c=c: method(c.at(layer), pictures, 1)) for label, c in options.items()}
+        runs = {label: partial(method, made.at(layer), pictures, 1) for label, made in options.items()}
         timings = interleaved(runs, rounds)
         wanted = runs["float32"]().values.flatten()
         for label, run in runs.items():
@@ -190,16 +194,17 @@ def report(rows: list[Row], precision: list[str]) -> str:
         "# Attribution against Captum",
         "",
         f"One picture, CPU time on one thread, medians of interleaved runs; torch {torch.__version__}, captum "
-        f"{captum.__version__}, {platform.machine()}. Ratio: rival / pellucid. Passes: rows through prefix forward + suffix "
-        "forward + suffix backward, made and fewest possible for the result; pellucid's IG makes two more forwards (the score "
-        "and the baseline's) to report the completeness gap.",
+        f"{captum.__version__}, {platform.machine()}. Ratio: rival / pellucid. Passes: rows through prefix forward + "
+        "suffix forward + suffix backward, made and fewest possible for the result; pellucid's IG makes two more "
+        "forwards (the score and the baseline's) to report the completeness gap.",
         "",
         "| network | layer | task | rival | rival s | pellucid s | ratio | passes made | fewest |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     body = [
-        f"| {r.network} | {r.layer} | {r.task} | {r.rival} | {r.theirs.median:.3f} | {r.ours.median:.4f} | **x{r.ratio:.1f}** "
-        f"| {r.passes.prefix_forward} + {r.passes.suffix_forward} + {r.passes.suffix_backward} | {r.fewest} |"
+        f"| {r.network} | {r.layer} | {r.task} | {r.rival} | {r.theirs.median:.3f} | {r.ours.median:.4f} "
+        f"| **x{r.ratio:.1f}** | {r.passes.prefix_forward} + {r.passes.suffix_forward} + {r.passes.suffix_backward} "
+        f"| {r.fewest} |"
         for r in rows
     ]
     tail = [

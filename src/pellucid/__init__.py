@@ -13,11 +13,22 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pellucid import attribution, classifiers, data, reports
+    from pellucid import attribution, classifiers, concepts, data, evaluation, reports
     from pellucid.classifiers import Classifier, available, load
     from pellucid.errors import PellucidError
 
-__all__ = ["Classifier", "PellucidError", "attribution", "available", "classifiers", "data", "load", "reports"]
+__all__ = [
+    "Classifier",
+    "PellucidError",
+    "attribution",
+    "available",
+    "classifiers",
+    "concepts",
+    "data",
+    "evaluation",
+    "load",
+    "reports",
+]
 
 _HOMES = {
     "Classifier": "pellucid.classifiers",

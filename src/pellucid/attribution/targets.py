@@ -30,7 +30,9 @@ ClassRef = int | str | tuple[int, int | str]
 class ClassNames(Protocol):
     """What a target needs to know of a classifier."""
 
-    class_names: Sequence[str]
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names in the order of the logits."""
 
     def class_index(self, target: int | str) -> int:
         """Index of a class given by index or name."""

@@ -36,6 +36,7 @@ Smooth = Annotated[int | None, typer.Option(help="Smooth all maps with a Gaussia
 Top = Annotated[int, typer.Option(min=1, help="How many predictions to show.")]
 Out = Annotated[Path, typer.Option(help="Folder to write into, one folder per picture.")]
 MaxBatch = Annotated[int, typer.Option(min=1, help="Most pictures, steps or masks in one pass: bounds the memory.")]
+MaxBytes = Annotated[int | None, typer.Option(min=1, help="Most bytes that the tensors of one pass may take.")]
 Clean = Annotated[bool, typer.Option(help="Only clean cuts.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -54,12 +55,18 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def chosen_methods(names: str, options: Sequence[str], smooth: int | None, max_batch: int) -> "list[Method]":
+def chosen_methods(
+    names: str,
+    options: Sequence[str],
+    smooth: int | None = None,
+    max_batch: int = 16,
+    max_bytes: int | None = None,
+) -> "list[Method]":
     """Attribution methods from the text of the options."""
     from pellucid.attribution import METHODS, Smoothed, make_methods
 
     wanted = list(METHODS) if names.strip().lower() == "all" else split_names(names)
-    made = make_methods(wanted, options, METHODS, max_batch=max_batch)
+    made = make_methods(wanted, options, METHODS, max_batch=max_batch, max_bytes=max_bytes)
     return made if smooth is None else [Smoothed(method=method, kernel_size=smooth) for method in made]
 
 

@@ -15,6 +15,7 @@ from pellucid.cli.common import (
     Images,
     Layers,
     MaxBatch,
+    MaxBytes,
     Methods,
     Model,
     Options,
@@ -58,16 +59,17 @@ def explain(
     out: Out = Path("pellucid-out"),
     device: Device = None,
     max_batch: MaxBatch = 16,
+    max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain pictures: predictions, an overlay per method and layer, and one HTML page each."""
     from pellucid.data import find_pictures
 
     classifier = load_classifier(model, weights, device)
-    chosen = chosen_methods(methods, option or [], smooth, max_batch)
+    chosen = chosen_methods(methods, option or [], smooth, max_batch, max_bytes)
     names = split_names(layers)
     files = find_pictures(images)
-    _explain_files(classifier, files, chosen, names, class_indices(classifier, target), top, out, max_batch, as_json)
+    _explain_files(classifier, files, chosen, names, class_indices(classifier, target), top, out, as_json)
 
 
 def demo(
@@ -81,9 +83,9 @@ def demo(
         raise MissingExtraError("scikit-image", "demo", "the demo")
     folder = Path(spec.origin).parent / "data"
     classifier = load_classifier(DEFAULT_MODEL, None, device)
-    chosen = chosen_methods(DEFAULT_METHODS, [], None, 16)
+    chosen = chosen_methods(DEFAULT_METHODS, [])
     files = [folder / name for name in DEMO_PICTURES]
-    _explain_files(classifier, files, chosen, DEFAULT_LAYERS.split(","), None, 5, out, 16, as_json)
+    _explain_files(classifier, files, chosen, DEFAULT_LAYERS.split(","), None, 5, out, as_json)
 
 
 def _explain_files(
@@ -94,7 +96,6 @@ def _explain_files(
     target: Any,
     top: int,
     out: Path,
-    max_batch: int,
     as_json: bool,
 ) -> None:
     from pellucid.reports.local import explain_picture, write_report
@@ -109,9 +110,7 @@ def _explain_files(
                 progress.update(task, advance=1, description=f"{file.name}: {method} at {layer}")
 
             try:
-                report = explain_picture(
-                    classifier, file, methods, names, target, top=top, max_batch=max_batch, on_map=show
-                )
+                report = explain_picture(classifier, file, methods, names, target, top=top, on_map=show)
             except PictureError as error:
                 if len(files) == 1:
                     raise

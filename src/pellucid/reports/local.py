@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pellucid
 from pellucid.attribution import Case, Explanation, Method
+from pellucid.attribution.several import shared_budget
 from pellucid.classifiers import Classifier, Prediction
 from pellucid.data import Geometry, Preprocess, measure_geometry, read_picture, write_atomically
 from pellucid.errors import PellucidError
@@ -68,7 +69,6 @@ def explain_picture(
     target: Any = None,
     *,
     top: int = 5,
-    max_batch: int = 16,
     on_map: Callable[[str, str], None] = lambda layer, method: None,
 ) -> LocalReport:
     """Explain one picture file with every method at every layer.
@@ -80,7 +80,6 @@ def explain_picture(
         layers: names or aliases.
         target: as methods take it; None for the predicted class.
         top: how many predictions to keep.
-        max_batch: most rows in one pass.
         on_map: called with layer and method before each explanation.
 
     Raises:
@@ -96,7 +95,8 @@ def explain_picture(
         view = classifier.at(layer)
         started = time.perf_counter()
         differentiate = any(method.needs_gradients(view) for method in methods)
-        case = Case(view, pictures, target, max_batch=max_batch, differentiate=differentiate)
+        budget = shared_budget(view, pictures, target, methods)
+        case = Case(view, pictures, target, budget=budget, differentiate=differentiate)
         shared = time.perf_counter() - started
         for method in methods:
             on_map(layer, method.label)

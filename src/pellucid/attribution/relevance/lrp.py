@@ -119,15 +119,14 @@ class LRP(Method):
     def _propagation(self, case: Case, activation: Tensor, rows: Tensor) -> tuple[Propagation, Tensor]:
         """The suffix run with some rows, and the activation in the layer's native layout as a function of itself."""
         view = case.view
-        suffix_inputs = getattr(view, "suffix_inputs", None)
-        if view.suffix is None or suffix_inputs is None:
+        if view.suffix is None:
             raise LayerError(
                 f"LRP shares relevance operation by operation, but the network after {view.layer!r} could not be "
                 "traced with torch.fx (its control flow may depend on data), so that its operations are not known; "
                 "use a method that does without, such as IntegratedGradients"
             )
         with torch.enable_grad():
-            native, *carried = suffix_inputs(activation, case.activation.carried.rows(rows))
+            native, *carried = view.suffix_inputs(activation, case.activation.carried.rows(rows))
         if torch.finfo(native.dtype).eps > torch.finfo(torch.float32).eps:
             raise PellucidError(
                 f"LRP divides by numbers that {native.dtype} cannot tell from 0; make the classifier of module.float()"
