@@ -1,0 +1,59 @@
+"""Concepts: what a classifier saw in pictures, and how much it counted for its classes."""
+
+from pellucid.concepts.cav import CAV, null_directions
+from pellucid.concepts.estimators import ESTIMATORS, Estimator
+from pellucid.concepts.explanation import ConceptExplanation, adjust_over_layers
+from pellucid.concepts.fitting import FitOptions, fit_cav, fit_cavs
+from pellucid.concepts.global_explanation import Estimate, GlobalExplanation, Ranked, global_explanation
+from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
+from pellucid.concepts.maps import Emblems, concept_map, contraharmonic_mean, negative_concept_map, sample_median
+from pellucid.concepts.reference import (
+    binary_class_weights,
+    class_weights,
+    direction_weights,
+    reference_attribution,
+    signed_contribution,
+)
+from pellucid.concepts.sets import ConceptSet, ConceptWarning, concept_folders, concept_set
+from pellucid.concepts.significance import CORRECTIONS
+from pellucid.concepts.status import Status
+from pellucid.concepts.tcav import TCAVResult, tcav
+from pellucid.concepts.visual_tcav import VisualTCAV
+
+__all__ = [
+    "CAV",
+    "CORRECTIONS",
+    "ESTIMATORS",
+    "ConceptExplanation",
+    "ConceptSet",
+    "ConceptWarning",
+    "Emblems",
+    "Estimate",
+    "Estimator",
+    "FitOptions",
+    "GlobalExplanation",
+    "JointAttribution",
+    "Ranked",
+    "Status",
+    "TCAVResult",
+    "VisualTCAV",
+    "adjust_over_layers",
+    "binary_class_weights",
+    "class_weights",
+    "concept_folders",
+    "concept_map",
+    "concept_set",
+    "contraharmonic_mean",
+    "direction_weights",
+    "fit_cav",
+    "fit_cavs",
+    "global_explanation",
+    "gram_matrix",
+    "joint_attribution",
+    "negative_concept_map",
+    "null_directions",
+    "reference_attribution",
+    "sample_median",
+    "signed_contribution",
+    "tcav",
+]

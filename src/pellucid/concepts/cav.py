@@ -1,0 +1,172 @@
+"""A concept activation vector with all that is needed to know what it is, and its file."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pellucid.concepts.estimators import find_estimator, fit_directions
+from pellucid.concepts.maps import Emblems
+from pellucid.errors import PellucidError
+
+__all__ = ["CAV", "FORMAT", "WEAK_AUC", "null_directions"]
+
+FORMAT = 1
+"""Version of the file's contents; it is part of every cache key."""
+WEAK_AUC = 0.7
+"""Below this held-out AUC a CAV hardly tells its concept from other pictures."""
+_TENSORS = ("direction", "concept_features", "negative_features", "resamples", "resample_emblems")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CAV:
+    """A direction in a layer's space that points towards a concept.
+
+    Attributes:
+        name: the concept.
+        layer: name of the layer.
+        direction: (C,) float32, signed, not normalised; (C * h * w,) if it was fitted to flattened activations.
+        emblems: projections at which the concept map is 0 and 1; both NaN if fitted to flattened activations.
+        negative_emblems: the same for the negative concept map.
+        auc: held-out area under the ROC curve of the projections, mean over random splits; 0.5 is chance.
+        auc_deviation: its standard deviation over the splits.
+        stability: mean cosine between the directions of bootstrap resamples of the pictures; 1 is stable.
+        concept_features: (n1, C) pooled activations of the pictures of the concept.
+        negative_features: (n0, C) of the pictures without it.
+        resamples: (B, C) directions of the bootstrap resamples.
+        resample_emblems: (B, 2) their emblems, low and high.
+        estimator, estimator_options: what found the direction.
+        options: further options of the fit.
+        sources, negative_sources: which pictures were used, in order.
+        classifier, fingerprint: name and hash of the weights of the network.
+        remarks: what a reader should know before trusting it.
+        versions: of pellucid and torch.
+    """
+
+    name: str
+    layer: str
+    direction: Tensor
+    emblems: Emblems
+    negative_emblems: Emblems
+    auc: float
+    auc_deviation: float
+    stability: float
+    concept_features: Tensor
+    negative_features: Tensor
+    resamples: Tensor
+    resample_emblems: Tensor
+    estimator: str
+    estimator_options: Mapping[str, Any]
+    options: Mapping[str, Any]
+    sources: Sequence[str]
+    negative_sources: Sequence[str]
+    classifier: str
+    fingerprint: str
+    remarks: Sequence[str]
+    versions: Mapping[str, str]
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the direction lies in the space of single cells, so that there are concept maps."""
+        return bool(self.options["features"] == "pooled")
+
+    @property
+    def is_separable(self) -> bool:
+        """Whether pictures of the concept typically project higher than others: if not, concept maps are 0."""
+        return self.emblems.high > self.emblems.low
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether the held-out AUC is below `WEAK_AUC`."""
+        return not self.auc >= WEAK_AUC
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: all of it or nothing.
+
+        Raises:
+            PellucidError: the file cannot be written.
+        """
+        path = Path(path)
+        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _TENSORS}
+        metadata = {"format": str(FORMAT), "cav": json.dumps(plain)}
+        content = save({name: getattr(self, name).contiguous() for name in _TENSORS}, metadata)
+        try:
+            _write_whole(path, content)
+        except OSError as error:
+            raise PellucidError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+
+    @staticmethod
+    def load(path: str | Path) -> "CAV":
+        """Read what `save` wrote.
+
+        Raises:
+            PellucidError: the file is missing, damaged, or no CAV of this version.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                found = metadata.get("format")
+                if found != str(FORMAT):
+                    raise PellucidError(f"{path}: CAV format {found}, this version reads {FORMAT}; fit it again")
+                plain = json.loads(metadata["cav"])
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            if isinstance(error, PellucidError):
+                raise
+            raise PellucidError(f"{path}: missing or damaged, no CAV can be read ({error}); fit it again") from error
+        plain |= {name: Emblems(*plain[name]) for name in ("emblems", "negative_emblems")}
+        return CAV(**plain, **tensors)
+
+    def summary(self) -> dict[str, object]:
+        """Everything but the tensors and the list of pictures, plainly typed for JSON."""
+        tensors = {*_TENSORS, "sources", "negative_sources"}
+        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in tensors}
+        emblems = {name: plain[name]._asdict() for name in ("emblems", "negative_emblems")}
+        counts = {"pictures": len(self.sources), "negative_pictures": len(self.negative_sources)}
+        return {**plain, **emblems, **counts}
+
+
+def null_directions(cav: CAV, count: int, seed: int = 0) -> Tensor:
+    """Directions that the same pictures give when the labels concept and negative are dealt out at random.
+
+    Each has the length of the CAV's direction. Without that, relabelled differences of means are several times shorter,
+    under the concept's emblems they see nothing, and everything would look significant.
+
+    Args:
+        cav: the concept.
+        count: how many.
+        seed: of the relabelling.
+
+    Returns:
+        (count, C) float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.cat([cav.concept_features, cav.negative_features]).double()
+    estimator = type(find_estimator(cav.estimator))(**cav.estimator_options)
+    shuffled = (torch.randperm(len(features), generator=generator) for _ in range(count))
+    size = len(cav.concept_features)
+    directions = fit_directions(estimator, features, ((order[:size], order[size:]) for order in shuffled))
+    scaled: Tensor = torch.nn.functional.normalize(directions, dim=1).float() * cav.direction.norm()
+    return scaled
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise

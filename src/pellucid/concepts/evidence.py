@@ -1,0 +1,166 @@
+"""The evidence for classes at a layer, computed once for all concepts: one prefix pass, one path per picture."""
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import Case, Passes, Target, View
+from pellucid.attribution.memory import Budget
+from pellucid.classifiers import Activation
+from pellucid.concepts.path import PathIntegral, integrate_path, refine
+from pellucid.concepts.reference import binary_class_weights, class_weights
+from pellucid.errors import ModelError, TargetError
+
+__all__ = ["DEFAULT_TARGETS", "Evidence", "gather_evidence"]
+
+DEFAULT_TARGETS = 3
+"""So many most likely classes are explained when no targets are given."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """N pictures at a layer with T targets each.
+
+    Attributes:
+        activation: (N, C, h, w).
+        reference: integrated gradients (N, T, C, h, w) of the logits from zero, 50 steps: the reference algorithm's.
+        reference_gap: (N, T) their relative completeness gap.
+        class_weights: (N, T) in [0, 1].
+        path: mean gradients of the targets from the chosen baseline, refined.
+        scores: (N, T) the explained numbers.
+        labels: N tuples of T texts.
+        passes: what it cost.
+    """
+
+    activation: Tensor
+    reference: Tensor
+    reference_gap: Tensor
+    class_weights: Tensor
+    path: PathIntegral
+    scores: Tensor
+    labels: tuple[tuple[str, ...], ...]
+    passes: Passes
+
+
+def gather_evidence(
+    view: View,
+    pictures: Tensor,
+    target: Any,
+    *,
+    baseline: Tensor | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 400,
+    budget: Budget | None = None,
+) -> Evidence:
+    """Compute what all concepts share for a batch of pictures.
+
+    Args:
+        view: the classifier seen from a layer.
+        pictures: (N, C, H, W), few: their gradients (N, T, C, h, w) are kept together.
+        target: as attribution methods take it; None for the three most likely classes. A network with one logit has two
+            classes: 0 or its name, and 1 or "not " and its name; None for both.
+        baseline: (C, 1, 1) or anything that broadcasts to the activation; None for zeros.
+        tolerance: relative completeness gap above which steps are doubled, up to `max_steps`; None for never.
+        max_steps: see `tolerance`.
+        budget: bounds on the rows of one pass.
+    """
+    seen = _Seen(view, pictures)
+    wanted = target if isinstance(target, Target) else Target(target)
+    if seen.class_count == 1:
+        sides = _sides(wanted, view.classifier.class_names[0], len(pictures))
+        wanted = replace(wanted, classes=0)
+    elif wanted.classes is None and seen.all_logits.ndim == 2:
+        wanted = replace(wanted, classes=seen.all_logits.topk(min(DEFAULT_TARGETS, seen.class_count)).indices)
+    logit = seen.case(pictures, Target(wanted.classes), budget)
+    zero = integrate_path(logit, torch.zeros(()))
+    explained, path = logit, zero
+    if baseline is not None or wanted.output != "logit" or wanted.minus is not None:
+        explained = seen.case(pictures, wanted, logit.budget)
+        path = integrate_path(explained, torch.zeros(()) if baseline is None else baseline)
+    if tolerance is not None:
+        path = refine(explained, path, tolerance, max_steps)
+    evidence = Evidence(
+        activation=seen.found,
+        reference=zero.values,
+        reference_gap=zero.gap,
+        class_weights=_of_targets(class_weights(logit.all_logits, zero.baseline_logits), logit),
+        path=path,
+        scores=explained.scores,
+        labels=explained.target.labels,
+        passes=seen.passes + logit.passes + (Passes() if explained is logit else _suffix_only(explained)),
+    )
+    return _two_sided(evidence, sides) if seen.class_count == 1 else evidence
+
+
+class _Seen:
+    """A view that has already looked at the pictures, so that several cases share one prefix pass."""
+
+    def __init__(self, view: View, pictures: Tensor) -> None:
+        self._view = view
+        self.found = view.activation(pictures)
+        if not bool(self.found.isfinite().all()):
+            raise ModelError(f"layer {view.layer!r} is NaN or infinite for these pictures; check weights and input")
+        with torch.no_grad():
+            self.all_logits = view.logits(self.found)
+        self.class_count = self.all_logits.shape[-1]
+        self.passes = Passes(suffix_forward=len(pictures))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._view, name)
+
+    def activation(self, pictures: Tensor) -> Activation:
+        """The activation, which is known."""
+        return self.found
+
+    def case(self, pictures: Tensor, target: Any, budget: Budget | None) -> Case:
+        """A case of the pictures that were looked at."""
+        return Case(cast(View, self), pictures, target, differentiate=self._view.is_affine, budget=budget)
+
+
+def _suffix_only(case: Case) -> Passes:
+    """What a further case ran: the prefix pass was counted with the first."""
+    return replace(case.passes, prefix_forward=0)
+
+
+def _of_targets(per_class: Tensor, case: Case) -> Tensor:
+    """Numbers per class, (N, K) or (N, heads, K), for the classes of the targets: (N, T)."""
+    per_class = per_class if per_class.ndim == 3 else per_class[:, None]
+    first = torch.arange(len(per_class), device=per_class.device)[:, None]
+    return per_class[first, case.target.heads.to(per_class.device), case.target.classes.to(per_class.device)]
+
+
+def _sides(wanted: Target, name: str, pictures: int) -> Tensor:
+    """For a network with one logit: 0 for the class, 1 for the other one, (N, T)."""
+    if wanted.output != "logit" or wanted.minus is not None:
+        raise TargetError("a network with one logit explains that logit; leave out output= and minus=")
+    if isinstance(wanted.classes, Tensor):
+        sides = wanted.classes.cpu().reshape(len(wanted.classes), -1)
+    else:
+        given = [0, 1] if wanted.classes is None else wanted.classes
+        names = {name.lower(): 0, f"not {name}".lower(): 1}
+        listed = given if isinstance(given, list) else [given]
+        sides = torch.tensor([[names.get(str(one).lower(), one if isinstance(one, int) else -1) for one in listed]])
+    if not bool(((sides == 0) | (sides == 1)).all()) or len(sides) not in (1, pictures):
+        raise TargetError(
+            f"no class {wanted.classes!r}; with one logit the classes are 0 or {name!r}, 1 or 'not {name}'"
+        )
+    return sides.expand(pictures, -1)
+
+
+def _two_sided(evidence: Evidence, sides: Tensor) -> Evidence:
+    """Evidence for the one logit as evidence for the class (side 0) and against it (side 1)."""
+    on_device = sides.to(evidence.activation.device)
+    signs = 1.0 - 2.0 * on_device
+    wide = signs[:, :, None, None, None]
+    name = evidence.labels[0][0]
+    return replace(
+        evidence,
+        reference=evidence.reference * wide,
+        reference_gap=evidence.reference_gap.expand_as(signs),
+        class_weights=binary_class_weights(evidence.reference[:, 0]).gather(1, on_device),
+        path=replace(evidence.path, gradient=evidence.path.gradient * wide, delta=evidence.path.delta * signs),
+        scores=evidence.scores * signs,
+        labels=tuple(tuple(f"not {name}" if side else name for side in row) for row in sides.tolist()),
+    )

@@ -1,0 +1,181 @@
+"""TCAV: for how many pictures of a class a step towards a concept raises the class's logit (Kim et al., 2018)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import Case, Passes, Target, View
+from pellucid.concepts.cav import CAV, null_directions
+from pellucid.concepts.estimators import find_estimator, fit_directions
+from pellucid.concepts.significance import correct, rank_p_value, two_sample_p_value
+from pellucid.concepts.visual_tcav import check_cavs
+from pellucid.errors import PellucidError, TargetError
+
+__all__ = ["TCAVResult", "tcav"]
+
+MIN_RANDOM_SET = 5
+"""Pictures that each random set has at least: the sets are parts of the negatives that a CAV was fitted with."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TCAVResult:
+    """TCAV scores of D concepts for one target over N pictures.
+
+    Attributes:
+        cavs: the concepts.
+        layer: name of the layer.
+        target: what the derivative is taken of.
+        sensitivities: (N, D) derivative of the target along each CAV of length 1, picture by picture.
+        random_scores: D tensors (R,): the score with each random set in place of all negatives.
+        baseline_scores: D tensors (R,): the scores of each random set against another one.
+        p_values: (D,) two-sided test that the concept's scores over the random sets and the random sets' own scores
+            have the same mean.
+        relabelled_p_values: (D,) how often CAVs of relabelled pictures give a score as far from 0.5. Scores over random
+            sets share the concept's pictures, so that they agree even for a chance concept; this test allows for that.
+        sensitivity_p_values: (D,) the same for the mean sensitivity, which tells concepts apart where every score, by
+            chance or not, is 0 or 1.
+        adjusted: the three p-values by name, each adjusted for the D concepts.
+        notes: remarks.
+        passes: what it cost.
+    """
+
+    cavs: tuple[CAV, ...]
+    layer: str
+    target: str
+    sensitivities: Tensor
+    random_scores: tuple[Tensor, ...]
+    baseline_scores: tuple[Tensor, ...]
+    p_values: Tensor
+    relabelled_p_values: Tensor
+    sensitivity_p_values: Tensor
+    adjusted: Mapping[str, Tensor]
+    notes: tuple[str, ...]
+    passes: Passes
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names of the D concepts."""
+        return tuple(cav.name for cav in self.cavs)
+
+    @property
+    def scores(self) -> Tensor:
+        """(D,) share of the pictures whose sensitivity is positive: TCAV's score."""
+        return _sign_share(self.sensitivities)
+
+    @property
+    def magnitudes(self) -> Tensor:
+        """(D,) share of the positive sensitivities in the sum of their sizes, in [0, 1]; 0.5 where all are zero."""
+        sizes = self.sensitivities.abs().sum(0)
+        share = self.sensitivities.relu().sum(0) / torch.where(sizes > 0, sizes, 1.0)
+        return torch.where(sizes > 0, share, 0.5)
+
+    @property
+    def mean_sensitivities(self) -> Tensor:
+        """(D,) mean sensitivity, in logits per unit of activation: unlike the score it does not saturate."""
+        return self.sensitivities.mean(0)
+
+
+def tcav(
+    view: View,
+    cavs: Sequence[CAV],
+    class_images: Tensor,
+    target: Any,
+    *,
+    random_sets: int = 10,
+    permutations: int = 499,
+    correction: str = "holm",
+    seed: int = 0,
+    max_batch: int = 16,
+) -> TCAVResult:
+    """Score concepts by the sign of the class's derivative along their CAVs, and test the scores against chance.
+
+    The gradients come from one pass for all concepts, random sets and relabellings; those are refits to the features
+    that the CAVs keep.
+
+    Args:
+        view: `classifier.at(layer)`.
+        cavs: concepts, fitted at this layer of this classifier, to pooled or flattened features.
+        class_images: (N, C, H, W) pictures of the class, in the classifier's own input space.
+        target: class index or name, or a `Target`; its logit is differentiated, not the loss.
+        random_sets: into so many parts the negatives are divided at random; fewer if the negatives are few.
+        permutations: relabellings for `relabelled_p_values`.
+        correction: how p-values are adjusted, "holm", "bonferroni" or "benjamini_hochberg".
+        seed: of division and relabellings.
+        max_batch: pictures that go through the network at once.
+
+    Raises:
+        TargetError: no such class, or several targets.
+        PellucidError: no pictures, or CAVs that do not belong here.
+    """
+    check_cavs(view, cavs)
+    if not len(class_images):
+        raise PellucidError("no pictures of the class: the batch is empty")
+    given = target.classes if isinstance(target, Target) else target
+    if given is None or isinstance(given, Tensor | list):
+        raise TargetError(f"tcav scores one class for all pictures; {given!r} is none, call it once per class")
+    gradients, label, passes = _gradients(view, class_images, target, max_batch)
+    divided = [_random_set_scores(cav, gradients, random_sets, seed) for cav in cavs]
+    chance = torch.stack([_along(gradients, null_directions(cav, permutations, seed)) for cav in cavs])  # (D, N, P)
+    sensitivities = torch.cat([_along(gradients, cav.direction[None]) for cav in cavs], dim=1)
+    null_scores = (chance > 0).double().mean(1)
+    p_values = {
+        "p_values": torch.tensor([two_sample_p_value(*pair, seed=seed) for pair in divided], dtype=torch.float64),
+        "relabelled_p_values": rank_p_value(_sign_share(sensitivities) - 0.5, null_scores - 0.5, two_sided=True),
+        "sensitivity_p_values": rank_p_value(sensitivities.mean(0), chance.mean(1), two_sided=True),
+    }
+    return TCAVResult(
+        cavs=tuple(cavs),
+        layer=view.layer,
+        target=label,
+        sensitivities=sensitivities,
+        random_scores=tuple(own for own, _ in divided),
+        baseline_scores=tuple(other for _, other in divided),
+        **p_values,
+        adjusted={name: correct(values, correction) for name, values in p_values.items()},
+        notes=tuple(remark for cav in cavs for remark in cav.remarks),
+        passes=passes,
+    )
+
+
+def _gradients(view: View, pictures: Tensor, target: Any, max_batch: int) -> tuple[Tensor, str, Passes]:
+    """Gradients (N, C, h, w) of the target at the layer."""
+    gradients, passes, label = [], Passes(), ""
+    for chunk in torch.split(pictures, max_batch):
+        case = Case(view, chunk, target, max_batch=max_batch, differentiate=True)
+        gradients.append(case.gradients[:, 0].cpu())
+        passes, label = passes + case.passes, case.target.labels[0][0]
+    return torch.cat(gradients), label, passes
+
+
+def _along(gradients: Tensor, directions: Tensor) -> Tensor:
+    """Derivatives (N, L) along directions (L, C), a step in every cell, or (L, C * h * w); of length 1."""
+    pooled = directions.shape[1] == gradients.shape[1]
+    flat = gradients.sum((2, 3)) if pooled else gradients.flatten(1)
+    derivatives: Tensor = flat @ torch.nn.functional.normalize(directions, dim=1).T
+    return derivatives
+
+
+def _sign_share(sensitivities: Tensor) -> Tensor:
+    return (sensitivities > 0).double().mean(0)
+
+
+def _random_set_scores(cav: CAV, gradients: Tensor, random_sets: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Scores (R,) of the concept against each random set, and of each random set against the next."""
+    features = torch.cat([cav.concept_features, cav.negative_features]).double()
+    shown, absent = len(cav.concept_features), len(cav.negative_features)
+    count = min(random_sets, absent // MIN_RANDOM_SET)
+    if count < 2:
+        raise PellucidError(
+            f"CAV {cav.name!r} was fitted with {absent} negatives; two random sets need {2 * MIN_RANDOM_SET} or more"
+        )
+    order = torch.randperm(absent, generator=torch.Generator().manual_seed(seed)) + shown
+    sets = torch.tensor_split(order, count)
+    against_concept = [(torch.arange(shown), own) for own in sets]
+    against_next = [(own, sets[(index + 1) % count]) for index, own in enumerate(sets)]
+    estimator = type(find_estimator(cav.estimator))(**cav.estimator_options)
+    directions = fit_directions(estimator, features, against_concept + against_next).float()
+    scores = _sign_share(_along(gradients, directions))
+    return scores[:count], scores[count:]

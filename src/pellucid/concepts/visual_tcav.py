@@ -1,0 +1,250 @@
+"""Visual-TCAV: where a classifier saw concepts in pictures, and how much they counted for its classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import View
+from pellucid.attribution.memory import Budget
+from pellucid.attribution.targets import Target, count_targets, targets_of_rows
+from pellucid.classifiers import Classifier
+from pellucid.concepts.cav import CAV, null_directions
+from pellucid.concepts.evidence import DEFAULT_TARGETS, Evidence, gather_evidence
+from pellucid.concepts.explanation import ConceptExplanation, Samples
+from pellucid.concepts.joint import JointMethod, gram_matrix, joint_attribution, sharing_rule
+from pellucid.concepts.reference import reference_attribution, signed_contribution
+from pellucid.concepts.significance import correct
+from pellucid.concepts.weighing import maps_of, sample_scores, statuses
+from pellucid.errors import PellucidError
+
+__all__ = ["CORRELATED", "VisualTCAV", "check_cavs"]
+
+CORRELATED = 0.5
+"""Cosine between CAVs from which a note says that they share evidence."""
+
+
+@dataclass(frozen=True, eq=False)
+class VisualTCAV:
+    """Explains pictures by concepts (De Santis et al., 2024), with the published score and a signed one beside it.
+
+    The published score is always computed as published: logits, zero baseline, 50 steps of the trapezoid rule, CAVs as
+    they are. Baseline, targets other than logits and refinement concern the signed contribution.
+
+    Attributes:
+        view: `classifier.at(layer)`.
+        cavs: concepts, fitted at this layer of this classifier.
+        baseline: where the path of the signed contribution starts: "zero"; "negatives", the mean activation of the
+            pictures without the concepts, which lies where activations do; or a tensor that broadcasts to (C, h, w).
+        tolerance: relative completeness gap above which steps are doubled; None for never.
+        max_steps: where that doubling ends.
+        permutations: relabellings for the p-values; 0 for none.
+        correction: how p-values are adjusted for their number, a name from `CORRECTIONS`.
+        joint: how the joint attribution shares evidence out, "least_squares" or "shapley".
+        seed: of the relabellings.
+        max_batch: most rows (pictures x steps) that go through the network at once.
+        max_bytes: most bytes that the tensors of one pass may take; None for no bound.
+    """
+
+    view: View
+    cavs: Sequence[CAV]
+    baseline: Literal["zero", "negatives"] | Tensor = "zero"
+    tolerance: float | None = 0.02
+    max_steps: int = 400
+    permutations: int = 199
+    correction: str = "benjamini_hochberg"
+    joint: JointMethod = "least_squares"
+    seed: int = 0
+    max_batch: int = 16
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_cavs(self.view, self.cavs)
+        flattened = [cav.name for cav in self.cavs if not cav.is_pooled]
+        if flattened:
+            raise PellucidError(
+                f"{', '.join(flattened)}: fitted to flattened activations, which have no concept map; use tcav"
+            )
+        correct(torch.ones(1), self.correction)
+        _ = self._sharing_rule  # refuses an unknown method, and too many concepts
+        if isinstance(self.baseline, str) and self.baseline not in ("zero", "negatives"):
+            raise PellucidError(f"unknown baseline {self.baseline!r}: zero, negatives or a tensor")
+        if self.permutations < 0 or self.max_batch < 1 or (self.tolerance is not None and not self.tolerance > 0):
+            raise PellucidError(
+                f"wanted permutations >= 0, max_batch >= 1 and tolerance > 0, not {self.permutations}, "
+                f"{self.max_batch} and {self.tolerance}"
+            )
+
+    def __call__(self, pictures: Tensor, targets: Any = None) -> ConceptExplanation:
+        """Explain pictures, each on its own.
+
+        Args:
+            pictures: (N, C, H, W) in the classifier's own input space.
+            targets: class index or name; a list of them (T targets for every picture); a tensor (N,) or (N, T), picture
+                by picture; a `Target` with another output than the logit; None for the three most likely classes. A
+                network with one logit has two classes: 0 or its name, and 1 or "not " and its name.
+
+        Raises:
+            TargetError: no such class.
+            ModelError: NaN or infinite activations or logits.
+        """
+        return self.explain(pictures, targets)
+
+    def explain(self, pictures: Tensor, targets: Any = None, *, resample: bool = False) -> ConceptExplanation:
+        """As calling it; `resample` adds the scores under the bootstrap resamples of the CAVs."""
+        if not len(pictures):
+            raise PellucidError("no pictures to explain: the batch is empty")
+        given = targets.classes if isinstance(targets, Target) else targets
+        count = DEFAULT_TARGETS if given is None else count_targets(given)
+        budget = Budget(self.view, pictures[:1], targets=count, max_batch=self.max_batch, max_bytes=self.max_bytes)
+        size = budget.pictures(differentiate=True)
+        parts = []
+        # Nothing computed under inference mode can be differentiated, not even the user's pictures.
+        with torch.inference_mode(False):
+            pictures = pictures.clone() if pictures.is_inference() else pictures
+            for start in range(0, len(pictures), size):
+                rows = slice(start, min(start + size, len(pictures)))
+                wanted = targets_of_rows(targets, rows, len(pictures))
+                parts.append(self._weigh(self._gather(pictures[rows], wanted, budget), resample))
+        joined = ConceptExplanation.join(parts)
+        return replace(joined, passes=joined.passes + budget.passes)
+
+    def _gather(self, pictures: Tensor, targets: Any, budget: Budget) -> Evidence:
+        return gather_evidence(
+            self.view,
+            pictures,
+            targets,
+            baseline=self._baseline,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+            budget=budget,
+        )
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Every option with its value; a tensor baseline by its shape and mean."""
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("view", "cavs")}
+        if isinstance(self.baseline, Tensor):
+            options["baseline"] = f"tensor {tuple(self.baseline.shape)}, mean {float(self.baseline.mean()):.6g}"
+        return options
+
+    @cached_property
+    def _directions(self) -> Tensor:
+        """(D, C)."""
+        return torch.stack([cav.direction for cav in self.cavs])
+
+    @cached_property
+    def _nulls(self) -> list[Tensor]:
+        """(P, C) for each concept."""
+        return [null_directions(cav, self.permutations, self.seed) for cav in self.cavs]
+
+    @cached_property
+    def _baseline(self) -> Tensor | None:
+        """What broadcasts to the activation, or None for zeros."""
+        if isinstance(self.baseline, Tensor):
+            return self.baseline
+        if self.baseline == "zero":
+            return None
+        means = torch.stack([cav.negative_features.mean(0) for cav in self.cavs])
+        if not torch.allclose(means, means[:1].expand_as(means)):
+            raise PellucidError(
+                "the CAVs were fitted against different negatives, which have no one mean; give baseline= as a tensor, "
+                "or fit the CAVs together with fit_cavs"
+            )
+        return means[0, :, None, None]
+
+    @cached_property
+    def _sharing_rule(self) -> Tensor:
+        return sharing_rule(gram_matrix(self._directions), self.joint)
+
+    def _weigh(self, evidence: Evidence, resample: bool) -> ConceptExplanation:
+        """Maps and scores of all concepts from the evidence that they share."""
+        activation, path, values = evidence.activation, evidence.path, evidence.path.values
+        directions = self._directions.to(activation)
+        maps, negative_maps = maps_of(activation, self.cavs)
+        reference = reference_attribution(activation, evidence.reference, directions, maps, evidence.class_weights)
+        signed = signed_contribution(activation, values, directions, maps)
+        positive = signed_contribution(activation, values.relu(), directions, maps)
+        status, signed_status = statuses(evidence, self.cavs, maps, reference, signed, self.tolerance)
+        return ConceptExplanation(
+            cavs=tuple(self.cavs),
+            layer=self.view.layer,
+            targets=evidence.labels,
+            maps=maps,
+            negative_maps=negative_maps,
+            reference=reference,
+            signed=signed,
+            positive=positive,
+            negative=signed - positive,
+            joint=joint_attribution(path.difference, path.gradient, directions, path.delta, self._sharing_rule),
+            status=status,
+            signed_status=signed_status,
+            class_weights=evidence.class_weights,
+            scores=evidence.scores,
+            delta=path.delta,
+            gap=path.gap,
+            reference_gap=evidence.reference_gap,
+            steps=path.steps,
+            positive_mass=values.relu().sum((2, 3, 4)),
+            negative_mass=-(-values).relu().sum((2, 3, 4)),
+            nulls=self._null_scores(evidence) if self.permutations else None,
+            resamples=self._resampled_scores(evidence) if resample else None,
+            correction=self.correction,
+            notes=self._notes(activation, hypotheses=reference[0].numel()),
+            options=self.options,
+            passes=evidence.passes,
+        )
+
+    def _null_scores(self, evidence: Evidence) -> Samples:
+        """Scores of relabelled pictures' directions under the concept's own emblems."""
+        each = [sample_scores(evidence, null, *cav.emblems) for cav, null in zip(self.cavs, self._nulls, strict=True)]
+        return Samples.stack(each)
+
+    def _resampled_scores(self, evidence: Evidence) -> Samples:
+        """Scores of each CAV's bootstrap resamples under their own emblems."""
+        return Samples.stack([sample_scores(evidence, cav.resamples, *cav.resample_emblems.T) for cav in self.cavs])
+
+    def _notes(self, activation: Tensor, hypotheses: int) -> tuple[str, ...]:
+        notes = [remark for cav in self.cavs for remark in cav.remarks]
+        if activation.shape[2:] == (1, 1):
+            notes.append(f"layer {self.view.layer!r} has no spatial extent: a concept map is one number per picture")
+        smallest = hypotheses / (1 + self.permutations)
+        if self.permutations and self.correction in ("holm", "bonferroni") and smallest > 0.05:
+            notes.append(
+                f"{self.permutations} permutations cannot make {hypotheses} p-values adjusted by {self.correction} "
+                f"fall below {min(smallest, 1.0):.2g}: raise permutations, or adjust with benjamini_hochberg"
+            )
+        gram = gram_matrix(self._directions)
+        notes += [
+            f"{self.cavs[one].name} and {self.cavs[other].name} are correlated (cosine {float(gram[one, other]):.2f}): "
+            "they share evidence, so their scores must not be added up; see the joint attribution"
+            for one, other in combinations(range(len(self.cavs)), 2)
+            if abs(float(gram[one, other])) >= CORRELATED
+        ]
+        return tuple(notes)
+
+
+def check_cavs(view: View, cavs: Sequence[CAV]) -> None:
+    """Refuse CAVs that were not fitted at this layer of this classifier."""
+    if not cavs:
+        raise PellucidError("no concepts to explain with: give one CAV or more, see fit_cavs")
+    names = [cav.name for cav in cavs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise PellucidError(
+            f"concepts have the same name: {', '.join(repeated)}; give each its own with fit_cav(name=)"
+        )
+    classifier: object = view.classifier
+    fingerprint = classifier.fingerprint() if isinstance(classifier, Classifier) else None
+    for cav in cavs:
+        if cav.layer != view.layer:
+            raise PellucidError(f"CAV {cav.name!r} was fitted at layer {cav.layer!r}, this view is at {view.layer!r}")
+        if fingerprint is not None and cav.fingerprint != fingerprint:
+            raise PellucidError(
+                f"CAV {cav.name!r} was fitted on {cav.classifier!r}, whose weights are not those of this classifier; "
+                "fit it again"
+            )

@@ -1,0 +1,122 @@
+"""Mean gradients on the path from a baseline: the published quadrature to the digit, and its refinement."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests.concepts.support import HAND_B, HAND_W, Function, LinearHead, curved_view, view_of
+from torch import Tensor
+
+from pellucid.attribution import Case
+from pellucid.concepts.path import integrate_path, refine
+
+ZERO = torch.zeros(())
+FLAT = torch.tensor([[[[1.0, 2.0], [0.5, 0.0]]]])
+
+
+def _case(head: Callable[[Tensor], Tensor], pictures: Tensor, target: object = 0, **options: int) -> Case:
+    """A case whose logits are `head` of the sum of the picture, and a second logit that is 0."""
+
+    def logits(x: Tensor) -> Tensor:
+        s = x.sum((1, 2, 3))
+        return torch.stack([head(s), 0 * s], dim=1)
+
+    shape = tuple(pictures.shape[1:])
+    return Case(view_of(Function(logits), shape), pictures, target, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(10, 0.90), (50, 0.98), (100, 0.99), (1000, 0.999)])
+def test_a_kink_half_way_has_its_hand_checked_sums(steps: int, expected: float) -> None:
+    case = _case(lambda s: (s - 1).relu(), torch.full((1, 1, 2, 1), 1.0))
+    path = integrate_path(case, ZERO, steps)
+    assert float(path.values.sum()) == pytest.approx(expected, abs=1e-6)
+    assert float(path.delta) == 1.0
+    assert float(path.gap) == pytest.approx(1 - expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 50])
+def test_a_square_is_exact_for_any_number_of_steps(steps: int) -> None:
+    path = integrate_path(_case(torch.square, FLAT), ZERO, steps)
+    assert float(path.values.sum()) == pytest.approx(12.25, abs=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, 64.3125), (2, 48.234375), (10, 43.089375), (50, 42.883575)])
+def test_a_cube_has_its_hand_checked_sums(steps: int, expected: float) -> None:
+    path = integrate_path(_case(lambda s: s**3, FLAT), ZERO, steps)
+    assert float(path.values.sum()) == pytest.approx(expected, rel=2e-7)
+    assert float(path.delta) == pytest.approx(42.875)
+
+
+def test_a_linear_head_takes_one_gradient_and_is_exact() -> None:
+    pictures = torch.randn(2, 3, 2, 4)
+    view = view_of(LinearHead(HAND_W, HAND_B), (3, 2, 4))
+    case = Case(view, pictures, [0, 1], differentiate=True)
+    path = integrate_path(case, ZERO)
+    expected = pictures[:, None] * (HAND_W / 8)[None, :, :, None, None]
+    torch.testing.assert_close(path.values, expected)
+    assert float(path.gap.max()) < 1e-5
+    assert path.steps.tolist() == [0, 0]
+    assert case.passes.suffix_backward == 4
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_the_trapezoid_of_a_linear_head_is_exact_where_it_is_not_known_to_be_linear(steps: int) -> None:
+    pictures = torch.randn(1, 3, 2, 4)
+    opaque = view_of(Function(lambda x: torch.einsum("kc,nchw->nk", HAND_W, x) + HAND_B), (3, 2, 4))
+    assert not opaque.is_affine
+    path = integrate_path(Case(opaque, pictures, [0, 1]), ZERO, steps)
+    torch.testing.assert_close(path.values, pictures[:, None] * HAND_W[None, :, :, None, None])
+
+
+def _slow_mean_gradient(view: object, picture: Tensor, baseline: Tensor, target: int, steps: int) -> Tensor:
+    """The mean of the means of neighbouring gradients, as the algorithm is written down."""
+    gradients = []
+    for j in range(steps + 1):
+        point = (baseline + j / steps * (picture - baseline)).clone().requires_grad_()
+        score = view.logits(point[None])[0, target]  # type: ignore[attr-defined]
+        gradients.append(torch.autograd.grad(score, point)[0])
+    return sum((gradients[j] + gradients[j + 1]) / 2 for j in range(steps)) / steps
+
+
+def test_mean_gradients_of_a_curved_head_equal_the_algorithm_as_written() -> None:
+    view = curved_view()
+    pictures, baseline = torch.randn(3, 4, 3, 5), torch.randn(4, 1, 1).expand(4, 3, 5)
+    case = Case(view, pictures, [0, 2], max_batch=7)
+    path = integrate_path(case, baseline, 12)
+    for n in range(3):
+        for t, target in enumerate((0, 2)):
+            slow = _slow_mean_gradient(view, pictures[n], baseline, target, 12)
+            torch.testing.assert_close(path.gradient[n, t], slow, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(path.delta, (view.logits(pictures) - view.logits(baseline[None]))[:, [0, 2]])
+
+
+def test_the_batch_size_does_not_matter() -> None:
+    view, pictures = curved_view(), torch.randn(3, 4, 3, 5)
+    whole = integrate_path(Case(view, pictures, [0, 1], max_batch=64), ZERO, 10)
+    small = integrate_path(Case(view, pictures, [0, 1], max_batch=1), ZERO, 10)
+    torch.testing.assert_close(small.gradient, whole.gradient, atol=1e-7, rtol=1e-5)
+
+
+def test_refining_equals_starting_with_more_steps_and_pays_for_new_nodes_only() -> None:
+    case = _case(lambda s: (s - 1).relu(), torch.full((1, 1, 2, 1), 1.0))
+    path = integrate_path(case, ZERO, 10)
+    before = case.passes
+    finer = refine(case, path, tolerance=0.03, max_steps=1000)
+    assert finer.steps.tolist() == [40]
+    assert (case.passes - before).suffix_backward == 10 + 20
+    torch.testing.assert_close(finer.gradient, integrate_path(case, ZERO, 40).gradient)
+    assert float(finer.gap) < 0.03 <= float(integrate_path(case, ZERO, 20).gap)
+
+
+def test_only_the_pictures_that_miss_the_tolerance_are_refined() -> None:
+    pictures = torch.stack([torch.full((1, 2, 1), 1.0), torch.full((1, 2, 1), 0.2)])
+    case = _case(lambda s: (s - 1).relu() + s, pictures)
+    finer = refine(case, integrate_path(case, ZERO, 10), tolerance=0.01, max_steps=1000)
+    assert finer.steps.tolist() == [40, 10]
+
+
+def test_refining_ends_at_the_most_steps() -> None:
+    case = _case(lambda s: (s - 1).relu(), torch.full((1, 1, 2, 1), 1.0))
+    finer = refine(case, integrate_path(case, ZERO, 10), tolerance=1e-9, max_steps=50)
+    assert finer.steps.tolist() == [40]
+    assert float(finer.gap) > 1e-9

@@ -1,0 +1,140 @@
+"""p-values, corrections and intervals against scipy, enumeration and known coverage."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from pellucid.concepts.significance import (
+    area_under_curve,
+    benjamini_hochberg,
+    bonferroni,
+    bootstrap_interval,
+    correct,
+    holm,
+    rank_p_value,
+    sign_flip_p_value,
+    two_sample_p_value,
+)
+from pellucid.errors import PellucidError
+
+
+def test_the_area_under_the_curve_is_that_of_scikit_learn_ties_included() -> None:
+    positive, negative = torch.randint(0, 6, (30,)).double(), torch.randint(-2, 4, (20,)).double()
+    labels = [1] * 30 + [0] * 20
+    expected = roc_auc_score(labels, torch.cat([positive, negative]).numpy())
+    assert area_under_curve(positive, negative) == pytest.approx(expected)
+    assert area_under_curve(torch.zeros(3), torch.zeros(4)) == 0.5
+
+
+def test_a_rank_p_value_counts_chance_that_does_as_well() -> None:
+    null = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    assert float(rank_p_value(torch.tensor(2.0), null)) == pytest.approx((1 + 2) / 5)
+    assert float(rank_p_value(torch.tensor(9.0), null)) == pytest.approx(1 / 5)
+    assert float(rank_p_value(torch.tensor(-2.5), null)) == 1.0
+    assert float(rank_p_value(torch.tensor(-2.5), null, two_sided=True)) == pytest.approx(2 / 5)
+
+
+def test_equal_numbers_that_were_summed_in_another_order_count_as_equal() -> None:
+    assert float(rank_p_value(torch.tensor(0.1 + 0.2).double(), torch.tensor([0.3]).double())) == 1.0
+
+
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12).map(
+    lambda found: torch.tensor(found, dtype=torch.float64)
+)
+
+
+@given(P_VALUES)
+def test_benjamini_and_hochberg_is_that_of_scipy(p_values: torch.Tensor) -> None:
+    torch.testing.assert_close(
+        benjamini_hochberg(p_values), torch.tensor(stats.false_discovery_control(p_values.numpy()))
+    )
+
+
+@given(P_VALUES)
+def test_holm_is_its_definition(p_values: torch.Tensor) -> None:
+    found = holm(p_values)
+    order = np.argsort(p_values.numpy(), kind="stable")
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * float(p_values[index])))
+        assert float(found[index]) == pytest.approx(running)
+    assert bool((found <= bonferroni(p_values) + 1e-12).all())
+
+
+@pytest.mark.parametrize("name", ["holm", "benjamini_hochberg", "bonferroni", "none"])
+def test_corrections_keep_the_shape_and_never_lower_a_p_value(name: str) -> None:
+    p_values = torch.rand(2, 3, 2).double()
+    found = correct(p_values, name)
+    assert found.shape == p_values.shape
+    assert bool((found >= p_values - 1e-12).all())
+    assert bool((found <= 1).all())
+
+
+def test_an_unknown_correction_is_an_error() -> None:
+    with pytest.raises(PellucidError, match="unknown correction 'fdr': holm, benjamini_hochberg"):
+        correct(torch.ones(1), "fdr")
+
+
+def test_the_bootstrap_interval_is_close_to_the_normal_one() -> None:
+    values = torch.randn(400, 2, generator=torch.Generator().manual_seed(1)).double() * torch.tensor([1.0, 3.0]) + 2
+    low, high = bootstrap_interval(values, repeats=4000)
+    error = 1.96 * values.std(0) / 20
+    torch.testing.assert_close(low, values.mean(0) - error, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(high, values.mean(0) + error, atol=0.02, rtol=0.02)
+
+
+def test_the_hierarchical_interval_holds_the_spread_of_the_resamples_too() -> None:
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(100, 1, generator=generator).double()
+    shifts = torch.randn(200, generator=generator).double()
+    resampled = noise + shifts  # (N, B): the resample moves all pictures together
+    low, high = bootstrap_interval(noise[:, 0], resampled, repeats=4000)
+    expected = (1 + 1 / 100) ** 0.5 * 1.96
+    assert float(high - low) / 2 == pytest.approx(expected, rel=0.15)
+    plain_low, plain_high = bootstrap_interval(noise[:, 0], repeats=4000)
+    assert float(plain_high - plain_low) < 0.3 * float(high - low)
+
+
+def test_the_bootstrap_is_the_same_for_the_same_seed() -> None:
+    values = torch.randn(30)
+    assert bootstrap_interval(values, seed=4) == bootstrap_interval(values, seed=4)
+    assert bootstrap_interval(values, seed=4) != bootstrap_interval(values, seed=5)
+
+
+@pytest.mark.parametrize(("confidence", "repeats"), [(1.0, 10), (0.95, 0)])
+def test_an_interval_that_makes_no_sense_is_an_error(confidence: float, repeats: int) -> None:
+    with pytest.raises(PellucidError, match="0 < confidence < 1"):
+        bootstrap_interval(torch.ones(3), confidence=confidence, repeats=repeats)
+
+
+def test_the_sign_flip_test_agrees_with_all_flips() -> None:
+    differences = torch.tensor([0.9, 1.2, -0.1, 0.4, 0.8, 0.3, -0.6, 0.7]).double()
+    flips = torch.tensor(list(product([-1.0, 1.0], repeat=8))).double() @ differences / 8
+    exact = float((flips.abs() >= float(differences.mean()) - 1e-12).double().mean())
+    assert float(sign_flip_p_value(differences)) == pytest.approx(exact, abs=0.02)
+    several = sign_flip_p_value(torch.stack([differences, torch.zeros(8)], dim=1))
+    assert float(several[0]) == pytest.approx(float(sign_flip_p_value(differences)))
+    assert float(several[1]) == 1.0
+
+
+def test_the_two_sample_test_agrees_with_scipy_and_holds_for_samples_without_spread() -> None:
+    first, second = torch.tensor([0.8, 0.9, 0.7, 1.0, 0.95]), torch.tensor([0.5, 0.75, 0.6, 0.4, 0.72, 0.66])
+    exact = stats.permutation_test(
+        (first.numpy(), second.numpy()), lambda a, b: a.mean() - b.mean(), n_resamples=np.inf, alternative="two-sided"
+    )
+    assert two_sample_p_value(first, second) == pytest.approx(exact.pvalue, abs=0.01)
+    assert two_sample_p_value(torch.ones(6), torch.ones(6)) == 1.0
+    assert two_sample_p_value(torch.ones(8), torch.zeros(8)) < 0.01
+
+
+def test_two_samples_of_chance_are_rejected_as_often_as_stated() -> None:
+    generator = torch.Generator().manual_seed(7)
+    draws = torch.rand(300, 16, generator=generator)
+    rejected = sum(two_sample_p_value(row[:8], row[8:], repeats=199) <= 0.1 for row in draws)
+    assert 0.05 < rejected / 300 < 0.15

@@ -1,0 +1,142 @@
+"""Drawn concept pictures: repeatable, varied, smooth-edged, and with the structure that they are named for."""
+
+import colorsys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pellucid.data.textures import COLOURS, NEGATIVES, TEXTURES, draw_pictures
+from pellucid.errors import PellucidError
+
+NAMES = [*TEXTURES, *COLOURS, NEGATIVES]
+
+
+def _pixels(name: str, count: int, size: int = 64, seed: int = 0) -> NDArray[np.float64]:
+    return np.stack([np.asarray(picture) for picture in draw_pictures(name, count, size, seed)]) / 255
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_repeatable_and_do_not_depend_on_how_many_are_drawn(name: str) -> None:
+    three, two = _pixels(name, 3), _pixels(name, 2)
+    assert three.shape == (3, 64, 64, 3)
+    assert np.array_equal(three[:2], two)
+    assert not np.array_equal(three, _pixels(name, 3, seed=1))
+    assert not np.array_equal(three[0], three[1])
+
+
+@pytest.mark.parametrize("size", [16, 33, 128])
+def test_pictures_of_any_size_are_rgb(size: int) -> None:
+    for name in (*TEXTURES, "red", NEGATIVES):
+        (picture,) = draw_pictures(name, 1, size)
+        assert (picture.mode, picture.size) == ("RGB", (size, size))
+
+
+def test_concepts_of_one_seed_do_not_share_their_variations() -> None:
+    striped, dotted = _pixels("striped", 8), _pixels("dotted", 8)
+    means = [np.mean(pixels, axis=(1, 2, 3)) for pixels in (striped, dotted)]
+    assert abs(np.corrcoef(*means)[0, 1]) < 0.9
+
+
+def _grey(name: str, count: int, size: int = 96) -> NDArray[np.float64]:
+    return _pixels(name, count, size).mean(3)
+
+
+def _spectrum(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power of the frequencies of a picture under a soft window, the lowest left out."""
+    side = len(picture)
+    window = np.hanning(side)[:, None] * np.hanning(side)[None]
+    power = np.abs(np.fft.fftshift(np.fft.fft2((picture - picture.mean()) * window))) ** 2
+    distance = np.hypot(*np.meshgrid(*[np.arange(side) - side // 2] * 2))
+    power[distance < 3] = 0
+    return power / power.sum()
+
+
+def _direction_share(picture: NDArray[np.float64]) -> float:
+    """Share of the power within 20 degrees of the strongest direction."""
+    power = _spectrum(picture)
+    side = len(picture)
+    x, y = np.meshgrid(*[np.arange(side) - side // 2] * 2)
+    angles = np.arctan2(y, x)
+    strongest = angles.flat[power.argmax()]
+    away = np.abs((angles - strongest + np.pi / 2) % np.pi - np.pi / 2)
+    return float(power[away < np.radians(20)].sum())
+
+
+def test_stripes_have_one_direction_and_the_other_textures_several() -> None:
+    striped = np.median([_direction_share(picture) for picture in _grey("striped", 12)])
+    assert striped > 0.7
+    for name in set(TEXTURES) - {"striped"}:
+        assert np.median([_direction_share(picture) for picture in _grey(name, 12)]) < striped - 0.1
+
+
+def _regularity(picture: NDArray[np.float64]) -> float:
+    """Share of the power that the twelve strongest frequencies hold, those of slow shading left out."""
+    side = len(picture)
+    power = _spectrum(picture)[np.hypot(*np.meshgrid(*[np.arange(side) - side // 2] * 2)) > 5]
+    return float(np.sort(power)[-12:].sum())
+
+
+def test_textures_repeat_and_negatives_do_not() -> None:
+    irregular = np.median([_regularity(picture) for picture in _grey(NEGATIVES, 16)])
+    for name in TEXTURES:
+        assert np.median([_regularity(picture) for picture in _grey(name, 16)]) > 1.4 * irregular
+
+
+@pytest.mark.parametrize("name", TEXTURES)
+def test_frequency_angle_colour_and_contrast_vary(name: str) -> None:
+    pictures = _pixels(name, 24, 96)
+    side, peaks = 96, []
+    for picture in pictures.mean(3):
+        row, column = np.unravel_index(_spectrum(picture).argmax(), (side, side))
+        peaks.append(
+            (float(np.hypot(row - 48, column - 48)), float(np.degrees(np.arctan2(row - 48, column - 48)) % 180))
+        )
+    frequencies, angles = np.array(peaks).T
+    assert frequencies.max() / frequencies.min() > 1.8
+    assert len(np.unique(angles // 30)) >= 4
+    assert pictures.mean((1, 2)).std(0).min() > 0.05
+    contrast = pictures.mean(3).std((1, 2))
+    assert contrast.max() / contrast.min() > 1.5
+
+
+def test_edges_are_smooth() -> None:
+    """Where two flat colours meet, a picture that is not anti-aliased holds those two colours and nothing between."""
+    for picture in _grey("chequered", 6):
+        low, high = np.quantile(picture, [0.05, 0.95])
+        between = (picture > low + 0.25 * (high - low)) & (picture < low + 0.75 * (high - low))
+        assert 0.03 < between.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "hue"),
+    [("red", 0.0), ("orange", 0.08), ("yellow", 0.16), ("green", 0.33), ("blue", 0.62), ("purple", 0.78)],
+)
+def test_a_colour_has_its_hue_everywhere(name: str, hue: float) -> None:
+    for picture in _pixels(name, 6, 32):
+        hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in picture.reshape(-1, 3)])
+        assert np.abs((hues - hue + 0.5) % 1 - 0.5).max() < 0.09
+
+
+def test_black_is_dark_and_white_is_bright() -> None:
+    assert _pixels("black", 6).max() < 0.25
+    assert _pixels("white", 6).min() > 0.7
+
+
+def test_negatives_have_no_colour_in_common() -> None:
+    means = _pixels(NEGATIVES, 40).mean((1, 2))
+    assert means.std(0).min() > 0.1
+    assert np.abs(means.mean(0) - means.mean()).max() < 0.12
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "size", "message"),
+    [
+        ("paisley", 1, 64, "no drawn concept 'paisley'; choose one of striped, dotted"),
+        ("striped", 0, 64, "not 0 of 64"),
+        ("striped", 1, 8, "at least 16 pixels"),
+    ],
+)
+def test_what_cannot_be_drawn_is_an_error(name: str, count: int, size: int, message: str) -> None:
+    with pytest.raises(PellucidError, match=message):
+        draw_pictures(name, count, size)
