@@ -67,9 +67,7 @@ def test_other_sizes_equal_the_published_code_with_padding_by_size(
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (193, 255), (97, 64)])
-def test_a_traced_network_gives_the_same_logits_at_every_size(
-    lite0: EfficientNetLite, height: int, width: int
-) -> None:
+def test_a_traced_network_gives_the_same_logits_at_every_size(lite0: EfficientNetLite, height: int, width: int) -> None:
     assert torch.equal(logits(fx.symbolic_trace(lite0), height, width), logits(lite0, height, width))
 
 

@@ -17,9 +17,7 @@ from pellucid.errors import ModelError
 
 
 def network(num_classes: int = 4) -> nn.Module:
-    module = nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(80, num_classes)
-    )
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(80, num_classes))
     for tensor in module.state_dict().values():
         tensor.copy_(torch.rand(tensor.shape) * 9)
     return module.eval()

@@ -124,9 +124,7 @@ def test_random_weights_are_said_so_repeatable_and_leave_the_random_state_alone(
 def test_local_weights_say_how_many_classes_there_are(tmp_path: Path) -> None:
     module = EfficientNetLite(EFFICIENTNET_LITE["efficientnet_lite0"], num_classes=3).eval()
     save_file(module.state_dict(), tmp_path / "fruit.safetensors")
-    classifier = load(
-        "efficientnet_lite0", weights=tmp_path / "fruit.safetensors", class_names=["fig", "pear", "plum"]
-    )
+    classifier = load("efficientnet_lite0", weights=tmp_path / "fruit.safetensors", class_names=["fig", "pear", "plum"])
     assert classifier.name == "efficientnet_lite0 (fruit.safetensors)"
     assert classifier.class_index("plum") == 2
     x = torch.randn(1, 3, 64, 64)
@@ -273,9 +271,7 @@ def cached(module: nn.Module, entry: Any, cache: Path) -> None:
     torch.save(module.state_dict(), folder / Path(entry.url).name)
 
 
-def test_published_torchvision_weights_come_from_the_download_cache(
-    models: ModuleType, tmp_path: Path
-) -> None:
+def test_published_torchvision_weights_come_from_the_download_cache(models: ModuleType, tmp_path: Path) -> None:
     trained = models.resnet50(weights=None).eval()
     cached(trained, models.ResNet50_Weights.IMAGENET1K_V1, tmp_path)
     classifier = load("torchvision:resnet50", weights="IMAGENET1K_V1", input_size=64)
@@ -284,9 +280,7 @@ def test_published_torchvision_weights_come_from_the_download_cache(
     x = pictures(classifier)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), trained(x))
-    with pytest.raises(
-        ModelError, match=r"IMAGENET1K_V2 are not at .*resnet50-11ad3fa6\.pth.*downloads nothing"
-    ):
+    with pytest.raises(ModelError, match=r"IMAGENET1K_V2 are not at .*resnet50-11ad3fa6\.pth.*downloads nothing"):
         load("torchvision:resnet50")
 
 
@@ -300,9 +294,7 @@ def test_torchvision_preprocessing_is_the_published_one_to_the_bit(
 
 
 @pytest.mark.parametrize("name", [f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn")])
-def test_vgg_layers_are_the_relus_of_the_first_wide_and_of_the_last_convolution(
-    models: ModuleType, name: str
-) -> None:
+def test_vgg_layers_are_the_relus_of_the_first_wide_and_of_the_last_convolution(models: ModuleType, name: str) -> None:
     with torch.device("meta"):
         features = models.get_model_builder(name)(weights=None, init_weights=False).features
     wide = [i for i, part in enumerate(features) if getattr(part, "out_channels", 0) == 512]
@@ -352,9 +344,7 @@ def test_published_densenet_files_with_their_old_names_load(models: ModuleType, 
         assert torch.equal(classifier.logits(x), trained(x))
 
 
-def test_mnasnet_loads_though_it_asks_for_the_version_of_its_weights(
-    models: ModuleType, tmp_path: Path
-) -> None:
+def test_mnasnet_loads_though_it_asks_for_the_version_of_its_weights(models: ModuleType, tmp_path: Path) -> None:
     trained = models.mnasnet0_5(num_classes=3).eval()
     save_file(trained.state_dict(), tmp_path / "w.safetensors")
     classifier = load("torchvision:mnasnet0_5", weights=tmp_path / "w.safetensors", input_size=64)

@@ -74,11 +74,12 @@ def _is_affine_in(suffix: fx.GraphModule, node: fx.Node, varying: set[fx.Node]) 
         return False
     if node.target is F.dropout:
         return not (node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True))
-    if node.target in _BILINEAR:
-        return sum(used in varying for used in node.all_input_nodes) == 1
+    operands: list[fx.Node] = []  # with repetition: x * x has two
+    fx.map_arg((node.args, node.kwargs), operands.append)
+    once = sum(used in varying for used in operands) == 1
     if node.target in (operator.truediv, torch.div):
-        return not (isinstance(node.args[1], fx.Node) and node.args[1] in varying)
-    return node.target in _FUNCTIONS
+        return once and node.args[:1] == (operands[0],) and not node.kwargs
+    return once if node.target in _BILINEAR else node.target in _FUNCTIONS
 
 
 def _is_affine_module(module: nn.Module) -> bool:

@@ -69,7 +69,9 @@ def _run(network: TracedNetwork, pictures: Tensor, note: Callable[[fx.Node, Any]
             note(n, value)
             return value
 
-    return Noting(network.module).run(pictures)
+    interpreter = Noting(network.module)
+    interpreter.extra_traceback = False  # to make one, torch imports its compiler, which takes seconds
+    return interpreter.run(pictures)
 
 
 def node_gradients(network: TracedNetwork, pictures: Tensor) -> dict[fx.Node, Tensor]:

@@ -19,7 +19,7 @@ __all__ = [
     "LayerInfo",
     "final_layer",
     "middle_layer",
-    "nearest_name",
+    "no_such_layer",
     "replayed_layers",
     "replayed_with_gradient",
     "traced_layers",
@@ -57,6 +57,7 @@ class LayerInfo:
 
     @property
     def is_spatial(self) -> bool:
+        """Whether the map has more than one cell."""
         return self.shape[1] * self.shape[2] > 1
 
 
@@ -106,7 +107,10 @@ def replayed_with_gradient(module: nn.Module, pictures: Tensor) -> set[int]:
     with torch.inference_mode(False), torch.enable_grad():
         outputs, logits = module_outputs(module, pictures.clone().requires_grad_())
         values = {output.position: output.value for output in outputs.values()}
-        return _with_gradient(gradients_of_logits(logits, values), pictures)
+        try:
+            return _with_gradient(gradients_of_logits(logits, values), pictures)
+        except RuntimeError:  # the network overwrites what its own backward pass needs
+            return set()
 
 
 def _with_gradient(gradients: Mapping[int, Tensor | None], pictures: Tensor) -> set[int]:
@@ -183,7 +187,8 @@ def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
     """The last block half way, in octaves of resolution, between the input and the final layer.
 
     With the usual stride of 32 at the final layer this is the last block at stride 8 (`layer2` of a ResNet). Networks
-    that have no such resolution before the final layer's (transformers) are cut at the middle one of their blocks.
+    that have no such resolution before the final layer's (transformers) are cut at the middle one of their blocks, or
+    where nothing repeats half way in operations.
     """
     rows = layers[0].shape[1]
     end = next(layer for layer in layers if layer.name == final)
@@ -198,15 +203,22 @@ def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
     families: dict[tuple[str, str], list[LayerInfo]] = {}
     for layer in reversed(before):
         families.setdefault((layer.name.rpartition(".")[0], layer.kind), []).append(layer)
-    blocks = max(families.values(), key=len)
-    return blocks[len(blocks) // 2].name
+    blocks = max(families.values(), key=lambda family: (len(family), -family[0].name.count(".")))
+    if len(blocks) > 1:
+        return blocks[len(blocks) // 2].name
+    return min(before, key=lambda layer: abs(2 * layer.position - end.position)).name
 
 
-def nearest_name(wanted: str, names: Sequence[str]) -> str:
-    """The error text for a layer that does not exist."""
+def no_such_layer(wanted: str, names: Sequence[str], modules: Sequence[str]) -> str:
+    """The error text for a layer that is not among `names`, with the nearest ones."""
     calls = [name for name in names if name.startswith(f"{wanted}:")]
     if calls:
         return f"{wanted!r} is called {len(calls)} times; choose one of {', '.join(calls[:6])}"
     near = difflib.get_close_matches(wanted, names, n=4, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see classifier.layers() or `pellucid layers`"
+    if wanted in modules:
+        return (
+            f"module {wanted!r} is no layer: it yields no map, tokens or vector for each picture, or the logits do not "
+            f"depend on it; {hint}"
+        )
     return f"no layer {wanted!r}; {hint}"

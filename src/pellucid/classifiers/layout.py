@@ -58,7 +58,8 @@ def find_layout(shape: tuple[int, ...], height: int, width: int, order: str | No
     """The layout of an output of `shape` (batch included) for pictures of `height` x `width`; None if there is none.
 
     Four dimensions are read as NCHW unless only NHWC fits the pictures' aspect ratio. Three are tokens if they form a
-    grid once up to eight leading tokens are set aside; the fewest that do are.
+    grid once up to eight leading tokens are set aside: the fewest that leave patches which tile the picture without a
+    rest, else the fewest that leave a grid. A tensor with the pictures' own height and width is one channel of them.
     """
     if order is not None and order not in LAYOUTS:
         raise LayerError(f"unknown layout {order!r}; choose one of {', '.join(LAYOUTS)}")
@@ -67,10 +68,10 @@ def find_layout(shape: tuple[int, ...], height: int, width: int, order: str | No
     if len(shape) == 4 and order in (None, "NCHW", "NHWC"):
         fits_last = _fits(shape[1], shape[2], height, width) and not _fits(shape[2], shape[3], height, width)
         return Layout(order or ("NHWC" if fits_last else "NCHW"))
-    if len(shape) == 3 and order in (None, "NTC"):
-        counts = (count for count in range(9) if token_grid(shape[1] - count, height, width))
-        tokens = next(counts, None)
-        return None if tokens is None else Layout("NTC", tokens)
+    if len(shape) == 3 and order in (None, "NTC") and shape[1:] != (height, width):
+        ways = ((whole, count) for whole in (True, False) for count in range(9))
+        tokens = (count for whole, count in ways if token_grid(shape[1] - count, height, width, whole=whole))
+        return next((Layout("NTC", count) for count in tokens), None)
     return None
 
 
@@ -81,14 +82,19 @@ def _fits(rows: int, columns: int, height: int, width: int) -> bool:
     return abs(rows - columns * height / width) <= 1.0
 
 
-def token_grid(count: int, height: int, width: int) -> tuple[int, int] | None:
-    """Rows and columns of `count` > 1 square patches over a picture of `height` x `width`, or None."""
+def token_grid(count: int, height: int, width: int, *, whole: bool = False) -> tuple[int, int] | None:
+    """Rows and columns of `count` > 1 square patches over a picture of `height` x `width`, or None.
+
+    Patches may stick out of the picture, or leave a rest of it, unless it must be tiled as a `whole`.
+    """
     if count < 2:
         return None
     rows = round(math.sqrt(count * height / width))
     if rows < 1 or count % rows:
         return None
     grid = (rows, count // rows)
+    if whole:
+        return grid if height % grid[0] == 0 and height * grid[1] == width * grid[0] else None
     sides = range(height // (rows + 1), -(-height // max(rows - 1, 1)) + 1)
     tilings = (tiling for side in sides if side for tiling in _tilings(height, width, side))
     return grid if grid in tilings else None

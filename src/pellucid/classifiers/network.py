@@ -14,7 +14,7 @@ from pellucid.classifiers.layers import (
     LayerInfo,
     final_layer,
     middle_layer,
-    nearest_name,
+    no_such_layer,
     replayed_layers,
     replayed_with_gradient,
     traced_layers,
@@ -22,7 +22,7 @@ from pellucid.classifiers.layers import (
 )
 from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.replay import ReplayCut
-from pellucid.classifiers.running import Precision, checked_logits, running_on
+from pellucid.classifiers.running import Precision, checked_logits, in_one_line, running_on
 from pellucid.classifiers.tracing import TracedNetwork, UntraceableError, trace
 from pellucid.classifiers.twin import frozen_twin
 from pellucid.errors import LayerError
@@ -53,7 +53,7 @@ class Network:
 
     def logits(self, pictures: Tensor) -> Tensor:
         """Logits (N, K) of the whole network, float32 unless its weights are float64."""
-        with self._precision.running(), running_on(tuple(pictures.shape)):
+        with self._precision.running(), running_on(pictures, self._shape):
             return self._precision.full(self._run_whole(self._precision.prepare(pictures)))
 
     def _run_whole(self, pictures: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class Network:
     def _traced(self) -> tuple[TracedNetwork, DryRun] | None:
         """The traced network and its dry run, if running the trace gives what the network gives."""
         try:
-            traced = trace(self._new_twin())
-            with torch.no_grad(), self._precision.running():
+            with torch.inference_mode(False), torch.no_grad(), self._precision.running():
+                traced = trace(self._new_twin())
                 dry = DryRun(traced, self._probe)
                 wanted = self._run_whole(self._probe(2))
         except UntraceableError as error:
             self.trace_failure = str(error)
             return None
         except Exception as error:  # what holds for proxies need not hold for tensors
-            self.trace_failure = f"the trace does not run: {type(error).__name__}: {error}"
+            self.trace_failure = f"the trace does not run: {in_one_line(error)}"
             return None
         if not equal_logits(dry.logits, wanted, self._precision.tolerance):
             self.trace_failure = "the trace does not give the network's logits"
@@ -117,7 +117,7 @@ class Network:
     def _listed(self, layer: str) -> str:
         names = [info.name for info in self.layers]
         if layer not in names:
-            raise LayerError(nearest_name(layer, names))
+            raise LayerError(no_such_layer(layer, names, [path for path, _ in self._whole.named_modules()]))
         return layer
 
     def cut(self, layer: str, order: str | None) -> tuple[Cut, Layout]:
@@ -133,7 +133,7 @@ class Network:
                     cut = make()
                     native = self._check(cut, layer)
                 except Exception as error:  # a stranger's operations may raise anything
-                    failures.append(f"{way}: {error if isinstance(error, LayerError) else repr(error)}")
+                    failures.append(f"{way}: {in_one_line(error)}")
                 else:
                     return cut, self._layout(native, layer, order)
         raise LayerError(f"cannot cut at {layer!r}; " + "; ".join(failures))
@@ -162,12 +162,12 @@ class Network:
             whole = self._run_whole(pictures)
             if not equal_logits(cut.after(native, carried), whole, self._precision.tolerance):
                 raise LayerError("the parts before and after the layer do not give the network's logits")
+            if isinstance(cut, ReplayCut):
+                self._check_replay(cut, layer, native, carried)
             rows = torch.tensor([1, 0, 1])
             picked = native.index_select(0, rows.to(native.device))
             if not equal_logits(cut.after(picked, carried.rows(rows)), whole[rows], self._precision.tolerance):
                 raise LayerError("rows of the activation do not give their own pictures' logits")
-            if isinstance(cut, ReplayCut):
-                self._check_replay(cut, layer, native, carried)
         return native
 
     def _check_replay(self, cut: ReplayCut, layer: str, native: Tensor, carried: Carried) -> None:

@@ -31,8 +31,8 @@ class ReplayCut:
         path: module whose output is the layer.
         call: which call of it, where it is called several times.
         probe: makes a batch of so many pictures. Modules that finish before the layer on probes of two and of three,
-            with outputs that tell which part belongs to which picture, are answered from a recording; without `probe`,
-            and wherever the probes say nothing, modules run again.
+            with outputs that tell which part belongs to which picture, are answered from a recording, and what the
+            layer's module computes inside is left out. Without `probe` every module runs again, the layer's too.
     """
 
     suffix: fx.GraphModule | None = None
@@ -41,6 +41,7 @@ class ReplayCut:
     def __init__(self, module: nn.Module, path: str, call: int, probe: Callable[[int], Tensor] | None = None) -> None:
         self._module = module
         self._layer: Call = (path, call)
+        self._run_layer = probe is None
         self._patterns = {} if probe is None else _patterns(*(self._record(probe(count)).tape for count in (2, 3)))
 
     def before(self, pictures: Tensor) -> tuple[Any, Carried]:
@@ -61,12 +62,13 @@ class ReplayCut:
             for (call, answer), output in zip(answers.before.items(), outputs, strict=True)
         }
         tape[self._layer] = replace(answers.layer, output=activation)
-        with _wrapped(self._module, _Player(tape)):
+        with _wrapped(self._module, _Player(tape, self._layer if self._run_layer else None)):
             return self._module(pictures.clone())
 
     def _record(self, pictures: Tensor) -> "_Recorder":
         recorder = _Recorder(self._layer)
-        with _wrapped(self._module, recorder):
+        # Inference mode would hide which tensors are written to.
+        with torch.inference_mode(False), torch.no_grad(), _wrapped(self._module, recorder):
             try:
                 self._module(pictures.clone())
             except _LayerReached:
@@ -137,10 +139,11 @@ class _Recorder:
 
 
 class _Player:
-    """Answers the calls on the tape, the layer's among them, and runs every other call."""
+    """Answers the calls on the tape, the layer's among them, and runs every other; `run_too` is run and answered."""
 
-    def __init__(self, tape: dict[Call, _Answer]) -> None:
+    def __init__(self, tape: dict[Call, _Answer], run_too: Call | None) -> None:
         self.tape = tape
+        self.run_too = run_too
         self.counts: Counter[str] = Counter()
 
     def __call__(self, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -149,7 +152,10 @@ class _Player:
         if call not in self.tape:
             return forward(*args, **kwargs)
         answer = self.tape[call]
-        self.counts += answer.inside
+        if call == self.run_too:
+            forward(*args, **kwargs)
+        else:
+            self.counts += answer.inside
         if answer.in_place:
             return args[0].copy_(answer.output)  # others hold this tensor too
         return _clone(answer.output)  # what follows may write to it in place

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pellucid.errors import ModelError, PellucidError
 
-__all__ = ["Precision", "checked_logits", "dtype_of", "running_on"]
+__all__ = ["Precision", "checked_logits", "dtype_of", "in_one_line", "running_on"]
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,23 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def running_on(shape: tuple[int, ...]) -> Iterator[None]:
-    """Turn what a network raises when it is run on pictures of `shape` into a ModelError that says so."""
+def running_on(pictures: Tensor, input_shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn what a network that is set up for `input_shape` raises on these pictures into a ModelError that says so."""
     try:
         yield
     except (PellucidError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines() or [""]
         raise ModelError(
-            f"the network cannot be run on pictures of shape {shape}: {type(error).__name__}: {reason[0]}"
+            f"the network cannot be run on pictures of shape {tuple(pictures.shape)}: {in_one_line(error)}; "
+            f"input_size= is {input_shape}"
         ) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's message as far as its first line ends, with its type unless the message is pellucid's own."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if isinstance(error, PellucidError) else f"{type(error).__name__}: {line}"
 
 
 def checked_logits(output: object) -> Tensor:

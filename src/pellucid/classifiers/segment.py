@@ -56,7 +56,8 @@ class Segment:
 
 
 def _activation_of(suffix: fx.GraphModule) -> fx.Node:
-    return next(node for node in suffix.graph.nodes if node.op == "placeholder")
+    first: fx.Node = next(node for node in suffix.graph.nodes if node.op == "placeholder")
+    return first
 
 
 def _until(suffix: fx.GraphModule, end: str, start: str, stop: str) -> fx.GraphModule:
@@ -68,7 +69,8 @@ def _until(suffix: fx.GraphModule, end: str, start: str, stop: str) -> fx.GraphM
     if last is None:
         raise LayerError(f"layer {stop!r} does not lie after {start!r}")
     needed = needed_by([last])
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in suffix.graph.nodes:
         if node.op == "placeholder" or node in needed:
             copies[node] = graph.node_copy(node, copies.__getitem__)

@@ -1,7 +1,6 @@
 """Trace a network with torch.fx into one list of operations, each with the name a user would call it by."""
 
 import inspect
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +11,6 @@ from torch import fx, nn
 __all__ = ["ALIASES", "TracedNetwork", "UntraceableError", "call_name", "depends_on", "needed_by", "trace"]
 
 ALIASES = ("input", "middle", "final")
-
-# `x += y` calls operator.iadd, which writes to x; operator.add computes the same without writing.
-_AUGMENTED: dict[Callable[..., Any], Callable[..., Any]] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    operator.ifloordiv: operator.floordiv,
-    operator.imod: operator.mod,
-    operator.ipow: operator.pow,
-    operator.imatmul: operator.matmul,
-    operator.iand: operator.and_,
-    operator.ior: operator.or_,
-    operator.ixor: operator.xor,
-}
 
 
 class UntraceableError(Exception):
@@ -51,11 +35,13 @@ class TracedNetwork:
 
     @property
     def input(self) -> fx.Node:
+        """The node that yields the pictures."""
         node: fx.Node = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         return node
 
     @property
     def output(self) -> fx.Node:
+        """The node that takes the logits."""
         node: fx.Node = next(node for node in self.module.graph.nodes if node.op == "output")
         return node
 
@@ -140,7 +126,8 @@ def trace(module: nn.Module) -> TracedNetwork:
 def _in_place_to_out_of_place(traced: fx.GraphModule) -> None:
     """Rewrite operations that overwrite their input; what later reads the overwritten tensor reads the result instead.
 
-    A view of an overwritten tensor is not followed: whoever uses the trace compares it with the untraced network.
+    A view of an overwritten tensor is not followed, and torch.fx traces `x += y` as `x = x + y`: whoever uses the trace
+    compares it with the untraced network.
     """
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
     # All are found before any is rewritten: one module may be called several times.
@@ -183,9 +170,7 @@ def _make_out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _function_without_writing(function: Any) -> Callable[..., Any] | None:
-    """torch.relu for torch.relu_, operator.add for operator.iadd; None for functions that do not write."""
-    if function in _AUGMENTED:
-        return _AUGMENTED[function]
+    """torch.relu for torch.relu_; None for functions that do not write."""
     plain = _without_underscore(getattr(function, "__name__", ""))
     found = None if plain is None else getattr(torch, plain, getattr(nn.functional, plain, None))
     return found if callable(found) else None

@@ -82,7 +82,7 @@ class LayerView:
             are folded into their grid, and leading tokens such as the class token are carried along.
         """
         pictures = self.classifier.check_pictures(pictures)
-        with torch.no_grad(), self._precision.running(), running_on(tuple(pictures.shape)):
+        with torch.no_grad(), self._precision.running(), running_on(pictures, self.classifier.input_shape):
             native, carried = self._cut.before(self._precision.prepare(pictures))
             folded, leading = self.layout.fold(native, *pictures.shape[-2:])
         if leading is not None:

@@ -1,0 +1,369 @@
+"""The cut at every listed layer of every small network, against hooks on the network itself."""
+
+import pytest
+import torch
+from tests.classifiers.oracles import as_map, classifier, module_layers, patches_only, reference, run_with
+from tests.networks import CLASSES, NETWORKS, UNTRACEABLE, input_shape, pictures
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pellucid as pl
+from pellucid.classifiers import LayerView
+from pellucid.classifiers.crossing import Carried, PerPicture, UnfollowableError, pattern_of
+from pellucid.errors import LayerError
+
+EVERY_NETWORK = pytest.mark.parametrize("name", NETWORKS)
+
+
+def views(name: str) -> list[LayerView]:
+    return [classifier(name).at(info.name) for info in classifier(name).layers()]
+
+
+def mixture(logits: Tensor) -> Tensor:
+    """One number per picture, to which all logits contribute."""
+    return logits @ torch.linspace(-1.0, 2.0, logits.shape[1])
+
+
+def change(activation: Tensor) -> Tensor:
+    return 0.5 * activation + 0.1
+
+
+# --- Exactness, at every layer of every network
+
+
+@EVERY_NETWORK
+def test_the_parts_give_exactly_the_networks_logits_at_every_layer(name: str) -> None:
+    for batch in (3, 1):
+        x = pictures(name, batch)
+        with torch.no_grad():
+            wanted = reference(name)(x.clone())
+        found = {view.layer: view.logits(view.activation(x)) for view in views(name)}
+        assert [layer for layer, logits in found.items() if not torch.equal(logits, wanted)] == []
+
+
+@EVERY_NETWORK
+def test_the_activation_is_what_a_hook_sees_at_every_module(name: str) -> None:
+    x = pictures(name)
+    for layer in module_layers(name):
+        activation = classifier(name).at(layer).activation(x)
+        seen: list[Tensor] = []
+
+        def look(native: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(native.clone())
+            return native
+
+        with torch.no_grad():
+            run_with(reference(name), layer, x, look)
+        assert torch.equal(activation, as_map(seen[0], activation.shape)), layer
+
+
+@EVERY_NETWORK
+def test_gradients_at_every_module_are_those_of_plain_autograd(name: str) -> None:
+    x = pictures(name)
+    for layer in module_layers(name):
+        view = classifier(name).at(layer)
+        activation = view.activation(x)
+        leaf = activation.detach().clone().requires_grad_()
+        (found,) = torch.autograd.grad(mixture(view.logits(leaf, activation.carried)).sum(), leaf, allow_unused=True)
+        leaves: list[Tensor] = []
+
+        def as_leaf(native: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+            leaves.append(native.detach().clone().requires_grad_())
+            return leaves[0]
+
+        logits = run_with(reference(name), layer, x, as_leaf)
+        (wanted,) = torch.autograd.grad(mixture(logits).sum(), leaves[0], allow_unused=True)
+        assert (found is None) == (wanted is None), layer
+        if found is not None and wanted is not None:
+            torch.testing.assert_close(found, as_map(wanted, found.shape), rtol=1e-4, atol=1e-7, msg=layer)
+
+
+@EVERY_NETWORK
+def test_a_changed_activation_acts_as_a_hook_that_replaces_it_at_every_module(name: str) -> None:
+    x = pictures(name)
+    for layer in module_layers(name):
+        view = classifier(name).at(layer)
+        activation = view.activation(x)
+        with torch.no_grad():
+            found = view.logits(change(activation), activation.carried)
+            wanted = run_with(reference(name), layer, x, patches_only(change, activation.shape))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=layer)
+
+
+@EVERY_NETWORK
+def test_rows_may_be_picked_and_repeated_at_every_layer(name: str) -> None:
+    x, index = pictures(name), torch.tensor([2, 0, 2, 1])
+    with torch.no_grad():
+        wanted = reference(name)(x.clone())[index]
+    for view in views(name):
+        activation = view.activation(x)
+        found = view.logits(activation[index], activation.carried.rows(index))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=view.layer)
+
+
+@EVERY_NETWORK
+def test_a_plain_tensor_is_enough_where_nothing_else_crosses_and_a_clear_error_elsewhere(name: str) -> None:
+    x = pictures(name)
+    for view in views(name):
+        activation = view.activation(x)
+        plain = activation * 1.0
+        if not view.carried_names:
+            assert torch.equal(view.logits(plain), view.logits(activation)), view.layer
+            continue
+        with pytest.raises(LayerError, match=r"cross the cut at .* pass carried=a\.carried\.rows\(index\)") as caught:
+            view.logits(plain)
+        assert all(crossing in str(caught.value) for crossing in view.carried_names)
+
+
+@EVERY_NETWORK
+def test_a_listed_clean_cut_is_one_that_nothing_else_crosses(name: str) -> None:
+    listed = {info.name: info.clean for info in classifier(name).layers()}
+    found = {view.layer: not view._cut.names for view in views(name)}
+    assert found == listed
+
+
+@EVERY_NETWORK
+def test_every_operation_after_the_cut_depends_on_the_activation(name: str) -> None:
+    """Else it would be computed again and again for nothing."""
+    for view in views(name):
+        if view.suffix is None:
+            assert name in UNTRACEABLE
+            continue
+        activation, *others = [node for node in view.suffix.graph.nodes if node.op == "placeholder"]
+        assert len(others) == len(view._cut.names)
+        needs_activation = {activation}
+        for node in view.suffix.graph.nodes:
+            if needs_activation & set(node.all_input_nodes):
+                needs_activation.add(node)
+        rest = [node for node in view.suffix.graph.nodes if node not in needs_activation]
+        assert all(node.op in ("placeholder", "get_attr") or not node.all_input_nodes for node in rest), view.layer
+
+
+# --- What crosses
+
+
+def test_shortcuts_are_carried_and_named() -> None:
+    clf = classifier("residual")
+    assert clf.at("layer1").carried_names == ()
+    assert clf.at("layer1.0.conv1").carried_names == ("relu",)
+    assert clf.at("layer2.0.bn2").carried_names == ("layer2.0.downsample",)  # it does not depend on the layer
+    assert clf.at("layer2.0.downsample").carried_names == ("layer2.0.bn2",)
+
+
+def test_branches_are_carried_and_named() -> None:
+    others = ("inception2.relu:0", "inception2.relu:2")
+    assert classifier("inception").at("inception2.branch2.0").carried_names == others
+    assert set(classifier("dense").at("features.block2.layer1").carried_names) == {
+        "features.transition",
+        "features.block2.layer0",
+    }
+
+
+def test_the_number_of_pictures_is_not_carried_but_read_off_the_activation() -> None:
+    clf = classifier("batch_size_across")
+    assert {info.name for info in clf.layers() if not info.clean} == set()
+    x = pictures("batch_size_across", 2)
+    activation = clf.at("conv1").activation(x)
+    many = torch.cat([activation * 1.0] * 3)
+    assert clf.at("conv1").logits(many).shape == (6, CLASSES)
+
+
+def test_sizes_of_the_pictures_are_carried() -> None:
+    clf = classifier("picture_size_across")
+    view = clf.at("conv2")
+    assert view.suffix is not None
+    assert len(view.carried_names) == 3  # height, width and their ratio
+    for size in ((32, 32), (20, 44)):
+        x = torch.randn(2, 3, *size)
+        assert torch.equal(view.logits(view.activation(x)), clf.logits(x))
+
+
+@pytest.mark.parametrize("name", ["windows", "sequence_first"])
+def test_pictures_are_followed_along_whatever_axis_they_lie(name: str) -> None:
+    """Four pictures are as many as the windows or heads per picture: the length of an axis says nothing."""
+    view = classifier(name).at("conv")
+    assert view.suffix is not None
+    assert len(view.carried_names) == 1
+    x = pictures(name, 16 if name == "sequence_first" else 4)
+    activation = view.activation(x)
+    for one in range(len(x)):
+        row = torch.tensor([one])
+        alone = view.logits(activation[row], activation.carried.rows(row))
+        torch.testing.assert_close(alone, reference(name)(x[row]), rtol=1e-5, atol=1e-6)
+
+
+def test_patterns_tell_which_part_of_a_value_belongs_to_which_picture() -> None:
+    assert pattern_of(torch.zeros(2, 5), torch.zeros(3, 5)) == PerPicture(0)
+    assert pattern_of(torch.zeros(7, 4, 1), torch.zeros(7, 6, 1)) == PerPicture(1)
+    assert pattern_of(torch.zeros(2, 3), torch.zeros(2, 3)) is None
+    assert pattern_of(torch.Size([2, 8]), torch.Size([3, 8])) == (PerPicture(), None)
+    assert pattern_of({"a": 14, "b": [1.5]}, {"a": 21, "b": [1.5]}) == {"a": PerPicture(), "b": (None,)}
+
+
+@pytest.mark.parametrize(
+    ("two", "three"),
+    [
+        (torch.zeros(2, 2), torch.zeros(3, 3)),
+        (torch.zeros(2), torch.zeros(4)),
+        (torch.zeros(2), torch.zeros(3, 1)),
+        (0.25, 0.5),
+        (3, 4),
+        ([1], [1, 1]),
+        (object(), object()),
+    ],
+)
+def test_a_value_that_does_not_say_what_belongs_to_which_picture_is_refused(two: object, three: object) -> None:
+    with pytest.raises(UnfollowableError, match="for two pictures and"):
+        pattern_of(two, three)
+
+
+def test_rows_of_carried_values_are_picked_along_their_axes() -> None:
+    values = (torch.arange(6).view(2, 3), torch.arange(8).view(2, 4), torch.Size([4, 7]), 10, "constant")
+    patterns = (PerPicture(1), PerPicture(1), (PerPicture(), None), PerPicture(), None)
+    carried = Carried((values[0][:, :2], *values[1:]), ("a", "b", "c", "d", "e"), 2, patterns)
+    rows = carried.rows(torch.tensor([1, 1, 0]))
+    assert rows.pictures == 3
+    assert rows.values[0].tolist() == [[1, 1, 0], [4, 4, 3]]
+    assert rows.values[1].tolist() == [[2, 3, 2, 3, 0, 1], [6, 7, 6, 7, 4, 5]]
+    assert rows.values[2:] == (torch.Size([6, 7]), 15, "constant")
+    assert rows.names == carried.names
+
+
+def test_rows_of_rows_are_rows() -> None:
+    view = classifier("residual").at("layer2.0.conv1")
+    activation = view.activation(pictures("residual"))
+    first, second = torch.tensor([2, 0, 1, 1]), torch.tensor([3, 0])
+    twice = activation.carried.rows(first).rows(second)
+    once = activation.carried.rows(first[second])
+    assert all(torch.equal(a, b) for a, b in zip(twice.values, once.values, strict=True))
+
+
+class BatchStatistics(nn.Module):
+    """Pictures of a batch change each other's logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+def test_a_network_whose_pictures_change_each_other_is_refused() -> None:
+    clf = pl.Classifier(BatchStatistics().eval(), input_size=16)
+    with pytest.raises(LayerError, match="rows of the activation do not give their own pictures' logits"):
+        clf.at("conv")
+
+
+# --- Operations that write to their input
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("in_place_")])
+def test_the_suffix_holds_no_operation_that_writes(name: str) -> None:
+    clf = classifier(name)
+    for layer in ("input", "conv1", "conv2"):
+        view = clf.at(layer)
+        activation = view.activation(pictures(name))
+        before = activation.clone()
+        view.logits(activation)
+        assert torch.equal(activation, before)
+        assert view.suffix is not None
+        assert not any(str(node.target).endswith("_") for node in view.suffix.graph.nodes if node.op == "call_method")
+
+
+def test_a_layer_before_an_in_place_operation_is_its_output_before_the_operation() -> None:
+    name = "in_place_module"
+    x = pictures(name)
+    activation = classifier(name).at("conv1").activation(x)
+    assert float(activation.min()) < 0
+    torch.testing.assert_close(activation, reference(name).conv1(x), rtol=0, atol=0)
+
+
+def test_a_shortcut_that_was_written_in_place_is_the_written_one() -> None:
+    """The shortcut of `in_place_module` is the rectified tensor, though the ReLU's result is thrown away."""
+    name = "in_place_module"
+    view = classifier(name).at("activate:0")
+    x = pictures(name)
+    zeros = torch.zeros_like(view.activation(x))
+    net = reference(name)
+    with torch.no_grad():
+        inner = net.conv2(zeros).relu()
+        wanted = net.head(net.conv3(inner))  # the shortcut, one tensor with the layer, is zero too
+    torch.testing.assert_close(view.logits(zeros), wanted)
+
+
+def test_pictures_are_not_written_to_by_a_network_that_writes_to_its_input() -> None:
+    for name in ("writes_to_its_input", "control_flow_in_place"):
+        clf = classifier(name)
+        x = pictures(name)
+        before = x.clone()
+        clf.logits(x)
+        for info in clf.layers():
+            view = clf.at(info.name)
+            view.logits(view.activation(x))
+        assert torch.equal(x, before)
+
+
+def test_writing_with_out_is_left_to_replay() -> None:
+    class WithOut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            torch.clamp(x, min=0.0, out=x)
+            return self.fc(x.mean((2, 3)))
+
+    net = WithOut().eval().requires_grad_(False)
+    clf = pl.Classifier(net, input_size=16)
+    x = torch.randn(3, 3, 16, 16)
+    view = clf.at("conv")
+    assert view.suffix is None
+    assert torch.equal(view.logits(view.activation(x)), net(x))
+
+
+# --- Live weights and the size of what is seen
+
+
+@EVERY_NETWORK
+def test_an_in_place_change_of_the_users_weights_is_seen(name: str) -> None:
+    net = NETWORKS[name]()
+    clf = pl.Classifier(net, input_size=input_shape(name))
+    layer = "input" if name in ("windows", "sequence_first") else "final"
+    view = clf.at(layer)
+    x = pictures(name, 2)
+    before = view.logits(view.activation(x))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.25)
+        wanted = net(x.clone())
+    found = view.logits(view.activation(x))
+    assert not torch.allclose(found, before)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_loaded_weights_are_seen() -> None:
+    net, other = NETWORKS["residual"](), NETWORKS["residual"]()
+    nn.init.normal_(other.fc.weight)
+    clf = pl.Classifier(net, input_size=32)
+    view = clf.at("final")
+    x = pictures("residual")
+    net.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        assert torch.equal(view.logits(view.activation(x)), other.requires_grad_(False)(x))
+
+
+def test_efficientnet_lite0_is_cut_exactly_at_and_inside_its_blocks_at_any_size() -> None:
+    clf = pl.load("efficientnet_lite0", weights="random")
+    net = clf._module.requires_grad_(False)
+    for size in ((224, 224), (96, 160)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            wanted = net(x)
+        for layer in ("input", "middle", "final", "blocks.2", "blocks.4.expand"):
+            view = clf.at(layer)
+            assert torch.equal(view.logits(view.activation(x)), wanted), (layer, size)
+    assert clf.at("blocks.4.expand").carried_names == ("blocks.3",)
+    assert clf.at("final").is_affine
