@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from tests.classifiers.oracles import classifier, reference
-from tests.networks import CLASSES, NETWORKS, VisionTransformer, input_shape, pictures
+from tests.networks import CLASSES, NETWORKS, input_shape, pictures
+from tests.networks.tokens import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 

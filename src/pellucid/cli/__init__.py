@@ -3,6 +3,7 @@
 import typer
 
 from pellucid.cli.common import messages
+from pellucid.cli.evaluate import evaluate
 from pellucid.cli.explain import demo, explain
 from pellucid.cli.listing import layers, models
 from pellucid.errors import PellucidError
@@ -12,7 +13,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Explain image classifiers, and prove the explanations."
 )
-for command in (explain, layers, models, demo):
+for command in (explain, evaluate, layers, models, demo):
     app.command()(command)
 
 

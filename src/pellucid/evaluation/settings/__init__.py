@@ -1,0 +1,8 @@
+"""Grid settings: classifiers of grid pictures in which it is known what may influence which logit."""
+
+from pellucid.evaluation.settings.difull import DiFull
+from pellucid.evaluation.settings.dipart import DiPart
+from pellucid.evaluation.settings.gridpg import GridPG, Order
+from pellucid.evaluation.settings.setting import Setting, SettingView
+
+__all__ = ["DiFull", "DiPart", "GridPG", "Order", "Setting", "SettingView"]

@@ -1,0 +1,66 @@
+"""The blocks of a map that belong to the cells of a grid, and the windows that slide over a map."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import LayerError
+from pellucid.evaluation.localization import cell_slices
+
+__all__ = ["block_masks", "blocks", "check_divides", "chosen_blocks", "divides", "windows"]
+
+
+def divides(grid: tuple[int, int], maps: Tensor) -> bool:
+    """Whether a grid of (rows, columns) divides maps (N, C, h, w) along both axes."""
+    return maps.shape[2] % grid[0] == 0 and maps.shape[3] % grid[1] == 0
+
+
+def check_divides(grid: tuple[int, int], maps: Tensor, layer: str) -> None:
+    """Raise a LayerError with the sizes if it does not."""
+    if not divides(grid, maps):
+        raise LayerError(
+            f"the map of {layer!r} is {maps.shape[2]} x {maps.shape[3]}, which {grid[0]} x {grid[1]} cells do not "
+            "divide; choose another layer or cell size"
+        )
+
+
+def blocks(maps: Any, grid: tuple[int, int], cells: Sequence[int]) -> Any:
+    """Cut the blocks of some cells out of maps, or out of an fx.Proxy of maps.
+
+    Args:
+        maps: (N, C, rows * h, columns * w).
+        grid: (rows, columns).
+        cells: which cells, numbered row by row.
+
+    Returns:
+        (N * len(cells), C, h, w), the blocks of one map after the other.
+    """
+    rows, columns = zip(*(divmod(cell, grid[1]) for cell in cells), strict=True)
+    return _cut(maps, grid)[:, list(rows), list(columns)].flatten(0, 1).contiguous()
+
+
+def chosen_blocks(maps: Tensor, grid: tuple[int, int], pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """The blocks (M, C, h, w) of M pairs of a map and a cell, given as maps (M,) and cells (M,)."""
+    rows, cells = pairs
+    chosen: Tensor = _cut(maps, grid)[rows, cells // grid[1], cells % grid[1]]
+    return chosen.contiguous()
+
+
+def _cut(maps: Any, grid: tuple[int, int]) -> Any:
+    """(N, C, rows * h, columns * w) -> (N, rows, columns, C, h, w), not copied."""
+    return maps.unflatten(2, (grid[0], -1)).unflatten(4, (grid[1], -1)).permute(0, 2, 4, 1, 3, 5)
+
+
+def block_masks(grid: tuple[int, int], cells: Sequence[int], height: int, width: int) -> Tensor:
+    """Masks (len(cells), height, width) that are True in the block of each cell."""
+    masks = torch.zeros(len(cells), height, width, dtype=torch.bool)
+    for mask, cell in zip(masks, cells, strict=True):
+        mask[cell_slices(cell, grid, (height, width))] = True
+    return masks
+
+
+def windows(maps: Any, height: Any, width: Any) -> Any:
+    """All windows of maps (N, C, H, W), or of an fx.Proxy of maps, with stride 1: (N * L, C, height, width)."""
+    return maps.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).contiguous()

@@ -1,0 +1,78 @@
+"""The self-tests that every setting passes on the user's own classifier when it is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pellucid.classifiers.cut import equal_logits
+from pellucid.errors import LayerError, ModelError
+from pellucid.evaluation.localization import join_cells
+from pellucid.evaluation.settings.blocks import blocks, divides
+from pellucid.evaluation.settings.heads import probe_pictures
+
+if TYPE_CHECKING:
+    from pellucid.evaluation.settings.setting import Setting
+    from pellucid.evaluation.settings.whole import WholeGridSetting
+
+__all__ = ["check_cell_by_cell", "check_whole_grid"]
+
+
+@torch.no_grad()
+def check_cell_by_cell(setting: Setting) -> None:
+    """Head k is f(cell k), whatever the other cells are, at the input and at the final layer.
+
+    Raises:
+        ModelError: it is not.
+    """
+    cells = probe_pictures(setting.classifier, setting.cell_size, setting.heads)
+    alone = setting.classifier.logits(cells)
+    for shift, layer in enumerate(["input", "final"] if _has_final_layer(setting) else ["input"]):
+        # Moved on by one, every cell has another place and other neighbours.
+        view, grid = setting.at(layer), join_cells(cells.roll(shift, 0)[None], setting.grid)
+        found = view.logits(view.activation(grid))[0]
+        _require(setting, found, alone.roll(shift, 0), f"each head at {layer!r} is the classifier of its cell alone")
+
+
+def _has_final_layer(setting: Setting) -> bool:
+    try:
+        setting.resolve("final")
+    except LayerError:
+        return False
+    return True
+
+
+@torch.no_grad()
+def check_whole_grid(setting: WholeGridSetting) -> None:
+    """On one cell the setting is the classifier; with a linear head, cells average to the whole grid.
+
+    Raises:
+        ModelError: that does not hold, or the network cannot be run on grid pictures.
+    """
+    (rows, columns), head = setting.grid, setting.head
+    cells = probe_pictures(setting.classifier, setting.cell_size, rows * columns)
+    grid = join_cells(cells[None], setting.grid)
+    mean = setting.logits(grid).mean(1)
+    if setting.is_classifier_on_one_cell:
+        found, wanted = setting.on_one_cell().logits(cells[:1])[:, 0], setting.classifier.logits(cells[:1])
+        _require(setting, found, wanted, "on one cell it is the classifier")
+    if not head.is_linear_average:
+        return
+    maps = head.view.activation(grid)
+    if head.takes_any_size:
+        _require(setting, mean, setting.classifier.logits(grid), "the heads' mean is the network on the grid picture")
+    if divides(setting.grid, maps) and head.takes(maps.shape[2] // rows, maps.shape[3] // columns):
+        parts = head(blocks(maps, setting.grid, range(rows * columns)))
+        _require(setting, mean, parts.mean(0, keepdim=True), "the mean over DiPart's heads is GridPG's head")
+
+
+def _require(setting: Setting, found: Tensor, wanted: Tensor, claim: str) -> None:
+    if not equal_logits(found, wanted, setting.precision.tolerance):
+        error = float((found - wanted).abs().max())
+        raise ModelError(
+            f"{setting.name} fails its self-test ({claim}): logits differ by up to {error:.2g} where the largest is "
+            f"{float(wanted.abs().max()):.2g}; find out whether the network's output for a picture depends on the rest "
+            "of the batch or on the picture's size"
+        )

@@ -1,0 +1,181 @@
+"""Where a classifier's spatial part ends, and what kind of head follows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pellucid.classifiers import Classifier, LayerView
+from pellucid.errors import LayerError, ModelError
+from pellucid.evaluation.settings.blocks import windows
+
+__all__ = ["Head", "alike", "find_head", "mean_over_windows", "probe_maps", "probe_pictures"]
+
+# Operations that belong to the head although their output may still be a map: they pool to a fixed size, or only move
+# values. Pooling with a stride belongs to the spatial part.
+_OF_HEAD = (
+    "adaptive",
+    "mean",
+    "dropout",
+    "identity",
+    "flatten",
+    "permute",
+    "reshape",
+    "view",
+    "transpose",
+    "contiguous",
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The part of a classifier after its last spatial map: pooling, and whatever turns the pooled map into logits.
+
+    Attributes:
+        view: the classifier seen from that map; a clean cut.
+        size: (h, w) of the map of one cell.
+        is_global: the order of the map's positions does not matter: the map is pooled to one vector.
+        averages: nothing but the mean over positions matters.
+        takes_any_size: maps of other sizes can be classified too, and a global head does not mind the size.
+    """
+
+    view: LayerView
+    size: tuple[int, int]
+    is_global: bool
+    averages: bool
+    takes_any_size: bool
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Logits (R, K) of maps (R, C, h, w)."""
+        return self.view.logits(maps.contiguous())
+
+    @property
+    def operations(self) -> fx.GraphModule:
+        """The head as traced."""
+        assert self.view.suffix is not None
+        return self.view.suffix
+
+    @property
+    def is_linear_average(self) -> bool:
+        """Whether this is global average pooling and a linear layer, or comes to the same."""
+        return self.averages and self.view.is_affine
+
+    def resized(self, maps: Any) -> Any:
+        """Maps of any size, as a global head can take them; one that takes a single size is given their mean there."""
+        return maps if self.takes_any_size else maps.mean((2, 3), keepdim=True).expand(-1, -1, *self.size)
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether it can be given maps of this size as they are."""
+        return self.takes_any_size or (height, width) == self.size
+
+    def check_takes(self, height: int, width: int) -> None:
+        """Raise a LayerError with the sizes if it cannot."""
+        if not self.takes(height, width):
+            raise LayerError(
+                f"the map of {self.view.layer!r} is {height} x {width} in every cell, but what follows takes "
+                f"{self.size[0]} x {self.size[1]} only; use cells of the size that the classifier was made for"
+            )
+
+
+def find_head(classifier: Classifier, cell_size: tuple[int, int], layer: str | None = None) -> Head:
+    """Find the last spatial map and try out what kind of head follows it.
+
+    Args:
+        classifier: any.
+        cell_size: (h, w) of the pictures to try it with.
+        layer: name of the layer whose output is the last spatial map; by default it is looked for.
+
+    Raises:
+        ModelError: there is no such map: the network has no spatial layer, works on tokens, or cannot be traced.
+    """
+    view = classifier.at(layer or _last_map(classifier))
+    if view.suffix is None or view.carried_names or view.layout.order not in ("NCHW", "NHWC"):
+        raise ModelError(_no_map(view))
+    maps = probe_maps(view, probe_pictures(classifier, cell_size, 2))
+    height, width = maps.shape[2:]
+    order = torch.randperm(height * width, generator=torch.Generator().manual_seed(0)).to(maps.device)
+    shuffled = maps.flatten(2)[:, :, order].reshape(maps.shape).contiguous()
+    averaged = maps.mean((2, 3), keepdim=True).expand_as(maps).contiguous()
+    doubled = maps.repeat_interleave(2, 2).repeat_interleave(2, 3).contiguous()
+    with torch.no_grad():
+        logits = view.logits(maps)
+        tolerance = classifier.precision.tolerance
+        is_global = alike(view.logits(shuffled), logits, tolerance)
+        averages = is_global and alike(view.logits(averaged), logits, tolerance)
+        larger = _logits_or_none(view, doubled)
+    takes_any_size = larger is not None and (not is_global or alike(larger, logits, tolerance))
+    return Head(view, (height, width), is_global, averages, takes_any_size)
+
+
+def _last_map(classifier: Classifier) -> str:
+    layers = classifier.layers()
+    clean = [layer for layer in layers if layer.clean and layer.is_spatial and layer.name != "input"]
+    for layer in reversed(clean):
+        if not any(word in layer.operation.lower() for word in _OF_HEAD):
+            names = [other.name for other in clean if other.position == layer.position]
+            return min(names, key=lambda name: (name.count("."), len(name)))
+    spatial = [layer.name for layer in layers if layer.is_spatial and layer.name != "input"]
+    if not clean and spatial:
+        return spatial[-1]
+    raise ModelError(
+        f"GridPG and DiPart are undefined here: {classifier.name} has no spatial map after the input; use DiFull"
+    )
+
+
+def _no_map(view: LayerView) -> str:
+    if view.suffix is None:
+        reason = "could not be traced with torch.fx, so what leads to its last map and what follows it are not known"
+    elif view.layout.order == "NTC":
+        reason = f"works on tokens ({view.layer!r}): each may come from the whole picture, so no block is one cell's"
+    elif view.carried_names:
+        reason = f"needs more than the map {view.layer!r} for its logits: {', '.join(view.carried_names)}"
+    else:
+        reason = f"has no map at {view.layer!r}"
+    return f"GridPG and DiPart are undefined here: {view.classifier.name} {reason}; use DiFull"
+
+
+def _logits_or_none(view: LayerView, maps: Tensor) -> Tensor | None:
+    assert view.suffix is not None
+    try:
+        with view.classifier.precision.running():
+            # Not view.logits: a traced module that fails prints where, and here failing is an answer.
+            output: Any = fx.Interpreter(view.suffix).run(*view.suffix_inputs(maps))
+        return view.classifier.precision.full(output[0]) if len(output[0]) == len(maps) else None
+    except Exception:  # a head that takes one size may fail in any way on another
+        return None
+
+
+def probe_pictures(classifier: Classifier, size: tuple[int, int], count: int) -> Tensor:
+    """Random pictures (count, C, h, w), always the same."""
+    shape = (count, classifier.input_shape[0], *size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(classifier.device)
+
+
+def probe_maps(view: LayerView, pictures: Tensor) -> Tensor:
+    """Random maps of the size of the pictures' own, but so far apart that no head is close to linear between them."""
+    maps = view.activation(pictures).detach().contiguous()
+    scale = 100 * max(1.0, float(maps.std()))
+    return maps + scale * torch.randn(maps.shape, generator=torch.Generator().manual_seed(1)).to(maps)
+
+
+def alike(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    """Whether logits (2, K) are those wanted, to `tolerance` of how far those of the two maps are apart."""
+    return float((found - wanted).abs().max()) <= tolerance * float((wanted[0] - wanted[1]).abs().max())
+
+
+def mean_over_windows(head: Callable[[Any], Any], maps: Any, height: Any, width: Any) -> Any:
+    """Mean (N, K) of the logits of all windows of maps (N, C, H, W), or of an fx.Proxy of maps, with stride 1.
+
+    With windows as large as what a flattening head was made for, this is the head with its first fully connected layer
+    read as a convolution and the others as 1 x 1 convolutions, averaged over positions.
+    """
+    if isinstance(maps, fx.Proxy):
+        return head(windows(maps, height, width)).unflatten(0, (maps.size(0), -1)).mean(1)
+    # One row of windows at a time: all of them together are many times the map.
+    count = (maps.shape[2] - height + 1) * (maps.shape[3] - width + 1)
+    rows = (maps[:, :, top : top + height] for top in range(maps.shape[2] - height + 1))
+    sums = (head(windows(row, height, width)).unflatten(0, (len(maps), -1)).sum(1) for row in rows)
+    return reduce(torch.add, sums) / count

@@ -1,0 +1,33 @@
+"""The ML-Att sweep: every method, at every layer, in every setting, over a data set."""
+
+from pellucid.evaluation.sweep.dataset import DataSet, read_data_set
+from pellucid.evaluation.sweep.driver import Progress, evaluate
+from pellucid.evaluation.sweep.folder import RunError
+from pellucid.evaluation.sweep.foreign import evaluate_maps
+from pellucid.evaluation.sweep.maps import KeptMap
+from pellucid.evaluation.sweep.models import ModelSource
+from pellucid.evaluation.sweep.options import SETTINGS, SweepOptions
+from pellucid.evaluation.sweep.pictures import grid_pictures, grid_targets
+from pellucid.evaluation.sweep.run import Run
+from pellucid.evaluation.sweep.summary import Correlations, SummaryLine, compare, correlate, summarise
+
+__all__ = [
+    "SETTINGS",
+    "Correlations",
+    "DataSet",
+    "KeptMap",
+    "ModelSource",
+    "Progress",
+    "Run",
+    "RunError",
+    "SummaryLine",
+    "SweepOptions",
+    "compare",
+    "correlate",
+    "evaluate",
+    "evaluate_maps",
+    "grid_pictures",
+    "grid_targets",
+    "read_data_set",
+    "summarise",
+]

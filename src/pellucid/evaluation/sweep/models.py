@@ -1,0 +1,120 @@
+"""Where the models of a run come from, and their variants that have forgotten their weights."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from pellucid.classifiers import Classifier, load
+from pellucid.errors import ModelError, PellucidError
+from pellucid.evaluation.controls import randomisable, randomise_cascadingly
+from pellucid.evaluation.settings import DiFull, DiPart, GridPG, Setting
+from pellucid.evaluation.sweep.options import SweepOptions
+from pellucid.evaluation.sweep.plan import PlannedModel
+
+__all__ = ["ModelSource", "make_setting", "planned_model", "randomised"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that every process of a run can load, or one that lives in this process only.
+
+    Attributes:
+        name, weights, device, input_size: as `pellucid.load` takes them.
+        classifier: used as it is; it cannot be sent to other machines.
+    """
+
+    name: str
+    weights: str | Path | None = None
+    device: str | None = None
+    input_size: int | tuple[int, int] | None = None
+    classifier: Classifier | None = field(default=None, compare=False)
+
+    @staticmethod
+    def of(model: "ModelSource | Classifier | str") -> "ModelSource":
+        """A source of whatever a caller calls a model."""
+        if isinstance(model, Classifier):
+            return ModelSource(model.name, classifier=model)
+        return ModelSource(model) if isinstance(model, str) else model
+
+    def load(self) -> Classifier:
+        """The classifier."""
+        if self.classifier is not None:
+            return self.classifier
+        return load(self.name, weights=self.weights, device=self.device, input_size=self.input_size)
+
+
+def planned_model(classifier: Classifier, options: SweepOptions) -> PlannedModel:
+    """What the numbers of a run depend on in a classifier.
+
+    Raises:
+        LayerError: no such layer.
+        PellucidError: two names for one layer.
+    """
+    layers = tuple(classifier.resolve(layer) for layer in options.layers)
+    for index, name in enumerate(layers):
+        if name in layers[:index]:
+            other = options.layers[layers.index(name)]
+            raise PellucidError(
+                f"{other!r} and {options.layers[index]!r} are one layer of {classifier.name}, {name}; name it once"
+            )
+    precision = classifier.precision
+    cascade, steps = _cascade(classifier, options.randomise)
+    return PlannedModel(
+        name=classifier.name,
+        fingerprint=classifier.fingerprint(),
+        precision=f"{precision.device.type} {precision.dtype} {precision.autocast} {precision.channels_last}",
+        input_shape=classifier.input_shape,
+        preprocess=re.sub(" at 0x[0-9a-f]+", "", repr(classifier.preprocess)),
+        layers=layers,
+        cascade=cascade,
+        steps=steps,
+    )
+
+
+def _cascade(classifier: Classifier, randomise: int | Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if not randomise:
+        return (), (0,)
+    if not isinstance(randomise, int):
+        next(randomise_cascadingly(classifier._module, layers=randomise))  # checks the names
+        return tuple(randomise), tuple(range(len(randomise) + 1))
+    names = randomisable(classifier._module)
+    if not names:
+        raise ModelError(f"{classifier.name} has no weights that could be randomised")
+    steps = {round(len(names) * step / randomise) for step in range(1, randomise + 1)}
+    return names, (0, *sorted(steps - {0}))
+
+
+def randomised(classifier: Classifier, planned: PlannedModel, variant: int, seed: int) -> Classifier:
+    """The classifier with as many layers of the cascade set back as the variant says."""
+    step = planned.steps[variant]
+    if not step:
+        return classifier
+    cascade = randomise_cascadingly(classifier._module, seed=seed, layers=planned.cascade[:step])
+    last = next(islice(cascade, step - 1, None))
+    precision = classifier.precision
+    return Classifier(
+        last.network,
+        preprocess=classifier.preprocess,
+        class_names=classifier.class_names,
+        input_size=classifier.input_shape,
+        device=precision.device,
+        name=classifier.name,
+        aliases={alias: classifier.resolve(alias) for alias in ("middle", "final")},
+        channels_last=precision.channels_last,
+        autocast=precision.autocast,
+    )
+
+
+def make_setting(name: str, classifier: Classifier, options: SweepOptions) -> Setting:
+    """A grid setting by name.
+
+    Raises:
+        ModelError: it is not defined for this classifier; the message says why.
+    """
+    if name == "GridPG":
+        return GridPG(classifier, options.grid, order=options.order, head=options.head)
+    if name == "DiPart":
+        return DiPart(classifier, options.grid, head=options.head)
+    return DiFull(classifier, options.grid)

@@ -1,0 +1,232 @@
+"""What a run is: every choice and every fact that its numbers depend on, cut into shards in a fixed order."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from pellucid.errors import PellucidError
+from pellucid.evaluation.sweep.options import SweepOptions
+
+__all__ = ["Plan", "PlannedData", "PlannedMethod", "PlannedModel", "PredictionChunk", "Shard", "Task"]
+
+PREDICTIONS_PER_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model of a run.
+
+    Attributes:
+        name: of the classifier; models of one run have different names.
+        fingerprint: of its weights.
+        precision: where and how it is run.
+        input_shape: (C, h, w) of one cell.
+        preprocess: what makes a cell of a picture.
+        layers: names of the layers, in the order in which they were asked for.
+        cascade: layers that are set back to random weights, the top first.
+        steps: of the cascade, how many layers are set back in each variant; the first variant has 0, the model itself.
+    """
+
+    name: str
+    fingerprint: str
+    precision: str
+    input_shape: tuple[int, int, int]
+    preprocess: str
+    layers: tuple[str, ...]
+    cascade: tuple[str, ...] = ()
+    steps: tuple[int, ...] = (0,)
+
+    def variant(self, index: int) -> str:
+        """What tables call a variant."""
+        step = self.steps[index]
+        return f"random down to {self.cascade[step - 1]} ({step} of {len(self.cascade)})" if step else "trained"
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """A method of a run: what tables call it, its class, and its options as JSON."""
+
+    label: str
+    name: str
+    options: str
+
+
+@dataclass(frozen=True)
+class PlannedData:
+    """A data set: the digest of its list of files, labels and sizes, and how many files there are."""
+
+    digest: str
+    pictures: int
+
+
+@dataclass(frozen=True)
+class PredictionChunk:
+    """A unit of work: classify the pictures `start` to `stop` with a model."""
+
+    model: int
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        return f"predictions/{self.model}/{self.start // PREDICTIONS_PER_CHUNK:06d}.parquet"
+
+    @property
+    def maps_file(self) -> None:
+        """Predictions come without maps."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of work: the grids `start` to `stop` of a setting, explained with every method at a layer.
+
+    Attributes:
+        number: place in the order of the run.
+        model, variant: indices into the plan's models, and into the model's steps.
+        setting: by name.
+        layer: index into the options' layers.
+        keeps_maps: whether maps are kept with the scores.
+    """
+
+    number: int
+    model: int
+    variant: int
+    setting: str
+    layer: int
+    start: int
+    stop: int
+    keeps_maps: bool
+
+    @property
+    def file(self) -> str:
+        return f"shards/{self.number:06d}.parquet"
+
+    @property
+    def maps_file(self) -> str | None:
+        return f"maps/{self.number:06d}.parquet" if self.keeps_maps else None
+
+
+Task = PredictionChunk | Shard
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the numbers of a run depend on.
+
+    Attributes:
+        options: what was chosen.
+        methods, models, data: what was given.
+        versions: of pellucid and torch.
+    """
+
+    options: SweepOptions
+    methods: tuple[PlannedMethod, ...]
+    models: tuple[PlannedModel, ...]
+    data: PlannedData
+    versions: Mapping[str, str]
+
+    def record(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> "Plan":
+        """The plan that `record()` describes."""
+        values = _frozen(record)
+        return Plan(
+            options=SweepOptions(**values["options"]),
+            methods=tuple(PlannedMethod(**method) for method in values["methods"]),
+            models=tuple(PlannedModel(**model) for model in values["models"]),
+            data=PlannedData(**values["data"]),
+            versions=values["versions"],
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the record."""
+        return _digest(self.record())
+
+    def tag(self, task: Task) -> str:
+        """SHA-256 of all that the result of a unit of work depends on; the files that it makes carry it."""
+        if isinstance(task, Shard):
+            return self.digest
+        model = replace(self.models[task.model], layers=(), cascade=(), steps=())
+        return _digest([asdict(model), asdict(self.data), dict(self.versions), self.options.max_batch])
+
+    def differences(self, other: "Plan") -> list[str]:
+        """What is not the same in another plan, as 'name: here; there'."""
+        mine, theirs = dict(_leaves(self.record())), dict(_leaves(other.record()))
+        names = dict.fromkeys([*mine, *theirs])
+        return [
+            f"{name}: {_shown(mine.get(name))}; {_shown(theirs.get(name))}"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        ]
+
+    def predictions(self) -> Iterator[PredictionChunk]:
+        """The units of work of classifying the data set."""
+        for model in range(len(self.models)):
+            for start in range(0, self.data.pictures, PREDICTIONS_PER_CHUNK):
+                yield PredictionChunk(model, start, min(start + PREDICTIONS_PER_CHUNK, self.data.pictures))
+
+    def shards(self) -> Iterator[Shard]:
+        """The units of work of explaining; an unfinished run has about as many grids in every setting and layer."""
+        number = 0
+        size = self.options.shard_size
+        counts = {setting: self.options.grids_of(setting) for setting in self.options.settings}
+        keeps = self.options.keep_maps != "none"
+        for model, planned in enumerate(self.models):
+            for variant in range(len(planned.steps)):
+                for start in range(0, max(counts.values()), size):
+                    for setting, count in counts.items():
+                        for layer in range(len(planned.layers) if start < count else 0):
+                            stop = min(start + size, count)
+                            yield Shard(number, model, variant, setting, layer, start, stop, keeps and not variant)
+                            number += 1
+
+    def model_index(self, name: str | None) -> int:
+        """The model of a name; None for the only one."""
+        names = [model.name for model in self.models]
+        if name is None and len(names) == 1:
+            return 0
+        if name not in names:
+            raise PellucidError(f"model {name!r}: the run has {', '.join(names)}; name one of them")
+        return names.index(name)
+
+    def layer_index(self, layer: str, model: int = 0) -> int:
+        """A layer by the name under which it was asked for, or by its own."""
+        for names in (self.options.layers, self.models[model].layers):
+            if layer in names:
+                return names.index(layer)
+        raise PellucidError(f"the run has no layer {layer!r}; it has {', '.join(self.options.layers)}")
+
+
+def _digest(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _frozen(each) for key, each in value.items()}
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number and text of a record under a name such as 'models 0 fingerprint'; lists of texts stay whole."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _leaves(each, f"{path} {key}".strip().removeprefix("options "))
+    elif isinstance(value, Sequence) and any(isinstance(each, Mapping) for each in value):
+        for index, each in enumerate(value):
+            yield from _leaves(each, f"{path} {index}")
+    else:
+        yield path, value
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

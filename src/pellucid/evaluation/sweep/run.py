@@ -1,0 +1,226 @@
+"""A run on disk: its table, its summary and its aggregated maps, finished or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import PellucidError
+from pellucid.evaluation.aggregation import AggAtt, agg_att_batches
+from pellucid.evaluation.grids import GridSet
+from pellucid.evaluation.statistics import Comparison
+from pellucid.evaluation.sweep.arrow import arrow, read
+from pellucid.evaluation.sweep.folder import RunFolder
+from pellucid.evaluation.sweep.maps import KeptMap, read_maps
+from pellucid.evaluation.sweep.options import setting_names
+from pellucid.evaluation.sweep.plan import Shard
+from pellucid.evaluation.sweep.summary import Correlations, SummaryLine, compare, correlate, summarise
+from pellucid.evaluation.sweep.table import schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A run folder, to be read; while the run goes on, or after it was killed, what is finished so far.
+
+    Args:
+        folder: that `evaluate` wrote.
+
+    Attributes:
+        plan: all that the numbers depend on.
+        root: folder of the pictures when the run was made; the manifests' paths are relative to it.
+
+    Raises:
+        RunError: the folder is no run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = RunFolder(folder)
+        self.plan, self.root = self._folder.read_plan()
+
+    @staticmethod
+    def load(folder: str | Path) -> Run:
+        """The run in a folder."""
+        return Run(folder)
+
+    @property
+    def folder(self) -> Path:
+        return self._folder.path
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all shards are done."""
+        return self._folder.table.exists()
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many shards are done, and how many there are."""
+        shards = list(self.plan.shards())
+        return sum(self._is_done(shard) for shard in shards), len(shards)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Pictures of the data set that cannot be used, and why."""
+        return self._folder.skipped()
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        """One row per attribution, in the order of the shards (see `pellucid.evaluation.sweep.table.schema`).
+
+        Args:
+            columns: names of the ones wanted; by default all.
+        """
+        if self.is_complete:
+            return read(self._folder.table, columns)
+        parts = [read(self.folder / shard.file, columns).replace_schema_metadata(None) for shard in self._done()]
+        wanted = schema()
+        if columns is not None:
+            wanted = arrow().schema([wanted.field(name) for name in columns])
+        return arrow().concat_tables([wanted.empty_table(), *parts])
+
+    def summary(self) -> tuple[SummaryLine, ...]:
+        """Medians with intervals of every method and control, at every layer in every setting."""
+        return summarise(self.table())
+
+    def compare(
+        self, setting: str, layer: str, *, model: str | None = None, variant: str = "trained"
+    ) -> tuple[Comparison, ...]:
+        """Every pair of methods on the same attributions (see `compare_methods`)."""
+        return compare(self.table(), setting=setting, layer=layer, model=self._model(model), variant=variant)
+
+    def correlate(self, setting: str, *, model: str | None = None, variant: str = "trained") -> Correlations:
+        """Spearman's rank correlation of scores between methods and layers."""
+        return correlate(self.table(), setting=setting, model=self._model(model), variant=variant)
+
+    def grid_set(self, setting: str, *, model: str | None = None) -> GridSet:
+        """The manifest of a setting's grids."""
+        (name,) = setting_names([setting])
+        return GridSet.load(self._folder.grid_set(self.plan.model_index(model), twins=name != "GridPG"))
+
+    def maps(
+        self, setting: str, layer: str, method: str, *, cell: int = 0, kernel_size: int = 1, model: str | None = None
+    ) -> Iterator[KeptMap]:
+        """The maps of a method in one cell, grid by grid, as they were kept (see `KeptMap`).
+
+        Raises:
+            PellucidError: no maps of that cell were kept.
+        """
+        self._check_kept(cell)
+        for shard in self._shards(setting, layer, model):
+            yield from read_maps(self.folder / str(shard.maps_file), method, kernel_size, cell)
+
+    def agg_att(
+        self,
+        setting: str,
+        layer: str,
+        method: str,
+        *,
+        cell: int = 0,
+        kernel_size: int = 1,
+        model: str | None = None,
+        signed: bool = False,
+    ) -> AggAtt:
+        """Aggregate a method's maps in one cell over all finished grids (see `pellucid.evaluation.agg_att`).
+
+        Maps are at the grid picture's size, or, where they were kept at a divided one, at that. Map i of the bins is
+        that of grid i. Memory does not grow with the number of grids.
+
+        Args:
+            setting: by name.
+            layer: as it was asked for, or its own name.
+            method: what the table calls it.
+            cell: the cell that is explained.
+            kernel_size: of the Gaussian; 1 for none.
+            model: by name; None for the only one.
+            signed: average signed maps; otherwise positive parts.
+
+        Raises:
+            PellucidError: there are no such maps.
+        """
+        self._check_kept(cell)
+        scores, mass = self._scores(setting, layer, method, cell, kernel_size, model)
+        kept = self.maps(setting, layer, method, cell=cell, kernel_size=kernel_size, model=model)
+        first = next(kept, None)
+        if first is None or not len(scores):
+            raise PellucidError(f"the run has no maps of {method!r} with kernel {kernel_size} at {layer} in {setting}")
+        size = None if first.positive is not None else self._grid_size(model)
+
+        def batches() -> Iterator[Tensor]:
+            following = 0
+            for one in _chained(first, kept):
+                # Grids that the method refused have no map; their score is NaN, so that zeros keep the place only.
+                yield torch.zeros(one.grid - following, *one.values.shape)
+                yield _wanted(one, signed)[None]
+                following = one.grid + 1
+            yield torch.zeros(len(scores) - following, *first.values.shape)
+
+        return agg_att_batches(batches(), scores, mass, size=size, signed=signed)
+
+    def _scores(
+        self, setting: str, layer: str, method: str, cell: int, kernel_size: int, model: str | None
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and masses (grids,) of one cell; NaN where there is none."""
+        scores, mass = [], []
+        for shard in self._shards(setting, layer, model):
+            table = read(self.folder / shard.file, ["method", "kernel_size", "grid", "cell", "score", "cell_mass"])
+            rows = {
+                row["grid"]: row
+                for row in table.to_pylist()
+                if row["method"] == method and row["cell"] == cell and row["kernel_size"] == kernel_size
+            }
+            none = {"score": torch.nan, "cell_mass": torch.nan}
+            scores += [rows.get(grid, none)["score"] for grid in range(shard.start, shard.stop)]
+            mass += [rows.get(grid, none)["cell_mass"] for grid in range(shard.start, shard.stop)]
+        return torch.tensor(scores, dtype=torch.float64), torch.tensor(mass, dtype=torch.float64)
+
+    def _shards(self, setting: str, layer: str, model: str | None) -> list[Shard]:
+        """The finished shards of the trained model, grid by grid without a gap."""
+        index = self.plan.model_index(model)
+        (name,), place = setting_names([setting]), self.plan.layer_index(layer, index)
+        wanted = (index, 0, name, place)
+        found = [
+            shard
+            for shard in self.plan.shards()
+            if (shard.model, shard.variant, shard.setting, shard.layer) == wanted and self._is_done(shard)
+        ]
+        starts = range(0, len(found) * self.plan.options.shard_size, self.plan.options.shard_size)
+        return [shard for shard, start in zip(found, starts, strict=True) if shard.start == start]
+
+    def _done(self) -> Iterator[Shard]:
+        return (shard for shard in self.plan.shards() if self._is_done(shard))
+
+    def _is_done(self, shard: Shard) -> bool:
+        return self.is_complete or self._folder.is_done(shard, self.plan)
+
+    def _model(self, name: str | None) -> str:
+        return self.plan.models[self.plan.model_index(name)].name
+
+    def _grid_size(self, model: str | None) -> tuple[int, int]:
+        _, height, width = self.plan.models[self.plan.model_index(model)].input_shape
+        rows, columns = self.plan.options.grid
+        return rows * height, columns * width
+
+    def _check_kept(self, cell: int) -> None:
+        kept = self.plan.options.keep_maps
+        if kept == "none" or (kept == "first" and cell != 0):
+            raise PellucidError(f"the maps of cell {cell} were not kept (keep_maps={kept!r}); run with keep_maps='all'")
+
+    def __repr__(self) -> str:
+        done, total = self.progress
+        return f"<Run {self.folder}: {done} of {total} shards>"
+
+
+def _wanted(kept: KeptMap, signed: bool) -> Tensor:
+    """The map to be averaged; where the score is NaN it only keeps the place."""
+    return kept.values if signed or kept.positive is None else kept.positive
+
+
+def _chained(first: KeptMap, others: Iterator[KeptMap]) -> Iterator[KeptMap]:
+    yield first
+    yield from others

@@ -1,0 +1,195 @@
+"""One shard: the maps of every method for a few grids at a layer, scored."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import Case, Method, Passes, smooth
+from pellucid.attribution.memory import Budget
+from pellucid.errors import MissingExtraError, PellucidError
+from pellucid.evaluation.grids import GridSet
+from pellucid.evaluation.settings import SettingView
+from pellucid.evaluation.sweep.control_methods import CONTROLS, control_methods
+from pellucid.evaluation.sweep.maps import MapRows
+from pellucid.evaluation.sweep.pictures import grid_targets
+from pellucid.evaluation.sweep.plan import Plan, Shard
+from pellucid.evaluation.sweep.scoring import score_maps
+from pellucid.evaluation.sweep.table import Cost, Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ShardResult", "evaluate_shard"]
+
+
+def evaluate_shard(
+    plan: Plan, shard: Shard, view: SettingView, grids: GridSet, pictures: Tensor, methods: tuple[Method, ...]
+) -> "ShardResult":
+    """Explain and score the grids of a shard.
+
+    The part before the layer is run once for each grid, and all methods and targets share it; so do they the gradient.
+
+    Args:
+        plan: of the run.
+        shard: which grids, where.
+        view: the setting seen from the layer, with the evaluated heads.
+        grids: the set that the shard's grids belong to.
+        pictures: (N, C, H, W) the shard's grid pictures.
+        methods: of the plan's methods.
+    """
+    found = ShardResult(plan, shard, grids, methods)
+    total = plan.options.grids_of(shard.setting)
+    for rows, case, shared in _cases(view, pictures, found.targets, shard.start, total, found.methods):
+        if isinstance(case, str):
+            found.refuse_all(case, rows)
+            continue
+        for label, method in zip(found.labels, found.methods, strict=True):
+            found.explain(label, method, case, rows, shared)
+    return found
+
+
+class ShardResult:
+    """The rows and maps of a shard in the making."""
+
+    def __init__(self, plan: Plan, shard: Shard, grids: GridSet, methods: tuple[Method, ...]) -> None:
+        planned = plan.models[shard.model]
+        self._shard, self._options = shard, plan.options
+        self._grid, self._cells, self._twins = grids.grid, grids.evaluated, grids.twins
+        self.targets = grid_targets(grids, range(shard.start, shard.stop), single_head=shard.setting == "GridPG")
+        self.methods = (*methods, *control_methods(grids.grid, grids.evaluated, plan.options.seed))
+        self.labels = (*(method.label for method in plan.methods), *CONTROLS)
+        self._described = {method.label: method.options for method in plan.methods}
+        self._problems: dict[str, None] = {}
+        self._maps = MapRows()
+        self._rows = Rows(
+            model=planned.name,
+            variant=planned.variant(shard.variant),
+            setting=shard.setting,
+            layer=self._options.layers[shard.layer],
+            layer_name=planned.layers[shard.layer],
+        )
+
+    def explain(self, label: str, method: Method, case: Case, rows: slice, shared: Cost) -> None:
+        """Explain a case with one method, and score the maps, with every kernel from the same ones."""
+        started = time.perf_counter()
+        try:
+            found = method.explain(case)
+        except MissingExtraError:
+            raise
+        except PellucidError as error:
+            self._refuse(label, str(error), rows)
+            return
+        cost = Cost(found.passes, time.perf_counter() - started)
+        self._score(label, 1, found.values, case, rows, cost, shared)
+        if label in CONTROLS:
+            return
+        for kernel in self._options.kernel_sizes:
+            if kernel <= max(found.values.shape[2:]):
+                started = time.perf_counter()
+                values = smooth(found.values, kernel)
+                cost = Cost(Passes(), time.perf_counter() - started)
+                self._score(label, kernel, values, case, rows, cost, shared)
+
+    def refuse_all(self, reason: str, rows: slice) -> None:
+        """Nothing at all can be explained for some grids."""
+        for label in self.labels:
+            self._refuse(label, reason, rows)
+
+    @property
+    def table(self) -> "pa.Table":
+        """A row for every attribution."""
+        return self._rows.table()
+
+    @property
+    def maps(self) -> "pa.Table":
+        """The maps that are kept; those of controls are not."""
+        return self._maps.table()
+
+    @property
+    def maps_of_method(self) -> int:
+        """How many maps are kept of one method with one kernel."""
+        return (self._shard.stop - self._shard.start) * len(self._kept_cells)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be explained, and why."""
+        return tuple(self._problems)
+
+    @property
+    def _kept_cells(self) -> tuple[int, ...]:
+        return self._cells[:1] if self._options.keep_maps == "first" else self._cells
+
+    def _score(
+        self, label: str, kernel: int, values: Tensor, case: Case, rows: slice, cost: Cost, shared: Cost
+    ) -> None:
+        size = (case.pictures.shape[2], case.pictures.shape[3])
+        scores = score_maps(values, self._grid, self._cells, size, twins=self._twins, kernel_size=kernel)
+        share = values.shape[0] * values.shape[1]
+        columns = self._columns(label, kernel) | cost.columns(share) | shared.shared_columns(share)
+        self._rows.add(scores, self._numbers(rows), self._cells, self._classes(rows), **columns)
+        if self._shard.keeps_maps and label not in CONTROLS:
+            for own, grid in zip(values, self._numbers(rows), strict=True):
+                for one, cell in zip(own, self._kept_cells, strict=False):
+                    self._maps.add(one, size, method=label, kernel_size=kernel, grid=grid, cell=cell)
+
+    def _refuse(self, label: str, reason: str, rows: slice) -> None:
+        self._problems[f"{label} at {self._options.layers[self._shard.layer]} in {self._shard.setting}: {reason}"] = (
+            None
+        )
+        none = Cost(Passes(), 0.0)
+        columns = self._columns(label, 1) | none.columns(1) | none.shared_columns(1)
+        numbers, classes = self._numbers(rows), self._classes(rows)
+        self._rows.refuse(reason, numbers, self._cells, classes, twins=self._twins, **columns)
+
+    def _columns(self, label: str, kernel: int) -> dict[str, object]:
+        described = self._described.get(label, "{}")
+        return {"method": label, "kernel_size": kernel, "options": described, "control": label in CONTROLS}
+
+    def _numbers(self, rows: slice) -> range:
+        return range(self._shard.start + rows.start, self._shard.start + rows.stop)
+
+    def _classes(self, rows: slice) -> list[list[int]]:
+        classes: list[list[int]] = self.targets[rows, :, 1].tolist()
+        return classes
+
+
+def _cases(
+    view: SettingView, pictures: Tensor, targets: Tensor, start: int, total: int, methods: tuple[Method, ...]
+) -> Iterator[tuple[slice, Case | str, Cost]]:
+    """The grids of a shard a few at a time, each with what all methods share already run, or why that cannot be."""
+    budget = Budget(
+        view,
+        pictures[:1],
+        targets=targets.shape[1],
+        max_batch=min(method.max_batch for method in methods),
+        max_bytes=min((method.max_bytes for method in methods if method.max_bytes is not None), default=None),
+    )
+    differentiate = any(method.needs_gradients(view) for method in methods)
+    size = budget.pictures(differentiate=differentiate)
+    for first in range(0, len(pictures), size):
+        rows = slice(first, min(first + size, len(pictures)))
+        started = time.perf_counter()
+        try:
+            case = Case(
+                view,
+                pictures[rows],
+                targets[rows],
+                differentiate=differentiate,
+                budget=budget,
+                first=start + first,
+                total=total,
+            )
+        except PellucidError as error:
+            yield rows, str(error), Cost(Passes(), 0.0)
+            continue
+        if differentiate:
+            with suppress(PellucidError):  # those methods that need the gradient will say why there is none
+                _ = case.gradients
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        measured = budget.passes if not first else Passes()
+        yield rows, case, Cost(case.passes + measured, time.perf_counter() - started)

@@ -1,0 +1,182 @@
+"""What a table says: medians with intervals over grids, paired comparisons, and rank correlations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pellucid.errors import PellucidError
+from pellucid.evaluation.statistics import Comparison, Interval, bootstrap_interval, compare_methods, spearman_matrix
+from pellucid.evaluation.sweep.arrow import arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Correlations", "SummaryLine", "compare", "correlate", "summarise"]
+
+_KEYS = ("model", "variant", "setting", "layer", "method", "kernel_size")
+
+
+@dataclass(frozen=True)
+class SummaryLine:
+    """One method, or control, at one layer in one setting.
+
+    Attributes:
+        model, variant, setting, layer, method, kernel_size, control: as in the table.
+        median: of the localization scores, with the interval of a cluster bootstrap over grids; maps that could not be
+            scored are left out and counted in `median.excluded`.
+        quartiles: 25 % and 75 % of the scores.
+        native: median of the scores at the map's own resolution.
+        attainable: median of what a map that is uniform in the cell scores.
+        mirror: median mirror share; None without twins.
+        by_cell: median score of each cell.
+        status: how many maps have each status ("ok", "zero", "non-finite", "refused").
+        note: the commonest reason why maps were refused; empty if none was.
+        passes: mean number of passes for one attribution, there and back, beyond what methods share; in pictures of the
+            size of a cell.
+        seconds: mean time of one attribution beyond what methods share.
+    """
+
+    model: str
+    variant: str
+    setting: str
+    layer: str
+    method: str
+    kernel_size: int
+    control: bool
+    median: Interval
+    quartiles: tuple[float, float]
+    native: float
+    attainable: float
+    mirror: float | None
+    by_cell: Mapping[int, float]
+    status: Mapping[str, int]
+    note: str
+    passes: float
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The method, with the kernel if there is one."""
+        return _name(self.method, self.kernel_size)
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """Spearman's rank correlations of scores on the same attributions.
+
+    Attributes:
+        names: (method, layer) of every column.
+        matrix: (C, C) in [-1, 1]; NaN where none is defined.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    matrix: NDArray[np.float64]
+
+
+def summarise(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple[SummaryLine, ...]:
+    """A line for each method at each layer in each setting, in the order of the table.
+
+    Args:
+        table: of a run, or of `evaluate_maps`, or several of them joined.
+        resamples, seed: of the bootstrap.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, key in enumerate(zip(*(table[name].to_pylist() for name in _KEYS), strict=True)):
+        groups.setdefault(key, []).append(row)
+    return tuple(_line(key, table.take(rows), resamples, seed) for key, rows in groups.items())
+
+
+def compare(
+    table: pa.Table,
+    *,
+    setting: str,
+    layer: str,
+    model: str,
+    variant: str = "trained",
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Compare every pair of methods, controls and kernels on the same attributions (see `compare_methods`).
+
+    Raises:
+        PellucidError: the table has no such rows.
+    """
+    chosen = _chosen(table, {"setting": setting, "layer": layer, "model": model, "variant": variant})
+    places, columns = _columns(chosen, with_layer=False)
+    named = {name: values for (name, _), values in columns.items()}
+    return compare_methods(named, [grid for grid, _ in places], permutations=permutations, seed=seed)
+
+
+def correlate(table: pa.Table, *, setting: str, model: str, variant: str = "trained") -> Correlations:
+    """Rank correlations between all methods, without controls, at all layers of a setting.
+
+    Raises:
+        PellucidError: the table has no such rows.
+    """
+    chosen = _chosen(table, {"setting": setting, "model": model, "variant": variant, "control": False})
+    _, columns = _columns(chosen, with_layer=True)
+    named = {f"{name} at {layer}": values for (name, layer), values in columns.items()}
+    return Correlations(tuple(columns), spearman_matrix(named))
+
+
+def _line(key: tuple[Any, ...], rows: pa.Table, resamples: int, seed: int) -> SummaryLine:
+    columns = {name: rows[name].to_numpy() for name in ("score", "grid", "cell", "score_native", "attainable")}
+    scores, cells = columns["score"], columns["cell"]
+    mirror = None if rows["mirror_share"].null_count else _median(rows["mirror_share"].to_numpy())
+    notes = Counter(note for note in rows["note"].to_pylist() if note)
+    quartiles = np.quantile(found, [0.25, 0.75]) if len(found := scores[np.isfinite(scores)]) else (np.nan, np.nan)
+    passes = sum(rows[name].to_numpy() for name in ("suffix_forward", "suffix_backward", "network_forward"))
+    return SummaryLine(
+        **dict(zip(_KEYS, key, strict=True)),
+        control=rows["control"][0].as_py(),
+        median=bootstrap_interval(scores, columns["grid"], resamples=resamples, seed=seed),
+        quartiles=(float(quartiles[0]), float(quartiles[1])),
+        native=_median(columns["score_native"]),
+        attainable=_median(columns["attainable"]),
+        mirror=mirror,
+        by_cell={int(cell): _median(scores[cells == cell]) for cell in np.unique(cells)},
+        status=dict(Counter(rows["status"].to_pylist())),
+        note=notes.most_common(1)[0][0] if notes else "",
+        passes=float(np.mean(passes)),
+        seconds=float(np.mean(rows["seconds"].to_numpy())),
+    )
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
+
+
+def _chosen(table: pa.Table, wanted: Mapping[str, object]) -> pa.Table:
+    pa = arrow()
+    keep = np.ones(len(table), dtype=bool)
+    for name, value in wanted.items():
+        keep &= np.array([found == value for found in table[name].to_pylist()], dtype=bool)
+    if not keep.any():
+        asked = ", ".join(f"{name} {value!r}" for name, value in wanted.items())
+        raise PellucidError(f"the table has no rows with {asked}")
+    return table.filter(pa.array(keep))
+
+
+def _columns(
+    table: pa.Table, *, with_layer: bool
+) -> tuple[list[tuple[int, int]], dict[tuple[str, str], NDArray[np.float64]]]:
+    """Scores as columns: the (grid, cell) of each row, and (method, layer) -> scores, NaN where there is none."""
+    names = ("method", "kernel_size", "layer", "grid", "cell", "score")
+    rows = list(zip(*(table[name].to_pylist() for name in names), strict=True))
+    places = {place: row for row, place in enumerate(dict.fromkeys((grid, cell) for *_, grid, cell, _ in rows))}
+    columns: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for method, kernel, layer, grid, cell, score in rows:
+        key = (_name(method, kernel), layer if with_layer else "")
+        columns.setdefault(key, np.full(len(places), np.nan))[places[grid, cell]] = score
+    return list(places), columns
+
+
+def _name(method: str, kernel_size: int) -> str:
+    return method if kernel_size == 1 else f"{method} smoothed over {kernel_size}"

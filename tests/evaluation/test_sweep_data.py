@@ -1,0 +1,173 @@
+"""Data sets: folders and lists, their classes, and what a model is sure of."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.evaluation.sweep_support import COLOURS, colour_classifier, colour_network, write_squares
+
+from pellucid import Classifier
+from pellucid.errors import ModelError, PellucidError, PictureError
+from pellucid.evaluation.sweep import read_data_set
+from pellucid.evaluation.sweep.predictions import pool_of, predict, unusable
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return colour_classifier()
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("squares"), per_class=2)
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(file)
+
+
+def test_folders_are_classes_by_name(squares: Path, classifier: Classifier) -> None:
+    found = read_data_set(squares, classifier)
+    assert len(found) == 16
+    assert all(COLOURS[label] == file.split("/")[0] for file, label in zip(found.files, found.labels, strict=True))
+
+
+def test_folders_are_classes_by_index(tmp_path: Path, classifier: Classifier) -> None:
+    touch(tmp_path / "07" / "a.png", tmp_path / "3" / "deep" / "b.png")
+    found = read_data_set(tmp_path, classifier)
+    assert dict(zip(found.files, found.labels, strict=True)) == {"07/a.png": 7, "3/deep/b.png": 3}
+
+
+def test_a_folder_for_every_class_is_sorted_like_the_classes(tmp_path: Path, classifier: Classifier) -> None:
+    touch(*(tmp_path / f"n{index:04d}" / "a.png" for index in range(8)))
+    assert read_data_set(tmp_path, classifier).labels == tuple(range(8))
+
+
+def test_a_folder_that_is_no_class_is_named_with_the_nearest(tmp_path: Path, classifier: Classifier) -> None:
+    touch(tmp_path / "gren" / "a.png", tmp_path / "red" / "a.png")
+    with pytest.raises(PellucidError, match=r"1 of 2 folders .* \(no class 'gren'; did you mean 'green'"):
+        read_data_set(tmp_path, classifier)
+
+
+def test_underscores_stand_for_spaces(tmp_path: Path) -> None:
+    spaced = Classifier(colour_network(), input_size=16, class_names=[f"light {name}" for name in COLOURS])
+    touch(tmp_path / "light_red" / "a.png")
+    assert read_data_set(tmp_path, spaced).labels == (4,)
+
+
+def test_a_picture_outside_the_class_folders_is_listed_as_skipped(tmp_path: Path, classifier: Classifier) -> None:
+    touch(tmp_path / "red" / "a.png", tmp_path / "stray.png")
+    found = read_data_set(tmp_path, classifier)
+    assert found.files == ("red/a.png",)
+    assert [str(failure.path) for failure in found.skipped] == ["stray.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "red/0.png,red\nblue/1.png,1\n"),
+        ("list.csv", "id,path,label\n1,red/0.png,red\n2,blue/1.png,blue\n"),
+        ("list.tsv", "class\tfile\n4\tred/0.png\nblue\tblue/1.png\n"),
+    ],
+)
+def test_lists_are_read_with_and_without_a_header(tmp_path: Path, classifier: Classifier, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = read_data_set(tmp_path / name, classifier)
+    assert (found.root, found.files, found.labels) == (tmp_path, ("red/0.png", "blue/1.png"), (4, 1))
+
+
+def test_pairs_are_a_list_too(classifier: Classifier) -> None:
+    found = read_data_set([("a.png", "red"), (Path("b.png"), 0)], classifier)
+    assert (found.files, found.labels) == (("a.png", "b.png"), (4, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a.png\n", "has no class"), ("", "is empty"), ("a.png,9\n", "class 9 does not exist"), ("a,1\na,2\n", "once")],
+)
+def test_a_wrong_list_says_what_is_wrong(tmp_path: Path, classifier: Classifier, text: str, words: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(PellucidError, match=words):
+        read_data_set(tmp_path / "list.csv", classifier)
+
+
+def test_data_that_is_not_there_is_an_error(tmp_path: Path, classifier: Classifier) -> None:
+    with pytest.raises(PellucidError, match="does not exist"):
+        read_data_set(tmp_path / "nothing", classifier)
+    with pytest.raises(PictureError, match="no pictures"):
+        read_data_set(tmp_path, classifier)
+
+
+def test_the_digest_tells_another_file_label_or_size(tmp_path: Path, classifier: Classifier) -> None:
+    touch(tmp_path / "red" / "a.png", tmp_path / "blue" / "a.png")
+    digests = {read_data_set(tmp_path, classifier).digest()}
+    (tmp_path / "red" / "a.png").write_bytes(b"other")
+    digests.add(read_data_set(tmp_path, classifier).digest())
+    (tmp_path / "red").rename(tmp_path / "green")
+    digests.add(read_data_set(tmp_path, classifier).digest())
+    assert len(digests) == 3
+
+
+def test_predictions_are_the_classifiers_own(squares: Path, classifier: Classifier) -> None:
+    data = read_data_set(squares, classifier)
+    table = predict(classifier, data, 3, 9, max_batch=4)
+    logits = classifier.logits(classifier.read([squares / file for file in data.files[3:9]]))
+    assert table["path"].to_pylist() == list(data.files[3:9])
+    assert table["predicted"].to_pylist() == logits.argmax(1).tolist()
+    wanted = logits.double().softmax(1).amax(1)
+    torch.testing.assert_close(torch.tensor(table["confidence"].to_pylist(), dtype=torch.float64), wanted)
+
+
+def test_unreadable_pictures_are_listed_and_the_others_classified(tmp_path: Path, classifier: Classifier) -> None:
+    write_squares(tmp_path, per_class=1)
+    (tmp_path / "red" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "red" / "2.png").write_bytes(b"")
+    data = read_data_set(tmp_path, classifier)
+    table = predict(classifier, data, 0, len(data), max_batch=3)
+    failures = unusable([table, table])
+    assert [(str(failure.path), failure.reason.split(";")[0][:14]) for failure in failures] == [
+        ("red/1.png", "is not a pictu"),
+        ("red/2.png", "is empty"),
+    ]
+    assert {candidate.path for candidate in pool_of(table, 0.9)} == {f"{colour}/0.png" for colour in COLOURS}
+
+
+def test_only_pictures_that_the_model_is_sure_and_right_about_are_used(tmp_path: Path, classifier: Classifier) -> None:
+    write_squares(tmp_path, per_class=1)
+    (tmp_path / "red" / "0.png").rename(tmp_path / "blue" / "wrong.png")
+    data = read_data_set(tmp_path, classifier)
+    table = predict(classifier, data, 0, len(data), max_batch=16)
+    sure = sorted(table["confidence"].to_pylist())
+    assert "blue/wrong.png" not in {candidate.path for candidate in pool_of(table, 0.0)}
+    assert len(pool_of(table, 0.0)) == 7
+    assert pool_of(table, sure[-1] + 1e-9) == ()
+
+
+def test_a_picture_that_gives_no_logits_is_listed(tmp_path: Path) -> None:
+    write_squares(tmp_path, per_class=1)
+    network = colour_network()
+    broken = Classifier(
+        torch.nn.Sequential(network, Brittle()).eval(), preprocess=colour_classifier().preprocess, class_names=COLOURS
+    )
+    data = read_data_set(tmp_path, broken)
+    failures = unusable([predict(broken, data, 0, len(data), max_batch=4)])
+    assert [(str(failure.path), failure.reason) for failure in failures] == [
+        ("red/0.png", "the network gives NaN or infinite logits")
+    ]
+
+
+class Brittle(torch.nn.Module):
+    """NaN wherever red is the answer."""
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        sure = (logits.argmax(1, keepdim=True) == 4) & (logits.amax(1, keepdim=True) > 1)
+        return torch.where(sure, torch.nan, logits)
+
+
+def test_a_classifier_without_preprocessing_cannot_read_a_data_set(squares: Path) -> None:
+    blind = Classifier(colour_network(), input_size=16, class_names=COLOURS)
+    with pytest.raises(ModelError, match="without preprocess"):
+        predict(blind, read_data_set(squares, blind), 0, 1, max_batch=1)

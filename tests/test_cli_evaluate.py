@@ -1,0 +1,151 @@
+"""`pellucid evaluate`, called as a user calls it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.evaluation.sweep_support import MODEL, write_squares
+
+from pellucid.cli import main
+from pellucid.evaluation.sweep import Run
+
+ROOT = Path(__file__).parents[1]
+Command = Callable[..., tuple[int, str, str]]
+FAST = ("--settings", "GridPG", "--layers", "final", "--methods", "grad-cam", "--grids", "2")
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_squares(tmp_path_factory.mktemp("squares"))
+    (folder / "red" / "bad.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def evaluate(squares: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Exit code, standard output and standard error of `pellucid evaluate SQUARES ARGUMENTS`."""
+
+    def run(*arguments: str | Path, model: str = MODEL) -> tuple[int, str, str]:
+        argv = ["pellucid", "evaluate", str(squares), "--model", model, *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_a_run_is_printed_as_json_for_machines(evaluate: Command, squares: Path, tmp_path: Path) -> None:
+    code, said, told = evaluate(
+        "--out", tmp_path / "run", "--settings", "gridpg,DiFull", "--layers", "input,final", "--grids", "3", "--smooth",
+        "3,5", "--methods", "grad-cam,RISE", "--option", "RISE.masks=20", "--json", "--randomise", "fc",
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(said)
+    assert found["skipped"] == {"red/bad.png": found["skipped"]["red/bad.png"]}
+    lines = {(e["variant"], e["setting"], e["layer"], e["name"]): e for e in found["summary"]}
+    assert len(lines) == 2 * 2 * 2 * (2 * 3 + 5)
+    line = lines["trained", "DiFull", "final", "GradCAM smoothed over 3"]
+    assert line["median"]["grids"] == 3
+    assert 0 < line["median"]["low"] <= line["median"]["estimate"] <= line["median"]["high"] <= 1
+    assert line["mirror"] > 0.9
+    assert lines["trained", "GridPG", "final", "GradCAM"]["mirror"] is None
+    assert any(variant == "random down to fc (1 of 1)" for variant, *_ in lines)
+    run = Run.load(tmp_path / "run")
+    assert Path(found["table"]).is_file()
+    assert run.plan.options.kernel_sizes == (3, 5)
+    assert '"masks": 20' in run.plan.methods[1].options
+    assert "pictures of the data set that could not be used: 1" in told
+
+
+def test_a_run_is_printed_as_a_table_for_people(evaluate: Command, tmp_path: Path) -> None:
+    code, said, told = evaluate("--out", tmp_path / "run", *FAST, "--n", "2x3")
+    assert code == 0
+    assert "GridPG of colours" in said
+    (row,) = [line for line in said.splitlines() if "GradCAM" in line]
+    assert "[" in row
+    assert "(OracleMask)" in said
+    assert "skipped: red/bad.png: is not a picture" in told
+    assert Run.load(tmp_path / "run").plan.options.grid == (2, 3)
+
+
+def test_the_same_command_again_only_reads(evaluate: Command, tmp_path: Path) -> None:
+    first = evaluate("--out", tmp_path / "run", *FAST, "--json")
+    second = evaluate("--out", tmp_path / "run", *FAST, "--json")
+    assert first[:2] == second[:2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--settings", "GridPC"], "no setting 'GridPC'; did you mean GridPG?"),
+        (["--methods", "grad-cat"], "did you mean GradCAM"),
+        (["--layers", "finale"], "final"),
+        (["--n", "two"], "--n: 'two' is not a whole number"),
+        (["--n", "2x2x2"], "neither a number nor rows x columns"),
+        (["--smooth", "4"], "kernel of 4 cells"),
+        (["--maps", "some"], "choose from none, first, all"),
+        (["--backend", "cloud"], "no backend 'cloud'"),
+        (["--grids", "900"], "missing"),
+        (["--weights", "w.safetensors", "--model", "second"], "--weights is for one model"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    evaluate: Command, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    code, said, told = evaluate("--out", tmp_path / "run", *FAST, *arguments)
+    assert (code, said.strip()) == (2, "")
+    assert [words in line for line in told.splitlines() if line.startswith("error:")] == [True], told
+
+
+def test_another_runs_folder_is_refused_with_the_difference(evaluate: Command, tmp_path: Path) -> None:
+    evaluate("--out", tmp_path / "run", *FAST)
+    code, _, told = evaluate("--out", tmp_path / "run", *FAST, "--seed", "3")
+    assert code == 2
+    assert "seed: 0; 3" in told
+
+
+def test_a_method_that_cannot_explain_is_told_and_the_others_go_on(evaluate: Command, tmp_path: Path) -> None:
+    common = ("--settings", "GridPG", "--layers", "relu2", "--grids", "2", "--json")
+    model = "tests.evaluation.sweep_support:detached_classifier"
+    code, said, told = evaluate("--out", tmp_path / "two", *common, "--methods", "GradCAM,Occlusion", model=model)
+    assert code == 0
+    status = {line["name"]: line["status"] for line in json.loads(said)["summary"]}
+    assert status["GradCAM"] == {"refused": 8}
+    assert status["Occlusion"] == status["Uniform"] == {"ok": 8}
+    assert "not explained: GradCAM at relu2 in GridPG: no gradient flows" in told
+    assert "maps that could not be made and have no score: 8 (GradCAM at relu2)" in told
+    code, _, told = evaluate("--out", tmp_path / "one", *common, "--methods", "GradCAM", model=model)
+    assert code == 2
+    assert "no method could be scored: no gradient flows" in told
+
+
+def test_ctrl_c_says_how_to_go_on(squares: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "pellucid.cli", "evaluate", str(squares), "--model", MODEL, "--out", str(out), "--grids",
+        "8", "--shard", "1", "--methods", "RISE", "--option", "RISE.masks=200",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "COLUMNS": "200"}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not list(out.glob("shards/*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "give the same command again to go on" in told
+    assert not Run.load(out).is_complete
