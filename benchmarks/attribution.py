@@ -232,7 +232,7 @@ def main() -> None:
     precision: list[str] = []
     for name in ("efficientnet_lite0", "torchvision:resnet18"):
         classifier = pl.load(name, weights="random" if name.startswith("torchvision") else None)
-        network = classifier._module  # the very module that is explained, so that both sides run the same weights
+        network = classifier.module  # the very module that is explained, so that both sides run the same weights
         rows += measure(name.removeprefix("torchvision:"), classifier, network, arguments.rounds, arguments.quick)
         precision += precision_table(network, name.removeprefix("torchvision:"), arguments.rounds)
     RESULTS.mkdir(exist_ok=True)

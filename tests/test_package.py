@@ -30,6 +30,10 @@ def test_no_public_name_vanishes() -> None:
         assert hasattr(pl.attribution, name)
     for name in ("read_picture", "find_pictures", "Preprocess", "Geometry", "measure_geometry"):
         assert hasattr(pl.data, name)
+    for name in ("GridPG", "DiFull", "DiPart", "localization_score", "agg_att", "evaluate", "Run"):
+        assert hasattr(pl.evaluation, name)
+    for name in ("fit_cav", "CAV", "VisualTCAV", "concept_map", "reference_attribution", "tcav"):
+        assert hasattr(pl.concepts, name)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -57,7 +57,7 @@ def as_map(native: Tensor, shape: torch.Size) -> Tensor:
         return native
     if native.ndim == 3:
         patches = native[:, native.shape[1] - shape[2] * shape[3] :]
-        return torch.stack([token.reshape(shape[2:]) for token in patches.flatten(0, 0).mT.flatten(0, 1)]).view(shape)
+        return patches.mT.reshape(shape)
     return native.movedim(-1, 1) if native.ndim == 4 else native[:, :, None, None]
 
 

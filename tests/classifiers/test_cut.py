@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 import pellucid as pl
 from pellucid.classifiers import LayerView
-from pellucid.classifiers.crossing import Carried, PerPicture, UnfollowableError, pattern_of
 from pellucid.errors import LayerError
 
 EVERY_NETWORK = pytest.mark.parametrize("name", NETWORKS)
@@ -190,52 +189,6 @@ def test_pictures_are_followed_along_whatever_axis_they_lie(name: str) -> None:
         row = torch.tensor([one])
         alone = view.logits(activation[row], activation.carried.rows(row))
         torch.testing.assert_close(alone, reference(name)(x[row]), rtol=1e-5, atol=1e-6)
-
-
-def test_patterns_tell_which_part_of_a_value_belongs_to_which_picture() -> None:
-    assert pattern_of(torch.zeros(2, 5), torch.zeros(3, 5)) == PerPicture(0)
-    assert pattern_of(torch.zeros(7, 4, 1), torch.zeros(7, 6, 1)) == PerPicture(1)
-    assert pattern_of(torch.zeros(2, 3), torch.zeros(2, 3)) is None
-    assert pattern_of(torch.Size([2, 8]), torch.Size([3, 8])) == (PerPicture(), None)
-    assert pattern_of({"a": 14, "b": [1.5]}, {"a": 21, "b": [1.5]}) == {"a": PerPicture(), "b": (None,)}
-
-
-@pytest.mark.parametrize(
-    ("two", "three"),
-    [
-        (torch.zeros(2, 2), torch.zeros(3, 3)),
-        (torch.zeros(2), torch.zeros(4)),
-        (torch.zeros(2), torch.zeros(3, 1)),
-        (0.25, 0.5),
-        (3, 4),
-        ([1], [1, 1]),
-        (object(), object()),
-    ],
-)
-def test_a_value_that_does_not_say_what_belongs_to_which_picture_is_refused(two: object, three: object) -> None:
-    with pytest.raises(UnfollowableError, match="for two pictures and"):
-        pattern_of(two, three)
-
-
-def test_rows_of_carried_values_are_picked_along_their_axes() -> None:
-    values = (torch.arange(6).view(2, 3), torch.arange(8).view(2, 4), torch.Size([4, 7]), 10, "constant")
-    patterns = (PerPicture(1), PerPicture(1), (PerPicture(), None), PerPicture(), None)
-    carried = Carried((values[0][:, :2], *values[1:]), ("a", "b", "c", "d", "e"), 2, patterns)
-    rows = carried.rows(torch.tensor([1, 1, 0]))
-    assert rows.pictures == 3
-    assert rows.values[0].tolist() == [[1, 1, 0], [4, 4, 3]]
-    assert rows.values[1].tolist() == [[2, 3, 2, 3, 0, 1], [6, 7, 6, 7, 4, 5]]
-    assert rows.values[2:] == (torch.Size([6, 7]), 15, "constant")
-    assert rows.names == carried.names
-
-
-def test_rows_of_rows_are_rows() -> None:
-    view = classifier("residual").at("layer2.0.conv1")
-    activation = view.activation(pictures("residual"))
-    first, second = torch.tensor([2, 0, 1, 1]), torch.tensor([3, 0])
-    twice = activation.carried.rows(first).rows(second)
-    once = activation.carried.rows(first[second])
-    assert all(torch.equal(a, b) for a, b in zip(twice.values, once.values, strict=True))
 
 
 class BatchStatistics(nn.Module):

@@ -1,17 +1,13 @@
-"""What a view gives and takes: layouts, types, carried values, errors; and whether a suffix is affine."""
-
-from collections.abc import Callable
+"""What a view gives and takes: maps of every layout, types, carried values, errors."""
 
 import pytest
 import torch
 from tests.classifiers.oracles import classifier, reference
-from tests.networks import CLASSES, NETWORKS, input_shape, pictures
-from tests.networks.tokens import VisionTransformer
+from tests.networks import NETWORKS, input_shape, pictures
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.classifiers.layout import Layout, find_layout, token_grid
+from pellucid.classifiers.layout import Layout
 from pellucid.errors import LayerError, ModelError
 
 TOKENS = {"vit_mean": 0, "vit": 1, "vit_two_tokens": 2, "vit_five_tokens": 5}
@@ -96,65 +92,6 @@ def test_a_layout_that_does_not_fit_is_a_clear_error() -> None:
         clf.at("layer3", layout="CHWN")
     with pytest.raises(LayerError, match=r"'layer3' has shape \(2, 16, 8, 8\), which is no map, tokens or vector"):
         clf.at("layer3", layout="NTC")
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "layout"),
-    [
-        ((2, 64, 56, 56), (224, 224), Layout("NCHW")),
-        ((2, 56, 56, 96), (224, 224), Layout("NHWC")),
-        ((2, 7, 7, 768), (224, 224), Layout("NHWC")),
-        ((2, 16, 16, 16), (64, 64), Layout("NCHW")),
-        ((2, 16, 8, 40), (64, 32), Layout("NHWC")),
-        ((2, 40, 16, 8), (64, 32), Layout("NCHW")),
-        ((2, 1280), (224, 224), Layout("NC")),
-        ((2, 196, 192), (224, 224), Layout("NTC", 0)),
-        ((2, 197, 192), (224, 224), Layout("NTC", 1)),
-        ((2, 198, 192), (224, 224), Layout("NTC", 2)),
-        ((2, 201, 192), (224, 224), Layout("NTC", 5)),
-        ((2, 1 + 14 * 20, 384), (224, 320), Layout("NTC", 1)),
-        ((2, 257, 1024), (224, 224), Layout("NTC", 1)),
-        ((2, 384, 196), (224, 224), None),  # channels first: 380 = 19 x 20 is no grid of square patches
-        ((2, 32, 32), (32, 32), None),
-        ((2, 3), (32, 32), Layout("NC")),
-        ((2,), (32, 32), None),
-        ((2, 8, 4, 8, 8), (32, 32), None),
-    ],
-)
-def test_layouts_are_read_off_shapes(shape: tuple[int, ...], size: tuple[int, int], layout: Layout | None) -> None:
-    assert find_layout(shape, *size) == layout
-
-
-@pytest.mark.parametrize(
-    ("count", "size", "grid"),
-    [
-        (196, (224, 224), (14, 14)),
-        (280, (224, 320), (14, 20)),
-        (280, (320, 224), (20, 14)),
-        (15 * 21, (230, 330), (15, 21)),  # patches of 16 that stick out
-        (14 * 20, (230, 330), (14, 20)),  # or are left out
-        (380, (224, 224), None),
-        (197, (224, 224), None),
-        (1, (224, 224), None),
-        (0, (224, 224), None),
-    ],
-)
-def test_tokens_form_grids_of_square_patches(count: int, size: tuple[int, int], grid: tuple[int, int] | None) -> None:
-    assert token_grid(count, *size) == grid
-
-
-@pytest.mark.parametrize("layout", [Layout("NCHW"), Layout("NHWC"), Layout("NTC"), Layout("NTC", 3), Layout("NC")])
-def test_unfolding_is_the_inverse_of_folding(layout: Layout) -> None:
-    shapes = {"NCHW": (2, 5, 4, 6), "NHWC": (2, 4, 6, 5), "NTC": (2, 24 + layout.tokens, 5), "NC": (2, 5)}
-    native = torch.randn(shapes[layout.order])
-    folded, leading = layout.fold(native, 32, 48)
-    assert folded.shape == ((2, 5, 1, 1) if layout.order == "NC" else (2, 5, 4, 6))
-    assert torch.equal(layout.unfold(folded, leading), native)
-
-
-def test_tokens_that_are_no_grid_for_these_pictures_are_a_clear_error() -> None:
-    with pytest.raises(LayerError, match="20 picture tokens do not form a grid for 32 x 32 pictures"):
-        Layout("NTC", 1).fold(torch.zeros(2, 21, 3), 32, 32)
 
 
 # --- Types, devices and precision
@@ -296,106 +233,3 @@ def test_pictures_too_small_for_the_network_are_a_clear_error() -> None:
         clf.logits(torch.randn(2, 3, 48, 48))
     with pytest.raises(ModelError, match=r"cannot be run on pictures of shape \(2, 3, 1, 1\)"):
         clf.at("features.4").activation(torch.randn(2, 3, 1, 1))
-
-
-# --- Is the suffix affine?
-
-
-def is_affine(name: str, layer: str) -> bool:
-    return classifier(name).at(layer).is_affine
-
-
-def seems_affine(name: str, layer: str) -> bool:
-    """f(a + 2 b) - f(a) = 2 (f(a + b) - f(a)) for random b, which no network here gives by chance."""
-    view = classifier(name).at(layer)
-    activation = view.activation(pictures(name))
-    step = torch.randn(activation.shape)
-    at = [view.logits(activation + factor * step, activation.carried) for factor in (0.0, 1.0, 2.0)]
-    return torch.allclose(at[2] - at[0], 2 * (at[1] - at[0]), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_suffix_said_to_be_affine_is(name: str) -> None:
-    for info in classifier(name).layers():
-        assert seems_affine(name, info.name) or not is_affine(name, info.name), info.name
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("gap_linear", "3"),
-        ("functional_relu", "relu:1"),
-        ("residual", "layer3"),
-        ("dense", "relu"),
-        ("inception", "inception2"),
-        ("squeeze_excite", "6"),
-        ("preactivation", "add:1"),
-        ("nested_sequential", "features.1.2"),
-        ("batch_size_across", "relu:1"),
-        ("channels_last_blocks", "head"),
-    ],
-)
-def test_a_pooled_linear_head_is_known_to_be_affine(name: str, layer: str) -> None:
-    assert is_affine(name, layer)
-
-
-@pytest.mark.parametrize(("name", "layer"), [("gap_linear", "2"), ("vit", "blocks.1"), ("flatten_head", "features.4")])
-def test_what_passes_a_nonlinearity_is_not_affine(name: str, layer: str) -> None:
-    assert not is_affine(name, layer)
-    assert not seems_affine(name, layer)
-
-
-class Head(nn.Module):
-    """A convolution, then a head to be asked about."""
-
-    def __init__(self, head: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.conv, self.fc, self.norm = nn.Conv2d(3, 4, 3), nn.Linear(4, CLASSES), nn.BatchNorm2d(4)
-        self.head = head
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.head(self.conv(x)).mean((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("head", "affine"),
-    [
-        (nn.BatchNorm2d(4), True),
-        (nn.Conv2d(4, 4, 3, padding_mode="reflect", padding=1), True),
-        (nn.AvgPool2d(2), True),
-        (nn.Dropout2d(), True),
-        (lambda x: 2 * x - 1, True),
-        (lambda x: x / 3, True),
-        (lambda x: 3 * (x + 1), True),
-        (lambda x: F.dropout(x, training=False), True),
-        (lambda x: torch.cat([x, x], 2), True),
-        (lambda x: x * x, False),
-        (lambda x: 1 / x, False),
-        (lambda x: x / x, False),
-        (lambda x: torch.div(x, 2, rounding_mode="floor"), False),
-        (lambda x: torch.matmul(x, x), False),
-        (lambda x: x / x.sum(1, keepdim=True), False),
-        (lambda x: x.abs(), False),
-        (nn.MaxPool2d(2), False),
-        (nn.GroupNorm(2, 4), False),
-        (nn.Softmax(1), False),
-    ],
-)
-def test_affine_operations_are_told_from_others(head: Callable[[Tensor], Tensor], affine: bool) -> None:
-    net = Head(head).eval()
-    assert pl.Classifier(net, input_size=8).at("conv").is_affine == affine
-
-
-def test_a_hook_on_a_linear_layer_can_make_anything_of_it() -> None:
-    net = NETWORKS["gap_linear"]()
-    assert pl.Classifier(net, input_size=32).at("3").is_affine
-    net[6].register_forward_hook(lambda module, inputs, output: output.tanh())
-    assert not pl.Classifier(net, input_size=32).at("3").is_affine
-
-
-def test_an_untraceable_network_is_never_known_to_be_affine() -> None:
-    assert not is_affine("control_flow", "head.2")
-
-
-def test_a_transformer_can_be_made_of_any_number_of_leading_tokens() -> None:
-    assert VisionTransformer(tokens=3).eval()(pictures("vit")).shape == (3, CLASSES)

@@ -63,8 +63,8 @@ class PreActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for conv in (self.conv1, self.conv2):
-            x = x + conv(self.relu(x))
+        for convolution in (self.conv1, self.conv2):
+            x = x + convolution(self.relu(x))
         return self.head(x)
 
 

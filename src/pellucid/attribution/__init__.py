@@ -1,7 +1,7 @@
 """Attribution: where a classifier found its evidence, at the input or at any layer."""
 
 from pellucid.attribution.cam import AblationCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case
 from pellucid.attribution.explanation import Explanation, Passes
 from pellucid.attribution.gradient import Gradient, GuidedBackprop, InputXGradient, SmoothGrad
 from pellucid.attribution.integrated_gradients import IntegratedGradients
@@ -13,6 +13,7 @@ from pellucid.attribution.several import explain
 from pellucid.attribution.smoothed import Smoothed
 from pellucid.attribution.smoothing import smooth
 from pellucid.attribution.targets import Target
+from pellucid.attribution.view import View
 
 __all__ = [
     "LRP",

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case
 from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.view import View
 
 __all__ = ["AblationCAM", "GradCAM", "GradCAMPlusPlus", "LayerCAM", "ScoreCAM"]
 

@@ -1,72 +1,20 @@
 """What one batch of pictures offers every method: an activation, a suffix to ask, and a shared gradient."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from pellucid.attribution.explanation import Passes
 from pellucid.attribution.memory import Budget, Part
-from pellucid.attribution.targets import ClassNames, ResolvedTarget, count_targets, named_heads, resolve_target
-from pellucid.classifiers import Activation, Carried
+from pellucid.attribution.targets import ResolvedTarget, count_targets, resolve_target
+from pellucid.attribution.view import View, headed, restricted
 from pellucid.errors import ModelError
 
-__all__ = ["Case", "HeadedView", "View", "restricted"]
-
-
-class _Classifier(ClassNames, Protocol):
-    def logits(self, pictures: Tensor) -> Tensor: ...
-
-
-class View(Protocol):
-    """A classifier seen from a layer; `LayerView`, or the view of a grid setting with several heads."""
-
-    @property
-    def layer(self) -> str: ...
-    @property
-    def classifier(self) -> _Classifier: ...
-    @property
-    def suffix(self) -> fx.GraphModule | None: ...
-    @property
-    def is_affine(self) -> bool: ...
-    def activation(self, pictures: Tensor) -> Activation: ...
-    def logits(self, activation: Tensor, carried: Carried | None = None) -> Tensor: ...
-    def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]: ...
-
-
-class HeadedView(View, Protocol):
-    """The view of a grid setting: logits are (R, heads, K), and what a head costs depends on the setting.
-
-    Attributes:
-        head_numbers: what targets call the heads; None where there is one that they need not name.
-        prefix_rows, suffix_rows: what one grid picture counts for in each part of the network: its cells that are run.
-    """
-
-    head_numbers: tuple[int, ...] | None
-    prefix_rows: int
-    suffix_rows: int
-
-    def only(self, heads: Sequence[int]) -> "HeadedView":
-        """The view without the other heads, which are not run."""
-
-    def head_masks(self, height: int, width: int) -> Tensor | None:
-        """Masks (heads, height, width) of the cells that influence each head, if these are disjoint."""
-
-    def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
-        """The logits, and how many cells went through the network for them."""
-
-
-def _headed(view: View) -> HeadedView | None:
-    return cast(HeadedView, view) if hasattr(view, "counted_logits") else None
-
-
-def restricted(view: View, target: Any) -> View:
-    """The view without the heads that a target does not name."""
-    headed, heads = _headed(view), named_heads(target)
-    return headed.only(heads) if headed is not None and heads else view
+__all__ = ["Case"]
 
 
 class Case:
@@ -112,7 +60,7 @@ class Case:
         total: int | None = None,
     ) -> None:
         self.view = view = restricted(view, target)
-        self._headed = _headed(view)
+        self._headed = headed(view)
         self.pictures = pictures
         self.budget = budget or Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch)
         self.first, self.total = first, len(pictures) if total is None else total

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case
 from pellucid.attribution.guided import GuidedReLUs
 from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
 __all__ = ["Gradient", "GuidedBackprop", "InputXGradient", "SmoothGrad", "sum_channels"]

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case
 from pellucid.attribution.gradient import sum_channels
 from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
 __all__ = ["IntegratedGradients", "quadrature_nodes"]

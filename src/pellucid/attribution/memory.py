@@ -1,9 +1,7 @@
 """How many rows may go through the network at once: a number of rows, and on request a number of bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pellucid.attribution.explanation import Passes
+from pellucid.attribution.view import View, headed
 from pellucid.errors import PellucidError
-
-if TYPE_CHECKING:
-    from pellucid.attribution.case import View
 
 __all__ = ["Budget", "Part", "peak_bytes"]
 
@@ -46,7 +42,10 @@ class Budget:
         self.view = view
         self.picture = picture
         self.targets = targets
-        self.max_batch = max(1, max_batch // getattr(view, "suffix_rows", 1))
+        with_heads = headed(view)
+        self._prefix_rows = 1 if with_heads is None else with_heads.prefix_rows
+        self._suffix_rows = 1 if with_heads is None else with_heads.suffix_rows
+        self.max_batch = max(1, max_batch // self._suffix_rows)
         self.max_bytes = max_bytes
         self.passes = Passes()
         self._measured: dict[Part, int] = {}
@@ -100,16 +99,16 @@ class Budget:
         return self._measured[part]
 
     def _run_prefix(self) -> None:
-        self.passes += Passes(prefix_forward=1)
+        self.passes += Passes(prefix_forward=self._prefix_rows)
         self._activation = self.view.activation(self.picture)
 
     def _run_forward(self) -> None:
-        self.passes += Passes(suffix_forward=1)
+        self.passes += Passes(suffix_forward=self._suffix_rows)
         with torch.no_grad():
             self.view.logits(self._activation.clone(), self._activation.carried)
 
     def _run_gradient(self) -> None:
-        self.passes += Passes(suffix_forward=1, suffix_backward=1)
+        self.passes += Passes(suffix_forward=self._suffix_rows, suffix_backward=self._suffix_rows)
         with torch.enable_grad():
             leaf = self._activation.clone().requires_grad_()
             logits = self.view.logits(leaf, self._activation.carried)

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case
 from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
 __all__ = ["RISE", "Occlusion", "occlusion_windows", "rise_masks"]

@@ -1,27 +1,34 @@
 """Explain pictures with several methods at one layer at the price of what they do not share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case, View, restricted
+from pellucid.attribution.case import Case
 from pellucid.attribution.explanation import Explanation
 from pellucid.attribution.memory import Budget
 from pellucid.attribution.targets import count_targets, targets_of_rows
+from pellucid.attribution.view import View, restricted
 from pellucid.errors import PellucidError
 
-if TYPE_CHECKING:
-    from pellucid.attribution.method import Method
-
-__all__ = ["explain", "shared_budget"]
+__all__ = ["Explainer", "explain", "shared_budget"]
 
 
-def explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]) -> list[Explanation]:
+class Explainer(Protocol):
+    """What is asked of a method."""
+
+    @property
+    def max_batch(self) -> int: ...
+    @property
+    def max_bytes(self) -> int | None: ...
+    def needs_gradients(self, view: View) -> bool: ...
+    def explain(self, case: Case) -> Explanation: ...
+
+
+def explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Explainer]) -> list[Explanation]:
     """Explain pictures with several methods; each batch goes once through the part before the layer.
 
     The activation, the logits and their gradient are computed once for all methods. The strictest `max_batch` and
@@ -52,7 +59,7 @@ def explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]
         return _explain(view, pictures, target, methods)
 
 
-def shared_budget(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]) -> Budget:
+def shared_budget(view: View, pictures: Tensor, target: Any, methods: Sequence[Explainer]) -> Budget:
     """The strictest bounds among the methods, for all of them."""
     return Budget(
         view,
@@ -63,7 +70,7 @@ def shared_budget(view: View, pictures: Tensor, target: Any, methods: Sequence[M
     )
 
 
-def _explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Method]) -> list[Explanation]:
+def _explain(view: View, pictures: Tensor, target: Any, methods: Sequence[Explainer]) -> list[Explanation]:
     view = restricted(view, target)
     budget = shared_budget(view, pictures, target, methods)
     differentiate = any(method.needs_gradients(view) for method in methods)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from pellucid.attribution.case import Case, View
+from pellucid.attribution.case import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.smoothing import gaussian_weights, smooth
+from pellucid.attribution.view import View
 
 __all__ = ["Smoothed"]
 

@@ -85,6 +85,11 @@ class Classifier:
         self._views: dict[tuple[str, str | None], LayerView] = {}
 
     @property
+    def module(self) -> nn.Module:
+        """The network that was given, never touched."""
+        return self._module
+
+    @property
     def device(self) -> torch.device:
         return self.precision.device
 

@@ -54,6 +54,7 @@ from pellucid.evaluation.statistics import (
     spearman_matrix,
     wilcoxon_p,
 )
+from pellucid.evaluation.sweep import ModelSource, Run, RunError, SweepOptions, evaluate, evaluate_maps
 
 __all__ = [
     "AggAtt",
@@ -70,11 +71,15 @@ __all__ = [
     "Insertion",
     "Interval",
     "Localization",
+    "ModelSource",
     "PerturbationCurves",
     "Randomised",
     "RegionScores",
+    "Run",
+    "RunError",
     "Setting",
     "SettingView",
+    "SweepOptions",
     "agg_att",
     "agg_att_batches",
     "attainable_score",
@@ -88,6 +93,8 @@ __all__ = [
     "compare_methods",
     "distinct_grids",
     "energy_pointing_game",
+    "evaluate",
+    "evaluate_maps",
     "holm",
     "input_magnitude",
     "interpolation_matrix",

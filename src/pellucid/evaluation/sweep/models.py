@@ -77,9 +77,9 @@ def _cascade(classifier: Classifier, randomise: int | Sequence[str]) -> tuple[tu
     if not randomise:
         return (), (0,)
     if not isinstance(randomise, int):
-        next(randomise_cascadingly(classifier._module, layers=randomise))  # checks the names
+        next(randomise_cascadingly(classifier.module, layers=randomise))  # checks the names
         return tuple(randomise), tuple(range(len(randomise) + 1))
-    names = randomisable(classifier._module)
+    names = randomisable(classifier.module)
     if not names:
         raise ModelError(f"{classifier.name} has no weights that could be randomised")
     steps = {round(len(names) * step / randomise) for step in range(1, randomise + 1)}
@@ -91,7 +91,7 @@ def randomised(classifier: Classifier, planned: PlannedModel, variant: int, seed
     step = planned.steps[variant]
     if not step:
         return classifier
-    cascade = randomise_cascadingly(classifier._module, seed=seed, layers=planned.cascade[:step])
+    cascade = randomise_cascadingly(classifier.module, seed=seed, layers=planned.cascade[:step])
     last = next(islice(cascade, step - 1, None))
     precision = classifier.precision
     return Classifier(

@@ -1,0 +1,64 @@
+"""What methods need of a classifier seen from a layer: a view, possibly with several heads."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from torch import Tensor, fx
+
+from pellucid.attribution.targets import ClassNames, named_heads
+from pellucid.classifiers import Activation, Carried
+
+__all__ = ["HeadedView", "View", "headed", "restricted"]
+
+
+class _Classifier(ClassNames, Protocol):
+    def logits(self, pictures: Tensor) -> Tensor: ...
+
+
+class View(Protocol):
+    """A classifier seen from a layer; `LayerView`, or the view of a grid setting with several heads."""
+
+    @property
+    def layer(self) -> str: ...
+    @property
+    def classifier(self) -> _Classifier: ...
+    @property
+    def suffix(self) -> fx.GraphModule | None: ...
+    @property
+    def is_affine(self) -> bool: ...
+    def activation(self, pictures: Tensor) -> Activation: ...
+    def logits(self, activation: Tensor, carried: Carried | None = None) -> Tensor: ...
+    def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]: ...
+
+
+class HeadedView(View, Protocol):
+    """The view of a grid setting: logits are (R, heads, K), and what a head costs depends on the setting.
+
+    Attributes:
+        head_numbers: what targets call the heads; None where there is one that they need not name.
+        prefix_rows, suffix_rows: what one grid picture counts for in each part of the network: its cells that are run.
+    """
+
+    head_numbers: tuple[int, ...] | None
+    prefix_rows: int
+    suffix_rows: int
+
+    def only(self, heads: Sequence[int]) -> "HeadedView":
+        """The view without the other heads, which are not run."""
+
+    def head_masks(self, height: int, width: int) -> Tensor | None:
+        """Masks (heads, height, width) of the cells that influence each head, if these are disjoint."""
+
+    def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
+        """The logits, and how many cells went through the network for them."""
+
+
+def headed(view: View) -> HeadedView | None:
+    """The view as one with heads; None for the view of a classifier."""
+    return cast(HeadedView, view) if hasattr(view, "counted_logits") else None
+
+
+def restricted(view: View, target: Any) -> View:
+    """The view without the heads that a target does not name."""
+    with_heads, heads = headed(view), named_heads(target)
+    return with_heads.only(heads) if with_heads is not None and heads else view
