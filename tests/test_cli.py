@@ -69,7 +69,10 @@ def test_explain_writes_a_page_overlays_and_maps_and_says_it_all_in_json(
     for path in picture["overlays"]:
         with Image.open(path) as overlay:
             assert overlay.width == 451
-    assert "cat &amp; &lt;dog&gt;.png" in Path(picture["page"]).read_text()
+    page = Path(picture["page"]).read_text()
+    assert "cat &amp; &lt;dog&gt;.png" in page
+    assert "middle: blocks" in page
+    assert "final: head" in page
 
     from safetensors.torch import load_file
 

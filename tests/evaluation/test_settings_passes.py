@@ -185,6 +185,17 @@ def test_nothing_is_taken_as_known_that_was_not_run(counts: Counts) -> None:
     torch.testing.assert_close(whole, view.classifier.logits(grids()))
 
 
+def test_an_activation_that_is_changed_in_place_is_run_again() -> None:
+    view = DiFull(classifier(vgg_net())).at("1")
+    activation = view.activation(grids())
+    with torch.no_grad():
+        view.logits(activation)
+        activation[0, :, :5] = 0.0
+        found = view.logits(activation)
+    torch.testing.assert_close(found, view.logits(activation * 1.0, activation.carried))
+    torch.testing.assert_close(found, view.logits(activation.clone().requires_grad_(), activation.carried).detach())
+
+
 def test_nan_is_not_taken_for_unchanged() -> None:
     view = DiFull(classifier(gap_net())).at("final")
     activation = view.activation(grids())

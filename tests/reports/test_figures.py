@@ -300,3 +300,13 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_picture_a_few_pixels_wide_has_a_readable_key(tmp_path: Path) -> None:
+    thin = grey_picture(size=(20, 1500))
+    save_overlay(tmp_path / "thin.png", thin, torch.ones(1500, 20))
+    with Image.open(tmp_path / "thin.png") as figure:
+        assert figure.width == 240
+        assert figure.height > 1024
+        assert figure.getpixel((120, 500)) == (255, 255, 255)  # beside the picture
+        assert figure.getpixel((5, 500)) != (255, 255, 255)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pellucid.attribution.explanation import Passes
 from pellucid.attribution.memory import Budget, Part
 from pellucid.attribution.targets import ResolvedTarget, count_targets, resolve_target
-from pellucid.attribution.view import View, headed, restricted
+from pellucid.attribution.view import View, headed, restricted, rows_per_picture
 from pellucid.errors import ModelError
 
 __all__ = ["Case"]
@@ -64,7 +64,7 @@ class Case:
         self.pictures = pictures
         self.budget = budget or Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch)
         self.first, self.total = first, len(pictures) if total is None else total
-        prefix_rows, self._suffix_rows = (1, 1) if (v := self._headed) is None else (v.prefix_rows, v.suffix_rows)
+        prefix_rows, self._suffix_rows = rows_per_picture(view)
         self.passes = Passes(prefix_forward=len(pictures) * prefix_rows)
         self.activation = view.activation(pictures)
         self.rows = torch.arange(len(pictures))

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pellucid.attribution.explanation import Passes
-from pellucid.attribution.view import View, headed
+from pellucid.attribution.view import View, rows_per_picture
 from pellucid.errors import PellucidError
 
 __all__ = ["Budget", "Part", "peak_bytes"]
@@ -42,9 +42,7 @@ class Budget:
         self.view = view
         self.picture = picture
         self.targets = targets
-        with_heads = headed(view)
-        self._prefix_rows = 1 if with_heads is None else with_heads.prefix_rows
-        self._suffix_rows = 1 if with_heads is None else with_heads.suffix_rows
+        self._prefix_rows, self._suffix_rows = rows_per_picture(view)
         self.max_batch = max(1, max_batch // self._suffix_rows)
         self.max_bytes = max_bytes
         self.passes = Passes()

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from pellucid.attribution.targets import ClassNames, named_heads
 from pellucid.classifiers import Activation, Carried
 
-__all__ = ["HeadedView", "View", "headed", "restricted"]
+__all__ = ["HeadedView", "View", "headed", "restricted", "rows_per_picture"]
 
 
 class _Classifier(ClassNames, Protocol):
@@ -56,6 +56,12 @@ class HeadedView(View, Protocol):
 def headed(view: View) -> HeadedView | None:
     """The view as one with heads; None for the view of a classifier."""
     return cast(HeadedView, view) if hasattr(view, "counted_logits") else None
+
+
+def rows_per_picture(view: View) -> tuple[int, int]:
+    """What one picture counts for before the layer and after it: 1, or the cells of a grid picture that are run."""
+    with_heads = headed(view)
+    return (1, 1) if with_heads is None else (with_heads.prefix_rows, with_heads.suffix_rows)
 
 
 def restricted(view: View, target: Any) -> View:

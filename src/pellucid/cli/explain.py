@@ -100,17 +100,17 @@ def _explain_files(
 ) -> None:
     from pellucid.reports.local import explain_picture, write_report
 
-    names = [classifier.resolve(layer) for layer in layers]
+    distinct = {classifier.resolve(layer) for layer in layers}
     done, skipped = [], []
     with progress_bar(as_json) as progress:
-        task = progress.add_task("", total=len(files) * len(dict.fromkeys(names)) * len(methods))
+        task = progress.add_task("", total=len(files) * len(distinct) * len(methods))
         for file, folder in zip(files, _folders(files, out), strict=True):
 
             def show(layer: str, method: str, file: Path = file) -> None:
                 progress.update(task, advance=1, description=f"{file.name}: {method} at {layer}")
 
             try:
-                report = explain_picture(classifier, file, methods, names, target, top=top, on_map=show)
+                report = explain_picture(classifier, file, methods, layers, target, top=top, on_map=show)
             except PictureError as error:
                 if len(files) == 1:
                     raise

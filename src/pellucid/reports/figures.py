@@ -34,6 +34,7 @@ __all__ = ["colour_bar", "overlay", "save_overlay"]
 
 LONG_SIDE = 1024
 _SHORTEST_LONG_SIDE = 256
+_NARROWEST_BAR = 240
 
 
 def blank_reason(placed: Tensor) -> str | None:
@@ -173,8 +174,9 @@ def save_overlay(
     figure = overlay(picture, placed, scale=scale, alpha=alpha, signed=signed)
     if legend:
         notes = _reading_notes(placed, measured=scale is None)
-        bar = colour_bar(limit, signed=signed, width=figure.width, notes=[*notes, note])
-        figure = ImageOps.expand(figure, (0, 0, 0, bar.height))
+        # A picture may be a few pixels wide; its key must still be readable.
+        bar = colour_bar(limit, signed=signed, width=max(figure.width, _NARROWEST_BAR), notes=[*notes, note])
+        figure = ImageOps.expand(figure, (0, 0, bar.width - figure.width, bar.height), fill="white")
         figure.paste(bar, (0, figure.height - bar.height))
     buffer = io.BytesIO()
     figure.save(buffer, "PNG")

@@ -13,6 +13,7 @@ from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.relevance.composites import COMPOSITES, RuleMap, composites
 from pellucid.attribution.relevance.propagation import Propagation, Relevance
 from pellucid.attribution.relevance.rules import Rule
+from pellucid.attribution.view import rows_per_picture
 from pellucid.errors import LayerError, PellucidError, TargetError
 
 __all__ = ["LRP"]
@@ -207,8 +208,7 @@ def _gradient(case: Case, start: Tensor) -> Tensor:
 
 def _rows_run(case: Case) -> int:
     """Rows that go through the network for all pictures: in a grid setting each picture may be several."""
-    rows: int = getattr(case.view, "suffix_rows", 1)
-    return len(case) * rows
+    return len(case) * rows_per_picture(case.view)[1]
 
 
 def _rows_at_once(case: Case) -> int:

@@ -62,20 +62,23 @@ class _DiFullView(SettingView):
         grid = self.classifier.grid
         cells = self.base.activation(split_cells(self.classifier.check_pictures(grids), grid).flatten(0, 1))
         joined = join_cells(torch.unflatten(cells.as_subclass(Tensor), 0, (len(grids), -1)), grid)
-        memory = CellMemory(joined, grid, self.classifier.num_classes)
-        # Another tensor than the memory's: if each held the other, both would be freed late.
-        return Activation.of(joined.detach(), CellCarried.of(cells.carried, memory))
+        # A copy: whoever changes the activation in place must not change what it was.
+        memory = CellMemory(joined.clone(), grid, self.classifier.num_classes)
+        return Activation.of(joined, CellCarried.of(cells.carried, memory))
 
     def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
-        """The logits, and how many cells were run for them: all that changed, are not known or are differentiated."""
+        """The logits, and how many cells were run for them: those that changed, are not known or are differentiated."""
         grid, heads = self.classifier.grid, self.classifier.head_numbers
         if (carried := self._carried_for(activation, carried)) is None:
             crops = blocks(activation, grid, heads)
             return torch.unflatten(self.base.logits(crops), 0, (-1, len(heads))), len(crops)
         memory, (pictures, cells) = carried.memory, carried.places(heads)
-        unchanged = memory.unchanged(activation, carried.index, heads)
+        known = memory.known[pictures, cells]
         differentiated = torch.is_grad_enabled() and activation.requires_grad
-        run = torch.ones_like(unchanged) if differentiated else ~(unchanged & memory.known[pictures, cells])
+        # What is differentiated is run anyway, so to compare it pays only while there is something to remember.
+        nothing_to_gain = differentiated and bool(known.all())
+        unchanged = torch.zeros_like(known) if nothing_to_gain else memory.unchanged(activation, carried.index, heads)
+        run = ~(unchanged & known) | differentiated
         logits = memory.logits[pictures, cells]
         if bool(run.any()):
             rows = torch.arange(len(activation)).repeat_interleave(len(heads))
