@@ -1,4 +1,4 @@
-"""Make docs/page.png: the demo's page for a cat, as a browser shows it.
+"""Make docs/page.jpg: the demo's page for a cat, as a browser shows it.
 
 python docs/make_page_picture.py   (needs playwright and a Chromium at CHROMIUM or /usr/bin/chromium)
 """
@@ -29,7 +29,7 @@ def main() -> None:
             page.screenshot(path=shot, full_page=True)
             browser.close()
         with Image.open(shot) as picture:
-            picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(HERE / "page.png", optimize=True)
+            picture.convert("RGB").save(HERE / "page.jpg", quality=88, subsampling=0)
 
 
 if __name__ == "__main__":

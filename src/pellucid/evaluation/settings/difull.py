@@ -73,12 +73,7 @@ class _DiFullView(SettingView):
             crops = blocks(activation, grid, heads)
             return torch.unflatten(self.base.logits(crops), 0, (-1, len(heads))), len(crops)
         memory, (pictures, cells) = carried.memory, carried.places(heads)
-        known = memory.known[pictures, cells]
-        differentiated = torch.is_grad_enabled() and activation.requires_grad
-        # What is differentiated is run anyway, so to compare it pays only while there is something to remember.
-        nothing_to_gain = differentiated and bool(known.all())
-        unchanged = torch.zeros_like(known) if nothing_to_gain else memory.unchanged(activation, carried.index, heads)
-        run = ~(unchanged & known) | differentiated
+        run, unchanged = self._to_run(activation, carried)
         logits = memory.logits[pictures, cells]
         if bool(run.any()):
             rows = torch.arange(len(activation)).repeat_interleave(len(heads))
@@ -87,6 +82,18 @@ class _DiFullView(SettingView):
             memory.keep(pictures[run & unchanged], cells[run & unchanged], found.detach()[unchanged[run]])
             logits = found if bool(run.all()) else logits.index_put((run.nonzero().flatten(),), found)
         return torch.unflatten(logits, 0, (-1, len(heads))), int(run.sum())
+
+    def _to_run(self, activation: Tensor, carried: CellCarried) -> tuple[Tensor, Tensor]:
+        """Which of the R * heads crops must be run, and which are known to be as they were."""
+        heads, memory = self.classifier.head_numbers, carried.memory
+        known = memory.known[carried.places(heads)]
+        if torch.is_grad_enabled() and activation.requires_grad:
+            # Run anyway: to compare pays only while there is something to remember.
+            compare = not bool(known.all())
+            unchanged = memory.unchanged(activation, carried.index, heads) if compare else torch.zeros_like(known)
+            return torch.ones_like(known), unchanged
+        unchanged = memory.unchanged(activation, carried.index, heads)
+        return ~(unchanged & known), unchanged
 
     def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]:
         carried = self._carried_for(activation, carried)
