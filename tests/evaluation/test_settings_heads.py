@@ -202,6 +202,18 @@ def test_networks_without_a_map_are_refused() -> None:
     assert pl.evaluation.DiFull(classifier(net)).logits(grids()).shape == (2, 4, 5)
 
 
+def test_a_last_map_of_one_position_can_be_named() -> None:
+    network = pl.Classifier(NETWORKS["residual"](), input_size=4)
+    pictures = grids((2, 3), cell=(4, 4))
+    setting = GridPG(network, (2, 3), head="layer3")
+    assert (setting.head.size, setting.order) == ((1, 1), "pool_first")
+    torch.testing.assert_close(setting.logits(pictures)[:, 0], network.logits(pictures))
+    torch.testing.assert_close(
+        DiPart(network, (2, 3), head="layer3").logits(pictures).mean(1), network.logits(pictures)
+    )
+    assert GridPG(network, (2, 3)).head.view.layer == "layer2"
+
+
 def test_an_unknown_order_is_refused() -> None:
     with pytest.raises(PellucidError, match="unknown order 'first': auto, pool_first or classify_first"):
         GridPG(classifier(gap_net()), order="first")  # type: ignore[arg-type]

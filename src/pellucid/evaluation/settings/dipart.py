@@ -23,7 +23,8 @@ class DiPart(WholeGridSetting):
     Args:
         classifier: of the cells; it must have a last spatial map followed by pooling and a head.
         n: n for n x n cells, or (rows, columns).
-        head: name of the layer whose output is the last spatial map; by default it is looked for.
+        head: name of the layer whose output is the last spatial map; by default the last with several positions in a
+            cell, so a map of one position must be named.
         cell_size: (h, w) of the cells for the self-test; by default the classifier's input size.
 
     Raises:
