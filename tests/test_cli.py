@@ -126,6 +126,7 @@ def test_pictures_of_one_name_get_folders_of_their_own(pellucid, photograph: Pat
         (["explain", "{cat}", "--target", "tigre cat"], "did you mean 'tiger cat'"),
         (["explain", "{cat}", "--target", "1000"], "classes 0 to 999"),
         (["explain", "{cat}", "--layers", "blocks.99"], "no layer 'blocks.99'; did you mean"),
+        (["explain", "{cat}", "--layers", ","], "no layers given"),
         (["explain", "{cat}", "--methods", "GradCan"], "did you mean GradCAM"),
         (["explain", "{cat}", "--methods", ""], "no methods given"),
         (["explain", "{cat}", "--option", "GradCAM.colour=red"], "GradCAM has no option 'colour'"),

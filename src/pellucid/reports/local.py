@@ -86,6 +86,8 @@ def explain_picture(
         PictureError: the file is no picture.
         PellucidError: bad target, layer or classifier.
     """
+    if not layers:
+        raise PellucidError("no layers given; name some, such as input, middle or final")
     path = Path(path)
     picture = read_picture(path)
     pictures = classifier.read(picture)
