@@ -1,0 +1,1 @@
+"""The surrogate (GLANCE): why does the classifier decide so?"""

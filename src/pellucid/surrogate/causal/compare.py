@@ -1,0 +1,92 @@
+"""How far a graph is from the truth, and what two graphs tell differently."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+
+__all__ = ["GraphDifference", "GraphScore", "difference", "score_graph"]
+
+
+@dataclass(frozen=True)
+class GraphScore:
+    """A graph against the true one.
+
+    Attributes:
+        precision, recall, f1: of the skeleton, in [0, 1]; 1 where there was nothing to find and nothing found.
+        hamming: structural Hamming distance: pairs of nodes whose edge is missing, too much, turned round or left
+            undecided where the truth is directed.
+        wrong: edges that claim an orientation against the truth.
+        undecided: true directed edges that were found and whose orientation is not claimed.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    hamming: int
+    wrong: int
+    undecided: int
+
+
+@dataclass(frozen=True)
+class GraphDifference:
+    """What two graphs on the same nodes tell differently; edges are named as in the graph they come from.
+
+    Attributes:
+        only_first, only_second: edges that one graph has and the other lacks.
+        turned: pairs (first, second) that are adjacent in both and whose marks differ.
+        common: pairs that agree.
+    """
+
+    only_first: tuple[Edge, ...]
+    only_second: tuple[Edge, ...]
+    turned: tuple[tuple[Edge, Edge], ...]
+    common: tuple[tuple[Edge, Edge], ...]
+
+
+def score_graph(found: CausalGraph, truth: CausalGraph) -> GraphScore:
+    """Compare a graph with the true one, over the nodes of the truth; further nodes are left out.
+
+    Raises:
+        PellucidError: when the found graph lacks a node of the truth.
+    """
+    missing = sorted(set(truth.nodes) - set(found.nodes))
+    if missing:
+        raise PellucidError(f"the graph has no node {missing}, which the true graph has")
+    pairs = [(truth.edge(*pair), found.edge(*pair)) for pair in combinations(truth.nodes, 2)]
+    both = [(true, guess) for true, guess in pairs if true and guess]
+    true_count = sum(true is not None for true, _ in pairs)
+    found_count = sum(guess is not None for _, guess in pairs)
+    precision = len(both) / found_count if found_count else float(true_count == 0)
+    recall = len(both) / true_count if true_count else 1.0
+    return GraphScore(
+        precision=precision,
+        recall=recall,
+        f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        hamming=true_count + found_count - 2 * len(both) + sum(_marks(true) != _marks(guess) for true, guess in both),
+        wrong=sum(not guess.undecided and _marks(true) != _marks(guess) for true, guess in both),
+        undecided=sum(guess.undecided and true.directed != true.reversed().directed for true, guess in both),
+    )
+
+
+def difference(first: CausalGraph, second: CausalGraph) -> GraphDifference:
+    """What two graphs on common nodes tell differently, over the nodes that both have."""
+    shared = [name for name in first.nodes if name in second.nodes]
+    only_first: list[Edge] = []
+    only_second: list[Edge] = []
+    turned: list[tuple[Edge, Edge]] = []
+    common: list[tuple[Edge, Edge]] = []
+    for pair in combinations(shared, 2):
+        one, other = first.edge(*pair), second.edge(*pair)
+        if one and other:
+            (common if _marks(one) == _marks(other) else turned).append((one, other))
+        elif one:
+            only_first.append(one)
+        elif other:
+            only_second.append(other)
+    return GraphDifference(tuple(only_first), tuple(only_second), tuple(turned), tuple(common))
+
+
+def _marks(edge: Edge) -> tuple[str, str]:
+    return edge.source_mark, edge.target_mark

@@ -1,0 +1,236 @@
+"""Which concepts hang together, and in which direction the data (or the user) can say so."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.graph import CausalGraph, Edge, Ground, Mark
+from pellucid.surrogate.causal.scales import rank_gaussian, within_class
+from pellucid.surrogate.causal.search import (
+    ARROW,
+    TAIL,
+    DiscoveryOptions,
+    Floats,
+    Knowledge,
+    Marks,
+    make_search,
+)
+
+__all__ = ["CLASS_NODE", "discover"]
+
+CLASS_NODE = "class"
+
+_NAMES: dict[int, Mark] = {TAIL: "tail", ARROW: "arrow", 2: "circle"}
+_JITTER = 1e-6  # drawing rows again makes exact copies; kernels and covariances should not see them
+_COPY = 0.999
+_ROWS_PER_NODE = 10
+
+
+def discover(
+    values: ArrayLike,
+    names: Sequence[str],
+    *,
+    labels: ArrayLike | None = None,
+    knowledge: Knowledge | None = None,
+    options: DiscoveryOptions | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CausalGraph:
+    """The causal graph of columns, with bootstrap confidence on every edge and orientations only where identified.
+
+    Nodes are rank-Gaussianised first, so any increasing rescaling of a column gives the same graph. With `labels`, the
+    class is a root: class means are taken away before the search, and edges from the class to a node come from
+    Kruskal-Wallis tests, corrected by Benjamini and Hochberg.
+
+    Args:
+        values: (N, K), one row per picture.
+        names: of the K columns.
+        labels: (N,) classes, or None.
+        knowledge: tiers, required and forbidden edges.
+        options: see `DiscoveryOptions`.
+        on_progress: called with (bootstraps done, bootstraps in all).
+
+    Raises:
+        MissingExtraError: without causal-learn.
+        PellucidError: for NaN, constant or copied columns, too few rows, or knowledge of unknown nodes.
+    """
+    options, knowledge = options or DiscoveryOptions(), knowledge or Knowledge()
+    table = _checked(values, names, knowledge, options)
+    rows = _rows(len(table), options)
+    normal = rank_gaussian(table[rows], options.seed)
+    if labels is not None:
+        classes = np.asarray(labels)[rows]
+        normal = rank_gaussian(within_class(normal, classes), options.seed)
+    search = make_search(names, knowledge, options)
+    marks = search(normal)
+    blind = make_search(names, Knowledge(), options)(normal) if knowledge else marks
+    adjacent, points = _bootstrap(normal, search, options, on_progress)
+    found = _Found(tuple(names), normal, marks, blind, adjacent, points)
+    edges = list(_edges(found, knowledge, options))
+    nodes = tuple(names)
+    if labels is not None:
+        nodes = (CLASS_NODE, *nodes)
+        edges += _class_edges(table[rows], names, classes, options.alpha)
+    made_by = _made_by(options, knowledge, len(rows))
+    return CausalGraph(nodes, tuple(edges), made_by, _notes(labels is not None, options))
+
+
+def _checked(values: ArrayLike, names: Sequence[str], knowledge: Knowledge, options: DiscoveryOptions) -> Floats:
+    table = np.asarray(values, dtype=np.float64)
+    nodes = len(names)
+    if table.ndim != 2 or table.shape[1] != nodes:
+        raise PellucidError(f"values of shape {table.shape} do not go with {nodes} names; wanted (N, {nodes})")
+    if len(set(names)) < nodes or CLASS_NODE in names:
+        raise PellucidError(f"names of nodes must differ from each other and from {CLASS_NODE!r}; got {list(names)}")
+    if len(table) < _ROWS_PER_NODE * nodes:
+        raise PellucidError(f"{len(table)} rows are too few for {nodes} nodes: give {_ROWS_PER_NODE} or more per node")
+    for name, column in zip(names, table.T, strict=True):
+        if bad := np.count_nonzero(~np.isfinite(column)):
+            raise PellucidError(f"node {name!r} has {bad} values that are not finite: leave those rows out")
+        if column.std() <= 1e-9 * np.abs(column).max():
+            raise PellucidError(f"node {name!r} is constant: leave it out")
+    normal = rank_gaussian(table)
+    for one, other in combinations(range(nodes), 2):
+        if abs(np.corrcoef(normal[:, one], normal[:, other])[0, 1]) > _COPY:
+            raise PellucidError(f"nodes {names[one]!r} and {names[other]!r} are copies of each other: leave one out")
+    if unknown := sorted(knowledge.names() - set(names)):
+        raise PellucidError(f"background knowledge names {unknown}, which are no nodes ({list(names)})")
+    if knowledge and options.method == "ges":
+        raise PellucidError("GES takes no background knowledge: use method 'pc' or 'fci'")
+    return table
+
+
+def _rows(count: int, options: DiscoveryOptions) -> NDArray[np.int64]:
+    most = min(options.max_rows, options.kernel_rows) if options.test == "kci" else options.max_rows
+    chosen = np.random.default_rng(options.seed).permutation(count)[:most]
+    return np.sort(chosen)
+
+
+def _bootstrap(
+    normal: Floats,
+    search: Callable[[Floats], Marks],
+    options: DiscoveryOptions,
+    tell: Callable[[int, int], None] | None,
+) -> tuple[Floats, Floats]:
+    """Shares of bootstraps (K, K) in which two nodes are adjacent, and in which the row points to the column."""
+    nodes = normal.shape[1]
+    adjacent, points = np.zeros((nodes, nodes)), np.zeros((nodes, nodes))
+    random = np.random.default_rng([options.seed, 1])
+    for done in range(options.bootstraps):
+        sample = normal[random.integers(0, len(normal), len(normal))]
+        marks = search(sample + _JITTER * random.standard_normal(sample.shape))
+        adjacent += marks != 0
+        points += _points(marks)
+        if tell:
+            tell(done + 1, options.bootstraps)
+    with np.errstate(invalid="ignore"):  # no bootstraps: NaN
+        return adjacent / options.bootstraps, points / options.bootstraps
+
+
+def _points(marks: Marks) -> NDArray[np.bool_]:
+    return np.asarray((marks == TAIL) & (marks.T == ARROW), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the searches saw: marks with knowledge and without, and shares of bootstraps, all (K, K)."""
+
+    names: tuple[str, ...]
+    normal: Floats
+    marks: Marks
+    blind: Marks
+    adjacent: Floats
+    points: Floats
+
+
+def _edges(found: _Found, knowledge: Knowledge, options: DiscoveryOptions) -> "list[Edge]":
+    edges = []
+    for i, j in combinations(range(len(found.names)), 2):
+        confidence = float(found.adjacent[i, j])
+        if not (confidence >= options.show if options.bootstraps else found.marks[i, j] != 0):
+            continue
+        (at_source, at_target), ground = _orientation(found, i, j, knowledge, options)
+        edge = Edge(
+            source=found.names[i],
+            target=found.names[j],
+            source_mark=at_source,
+            target_mark=at_target,
+            confidence=confidence,
+            forward=float(found.points[i, j]),
+            backward=float(found.points[j, i]),
+            strength=_partial_correlation(found.normal, i, j, found.marks),
+            ground=ground,
+            tentative=confidence < options.keep,
+        )
+        edges.append(edge.reversed() if edge.reversed().directed else edge)
+    return edges
+
+
+def _orientation(
+    found: _Found, i: int, j: int, knowledge: Knowledge, options: DiscoveryOptions
+) -> tuple[tuple[Mark, Mark], Ground]:
+    """The marks at both ends that are claimed, and on what ground."""
+    forward: tuple[Mark, Mark] = ("tail", "arrow")
+    for cause, effect, ends in ((i, j, forward), (j, i, forward[::-1])):
+        if knowledge.decides(found.names[cause], found.names[effect]):
+            return ends, "knowledge"
+        stable = not options.bootstraps or (found.points[cause, effect] >= options.keep * found.adjacent[cause, effect])
+        if _points(found.marks)[cause, effect] and stable:
+            return ends, "collider" if _points(found.blind)[cause, effect] else "knowledge"
+    marks = int(found.marks[i, j]), int(found.marks[j, i])
+    if options.method == "fci" and 0 not in marks and set(marks) != {TAIL, ARROW}:
+        return (_NAMES[marks[0]], _NAMES[marks[1]]), "undecided"
+    return ("tail", "tail"), "undecided"
+
+
+def _partial_correlation(normal: Floats, i: int, j: int, marks: Marks) -> float:
+    points = _points(marks)
+    given = [k for k in range(len(marks)) if k not in (i, j) and (points[k, i] or points[k, j])]
+    design = np.column_stack([np.ones(len(normal)), normal[:, given]])
+    ends = normal[:, [i, j]]
+    left = ends - design @ np.linalg.lstsq(design, ends, rcond=None)[0]
+    return float(np.corrcoef(left.T)[0, 1])
+
+
+def _class_edges(table: Floats, names: Sequence[str], classes: NDArray[Any], alpha: float) -> list[Edge]:
+    from scipy.stats import false_discovery_control, kruskal
+
+    groups = [classes == one for one in np.unique(classes)]
+    tests = [kruskal(*(column[group] for group in groups)) for column in table.T]
+    corrected = false_discovery_control([test.pvalue for test in tests])
+    # Epsilon squared, the share of the rank variance that the class explains.
+    strengths = [float(test.statistic) * (len(table) + 1) / (len(table) ** 2 - 1) for test in tests]
+    return [
+        Edge(CLASS_NODE, name, "tail", "arrow", strength=strength, ground="knowledge", p_value=float(p))
+        for name, strength, p in zip(names, strengths, corrected, strict=True)
+        if p < alpha
+    ]
+
+
+def _made_by(options: DiscoveryOptions, knowledge: Knowledge, rows: int) -> dict[str, object]:
+    from importlib.metadata import version
+
+    return {
+        **asdict(options),
+        "tiers": dict(knowledge.tiers),
+        "required": [list(pair) for pair in knowledge.required],
+        "forbidden": [list(pair) for pair in knowledge.forbidden],
+        "rows": rows,
+        "causal_learn": version("causal-learn"),
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def _notes(with_class: bool, options: DiscoveryOptions) -> tuple[str, ...]:
+    notes = ["Nodes were rank-Gaussianised: a rescaling of a node cannot change this graph."]
+    if with_class:
+        notes.append("Edges between nodes hold within classes: class means were taken away.")
+    if options.method != "fci":
+        notes.append("No hidden common causes are assumed; FCI tells where there may be one.")
+    return tuple(notes)

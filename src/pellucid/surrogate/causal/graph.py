@@ -1,0 +1,256 @@
+"""A causal graph that claims no more than is identified: edges with marks, confidence, strength and ground."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import Any, Literal
+
+from pellucid.errors import PellucidError
+
+__all__ = ["CausalGraph", "Edge", "Ground", "Mark"]
+
+Mark = Literal["tail", "arrow", "circle"]
+Ground = Literal["knowledge", "collider", "intervention", "undecided"]
+
+_NAN = float("nan")
+_MOST_EXTENSIONS = 4096
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge between two nodes.
+
+    Attributes:
+        source, target: names of the nodes; a directed edge points from source to target.
+        source_mark, target_mark: what is known of each end; tail and arrow is a cause, two tails are undecided, two
+            arrows a hidden common cause, and a circle (of FCI) may be either.
+        confidence: share of bootstraps in which the two are adjacent, in [0, 1]; NaN without bootstraps.
+        forward, backward: share of bootstraps that point source -> target, and the other way.
+        strength: partial correlation of the rank-Gaussianised nodes given the nodes known to point into either, in
+            [-1, 1]; for a class label, which has no sign, the share of variance it explains.
+        ground: what identifies the orientation: the user's knowledge, a collider (and what follows from it by Meek's
+            rules), an intervention, or nothing.
+        tentative: less confident than asked for a firm edge; drawn dashed.
+        p_value: of a test of this edge on its own, corrected for the number of edges tested; NaN if there was none.
+    """
+
+    source: str
+    target: str
+    source_mark: Mark = "tail"
+    target_mark: Mark = "tail"
+    confidence: float = _NAN
+    forward: float = _NAN
+    backward: float = _NAN
+    strength: float = _NAN
+    ground: Ground = "undecided"
+    tentative: bool = False
+    p_value: float = _NAN
+
+    @property
+    def directed(self) -> bool:
+        """Whether source causes target."""
+        return self.source_mark == "tail" and self.target_mark == "arrow"
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the data leave the direction open."""
+        return self.source_mark == self.target_mark == "tail" or "circle" in (self.source_mark, self.target_mark)
+
+    @property
+    def pair(self) -> frozenset[str]:
+        """The two ends."""
+        return frozenset((self.source, self.target))
+
+    def reversed(self) -> "Edge":
+        """The same edge, named from the other end."""
+        return replace(
+            self,
+            source=self.target,
+            target=self.source,
+            source_mark=self.target_mark,
+            target_mark=self.source_mark,
+            forward=self.backward,
+            backward=self.forward,
+        )
+
+
+@dataclass(frozen=True)
+class CausalGraph:
+    """Nodes and edges, with how they were found.
+
+    Attributes:
+        nodes: names.
+        edges: at most one for each pair of nodes.
+        made_by: method, options, seeds, versions and numbers of samples, plainly typed.
+        notes: what a reader must know, in words.
+
+    Raises:
+        PellucidError: when an edge names an unknown node or a pair has two edges.
+    """
+
+    nodes: tuple[str, ...]
+    edges: tuple[Edge, ...]
+    made_by: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = sorted({name for edge in self.edges for name in edge.pair} - set(self.nodes))
+        if unknown:
+            raise PellucidError(f"edges name {unknown}, which are no nodes of the graph ({list(self.nodes)})")
+        if len({edge.pair for edge in self.edges}) < len(self.edges):
+            raise PellucidError("a pair of nodes has more than one edge; merge them into one with two marks")
+
+    def edge(self, one: str, other: str) -> Edge | None:
+        """The edge of a pair, named from `one`, or None."""
+        for edge in self.edges:
+            if edge.pair == {one, other}:
+                return edge if edge.source == one else edge.reversed()
+        return None
+
+    def parents(self, node: str) -> tuple[str, ...]:
+        """The nodes that are known to cause this one directly, in the order of the nodes."""
+        known = {edge.source for edge in self.edges if edge.directed and edge.target == node}
+        return tuple(name for name in self.nodes if name in known)
+
+    def children(self, node: str) -> tuple[str, ...]:
+        """The nodes that this one is known to cause directly, in the order of the nodes."""
+        known = {edge.target for edge in self.edges if edge.directed and edge.source == node}
+        return tuple(name for name in self.nodes if name in known)
+
+    def descendants(self, node: str) -> tuple[str, ...]:
+        """All that this node is known to cause, directly or not, causes before effects."""
+        reached = {node}
+        for name in self.order():
+            if reached.intersection(self.parents(name)):
+                reached.add(name)
+        return tuple(name for name in self.order() if name in reached and name != node)
+
+    def paths(self, node: str) -> Iterator[tuple[str, ...]]:
+        """Every directed path that begins at a node, the node itself first."""
+        yield (node,)
+        for child in self.children(node):
+            for path in self.paths(child):
+                yield (node, *path)
+
+    def order(self) -> tuple[str, ...]:
+        """Causes before effects.
+
+        Raises:
+            PellucidError: when the directed edges make a cycle.
+        """
+        placed: list[str] = []
+        while len(placed) < len(self.nodes):
+            free = [name for name in self.nodes if name not in placed and set(self.parents(name)) <= set(placed)]
+            if not free:
+                left = [name for name in self.nodes if name not in placed]
+                raise PellucidError(f"the directed edges among {left} make a cycle: orient one of them the other way")
+            placed += free
+        return tuple(placed)
+
+    def without_tentative(self) -> "CausalGraph":
+        """The firm edges alone."""
+        return replace(self, edges=tuple(edge for edge in self.edges if not edge.tentative))
+
+    def oriented(self, choices: Mapping[str, str] | tuple[tuple[str, str], ...]) -> "CausalGraph":
+        """The graph with cause -> effect pairs decided by the user, as knowledge.
+
+        Raises:
+            PellucidError: when a pair has no edge, or one whose direction is decided otherwise.
+        """
+        edges = {edge.pair: edge for edge in self.edges}
+        for cause, effect in choices.items() if isinstance(choices, Mapping) else choices:
+            edge = self.edge(cause, effect)
+            if edge is None:
+                raise PellucidError(f"no edge between {cause!r} and {effect!r} that could be oriented")
+            if edge.reversed().directed:
+                raise PellucidError(f"{effect!r} -> {cause!r} is already decided; it cannot be turned round")
+            decided = replace(edge, source_mark="tail", target_mark="arrow", ground="knowledge")
+            edges[edge.pair] = edge if edge.directed else decided
+        return replace(self, edges=tuple(edges.values()))
+
+    def extensions(self) -> tuple["CausalGraph", ...]:
+        """Every acyclic way to orient the undecided edges that adds no collider that the data would have shown.
+
+        Edges of hidden common causes stay as they are. Without undecided edges it is the graph itself.
+
+        Raises:
+            PellucidError: when there are too many undecided edges to list them all.
+        """
+        undecided = [edge for edge in self.edges if edge.undecided]
+        if 2 ** len(undecided) > _MOST_EXTENSIONS:
+            raise PellucidError(
+                f"{len(undecided)} edges are undecided, too many to try all orientations: "
+                "give tiers or required edges as background knowledge"
+            )
+        found = []
+        for turned in product((False, True), repeat=len(undecided)):
+            choices = tuple(
+                (edge.target, edge.source) if turn else (edge.source, edge.target)
+                for edge, turn in zip(undecided, turned, strict=True)
+            )
+            candidate = self.oriented(choices)
+            if candidate.acyclic() and candidate.colliders() <= self.colliders():
+                found.append(candidate)
+        return tuple(found)
+
+    def acyclic(self) -> bool:
+        """Whether the directed edges make no cycle."""
+        try:
+            self.order()
+        except PellucidError:
+            return False
+        return True
+
+    def colliders(self) -> set[tuple[frozenset[str], str]]:
+        """Pairs of nodes that are not adjacent and point into the same third one."""
+        return {
+            (frozenset((one, other)), node)
+            for node in self.nodes
+            for one in self.parents(node)
+            for other in self.parents(node)
+            if one < other and self.edge(one, other) is None
+        }
+
+    def to_json(self) -> str:
+        """The graph as JSON text; `from_json` reads it."""
+        edges = [{key: _no_nan(value) for key, value in asdict(edge).items()} for edge in self.edges]
+        content = {"nodes": self.nodes, "edges": edges, "made_by": dict(self.made_by), "notes": self.notes}
+        return json.dumps(content, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "CausalGraph":
+        """Read what `to_json` wrote.
+
+        Raises:
+            PellucidError: when the text is something else.
+        """
+        try:
+            content = json.loads(text)
+            edges = tuple(Edge(**_with_nan(edge)) for edge in content["edges"])
+            return cls(tuple(content["nodes"]), edges, content["made_by"], tuple(content["notes"]))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise PellucidError(f"this is no causal graph written by pellucid: {error}") from error
+
+    def to_graphml(self) -> str:
+        """The graph as GraphML, for Gephi, yEd, networkx and others.
+
+        GraphML has no marks at the ends: each edge carries `source_mark` and `target_mark`, and an undecided one is
+        written once, from the node that was named first.
+        """
+        import networkx
+
+        drawing = networkx.DiGraph()
+        drawing.add_nodes_from(self.nodes)
+        for edge in self.edges:
+            labels = {key: v for key, v in asdict(edge).items() if key not in ("source", "target")}
+            drawing.add_edge(edge.source, edge.target, **labels)
+        return "\n".join(networkx.generate_graphml(drawing))
+
+
+def _with_nan(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: _NAN if value is None else value for key, value in fields.items()}
+
+
+def _no_nan(value: object) -> object:
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.compare import score_graph
+from pellucid.surrogate.causal.discovery import CLASS_NODE, discover
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal.scales import Marginal, rank_gaussian, within_class
+from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
+
+
+def thickness_and_intensity(rows: int, random: np.random.Generator) -> np.ndarray:
+    thickness = 0.5 + random.gamma(10, 1 / 5, rows)
+    intensity = 64 + 191 / (1 + np.exp(-(0.5 * random.standard_normal(rows) + 2 * (thickness - 2.5))))
+    return np.c_[thickness, intensity]
+
+
+def collider(rows: int, random: np.random.Generator) -> np.ndarray:
+    cause, other = random.standard_normal((2, rows))
+    middle = 0.7 * cause + 0.6 * other + 0.5 * random.standard_normal(rows)
+    return np.c_[cause, other, middle, middle + random.standard_normal(rows)]
+
+
+TRUE_COLLIDER = CausalGraph(tuple("tslo"), tuple(Edge(*pair, "tail", "arrow") for pair in ("tl", "sl", "lo")))
+
+
+@pytest.fixture(autouse=True)
+def _needs_causal_learn():
+    pytest.importorskip("causallearn")
+
+
+def test_thickness_and_intensity_are_joined_and_their_direction_is_left_open():
+    (edge,) = discover(thickness_and_intensity(2000, np.random.default_rng(0)), ["t", "i"]).edges
+    assert edge.confidence == 1
+    assert edge.undecided
+    assert edge.ground == "undecided"
+    assert edge.strength > 0.85
+
+
+def test_a_tier_orients_the_edge_and_is_named_as_the_ground():
+    data = thickness_and_intensity(2000, np.random.default_rng(0))
+    (edge,) = discover(data[:, ::-1], ["i", "t"], knowledge=Knowledge({"t": 0, "i": 1})).edges
+    assert (edge.source, edge.target, edge.directed, edge.ground) == ("t", "i", True, "knowledge")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_collider_and_what_follows_from_it_is_oriented_by_the_data(seed):
+    graph = discover(collider(3000, np.random.default_rng(seed)), list("tslo"))
+    assert score_graph(graph, TRUE_COLLIDER).hamming == 0
+    assert {edge.ground for edge in graph.edges} == {"collider"}
+    assert min(edge.confidence for edge in graph.edges) >= 0.9
+
+
+def test_ges_finds_the_same_graph_and_fci_leaves_circles_where_a_common_cause_may_hide():
+    data = collider(2000, np.random.default_rng(0))
+    few = {"bootstraps": 10}
+    assert score_graph(discover(data, list("tslo"), options=DiscoveryOptions("ges", **few)), TRUE_COLLIDER).hamming == 0
+    fci = discover(data, list("tslo"), options=DiscoveryOptions("fci", **few))
+    assert fci.edge("t", "l").source_mark == "circle"
+    assert fci.edge("t", "l").target_mark == "arrow"
+    assert fci.edge("l", "o").directed
+
+
+def test_the_kernel_test_sees_a_dependence_without_correlation():
+    random = np.random.default_rng(0)
+    cause = random.standard_normal(200)
+    data = np.c_[cause, cause**2 + 0.2 * random.standard_normal(200)]
+    linear = discover(data, ["a", "b"], options=DiscoveryOptions(bootstraps=0))
+    kernel = discover(data, ["a", "b"], options=DiscoveryOptions(test="kci", bootstraps=0))
+    assert linear.edges == ()
+    assert len(kernel.edges) == 1
+    assert np.isnan(kernel.edges[0].confidence)
+
+
+def test_independent_columns_seldom_get_a_firm_edge():
+    random = np.random.default_rng(0)
+    names = list("abcdef")
+    found = [
+        discover(random.standard_normal((500, 6)), names, options=DiscoveryOptions(bootstraps=10)) for _ in range(8)
+    ]
+    firm = sum(not edge.tentative for graph in found for edge in graph.edges)
+    assert firm <= 0.05 * 8 * 15
+
+
+def test_a_common_class_explains_an_edge_away_and_is_its_own_root():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 1500)
+    data = labels[:, None] + random.standard_normal((1500, 3)) * [0.7, 0.7, 0]
+    data[:, 2] = random.standard_normal(1500)
+    names = ["a", "b", "alone"]
+    assert discover(data, names).edge("a", "b") is not None
+    graph = discover(data, names, labels=labels)
+    assert graph.edge("a", "b") is None
+    assert {edge.target for edge in graph.edges if edge.source == CLASS_NODE} == {"a", "b"}
+    assert all(edge.p_value < 0.01 and edge.strength > 0.3 for edge in graph.edges)
+
+
+def test_one_seed_gives_one_graph():
+    data = collider(500, np.random.default_rng(0))
+    options = DiscoveryOptions(bootstraps=5, seed=4)
+    assert discover(data, list("tslo"), options=options) == discover(data, list("tslo"), options=options)
+
+
+def test_an_increasing_rescaling_of_a_node_changes_nothing():
+    data = collider(800, np.random.default_rng(1))
+    squashed = data.copy()
+    squashed[:, 0] = np.tanh(squashed[:, 0])
+    options = DiscoveryOptions(bootstraps=5)
+    assert (
+        discover(data, list("tslo"), options=options).edges == discover(squashed, list("tslo"), options=options).edges
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: data.__setitem__((3, 1), np.nan), "node 's' has 1 values that are not finite"),
+        (lambda data: data.__setitem__((slice(None), 2), 5.0), "node 'l' is constant"),
+        (lambda data: data.__setitem__((slice(None), 3), np.exp(data[:, 0])), "'t' and 'o' are copies"),
+    ],
+)
+def test_bad_columns_are_named(spoil, message):
+    data = collider(100, np.random.default_rng(0))
+    spoil(data)
+    with pytest.raises(PellucidError, match=message):
+        discover(data, list("tslo"))
+
+
+def test_bad_requests_are_refused():
+    data = collider(100, np.random.default_rng(0))
+    with pytest.raises(PellucidError, match=r"\['z'\], which are no nodes"):
+        discover(data, list("tslo"), knowledge=Knowledge({"z": 0}))
+    with pytest.raises(PellucidError, match="GES takes no background knowledge"):
+        discover(data, list("tslo"), knowledge=Knowledge({"t": 0}), options=DiscoveryOptions("ges"))
+    with pytest.raises(PellucidError, match="20 rows are too few"):
+        discover(data[:20], list("tslo"))
+    with pytest.raises(PellucidError, match="'lingam' is unknown"):
+        DiscoveryOptions("lingam")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3, width=16), min_size=30, max_size=60, unique=True))
+def test_a_marginal_maps_to_normal_and_back(sample):
+    marginal = Marginal.of(sample)
+    inside = np.linspace(min(sample) - 1, max(sample) + 1, 50)
+    np.testing.assert_allclose(marginal.from_normal(marginal.to_normal(inside)), inside, rtol=1e-6, atol=1e-6)
+
+
+def test_ranks_become_standard_normal_and_class_means_vanish():
+    values = np.random.default_rng(0).exponential(size=(1001, 2))
+    normal = rank_gaussian(values)
+    np.testing.assert_allclose(normal.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(normal.std(0), 1, atol=0.01)
+    assert (np.argsort(normal[:, 0]) == np.argsort(values[:, 0])).all()
+    labels = np.arange(1001) % 3
+    left = within_class(values, labels)
+    assert all(np.allclose(left[labels == one].mean(0), 0) for one in range(3))

@@ -1,0 +1,92 @@
+import io
+import math
+
+import networkx
+import pytest
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.compare import difference, score_graph
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+
+
+def arrows(*pairs: tuple[str, str], nodes: str = "abcd") -> CausalGraph:
+    return CausalGraph(tuple(nodes), tuple(Edge(one, other, "tail", "arrow") for one, other in pairs))
+
+
+def test_causes_come_before_effects_and_descendants_follow():
+    graph = arrows(("c", "a"), ("a", "d"), ("b", "d"))
+    order = graph.order()
+    assert order.index("c") < order.index("a") < order.index("d")
+    assert graph.descendants("c") == ("a", "d")
+    assert graph.parents("d") == ("a", "b")
+    assert set(graph.paths("c")) == {("c",), ("c", "a"), ("c", "a", "d")}
+
+
+def test_a_circle_of_arrows_has_no_order():
+    graph = arrows(("a", "b"), ("b", "c"), ("c", "a"))
+    assert not graph.acyclic()
+    with pytest.raises(PellucidError, match="make a cycle"):
+        graph.order()
+
+
+def test_an_undecided_chain_has_three_extensions_and_none_of_them_is_a_collider():
+    chain = CausalGraph(("a", "b", "c"), (Edge("a", "b"), Edge("b", "c")))
+    found = {tuple(sorted((e.source, e.target) for e in graph.edges)) for graph in chain.extensions()}
+    assert found == {(("a", "b"), ("b", "c")), (("b", "a"), ("b", "c")), (("b", "a"), ("c", "b"))}
+
+
+def test_a_decided_direction_cannot_be_turned_round():
+    with pytest.raises(PellucidError, match="cannot be turned round"):
+        arrows(("a", "b")).oriented({"b": "a"})
+    with pytest.raises(PellucidError, match="no edge between 'a' and 'c'"):
+        arrows(("a", "b")).oriented({"a": "c"})
+
+
+def test_json_brings_the_same_graph_back_with_nan_where_it_was():
+    graph = CausalGraph(
+        ("a", "b"), (Edge("a", "b", "circle", "arrow", 0.8, 0.5, 0.1, -0.4, tentative=True),), {"seed": 3}, ("a note",)
+    )
+    again = CausalGraph.from_json(graph.to_json())
+    assert again.made_by == {"seed": 3}
+    assert again.notes == ("a note",)
+    assert math.isnan(again.edges[0].p_value)
+    assert again.to_json() == graph.to_json()
+    with pytest.raises(PellucidError, match="no causal graph"):
+        CausalGraph.from_json('{"nodes": []}')
+
+
+def test_graphml_is_read_by_networkx_with_marks_and_strengths():
+    graph = CausalGraph(("a", "b", "c"), (Edge("a", "b", "tail", "arrow", strength=-0.5), Edge("b", "c")))
+    drawing = networkx.read_graphml(io.BytesIO(graph.to_graphml().encode()))
+    assert set(drawing.nodes) == {"a", "b", "c"}
+    assert drawing.edges["a", "b"]["strength"] == -0.5
+    assert drawing.edges["b", "c"]["target_mark"] == "tail"
+
+
+def test_two_edges_for_one_pair_and_unknown_nodes_are_refused():
+    with pytest.raises(PellucidError, match="more than one edge"):
+        CausalGraph(("a", "b"), (Edge("a", "b"), Edge("b", "a")))
+    with pytest.raises(PellucidError, match="no nodes of the graph"):
+        CausalGraph(("a",), (Edge("a", "z"),))
+
+
+def test_a_graph_is_scored_by_what_is_missing_too_much_turned_and_undecided():
+    truth = arrows(("a", "b"), ("b", "c"), ("c", "d"))
+    found = CausalGraph(
+        tuple("abcd"), (Edge("b", "a", "tail", "arrow"), Edge("b", "c"), Edge("a", "d", "tail", "arrow"))
+    )
+    score = score_graph(found, truth)
+    assert (score.precision, score.recall) == (2 / 3, 2 / 3)
+    assert score.hamming == 4  # turned a-b, undecided b-c, missing c-d, too much a-d
+    assert score.wrong == 1
+    assert score.undecided == 1
+    assert score_graph(truth, truth).hamming == 0
+    assert score_graph(arrows(), arrows()).f1 == 1
+
+
+def test_two_graphs_differ_where_one_edge_is_absent_or_turned():
+    told = difference(arrows(("a", "b"), ("b", "c")), arrows(("b", "a"), ("c", "d")))
+    assert [edge.pair for edge in told.only_first] == [frozenset("bc")]
+    assert [edge.pair for edge in told.only_second] == [frozenset("cd")]
+    assert [first.source for first, _ in told.turned] == ["a"]
+    assert told.common == ()
