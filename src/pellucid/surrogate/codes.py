@@ -1,5 +1,6 @@
 """What a twin knows of a picture: context concepts, unexplained latents and nuisance; and what a twin can do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -42,6 +43,15 @@ class Codes:
         known = self.context.shape[1]
         return replace(self, context=concepts[:, :known], latent=concepts[:, known:])
 
+    @classmethod
+    def joined_rows(cls, parts: "Sequence[Codes]") -> "Codes":
+        """The rows of several codes, one after the other."""
+        return cls(
+            torch.cat([part.context for part in parts]),
+            torch.cat([part.latent for part in parts]),
+            torch.cat([part.nuisance for part in parts]),
+        )
+
     def repeat(self, times: int) -> "Codes":
         """Every row so many times in a row: (N * times, ...)."""
         return Codes(*(block.repeat_interleave(times, dim=0) for block in (self.context, self.latent, self.nuisance)))
@@ -62,6 +72,10 @@ class Twin(Protocol):
 
     def decode(self, codes: Codes) -> Tensor:
         """The pictures of codes; differentiable with respect to them."""
+        ...
+
+    def clip(self, pictures: Tensor) -> Tensor:
+        """Pictures brought into the range that real ones have."""
         ...
 
     def logits(self, pictures: Tensor) -> Tensor:
