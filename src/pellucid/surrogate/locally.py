@@ -1,0 +1,239 @@
+"""The local explanation of one picture: what counts, along which paths, what would flip it, and may it be believed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pellucid.surrogate.causal.effects import Effects, effects
+from pellucid.surrogate.causal.graph import CausalGraph
+from pellucid.surrogate.causal.mechanisms import StructuralModel
+from pellucid.surrogate.codes import Codes
+from pellucid.surrogate.explaining.importance import Importance, importance
+from pellucid.surrogate.explaining.minimal import FlipOptions, Flipped, flip
+from pellucid.surrogate.explaining.painting import Painting
+from pellucid.surrogate.explaining.strips import Strip, difference_map, strip
+from pellucid.surrogate.explaining.support import (
+    Fidelity,
+    RefusedError,
+    Support,
+    check_effective,
+    fidelity,
+)
+
+__all__ = ["ConceptEffect", "LocalExplanation", "Reference", "explain_locally", "structural_models"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real pictures that explanations are drawn against.
+
+    Attributes:
+        codes: of R pictures.
+        classes: (R,) that the classifier gives them.
+        effectiveness: context -> correlation of asked and re-measured values; missing or NaN where it was not measured.
+    """
+
+    codes: Codes
+    classes: Tensor
+    effectiveness: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ConceptEffect:
+    """What one standard deviation more of a concept does to the margin of the class, in logits.
+
+    Attributes:
+        concept: its name.
+        direct: the concept alone.
+        total: lowest and highest total effect over the orientations that the data leave open.
+        paths: each path of the graph -> effect along it; empty where orientations are open.
+        remainder: what acts only together; NaN where orientations are open.
+        supported: whether real pictures lie near the changed concepts.
+    """
+
+    concept: str
+    direct: float
+    total: tuple[float, float]
+    paths: Mapping[tuple[str, ...], float]
+    remainder: float
+    supported: bool
+
+
+@dataclass(frozen=True)
+class LocalExplanation:
+    """All that the twin says of one picture.
+
+    Attributes:
+        painting: the picture, its codes, its reconstruction and the classifier's logits.
+        fidelity: how well the twin stands for the classifier here.
+        target: the class explained.
+        importance: Shapley values of the concepts for the margin of that class.
+        effects: per concept that the twin controls.
+        strips: the same concepts moved over their range.
+        maps: concept -> (1, 1, H, W), where the picture changes between both ends of its strip.
+        flipped: the smallest flip to the runner-up or the class asked for; None where every concept is refused.
+        refused: concept -> why its counterfactuals are not shown.
+        percentiles: (K,) where each concept of this picture lies among real pictures, in [0, 1].
+        sentences: the same in words.
+    """
+
+    painting: Painting
+    fidelity: Fidelity
+    target: int
+    importance: Importance
+    effects: tuple[ConceptEffect, ...]
+    strips: tuple[Strip, ...]
+    maps: Mapping[str, Tensor]
+    flipped: Flipped | None
+    refused: Mapping[str, str]
+    percentiles: Tensor
+    sentences: tuple[str, ...]
+
+
+def explain_locally(
+    painting: Painting,
+    reference: Reference,
+    graph: CausalGraph | None = None,
+    *,
+    target: int | None = None,
+    flip_to: int | None = None,
+    permutations: int = 64,
+    values: int = 9,
+    options: FlipOptions | None = None,
+    seed: int = 0,
+) -> LocalExplanation:
+    """Answer every local question about one picture.
+
+    Args:
+        painting: one picture.
+        reference: real pictures.
+        graph: perceived graph, for effects along paths; without it all effects are direct.
+        target: class explained; the factual one by default.
+        flip_to: class of the counterfactual; the runner-up by default.
+        permutations: of the Shapley values.
+        values: levels of each strip.
+        options: of the flip.
+        seed: of everything drawn.
+
+    Raises:
+        PellucidError: more than one picture, or classes that do not exist.
+    """
+    twin = painting.twin
+    names = (*twin.context_names, *twin.latent_names)
+    wanted = int(painting.classes[0]) if target is None else target
+    classes = torch.tensor([wanted], device=painting.logits.device)
+    refused = _refused(names, reference.effectiveness)
+    shown = [name for name in names if name not in refused]
+    support = Support(reference.codes)
+    shares = importance(painting, reference.codes, classes=classes, permutations=permutations, seed=seed)
+    models = structural_models(graph, names, reference.codes.concepts())
+    strips = tuple(strip(painting, name, reference.codes, values=values, support=support) for name in shown)
+    free = torch.tensor([name in shown for name in names])
+    goal = torch.tensor([_runner_up(painting.logits[0]) if flip_to is None else flip_to]).to(classes)
+    flipped = flip(painting, goal, reference.codes, allowed=free, options=options) if shown else None
+    trust = fidelity(painting)
+    percentiles = (reference.codes.concepts() < painting.codes.concepts()).float().mean(0)
+    return LocalExplanation(
+        painting,
+        trust,
+        wanted,
+        shares,
+        tuple(_effect(painting, models, name, classes, reference.codes, support) for name in shown),
+        strips,
+        {one.concept: _where(painting, one) for one in strips},
+        flipped,
+        refused,
+        percentiles,
+        tuple(_sentences(trust, shares, flipped, names, percentiles, refused)),
+    )
+
+
+def structural_models(
+    graph: CausalGraph | None, names: tuple[str, ...], concepts: Tensor
+) -> tuple[StructuralModel, ...]:
+    """A structural model of the concepts (R, K) for every orientation that the graph leaves open.
+
+    Edges of hidden common causes carry no effect; concepts that are no nodes have neither causes nor effects.
+    """
+    known = () if graph is None else tuple(edge for edge in graph.without_tentative().edges if edge.pair <= set(names))
+    whole = CausalGraph(names, tuple(edge for edge in known if edge.directed or edge.undecided))
+    table = concepts.detach().double().cpu().numpy()
+    return tuple(StructuralModel.fit(table, extension) for extension in whole.extensions())
+
+
+def _refused(names: tuple[str, ...], effectiveness: Mapping[str, float]) -> dict[str, str]:
+    refused = {}
+    for name in names:
+        try:
+            check_effective(effectiveness, name)
+        except RefusedError as error:
+            refused[name] = str(error)
+    return refused
+
+
+def _runner_up(logits: Tensor) -> int:
+    if len(logits) == 1:
+        return int(logits[0] <= 0)
+    return int(logits.argsort(descending=True)[1])
+
+
+def _effect(
+    painting: Painting,
+    models: tuple[StructuralModel, ...],
+    name: str,
+    classes: Tensor,
+    reference: Codes,
+    support: Support,
+) -> ConceptEffect:
+    concepts = painting.codes.concepts()
+    column = models[0].graph.nodes.index(name)
+    value = concepts[:, column] + reference.concepts()[:, column].std()
+    outcome = painting.outcome(classes)
+    found: list[Effects] = [effects(model, outcome, concepts, name, value) for model in models]
+    totals = [float(one.total) for one in found]
+    changed = concepts.clone()
+    changed[:, column] = value
+    decided = len(found) == 1
+    return ConceptEffect(
+        name,
+        float(found[0].direct),
+        (min(totals), max(totals)),
+        {path: float(effect) for path, effect in found[0].paths.items()} if decided else {},
+        float(found[0].remainder) if decided else float("nan"),
+        bool(support.holds(changed)),
+    )
+
+
+def _where(painting: Painting, shown: Strip) -> Tensor:
+    ends = shown.pictures[[0, -1]]
+    return difference_map(painting.repeat(2), ends).mean(0, keepdim=True)
+
+
+def _sentences(
+    trust: Fidelity,
+    shares: Importance,
+    flipped: Flipped | None,
+    names: tuple[str, ...],
+    percentiles: Tensor,
+    refused: Mapping[str, str],
+) -> "list[str]":
+    reason = trust.reason(0)
+    said = [f"Do not rely on what follows: {reason}."] if reason else []
+    order = shares.values[0].abs().argsort(descending=True).tolist()
+    for column in order[:3]:
+        value, error = float(shares.values[0, column]), float(shares.errors[0, column])
+        side = "for" if value > 0 else "against"
+        said.append(
+            f"{names[column]} (higher than in {float(percentiles[column]):.0%} of pictures) speaks {side} the class: "
+            f"{value:+.2f} ± {error:.2f} logits."
+        )
+    if flipped is not None and bool(flipped.valid[0]):
+        moved = [
+            f"{name} {float(change):+.2f} sd" for name, change in zip(names, flipped.change[0], strict=True) if change
+        ]
+        said.append(f"It would be class {int(flipped.targets[0])} with {', '.join(moved)}.")
+    elif flipped is not None:
+        said.append(f"No change of the concepts was found that makes it class {int(flipped.targets[0])}.")
+    return said + [f"Not shown: {text}." for text in refused.values()]

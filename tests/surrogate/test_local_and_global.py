@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.surrogate.linear_twin import LinearTwin, painted, some_codes
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
+from pellucid.surrogate.codes import Codes
+from pellucid.surrogate.explaining.attfind import attfind
+from pellucid.surrogate.explaining.painting import Painting, margin
+from pellucid.surrogate.globally import GlobalExplanation, explain_globally
+from pellucid.surrogate.locally import Reference, explain_locally
+
+NAMES = ("width", "grey", "u0")
+
+
+def tied_codes(count: int, seed: int = 0) -> Codes:
+    """Grey follows width."""
+    drawn = some_codes(count, seed)
+    context = torch.stack([drawn.context[:, 0], 0.9 * drawn.context[:, 0] + 0.436 * drawn.context[:, 1]], 1)
+    return replace(drawn, context=context)
+
+
+def reference(twin: LinearTwin, effectiveness: dict[str, float] | None = None) -> Reference:
+    codes = tied_codes(600, 3)
+    return Reference(codes, (codes.concepts() @ twin.weights > 0).long(), effectiveness or {})
+
+
+def painted_codes(twin: LinearTwin, codes: Codes) -> Painting:
+    return Painting.of(twin, (codes.joined() @ twin.basis).view(-1, 1, 4, 4))
+
+
+def test_a_local_explanation_names_what_counts_and_what_would_flip_it():
+    twin = LinearTwin((2.0, 0.0, 1.0))
+    painting = painted(twin, 1)
+    found = explain_locally(painting, reference(twin), permutations=8)
+    assert found.fidelity.reliable.all()
+    assert found.refused == {}
+    assert [effect.concept for effect in found.effects] == list(NAMES)
+    assert found.effects[1].direct == pytest.approx(0, abs=1e-4)
+    assert found.flipped is not None
+    assert found.flipped.valid.all()
+    assert any("It would be class" in sentence for sentence in found.sentences)
+    assert found.maps["width"].shape == (1, 1, 4, 4)
+    assert found.maps["width"].sum() > 0
+
+
+def test_along_a_directed_edge_the_total_effect_adds_what_the_effect_of_the_concept_does():
+    twin = LinearTwin((1.0, 2.0, 0.0))
+    painting = painted_codes(twin, tied_codes(1, 8))
+    graph = CausalGraph(("width", "grey"), (Edge("width", "grey", "tail", "arrow"),))
+    found = explain_locally(painting, reference(twin), graph, target=1, permutations=4)
+    width, grey = found.effects[:2]
+    assert width.direct == pytest.approx(1, rel=0.1)
+    assert width.paths["width", "grey"] == pytest.approx(0.9 * 2, rel=0.15)
+    assert width.total[0] == pytest.approx(1 + 0.9 * 2, rel=0.15)
+    assert grey.total[0] == pytest.approx(grey.direct, abs=1e-4)
+
+
+def test_an_open_orientation_gives_a_range_and_no_paths():
+    twin = LinearTwin((1.0, 2.0, 0.0))
+    painting = painted_codes(twin, tied_codes(1, 8))
+    graph = CausalGraph(("width", "grey"), (Edge("width", "grey"),))
+    width = explain_locally(painting, reference(twin), graph, target=1, permutations=4).effects[0]
+    assert width.total[0] == pytest.approx(1, rel=0.1)
+    assert width.total[1] == pytest.approx(2.8, rel=0.15)
+    assert width.paths == {}
+
+
+def test_concepts_that_the_twin_does_not_control_are_refused_and_do_not_move():
+    twin = LinearTwin((2.0, 0.0, 1.0))
+    found = explain_locally(painted(twin, 1), reference(twin, {"width": 0.4, "grey": 0.95}), permutations=4)
+    assert set(found.refused) == {"width"}
+    assert {one.concept for one in found.strips} == {"grey", "u0"}
+    assert found.flipped.change[0, 0] == 0
+    assert any("refused" in sentence for sentence in found.sentences)
+
+
+def test_a_picture_that_the_twin_redraws_wrongly_comes_with_a_warning_first():
+    twin = LinearTwin((3.0, 0.0, 0.0), blind=True)
+    painting = painted(twin, 12)
+    row = int(painting.classes.argmax())
+    found = explain_locally(painting[row : row + 1], reference(twin), permutations=4)
+    assert found.sentences[0].startswith("Do not rely on what follows")
+
+
+def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_is_read():
+    pytest.importorskip("causallearn")
+    twin = LinearTwin((2.0, 0.0, 1.0))
+    codes = tied_codes(400)
+    painting = painted_codes(twin, codes)
+    options = DiscoveryOptions(bootstraps=5)
+    knowledge = Knowledge({"width": 0, "grey": 1})
+    stages = []
+    found = explain_globally(
+        painting,
+        codes.context,
+        knowledge=knowledge,
+        options=options,
+        on_progress=lambda stage, done, total: stages.append(stage),
+    )
+    assert found.perceived.edge("width", "grey").directed
+    assert found.perceived.parents("decision") == ("width", "u0")
+    assert found.perceives["width"] == pytest.approx(1, abs=1e-4)
+    assert found.difference.only_first == ()
+    assert set(stages) == {"perceived graph", "data graph", "interventions"}
+    again = GlobalExplanation.from_json(found.to_json())
+    assert again.perceived.to_json() == found.perceived.to_json()
+    assert again.decisions == found.decisions
+    with pytest.raises(PellucidError, match="no global explanation"):
+        GlobalExplanation.from_json("{}")
+
+
+def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so():
+    pytest.importorskip("causallearn")
+
+    class Deaf(LinearTwin):
+        def perceived_context(self, pictures):
+            return super().perceived_context(pictures) * torch.tensor([1.0, 0.0])
+
+    codes = tied_codes(300)
+    found = explain_globally(
+        painted_codes(Deaf((2.0, 0.0, 1.0)), codes), codes.context, options=DiscoveryOptions(bootstraps=3)
+    )
+    assert "grey" not in found.perceived.nodes
+    assert any(note.startswith("grey: not perceived") for note in found.notes)
+
+
+def test_attfind_finds_the_coordinate_that_the_classifier_reads():
+    twin = LinearTwin((3.0, 0.0, 0.5))
+    codes = some_codes(200)
+    painting = painted_codes(twin, codes)
+    zeros = painting[painting.classes == 0]
+    joined = zeros.codes.joined()
+
+    def draw(coordinates, rows):
+        return (coordinates @ twin.basis).view(-1, 1, 4, 4)
+
+    found = attfind(draw, twin.logits, joined, joined.amin(0) - 2, joined.amax(0) + 2, 1, top=1, max_batch=33)
+    first = found.attributes[0]
+    assert (first.coordinate, first.up) == (0, True)
+    assert found.flipped.float().mean() > 0.9
+    moved = zeros.codes.concepts().clone()
+    moved[:, 0] = joined[:, 0].max() + 2
+    true = torch.sigmoid(moved @ twin.weights) - torch.sigmoid(zeros.codes.concepts() @ twin.weights)
+    torch.testing.assert_close(found.effects[:, 0, 1], true, rtol=1e-3, atol=1e-4)
+    assert found.passes == len(joined) * (2 * 6 + 2)
+    assert margin(zeros.logits, torch.zeros(len(zeros), dtype=torch.long)).min() >= 0
