@@ -118,3 +118,19 @@ class Hooked(GapLinear):
 
     def keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.seen["2"] = output
+
+
+class SamePadding(nn.Conv2d):
+    """Pads by what the size asks for, in Python numbers, as TensorFlow does: torch.fx cannot look inside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (max((-(-side // 2) - 1) * 2 + 3 - side, 0) for side in map(int, x.shape[-2:]))
+        return super().forward(F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2]))
+
+
+@network("same_padding")
+class SamePadded(nn.Sequential):
+    """Convolutions that torch.fx must take as one operation each."""
+
+    def __init__(self) -> None:
+        super().__init__(SamePadding(3, 8, 3, stride=2), nn.ReLU(), SamePadding(8, 8, 3, stride=2), nn.ReLU(), Head(8))

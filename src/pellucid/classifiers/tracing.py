@@ -67,10 +67,16 @@ def _user_name(path: str) -> str:
 
 
 class _NamingTracer(fx.Tracer):
-    """Remembers every module call and every function call, by module path or by `path of the caller.function`."""
+    """Remembers every module call and every function call, by module path or by `path of the caller.function`.
 
-    def __init__(self) -> None:
+    Attributes:
+        failed_in: the innermost module whose forward raised, "" for the network's own or none.
+    """
+
+    def __init__(self, leaves: frozenset[type[nn.Module]]) -> None:
         super().__init__()
+        self.failed_in = ""
+        self._leaves = leaves
         self.modules: dict[str, list[tuple[fx.Node, str]]] = {}
         self.functions: dict[str, list[tuple[fx.Node, str]]] = {}
         self._inside: list[str] = []
@@ -82,11 +88,17 @@ class _NamingTracer(fx.Tracer):
         self._inside.append(path)
         try:
             result = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or path
+            raise
         finally:
             self._inside.pop()
         if path and isinstance(result, fx.Proxy):
             self.modules.setdefault(path, []).append((result.node, type(m).__name__))
         return result
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or type(m) in self._leaves
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
@@ -105,11 +117,7 @@ def trace(module: nn.Module) -> TracedNetwork:
     Raises:
         UntraceableError: the forward cannot be traced, for instance because its control flow depends on data.
     """
-    tracer = _NamingTracer()
-    try:
-        graph = tracer.trace(_PicturesOnly(module))
-    except Exception as error:  # a stranger's forward may raise anything when it is given proxies
-        raise UntraceableError(f"{type(error).__name__}: {error}") from error
+    tracer, graph = _traced_graph(module, frozenset())
     traced = fx.GraphModule(tracer.root, graph)
     _in_place_to_out_of_place(traced)
     paths = {path for path, _ in module.named_modules()}
@@ -121,6 +129,18 @@ def trace(module: nn.Module) -> TracedNetwork:
     ]
     # A block's last operation has several names (`layer4`, `layer4.1`, `layer4.1.relu:1`); all stay valid.
     return TracedNetwork(traced, {name: node for name, node, _ in named}, {name: kind for name, _, kind in named})
+
+
+def _traced_graph(module: nn.Module, leaves: frozenset[type[nn.Module]]) -> tuple[_NamingTracer, fx.Graph]:
+    """Trace; a module without parts whose forward cannot be followed becomes one operation, as do all of its class."""
+    tracer = _NamingTracer(leaves)
+    try:
+        return tracer, tracer.trace(_PicturesOnly(module))
+    except Exception as error:  # a stranger's forward may raise anything when it is given proxies
+        failed = module.get_submodule(tracer.failed_in)
+        if failed is module or type(failed) in leaves or any(True for _ in failed.children()):
+            raise UntraceableError(f"{type(error).__name__}: {error}") from error
+    return _traced_graph(module, leaves | {type(failed)})
 
 
 def _in_place_to_out_of_place(traced: fx.GraphModule) -> None:
