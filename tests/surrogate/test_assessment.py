@@ -1,0 +1,78 @@
+import pytest
+import torch
+from tests.surrogate.linear_twin import LinearTwin, painted
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.assessment import Assessment, assess
+from pellucid.surrogate.codes import Codes
+
+SPAN = torch.tensor([[-2.0, -2.0], [2.0, 2.0]])
+
+
+class Tied(LinearTwin):
+    """Whatever width is asked for, it draws half of it, and as much grey."""
+
+    def decode(self, codes: Codes):
+        context = torch.stack([codes.context[:, 0] / 2, codes.context[:, 1] + codes.context[:, 0] / 2], 1)
+        return super().decode(Codes(context, codes.latent, codes.nuisance))
+
+
+def assessed(twin, **options) -> Assessment:
+    return assess(
+        painted(twin, 200),
+        lambda codes: (codes.concepts() @ twin.weights)[:, None] * torch.tensor([0.0, 1.0]),
+        SPAN,
+        lambda pictures: twin.encode(pictures).context,
+        "its own encoder",
+        **options,
+    )
+
+
+def test_a_perfect_twin_gets_full_marks():
+    marks = assessed(LinearTwin())
+    assert (marks.agreement, marks.head_agreement, marks.swap_flips) == (1, 1, 0)
+    assert marks.kl == pytest.approx(0, abs=1e-6)
+    assert marks.logit_r2 == pytest.approx(1)
+    for control in marks.controls:
+        assert control.correlation == pytest.approx(1, abs=1e-5)
+        assert control.slope == pytest.approx(1, abs=1e-4)
+        assert max(control.leak.values()) == pytest.approx(0, abs=1e-5)
+        assert control.effective
+
+
+def test_half_a_slope_and_a_leak_are_measured_as_such():
+    marks = assessed(Tied())
+    width = marks.controls[0]
+    assert width.slope == pytest.approx(0.5, abs=1e-4)
+    asked_minus_factual = 0.5 * (2 * torch.rand(20000) * 2 - 2 - torch.randn(20000)).abs().mean()
+    assert width.leak["grey"] == pytest.approx(float(asked_minus_factual), rel=0.15)
+
+
+def test_a_twin_that_ignores_what_is_asked_is_not_effective():
+    marks = assessed(LinearTwin(blind=True))
+    assert not any(control.effective for control in marks.controls)
+    assert marks.agreement < 1
+
+
+def test_pictures_that_cannot_be_measured_are_left_out_and_counted():
+    twin = LinearTwin()
+
+    def measure(pictures):
+        found = twin.encode(pictures).context
+        found[::2] = float("nan")
+        return found
+
+    def head(codes):
+        return torch.zeros(len(codes), 2)
+
+    marks = assess(painted(twin, 40), head, SPAN, measure, "half of the time")
+    assert {control.pictures for control in marks.controls} == {20}
+    nothing = assess(painted(twin, 5), head, SPAN, lambda x: torch.full((len(x), 2), torch.nan), "never")
+    assert not nothing.controls[0].effective
+
+
+def test_marks_survive_json():
+    marks = assessed(LinearTwin(), transferred=True, seed=3)
+    assert Assessment.from_json(marks.to_json()) == marks
+    with pytest.raises(PellucidError, match="no assessment"):
+        Assessment.from_json("[]")
