@@ -11,7 +11,8 @@ from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.attfind import attfind
 from pellucid.surrogate.explaining.painting import Painting, margin
 from pellucid.surrogate.globally import GlobalExplanation, explain_globally
-from pellucid.surrogate.locally import Reference, explain_locally
+from pellucid.surrogate.locally import explain_locally
+from pellucid.surrogate.reference import Reference
 
 NAMES = ("width", "grey", "u0")
 

@@ -21,23 +21,9 @@ from pellucid.surrogate.explaining.support import (
     check_effective,
     fidelity,
 )
+from pellucid.surrogate.reference import Reference
 
-__all__ = ["ConceptEffect", "LocalExplanation", "Reference", "explain_locally", "structural_models"]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Real pictures that explanations are drawn against.
-
-    Attributes:
-        codes: of R pictures.
-        classes: (R,) that the classifier gives them.
-        effectiveness: context -> correlation of asked and re-measured values; missing or NaN where it was not measured.
-    """
-
-    codes: Codes
-    classes: Tensor
-    effectiveness: Mapping[str, float]
+__all__ = ["ConceptEffect", "LocalExplanation", "explain_locally", "structural_models"]
 
 
 @dataclass(frozen=True)
