@@ -1,7 +1,9 @@
 """Reading pictures safely, and the way between a picture and a classifier's input."""
 
+from pellucid.data.context import ContextScale, ContextTable, read_context, write_context
 from pellucid.data.files import write_atomically
 from pellucid.data.geometry import Geometry, PlaceMode
+from pellucid.data.idx import read_idx, read_mnist
 from pellucid.data.measuring import measure_geometry
 from pellucid.data.pictures import (
     MAX_PIXELS,
@@ -17,6 +19,8 @@ from pellucid.data.preprocessing import Interpolation, Preprocess
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
+    "ContextScale",
+    "ContextTable",
     "Geometry",
     "Interpolation",
     "PictureFailure",
@@ -24,8 +28,12 @@ __all__ = [
     "Preprocess",
     "find_pictures",
     "measure_geometry",
+    "read_context",
+    "read_idx",
+    "read_mnist",
     "read_picture",
     "read_pictures",
     "to_rgb",
     "write_atomically",
+    "write_context",
 ]
