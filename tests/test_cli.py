@@ -206,8 +206,11 @@ def test_help_needs_no_torch() -> None:
     assert "| torch" not in ran.stderr
 
 
-def test_the_demo_explains_three_photographs(tmp_path: Path) -> None:
+def test_the_demo_explains_three_photographs_by_maps_and_concepts_and_tests_the_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("skimage")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     ran = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"])
     assert ran.exit_code == 0, ran.output
     told = json.loads(ran.stdout)
@@ -216,3 +219,10 @@ def test_the_demo_explains_three_photographs(tmp_path: Path) -> None:
     for picture in told["pictures"]:
         assert Path(picture["page"]).stat().st_size < 3_000_000
         assert np.isfinite([e["scores"][0] for e in picture["explanations"]]).all()
+        concepts = {row["concept"] for row in picture["concepts"]["rows"]} - {None}
+        assert concepts == {"striped", "dotted", "chequered", "zigzagged"}
+        assert Path(picture["concepts"]["page"]).is_file()
+    medians = {(line["setting"], line["layer"], line["name"]): line for line in told["evaluation"]["summary"]}
+    assert medians["DiFull", "input", "InputXGradient"]["median"]["estimate"] == 1
+    assert medians["DiFull", "final", "GradCAM"]["median"]["estimate"] < 0.7  # both mopeds light up
+    assert Path(told["evaluation"]["report"]).is_file()

@@ -171,9 +171,9 @@ def _visual_tcav(view: LayerView, cavs: Sequence[CAV], pictures: Tensor, target:
     "tested" is the signed attribution, and 0 where it is not significant or where a warning says that the CAV is weak.
     """
     chance = [
-        replace(cav, name=f"random {cav.name}", direction=null_directions(cav, 1, seed=target)[0]) for cav in cavs
+        replace(cav, name=f"random {cav.name}", direction=null_directions(cav, 1, target, "relabel")[0]) for cav in cavs
     ]
-    explainer = VisualTCAV(view, [*cavs, *chance], permutations=99, max_batch=32)
+    explainer = VisualTCAV(view, [*cavs, *chance], permutations=99, null="relabel", max_batch=32)
     found = global_explanation(explainer, pictures, target, repeats=1)
     assert found.signed.p_values is not None
     scores: dict[tuple[str, str], float] = {}

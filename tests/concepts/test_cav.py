@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import pellucid as pl
 from pellucid.classifiers import LayerView
 from pellucid.concepts import CAV, ConceptWarning, FitOptions, fit_cav, fit_cavs, null_directions
+from pellucid.concepts.cav import Null
 from pellucid.concepts.estimators import Ridge
 from pellucid.errors import PellucidError
 
@@ -207,17 +208,31 @@ def test_a_cache_folder_that_cannot_be_written_to_is_told_of_and_changes_nothing
     assert _same(cav, fit_cav(curved_view(), CONCEPT, NEGATIVES))
 
 
-def test_null_directions_come_from_relabelled_pictures_and_have_the_length_of_the_cav() -> None:
+@pytest.mark.parametrize("null", ["relabel", "centred"])
+def test_null_directions_come_from_relabelled_pictures_and_have_the_length_of_the_cav(null: Null) -> None:
     cav = fit_cav(curved_view(), CONCEPT, NEGATIVES)
-    nulls = null_directions(cav, 20, seed=3)
+    nulls = null_directions(cav, 20, seed=3, null=null)
     torch.testing.assert_close(nulls.norm(dim=1), cav.direction.norm().expand(20))
     generator = torch.Generator().manual_seed(3)
-    pooled = torch.cat([CONCEPT, NEGATIVES]).mean((2, 3))
-    for null in nulls:
+    sides = [side.mean((2, 3)) for side in (CONCEPT, NEGATIVES)]
+    pooled = torch.cat([side - side.mean(0) for side in sides] if null == "centred" else sides)
+    for direction in nulls:
         order = torch.randperm(24, generator=generator)
         expected = pooled[order[:12]].mean(0) - pooled[order[12:]].mean(0)
-        assert float(torch.nn.functional.cosine_similarity(null, expected, dim=0)) == pytest.approx(1, abs=1e-5)
-    assert torch.equal(nulls, null_directions(cav, 20, seed=3))
+        assert float(torch.nn.functional.cosine_similarity(direction, expected, dim=0)) == pytest.approx(1, abs=1e-5)
+    assert torch.equal(nulls, null_directions(cav, 20, seed=3, null=null))
+
+
+def test_a_concept_that_stands_out_is_in_relabelled_directions_and_not_in_centred_ones() -> None:
+    cav = fit_cav(curved_view(), CONCEPT, NEGATIVES)
+    along = torch.nn.functional.normalize(cav.direction, dim=0)
+    far = dataclasses.replace(cav, concept_features=cav.concept_features + 100 * along)
+    spread = {}
+    for null in ("relabel", "centred"):
+        cosines = torch.nn.functional.cosine_similarity(null_directions(far, 50, null=null), far.direction[None])
+        spread[null] = float(cosines.abs().mean())
+    assert spread["relabel"] > 0.7
+    assert spread["centred"] < 0.6
 
 
 def test_null_directions_are_found_by_the_estimator_of_the_cav() -> None:

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from pellucid.attribution import smooth
 from pellucid.errors import PellucidError
-from pellucid.evaluation import Deletion, Insertion, baseline_pictures
+from pellucid.evaluation import Deletion, Insertion, NoisyLinear, baseline_pictures, impute_linearly
 
 WEIGHTS = torch.linspace(-1, 1, 3 * 6 * 8, dtype=torch.float64).view(3, 6, 8)
 
@@ -138,6 +138,48 @@ def test_baselines_are_what_they_say() -> None:
     found = Deletion(baseline=x[:1])(logits, x, torch.randn(2, 6, 8), torch.tensor([0, 0]))
     assert found.baseline == "given pictures"
     assert found.scores[0].std() < 1e-9  # the picture is its own baseline
+
+
+@pytest.mark.parametrize("game", [Deletion, Insertion])
+def test_missing_pixels_can_be_imputed_from_those_that_are_left(game: type[Deletion]) -> None:
+    x, values = pictures(), torch.randn(2, 6, 8)
+    run = game(baseline=NoisyLinear(noise=0.0), score="logit", steps=6, random_orders=1, max_batch=4)
+    found = run(logits, x, values, torch.tensor([0, 1]))
+    for index, target in enumerate((0, 1)):
+        highest_first = values[index].flatten().argsort(descending=True)
+        for step, score in enumerate(found.scores[index].tolist()):
+            replaced = torch.zeros(48, dtype=torch.bool)
+            replaced[highest_first[: 8 * step]] = True
+            removed = (~replaced if game.inserting else replaced).view(6, 8)
+            wanted = float(logits(impute_linearly(x[index], removed)[None])[0, target])
+            assert score == pytest.approx(wanted, abs=1e-6)
+    assert found.baseline == "NoisyLinear(noise=0.0)"
+
+
+def test_imputation_leaves_nothing_to_gain_in_a_flat_picture() -> None:
+    flat = torch.full((1, 3, 6, 8), 0.7)
+    mask = torch.zeros(1, 6, 8)
+    mask[:, 2:4, 2:5] = 1
+    imputed = Deletion(baseline=NoisyLinear(noise=0.0), score="logit")(logits, flat, mask, torch.tensor([0]))
+    torch.testing.assert_close(imputed.scores, imputed.scores[:, :1].expand(-1, 21), rtol=0, atol=1e-5)
+
+
+def test_the_noise_of_imputation_is_the_seed_s() -> None:
+    x, targets = pictures(), torch.tensor([0, 1])
+    curves = [
+        Deletion(baseline=NoisyLinear(noise=0.3), seed=seed, max_batch=batch)(logits, x, contributions(x), targets)
+        for seed, batch in ((1, 16), (1, 3), (2, 16))
+    ]
+    torch.testing.assert_close(curves[0].scores, curves[1].scores)
+    assert not torch.allclose(curves[0].scores[:, 1:-1], curves[2].scores[:, 1:-1])
+
+
+def test_insertion_read_from_its_end_deletes_the_least_relevant_first() -> None:
+    x, values = pictures(), torch.randn(2, 6, 8)
+    found = Insertion(baseline="zero", steps=48)(logits, x, values, torch.tensor([0, 1])).scores.flip(1)
+    for index, target in enumerate((0, 1)):
+        wanted = slow_curve(x[index], -values[index], target, torch.zeros_like(x[index]), 48, inserting=False)
+        assert found[index].tolist() == pytest.approx(wanted, abs=1e-7)
 
 
 def test_gradients_are_not_recorded() -> None:

@@ -217,3 +217,9 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         bootstrap_interval([1.0], [0], "mode")  # type: ignore[arg-type]
     with pytest.raises(PellucidError, match="one length"):
         spearman_matrix({"a": [1.0, 2.0], "b": [1.0]})
+
+
+def test_one_grid_has_a_median_and_no_interval() -> None:
+    found = bootstrap_interval([0.2, 0.4, 0.9], ["a", "a", "a"])
+    assert found.estimate == 0.4
+    assert np.isnan([found.low, found.high]).all()

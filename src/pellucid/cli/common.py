@@ -27,7 +27,7 @@ Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:
 Methods = Annotated[str, typer.Option(help="Attribution methods, separated by commas; 'all' for every one.")]
 Layers = Annotated[str, typer.Option(help="Layers, separated by commas: input, middle, final or any name.")]
 Targets = Annotated[
-    list[str] | None, typer.Option(help="Class name or index; repeat for several. [default: the predicted class]")
+    list[str] | None, typer.Option(help="Class name or index; repeat for several. \\[default: the predicted class]")
 ]
 Options = Annotated[
     list[str] | None, typer.Option(help="Option of a method, as in IntegratedGradients.steps=50; repeat for several.")
@@ -75,6 +75,17 @@ def class_indices(classifier: "Classifier", texts: Sequence[str] | None) -> list
     if not texts:
         return None
     return [classifier.class_index(int(text) if text.isdecimal() else text) for text in texts]
+
+
+def picture_folders(files: Sequence[Path], out: Path) -> Iterator[Path]:
+    """One folder per picture, named after it; equal names are told apart by a number."""
+    taken: set[str] = set()
+    for file in files:
+        name, number = file.stem, 2
+        while name in taken:
+            name, number = f"{file.stem}-{number}", number + 1
+        taken.add(name)
+        yield out / name
 
 
 @contextmanager

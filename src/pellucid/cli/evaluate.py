@@ -1,4 +1,4 @@
-"""`pellucid evaluate`."""
+"""`pellucid evaluate` and `pellucid report`."""
 
 import math
 import sys
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pellucid.evaluation.statistics import Interval
     from pellucid.evaluation.sweep import ModelSource, Progress, Run, SummaryLine
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "print_run", "report", "run_record", "told_progress"]
 
 DEFAULT_METHODS = "Gradient,InputXGradient,IntegratedGradients,GradCAM,LayerCAM"
 _INTERRUPTED = 130  # what shells say of a command that was stopped with Ctrl-C
@@ -67,6 +67,12 @@ Head = Annotated[str | None, typer.Option(help="Layer with the last spatial map.
 Seed = Annotated[int, typer.Option(help="Of the grids, the random control and the randomised weights.")]
 Shard = Annotated[int, typer.Option(help="Grids in a unit of work, the most that is lost when a run is killed.")]
 InputSize = Annotated[int | None, typer.Option(help="Side of one cell. [default: what the model was trained with]")]
+ReportOption = Annotated[bool, typer.Option("--report/--no-report", help="Whether to write report.html at the end.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")]
+With = Annotated[
+    list[Path] | None, typer.Option("--with", help="Run with another number of cells, to compare with; repeat.")
+]
+ReportOut = Annotated[Path | None, typer.Option(help="The page. [default: report.html in the folder of the run]")]
 BackendOption = Annotated[str, typer.Option(help="'local', or 'ray' for the workers of a Ray cluster.")]
 
 
@@ -96,6 +102,7 @@ def evaluate(
     backend: BackendOption = "local",
     device: Device = None,
     max_batch: MaxBatch = 16,
+    write_report: ReportOption = True,
     as_json: AsJson = False,
 ) -> None:
     """Measure which attribution methods are true of a model: grids of known truth, at every layer."""
@@ -122,9 +129,28 @@ def evaluate(
     sources = _sources(model or [DEFAULT_MODEL], weights, device, input_size)
     made = chosen_methods(methods, option or [], None, max_batch)
     name: Any = backend
-    with _resumable(out), _told(as_json) as tell:
+    with _resumable(out), told_progress(as_json) as tell:
         run = run_sweep(data, sources, made, out, options, backend=name, on_progress=tell)
-    _report(run, as_json)
+    page = _page(run) if write_report else None
+    if as_json:
+        print_json(run_record(run, page))
+    else:
+        print_run(run, page)
+    _tell_losses(run.skipped, run.summary())
+
+
+def report(run: RunArgument, others: With = None, out: ReportOut = None) -> None:
+    """Write the page of a run again, finished or not; nothing is computed anew."""
+    from pellucid.evaluation.sweep import Run
+
+    page = _page(Run(run), out, [Run(other) for other in others or []])
+    screen.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _page(run: "Run", out: Path | None = None, others: "Sequence[Run]" = ()) -> Path:
+    from pellucid.reports import write_evaluation
+
+    return write_evaluation(run, out, others=others)
 
 
 def _sources(names: Sequence[str], weights: str | None, device: str | None, size: int | None) -> "list[ModelSource]":
@@ -156,12 +182,17 @@ def _resumable(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        messages.print(f"stopped; what is finished is in {out}: give the same command again to go on", style="yellow")
+        messages.print(
+            f"stopped; what is finished is in {out}: give the same command again to go on, or see it with "
+            f"pellucid report {out}",
+            style="yellow",
+            soft_wrap=True,
+        )
         raise typer.Exit(_INTERRUPTED) from None
 
 
 @contextmanager
-def _told(quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+def told_progress(quiet: bool) -> "Iterator[Callable[[Progress], None]]":
     """A progress bar for each stage; what cannot be explained is told once."""
     with progress_bar(quiet) as bar:
         tasks: dict[str, Any] = {}
@@ -181,22 +212,24 @@ def _told(quiet: bool) -> "Iterator[Callable[[Progress], None]]":
         yield tell
 
 
-def _report(run: "Run", as_json: bool) -> None:
-    summary = run.summary()
-    if as_json:
-        print_json(
-            {
-                "run": str(run.folder),
-                "table": str(run.folder / "table.parquet"),
-                "skipped": run.skipped,
-                "summary": [_plain(line) for line in summary],
-            }
-        )
-    else:
-        for title, lines in _by_title(summary).items():
-            screen.print(_shown(title, lines, run.plan.options.layers))
-        screen.print(f"table: {run.folder / 'table.parquet'}", highlight=False, markup=False, soft_wrap=True)
-    _tell_losses(run.skipped, summary)
+def run_record(run: "Run", page: Path | None) -> dict[str, Any]:
+    """What `--json` prints of a run."""
+    return {
+        "run": str(run.folder),
+        "table": str(run.folder / "table.parquet"),
+        "report": None if page is None else str(page),
+        "skipped": run.skipped,
+        "summary": [_plain(line) for line in run.summary()],
+    }
+
+
+def print_run(run: "Run", page: Path | None) -> None:
+    """The medians of a run, and where its table and its page are."""
+    for title, lines in _by_title(run.summary()).items():
+        screen.print(_shown(title, lines, run.plan.options.layers))
+    screen.print(f"table: {run.folder / 'table.parquet'}", highlight=False, markup=False, soft_wrap=True)
+    if page is not None:
+        screen.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _by_title(summary: "Sequence[SummaryLine]") -> "dict[str, list[SummaryLine]]":
@@ -226,7 +259,10 @@ def _shown(title: str, lines: "Sequence[SummaryLine]", layers: Sequence[str]) ->
 def _median(found: "Interval | None") -> str:
     if found is None:
         return ""
-    return escape(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]") if found.scores else "no score"
+    if not found.scores:
+        return "no score"
+    interval = "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+    return escape(f"{found.estimate:.3f}{interval}")
 
 
 def _plain(line: "SummaryLine") -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""`pellucid explain` and `pellucid demo`."""
+"""`pellucid explain`."""
 
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,22 +27,26 @@ from pellucid.cli.common import (
     class_indices,
     load_classifier,
     messages,
+    picture_folders,
     plain,
     print_json,
     progress_bar,
+    screen,
     split_names,
 )
-from pellucid.errors import MissingExtraError, PellucidError, PictureError
+from pellucid.cli.concepts_common import Builtin, Cache, Concepts, Wanted, cavs_by_layer
+from pellucid.cli.concepts_explain import explainers, pages_of, print_report, report_rows
+from pellucid.errors import PellucidError, PictureError
 
 if TYPE_CHECKING:
     from pellucid.attribution import Method
     from pellucid.classifiers import Classifier
+    from pellucid.concepts import CAV, VisualTCAV
     from pellucid.reports.local import LocalReport
 
-__all__ = ["demo", "explain"]
+__all__ = ["DEFAULT_METHODS", "concepts_at", "explain", "explain_files"]
 
 DEFAULT_METHODS = "GradCAM,IntegratedGradients,LRP"
-DEMO_PICTURES = ("chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def explain(
@@ -60,35 +63,58 @@ def explain(
     device: Device = None,
     max_batch: MaxBatch = 16,
     max_bytes: MaxBytes = None,
+    concepts: Concepts = None,
+    builtin: Builtin = "",
+    cache: Cache = "",
     as_json: AsJson = False,
 ) -> None:
-    """Explain pictures: predictions, an overlay per method and layer, and one HTML page each."""
+    """Explain pictures: predictions, an overlay per method and layer, and one HTML page each.
+
+    With --concepts or --builtin also by concepts (Visual-TCAV), on a second page: fitted CAVs at their own layers,
+    folders of pictures at the layers named here but the input. More options: `pellucid concepts explain`.
+    """
     from pellucid.data import find_pictures
 
     classifier = load_classifier(model, weights, device)
     chosen = chosen_methods(methods, option or [], smooth, max_batch, max_bytes)
     names = split_names(layers)
     files = find_pictures(images)
-    _explain_files(classifier, files, chosen, names, class_indices(classifier, target), top, out, as_json)
+    indices = class_indices(classifier, target)
+    found = concepts_at(classifier, concepts, builtin, names, cache, max_batch, as_json)
+    by_concepts = explainers(classifier, found, max_batch=max_batch, max_bytes=max_bytes)
+    told = explain_files(classifier, files, chosen, names, indices, top, out, as_json, by_concepts)
+    if as_json:
+        print_json(told)
+    if not told["pictures"]:
+        raise PellucidError(f"none of the {len(files)} pictures could be read")
+    if told["skipped"]:
+        skipped = len(told["skipped"])
+        messages.print(f"{skipped} of {len(files)} pictures were skipped (named above)", style="yellow")
 
 
-def demo(
-    out: Out = Path("pellucid-demo"),
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """Explain three photographs with a real ImageNet classifier; nothing is downloaded."""
-    spec = find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError("scikit-image", "demo", "the demo")
-    folder = Path(spec.origin).parent / "data"
-    classifier = load_classifier(DEFAULT_MODEL, None, device)
-    chosen = chosen_methods(DEFAULT_METHODS, [])
-    files = [folder / name for name in DEMO_PICTURES]
-    _explain_files(classifier, files, chosen, DEFAULT_LAYERS.split(","), None, 5, out, as_json)
+def concepts_at(
+    classifier: "Classifier",
+    folder: Path | None,
+    builtin: str,
+    layers: Sequence[str],
+    cache: str,
+    max_batch: int,
+    quiet: bool,
+) -> "dict[str, list[CAV]]":
+    """CAVs at each layer, none if none were asked for."""
+    if folder is None and not builtin:
+        return {}
+    from pellucid.concepts.store import cav_files
+
+    fitted = folder is not None and bool(cav_files(folder))
+    inner = [layer for layer in layers if classifier.resolve(layer) != "input"] or list(layers)
+    wanted = Wanted(
+        concepts=folder, builtin=builtin, layers=None if fitted else ",".join(inner), cache=cache, max_batch=max_batch
+    )
+    return cavs_by_layer(classifier, wanted, quiet)
 
 
-def _explain_files(
+def explain_files(
     classifier: "Classifier",
     files: Sequence[Path],
     methods: "Sequence[Method]",
@@ -97,14 +123,16 @@ def _explain_files(
     top: int,
     out: Path,
     as_json: bool,
-) -> None:
+    by_concepts: "Sequence[VisualTCAV]" = (),
+) -> dict[str, Any]:
+    """Explain pictures by maps, and by concepts where there are some: a folder for each, and what `--json` prints."""
     from pellucid.reports.local import explain_picture, write_report
 
     distinct = {classifier.resolve(layer) for layer in layers}
     done, skipped = [], []
     with progress_bar(as_json) as progress:
         task = progress.add_task("", total=len(files) * len(distinct) * len(methods))
-        for file, folder in zip(files, _folders(files, out), strict=True):
+        for file, folder in zip(files, picture_folders(files, out), strict=True):
 
             def show(layer: str, method: str, file: Path = file) -> None:
                 progress.update(task, advance=1, description=f"{file.name}: {method} at {layer}")
@@ -119,25 +147,31 @@ def _explain_files(
                 continue
             written = write_report(report, folder)
             done.append(_summary(report, written))
+            if by_concepts:
+                done[-1]["concepts"] = _explain_by_concepts(classifier, file, by_concepts, target, top, folder, as_json)
             if not as_json:
                 progress.console.print(_predictions(report, written[0]))
-    if as_json:
-        print_json({"pictures": done, "skipped": skipped})
-    if not done:
-        raise PellucidError(f"none of the {len(files)} pictures could be read")
-    if skipped:
-        messages.print(f"{len(skipped)} of {len(files)} pictures were skipped (named above)", style="yellow")
+    return {"pictures": done, "skipped": skipped}
 
 
-def _folders(files: Sequence[Path], out: Path) -> Iterator[Path]:
-    """One folder per picture, named after it; equal names are told apart by a number."""
-    taken: set[str] = set()
-    for file in files:
-        name, number = file.stem, 2
-        while name in taken:
-            name, number = f"{file.stem}-{number}", number + 1
-        taken.add(name)
-        yield out / name
+def _explain_by_concepts(
+    classifier: "Classifier",
+    file: Path,
+    by_concepts: "Sequence[VisualTCAV]",
+    target: Any,
+    top: int,
+    folder: Path,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Write the concept page beside the other, and return its numbers."""
+    from pellucid.reports.concepts import explain_picture_by_concepts
+
+    found = explain_picture_by_concepts(classifier, file, by_concepts, target, top=top)
+    (page,) = pages_of([found], folder / "concepts.html")
+    if not quiet:
+        print_report(found)
+        screen.print(f"page: {page}", highlight=False, markup=False, soft_wrap=True)
+    return {"page": str(page), "rows": report_rows(found)}
 
 
 def _predictions(report: "LocalReport", page: Path) -> Table:

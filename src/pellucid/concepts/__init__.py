@@ -1,10 +1,12 @@
 """Concepts: what a classifier saw in pictures, and how much it counted for its classes."""
 
 from pellucid.concepts.cav import CAV, null_directions
+from pellucid.concepts.collecting import collect_sets, concept_folders, drawn_set
 from pellucid.concepts.estimators import ESTIMATORS, Estimator
 from pellucid.concepts.explanation import ConceptExplanation, adjust_over_layers
 from pellucid.concepts.fitting import FitOptions, fit_cav, fit_cavs
-from pellucid.concepts.global_explanation import Estimate, GlobalExplanation, Ranked, global_explanation
+from pellucid.concepts.global_explanation import global_explanation, global_explanations
+from pellucid.concepts.global_result import Estimate, GlobalExplanation, Ranked
 from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
 from pellucid.concepts.maps import Emblems, concept_map, contraharmonic_mean, negative_concept_map, sample_median
 from pellucid.concepts.reference import (
@@ -14,11 +16,12 @@ from pellucid.concepts.reference import (
     reference_attribution,
     signed_contribution,
 )
-from pellucid.concepts.sets import ConceptSet, ConceptWarning, concept_folders, concept_set
+from pellucid.concepts.sets import ConceptSet, ConceptWarning, concept_set
 from pellucid.concepts.significance import CORRECTIONS
 from pellucid.concepts.status import Status
+from pellucid.concepts.store import load_cavs, save_cavs
 from pellucid.concepts.tcav import TCAVResult, tcav
-from pellucid.concepts.visual_tcav import VisualTCAV
+from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
 
 __all__ = [
     "CAV",
@@ -40,20 +43,26 @@ __all__ = [
     "adjust_over_layers",
     "binary_class_weights",
     "class_weights",
+    "collect_sets",
     "concept_folders",
     "concept_map",
     "concept_set",
     "contraharmonic_mean",
     "direction_weights",
+    "drawn_set",
+    "explain_layers",
     "fit_cav",
     "fit_cavs",
     "global_explanation",
+    "global_explanations",
     "gram_matrix",
     "joint_attribution",
+    "load_cavs",
     "negative_concept_map",
     "null_directions",
     "reference_attribution",
     "sample_median",
+    "save_cavs",
     "signed_contribution",
     "tcav",
 ]

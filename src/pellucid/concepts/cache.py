@@ -47,12 +47,10 @@ class CavCache:
     def look_up(self, concept: Sequence[str], negatives: Sequence[str]) -> CAV | None:
         """The CAV of these pictures, or None; a file that cannot be read is told of."""
         path = self.path(concept, negatives)
-        if not path.exists():
-            return None
         try:
-            return CAV.load(path)
-        except PellucidError as error:
-            warn([f"cache: {error}"])
+            return CAV.load(path) if path.exists() else None
+        except (PellucidError, OSError) as error:
+            warn([f"cache: {error}; the CAV is computed anew"])
             return None
 
     def keep(self, cav: CAV, concept: Sequence[str], negatives: Sequence[str]) -> None:

@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pellucid.attribution import View
+from pellucid.classifiers import Classifier
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.concepts.maps import Emblems
 from pellucid.errors import PellucidError
 
-__all__ = ["CAV", "FORMAT", "WEAK_AUC", "null_directions"]
+__all__ = ["CAV", "FORMAT", "WEAK_AUC", "Null", "check_cavs", "null_directions"]
+
+Null = Literal["centred", "relabel"]
 
 FORMAT = 1
 """Version of the file's contents; it is part of every cache key."""
@@ -135,8 +139,13 @@ class CAV:
         return {**plain, **emblems, **counts}
 
 
-def null_directions(cav: CAV, count: int, seed: int = 0) -> Tensor:
+def null_directions(cav: CAV, count: int, seed: int = 0, null: Null = "centred") -> Tensor:
     """Directions that the same pictures give when the labels concept and negative are dealt out at random.
+
+    "relabel" deals out the pictures as they are. Where a concept stands out, most of what such deals differ in is then
+    the concept itself: shuffled directions point along it by chance, and even stripes on zebras look like chance.
+    "centred" first takes the mean of its side away from each picture, so that only what varies within the concept and
+    within the negatives is left, as between two random sets. Where concept and negatives are alike, both are the same.
 
     Each has the length of the CAV's direction. Without that, relabelled differences of means are several times shorter,
     under the concept's emblems they see nothing, and everything would look significant.
@@ -145,18 +154,42 @@ def null_directions(cav: CAV, count: int, seed: int = 0) -> Tensor:
         cav: the concept.
         count: how many.
         seed: of the relabelling.
+        null: "centred" or "relabel".
 
     Returns:
         (count, C) float32.
     """
     generator = torch.Generator().manual_seed(seed)
-    features = torch.cat([cav.concept_features, cav.negative_features]).double()
+    sides = [cav.concept_features.double(), cav.negative_features.double()]
+    features = torch.cat([side - side.mean(0) for side in sides] if null == "centred" else sides)
     estimator = type(find_estimator(cav.estimator))(**cav.estimator_options)
     shuffled = (torch.randperm(len(features), generator=generator) for _ in range(count))
     size = len(cav.concept_features)
     directions = fit_directions(estimator, features, ((order[:size], order[size:]) for order in shuffled))
     scaled: Tensor = torch.nn.functional.normalize(directions, dim=1).float() * cav.direction.norm()
     return scaled
+
+
+def check_cavs(view: View, cavs: Sequence[CAV]) -> None:
+    """Refuse CAVs that were not fitted at this layer of this classifier."""
+    if not cavs:
+        raise PellucidError("no concepts to explain with: give one CAV or more, see fit_cavs")
+    names = [cav.name for cav in cavs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise PellucidError(
+            f"concepts have the same name: {', '.join(repeated)}; give each its own with fit_cav(name=)"
+        )
+    classifier: object = view.classifier
+    fingerprint = classifier.fingerprint() if isinstance(classifier, Classifier) else None
+    for cav in cavs:
+        if cav.layer != view.layer:
+            raise PellucidError(f"CAV {cav.name!r} was fitted at layer {cav.layer!r}, this view is at {view.layer!r}")
+        if fingerprint is not None and cav.fingerprint != fingerprint:
+            raise PellucidError(
+                f"CAV {cav.name!r} was fitted on {cav.classifier!r}, whose weights are not those of this classifier; "
+                "fit it again"
+            )
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -31,6 +31,7 @@ class Evidence:
         path: mean gradients of the targets from the chosen baseline, refined.
         scores: (N, T) the explained numbers.
         labels: N tuples of T texts.
+        target: what was explained, default classes filled in, so that other layers can be asked for the same.
         passes: what it cost.
     """
 
@@ -41,6 +42,7 @@ class Evidence:
     path: PathIntegral
     scores: Tensor
     labels: tuple[tuple[str, ...], ...]
+    target: Target
     passes: Passes
 
 
@@ -53,6 +55,7 @@ def gather_evidence(
     tolerance: float | None = None,
     max_steps: int = 400,
     budget: Budget | None = None,
+    activation: Activation | None = None,
 ) -> Evidence:
     """Compute what all concepts share for a batch of pictures.
 
@@ -65,14 +68,16 @@ def gather_evidence(
         tolerance: relative completeness gap above which steps are doubled, up to `max_steps`; None for never.
         max_steps: see `tolerance`.
         budget: bounds on the rows of one pass.
+        activation: of these pictures, where it is known; then the part before the layer is neither run nor counted.
     """
-    seen = _Seen(view, pictures)
-    wanted = target if isinstance(target, Target) else Target(target)
+    seen = _Seen(view, pictures, activation)
+    asked = wanted = target if isinstance(target, Target) else Target(target)
     if seen.class_count == 1:
         sides = _sides(wanted, view.classifier.class_names[0], len(pictures))
-        wanted = replace(wanted, classes=0)
+        asked, wanted = replace(wanted, classes=sides), replace(wanted, classes=0)
     elif wanted.classes is None and seen.all_logits.ndim == 2:
         wanted = replace(wanted, classes=seen.all_logits.topk(min(DEFAULT_TARGETS, seen.class_count)).indices)
+        asked = wanted
     logit = seen.case(pictures, Target(wanted.classes), budget)
     zero = integrate_path(logit, torch.zeros(()))
     explained, path = logit, zero
@@ -89,7 +94,10 @@ def gather_evidence(
         path=path,
         scores=explained.scores,
         labels=explained.target.labels,
-        passes=seen.passes + logit.passes + (Passes() if explained is logit else _suffix_only(explained)),
+        target=asked,
+        passes=seen.passes
+        + (logit.passes if activation is None else _suffix_only(logit))
+        + (Passes() if explained is logit else _suffix_only(explained)),
     )
     return _two_sided(evidence, sides) if seen.class_count == 1 else evidence
 
@@ -97,9 +105,9 @@ def gather_evidence(
 class _Seen:
     """A view that has already looked at the pictures, so that several cases share one prefix pass."""
 
-    def __init__(self, view: View, pictures: Tensor) -> None:
+    def __init__(self, view: View, pictures: Tensor, activation: Activation | None) -> None:
         self._view = view
-        self.found = view.activation(pictures)
+        self.found = view.activation(pictures) if activation is None else activation
         if not bool(self.found.isfinite().all()):
             raise ModelError(f"layer {view.layer!r} is NaN or infinite for these pictures; check weights and input")
         with torch.no_grad():
@@ -120,7 +128,7 @@ class _Seen:
 
 
 def _suffix_only(case: Case) -> Passes:
-    """What a further case ran: the prefix pass was counted with the first."""
+    """What a case ran without the prefix pass, which was counted before."""
     return replace(case.passes, prefix_forward=0)
 
 

@@ -116,6 +116,24 @@ class ConceptExplanation:
         """`p_values` adjusted for the concepts and targets of each picture; over layers: `adjust_over_layers`."""
         return None if self.p_values is None else adjust_over_layers([self])[0]
 
+    def interval(self, score: str = "signed", confidence: float = 0.95) -> Tensor | None:
+        """(2, N, D, T) where a score lies when the pictures of its concept are drawn anew; None without resamples.
+
+        Quantiles over the bootstrap resamples of the CAV: with 20 of them hardly more than their range.
+
+        Args:
+            score: "reference" or "signed".
+            confidence: of the interval, in (0, 1).
+        """
+        if score not in ("reference", "signed") or not 0 < confidence < 1:
+            raise PellucidError(f"no interval of {score!r} at {confidence}; wanted reference or signed, and 0 to 1")
+        if self.resamples is None:
+            return None
+        margin = (1 - confidence) / 2
+        levels = torch.tensor([margin, 1 - margin], dtype=torch.float64)
+        scores: Tensor = getattr(self.resamples, score)
+        return scores.double().quantile(levels, dim=2)
+
     def rows(self) -> list[dict[str, object]]:
         """A tidy table: one row per picture, concept and target."""
         adjusted, p_values, reference_p = self.adjusted_p_values, self.p_values, self.reference_p_values

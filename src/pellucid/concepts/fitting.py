@@ -126,7 +126,9 @@ def fit_cavs(
         if cached is None:
             drafts[index] = fit.draft(LayerActivations(view, inputs, HELD_CONCEPT_BYTES), remarks)
         else:
-            found[index] = replace(cached, **fit.provenance(concept), remarks=remarks + fit.doubts(concept, cached.auc))
+            found[index] = replace(
+                cached, **fit.provenance(concept), remarks=remarks + fit.doubts(concept, cached.direction, cached.auc)
+            )
     for (index, draft), cav in zip(drafts.items(), fit.finish(list(drafts.values())), strict=True):
         found[index] = cav
         if store is not None:
@@ -177,9 +179,11 @@ class _Fit:
             "negative_sources": self.negatives.inputs.concept.sources,
         }
 
-    def doubts(self, concept: ConceptSet, auc: float) -> list[str]:
+    def doubts(self, concept: ConceptSet, direction: Tensor, auc: float) -> list[str]:
         """What the fit itself says against the CAV."""
         what = f"CAV {concept.name!r} at {self.view.layer!r}"
+        if not bool(direction.any()):
+            return [f"{what}: no direction, pictures with and without the concept activate it alike: AUC {auc:.2f}"]
         return [f"{what}: held-out AUC {auc:.2f}, below {WEAK_AUC:g}"] if auc < WEAK_AUC else []
 
     @cached_property
@@ -253,7 +257,7 @@ class _Fit:
             resample_emblems=torch.tensor(resample_emblems),
             classifier=self.view.classifier.name,
             fingerprint=self.view.classifier.fingerprint(),
-            remarks=draft.remarks + self.doubts(concept, auc),
+            remarks=draft.remarks + self.doubts(concept, draft.direction, auc),
             versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
         )
 

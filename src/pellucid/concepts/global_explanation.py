@@ -1,200 +1,27 @@
-"""How much concepts count for a class: Visual-TCAV over many pictures, with intervals, tests and a ranking."""
+"""How much concepts count for a class: Visual-TCAV over many pictures, at one layer or at several together."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pellucid.attribution import Passes, Target
+from pellucid.attribution import Target
 from pellucid.classifiers import Classifier
-from pellucid.concepts.cav import CAV
-from pellucid.concepts.explanation import ConceptExplanation, score_p_values
-from pellucid.concepts.significance import bootstrap_interval, correct, holm, sign_flip_p_value
-from pellucid.concepts.visual_tcav import VisualTCAV
+from pellucid.concepts.explanation import ConceptExplanation, Samples, score_p_values
+from pellucid.concepts.global_result import Estimate, GlobalExplanation
+from pellucid.concepts.significance import bootstrap_interval, correct
+from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
 from pellucid.errors import PellucidError, TargetError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SEEN", "Estimate", "GlobalExplanation", "Ranked", "global_explanation"]
+__all__ = ["global_explanation", "global_explanations"]
 
-SEEN = 0.5
-"""A concept counts as seen in a picture where its map reaches half of what pictures of the concept typically show."""
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """Scores of D concepts and T targets, estimated over N pictures.
-
-    Attributes:
-        values: (N, D, T) score of each picture.
-        low, high: (D, T) bootstrap interval of the mean.
-        p_values: (D, T) how often relabelled pictures' CAVs give a mean as large, or None.
-        adjusted_p_values: (D, T) adjusted for the D x T tests, or None.
-    """
-
-    values: Tensor
-    low: Tensor
-    high: Tensor
-    p_values: Tensor | None
-    adjusted_p_values: Tensor | None
-
-    @property
-    def mean(self) -> Tensor:
-        """(D, T)."""
-        return self.values.mean(0)
-
-    @property
-    def deviation(self) -> Tensor:
-        """(D, T) standard deviation over the pictures (of the population: divided by N)."""
-        return self.values.std(0, correction=0)
-
-    @property
-    def standard_errors(self) -> Tensor:
-        """(2, D, T): mean - 2 and mean + 2 standard errors."""
-        margin = 2 * self.deviation / len(self.values) ** 0.5
-        return torch.stack([self.mean - margin, self.mean + margin])
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A concept's place among the others.
-
-    Attributes:
-        concept: its name.
-        mean, low, high: score over the pictures, and its interval.
-        share_seen: share of the pictures in which it is seen.
-        lead, lead_low, lead_high: how far it is ahead of the next, paired by picture, and the interval; None for the
-            last.
-        lead_p_value: two-sided sign-flip test of that lead, Holm-adjusted over the ranking; None for the last.
-    """
-
-    concept: str
-    mean: float
-    low: float
-    high: float
-    share_seen: float
-    lead: float | None = None
-    lead_low: float | None = None
-    lead_high: float | None = None
-    lead_p_value: float | None = None
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class GlobalExplanation:
-    """How much D concepts count for T targets over N pictures at one layer.
-
-    Attributes:
-        cavs: the concepts.
-        layer: name of the layer.
-        targets: T texts.
-        sources: N texts that say which picture each is.
-        reference: the published score, >= 0.
-        signed: the signed contribution, in the target's unit.
-        strongest: (N, D) largest value of the concept map in each picture.
-        status, signed_status: (N, D, T) arrays of `Status`.
-        gap: (N, T) relative completeness gap.
-        confidence, repeats, seed: of the bootstrap.
-        hierarchical: whether the intervals hold the CAVs' uncertainty too.
-        notes: remarks on the whole.
-        passes: what it cost.
-    """
-
-    cavs: tuple[CAV, ...]
-    layer: str
-    targets: tuple[str, ...]
-    sources: tuple[str, ...]
-    reference: Estimate
-    signed: Estimate
-    strongest: Tensor
-    status: NDArray[np.object_]
-    signed_status: NDArray[np.object_]
-    gap: Tensor
-    confidence: float
-    repeats: int
-    seed: int
-    hierarchical: bool
-    notes: tuple[str, ...]
-    passes: Passes
-
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """Names of the D concepts."""
-        return tuple(cav.name for cav in self.cavs)
-
-    @property
-    def published_interval(self) -> Tensor:
-        """(2, D, T): the reference score's mean - 2 and mean + 2 standard errors, clipped at 0, as published."""
-        return self.reference.standard_errors.clamp(min=0.0)
-
-    @property
-    def share_seen(self) -> Tensor:
-        """(D,) share of the pictures in which the concept is seen (see `SEEN`)."""
-        return (self.strongest >= SEEN).double().mean(0)
-
-    def ranking(self, target: int = 0, score: str = "reference") -> list[Ranked]:
-        """The concepts from the highest mean to the lowest, each compared with the next, picture by picture.
-
-        Args:
-            target: index of the target, 0 to T - 1.
-            score: "reference" or "signed".
-        """
-        if score not in ("reference", "signed"):
-            raise PellucidError(f"unknown score {score!r}: reference or signed")
-        estimate: Estimate = getattr(self, score)
-        means, values = estimate.mean[:, target], estimate.values[:, :, target]
-        order = means.argsort(descending=True, stable=True)
-        ahead = self._leads(values[:, order]) if len(order) > 1 else []
-        return [
-            Ranked(
-                self.concepts[index],
-                float(means[index]),
-                float(estimate.low[index, target]),
-                float(estimate.high[index, target]),
-                float(self.share_seen[index]),
-                *(ahead[place] if place < len(ahead) else ()),
-            )
-            for place, index in enumerate(order.tolist())
-        ]
-
-    def _leads(self, ranked: Tensor) -> list[list[float]]:
-        """Mean, interval and p-value of the lead of each of the ranked concepts (N, D) over the next."""
-        leads = (ranked[:, :-1] - ranked[:, 1:]).double()
-        low, high = bootstrap_interval(leads, confidence=self.confidence, repeats=self.repeats, seed=self.seed)
-        found: list[list[float]] = torch.stack(
-            [leads.mean(0), low, high, holm(sign_flip_p_value(leads, seed=self.seed))], dim=1
-        ).tolist()
-        return found
-
-    def rows(self) -> list[dict[str, object]]:
-        """A tidy table: one row per score, concept and target."""
-        return [
-            {
-                "layer": self.layer,
-                "concept": concept,
-                "target": self.targets[t],
-                "score": name,
-                "pictures": len(self.sources),
-                "mean": float(estimate.mean[d, t]),
-                "deviation": float(estimate.deviation[d, t]),
-                "low": float(estimate.low[d, t]),
-                "high": float(estimate.high[d, t]),
-                "p_value": None if estimate.p_values is None else float(estimate.p_values[d, t]),
-                "adjusted_p_value": None
-                if estimate.adjusted_p_values is None
-                else float(estimate.adjusted_p_values[d, t]),
-                "share_seen": float(self.share_seen[d]),
-                "auc": self.cavs[d].auc,
-            }
-            for name, estimate in (("reference", self.reference), ("signed", self.signed))
-            for d, concept in enumerate(self.concepts)
-            for t in range(len(self.targets))
-        ]
+Score = Literal["reference", "signed"]
 
 
 def global_explanation(
@@ -224,45 +51,109 @@ def global_explanation(
         TargetError: no targets, or targets that go picture by picture.
         PellucidError: no pictures.
     """
+    return global_explanations(
+        [explainer],
+        pictures,
+        targets,
+        confidence=confidence,
+        repeats=repeats,
+        hierarchical=hierarchical,
+        seed=seed,
+    )[0]
+
+
+def global_explanations(
+    explainers: Sequence[VisualTCAV],
+    pictures: "Tensor | Sequence[str | Path | Image] | Iterable[Tensor]",
+    targets: Any,
+    *,
+    confidence: float = 0.95,
+    repeats: int = 2000,
+    hierarchical: bool = False,
+    seed: int = 0,
+    on_pictures: Callable[[int], None] = lambda count: None,
+) -> list[GlobalExplanation]:
+    """As `global_explanation`, at several layers from one pass of each picture (see `explain_layers`).
+
+    Args:
+        explainers: one per layer, all of one classifier.
+        pictures, targets, confidence, repeats, hierarchical, seed: as in `global_explanation`.
+        on_pictures: called after each batch with the number of its pictures.
+
+    Returns:
+        One result per explainer, in their order; p-values are adjusted for concepts x targets x layers.
+    """
     given = targets.classes if isinstance(targets, Target) else targets
     if given is None or isinstance(given, Tensor):
         raise TargetError("a global explanation needs one class, or a list of them, for all pictures")
-    parts, sources = [], []
-    for batch, names in _batches(explainer, pictures):
-        found = explainer.explain(batch, targets, resample=hierarchical)
-        parts.append(replace(found, maps=_strongest(found.maps), negative_maps=_strongest(found.negative_maps)))
+    if not explainers:
+        raise PellucidError("no layers to explain at: give one explainer or more")
+    parts: list[list[ConceptExplanation]] = [[] for _ in explainers]
+    sources: list[str] = []
+    for batch, names in _batches(explainers, pictures):
+        for kept, found in zip(parts, explain_layers(explainers, batch, targets, resample=hierarchical), strict=True):
+            kept.append(replace(found, maps=_strongest(found.maps), negative_maps=_strongest(found.negative_maps)))
         sources += names
-    if not parts:
+        on_pictures(len(names))
+    if not sources:
         raise PellucidError("no pictures to explain: the list is empty")
-    whole = ConceptExplanation.join(parts)
-    nulls, resamples = whole.nulls, whole.resamples
+    wholes = [ConceptExplanation.join(part) for part in parts]
+    bootstrap = {"confidence": confidence, "repeats": repeats, "seed": seed}
+    correction = explainers[0].correction
+    references = _estimates(wholes, "reference", correction, **bootstrap)
+    signed = _estimates(wholes, "signed", correction, **bootstrap)
+    return [
+        GlobalExplanation(
+            cavs=whole.cavs,
+            layer=whole.layer,
+            targets=whole.targets[0],
+            sources=tuple(sources),
+            reference=reference,
+            signed=own,
+            strongest=whole.maps[:, :, 0, 0],
+            status=whole.status,
+            signed_status=whole.signed_status,
+            gap=whole.gap,
+            hierarchical=hierarchical,
+            permutations=explainers[0].permutations,
+            notes=whole.notes,
+            passes=whole.passes,
+            **bootstrap,  # type: ignore[arg-type]
+        )
+        for whole, reference, own in zip(wholes, references, signed, strict=True)
+    ]
 
-    def estimate(scores: Tensor, null: Tensor | None, resampled: Tensor | None, two_sided: bool) -> Estimate:
-        spread = None if resampled is None else resampled.movedim(2, 1)
-        low, high = bootstrap_interval(scores, spread, confidence=confidence, repeats=repeats, seed=seed)
-        if null is None:
-            return Estimate(scores, low, high, None, None)
-        p_values = score_p_values(scores.mean(0), null.mean(0), two_sided=two_sided)
-        return Estimate(scores, low, high, p_values, correct(p_values, explainer.correction))
 
-    return GlobalExplanation(
-        cavs=whole.cavs,
-        layer=whole.layer,
-        targets=whole.targets[0],
-        sources=tuple(sources),
-        reference=estimate(whole.reference, nulls and nulls.reference, resamples and resamples.reference, False),
-        signed=estimate(whole.signed, nulls and nulls.signed, resamples and resamples.signed, True),
-        strongest=whole.maps[:, :, 0, 0],
-        status=whole.status,
-        signed_status=whole.signed_status,
-        gap=whole.gap,
-        confidence=confidence,
-        repeats=repeats,
-        seed=seed,
-        hierarchical=hierarchical,
-        notes=whole.notes,
-        passes=whole.passes,
-    )
+def _estimates(wholes: Sequence[ConceptExplanation], score: Score, correction: str, **bootstrap: Any) -> list[Estimate]:
+    """The means of a score at each layer, with intervals and with p-values adjusted over all layers."""
+    found = []
+    for whole in wholes:
+        values: Tensor = getattr(whole, score)
+        low, high = bootstrap_interval(values, _spread(whole.resamples, score), **bootstrap)
+        found.append(Estimate(values, low, high, _p_values(values, whole.nulls, score), None))
+    known = [estimate.p_values for estimate in found if estimate.p_values is not None]
+    if len(known) < len(found):
+        return found
+    adjusted = torch.split(correct(torch.cat([p.flatten() for p in known]), correction), [p.numel() for p in known])
+    return [
+        replace(estimate, adjusted_p_values=own.reshape(estimate.low.shape))
+        for estimate, own in zip(found, adjusted, strict=True)
+    ]
+
+
+def _spread(resamples: Samples | None, score: Score) -> Tensor | None:
+    """Scores (N, B, D, T) under the resamples of the CAVs."""
+    if resamples is None:
+        return None
+    scores: Tensor = getattr(resamples, score)
+    return scores.movedim(2, 1)
+
+
+def _p_values(values: Tensor, nulls: Samples | None, score: Score) -> Tensor | None:
+    """(D, T) ranks of the means among those of relabelled pictures' CAVs."""
+    if nulls is None:
+        return None
+    return score_p_values(values.mean(0), getattr(nulls, score).mean(0), two_sided=score == "signed")
 
 
 def _strongest(maps: Tensor) -> Tensor:
@@ -271,14 +162,14 @@ def _strongest(maps: Tensor) -> Tensor:
 
 
 def _batches(
-    explainer: VisualTCAV, pictures: "Tensor | Sequence[str | Path | Image] | Iterable[Tensor]"
+    explainers: Sequence[VisualTCAV], pictures: "Tensor | Sequence[str | Path | Image] | Iterable[Tensor]"
 ) -> Iterator[tuple[Tensor, list[str]]]:
     """Batches of pictures with their names."""
-    size, count = explainer.max_batch, 0
+    size, count = min(each.max_batch for each in explainers), 0
     if isinstance(pictures, Tensor):
         pictures = torch.split(pictures, size) if len(pictures) else ()
     elif isinstance(pictures, Sequence) and not any(isinstance(picture, Tensor) for picture in pictures):
-        classifier: object = explainer.view.classifier
+        classifier: object = explainers[0].view.classifier
         if not isinstance(classifier, Classifier):
             raise PellucidError("this view's classifier reads no files; give pictures as a tensor (N, C, H, W)")
         for start in range(0, len(pictures), size):

@@ -22,7 +22,6 @@ __all__ = [
     "ConceptWarning",
     "Pictures",
     "check_sets",
-    "concept_folders",
     "concept_set",
     "warn",
 ]
@@ -103,37 +102,6 @@ def concept_set(
         tuple(sources[index] for index in chosen),
         None if regions is None else tuple(regions[index] for index in chosen),
     )
-
-
-def concept_folders(
-    folder: str | Path, negatives: str = "negatives", *, count: int | None = None, seed: int = 0
-) -> tuple[list[ConceptSet], ConceptSet]:
-    """Concept sets from a folder that holds one folder per concept and one of pictures without them.
-
-    Args:
-        folder: its sub-folders are the concepts; hidden ones are skipped.
-        negatives: name of the folder of pictures without any of the concepts.
-        count, seed: a random sample of at most so many pictures of each folder.
-
-    Returns:
-        (concepts sorted by name, negatives).
-
-    Raises:
-        PictureError: there is no such folder, no concept in it, or a folder has no pictures.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise PictureError(f"{root}: no such folder; wanted one with a folder per concept and one named {negatives!r}")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if root / negatives not in folders or len(folders) < 2:
-        found = ", ".join(path.name for path in folders) or "no folders"
-        raise PictureError(f"{root}: holds {found}; wanted a folder per concept and one named {negatives!r}")
-
-    def collect(path: Path) -> ConceptSet:
-        files = find_pictures(path)
-        return concept_set(files, path.name, count=None if count is None else min(count, len(files)), seed=seed)
-
-    return [collect(path) for path in folders if path.name != negatives], collect(root / negatives)
 
 
 def check_sets(name: str, concept: Sequence[str], negatives: Sequence[str]) -> list[str]:

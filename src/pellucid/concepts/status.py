@@ -49,7 +49,8 @@ def choose_statuses(findings: dict[Status, Tensor]) -> NDArray[np.object_]:
         An array of `Status` in the shape of the masks.
     """
     masks = np.broadcast_arrays(*(mask.cpu().numpy() for mask in findings.values()))
-    chosen = np.full(masks[0].shape, Status.OK, dtype=object)
+    chosen = np.empty(masks[0].shape, dtype=object)
+    chosen[...] = Status.OK  # np.full would make plain strings of them
     for status, mask in reversed(list(zip(findings, masks, strict=True))):
         chosen[mask] = status
     return chosen

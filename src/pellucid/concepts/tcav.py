@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import Case, Passes, Target, View
-from pellucid.concepts.cav import CAV, null_directions
+from pellucid.concepts.cav import CAV, check_cavs, null_directions
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.concepts.significance import correct, rank_p_value, two_sample_p_value
-from pellucid.concepts.visual_tcav import check_cavs
 from pellucid.errors import PellucidError, TargetError
 
 __all__ = ["TCAVResult", "tcav"]

@@ -12,8 +12,9 @@ from torch import Tensor
 from pellucid.attribution import View
 from pellucid.attribution.memory import Budget
 from pellucid.attribution.targets import Target, count_targets, targets_of_rows
-from pellucid.classifiers import Classifier
-from pellucid.concepts.cav import CAV, null_directions
+from pellucid.classifiers import Activation
+from pellucid.concepts.cav import CAV, Null, check_cavs, null_directions
+from pellucid.concepts.chain import LayerChain
 from pellucid.concepts.evidence import DEFAULT_TARGETS, Evidence, gather_evidence
 from pellucid.concepts.explanation import ConceptExplanation, Samples
 from pellucid.concepts.joint import JointMethod, gram_matrix, joint_attribution, sharing_rule
@@ -22,7 +23,7 @@ from pellucid.concepts.significance import correct
 from pellucid.concepts.weighing import maps_of, sample_scores, statuses
 from pellucid.errors import PellucidError
 
-__all__ = ["CORRELATED", "VisualTCAV", "check_cavs"]
+__all__ = ["CORRELATED", "VisualTCAV", "explain_layers"]
 
 CORRELATED = 0.5
 """Cosine between CAVs from which a note says that they share evidence."""
@@ -43,6 +44,7 @@ class VisualTCAV:
         tolerance: relative completeness gap above which steps are doubled; None for never.
         max_steps: where that doubling ends.
         permutations: relabellings for the p-values; 0 for none.
+        null: what is relabelled, see `null_directions`.
         correction: how p-values are adjusted for their number, a name from `CORRECTIONS`.
         joint: how the joint attribution shares evidence out, "least_squares" or "shapley".
         seed: of the relabellings.
@@ -56,6 +58,7 @@ class VisualTCAV:
     tolerance: float | None = 0.02
     max_steps: int = 400
     permutations: int = 199
+    null: Null = "centred"
     correction: str = "benjamini_hochberg"
     joint: JointMethod = "least_squares"
     seed: int = 0
@@ -73,6 +76,8 @@ class VisualTCAV:
         _ = self._sharing_rule  # refuses an unknown method, and too many concepts
         if isinstance(self.baseline, str) and self.baseline not in ("zero", "negatives"):
             raise PellucidError(f"unknown baseline {self.baseline!r}: zero, negatives or a tensor")
+        if self.null not in ("centred", "relabel"):
+            raise PellucidError(f"unknown null {self.null!r}: centred or relabel")
         if self.permutations < 0 or self.max_batch < 1 or (self.tolerance is not None and not self.tolerance > 0):
             raise PellucidError(
                 f"wanted permutations >= 0, max_batch >= 1 and tolerance > 0, not {self.permutations}, "
@@ -96,24 +101,9 @@ class VisualTCAV:
 
     def explain(self, pictures: Tensor, targets: Any = None, *, resample: bool = False) -> ConceptExplanation:
         """As calling it; `resample` adds the scores under the bootstrap resamples of the CAVs."""
-        if not len(pictures):
-            raise PellucidError("no pictures to explain: the batch is empty")
-        given = targets.classes if isinstance(targets, Target) else targets
-        count = DEFAULT_TARGETS if given is None else count_targets(given)
-        budget = Budget(self.view, pictures[:1], targets=count, max_batch=self.max_batch, max_bytes=self.max_bytes)
-        size = budget.pictures(differentiate=True)
-        parts = []
-        # Nothing computed under inference mode can be differentiated, not even the user's pictures.
-        with torch.inference_mode(False):
-            pictures = pictures.clone() if pictures.is_inference() else pictures
-            for start in range(0, len(pictures), size):
-                rows = slice(start, min(start + size, len(pictures)))
-                wanted = targets_of_rows(targets, rows, len(pictures))
-                parts.append(self._weigh(self._gather(pictures[rows], wanted, budget), resample))
-        joined = ConceptExplanation.join(parts)
-        return replace(joined, passes=joined.passes + budget.passes)
+        return explain_layers([self], pictures, targets, resample=resample)[0]
 
-    def _gather(self, pictures: Tensor, targets: Any, budget: Budget) -> Evidence:
+    def _gather(self, pictures: Tensor, targets: Any, budget: Budget, activation: Activation) -> Evidence:
         return gather_evidence(
             self.view,
             pictures,
@@ -122,6 +112,7 @@ class VisualTCAV:
             tolerance=self.tolerance,
             max_steps=self.max_steps,
             budget=budget,
+            activation=activation,
         )
 
     @property
@@ -140,7 +131,7 @@ class VisualTCAV:
     @cached_property
     def _nulls(self) -> list[Tensor]:
         """(P, C) for each concept."""
-        return [null_directions(cav, self.permutations, self.seed) for cav in self.cavs]
+        return [null_directions(cav, self.permutations, self.seed, self.null) for cav in self.cavs]
 
     @cached_property
     def _baseline(self) -> Tensor | None:
@@ -228,23 +219,44 @@ class VisualTCAV:
         return tuple(notes)
 
 
-def check_cavs(view: View, cavs: Sequence[CAV]) -> None:
-    """Refuse CAVs that were not fitted at this layer of this classifier."""
-    if not cavs:
-        raise PellucidError("no concepts to explain with: give one CAV or more, see fit_cavs")
-    names = [cav.name for cav in cavs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise PellucidError(
-            f"concepts have the same name: {', '.join(repeated)}; give each its own with fit_cav(name=)"
-        )
-    classifier: object = view.classifier
-    fingerprint = classifier.fingerprint() if isinstance(classifier, Classifier) else None
-    for cav in cavs:
-        if cav.layer != view.layer:
-            raise PellucidError(f"CAV {cav.name!r} was fitted at layer {cav.layer!r}, this view is at {view.layer!r}")
-        if fingerprint is not None and cav.fingerprint != fingerprint:
-            raise PellucidError(
-                f"CAV {cav.name!r} was fitted on {cav.classifier!r}, whose weights are not those of this classifier; "
-                "fit it again"
-            )
+def explain_layers(
+    explainers: Sequence[VisualTCAV], pictures: Tensor, targets: Any = None, *, resample: bool = False
+) -> list[ConceptExplanation]:
+    """Explain pictures at several layers: each goes through the network's first part once, however many layers.
+
+    Args:
+        explainers: one per layer, all of one classifier.
+        pictures, targets: as `VisualTCAV` takes them; None for the most likely classes, the same at all layers.
+        resample: add the scores under the bootstrap resamples of the CAVs.
+
+    Returns:
+        One explanation per explainer, in their order. A layer whose activation was computed from that of an earlier one
+        counts no prefix pass (see `LayerChain`).
+    """
+    if not explainers:
+        raise PellucidError("no layers to explain at: give one explainer or more")
+    if not len(pictures):
+        raise PellucidError("no pictures to explain: the batch is empty")
+    given = targets.classes if isinstance(targets, Target) else targets
+    count = DEFAULT_TARGETS if given is None else count_targets(given)
+    budgets = [
+        Budget(each.view, pictures[:1], targets=count, max_batch=each.max_batch, max_bytes=each.max_bytes)
+        for each in explainers
+    ]
+    size = min(budget.pictures(differentiate=True) for budget in budgets)
+    chain = LayerChain([each.view for each in explainers])
+    parts: list[list[ConceptExplanation]] = [[] for _ in explainers]
+    # Nothing computed under inference mode can be differentiated, not even the user's pictures.
+    with torch.inference_mode(False):
+        pictures = pictures.clone() if pictures.is_inference() else pictures
+        for start in range(0, len(pictures), size):
+            rows = slice(start, min(start + size, len(pictures)))
+            wanted = targets_of_rows(targets, rows, len(pictures))
+            activations = chain.activations(pictures[rows])
+            for explainer, activation, budget, found in zip(explainers, activations, budgets, parts, strict=True):
+                evidence = explainer._gather(pictures[rows], wanted, budget, activation)
+                found.append(explainer._weigh(evidence, resample))
+                wanted = evidence.target
+    joined = [ConceptExplanation.join(found) for found in parts]
+    costs = [budget.passes + chain.cost(index, len(pictures)) for index, budget in enumerate(budgets)]
+    return [replace(found, passes=found.passes + cost) for found, cost in zip(joined, costs, strict=True)]

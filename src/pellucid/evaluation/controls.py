@@ -7,13 +7,15 @@ that a control reaches too is no merit of a method.
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.errors import ModelError, PellucidError
+from pellucid.classifiers import Classifier
+from pellucid.errors import LayerError, ModelError, PellucidError
 from pellucid.evaluation.localization import Grid, cell_slices
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "randomise_independently",
     "sobel_edges",
     "uniform_map",
+    "with_network",
 ]
 
 
@@ -120,6 +123,25 @@ def randomise_independently(
     """Forget one layer at a time, all others as learnt; otherwise as `randomise_cascadingly`."""
     for name in _checked(network, layers):
         yield Randomised(_set_back(network, name, seed), name, (name,))
+
+
+def with_network(classifier: Classifier, network: nn.Module) -> Classifier:
+    """The same classifier of another network of its architecture, such as a `Randomised` one."""
+    precision, aliases = classifier.precision, {}
+    for alias in ("middle", "final"):  # of the trained network: random weights may move them
+        with suppress(LayerError):
+            aliases[alias] = classifier.resolve(alias)
+    return Classifier(
+        network,
+        preprocess=classifier.preprocess,
+        class_names=classifier.class_names,
+        input_size=classifier.input_shape,
+        device=precision.device,
+        name=classifier.name,
+        aliases=aliases,
+        channels_last=precision.channels_last,
+        autocast=precision.autocast,
+    )
 
 
 def _checked(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:

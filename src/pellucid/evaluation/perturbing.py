@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pellucid.attribution.smoothing import smooth
 from pellucid.errors import PellucidError
+from pellucid.evaluation.imputation import NoisyLinear
 from pellucid.evaluation.localization import as_maps, upsample
 
 __all__ = ["Baseline", "Deletion", "Insertion", "PerturbationCurves", "Score", "baseline_pictures"]
@@ -60,7 +62,7 @@ class PerturbationCurves:
 
 @dataclass(frozen=True, kw_only=True)
 class Deletion:
-    """Replace pixels by a baseline, those with the largest values first, and follow the score of the target.
+    """Replace pixels by a baseline, those with the largest values first (MoRF), and follow the score of the target.
 
     Random orders are those of noise at the map's own resolution, brought to the picture like the map: single pixels in
     random order would be judged against blocks. Equal values are ordered at random. Source: Petsiuk et al., RISE,
@@ -68,15 +70,16 @@ class Deletion:
 
     Attributes:
         baseline: "blur", "mean" (of each picture's channels) or "zero" (in the input space), see `baseline_pictures`;
-            or pictures (N, C, H, W) or (1, C, H, W). Results with different baselines are not comparable.
+            pictures (N, C, H, W) or (1, C, H, W); or `NoisyLinear()`, which fills in what is missing from its
+            surroundings (ROAD). Results with different baselines are not comparable.
         score: "probability" (softmax) or "logit" of the target.
         steps: S equal portions of the pixels.
         random_orders: how many random orders are averaged; each costs as much as the map.
-        seed: of the random orders and of ties; picture n has those of seed + n.
+        seed: of the random orders, of ties and of imputation's noise; picture n has those of seed + n.
         max_batch: most pictures per call of the classifier.
     """
 
-    baseline: Baseline | Tensor = "blur"
+    baseline: Baseline | Tensor | NoisyLinear = "blur"
     score: Score = "probability"
     steps: int = 20
     random_orders: int = 2
@@ -112,18 +115,25 @@ class Deletion:
                 f"pictures {tuple(pictures.shape)}, {len(maps)} maps and {len(targets)} targets; "
                 "wanted (N, C, H, W) and one map and one target per picture"
             )
-        fill = baseline_pictures(pictures, self.baseline)
+        without = self._without(pictures)
         pixels = pictures.shape[2] * pictures.shape[3]
         counts = (torch.arange(self.steps + 1) * pixels / self.steps).round().long()
         curves = torch.full((len(maps), 1 + self.random_orders, len(counts)), torch.nan, dtype=torch.float64)
         for index in torch.nonzero(maps.isfinite().flatten(1).all(1))[:, 0].tolist():
-            ends = (fill[index], pictures[index]) if self.inserting else (pictures[index], fill[index])
             ranks = self._ranks(maps[index], pictures.shape[2:], self.seed + index)
-            curves[index] = self._follow(logits, *ends, ranks, counts, int(targets[index]))
-        name = self.baseline if isinstance(self.baseline, str) else "given pictures"
+            curves[index] = self._follow(logits, partial(without, index), ranks, counts, int(targets[index]))
+        name = "given pictures" if isinstance(self.baseline, Tensor) else str(self.baseline)
         return PerturbationCurves(
             counts / pixels, curves[:, 0], curves[:, 1:].mean(1), self.inserting, name, self.score
         )
+
+    def _without(self, pictures: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """A function from the index of a picture and what is removed of it (B, H, W) to pictures (B, C, H, W)."""
+        if isinstance(self.baseline, NoisyLinear):
+            impute = self.baseline
+            return lambda index, removed: impute(pictures[index], removed, seed=self.seed + index)
+        fill = baseline_pictures(pictures, self.baseline)
+        return lambda index, removed: torch.where(removed[:, None], fill[index], pictures[index])
 
     def _ranks(self, own: Tensor, size: Sequence[int], seed: int) -> Tensor:
         """When each pixel is replaced, by the map and by the random orders: (1 + R, H, W), 0 first."""
@@ -137,8 +147,7 @@ class Deletion:
     def _follow(
         self,
         logits: Callable[[Tensor], Tensor],
-        before: Tensor,
-        after: Tensor,
+        without: Callable[[Tensor], Tensor],
         ranks: Tensor,
         counts: Tensor,
         target: int,
@@ -151,7 +160,7 @@ class Deletion:
             order, count = torch.tensor(jobs[start : start + self.max_batch], device=ranks.device).T
             replaced = ranks[order] < count[:, None, None]
             with torch.no_grad():
-                output = logits(torch.where(replaced[:, None], after, before)).double()
+                output = logits(without(~replaced if self.inserting else replaced)).double()
             found.append((output.softmax(1) if self.score == "probability" else output)[:, target].cpu())
         scores = torch.cat(found)
         first, last = scores[:2].expand(len(ranks), 2)[:, :, None].unbind(1)
@@ -159,7 +168,10 @@ class Deletion:
 
 
 class Insertion(Deletion):
-    """Put the picture's pixels into the baseline, those with the largest values first; otherwise as `Deletion`."""
+    """Put the picture's pixels into the baseline, those with the largest values first; otherwise as `Deletion`.
+
+    Read from its end, the curve is that of deleting the pixels with the smallest values first (LeRF).
+    """
 
     inserting: ClassVar[bool] = True
 

@@ -41,7 +41,7 @@ class Interval:
     """A statistic of scores with its bootstrap interval.
 
     Attributes:
-        estimate, low, high: in the unit of the scores; NaN if there are none.
+        estimate, low, high: in the unit of the scores; NaN if there are none. One grid has an estimate and no interval.
         level: coverage of the interval.
         scores: how many finite scores.
         grids: how many grids they come from.
@@ -119,6 +119,9 @@ def bootstrap_interval(
     names, cluster = np.unique(clusters[finite], return_inverse=True)
     if not len(values):
         return Interval(np.nan, np.nan, np.nan, level, 0, 0, excluded)
+    estimate = np.median(values) if statistic == "median" else values.mean()
+    if len(names) == 1:  # whole grids are drawn: one grid says nothing of the spread
+        return Interval(float(estimate), np.nan, np.nan, level, len(values), 1, excluded)
     rng = np.random.default_rng(seed)
     step = max(1, _BLOCK // len(values))
     drawn: list[Floats] = []
@@ -126,7 +129,6 @@ def bootstrap_interval(
         counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), min(step, resamples - start))
         drawn.append(_weighted(values, counts[:, cluster], statistic))
     low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
-    estimate = np.median(values) if statistic == "median" else values.mean()
     return Interval(float(estimate), float(low), float(high), level, len(values), len(names), excluded)
 
 

@@ -1,21 +1,37 @@
 """Figures and pages: maps laid over photographs, as PNG files and as one offline HTML page per picture."""
 
 from pellucid.reports.colours import ReportError, robust_scale
+from pellucid.reports.concepts import (
+    ConceptReport,
+    explain_picture_by_concepts,
+    render_concept_page,
+    write_concept_page,
+)
+from pellucid.reports.concepts_global import render_class_page, write_class_page
+from pellucid.reports.evaluation import render_evaluation, write_evaluation
 from pellucid.reports.figures import colour_bar, overlay, save_overlay
 from pellucid.reports.local import LocalReport, explain_picture, write_report
 from pellucid.reports.page import PageInput, Panel, render_page, write_page
 
 __all__ = [
+    "ConceptReport",
     "LocalReport",
     "PageInput",
     "Panel",
     "ReportError",
     "colour_bar",
     "explain_picture",
+    "explain_picture_by_concepts",
     "overlay",
+    "render_class_page",
+    "render_concept_page",
+    "render_evaluation",
     "render_page",
     "robust_scale",
     "save_overlay",
+    "write_class_page",
+    "write_concept_page",
+    "write_evaluation",
     "write_page",
     "write_report",
 ]

@@ -4,15 +4,9 @@ The page loads nothing: style, script and pictures are inside, its content secur
 The photograph is embedded once and every map is a transparent layer over it, to be faded or hidden at will.
 """
 
-import base64
-import hashlib
-import io
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,10 +24,7 @@ from pellucid.reports.colours import (
     sign_convention,
 )
 from pellucid.reports.figures import blank_reason, check_placed, display_picture, map_layer
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
+from pellucid.reports.html import data_uri, duration, in_order, percent, script_hash, templates
 
 __all__ = ["PageInput", "Panel", "gap_reading", "render_page", "write_page"]
 
@@ -119,18 +110,18 @@ def render_page(page: PageInput) -> str:
 
     _check(page)
     photo = display_picture(page.picture)
-    script = _templates().get_template("page.js").render()
+    script = templates().get_template("page.js").render()
     return (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             page=page,
             style=Markup(_style(page, photo)),
             script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            script_hash=script_hash(script),
             crop=_crop_box(page),
-            predictions=[(name, 100 * p, _percent(p)) for name, p in page.predictions],
-            layers=_in_order(panel.layer for panel in page.panels),
+            predictions=[(name, 100 * p, percent(p)) for name, p in page.predictions],
+            layers=in_order(panel.layer for panel in page.panels),
             targets=_grids(page, _layer_size(photo)),
             conventions=[(signed, sign_convention(signed)) for signed in _signs(page)],
             percentile=f"{SCALE_PERCENTILE:g}",
@@ -157,10 +148,10 @@ def gap_reading(gap: float, delta: float | None) -> str:
         return "what the map's sum misses of the change in score"
     share, change = abs(gap / delta), f"the change in score, {format_number(delta)}"
     if share <= _ADDS_UP:
-        return f"the map adds up to {change}, within {_percent(share)}"
+        return f"the map adds up to {change}, within {percent(share)}"
     if share <= _NEARLY_ADDS_UP:
-        return f"the map nearly adds up to {change}: off by {_percent(share)}"
-    return f"the map does not add up to {change}: off by {_percent(share)}, take its amounts as rough"
+        return f"the map nearly adds up to {change}: off by {percent(share)}"
+    return f"the map does not add up to {change}: off by {percent(share)}, take its amounts as rough"
 
 
 def _check(page: PageInput) -> None:
@@ -184,13 +175,13 @@ def _check(page: PageInput) -> None:
 def _style(page: PageInput, photo: Image.Image) -> str:
     """The style sheet, which holds the photograph and the colours of both kinds of scale."""
     return (
-        _templates()
+        templates()
         .get_template("page.css")
         .render(
-            photo=_data_uri(photo, "JPEG", quality=88),
-            bars={signed: _data_uri(colour_row(signed=signed), "PNG") for signed in (True, False)},
+            photo=data_uri(photo, "JPEG", quality=88),
+            bars={signed: data_uri(colour_row(signed=signed), "PNG") for signed in (True, False)},
             aspect=f"{photo.width} / {photo.height}",
-            targets=_in_order(panel.target for panel in page.panels),
+            targets=in_order(panel.target for panel in page.panels),
         )
     )
 
@@ -198,8 +189,8 @@ def _style(page: PageInput, photo: Image.Image) -> str:
 def _grids(page: PageInput, size: tuple[int, int]) -> list[dict[str, object]]:
     """Per target a table: rows of methods, each with one cell per layer, None where there is no panel."""
     cells = {(panel.target, panel.method, panel.layer): panel for panel in page.panels}
-    methods = _in_order(panel.method for panel in page.panels)
-    layers = _in_order(panel.layer for panel in page.panels)
+    methods = in_order(panel.method for panel in page.panels)
+    layers = in_order(panel.layer for panel in page.panels)
     scales = {(m, layer): _shared_scale(page, m, layer) for m in methods for layer in layers}
 
     def row(target: str, method: str) -> list[dict[str, object] | None]:
@@ -208,7 +199,7 @@ def _grids(page: PageInput, size: tuple[int, int]) -> list[dict[str, object]]:
 
     return [
         {"name": target, "rows": [(method, row(target, method)) for method in methods]}
-        for target in _in_order(panel.target for panel in page.panels)
+        for target in in_order(panel.target for panel in page.panels)
     ]
 
 
@@ -224,13 +215,13 @@ def _panel_view(page: PageInput, panel: Panel, scale: float, size: tuple[int, in
     layer = map_layer(panel.values, scale, size=size, signed=panel.signed)
     return {
         "panel": panel,
-        "uri": _data_uri(layer, "PNG", optimize=True),
+        "uri": data_uri(layer, "PNG", optimize=True),
         "reason": reason,
         "alt": f"{panel.method} at {panel.layer} for {panel.target}: {reason or _whereabouts(panel)}",
         "ticks": [label for _, _, label in scale_ticks(scale, panel.signed)],
         "score": None if panel.score is None else format_number(panel.score),
         "gap": None if panel.gap is None else (format_number(panel.gap), gap_reading(panel.gap, panel.delta)),
-        "seconds": None if panel.seconds is None else _duration(panel.seconds),
+        "seconds": None if panel.seconds is None else duration(panel.seconds),
         "passes": ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in panel.passes.items() if count),
         "notes": [*panel.notes, *_lost_pixels(page, panel)],
     }
@@ -290,48 +281,6 @@ def _signs(page: PageInput) -> list[bool]:
     return sorted({panel.signed for panel in page.panels}, reverse=True)
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
 def _layer_size(photo: Image.Image) -> tuple[int, int]:
     shrink = min(1.0, _MAP_LONG_SIDE / max(photo.size))
     return max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.001:
-        return "<0.1 %"
-    return ">99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _breakable(name: str) -> "Markup":
-    """An escaped name that may break before each capital that follows a small letter."""
-    from markupsafe import Markup
-
-    return Markup("<wbr>").join(re.split(r"(?<=[a-z])(?=[A-Z])", name))
-
-
-def _data_uri(image: Image.Image, kind: str, **options: object) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-@cache
-def _templates() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("pellucid.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    return environment

@@ -26,7 +26,7 @@ class DiFull(Setting):
     Understanding Attribution Methods, CVPR 2022, section 3.1.
 
     Nothing is run twice: a cell of an activation that is as it was in `view.activation(grids)` keeps the logits that it
-    had.
+    had, and one that is zero everywhere is run once.
 
     Args:
         classifier: of the cells.
@@ -73,27 +73,29 @@ class _DiFullView(SettingView):
             crops = blocks(activation, grid, heads)
             return torch.unflatten(self.base.logits(crops), 0, (-1, len(heads))), len(crops)
         memory, (pictures, cells) = carried.memory, carried.places(heads)
-        run, unchanged = self._to_run(activation, carried)
-        logits = memory.logits[pictures, cells]
+        states, run = self._to_run(activation, carried)
         if bool(run.any()):
             rows = torch.arange(len(activation)).repeat_interleave(len(heads))
             crops = chosen_blocks(activation, grid, (rows[run], cells[run]))
             found = self.base.logits(crops, carried.of_crops(pictures[run], cells[run]))
-            memory.keep(pictures[run & unchanged], cells[run & unchanged], found.detach()[unchanged[run]])
-            logits = found if bool(run.all()) else logits.index_put((run.nonzero().flatten(),), found)
-        return torch.unflatten(logits, 0, (-1, len(heads))), int(run.sum())
+            memory.keep(states[run], pictures[run], cells[run], found.detach())
+        if not bool(run.all()):
+            known = memory.logits[states.clamp(min=0), pictures, cells]
+            found = known.index_put((run.nonzero().flatten(),), found) if bool(run.any()) else known
+        return torch.unflatten(found, 0, (-1, len(heads))), int(run.sum())
 
     def _to_run(self, activation: Tensor, carried: CellCarried) -> tuple[Tensor, Tensor]:
-        """Which of the R * heads crops must be run, and which are known to be as they were."""
+        """The state of each of the R * heads crops, and which of them must be run."""
         heads, memory = self.classifier.head_numbers, carried.memory
-        known = memory.known[carried.places(heads)]
-        if torch.is_grad_enabled() and activation.requires_grad:
-            # Run anyway: to compare pays only while there is something to remember.
-            compare = not bool(known.all())
-            unchanged = memory.unchanged(activation, carried.index, heads) if compare else torch.zeros_like(known)
-            return torch.ones_like(known), unchanged
-        unchanged = memory.unchanged(activation, carried.index, heads)
-        return ~(unchanged & known), unchanged
+        pictures, cells = carried.places(heads)
+        if not (torch.is_grad_enabled() and activation.requires_grad):
+            states = memory.states(activation, carried.index, heads)
+            return states, memory.missing(states, pictures, cells)
+        everything = torch.ones_like(cells, dtype=torch.bool)
+        if bool(memory.known[memory.AS_IT_WAS, pictures, cells].all()):
+            # To compare pays only while there is something to remember.
+            return torch.full_like(cells, memory.CHANGED), everything
+        return memory.states(activation, carried.index, heads), everything
 
     def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]:
         carried = self._carried_for(activation, carried)

@@ -13,30 +13,51 @@ __all__ = ["CellCarried", "CellMemory"]
 
 
 class CellMemory:
-    """The cells of N grid pictures at a layer, as they were before anything was changed, and their logits where known.
+    """The cells of N grid pictures at a layer, and the logits of two states of each: as it was, and empty (all zero).
 
     Attributes:
-        activation: (N, C, rows * h, columns * w).
+        activation: (N, C, rows * h, columns * w), as it was before anything was changed.
         grid: (rows, columns).
-        logits: (N, cells, K), where known.
-        known: (N, cells) bool.
+        logits: (2, N, cells, K), where known.
+        known: (2, N, cells) bool.
     """
+
+    AS_IT_WAS, EMPTY, CHANGED = 0, 1, -1
 
     def __init__(self, activation: Tensor, grid: tuple[int, int], classes: int) -> None:
         self.activation, self.grid = activation, grid
-        self.logits = activation.new_zeros(len(activation), grid[0] * grid[1], classes)
-        self.known = torch.zeros(self.logits.shape[:2], dtype=torch.bool)
+        self.logits = activation.new_zeros(2, len(activation), grid[0] * grid[1], classes)
+        self.known = torch.zeros(self.logits.shape[:3], dtype=torch.bool)
 
-    def unchanged(self, activation: Tensor, pictures: Tensor, cells: Sequence[int]) -> Tensor:
-        """Whether each of the cells is as it was, (R * len(cells),), in R rows that belong to `pictures` (R,)."""
+    def states(self, activation: Tensor, pictures: Tensor, cells: Sequence[int]) -> Tensor:
+        """The state of each of the cells in R rows that belong to `pictures` (R,): (R * len(cells),)."""
+        values = activation.detach()
         originals = self.activation[pictures[:1] if bool((pictures == pictures[0]).all()) else pictures]
-        same: Tensor = blocks(activation.detach() == originals, self.grid, cells)
-        return same.flatten(1).all(1).cpu()
+        states = torch.full((len(activation) * len(cells),), self.CHANGED)
+        states[self._everywhere(values == 0, cells)] = self.EMPTY
+        states[self._everywhere(values == originals, cells)] = self.AS_IT_WAS
+        return states
 
-    def keep(self, pictures: Tensor, cells: Tensor, logits: Tensor) -> None:
-        """Remember logits (M, K) of unchanged cells."""
-        self.logits[pictures, cells] = logits
-        self.known[pictures, cells] = True
+    def missing(self, states: Tensor, pictures: Tensor, cells: Tensor) -> Tensor:
+        """Which of M cells must be run: changed ones, and of those in one unknown state the first; (M,) bool."""
+        missing = states == self.CHANGED
+        unknown = ~missing & ~self.known[states, pictures, cells]
+        first = {
+            (int(states[place]), int(pictures[place]), int(cells[place])): place
+            for place in reversed(unknown.nonzero().flatten().tolist())
+        }
+        missing[list(first.values())] = True
+        return missing
+
+    def keep(self, states: Tensor, pictures: Tensor, cells: Tensor, logits: Tensor) -> None:
+        """Remember logits (M, K) of M cells, unless they are changed ones."""
+        same = states != self.CHANGED
+        places = (states[same], pictures[same], cells[same])
+        self.logits[places] = logits[same.to(logits.device)]
+        self.known[places] = True
+
+    def _everywhere(self, holds: Tensor, cells: Sequence[int]) -> Tensor:
+        return blocks(holds, self.grid, cells).flatten(1).all(1).cpu()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -69,4 +90,4 @@ class CellCarried(Carried):
 
     def of_crops(self, pictures: Tensor, cells: Tensor) -> Carried:
         """What crosses the cut for crops of these pictures and cells, (R,) each."""
-        return self.cells.rows(pictures * self.memory.known.shape[1] + cells)
+        return self.cells.rows(pictures * self.memory.known.shape[2] + cells)

@@ -1,0 +1,100 @@
+"""`pellucid demo`: every question, on photographs that come with scikit-image."""
+
+import csv
+import io
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid.cli.common import (
+    DEFAULT_LAYERS,
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Out,
+    chosen_methods,
+    load_classifier,
+    print_json,
+    screen,
+)
+from pellucid.cli.concepts_explain import explainers
+from pellucid.cli.evaluate import print_run, run_record, told_progress
+from pellucid.cli.explain import DEFAULT_METHODS, concepts_at, explain_files
+from pellucid.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from pellucid.classifiers import Classifier
+    from pellucid.evaluation import Run
+
+__all__ = ["demo"]
+
+EXPLAINED = ("chelsea.png", "coffee.png", "rocket.jpg")
+GRID = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.png", "motorcycle_right.png")
+"""Five photographs of four classes, the two mopeds for the twin corners of DiFull and DiPart."""
+EVALUATED = "Gradient,InputXGradient,IntegratedGradients,GradCAM,LayerCAM,LRP"
+CONCEPTS = "striped,dotted,chequered,zigzagged"
+_SURE = 0.4  # the network is 41 % sure of the cat
+
+
+def demo(
+    out: Out = Path("pellucid-demo"),
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain photographs with a real ImageNet classifier, and test the explanations; nothing is downloaded."""
+    from pellucid.reports import write_evaluation
+
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("scikit-image", "demo", "the demo")
+    folder = Path(spec.origin).parent / "data"
+    classifier = load_classifier(DEFAULT_MODEL, None, device)
+    found = concepts_at(classifier, None, CONCEPTS, ["final"], "", 16, as_json)
+    told = explain_files(
+        classifier,
+        [folder / name for name in EXPLAINED],
+        chosen_methods(DEFAULT_METHODS, []),
+        DEFAULT_LAYERS.split(","),
+        None,
+        5,
+        out,
+        as_json,
+        explainers(classifier, found),
+    )
+    if not as_json:
+        screen.print("\nAre such maps true? Photographs in grids, in which the place of each class is known:")
+    run = _evaluated(_labelled(classifier, folder, out), out / "evaluation", device, as_json)
+    page = write_evaluation(run)
+    if as_json:
+        print_json(told | {"evaluation": run_record(run, page)})
+    else:
+        print_run(run, page)
+
+
+def _evaluated(pictures: Path, out: Path, device: str | None, quiet: bool) -> "Run":
+    from pellucid.evaluation import ModelSource, SweepOptions, evaluate
+
+    with told_progress(quiet) as tell:
+        return evaluate(
+            pictures,
+            [ModelSource(DEFAULT_MODEL, None, device, None)],
+            chosen_methods(EVALUATED, []),
+            out,
+            SweepOptions(grids=1, threshold=_SURE),
+            on_progress=tell,
+        )
+
+
+def _labelled(classifier: "Classifier", folder: Path, out: Path) -> Path:
+    """A list of the photographs with what the classifier takes them for."""
+    from pellucid.data import write_atomically
+
+    rows: list[list[Any]] = [["file", "label"]]
+    for name in GRID:
+        prediction = classifier.predict(classifier.read(folder / name), top=1)[0][0]
+        rows.append([folder / name, prediction.name])
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    path = out / "photographs.csv"
+    write_atomically(path, text.getvalue().encode())
+    return path

@@ -1,0 +1,160 @@
+"""Several layers from one pass: the same numbers as layer by layer, and what each costs."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from tests.concepts.support import cav_for
+from torch import Tensor, nn
+
+import pellucid as pl
+from pellucid.classifiers import LayerView
+from pellucid.concepts import VisualTCAV, explain_layers, global_explanation, global_explanations
+from pellucid.concepts.chain import LayerChain
+from pellucid.concepts.significance import benjamini_hochberg
+from pellucid.errors import PellucidError
+
+PICTURES = torch.randn(5, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+
+
+class Branched(nn.Module):
+    """A stem, then two branches that are added; the ReLUs work in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(inplace=True))
+        self.left, self.right = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+        self.joined = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(6, 5, 3), nn.ReLU(inplace=True))
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x)
+        joined: Tensor = self.joined(self.left(stem) + self.right(stem))
+        logits: Tensor = self.head(joined.mean((2, 3)))
+        return logits
+
+
+class Untraceable(Branched):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > -1e9 else x
+
+
+@pytest.fixture(scope="module")
+def classifier() -> pl.Classifier:
+    torch.manual_seed(0)
+    return pl.Classifier(Branched().eval(), input_size=(3, 12, 10))
+
+
+def _explainer(view: LayerView, seed: int, **options: object) -> VisualTCAV:
+    channels = view.activation(PICTURES[:1]).shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    cavs = [cav_for(view, torch.randn(channels, generator=generator), 0.0, 0.5, name=name) for name in ("one", "other")]
+    return VisualTCAV(view, cavs, **({"permutations": 19} | options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", [Branched, Untraceable])
+@pytest.mark.parametrize(
+    "names", [["stem", "joined"], ["joined.1", "stem.0", "input", "joined"], ["left", "right", "joined"]]
+)
+def test_activations_are_those_of_a_pass_of_their_own(module: type[nn.Module], names: list[str]) -> None:
+    torch.manual_seed(0)
+    classifier = pl.Classifier(module().eval(), input_size=(3, 12, 10))
+    views = [classifier.at(name) for name in names]
+    for view, found in zip(views, LayerChain(views).activations(PICTURES), strict=True):
+        own = view.activation(PICTURES)
+        assert torch.equal(found.as_subclass(Tensor), own.as_subclass(Tensor))  # to the last bit
+        assert found.carried.names == own.carried.names
+        torch.testing.assert_close(view.logits(found), classifier.logits(PICTURES))
+
+
+def test_only_the_first_layer_and_cuts_that_are_not_clean_start_from_the_pictures(classifier: pl.Classifier) -> None:
+    views = [classifier.at(name) for name in ("joined", "left", "stem", "right")]
+    chain = LayerChain(views)
+    # left and right lie beside each other: at either the other crosses the cut too.
+    assert [chain.cost(index, 5).prefix_forward for index in range(4)] == [0, 5, 5, 5]
+
+
+def test_layers_that_follow_on_each_other_cost_one_pass(
+    classifier: pl.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    activation = LayerView.activation
+
+    def counted(view: LayerView, pictures: Tensor) -> object:
+        ran.append(view.layer)
+        return activation(view, pictures)
+
+    explainers = [_explainer(classifier.at(name), 0) for name in ("joined", "stem", "joined.0")]
+    monkeypatch.setattr(LayerView, "activation", counted)
+    found = explain_layers(explainers, PICTURES, [0, 2])
+    assert set(ran) == {"stem"}
+    assert [each.passes.prefix_forward for each in found] == [0, 5, 0]
+
+
+def test_explanations_are_those_of_each_layer_alone(classifier: pl.Classifier) -> None:
+    explainers = [_explainer(classifier.at(name), seed) for seed, name in enumerate(("joined", "stem"))]
+    together = explain_layers(explainers, PICTURES, [0, 2], resample=True)
+    for explainer, found in zip(explainers, together, strict=True):
+        alone = explainer.explain(PICTURES, [0, 2], resample=True)
+        for item in fields(found):
+            if isinstance(getattr(found, item.name), Tensor):
+                torch.testing.assert_close(getattr(found, item.name), getattr(alone, item.name), msg=item.name)
+        assert found.status.tolist() == alone.status.tolist()
+        assert found.passes.suffix_backward == alone.passes.suffix_backward
+
+
+def test_default_classes_are_the_same_at_every_layer(classifier: pl.Classifier) -> None:
+    explainers = [_explainer(classifier.at(name), 0) for name in ("stem", "joined")]
+    first, second = explain_layers(explainers, PICTURES)
+    assert first.targets == second.targets
+    order = classifier.logits(PICTURES).argsort(1, descending=True)[:, :3]
+    assert first.targets == tuple(tuple(f"class {k}" for k in row) for row in order.tolist())
+
+
+def test_one_logit_is_explained_on_both_sides_at_every_layer() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    classifier = pl.Classifier(nn.Sequential(*net, nn.Linear(4, 1)).eval(), input_size=(3, 12, 10))
+    found = explain_layers([_explainer(classifier.at(name), 0) for name in ("1", "3")], PICTURES)
+    assert {each.targets[0] for each in found} == {("class 0", "not class 0")}
+    torch.testing.assert_close(found[1].signed[..., 0], -found[1].signed[..., 1])
+
+
+def test_global_explanations_are_those_of_each_layer_with_p_values_adjusted_over_all(classifier: pl.Classifier) -> None:
+    explainers = [_explainer(classifier.at(name), seed) for seed, name in enumerate(("stem", "joined"))]
+    counted: list[int] = []
+    together = global_explanations(explainers, PICTURES.split(2), [1], on_pictures=counted.append)
+    assert counted == [2, 2, 1]
+    for explainer, found in zip(explainers, together, strict=True):
+        alone = global_explanation(explainer, PICTURES, [1])
+        torch.testing.assert_close(found.signed.values, alone.signed.values)
+        torch.testing.assert_close(found.signed.p_values, alone.signed.p_values)
+        torch.testing.assert_close(found.reference.low, alone.reference.low)
+    family = torch.cat([found.signed.p_values.flatten() for found in together])  # type: ignore[union-attr]
+    adjusted = torch.cat([found.signed.adjusted_p_values.flatten() for found in together])  # type: ignore[union-attr]
+    torch.testing.assert_close(adjusted, benjamini_hochberg(family))
+    assert [found.passes.prefix_forward for found in together] == [5, 0]
+
+
+def test_nothing_to_explain_is_an_error(classifier: pl.Classifier) -> None:
+    with pytest.raises(PellucidError, match="no layers to explain at"):
+        explain_layers([], PICTURES)
+    with pytest.raises(PellucidError, match="no layers to explain at"):
+        global_explanations([], PICTURES, 0)
+    with pytest.raises(PellucidError, match="no interval of 'joint'"):
+        explain_layers([_explainer(classifier.at("stem"), 0)], PICTURES, 0)[0].interval("joint")
+
+
+def test_local_intervals_are_quantiles_over_the_resamples(classifier: pl.Classifier) -> None:
+    (found,) = explain_layers([_explainer(classifier.at("stem"), 0)], PICTURES, [0, 1], resample=True)
+    assert found.resamples is not None
+    interval = found.interval("signed", 0.5)
+    assert interval is not None
+    for n, d, t in ((0, 0, 0), (4, 1, 1)):
+        samples = sorted(found.resamples.signed[n, d, :, t].tolist())  # four of them
+        low = samples[0] + 0.75 * (samples[1] - samples[0])
+        high = samples[2] + 0.25 * (samples[3] - samples[2])
+        assert interval[:, n, d, t].tolist() == pytest.approx([low, high], rel=1e-5)
+    assert explain_layers([_explainer(classifier.at("stem"), 0)], PICTURES, 0)[0].interval() is None

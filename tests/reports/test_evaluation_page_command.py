@@ -1,0 +1,65 @@
+"""`pellucid report`, and the page that `pellucid evaluate` leaves behind, called as a user calls them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.evaluation.sweep_support import MODEL, write_squares
+
+from pellucid.cli import main
+
+Command = Callable[..., tuple[int, str, str]]
+FAST = ("--model", MODEL, "--settings", "GridPG", "--layers", "final", "--methods", "grad-cam", "--grids", "2")
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture
+def pellucid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Exit code, standard output and standard error of a command."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pellucid", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_an_evaluation_ends_with_its_page(pellucid: Command, squares: Path, tmp_path: Path) -> None:
+    code, said, _ = pellucid("evaluate", squares, "--out", tmp_path / "run", *FAST)
+    assert code == 0
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in said
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_page_can_be_left_out_and_made_later_with_other_runs(
+    pellucid: Command, squares: Path, tmp_path: Path
+) -> None:
+    four, six = tmp_path / "four", tmp_path / "six"
+    code, said, _ = pellucid("evaluate", squares, "--out", four, *FAST, "--no-report", "--json")
+    assert (code, json.loads(said)["report"]) == (0, None)
+    assert not (four / "report.html").exists()
+    pellucid("evaluate", squares, "--out", six, *FAST, "--no-report", "--n", "2x3")
+    table = (four / "table.parquet").read_bytes()
+    code, said, _ = pellucid("report", four, "--with", six, "--out", tmp_path / "pages" / "page.html")
+    assert code == 0
+    assert f"report: {tmp_path / 'pages' / 'page.html'}" in said
+    assert "with 6 cells minus with 4" in (tmp_path / "pages" / "page.html").read_text(encoding="utf-8")
+    assert (four / "table.parquet").read_bytes() == table
+
+
+def test_a_folder_that_is_no_run_is_refused(pellucid: Command, tmp_path: Path) -> None:
+    code, said, told = pellucid("report", tmp_path)
+    assert (code, said) == (2, "")
+    assert "is no run" in told
