@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.classifiers import LayerView
-from pellucid.concepts import VisualTCAV, explain_layers, global_explanation, global_explanations
+from pellucid.concepts import (
+    ConceptWarning,
+    VisualTCAV,
+    explain_layers,
+    fit_cavs,
+    fit_layers,
+    fitting,
+    global_explanation,
+    global_explanations,
+)
 from pellucid.concepts.chain import LayerChain
 from pellucid.concepts.significance import benjamini_hochberg
 from pellucid.errors import PellucidError
@@ -158,3 +167,36 @@ def test_local_intervals_are_quantiles_over_the_resamples(classifier: pl.Classif
         high = samples[2] + 0.25 * (samples[3] - samples[2])
         assert interval[:, n, d, t].tolist() == pytest.approx([low, high], rel=1e-5)
     assert explain_layers([_explainer(classifier.at("stem"), 0)], PICTURES, 0)[0].interval() is None
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_cavs_fitted_at_several_layers_together_are_those_of_each_layer_alone(
+    classifier: pl.Classifier, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {name: PICTURES + shift for name, shift in (("bright", 1.0), ("dark", -1.0))}
+    negatives = torch.randn(9, 3, 12, 10, generator=torch.Generator().manual_seed(7))
+    views = [classifier.at(name) for name in ("joined", "stem", "left")]  # `stem` crosses the cut at `left`
+    if not held:
+        monkeypatch.setattr(fitting, "HELD_CONCEPT_BYTES", 0)
+        monkeypatch.setattr(fitting, "HELD_NEGATIVE_BYTES", 0)
+    with pytest.warns(ConceptWarning):  # so few pictures
+        together = fit_layers(views, sets, negatives)
+    with pytest.warns(ConceptWarning):
+        alone = [fit_cavs(view, sets, negatives) for view in views]
+    for one, other in zip(alone, together, strict=True):
+        for first, second in zip(one, other, strict=True):
+            assert first.layer == second.layer
+            assert torch.equal(first.direction, second.direction)
+            assert torch.equal(first.negative_features, second.negative_features)
+            assert first.emblems == second.emblems
+
+
+def test_a_later_layer_is_fitted_from_the_maps_of_an_earlier_one(
+    classifier: pl.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = []
+    activation = LayerView.activation
+    monkeypatch.setattr(LayerView, "activation", lambda view, x: run.append(view.layer) or activation(view, x))
+    with pytest.warns(ConceptWarning):
+        fit_layers([classifier.at("joined"), classifier.at("stem")], {"bright": PICTURES + 1}, PICTURES)
+    assert set(run) == {"stem"}

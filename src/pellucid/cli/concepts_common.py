@@ -107,7 +107,7 @@ def _loaded(classifier: "Classifier", wanted: Wanted) -> "dict[str, list[CAV]]":
 
 
 def _fitted(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str, list[CAV]]":
-    from pellucid.concepts import FitOptions, fit_cavs
+    from pellucid.concepts import FitOptions, fit_layers
 
     features: Any = wanted.features  # checked by FitOptions
     options = FitOptions(features=features, seed=wanted.seed, max_batch=wanted.max_batch)
@@ -118,13 +118,11 @@ def _fitted(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str,
     with progress_bar(quiet) as progress:
         task = progress.add_task("", total=None)
         sets, negatives = _sets(classifier, wanted, lambda name: progress.update(task, description=f"pictures: {name}"))
-        found = {}
-        for done, (layer, view) in enumerate(views.items()):
-            progress.update(task, total=len(views), completed=done, description=f"{len(sets)} concepts at {layer}")
-            found[layer] = fit_cavs(
-                view, sets, negatives, wanted.estimator, options=options, cache=cache_folder(wanted.cache)
-            )
-    return found
+        progress.update(task, description=f"{len(sets)} concepts at {', '.join(views)}")
+        found = fit_layers(
+            list(views.values()), sets, negatives, wanted.estimator, options=options, cache=cache_folder(wanted.cache)
+        )
+    return dict(zip(views, found, strict=True))
 
 
 def _sets(classifier: "Classifier", wanted: Wanted, on_set: Any) -> "tuple[list[ConceptSet], ConceptSet]":

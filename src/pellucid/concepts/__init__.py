@@ -4,10 +4,11 @@ from pellucid.concepts.cav import CAV, null_directions
 from pellucid.concepts.collecting import collect_sets, concept_folders, drawn_set
 from pellucid.concepts.estimators import ESTIMATORS, Estimator
 from pellucid.concepts.explanation import ConceptExplanation, adjust_over_layers
-from pellucid.concepts.fitting import FitOptions, fit_cav, fit_cavs
+from pellucid.concepts.fitting import fit_cav, fit_cavs, fit_layers
 from pellucid.concepts.global_explanation import global_explanation, global_explanations
 from pellucid.concepts.global_result import Estimate, GlobalExplanation, Ranked
 from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
+from pellucid.concepts.layer_fit import FitOptions
 from pellucid.concepts.maps import Emblems, concept_map, contraharmonic_mean, negative_concept_map, sample_median
 from pellucid.concepts.reference import (
     binary_class_weights,
@@ -53,6 +54,7 @@ __all__ = [
     "explain_layers",
     "fit_cav",
     "fit_cavs",
+    "fit_layers",
     "global_explanation",
     "global_explanations",
     "gram_matrix",

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.classifiers import Classifier, LayerView
+from pellucid.classifiers import Carried, Classifier, LayerView
+from pellucid.concepts.chain import segment_between
 from pellucid.concepts.maps import contraharmonic_mean, project
 from pellucid.concepts.sets import ConceptSet
 from pellucid.data import Geometry, Preprocess, measure_geometry, read_picture
@@ -90,13 +91,22 @@ class LayerActivations:
         view: the layer.
         inputs: N pictures.
         held_bytes: keep the maps after the first pass if they take no more than this; 0 for never.
+        before: the same pictures at another layer; where it holds its maps and this layer can go on from them, only
+            the part in between runs.
     """
 
-    def __init__(self, view: LayerView, inputs: Inputs, held_bytes: int = 0) -> None:
+    def __init__(
+        self, view: LayerView, inputs: Inputs, held_bytes: int = 0, before: "LayerActivations | None" = None
+    ) -> None:
         self.view = view
         self.inputs = inputs
         self._limit = held_bytes
+        self._before = before
         self._held: list[tuple[Tensor, Tensor | None]] | None = None
+
+    def release(self) -> None:
+        """Let go of the maps; another pass runs the network again."""
+        self._held, self._before = None, None
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Activations (b, C, h, w), and the share of each cell that lies inside the mask (b, h, w) or None.
@@ -108,16 +118,26 @@ class LayerActivations:
             yield from self._held
             return
         held, size, seen = [], 0, 0
-        for pictures, masks in self.inputs.batches():
-            activation = self.view.activation(pictures).as_subclass(Tensor)
+        for activation, masks in self._run():
             self._check(activation, seen)
-            seen, size = seen + len(pictures), size + activation.nbytes
+            seen, size = seen + len(activation), size + activation.nbytes
             batch = activation, None if masks is None else self._cell_shares(masks, activation)
             if size <= self._limit:
                 held.append(batch)
             yield batch
         if size <= self._limit:
             self._held = held
+
+    def _run(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Activations and the masks of their pictures, from the nearest place that is known."""
+        held = None if self._before is None else self._before._held
+        onward = None if held is None or self._before is None else segment_between(self._before.view, self.view)
+        for index, (pictures, masks) in enumerate(self.inputs.batches()):
+            if held is None or onward is None:
+                yield self.view.activation(pictures).as_subclass(Tensor), masks
+            else:
+                with torch.no_grad():
+                    yield onward(held[index][0], Carried(pictures=len(pictures))).detach(), masks
 
     def pooled(self) -> Tensor:
         """Mean of each picture's activation over the cells (over those inside its mask): (N, C) float64."""

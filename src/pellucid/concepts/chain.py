@@ -11,7 +11,7 @@ from pellucid.classifiers import Activation, Carried, LayerView
 from pellucid.classifiers.segment import Segment
 from pellucid.errors import LayerError
 
-__all__ = ["LayerChain"]
+__all__ = ["LayerChain", "in_order", "segment_between"]
 
 
 class LayerChain:
@@ -52,10 +52,20 @@ class LayerChain:
 
 def _plan(views: Sequence[View]) -> Iterator[tuple[int, int, Segment | None]]:
     """Layers in the order of computation: index, index of the layer to go on from, and the operations in between."""
-    order = sorted(range(len(views)), key=lambda index: _place(views[index]))
+    order = in_order(views)
     for place, index in enumerate(order):
         ways = ((start, _segment(views[start], views[index])) for start in reversed(order[:place]))
         yield (index, *next((way for way in ways if way[1] is not None), (index, None)))
+
+
+def in_order(views: Sequence[View]) -> list[int]:
+    """Indices of the views, in the order in which the network computes their layers."""
+    return sorted(range(len(views)), key=lambda index: _place(views[index]))
+
+
+def segment_between(start: LayerView, stop: LayerView) -> Segment | None:
+    """The operations from one map to another, None where there are none or more than the map crosses the first cut."""
+    return None if start.carried_names or start.layout.order == "NTC" else _segment(start, stop)
 
 
 def _place(view: View) -> int:

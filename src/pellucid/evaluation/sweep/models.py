@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pellucid.classifiers import Classifier, load
 from pellucid.errors import ModelError, PellucidError
-from pellucid.evaluation.controls import randomisable, randomise_cascadingly
+from pellucid.evaluation.controls import randomisable, randomise_cascadingly, with_network
 from pellucid.evaluation.settings import DiFull, DiPart, GridPG, Setting
 from pellucid.evaluation.sweep.options import SweepOptions
 from pellucid.evaluation.sweep.plan import PlannedModel
@@ -92,19 +92,7 @@ def randomised(classifier: Classifier, planned: PlannedModel, variant: int, seed
     if not step:
         return classifier
     cascade = randomise_cascadingly(classifier.module, seed=seed, layers=planned.cascade[:step])
-    last = next(islice(cascade, step - 1, None))
-    precision = classifier.precision
-    return Classifier(
-        last.network,
-        preprocess=classifier.preprocess,
-        class_names=classifier.class_names,
-        input_size=classifier.input_shape,
-        device=precision.device,
-        name=classifier.name,
-        aliases={alias: classifier.resolve(alias) for alias in ("middle", "final")},
-        channels_last=precision.channels_last,
-        autocast=precision.autocast,
-    )
+    return with_network(classifier, next(islice(cascade, step - 1, None)).network)
 
 
 def make_setting(name: str, classifier: Classifier, options: SweepOptions) -> Setting:

@@ -1,0 +1,201 @@
+"""The fit of concepts at one layer: features and directions first, emblems in a second pass."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import pellucid
+from pellucid.classifiers import LayerView
+from pellucid.concepts.activations import LayerActivations
+from pellucid.concepts.cav import CAV, WEAK_AUC
+from pellucid.concepts.estimators import Estimator, estimator_name, fit_directions
+from pellucid.concepts.maps import Emblems, sample_median
+from pellucid.concepts.sets import ConceptSet
+from pellucid.concepts.significance import area_under_curve
+from pellucid.errors import PellucidError
+
+__all__ = ["Draft", "FitOptions", "LayerFit"]
+
+Division = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How CAVs are fitted and examined.
+
+    Attributes:
+        features: "pooled", the mean over the cells, or "flattened", every cell on its own (TCAV only: no concept maps).
+        splits: random splits for the held-out AUC.
+        holdout: part of the pictures that is held out in each split.
+        resamples: bootstrap resamples for the stability and for hierarchical intervals; at least 2.
+        seed: of splits and resamples.
+        max_batch: pictures that go through the network at once.
+    """
+
+    features: Literal["pooled", "flattened"] = "pooled"
+    splits: int = 20
+    holdout: float = 0.3
+    resamples: int = 20
+    seed: int = 0
+    max_batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.features not in ("pooled", "flattened"):
+            raise PellucidError(f"unknown features {self.features!r}: pooled or flattened")
+        if self.splits < 1 or not 0 < self.holdout < 1 or self.resamples < 2 or self.max_batch < 1:
+            raise PellucidError(
+                "wanted splits >= 1, 0 < holdout < 1, resamples >= 2 and max_batch >= 1, not "
+                f"{self.splits}, {self.holdout}, {self.resamples} and {self.max_batch}"
+            )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A concept after the first pass over its pictures: directions, but no emblems yet."""
+
+    activations: LayerActivations
+    features: Tensor  # (n1, F)
+    direction: Tensor  # (F,)
+    divisions: list[Division]  # of the B bootstrap resamples
+    resamples: Tensor  # (B, F)
+    aucs: Tensor  # (splits,)
+    remarks: list[str]
+
+
+class LayerFit:
+    """The fit of several concepts against the same negatives at one layer."""
+
+    def __init__(self, view: LayerView, negatives: LayerActivations, estimator: Estimator, options: FitOptions) -> None:
+        self.view = view
+        self.negatives = negatives
+        self.estimator = estimator
+        self.options = options
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """All that was chosen and changes numbers."""
+        options = {name: value for name, value in asdict(self.options).items() if name != "max_batch"}
+        return {
+            "estimator": estimator_name(self.estimator),
+            "estimator_options": self.estimator.options(),
+            "options": options,
+        }
+
+    def provenance(self, concept: ConceptSet) -> dict[str, Any]:
+        """What the pictures are called here; the same ones may be called otherwise elsewhere."""
+        return {
+            "name": concept.name,
+            "sources": concept.sources,
+            "negative_sources": self.negatives.inputs.concept.sources,
+        }
+
+    def doubts(self, concept: ConceptSet, direction: Tensor, auc: float) -> list[str]:
+        """What the fit itself says against the CAV."""
+        what = f"CAV {concept.name!r} at {self.view.layer!r}"
+        if not bool(direction.any()):
+            return [f"{what}: no direction, pictures with and without the concept activate it alike: AUC {auc:.2f}"]
+        return [f"{what}: held-out AUC {auc:.2f}, below {WEAK_AUC:g}"] if auc < WEAK_AUC else []
+
+    @cached_property
+    def negative_features(self) -> Tensor:
+        """(n0, F)."""
+        return self._features(self.negatives)
+
+    def draft(self, activations: LayerActivations, remarks: list[str]) -> Draft:
+        """First pass: features and directions."""
+        features = self._features(activations)
+        both, sizes = torch.cat([features, self.negative_features]), (len(features), len(self.negative_features))
+        generator = torch.Generator().manual_seed(self.options.seed)
+        splits = [_split(*sizes, self.options.holdout, generator) for _ in range(self.options.splits)]
+        resamples = [_resample(*sizes, generator) for _ in range(self.options.resamples)]
+        whole = (torch.arange(sizes[0]), torch.arange(sizes[0], sum(sizes)))
+        divisions = [whole, *resamples, *(train for train, _ in splits)]
+        directions = fit_directions(self.estimator, both, divisions)
+        # Means that agree still differ by rounding, and a direction made of that would pass for a concept.
+        differ = both[whole[0]].mean(0) - both[whole[1]].mean(0)
+        if float(differ.norm()) <= 1e-9 * float(both.norm(dim=1).max()):
+            directions = torch.zeros_like(directions)
+        count = 1 + len(resamples)
+        aucs = [
+            area_under_curve(both[shown] @ direction, both[absent] @ direction)
+            for direction, (_, (shown, absent)) in zip(directions[count:], splits, strict=True)
+        ]
+        return Draft(activations, features, directions[0], resamples, directions[1:count], torch.tensor(aucs), remarks)
+
+    def finish(self, drafts: Sequence[Draft]) -> list[CAV]:
+        """Second pass: emblems. The negatives go through the network once for all concepts."""
+        if not drafts:
+            return []
+        stacks = [torch.cat([draft.direction[None], -draft.direction[None], draft.resamples]) for draft in drafts]
+        absent = torch.split(self._levels(self.negatives, torch.cat(stacks)), [len(stack) for stack in stacks], dim=1)
+        return [
+            self._cav(draft, self._levels(draft.activations, stack), levels)
+            for draft, stack, levels in zip(drafts, stacks, absent, strict=True)
+        ]
+
+    def _features(self, activations: LayerActivations) -> Tensor:
+        return activations.pooled() if self.options.features == "pooled" else activations.flattened()
+
+    def _levels(self, activations: LayerActivations, directions: Tensor) -> Tensor:
+        """(n, D) levels of the projections; NaN for flattened features, whose directions are not those of cells."""
+        if self.options.features == "flattened":
+            return torch.full((len(activations.inputs), len(directions)), torch.nan, dtype=torch.float64)
+        return activations.projection_levels(directions)
+
+    def _cav(self, draft: Draft, shown: Tensor, absent: Tensor) -> CAV:
+        """A CAV from the levels (n, 2 + B) of projections on the direction, its opposite, and the resamples."""
+        concept, first = draft.activations.inputs.concept, len(shown)
+        high, low = sample_median(shown).tolist(), sample_median(absent).tolist()
+        resample_emblems = [
+            [float(sample_median(absent[others - first, index])), float(sample_median(shown[these, index]))]
+            for index, (these, others) in enumerate(draft.divisions, start=2)
+        ]
+        auc = float(draft.aucs.mean())
+        return CAV(
+            **self.provenance(concept),
+            **self.choices,
+            layer=self.view.layer,
+            direction=draft.direction.float(),
+            emblems=Emblems(low[0], high[0]),
+            negative_emblems=Emblems(high[1], low[1]),
+            auc=auc,
+            auc_deviation=float(draft.aucs.std(correction=0)),
+            stability=_mean_cosine(draft.resamples),
+            concept_features=draft.features.float(),
+            negative_features=self.negative_features.float(),
+            resamples=draft.resamples.float(),
+            resample_emblems=torch.tensor(resample_emblems),
+            classifier=self.view.classifier.name,
+            fingerprint=self.view.classifier.fingerprint(),
+            remarks=draft.remarks + self.doubts(concept, draft.direction, auc),
+            versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
+        )
+
+
+def _split(shown: int, absent: int, holdout: float, generator: torch.Generator) -> tuple[Division, Division]:
+    """A random division of each side into pictures to fit to and pictures held out, at least one of each."""
+    parts = []
+    for size, offset in ((shown, 0), (absent, shown)):
+        held = min(max(round(holdout * size), 1), size - 1)
+        order = torch.randperm(size, generator=generator) + offset
+        parts.append((order[held:], order[:held]))
+    (fit_shown, held_shown), (fit_absent, held_absent) = parts
+    return (fit_shown, fit_absent), (held_shown, held_absent)
+
+
+def _resample(shown: int, absent: int, generator: torch.Generator) -> Division:
+    """Each side drawn anew with replacement."""
+    return (
+        torch.randint(shown, (shown,), generator=generator),
+        torch.randint(absent, (absent,), generator=generator) + shown,
+    )
+
+
+def _mean_cosine(directions: Tensor) -> float:
+    """Mean cosine over all pairs of directions (B, F); directions of length zero agree with none."""
+    unit = torch.nn.functional.normalize(directions, dim=1)
+    return float((unit @ unit.T).triu(1).sum() / (len(unit) * (len(unit) - 1) / 2))
