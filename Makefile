@@ -1,9 +1,9 @@
 # Everything happens in .venv; nothing else on the machine is touched. Running a target again is quick.
 #
-#   make demo     explain three photographs with a real ImageNet classifier
+#   make demo     explain photographs with a real ImageNet classifier, and test the explanations
 #   make test     run the tests
 #   make lint     formatting, linting and types
-#   make bench    speed against Captum (minutes)
+#   make bench    speed against Captum (half an hour)
 #
 # Which torch: a plain requirement takes what PyPI has for your machine, on Linux often a CUDA build of several GB. Choose with
 #   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
@@ -29,6 +29,8 @@ lint: .venv/test-ready
 
 bench: .venv/test-ready
 	.venv/bin/python -m benchmarks.attribution
+	.venv/bin/python -m benchmarks.evaluation
+	.venv/bin/python -m benchmarks.concepts
 
 clean:
 	rm -rf .venv
@@ -44,5 +46,5 @@ clean:
 
 .venv/test-ready: .venv/demo-ready
 	$(PIP) $(TORCHVISION)
-	$(PIP) -e '.[demo,timm,cluster,test,lint]'
+	$(PIP) -e '.[demo,timm,cluster,causal,test,lint]'
 	touch $@
