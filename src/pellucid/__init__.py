@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pellucid import attribution, classifiers, concepts, data, evaluation, reports
+    from pellucid import attribution, classifiers, concepts, data, evaluation, reports, surrogate
     from pellucid.classifiers import Classifier, available, load
     from pellucid.errors import PellucidError
 
@@ -28,6 +28,7 @@ __all__ = [
     "evaluation",
     "load",
     "reports",
+    "surrogate",
 ]
 
 _HOMES = {

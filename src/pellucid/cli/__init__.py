@@ -3,9 +3,12 @@
 import typer
 
 from pellucid.cli.common import messages
-from pellucid.cli.evaluate import evaluate
-from pellucid.cli.explain import demo, explain
+from pellucid.cli.concepts import app as concepts
+from pellucid.cli.demo import demo
+from pellucid.cli.evaluate import evaluate, report
+from pellucid.cli.explain import explain
 from pellucid.cli.listing import layers, models
+from pellucid.cli.surrogate import app as surrogate
 from pellucid.errors import PellucidError
 
 __all__ = ["app", "main"]
@@ -13,8 +16,10 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Explain image classifiers, and prove the explanations."
 )
-for command in (explain, evaluate, layers, models, demo):
+for command in (explain, evaluate, report, layers, models, demo):
     app.command()(command)
+app.add_typer(concepts, name="concepts")
+app.add_typer(surrogate, name="surrogate")
 
 
 def main() -> None:

@@ -12,9 +12,11 @@ from pellucid.reports.evaluation import render_evaluation, write_evaluation
 from pellucid.reports.figures import colour_bar, overlay, save_overlay
 from pellucid.reports.local import LocalReport, explain_picture, write_report
 from pellucid.reports.page import PageInput, Panel, render_page, write_page
+from pellucid.reports.surrogate import ExplainedPicture, render_surrogate_page, write_surrogate_page
 
 __all__ = [
     "ConceptReport",
+    "ExplainedPicture",
     "LocalReport",
     "PageInput",
     "Panel",
@@ -27,6 +29,7 @@ __all__ = [
     "render_concept_page",
     "render_evaluation",
     "render_page",
+    "render_surrogate_page",
     "robust_scale",
     "save_overlay",
     "write_class_page",
@@ -34,4 +37,5 @@ __all__ = [
     "write_evaluation",
     "write_page",
     "write_report",
+    "write_surrogate_page",
 ]

@@ -1,7 +1,7 @@
 """The questions that can be asked of a trained twin."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,16 +10,17 @@ from torch import Tensor
 
 from pellucid.classifiers import Classifier
 from pellucid.data import write_atomically
-from pellucid.errors import PellucidError
+from pellucid.errors import PellucidError, TargetError
 from pellucid.surrogate.assessment import Assessment, Measure, assess
 from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 from pellucid.surrogate.codes import Codes
+from pellucid.surrogate.explaining.counterfactual import Counterfactual
 from pellucid.surrogate.explaining.importance import Importance, importance
 from pellucid.surrogate.explaining.minimal import FlipOptions, Flipped, flip
 from pellucid.surrogate.explaining.painting import Painting, probabilities
 from pellucid.surrogate.explaining.strips import difference_map
-from pellucid.surrogate.explaining.support import Fidelity, RefusedError, Support, check_effective, fidelity
+from pellucid.surrogate.explaining.support import RefusedError, Support, check_effective, fidelity
 from pellucid.surrogate.globally import GlobalExplanation, explain_globally
 from pellucid.surrogate.locally import LocalExplanation, explain_locally, structural_models
 from pellucid.surrogate.reference import Reference
@@ -27,34 +28,6 @@ from pellucid.surrogate.reference import Reference
 __all__ = ["Answers", "Counterfactual"]
 
 REFERENCE, ASSESSMENT, WORLD = "reference.safetensors", "assessment.json", "graph.json"
-
-
-@dataclass(frozen=True)
-class Counterfactual:
-    """Pictures as they would be, had some concepts other values.
-
-    Attributes:
-        do: context -> the value asked for, in the table's units.
-        codes: after the change.
-        raw: (N, C, H, W) as the twin draws them.
-        pictures: (N, C, H, W) the pictures themselves with the change transferred.
-        before, after: (N, K) probabilities that the classifier gives to the pictures and to `pictures`.
-        judged: (N, K_c) the contexts that the twin reads off `pictures`, in the table's units.
-        maps: (N, 1, H, W) where the pictures changed, >= 0, in input units: a map of evidence like any other.
-        supported: (N,) whether real pictures lie near the changed concepts.
-        fidelity: of the twin at the pictures.
-    """
-
-    do: Mapping[str, float]
-    codes: Codes
-    raw: Tensor
-    pictures: Tensor
-    before: Tensor
-    after: Tensor
-    judged: Tensor
-    maps: Tensor
-    supported: Tensor
-    fidelity: Fidelity
 
 
 class Answers:
@@ -79,6 +52,26 @@ class Answers:
         """The classifier that is mimicked."""
         raise NotImplementedError
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called; a single logit has two sides."""
+        names = tuple(self.classifier.class_names)
+        return (f"not {names[0]}", names[0]) if len(names) == 1 else names
+
+    def class_index(self, target: int | str) -> int:
+        """The class of a name or index; of a single logit 0 is against it and 1 for it.
+
+        Raises:
+            TargetError: no such class.
+        """
+        if self.classifier.num_classes > 1:
+            return self.classifier.class_index(target)
+        if target in (0, 1):
+            return int(target)
+        if target not in self.class_names:
+            raise TargetError(f"no class {target!r}: {self.classifier.name} has {' and '.join(self.class_names)}")
+        return self.class_names.index(str(target))
+
     def context_values(self, standard: Tensor) -> Tensor:
         """Context of codes (N, K_c) in the table's units."""
         raise NotImplementedError
@@ -101,7 +94,13 @@ class Answers:
         return self.reference
 
     def assess(
-        self, pictures: Tensor, measure: Measure | None = None, *, measured_by: str = "the twin's judges", seed: int = 0
+        self,
+        pictures: Tensor,
+        measure: Measure | None = None,
+        *,
+        measured_by: str = "the twin's judges",
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Assessment:
         """Measure the twin on held-out pictures; contexts that it does not control are refused from then on.
 
@@ -111,10 +110,17 @@ class Answers:
                 otherwise, which it was trained to please: marks by them are upper bounds.
             measured_by: says what `measure` is.
             seed: of what is asked.
+            on_progress: called with (contexts done, in all).
         """
         own: Measure = lambda drawn: self.paint(drawn).codes.context  # noqa: E731
         self.assessment = assess(
-            self.paint(pictures), self.head_logits, self.span, measure or own, measured_by, seed=seed
+            self.paint(pictures),
+            self.head_logits,
+            self.span,
+            measure or own,
+            measured_by,
+            seed=seed,
+            on_progress=on_progress,
         )
         if self.reference is not None:
             self.reference = replace(self.reference, effectiveness=self._effectiveness())
@@ -258,16 +264,34 @@ class Answers:
         )
 
     def explain(
-        self, picture: Tensor, target: int | str | None = None, *, flip_to: int | str | None = None, seed: int = 0
+        self,
+        picture: Tensor,
+        target: int | str | None = None,
+        *,
+        flip_to: int | str | None = None,
+        permutations: int = 64,
+        values: int = 9,
+        seed: int = 0,
     ) -> LocalExplanation:
-        """Every local question about one picture (1, C, H, W)."""
-        classifier = self.classifier
+        """Every local question about one picture.
+
+        Args:
+            picture: (1, C, H, W).
+            target: class explained; the factual one by default.
+            flip_to: class of the counterfactual; the runner-up by default.
+            permutations: of the Shapley values.
+            values: levels of each strip.
+            seed: of everything drawn.
+        """
         return explain_locally(
             self.paint(picture),
             self._known(),
             None if self.world is None else self.world.perceived,
-            target=None if target is None else classifier.class_index(target),
-            flip_to=None if flip_to is None else classifier.class_index(flip_to),
+            target=None if target is None else self.class_index(target),
+            flip_to=None if flip_to is None else self.class_index(flip_to),
+            permutations=permutations,
+            values=values,
+            class_names=self.class_names,
             seed=seed,
         )
 
@@ -312,4 +336,4 @@ class Answers:
         many = [target] * count if isinstance(target, int | str) else list(target)
         if len(many) != count:
             raise PellucidError(f"{len(many)} targets were given for {count} pictures: give one, or one for each")
-        return torch.tensor([self.classifier.class_index(one) for one in many], device=self.classifier.device)
+        return torch.tensor([self.class_index(one) for one in many], device=self.classifier.device)

@@ -4,13 +4,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.compare import GraphDifference, difference
-from pellucid.surrogate.causal.discovery import discover
+from pellucid.surrogate.causal.discovery import COPY, discover
 from pellucid.surrogate.causal.graph import CausalGraph
+from pellucid.surrogate.causal.scales import rank_gaussian
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull, decision_edges, with_decisions
 from pellucid.surrogate.explaining.painting import Painting
@@ -109,6 +111,7 @@ def explain_globally(
     """
     knowledge, options = knowledge or Knowledge(), options or DiscoveryOptions()
     twin, classes = painting.twin, painting.classes.cpu().numpy()
+    _refuse_unknown(knowledge, (*twin.context_names, *twin.latent_names))
     said = _perceived(painting)
     perceives = {} if measured is None else perception(twin.context_names, said, measured)
     columns, notes = _nodes(painting, said, perceives)
@@ -170,9 +173,26 @@ def _nodes(painting: Painting, said: Tensor, perceives: Mapping[str, float]) -> 
     for name, column in zip(painting.twin.latent_names, painting.codes.latent.T, strict=True):
         if float(column.var()) < _DEAD:
             notes.append(f"{name}: collapsed (variance {float(column.var()):.3f}), left out")
+        elif original := _copied(column, columns):
+            notes.append(f"{name}: tells the same as {original}, left out")
         else:
             columns[name] = column
     return columns, notes
+
+
+def _copied(column: Tensor, known: Mapping[str, Tensor]) -> str | None:
+    """The node that a column is an increasing or decreasing function of, as latents of a black box may be."""
+    own = rank_gaussian(column[:, None].double().cpu().numpy())[:, 0]
+    for name, other in known.items():
+        theirs = rank_gaussian(other[:, None].double().cpu().numpy())[:, 0]
+        if abs(np.corrcoef(own, theirs)[0, 1]) > COPY:
+            return name
+    return None
+
+
+def _refuse_unknown(knowledge: Knowledge, names: tuple[str, ...]) -> None:
+    if unknown := sorted(knowledge.names() - set(names)):
+        raise PellucidError(f"background knowledge names {unknown}, which are no concepts; there are {list(names)}")
 
 
 def _only(knowledge: Knowledge, names: list[str]) -> Knowledge:

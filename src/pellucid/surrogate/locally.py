@@ -1,12 +1,13 @@
 """The local explanation of one picture: what counts, along which paths, what would flip it, and may it be believed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from pellucid.surrogate.causal.effects import Effects, effects
+from pellucid.surrogate.causal.effects import Effects, effects, interaction
 from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.causal.mechanisms import StructuralModel
 from pellucid.surrogate.codes import Codes
@@ -24,6 +25,8 @@ from pellucid.surrogate.explaining.support import (
 from pellucid.surrogate.reference import Reference
 
 __all__ = ["ConceptEffect", "LocalExplanation", "explain_locally", "structural_models"]
+
+_PAIRED = 4
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class LocalExplanation:
         importance: Shapley values of the concepts for the margin of that class.
         effects: per concept that the twin controls.
         strips: the same concepts moved over their range.
+        interactions: pairs of the concepts that count most and are controlled -> what one standard deviation more of
+            both does to the margin beyond what each does alone, in logits.
         maps: concept -> (1, 1, H, W), where the picture changes between both ends of its strip.
         flipped: the smallest flip to the runner-up or the class asked for; None where every concept is refused.
         refused: concept -> why its counterfactuals are not shown.
@@ -71,6 +76,7 @@ class LocalExplanation:
     importance: Importance
     effects: tuple[ConceptEffect, ...]
     strips: tuple[Strip, ...]
+    interactions: Mapping[tuple[str, str], float]
     maps: Mapping[str, Tensor]
     flipped: Flipped | None
     refused: Mapping[str, str]
@@ -88,6 +94,7 @@ def explain_locally(
     permutations: int = 64,
     values: int = 9,
     options: FlipOptions | None = None,
+    class_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> LocalExplanation:
     """Answer every local question about one picture.
@@ -101,6 +108,7 @@ def explain_locally(
         permutations: of the Shapley values.
         values: levels of each strip.
         options: of the flip.
+        class_names: for the sentences; "class 0" ... by default.
         seed: of everything drawn.
 
     Raises:
@@ -128,11 +136,12 @@ def explain_locally(
         shares,
         tuple(_effect(painting, models, name, classes, reference.codes, support) for name in shown),
         strips,
+        _interactions(painting, classes, shares, shown, reference.codes),
         {one.concept: _where(painting, one) for one in strips},
         flipped,
         refused,
         percentiles,
-        tuple(_sentences(trust, shares, flipped, names, percentiles, refused)),
+        tuple(_sentences(trust, shares, flipped, percentiles, refused, _Labels(wanted, class_names))),
     )
 
 
@@ -192,34 +201,62 @@ def _effect(
     )
 
 
+def _interactions(
+    painting: Painting, classes: Tensor, shares: Importance, shown: Sequence[str], reference: Codes
+) -> dict[tuple[str, str], float]:
+    """The second difference of the margin for each pair of the concepts shown that count most."""
+    concepts, spread = painting.codes.concepts(), reference.concepts().std(0)
+    order = shares.values[0].abs().argsort(descending=True).tolist()
+    first = [column for column in order if shares.names[column] in shown][:_PAIRED]
+    set_to = {column: (column, float(concepts[0, column] + spread[column])) for column in first}
+    outcome = painting.outcome(classes)
+    return {
+        (shares.names[one], shares.names[other]): float(interaction(outcome, concepts, set_to[one], set_to[other]))
+        for one, other in combinations(first, 2)
+    }
+
+
 def _where(painting: Painting, shown: Strip) -> Tensor:
     ends = shown.pictures[[0, -1]]
     return difference_map(painting.repeat(2), ends).mean(0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What classes are called in sentences."""
+
+    target: int
+    names: Sequence[str] | None
+
+    def __call__(self, index: int) -> str:
+        return f"class {index}" if self.names is None else self.names[index]
 
 
 def _sentences(
     trust: Fidelity,
     shares: Importance,
     flipped: Flipped | None,
-    names: tuple[str, ...],
     percentiles: Tensor,
     refused: Mapping[str, str],
+    label: _Labels,
 ) -> "list[str]":
     reason = trust.reason(0)
     said = [f"Do not rely on what follows: {reason}."] if reason else []
-    order = shares.values[0].abs().argsort(descending=True).tolist()
-    for column in order[:3]:
+    for column in shares.values[0].abs().argsort(descending=True).tolist()[:3]:
         value, error = float(shares.values[0, column]), float(shares.errors[0, column])
-        side = "for" if value > 0 else "against"
+        speaks = f"speaks {'for' if value > 0 else 'against'} {label(label.target)}"
+        if abs(value) <= 2 * error:
+            speaks = f"cannot be shown to speak for or against {label(label.target)}"
         said.append(
-            f"{names[column]} (higher than in {float(percentiles[column]):.0%} of pictures) speaks {side} the class: "
+            f"{shares.names[column]} (higher than in {float(percentiles[column]):.0%} of pictures) {speaks}: "
             f"{value:+.2f} ± {error:.2f} logits."
         )
-    if flipped is not None and bool(flipped.valid[0]):
-        moved = [
-            f"{name} {float(change):+.2f} sd" for name, change in zip(names, flipped.change[0], strict=True) if change
-        ]
-        said.append(f"It would be class {int(flipped.targets[0])} with {', '.join(moved)}.")
-    elif flipped is not None:
-        said.append(f"No change of the concepts was found that makes it class {int(flipped.targets[0])}.")
+    if flipped is not None:
+        goal = label(int(flipped.targets[0]))
+        moved = [f"{name} {float(by):+.2f} sd" for name, by in zip(shares.names, flipped.change[0], strict=True) if by]
+        said.append(
+            f"It would be {goal} with {', '.join(moved)}."
+            if bool(flipped.valid[0])
+            else f"No change of the concepts was found that makes it {goal}."
+        )
     return said + [f"Not shown: {text}." for text in refused.values()]

@@ -22,13 +22,15 @@ from pellucid.surrogate.causal.search import (
     make_search,
 )
 
-__all__ = ["CLASS_NODE", "discover"]
+__all__ = ["CLASS_NODE", "COPY", "discover"]
 
 CLASS_NODE = "class"
 
 _NAMES: dict[int, Mark] = {TAIL: "tail", ARROW: "arrow", 2: "circle"}
 _JITTER = 1e-6  # drawing rows again makes exact copies; kernels and covariances should not see them
-_COPY = 0.999
+COPY = 0.999
+"""Correlation of rank-Gaussianised columns from which one is a copy of the other."""
+
 _ROWS_PER_NODE = 10
 
 
@@ -45,7 +47,7 @@ def discover(
 
     Nodes are rank-Gaussianised first, so any increasing rescaling of a column gives the same graph. With `labels`, the
     class is a root: class means are taken away before the search, and edges from the class to a node come from
-    Kruskal-Wallis tests, corrected by Benjamini and Hochberg.
+    Kruskal-Wallis tests, corrected by Benjamini and Hochberg. Of a single class there is nothing to take away.
 
     Args:
         values: (N, K), one row per picture.
@@ -63,8 +65,10 @@ def discover(
     table = _checked(values, names, knowledge, options)
     rows = _rows(len(table), options)
     normal = rank_gaussian(table[rows], options.seed)
-    if labels is not None:
-        classes = np.asarray(labels)[rows]
+    classes = None if labels is None else np.asarray(labels)[rows]
+    if classes is not None and len(np.unique(classes)) < 2:
+        classes = None
+    if classes is not None:
         normal = rank_gaussian(within_class(normal, classes), options.seed)
     search = make_search(names, knowledge, options)
     marks = search(normal)
@@ -73,11 +77,11 @@ def discover(
     found = _Found(tuple(names), normal, marks, blind, adjacent, points)
     edges = list(_edges(found, knowledge, options))
     nodes = tuple(names)
-    if labels is not None:
+    if classes is not None:
         nodes = (CLASS_NODE, *nodes)
         edges += _class_edges(table[rows], names, classes, options.alpha)
     made_by = _made_by(options, knowledge, len(rows))
-    return CausalGraph(nodes, tuple(edges), made_by, _notes(labels is not None, options))
+    return CausalGraph(nodes, tuple(edges), made_by, _notes(labels is not None, classes is not None, options))
 
 
 def _checked(values: ArrayLike, names: Sequence[str], knowledge: Knowledge, options: DiscoveryOptions) -> Floats:
@@ -96,7 +100,7 @@ def _checked(values: ArrayLike, names: Sequence[str], knowledge: Knowledge, opti
             raise PellucidError(f"node {name!r} is constant: leave it out")
     normal = rank_gaussian(table)
     for one, other in combinations(range(nodes), 2):
-        if abs(np.corrcoef(normal[:, one], normal[:, other])[0, 1]) > _COPY:
+        if abs(np.corrcoef(normal[:, one], normal[:, other])[0, 1]) > COPY:
             raise PellucidError(f"nodes {names[one]!r} and {names[other]!r} are copies of each other: leave one out")
     if unknown := sorted(knowledge.names() - set(names)):
         raise PellucidError(f"background knowledge names {unknown}, which are no nodes ({list(names)})")
@@ -227,10 +231,12 @@ def _made_by(options: DiscoveryOptions, knowledge: Knowledge, rows: int) -> dict
     }
 
 
-def _notes(with_class: bool, options: DiscoveryOptions) -> tuple[str, ...]:
+def _notes(given: bool, with_class: bool, options: DiscoveryOptions) -> tuple[str, ...]:
     notes = ["Nodes were rank-Gaussianised: a rescaling of a node cannot change this graph."]
     if with_class:
         notes.append("Edges between nodes hold within classes: class means were taken away.")
+    elif given:
+        notes.append("All pictures are of one class, so the class is no node.")
     if options.method != "fci":
         notes.append("No hidden common causes are assumed; FCI tells where there may be one.")
     return tuple(notes)

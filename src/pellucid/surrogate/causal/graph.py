@@ -57,6 +57,13 @@ class Edge:
         """Whether the data leave the direction open."""
         return self.source_mark == self.target_mark == "tail" or "circle" in (self.source_mark, self.target_mark)
 
+    def __str__(self) -> str:
+        """As "thickness → intensity"; "—" is undecided, "↔" a hidden common cause, "o" an end that may be either."""
+        left = {"tail": "—", "arrow": "←", "circle": "o"}[self.source_mark]
+        right = {"tail": "—", "arrow": "→", "circle": "o"}[self.target_mark]
+        both = {"—→": "→", "←—": "←", "——": "—", "←→": "↔", "oo": "o—o"}.get(left + right, left + right)
+        return f"{self.source} {both} {self.target}"
+
     @property
     def pair(self) -> frozenset[str]:
         """The two ends."""

@@ -1,0 +1,1 @@
+"""GLANCE on digits: training, fidelity, effectiveness."""

@@ -1,0 +1,111 @@
+"""Morpho-MNIST digits (thickness -> intensity) at 32 pixels: pictures, measures, a classifier, versions to learn from.
+
+The pictures stay where they are; what is kept in the work folder is weights and numbers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pellucid as pl
+from pellucid.data import Preprocess
+from pellucid.data.context import ContextTable
+from pellucid.data.idx import read_mnist
+from pellucid.data.morphomnist.measuring import measure
+from pellucid.data.morphomnist.setting import redraw
+from pellucid.surrogate.tensors import read_tensors, write_tensors
+
+__all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "grey_of", "input_of", "load_digits", "redraw_anew"]
+
+CONTEXTS = ("thickness", "intensity", "slant", "width")
+TRAINING = 8500
+_SIDE = 32
+_RANGES = {"thickness": (1.4, 4.2), "intensity": (70.0, 255.0), "slant": (-0.5, 0.5), "width": (5.0, 20.0)}
+_ROUNDS = 3  # of redrawing; what was reached is measured, so that it need not be what was asked
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Digits in the classifier's input space (N, 1, 32, 32), [-1, 1], classes (N,), and measured context."""
+
+    pictures: Tensor
+    labels: Tensor
+    context: ContextTable
+
+    def rows(self, start: int, stop: int | None = None) -> "Digits":
+        """Some of them."""
+        part = slice(start, stop)
+        return Digits(self.pictures[part], self.labels[part], self.context.subset(part))
+
+
+def load_digits(data: Path, work: Path) -> Digits:
+    """The 10,000 digits of the set; measured once, the measures are kept in `work`."""
+    pictures, labels = read_mnist(data / "morphomnist_ti", "t10k")
+    margin = (_SIDE - pictures.shape[-1]) // 2
+    grey = F.pad(pictures.float(), (margin,) * 4)
+    kept = work / "measures.safetensors"
+    if not kept.exists():
+        write_tensors(kept, {"context": measure(grey).table(*CONTEXTS).values})
+    return Digits(input_of(grey), labels, ContextTable(CONTEXTS, read_tensors(kept)["context"]))
+
+
+def input_of(grey: Tensor) -> Tensor:
+    """Grey pictures (N, H, W), 0..255, in the classifier's input space (N, 1, H, W)."""
+    return grey[:, None] / 127.5 - 1
+
+
+def grey_of(pictures: Tensor) -> Tensor:
+    """The inverse of `input_of`."""
+    return ((pictures[:, 0] + 1) * 127.5).clamp(0, 255)
+
+
+def redraw_anew(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Versions of digits with thickness, intensity, slant and width drawn independently, and what they measure then."""
+    low, high = torch.tensor([_RANGES[name] for name in CONTEXTS]).T
+    asked = low + (high - low) * torch.rand(len(pictures), len(CONTEXTS), generator=random)
+    settings = dict(zip(CONTEXTS, asked.T, strict=True))
+    grey = redraw(grey_of(pictures), rounds=_ROUNDS, **settings)  # type: ignore[arg-type]
+    found = measure(grey)
+    return input_of(grey), torch.stack([getattr(found, name) for name in CONTEXTS], dim=1)
+
+
+def digit_classifier(digits: Digits, work: Path, epochs: int = 6) -> pl.Classifier:
+    """A three-block CNN, trained on `digits` and kept in `work`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _network()
+    kept = work / "classifier.safetensors"
+    if not kept.exists():
+        _train(network, digits, epochs)
+        write_tensors(kept, network.state_dict())
+    network.load_state_dict(read_tensors(kept))
+    preprocess = Preprocess((_SIDE, _SIDE), mean=(0.5,), std=(0.5,))
+    names = [str(digit) for digit in range(10)]
+    return pl.Classifier(
+        network.eval(), preprocess=preprocess, class_names=names, name="digit CNN", input_size=(1, _SIDE, _SIDE)
+    )
+
+
+def _network() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in (32, 32, 64):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (_SIDE // 8) ** 2, 10))
+
+
+def _train(network: nn.Module, digits: Digits, epochs: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    network.train()
+    for epoch in range(epochs):
+        optimiser.param_groups[0]["lr"] = 1e-3 if epoch < epochs * 2 // 3 else 1e-4
+        for rows in torch.split(torch.randperm(len(digits.labels), generator=random), 32):
+            loss = F.cross_entropy(network(digits.pictures[rows]), digits.labels[rows])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()

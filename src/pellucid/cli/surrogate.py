@@ -1,0 +1,275 @@
+"""`pellucid surrogate`: train and resume; graph, explain and evaluate are in modules of those names."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli.common import (
+    AsJson,
+    Device,
+    Weights,
+    load_classifier,
+    messages,
+    print_json,
+    progress_bar,
+    screen,
+    split_names,
+)
+from pellucid.cli.surrogate_common import (
+    COMMAND,
+    INTERRUPTED,
+    RunFolder,
+    Sample,
+    Seed,
+    TrainCommand,
+    assignments,
+    find_data,
+    read_pictures,
+    say,
+    split_rows,
+    stages,
+    tidy,
+)
+from pellucid.cli.surrogate_evaluate import evaluate, print_marks
+from pellucid.cli.surrogate_explain import explain
+from pellucid.cli.surrogate_graph import graph
+from pellucid.cli.surrogate_measures import (
+    DESCRIPTIONS,
+    JUDGES,
+    MeasureName,
+    RerenderName,
+    check_names,
+    measure_named,
+    rerender_named,
+)
+from pellucid.errors import PellucidError
+
+if TYPE_CHECKING:
+    from pellucid.data.context import ContextTable
+    from pellucid.surrogate import TrainingOptions, TwinSurrogate
+    from pellucid.surrogate.progress import Progress
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Why does it decide so? A twin of the classifier, a causal graph, counterfactual pictures.",
+)
+
+Data = Annotated[Path, typer.Argument(help="Folder of pictures, searched with all its folders.")]
+Context = Annotated[
+    Path | None,
+    typer.Option(help="CSV with a row per picture: its path below DATA in the column 'file', and its features."),
+]
+Columns = Annotated[str, typer.Option(help="Context columns to use, separated by commas. \\[default: all]")]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="Name that `pellucid models` lists.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run.")]
+Preset = Annotated[str, typer.Option(help="ci-16, cpu-32, gpu-128 or gpu-256.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps. \\[default: of the preset]")]
+Layers = Annotated[
+    str,
+    typer.Option(
+        help="Where the classifier is seen, separated by commas; 'logits' for a black box. "
+        "\\[default: one for each of its last resolutions]"
+    ),
+]
+HeldOut = Annotated[float, typer.Option(help="Share of the pictures that the twin is measured on, not trained.")]
+Option = Annotated[
+    list[str] | None, typer.Option(help="Another training option or loss weight, as in latents=4; repeat for several.")
+]
+
+
+@app.command()
+def train(
+    data: Data,
+    model: ModelName,
+    out: Out,
+    context: Context = None,
+    columns: Columns = "",
+    weights: Weights = None,
+    preset: Preset = "cpu-32",
+    steps: Steps = None,
+    layers: Layers = "",
+    held_out: HeldOut = 0.15,
+    measure: MeasureName = JUDGES,
+    rerender: RerenderName = "none",
+    option: Option = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the twin of a classifier on pictures, then measure it on pictures held out."""
+    command = TrainCommand(
+        data=str(data.resolve()), context=None if context is None else str(context.resolve()),
+        columns=split_names(columns) or None, model=model, weights=weights, preset=preset, steps=steps, layers=layers,
+        held_out=held_out, seed=seed, measure=measure, rerender=rerender, option=option or [],
+    )  # fmt: skip
+    _run(command, out, device, as_json)
+
+
+@app.command()
+def resume(run: RunFolder, device: Device = None, as_json: AsJson = False) -> None:
+    """Go on with a training that was stopped, as if it had not been."""
+    _run(TrainCommand.load(run), run, device, as_json)
+
+
+def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) -> None:
+    from pellucid.surrogate import train as train_twin
+    from pellucid.surrogate.distributed import is_first
+
+    options = _options(command)
+    files, table = find_data(Path(command.data), Path(command.context) if command.context else None, command.columns)
+    check_names(command.measure, command.rerender, table.names if table else ())
+    learnt, held = split_rows(len(files), command.held_out, command.seed)
+    own = None if table is None else table.subset(learnt)
+    _tell_constants(own)
+    classifier = load_classifier(command.model, command.weights, device)
+    examples = read_pictures(classifier, [files[row] for row in learnt[:64]])
+    black_box = command.layers.strip() == "logits"
+    with _resumable(out), _told() as tell:
+        twin = train_twin(
+            classifier,
+            [files[row] for row in learnt],
+            own,
+            options,
+            out,
+            layers="logits" if black_box else split_names(command.layers) or None,
+            rerender=rerender_named(command.rerender, classifier, own, examples),
+            report=_remembering(command, out, tell),
+        )
+    if is_first():
+        with _resumable(out):
+            kept = [files[row] for row in held]
+            known = None if table is None else table.subset(held)
+            _measured(twin, command, out, Sample(kept, read_pictures(classifier, kept), known), as_json)
+        _report(twin, out, as_json)
+
+
+def _options(command: TrainCommand) -> "TrainingOptions":
+    """The preset with what was asked for changed; fewer steps have a shorter warm-up."""
+    from dataclasses import fields
+
+    from pellucid.surrogate.options import LossWeights, preset_named
+
+    options = preset_named(command.preset).but(seed=command.seed)
+    if command.steps is not None:
+        options = options.but(steps=command.steps, warm_up=min(options.warm_up, command.steps // 6))
+    present = asdict(options.weights) | {each.name: getattr(options, each.name) for each in fields(options)}
+    changes: dict[str, object] = {}
+    for name, text in assignments(command.option, "--option").items():
+        if name not in present or name == "weights":
+            known = sorted({each.name for each in fields(options)} - {"weights"} | set(asdict(LossWeights())))
+            raise PellucidError(f"no training option {name!r}; there are {', '.join(known)}")
+        changes[name] = _like(present[name], text, name)
+    return options.but(**changes)
+
+
+def _like(present: object, text: str, name: str) -> object:
+    """A text as a value of the same kind as the present one."""
+    if isinstance(present, bool):
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+    elif isinstance(present, int | float):
+        try:
+            return type(present)(text)
+        except ValueError:
+            pass
+    else:
+        return None if text == "none" else text
+    raise PellucidError(f"--option {name}={text}: wanted a value such as {present}")
+
+
+def _tell_constants(table: "ContextTable | None") -> None:
+    if table is None:
+        say("no --context: the twin has unexplained latents only, and no concept gets a name")
+        return
+    table.check()
+
+
+def _measured(
+    twin: "TwinSurrogate",
+    command: TrainCommand,
+    out: Path,
+    sample: Sample,
+    quiet: bool,
+) -> None:
+    """Remember the held-out pictures, measure the twin on them and keep both."""
+    measure = measure_named(command.measure, twin, sample)
+    with stages(quiet) as tell:
+        twin.remember(sample.pictures)
+        twin.assess(
+            sample.pictures,
+            measure,
+            measured_by=DESCRIPTIONS[command.measure],
+            seed=command.seed,
+            on_progress=lambda done, total: tell("measuring control", done, total),
+        )
+    twin.save_answers(out)
+
+
+def _report(twin: "TwinSurrogate", out: Path, as_json: bool) -> None:
+    assert twin.assessment is not None
+    if as_json:
+        print_json({"run": str(out), "steps": twin.steps, "assessment": tidy(asdict(twin.assessment))})
+        return
+    print_marks(twin)
+    for line in (f"twin: {out}", f"next: pellucid surrogate graph {out} --out graph.html"):
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _remembering(command: TrainCommand, out: Path, tell: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
+    """Write the command beside the run as soon as the training has adopted the folder."""
+    written = False
+
+    def report(progress: "Progress") -> None:
+        nonlocal written
+        if not written:
+            command.save(out)
+            written = True
+        tell(progress)
+
+    return report
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say after Ctrl-C how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (out / COMMAND).exists()
+        text = f"stopped; go on with: pellucid surrogate resume {out}" if kept else "stopped before anything was kept"
+        messages.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _told() -> "Iterator[Callable[[Progress], None]]":
+    """A bar with losses and throughput on a terminal, lines elsewhere; always on stderr."""
+    from pellucid.surrogate.progress import print_progress
+
+    if not messages.is_terminal:
+        yield print_progress
+        return
+    with progress_bar(True) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def tell(progress: "Progress") -> None:
+            if progress.note:
+                bar.console.print(progress.note, style="dim", highlight=False, markup=False)
+                return
+            shown = "  ".join(
+                f"{name} {value:.3g}" for name, value in progress.losses.items() if "gradient" not in name
+            )
+            told = f"{progress.speed:.0f} pictures/s  {shown}"
+            bar.update(task, completed=progress.step, total=progress.steps, description=told)
+
+        yield tell
+
+
+for each in (graph, explain, evaluate):
+    app.command()(each)

@@ -1,0 +1,128 @@
+"""`pellucid surrogate evaluate`: how far a twin may be believed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pellucid.cli.common import AsJson, Device, Weights, print_json, screen
+from pellucid.cli.surrogate_common import (
+    COMMAND,
+    RunContext,
+    RunFolder,
+    RunModel,
+    RunPictures,
+    Sample,
+    Seed,
+    TrainCommand,
+    load_run,
+    sample_of,
+    stages,
+    tidy,
+)
+from pellucid.cli.surrogate_measures import DESCRIPTIONS, JUDGES, measure_named
+
+if TYPE_CHECKING:
+    from pellucid.surrogate import TwinSurrogate
+
+__all__ = ["evaluate", "print_marks"]
+
+MeasureChoice = Annotated[
+    str | None,
+    typer.Option("--measure", help="What re-measures pictures: judges or morphomnist. \\[default: as in training]"),
+]
+Page = Annotated[Path | None, typer.Option("--out", help="Also write the marks as a page, x.html.")]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Let these marks decide what is refused, and explain against these pictures.")
+]
+
+
+def evaluate(
+    run: RunFolder,
+    pictures: RunPictures = None,
+    context: RunContext = None,
+    measure: MeasureChoice = None,
+    model: RunModel = None,
+    weights: Weights = None,
+    keep: Keep = False,
+    out: Page = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a twin: is it faithful to the classifier, and does it control what it is asked to set?"""
+    twin = load_run(run, model, weights, device)
+    sample = sample_of(run, twin, pictures, context)
+    chosen = measure or (TrainCommand.load(run).measure if (run / COMMAND).exists() else JUDGES)
+    with stages(as_json) as tell:
+        if keep:
+            twin.remember(sample.pictures)
+        twin.assess(
+            sample.pictures,
+            measure_named(chosen, twin, sample),
+            measured_by=DESCRIPTIONS[chosen],
+            seed=seed,
+            on_progress=lambda done, total: tell("measuring control", done, total),
+        )
+    if keep:
+        twin.save_answers(run)
+    read = _read_off(twin, sample)
+    written = [] if out is None else [_page(twin, out)]
+    if as_json:
+        assert twin.assessment is not None
+        print_json(tidy({"run": run, "assessment": asdict(twin.assessment), **read, "files": written}))
+        return
+    print_marks(twin, read)
+    for file in written:
+        screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _page(twin: "TwinSurrogate", out: Path) -> Path:
+    from pellucid.reports.surrogate import write_surrogate_page
+
+    write_surrogate_page(out, twin)
+    return out
+
+
+def _read_off(twin: "TwinSurrogate", sample: Sample) -> dict[str, dict[str, float]]:
+    """R2 of the contexts as the twin's judges and as the classifier's features tell them, on these pictures."""
+    from pellucid.surrogate.globally import perception
+
+    if sample.context is None:
+        return {}
+    table, names = twin.standard_context(sample.context.values.float()), twin.context_names
+    return {
+        "judged": perception(names, twin.encode(sample.pictures).context, table),
+        "perceived": perception(names, twin.perceived_context(sample.pictures), table),
+    }
+
+
+def print_marks(twin: "TwinSurrogate", read: Mapping[str, Mapping[str, float]] | None = None) -> None:
+    """Fidelity, then a line for each context: how it obeys, what leaks, whether it is shown."""
+    marks = twin.assessment
+    assert marks is not None
+    table = Table("fidelity", "", "what it is", title=f"{marks.pictures} pictures", title_justify="left")
+    for name, value, meaning in (
+        ("agreement", f"{marks.agreement:.1%}", "pictures that get the same class when the twin redraws them"),
+        ("KL", f"{marks.kl:.3f}", "nats between the classifier's answers to picture and redrawing; 0 is perfect"),
+        ("logit R2", f"{marks.logit_r2:.3f}", "share of the variance of the logits that survives redrawing"),
+        ("head", f"{marks.head_agreement:.1%}", "pictures whose class the concepts alone tell"),
+        ("swaps", f"{marks.swap_flips:.1%}", "pictures that change class with another's nuisance; 0 is perfect"),
+    ):
+        table.add_row(name, value, meaning)
+    screen.print(table)
+    if not marks.controls:
+        return
+    read = read or {}
+    heads = ("concept", "asked ~ measured", "slope", "leak into others, sd", *(f"{name} R2" for name in read), "shown")
+    control = Table(*heads, title=f"control, measured by {marks.measured_by}", title_justify="left")
+    for each in marks.controls:
+        leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in each.leak.items()) or "none"
+        told = [f"{values[each.concept]:.2f}" for values in read.values()]
+        shown = "yes" if each.effective else "refused" if each.correlation == each.correlation else "not measured"
+        control.add_row(escape(each.concept), f"{each.correlation:.2f}", f"{each.slope:.2f}", leak, *told, shown)
+    screen.print(control)

@@ -1,0 +1,156 @@
+"""`pellucid surrogate explain`: why these pictures, and what would change the answer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli.common import AsJson, Device, Images, Weights, messages, picture_folders, print_json, screen
+from pellucid.cli.concepts_common import readable_pictures
+from pellucid.cli.surrogate_common import RunFolder, RunModel, Seed, assignments, load_run, number, stages
+from pellucid.errors import PellucidError
+
+if TYPE_CHECKING:
+    from pellucid.reports.surrogate_local import ExplainedPicture
+    from pellucid.surrogate import TwinSurrogate
+
+__all__ = ["explain"]
+
+Target = Annotated[str | None, typer.Option(help="Class explained, by name or index. \\[default: the predicted one]")]
+FlipTo = Annotated[str | None, typer.Option(help="Class to flip to. \\[default: the runner-up]")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="CONTEXT=VALUE, as in thickness=4.0: also draw the pictures so; repeat to set several."),
+]
+Propagate = Annotated[
+    bool, typer.Option("--propagate", help="Let the effects of what is --set respond, along the graph.")
+]
+Permutations = Annotated[int, typer.Option(min=2, help="Behind the importances of each picture; even.")]
+Values = Annotated[int, typer.Option(min=3, help="Pictures in a strip.")]
+Outputs = Annotated[
+    list[Path] | None,
+    typer.Option("--out", help="x.html, x.json, or a folder for both with the strips as PNG files; repeat."),
+]
+
+
+def explain(
+    run: RunFolder,
+    images: Images,
+    target: Target = None,
+    flip_to: FlipTo = None,
+    set_: Set = None,
+    propagate: Propagate = False,
+    permutations: Permutations = 64,
+    values: Values = 9,
+    model: RunModel = None,
+    weights: Weights = None,
+    out: Outputs = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain pictures: what counts, along which paths, what would flip the decision, and may it be believed."""
+    from pellucid.reports.surrogate_numbers import numbers_of
+
+    do = {name: number(text, "--set") for name, text in assignments(set_, "--set").items()}
+    files, skipped = readable_pictures(images)
+    places = _checked(out or [])
+    twin = load_run(run, model, weights, device)
+    classes = (_class(twin, target), _class(twin, flip_to))
+    explained = []
+    with stages(as_json) as tell:
+        for done, file in enumerate(files):
+            tell("explaining", done, len(files))
+            explained.append(_explained(twin, file, classes, do, propagate, permutations, values, seed))
+    whole = {
+        "run": str(run),
+        "skipped": skipped,
+        "pictures": [numbers_of(twin, each) for each in explained],
+    }
+    written = [file for place in places for file in _write(place, twin, explained, whole)]
+    if as_json:
+        print_json({**whole, "files": [str(file) for file in written]})
+        return
+    for each in explained:
+        _print(each)
+    for file in written:
+        screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _class(twin: "TwinSurrogate", text: str | None) -> int | None:
+    if text is None:
+        return None
+    return twin.class_index(int(text) if text.isdecimal() else text)
+
+
+def _explained(
+    twin: "TwinSurrogate",
+    file: Path,
+    classes: tuple[int | None, int | None],
+    do: Mapping[str, float],
+    propagate: bool,
+    permutations: int,
+    values: int,
+    seed: int,
+) -> "ExplainedPicture":
+    from pellucid.reports.surrogate_local import ExplainedPicture
+
+    picture = twin.classifier.read(file)
+    found = twin.explain(picture, classes[0], flip_to=classes[1], permutations=permutations, values=values, seed=seed)
+    asked = twin.counterfactual(picture, do, propagate=propagate) if do else None
+    return ExplainedPicture(file.name, found, asked, twin.class_names)
+
+
+def _checked(places: Sequence[Path]) -> list[Path]:
+    for place in places:
+        if place.suffix.lower() not in ("", ".html", ".json"):
+            raise PellucidError(f"--out {place}: give x.html, x.json or a folder")
+    return list(places)
+
+
+def _write(
+    place: Path, twin: "TwinSurrogate", explained: "Sequence[ExplainedPicture]", whole: Mapping[str, object]
+) -> list[Path]:
+    import json
+
+    from pellucid.data import write_atomically
+    from pellucid.reports.surrogate import write_surrogate_page
+    from pellucid.reports.surrogate_pictures import strip_png
+
+    folder = None if place.suffix else place
+    files = [place] if folder is None else [folder / "explanation.html", folder / "explanation.json"]
+    for file in files:
+        if file.suffix.lower() == ".html":
+            write_surrogate_page(file, twin, explained)
+        else:
+            write_atomically(file, json.dumps(whole, indent=1).encode())
+    if folder is not None:
+        names = picture_folders([Path(each.name) for each in explained], folder)
+        for each, own in zip(explained, names, strict=True):
+            for strip in each.explanation.strips:
+                files.append(own / f"{strip.concept.replace('/', '-')}.png")
+                write_atomically(files[-1], strip_png(twin, strip.pictures))
+    return files
+
+
+def _print(each: "ExplainedPicture") -> None:
+    screen.print(each.name, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for sentence in each.explanation.sentences:
+        if sentence.startswith("Do not rely"):
+            messages.print(f"  {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        else:
+            screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+    if each.counterfactual is not None:
+        found = each.counterfactual
+        asked = ", ".join(f"{name} = {value:g}" for name, value in found.do.items())
+        names = each.class_names
+        before, after = int(found.before[0].argmax()), int(found.after[0].argmax())
+        doubt = "" if bool(found.supported[0]) else " (no real pictures are like that: do not rely on it)"
+        screen.print(
+            f"  With {asked} it is {names[after]} ({float(found.after[0, after]):.1%}); it was {names[before]} "
+            f"({float(found.before[0, before]):.1%}){doubt}.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

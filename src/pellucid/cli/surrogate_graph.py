@@ -1,0 +1,203 @@
+"""`pellucid surrogate graph`: the global explanation."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pellucid.cli.common import AsJson, Device, Weights, print_json, screen
+from pellucid.cli.surrogate_common import (
+    RunContext,
+    RunFolder,
+    RunModel,
+    RunPictures,
+    Seed,
+    assignments,
+    load_run,
+    number,
+    sample_of,
+    say,
+    stages,
+)
+from pellucid.errors import PellucidError
+
+if TYPE_CHECKING:
+    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate.causal.graph import CausalGraph, Edge
+    from pellucid.surrogate.causal.search import Knowledge
+    from pellucid.surrogate.globally import GlobalExplanation
+
+__all__ = ["graph"]
+
+SUFFIXES = (".json", ".graphml", ".html")
+
+Tiers = Annotated[
+    list[str] | None,
+    typer.Option("--tier", help="NAME=NUMBER: a concept is never caused by one of a higher tier; repeat."),
+]
+Required = Annotated[list[str] | None, typer.Option(help="'a->b': a causes b wherever the two are joined; repeat.")]
+Forbidden = Annotated[list[str] | None, typer.Option(help="'a->b': a cannot cause b; repeat.")]
+Method = Annotated[str, typer.Option(help="pc; fci, which allows for hidden common causes; or ges.")]
+Bootstraps = Annotated[int, typer.Option(min=0, help="Resamples behind the confidence of each edge.")]
+Intervened = Annotated[int, typer.Option(min=20, help="Pictures that are intervened on, at most.")]
+Outputs = Annotated[list[Path] | None, typer.Option("--out", help="x.json, x.graphml or x.html; repeat for several.")]
+
+
+def graph(
+    run: RunFolder,
+    tier: Tiers = None,
+    required: Required = None,
+    forbidden: Forbidden = None,
+    method: Method = "pc",
+    bootstraps: Bootstraps = 50,
+    intervened: Intervened = 200,
+    pictures: RunPictures = None,
+    context: RunContext = None,
+    model: RunModel = None,
+    weights: Weights = None,
+    out: Outputs = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the causal graph of what the classifier perceives, and what of it moves the decision.
+
+    It is kept in the run, for `surrogate explain`.
+    """
+    from pellucid.surrogate.causal.search import DiscoveryOptions
+
+    chosen: Any = method  # checked by DiscoveryOptions
+    options = DiscoveryOptions(method=chosen, bootstraps=bootstraps, seed=seed)
+    knowledge = _knowledge(tier, required, forbidden)
+    files = _checked(out or [])
+    twin = load_run(run, model, weights, device)
+    sample = sample_of(run, twin, pictures, context)
+    with stages(as_json) as tell:
+        world = twin.discover(
+            sample.pictures,
+            None if sample.context is None else sample.context.values.float(),
+            knowledge=knowledge,
+            options=options,
+            intervened=intervened,
+            seed=seed,
+            on_progress=tell,
+        )
+    twin.save_answers(run)
+    for file in files:
+        _write(file, twin, world)
+    if as_json:
+        print_json({**json.loads(world.to_json()), "files": [str(file) for file in files]})
+        return
+    _print(world)
+    for file in files:
+        screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _knowledge(
+    tiers: Sequence[str] | None, required: Sequence[str] | None, forbidden: Sequence[str] | None
+) -> "Knowledge":
+    from pellucid.surrogate.causal.search import Knowledge
+
+    numbers = {name: int(number(text, "--tier")) for name, text in assignments(tiers, "--tier").items()}
+    return Knowledge(numbers, _pairs(required, "--required"), _pairs(forbidden, "--forbidden"))
+
+
+def _pairs(texts: Sequence[str] | None, option: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for text in texts or ():
+        cause, arrow, effect = (part.strip() for part in text.partition("->"))
+        if not (cause and arrow and effect):
+            raise PellucidError(f"{option} {text!r} is not CAUSE->EFFECT (quote it: the shell takes > for itself)")
+        found.append((cause, effect))
+    return tuple(found)
+
+
+def _checked(files: Sequence[Path]) -> list[Path]:
+    for file in files:
+        if file.suffix.lower() not in SUFFIXES:
+            raise PellucidError(f"--out {file}: the name must end in {', '.join(SUFFIXES)}")
+    return list(files)
+
+
+def _write(file: Path, twin: "TwinSurrogate", world: "GlobalExplanation") -> None:
+    from pellucid.data import write_atomically
+
+    if file.suffix.lower() == ".html":
+        from pellucid.reports.surrogate import write_surrogate_page
+
+        write_surrogate_page(file, twin)
+        return
+    graphml = file.suffix.lower() == ".graphml"
+    write_atomically(file, (world.perceived.to_graphml() if graphml else world.to_json()).encode())
+
+
+def _print(world: "GlobalExplanation") -> None:
+    from pellucid.surrogate.explaining.decision import DECISION_NODE
+
+    _print_edges(world.perceived, "what the classifier perceives", DECISION_NODE)
+    if world.data is not None:
+        _print_edges(world.data, "what the data say", DECISION_NODE)
+    _print_difference(world)
+    table = Table(
+        *("concept", "moves the decision by, sd", "flips", "low to high value, sd", "p", ""),
+        title="edges to the decision, by intervention",
+        title_justify="left",
+        caption=f"swaps of nuisance move it by {world.null.block:.3f} sd: what does not stand out of that is no edge",
+        caption_justify="left",
+    )
+    for edge in sorted(world.decisions, key=lambda each: -each.strength):
+        dose = f"{edge.dose[0]:+.2f} to {edge.dose[-1]:+.2f}"
+        verdict = "decides" if edge.significant else "cannot be told from nothing"
+        table.add_row(
+            escape(edge.concept), f"{edge.strength:.3f}", f"{edge.flips:.1%}", dose, _p(edge.p_value), verdict
+        )
+    screen.print(table)
+    for note in (*world.notes, *world.perceived.notes):
+        say(note)
+
+
+def _print_edges(graph: "CausalGraph", title: str, sink: str) -> None:
+    from pellucid.surrogate.causal.discovery import CLASS_NODE
+
+    shown = [edge for edge in graph.edges if sink not in edge.pair and edge.source != CLASS_NODE]
+    led = [edge.target for edge in graph.edges if edge.source == CLASS_NODE]
+    caption = f"the class itself goes with {', '.join(led)}" if led else None
+    if not shown:
+        screen.print(f"{title}: no edges among the concepts", highlight=False, markup=False)
+        return
+    table = Table(
+        *("edge", "confidence", "strength", "ground", ""),
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+    )
+    for edge in sorted(shown, key=lambda each: -abs(each.strength)):
+        table.add_row(
+            escape(str(edge)), _share(edge), f"{edge.strength:+.2f}", edge.ground, "tentative" if edge.tentative else ""
+        )
+    screen.print(table)
+
+
+def _print_difference(world: "GlobalExplanation") -> None:
+    if world.difference is None:
+        say("no context table: what the classifier perceives cannot be compared with the data")
+        return
+    told = world.difference
+    lines = [f"only in the data: {edge}" for edge in told.only_first]
+    lines += [f"only perceived: {edge}" for edge in told.only_second]
+    lines += [f"turned: {one} in the data, {other} perceived" for one, other in told.turned]
+    for line in lines or ["data and perceived graph agree on all contexts that are perceived"]:
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _share(edge: "Edge") -> str:
+    return f"{edge.confidence:.0%}" if edge.confidence == edge.confidence else "not resampled"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

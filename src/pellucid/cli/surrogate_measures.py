@@ -1,0 +1,137 @@
+"""Contexts measured by code, not by the twin's own judges: `--measure` and `--rerender` of the surrogate commands."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli.surrogate_common import Sample
+from pellucid.errors import PellucidError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pellucid.classifiers import Classifier
+    from pellucid.data.context import ContextTable
+    from pellucid.surrogate import Rerender, TwinSurrogate
+    from pellucid.surrogate.assessment import Measure
+
+JUDGES = "judges"
+MORPHOMNIST = "morphomnist"
+_GROUND = 0.1  # of the brightest grey: drawn pictures are not quite black around the digit
+_LEAST_R2 = 0.9
+_ROUNDS = 3
+_RANGE = (0.01, 0.99)
+
+MeasureName = Annotated[
+    str,
+    typer.Option(
+        "--measure",
+        help="What re-measures generated pictures: 'judges', the twin's own, whose marks are upper bounds; or "
+        "'morphomnist', where the context columns are measures of bright digits on black.",
+    ),
+]
+RerenderName = Annotated[
+    str,
+    typer.Option(
+        "--rerender",
+        help="'morphomnist' also trains on digits redrawn with other values, so that tied contexts come apart; 'none'.",
+    ),
+]
+DESCRIPTIONS = {JUDGES: "the twin's own judges (upper bounds)", MORPHOMNIST: "Morpho-MNIST morphometry"}
+
+
+def check_names(measure: str, rerender: str, contexts: Sequence[str]) -> None:
+    """Refuse unknown names, and contexts that are no measures of digits, before anything long is computed."""
+    from pellucid.data.morphomnist import MEASURES, SETTABLE
+
+    if measure not in DESCRIPTIONS or rerender not in ("none", MORPHOMNIST):
+        raise PellucidError(
+            f"--measure {measure} --rerender {rerender}: choose judges or morphomnist, none or morphomnist"
+        )
+    for chosen, option, known in ((measure, "--measure", MEASURES), (rerender, "--rerender", SETTABLE)):
+        others = sorted(set(contexts) - set(known))
+        if chosen == MORPHOMNIST and (others or not contexts):
+            raise PellucidError(
+                f"{option} morphomnist knows {', '.join(known)}; the context has {', '.join(others) or 'no columns'}"
+            )
+
+
+def measure_named(name: str, twin: "TwinSurrogate", sample: Sample) -> "Measure | None":
+    """What re-measures pictures; None for the twin's own judges.
+
+    Raises:
+        PellucidError: an unknown name, or measuring the given pictures does not give what their table says.
+    """
+    check_names(name, "none", twin.context_names)
+    if name == JUDGES:
+        return None
+
+    def measure(pictures: "Tensor") -> "Tensor":
+        return twin.standard_context(_measured(twin.space.show(pictures), twin.context_names, _GROUND))
+
+    if sample.context is not None:
+        _check_units(twin, sample)
+    return measure
+
+
+def _check_units(twin: "TwinSurrogate", sample: Sample) -> None:
+    from pellucid.surrogate.globally import perception
+
+    assert sample.context is not None
+    table = twin.standard_context(sample.context.values.float())
+    found = twin.standard_context(_measured(twin.space.show(sample.pictures), twin.context_names, 0.0))
+    known = found.isfinite().all(1)
+    r2 = perception(twin.context_names, found[known], table[known])
+    if poor := {context: share for context, share in r2.items() if not share >= _LEAST_R2}:
+        told = ", ".join(f"{context} R2 {share:.2f}" for context, share in poor.items())
+        raise PellucidError(
+            f"morphometry of the pictures does not give what the context table says ({told}): were they resized since "
+            "they were measured? Use --measure judges, or a table measured on these pictures"
+        )
+
+
+def rerender_named(
+    name: str, classifier: "Classifier", context: "ContextTable | None", examples: "Tensor"
+) -> "Rerender | None":
+    """Digits redrawn with contexts drawn independently over the table's range; None for none.
+
+    Args:
+        name: of the re-renderer.
+        classifier: whose input space the pictures are in.
+        context: the training table.
+        examples: (N, C, H, W), some training pictures.
+    """
+    import torch
+
+    if name != MORPHOMNIST or context is None:
+        return None
+    from pellucid.data.morphomnist import redraw
+    from pellucid.surrogate.space import DisplaySpace
+
+    names, space = context.names, DisplaySpace.of(classifier, examples)
+    low, high = torch.quantile(context.values, torch.tensor(_RANGE, dtype=torch.float64), dim=0).float()
+
+    def anew(pictures: "Tensor", random: torch.Generator) -> "tuple[Tensor, Tensor]":
+        asked = low + (high - low) * torch.rand(len(pictures), len(names), generator=random)
+        settings = dict(zip(names, asked.T, strict=True))
+        grey = redraw(_grey(space.show(pictures)), rounds=_ROUNDS, **settings)
+        shown = (grey / 127.5 - 1)[:, None].expand_as(pictures)
+        return space.back(shown), _measured(shown, names, 0.0)
+
+    return anew
+
+
+def _measured(shown: "Tensor", names: Sequence[str], ground: float) -> "Tensor":
+    """Measures (N, K) of pictures in display space, NaN where there is nothing to measure."""
+    import torch
+
+    from pellucid.data.morphomnist import measure
+
+    found = measure(_grey(shown), background=ground)
+    return torch.stack([getattr(found, name) for name in names], dim=1)
+
+
+def _grey(shown: "Tensor") -> "Tensor":
+    """Pictures (N, C, H, W) of display space as grey (N, H, W), 0..255."""
+    return ((shown.mean(1) + 1) * 127.5).clamp(0, 255)

@@ -1,0 +1,65 @@
+"""One training over several processes, as torchrun starts them.
+
+Each process draws its own batches and all average their gradients before a step. Gradients are averaged by hand and not
+by wrapping each network in DistributedDataParallel: several networks take part in one loss, some of them frozen for one
+term only and others run several times in a step, which the wrapper does not allow. What is communicated is the same.
+"""
+
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, distributed, nn
+
+__all__ = ["average_gradients", "everyones", "is_first", "join", "process_rank", "processes", "wait_for_all"]
+
+
+def join() -> None:
+    """Join the processes that torchrun started, if it did and nobody has joined them yet."""
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if launched and distributed.is_available() and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def processes() -> int:
+    """How many processes take part."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """The number of this process, 0 for the first."""
+    return distributed.get_rank() if processes() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes files and reports."""
+    return process_rank() == 0
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come this far."""
+    if processes() > 1:
+        distributed.barrier()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in one message."""
+    if processes() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= processes()
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def everyones(tensor: Tensor) -> Tensor:
+    """This tensor as every process has it, (processes, ...)."""
+    if processes() == 1:
+        return tensor[None]
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    parts = [torch.empty_like(tensor, device=device) for _ in range(processes())]
+    distributed.all_gather(parts, tensor.to(device))
+    return torch.stack(parts).to(tensor.device)

@@ -1,0 +1,121 @@
+"""The loop of a training: steps, reports, checkpoints, and the way back when it goes astray."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.surrogate.checkpoint import RunFolder
+from pellucid.surrogate.distributed import is_first, wait_for_all
+from pellucid.surrogate.divergence import DivergedError, Watch
+from pellucid.surrogate.progress import Meter, Progress, Report, write_preview
+from pellucid.surrogate.trainer import Trainer
+
+__all__ = ["run"]
+
+PREVIEW = "preview.png"
+MOST_ROLLBACKS = 3
+COLLAPSED = 0.02
+"""A direction of the latents with less variance than this is dead."""
+
+
+def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Report) -> None:
+    """Train to the end, from the last checkpoint if there is one.
+
+    Args:
+        trainer: at its first step.
+        folder: of the run.
+        keep: writes the twin as it is.
+        tell: is told of the progress.
+
+    Raises:
+        DivergedError: it went astray again after `MOST_ROLLBACKS` roll-backs.
+    """
+    options = trainer.options
+    watch = _resumed(trainer, folder, keep, tell)
+    meter = Meter(options.batch)
+    while trainer.steps < options.steps:
+        losses = trainer.step()
+        trouble = watch.trouble(losses)
+        if trouble is not None:
+            watch = _rolled_back(trainer, folder, trouble, tell)
+            continue
+        meter.note(losses)
+        if _due(trainer, options.log_every):
+            _report(meter.report(trainer.steps, options.steps), folder, tell)
+        if _due(trainer, options.checkpoint_every):
+            _save(trainer, folder, watch, keep, tell)
+        if _due(trainer, options.preview_every) and is_first():
+            write_preview(folder.path / PREVIEW, trainer.mean.network, trainer.data)
+
+
+def _due(trainer: Trainer, every: int) -> bool:
+    return trainer.steps % every == 0 or trainer.steps == trainer.options.steps
+
+
+def _report(progress: Progress, folder: RunFolder, tell: Report) -> None:
+    if is_first():
+        folder.log({"step": progress.step, "speed": round(progress.speed, 2), **progress.losses})
+    tell(progress)
+
+
+def _say(trainer: Trainer, line: str, tell: Report) -> None:
+    tell(replace(Progress(trainer.steps, trainer.options.steps, {}, 0.0), note=line))
+
+
+def _resumed(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Report) -> Watch:
+    last = folder.last()
+    if last is None:
+        watch = Watch()
+        _save(trainer, folder, watch, keep, tell)
+        return watch
+    watch = _taken_up(trainer, *last)
+    if is_first():
+        folder.forget_after(trainer.steps)
+    _say(trainer, f"going on after step {trainer.steps} of {trainer.options.steps}", tell)
+    return watch
+
+
+def _taken_up(trainer: Trainer, notes: dict[str, Any], tensors: dict[str, Tensor]) -> Watch:
+    trainer.load_state(tensors)
+    trainer.steps, trainer.rollbacks = int(notes["steps"]), int(notes["rollbacks"])
+    return Watch(**notes["watch"])
+
+
+def _rolled_back(trainer: Trainer, folder: RunFolder, trouble: str, tell: Report) -> Watch:
+    """Back to the last checkpoint, with other random numbers and a slower discriminator."""
+    astray, times = trainer.steps, trainer.rollbacks + 1
+    line = f"step {astray} went astray: {trouble}"
+    last = folder.last()
+    if times > MOST_ROLLBACKS or last is None:
+        raise DivergedError(
+            f"{line}; {MOST_ROLLBACKS} roll-backs did not help: lower generator_rate or discriminator_rate, or raise r1"
+        )
+    watch = _taken_up(trainer, *last)
+    trainer.rollbacks = times
+    trainer.reseed(times)
+    if is_first():
+        folder.forget_after(trainer.steps)
+        folder.log({"step": trainer.steps, "rolled_back": line})
+    _say(trainer, f"{line}; back to step {trainer.steps}, discriminator slowed down, roll-back {times}", tell)
+    return watch
+
+
+def _save(trainer: Trainer, folder: RunFolder, watch: Watch, keep: Callable[[], None], tell: Report) -> None:
+    state = trainer.state()  # every process takes part: each has its own random numbers
+    if is_first():
+        folder.save(trainer.steps, state, {"rollbacks": trainer.rollbacks, "watch": watch.record()})
+        keep()
+        dead = _dead_latents(trainer)
+        if dead and trainer.steps:
+            _say(trainer, f"{dead} of the latents' directions have a variance below {COLLAPSED}", tell)
+    wait_for_all()
+
+
+@torch.no_grad()
+def _dead_latents(trainer: Trainer) -> int:
+    data, twin = trainer.data, trainer.mean.network
+    latents = twin.latent(data.phi[: min(data.given, 2000)].to(trainer.device))
+    return int((torch.linalg.eigvalsh(latents.T.cov().cpu()) < COLLAPSED).sum())

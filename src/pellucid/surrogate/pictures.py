@@ -1,0 +1,111 @@
+"""Training pictures in display space, held in memory or read again for each batch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pellucid.classifiers import Classifier
+from pellucid.errors import PictureError
+from pellucid.surrogate.space import DisplaySpace
+
+__all__ = ["Files", "Held", "Pictures", "Stacked", "gathered"]
+
+
+class Pictures(Protocol):
+    """Pictures by row, (R, C, H, W) float32 in display space on the CPU."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor) -> Tensor: ...
+
+
+class Held:
+    """Pictures in memory."""
+
+    def __init__(self, shown: Tensor) -> None:
+        self._shown = shown
+
+    def __len__(self) -> int:
+        return len(self._shown)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self._shown[rows]
+
+
+class Files:
+    """Picture files, read for each batch."""
+
+    def __init__(self, files: Sequence[str | Path], classifier: Classifier, space: DisplaySpace) -> None:
+        self._files, self._classifier, self._space = list(files), classifier, space
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self._space.show(self._classifier.read([self._files[row] for row in rows.tolist()]).float())
+
+
+class Stacked:
+    """The rows of several collections, one after the other."""
+
+    def __init__(self, parts: Sequence[Pictures]) -> None:
+        self._parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        order: list[Tensor] = []
+        start = 0
+        for part in self._parts:
+            mine = ((rows >= start) & (rows < start + len(part))).nonzero()[:, 0]
+            if len(mine):
+                found.append(part[rows[mine] - start])
+                order.append(mine)
+            start += len(part)
+        return torch.cat(found)[torch.cat(order).argsort()]
+
+
+def gathered(
+    given: Tensor | Sequence[str | Path], classifier: Classifier, side: int, held_bytes: int
+) -> tuple[Pictures, DisplaySpace]:
+    """What was given as training pictures, and their display space.
+
+    Args:
+        given: (N, C, H, W) in the classifier's input space, or files.
+        classifier: reads the files.
+        side: wanted height and width.
+        held_bytes: files are held in memory if they take no more than this, else read for every batch.
+
+    Raises:
+        PictureError: they are no squares of that side, or hold NaN.
+    """
+    if isinstance(given, Tensor):
+        pictures = classifier.check_pictures(given).detach().cpu().float()
+        space = DisplaySpace.of(classifier, _checked(pictures, side))
+        return Held(space.show(pictures)), space
+    if not given:
+        raise PictureError("no pictures were given: the list of files is empty")
+    first = _checked(classifier.read(list(given[:64])).float(), side)
+    space = DisplaySpace.of(classifier, first)
+    files = Files(given, classifier, space)
+    if first[0].nbytes * len(given) > held_bytes:
+        return files, space
+    chunks = torch.split(torch.arange(len(given)), 256)
+    return Held(torch.cat([files[rows] for rows in chunks])), space
+
+
+def _checked(pictures: Tensor, side: int) -> Tensor:
+    height, width = pictures.shape[-2:]
+    if height != width:
+        raise PictureError(f"the twin draws squares; the pictures are {width} x {height}: crop or pad them")
+    if height != side:
+        raise PictureError(f"the pictures are {width} x {height}, the preset draws {side} x {side}: resize or pad them")
+    if not bool(pictures.isfinite().all()):
+        bad = (~pictures.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise PictureError(f"pictures {bad[:8]} hold NaN or infinite values")
+    return pictures

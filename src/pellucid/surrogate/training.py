@@ -1,0 +1,139 @@
+"""Training a twin from a classifier, its pictures and their context; a killed training goes on as if it never was."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pellucid.classifiers import Classifier
+from pellucid.data.context import ContextTable
+from pellucid.errors import PellucidError
+from pellucid.surrogate.checkpoint import RunFolder, digest_of
+from pellucid.surrogate.distributed import is_first, join, processes, wait_for_all
+from pellucid.surrogate.features import Features
+from pellucid.surrogate.judge import Rerender
+from pellucid.surrogate.loop import run
+from pellucid.surrogate.options import TrainingOptions, preset_named
+from pellucid.surrogate.pictures import gathered
+from pellucid.surrogate.preparation import prepare
+from pellucid.surrogate.progress import Progress, Report, print_progress
+from pellucid.surrogate.space import DisplaySpace
+from pellucid.surrogate.trainer import Trainer
+from pellucid.surrogate.twin_networks import Sizes
+from pellucid.surrogate.twin_surrogate import TwinSurrogate
+
+__all__ = ["train"]
+
+
+def train(
+    classifier: Classifier,
+    images: Tensor | Sequence[str | Path],
+    context: ContextTable | None = None,
+    preset: str | TrainingOptions = "cpu-32",
+    out: str | Path = "run/",
+    *,
+    layers: Sequence[str] | str | None = None,
+    rerender: Rerender | None = None,
+    report: Report | None = print_progress,
+    held_bytes: int = 2 * 2**30,
+) -> TwinSurrogate:
+    """Train the twin surrogate of a classifier; goes on where it was if `out` is half done.
+
+    It runs on the classifier's device, and on several through torchrun, each process with a classifier on its own GPU.
+
+    Args:
+        classifier: to be explained.
+        images: pictures (N, C, R, R) in the classifier's input space, or files that it reads.
+        context: named context features, one row per picture; none for a twin of unexplained latents only.
+        preset: name of a preset, or options.
+        out: folder for checkpoints, log, preview strip and the finished twin.
+        layers: where the classifier is seen; by default one layer for each of its last resolutions.
+            `pellucid.surrogate.LOGITS_ONLY` takes it as a black box.
+        rerender: draws versions of pictures with other contexts, known (see `Rerender`); must be the same on resuming.
+        report: is told of the progress; None for silence.
+        held_bytes: picture files are held in memory up to this size, and read for every batch beyond.
+
+    Raises:
+        PellucidError: pictures, context and classifier do not fit each other or the preset.
+        CheckpointError: `out` holds another training.
+        DivergedError: the training went astray again after several roll-backs.
+    """
+    join()
+    options = preset_named(preset) if isinstance(preset, str) else preset
+    if options.batch % (4 * processes()):
+        raise PellucidError(f"batch {options.batch} does not divide into multiples of 4 for {processes()} processes")
+    pictures, space = gathered(images, classifier, options.resolution, held_bytes)
+    names, values = _columns(context, len(pictures), options)
+    features = Features(classifier, layers)
+    folder = RunFolder(out)
+    if is_first():
+        folder.adopt(_identity(classifier, features, options, space, images, names, values, rerender))
+    wait_for_all()
+    told = report if is_first() and report is not None else _say_nothing
+    data = prepare(
+        pictures, values, space, features, options, folder.path, rerender, lambda line: told(_note(options, line))
+    )
+    sizes = Sizes(classifier.input_shape[0], features.length, classifier.num_classes, names)
+    trainer = Trainer(features, space, data, sizes, options)
+
+    def twin() -> TwinSurrogate:
+        return _surrogate(trainer, features, space, sizes)
+
+    run(trainer, folder, lambda: twin().save(folder.path), told)
+    return twin()
+
+
+def _columns(context: ContextTable | None, pictures: int, options: TrainingOptions) -> tuple[tuple[str, ...], Tensor]:
+    """Names and values (N, K_c) of the context; without a table there are none."""
+    if context is None:
+        return (), torch.zeros(pictures, 0)
+    context.check(at_least=2 * options.batch, pictures=pictures)
+    return context.names, context.values.float()
+
+
+def _say_nothing(progress: Progress) -> None:
+    pass
+
+
+def _note(options: TrainingOptions, line: str, step: int = 0) -> Progress:
+    return Progress(step, options.steps, {}, 0.0, line)
+
+
+def _identity(
+    classifier: Classifier,
+    features: Features,
+    options: TrainingOptions,
+    space: DisplaySpace,
+    images: Tensor | Sequence[str | Path],
+    names: Sequence[str],
+    values: Tensor,
+    rerender: Rerender | None,
+) -> dict[str, object]:
+    held = isinstance(images, Tensor)
+    files = [] if held else [str(Path(file).name) for file in images]
+    return {
+        "classifier": classifier.fingerprint(),
+        "layers": list(features.layers),
+        "options": options.record(),
+        "context": list(names),
+        "data": digest_of(files, [values, *([images] if isinstance(images, Tensor) else [])]),
+        "space": [list(space.low), list(space.high)],
+        "rerendered": rerender is not None,
+        "processes": processes(),
+    }
+
+
+def _surrogate(trainer: Trainer, features: Features, space: DisplaySpace, sizes: Sizes) -> TwinSurrogate:
+    data = trainer.data
+    return TwinSurrogate(
+        features,
+        trainer.mean.network,
+        data.instruments,
+        space,
+        sizes,
+        trainer.options,
+        data.quality,
+        data.span,
+        trainer.steps,
+    )

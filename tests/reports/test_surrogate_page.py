@@ -1,0 +1,231 @@
+"""The surrogate's page: offline, honest about the twin, and its graph drawn as it was found."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.surrogate.support import bars, classifier_of, small_cnn
+from tests.surrogate.test_checkpoint import TINY
+
+from pellucid.reports.html import script_hash
+from pellucid.reports.surrogate import ExplainedPicture, render_surrogate_page
+from pellucid.reports.surrogate_graph import graph_views
+from pellucid.reports.surrogate_layout import lay_out, layers_of
+from pellucid.reports.surrogate_numbers import numbers_of
+from pellucid.reports.surrogate_pictures import difference_uri, picture_uri, strip_png
+from pellucid.surrogate import load, train
+from pellucid.surrogate.causal.compare import difference
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull
+from pellucid.surrogate.globally import GlobalExplanation
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "run"
+    data = bars(64, 0, 0.5)
+    torch.set_num_threads(1)
+    twin = train(classifier_of(small_cnn()), data.pictures, data.context, TINY, out, report=None)
+    twin.remember(bars(60, 1, 0.5).pictures)
+    twin.save_answers(out)
+    explained = twin.explain(bars(1, 3, 0.5).pictures, permutations=2, values=3)
+    return out, explained
+
+
+@pytest.fixture
+def twin(run):
+    classifier = classifier_of(small_cnn())
+    classifier.name = "net <b>&"
+    return load(run[0], classifier=classifier)
+
+
+def explained(run, twin, **changes):
+    return ExplainedPicture("a <b>&.png", replace(run[1], **changes), None, twin.class_names)
+
+
+def world() -> GlobalExplanation:
+    """One edge of every kind."""
+    names = ("thickness", "intensity", "slant", "latent 1", "latent 2")
+    firm = Edge("thickness", "intensity", "tail", "arrow", 0.96, 0.9, 0.02, 0.91, "knowledge")
+    perceived = CausalGraph(
+        (*names, "decision", "class"),
+        (
+            firm,
+            Edge("slant", "intensity", confidence=0.5, strength=-0.2, tentative=True),
+            Edge("latent 1", "latent 2", "arrow", "arrow", strength=0.3),
+            Edge("slant", "latent 1", "circle", "arrow", strength=0.1),
+            Edge("intensity", "decision", "tail", "arrow", strength=-0.8, ground="intervention", p_value=0.0004),
+            Edge("class", "intensity", "tail", "arrow", strength=0.2, ground="knowledge", p_value=0.003),
+        ),
+    )
+    data = CausalGraph(("thickness", "intensity", "slant"), (firm, Edge("slant", "thickness", strength=0.3)))
+    decisions = (DecisionEdge("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, 0.0004),)
+    perceives = {"thickness": 0.93, "intensity": 0.95, "slant": 0.88}
+    told = difference(data, perceived)
+    return GlobalExplanation(data, perceived, told, perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), ("a note",))
+
+
+def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, twin):
+    twin.world = world()
+    page = render_surrogate_page(twin, [explained(run, twin)])
+    assert "net &lt;b&gt;&amp;" in page
+    assert "a &lt;b&gt;&amp;.png" in page
+    assert "<b>&" not in page
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)"', page))
+    assert not re.findall(r'https?://|@import|href="(?!#)', page)
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL).group(1)
+    assert f"'sha256-{script_hash(script)}'" in page
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("<script>")[0].split("</style>")[1].replace(
+        "nuisance", ""
+    )
+
+
+def test_every_strip_has_its_pictures_and_a_curve_of_the_classifiers_answers(run, twin):
+    page = render_surrogate_page(twin, [explained(run, twin)])
+    assert page.count('<div class="film">') == len(run[1].strips) == 5
+    assert "3 unexplained latents" in page
+    curves = re.findall(r'<svg viewBox="0 0 100 100" preserveAspectRatio="none"><polyline points="([^"]*)"', page)
+    first = [100 - float(point.split(",")[1]) for point in curves[0].split()]
+    wanted = (100 * run[1].strips[0].probabilities[:, run[1].target]).tolist()
+    assert first == pytest.approx(wanted, abs=0.01)
+
+
+def test_a_picture_that_is_redrawn_wrongly_begins_with_a_warning(run, twin):
+    trust = run[1].fidelity
+    good = replace(trust, agrees=torch.tensor([True]), kl=torch.tensor([0.01]))
+    assert "Do not rely on this explanation" not in render_surrogate_page(twin, [explained(run, twin, fidelity=good)])
+    bad = replace(trust, agrees=torch.tensor([True]), kl=torch.tensor([0.8]))
+    page = render_surrogate_page(twin, [explained(run, twin, fidelity=bad)])
+    assert "Do not rely on this explanation" in page
+    assert "KL 0.80 &gt; 0.5" in page
+
+
+def test_a_twin_that_was_never_measured_is_not_to_be_relied_on(twin):
+    assert "Do not rely on this twin" in render_surrogate_page(twin)
+    assert "never measured" in render_surrogate_page(twin)
+
+
+def test_refused_concepts_are_named_with_the_reason(run, twin):
+    twin.assess(bars(60, 2, 0.5).pictures)
+    marks = twin.assessment
+    one, other = marks.controls
+    twin.assessment = replace(
+        marks, agreement=1.0, kl=0.0, logit_r2=1.0, head_agreement=1.0, swap_flips=0.0,
+        controls=(replace(one, correlation=0.4), replace(other, correlation=0.9, leak={"thickness": 0.6})),
+    )  # fmt: skip
+    page = render_surrogate_page(twin, [explained(run, twin, refused={"thickness": "it is <refused>"})])
+    assert "Counterfactuals of thickness are refused" in page
+    assert "it is &lt;refused&gt;" in page
+    assert "setting it also moves thickness" in page
+    assert "upper bounds" in page
+
+
+def test_each_kind_of_edge_is_drawn_with_its_own_marks():
+    edges = {edge["label"]: edge for edge in graph_views(world())["views"][0]["edges"]}
+    cause, hidden = edges["thickness → intensity"], edges["latent 1 ↔ latent 2"]
+    open_edge, circle = edges["slant — intensity"], edges["slant o→ latent 1"]
+    assert [list(mark) for mark in cause["marks"]] == [["points"]]
+    assert [list(mark) for mark in hidden["marks"]] == [["points"], ["points"]]
+    assert [list(mark) for mark in circle["marks"]] == [["circle"], ["points"]]
+    assert open_edge["marks"] == []
+    assert (open_edge["open"], open_edge["tentative"], cause["tentative"]) == (True, True, False)
+    decides = edges["intensity → decision"]
+    assert (decides["sign"], cause["sign"]) == ("against", "for")
+    assert decides["width"] > open_edge["width"]
+    assert any("p < 0.001" in tip for tip in decides["tips"])
+    assert any("96.0 %" in tip for tip in cause["tips"])
+    assert not any("class" in label for label in edges)
+
+
+def test_the_difference_of_the_graphs_is_drawn_and_told():
+    views = graph_views(world())
+    assert [view["name"] for view in views["views"]] == [
+        "What the classifier perceives",
+        "What the data say",
+        "Difference",
+    ]
+    stories = {edge["label"]: edge["story"] for edge in views["views"][2]["edges"]}
+    assert stories == {
+        "slant — thickness": "only in the data",
+        "intensity — slant": "only perceived",
+        "thickness → intensity": "in both",
+    } or stories == {
+        "thickness — slant": "only in the data",
+        "intensity — slant": "only perceived",
+        "thickness → intensity": "in both",
+    }
+    assert len(views["differences"]) == 3
+
+
+def test_a_direction_that_pictures_do_not_agree_on_has_no_colour():
+    told = world()
+    unsure = replace(told, decisions=(replace(told.decisions[0], agreement=0.52),))
+    (edge,) = [edge for edge in graph_views(unsure)["views"][0]["edges"] if edge["label"] == "intensity → decision"]
+    assert edge["sign"] == "none"
+
+
+def test_causes_stand_left_of_effects_and_no_boxes_overlap():
+    nodes = [f"n{number}" for number in range(12)] + ["end"]
+    random = np.random.default_rng(0)
+    pairs = [(f"n{a}", f"n{b}") for a in range(12) for b in range(a + 1, 12) if random.random() < 0.2]
+    pairs += [(f"n{number}", "end") for number in range(12)]
+    layers = layers_of(nodes, pairs, "end")
+    layout = lay_out(nodes, pairs, layers)
+    for cause, effect in pairs:
+        assert layout.boxes[cause].x + layout.boxes[cause].width <= layout.boxes[effect].x
+        (x1, y1, _), (x2, y2, way) = layout.routes[cause, effect].ends
+        assert (x1, x2, way) == (layout.boxes[cause].x + layout.boxes[cause].width, layout.boxes[effect].x, 1)
+        for name, y in ((cause, y1), (effect, y2)):
+            assert layout.boxes[name].y <= y <= layout.boxes[name].y + layout.boxes[name].height
+    boxes = list(layout.boxes.values())
+    for place, one in enumerate(boxes):
+        assert one.x + one.width <= layout.width
+        assert one.y + one.height <= layout.height
+        for other in boxes[place + 1 :]:
+            assert one.x != other.x or one.y + one.height <= other.y or other.y + other.height <= one.y
+
+
+def test_an_edge_that_would_close_a_cycle_does_not_count_for_the_layers():
+    assert layers_of(["a", "b"], [("a", "b"), ("b", "a")]) == {"a": 0, "b": 1}
+
+
+def decoded(uri: str) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        return np.asarray(picture)
+
+
+def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_elsewhere(twin):
+    before = torch.full((1, 16, 16), 0.5)
+    after = before.clone()
+    after[0, :4], after[0, -4:] = 0.8, 0.2
+    red, green, blue = decoded(difference_uri(twin, before, after)).astype(int).transpose(2, 0, 1)
+    assert (green[:4] > red[:4]).all()
+    assert (red[-4:] > green[-4:]).all()
+    assert ((red == green) & (green == blue))[4:-4].all()
+    same = decoded(difference_uri(twin, before, before)).astype(int)
+    assert (same == same[..., :1]).all()
+
+
+def test_grey_and_colour_pictures_are_shown_pixel_for_pixel(twin):
+    levels = torch.linspace(twin.space.low[0], twin.space.high[0], 256).view(1, 16, 16)
+    assert decoded(picture_uri(twin, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
+    colour = replace(twin.space, low=twin.space.low * 3, high=twin.space.high * 3)
+    twin.space = colour
+    red = torch.cat([levels, levels * 0 + twin.space.low[0], levels * 0 + twin.space.low[0]])
+    assert decoded(picture_uri(twin, red))[..., 0].tolist() == np.arange(256).reshape(16, 16).tolist()
+    assert decoded(picture_uri(twin, red)).shape == (16, 16, 3)
+    with Image.open(io.BytesIO(strip_png(twin, torch.stack([red, red])))) as strip:
+        assert strip.size == (2 * 96, 96)
+
+
+def test_the_numbers_are_those_of_the_explanation(run, twin):
+    told = numbers_of(twin, explained(run, twin))
+    assert [row["value"] for row in told["importance"]] == run[1].importance.values[0].tolist()
+    assert sum(row["value"] for row in told["importance"]) + told["baseline"] == pytest.approx(told["margin"], abs=1e-3)
+    assert sum(told["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert told["counterfactual"] is None

@@ -1,0 +1,101 @@
+"""Small classifiers, and the twin of a planted classifier of bars, judged against true counterfactual pictures."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from pellucid import Classifier
+from pellucid.data.bars import bars_model, draw_bars
+from pellucid.data.context import ContextTable
+from pellucid.surrogate import TwinSurrogate
+
+SIDE = 16
+CONTEXTS = ("thickness", "intensity")
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Pictures (N, 1, 16, 16) and what they are drawn from: thickness, intensity and position."""
+
+    pictures: Tensor
+    drawn_from: ContextTable
+
+    @property
+    def context(self) -> ContextTable:
+        """What the twin is told; the position is not."""
+        return self.drawn_from.select(CONTEXTS)
+
+
+def bars(count: int, seed: int, correlation: float) -> Bars:
+    context = bars_model(correlation).sample(count, seed=seed)
+    return Bars(draw_bars(context, SIDE), context)
+
+
+def classifier_of(network: nn.Module, channels: int = 1) -> Classifier:
+    return Classifier(network.eval(), input_size=(channels, SIDE, SIDE))
+
+
+def small_cnn(channels: int = 1) -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    ).eval()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What setting one context to five values does to the decision, by the twin and in truth.
+
+    Attributes:
+        reach, true_reach: range over the values of the mean margin.
+        correlation: over pictures, of the change from the lowest to the highest value with the true change.
+        distance: mean absolute difference of the drawn picture to the true counterfactual.
+    """
+
+    reach: float
+    true_reach: float
+    correlation: float
+    distance: float
+
+
+@torch.no_grad()
+def effect_of(twin: TwinSurrogate, test: Bars, name: str) -> Effect:
+    """Intervene on one context of every picture."""
+    codes = twin.encode(test.pictures)
+    column = twin.context_names.index(name)
+    values = test.context.values.float()
+    ours, true, distances = [], [], []
+    for value in torch.quantile(values[:, column], torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])).tolist():
+        raw = values.clone()
+        raw[:, column] = value
+        context = codes.context.clone()
+        context[:, column] = twin.standard_context(raw)[:, column]
+        drawn = twin.decode(replace(codes, context=context))
+        wanted = draw_bars(test.drawn_from.replaced({name: value}), SIDE)
+        ours.append(margin(twin, drawn))
+        true.append(margin(twin, wanted))
+        distances.append(float((drawn - wanted).abs().mean()))
+    found, truth = torch.stack(ours), torch.stack(true)
+    change = torch.corrcoef(torch.stack([found[-1] - found[0], truth[-1] - truth[0]]))[0, 1]
+    means = found.mean(1), truth.mean(1)
+    reach, true_reach = (float(mean.max() - mean.min()) for mean in means)
+    return Effect(reach, true_reach, float(change), sum(distances) / len(distances))
+
+
+def margin(twin: TwinSurrogate, pictures: Tensor) -> Tensor:
+    logits = twin.logits(pictures)
+    return logits[:, 1] - logits[:, 0]
+
+
+def agreement(twin: TwinSurrogate, test: Bars) -> float:
+    """How often the classifier answers the same to a picture redrawn."""
+    redrawn = twin.logits(twin.reconstruct(test.pictures)).argmax(1)
+    return float((redrawn == twin.logits(test.pictures).argmax(1)).float().mean())

@@ -1,0 +1,188 @@
+"""Checkpoints: a killed training goes on bit for bit, and no other training is taken for it."""
+
+import json
+
+import pytest
+import torch
+from tests.surrogate.support import bars, classifier_of, small_cnn
+from torch import nn
+
+from pellucid.surrogate import CheckpointError, DivergedError, train
+from pellucid.surrogate.divergence import PATIENCE, Watch
+from pellucid.surrogate.options import PRESETS
+
+TINY = PRESETS["ci-16"].but(
+    steps=8,
+    warm_up=2,
+    batch=8,
+    latents=3,
+    nuisance=3,
+    base=64,
+    most=8,
+    encoder_base=64,
+    encoder_most=8,
+    adversary=True,
+    judge_steps=10,
+    checkpoint_every=4,
+    preview_every=4,
+    log_every=1,
+    lazy=3,
+)
+
+
+class KilledError(Exception):
+    pass
+
+
+def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
+    data = bars(64, 0, 0.5) if data is None else data
+
+    def report(progress):
+        if says is not None:
+            says.append(str(progress))
+        if progress.step == killed_at and not progress.note:
+            raise KilledError
+
+    return train(classifier_of(network or small_cnn()), data.pictures, data.context, options, out, report=report)
+
+
+def state_of(out):
+    from pellucid.surrogate.checkpoint import RunFolder
+
+    notes, tensors = RunFolder(out).last()
+    return {name: value for name, value in notes.items() if name != "file"}, tensors
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, 7])
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path, killed_at):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(tmp_path / "killed", killed_at=killed_at)
+    resumed = run(tmp_path / "killed")
+    (notes, tensors), (wanted_notes, wanted) = state_of(tmp_path / "killed"), state_of(tmp_path / "whole")
+    assert notes == wanted_notes
+    assert tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+    assert any(name.startswith("optimiser.discriminator") for name in wanted)
+    pictures = bars(5, 1, 0.5).pictures
+    assert torch.equal(resumed.reconstruct(pictures), whole.reconstruct(pictures))
+
+
+def test_the_log_of_a_resumed_training_has_every_step_once(tmp_path):
+    with pytest.raises(KilledError):
+        run(tmp_path, killed_at=6)
+    run(tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 9))
+
+
+def test_a_finished_training_is_not_made_again(tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "checkpoint.json").stat().st_mtime_ns
+    assert run(tmp_path).finished
+    assert (tmp_path / "checkpoint.json").stat().st_mtime_ns == before
+
+
+def test_only_the_last_two_checkpoints_are_kept(tmp_path):
+    run(tmp_path, TINY.but(checkpoint_every=1))
+    names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert names == ["checkpoint-0000007.safetensors", "checkpoint-0000008.safetensors"]
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_other_options_are_refused_by_name(tmp_path):
+    run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"options\.steps: 8 there, 9 now"):
+        run(tmp_path, TINY.but(steps=9))
+    with pytest.raises(CheckpointError, match=r"options\.weights\.pixel"):
+        run(tmp_path, TINY.but(pixel=1.0))
+
+
+def test_another_classifier_is_refused_by_its_weights(tmp_path):
+    run(tmp_path)
+    other = small_cnn()
+    nn.init.zeros_(other[-1].bias)
+    with pytest.raises(CheckpointError, match="another classifier"):
+        run(tmp_path, network=other)
+
+
+def test_other_pictures_are_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(CheckpointError, match="data"):
+        run(tmp_path, data=bars(64, 1, 0.5))
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(CheckpointError, match="not empty"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.json"])
+def test_a_damaged_record_is_named(tmp_path, name):
+    run(tmp_path)
+    (tmp_path / name).write_text('{"steps": 4')
+    with pytest.raises(CheckpointError, match=name):
+        run(tmp_path)
+
+
+def poisoned(monkeypatch, at_step, times):
+    """Make a step's losses NaN, so many times."""
+    from pellucid.surrogate.trainer import Trainer
+
+    original, left = Trainer.step, [times]
+
+    def step(self):
+        losses = original(self)
+        if self.steps == at_step and left[0]:
+            left[0] -= 1
+            losses["pixel"] = float("nan")
+        return losses
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+def test_a_training_that_goes_astray_is_rolled_back_and_says_so(tmp_path, monkeypatch):
+    poisoned(monkeypatch, at_step=6, times=1)
+    says = []
+    assert run(tmp_path, says=says).finished
+    (line,) = [line for line in says if "astray" in line]
+    assert "step 6 went astray: pixel is nan; back to step 4" in line
+    assert "step 6 went astray" in (tmp_path / "log.jsonl").read_text()
+    assert state_of(tmp_path)[0]["rollbacks"] == 1
+
+
+def test_a_training_that_keeps_going_astray_ends_with_advice(tmp_path, monkeypatch):
+    poisoned(monkeypatch, at_step=6, times=99)
+    with pytest.raises(DivergedError, match="roll-backs did not help"):
+        run(tmp_path)
+
+
+def healthy(**changes):
+    return {"pixel": 0.5, "real": 0.7, "fake": 0.7, **changes}
+
+
+@pytest.mark.parametrize("name", ["pixel", "real", "twin_gradient"])
+def test_nan_and_infinity_are_noticed_at_once(name):
+    assert name in Watch().trouble(healthy(**{name: float("inf")}))
+
+
+def test_a_spike_of_the_discriminators_loss_is_noticed():
+    watch = Watch()
+    assert all(watch.trouble(healthy()) is None for _ in range(100))
+    assert watch.trouble(healthy(fake=200.0)) == "the discriminator's loss rose to 11.4"
+
+
+def test_a_discriminator_that_has_won_for_long_is_noticed():
+    watch = Watch()
+    verdicts = [watch.trouble(healthy(real=0.001, fake=0.001)) for _ in range(PATIENCE)]
+    assert verdicts[:-1] == [None] * (PATIENCE - 1)
+    assert "has won" in verdicts[-1]
+
+
+def test_pictures_that_are_lost_again_are_noticed():
+    watch = Watch()
+    verdicts = [watch.trouble(healthy(pixel=loss)) for loss in [0.4] * 50 + [1.6] * 50]
+    assert verdicts[:50] == [None] * 50
+    assert "pixel loss rose from 0.40" in next(filter(None, verdicts))

@@ -1,0 +1,70 @@
+"""Judges of context and readers of perceived context."""
+
+import torch
+from tests.surrogate.support import bars
+
+from pellucid.surrogate.fitting import determination
+from pellucid.surrogate.judge import Judges, fit_judges
+from pellucid.surrogate.options import PRESETS
+from pellucid.surrogate.perception import fit_perception
+from pellucid.surrogate.pictures import Held
+
+OPTIONS = PRESETS["ci-16"].but(encoder_base=64, encoder_most=8, judge_steps=150, judge_batch=32)
+
+
+def fitted(seed=0):
+    data = bars(600, 0, 0.5)
+    context = data.context.scale().standardise(data.context.values)
+    family = torch.arange(600)
+    pictures = Held(data.pictures * 2 - 1)
+    options = OPTIONS.but(seed=seed)
+    return fit_judges(pictures, context, family, torch.ones(600), options, torch.device("cpu")), pictures, context
+
+
+def test_judges_tell_thickness_and_intensity_of_bars_they_never_saw():
+    (judges, quality), pictures, context = fitted()
+    assert quality.shape == (2, 2)
+    assert float(quality.min()) > 0.8
+    rows = torch.arange(100)
+    torch.testing.assert_close(judges(pictures[rows]), judges.each(pictures[rows]).mean(0))
+    assert float(determination(judges(pictures[rows]), context[rows]).min()) > 0.8
+
+
+def test_judges_differ_and_their_disagreement_is_their_distance():
+    (judges, _), pictures, _ = fitted()
+    shown = pictures[torch.arange(5)]
+    first, second = judges.each(shown)
+    torch.testing.assert_close(judges.disagreement(shown), (first - second).abs())
+    assert float(judges.disagreement(shown).max()) > 0
+
+
+def test_judges_are_frozen_and_a_seed_makes_them_again():
+    (first, _), _, _ = fitted()
+    (again, _), _, _ = fitted()
+    (other, _), _, _ = fitted(seed=1)
+    assert not any(weight.requires_grad for weight in first.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_fitting_leaves_the_global_random_numbers_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    fitted()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_no_contexts_are_judged_as_none():
+    judges = Judges(1, 0, OPTIONS)
+    assert judges(torch.randn(3, 1, 16, 16)).shape == (3, 0)
+
+
+def test_what_the_features_tell_is_perceived_and_what_they_do_not_is_not():
+    random = torch.Generator().manual_seed(0)
+    phi = torch.randn(900, 6, generator=random)
+    context = torch.stack([phi[:, 0] - phi[:, 1], torch.randn(900, generator=random)], dim=1)
+    perception, unseen = fit_perception(phi, context, steps=200, seed=0)
+    told, untold = determination(unseen, context).tolist()
+    assert told > 0.9
+    assert untold < 0.1
+    assert perception(phi).shape == (900, 2)

@@ -1,0 +1,238 @@
+"""The trained twin: encode, decode, save and load; and what is wrong with what was given."""
+
+import pytest
+import torch
+from tests.surrogate.support import bars, classifier_of, small_cnn
+from tests.surrogate.test_checkpoint import TINY
+from torch import nn
+
+from pellucid import Classifier, PellucidError
+from pellucid.data import Preprocess
+from pellucid.data.context import ContextTable
+from pellucid.surrogate import LOGITS_ONLY, CheckpointError, Codes, TrainingOptions, load, train
+from pellucid.surrogate.space import DisplaySpace
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("twin") / "run"
+    data = bars(64, 0, 0.5)
+    classifier = classifier_of(small_cnn())
+    return train(classifier, data.pictures, data.context, TINY, out, report=None), classifier, out
+
+
+def test_codes_have_the_blocks_that_were_asked_for(trained):
+    twin, _, _ = trained
+    pictures = bars(7, 1, 0.5).pictures
+    codes = twin.encode(pictures, max_batch=3)
+    assert (codes.context.shape, codes.latent.shape, codes.nuisance.shape) == ((7, 2), (7, 3), (7, 3))
+    assert (twin.context_names, twin.latent_names) == (("thickness", "intensity"), ("latent 1", "latent 2", "latent 3"))
+    torch.testing.assert_close(codes.joined(), twin.encode(pictures).joined())
+    assert twin.perceived_context(pictures).shape == (7, 2)
+    assert twin.head_logits(codes).shape == (7, 3)
+
+
+def test_redrawn_pictures_are_in_the_classifiers_input_space(trained):
+    twin, classifier, _ = trained
+    pictures = bars(5, 1, 0.5).pictures
+    redrawn = twin.reconstruct(pictures)
+    assert redrawn.shape == pictures.shape
+    assert float(redrawn.min()) >= twin.space.low[0] - 1e-6
+    assert float(redrawn.max()) <= twin.space.high[0] + 1e-6
+    torch.testing.assert_close(twin.logits(redrawn), classifier.logits(redrawn))
+
+
+def test_clipping_keeps_what_a_picture_can_hold(trained):
+    twin, _, _ = trained
+    pictures = bars(5, 1, 0.5).pictures
+    torch.testing.assert_close(twin.clip(pictures), pictures)
+    (low,), (high,) = twin.space.low, twin.space.high
+    torch.testing.assert_close(twin.clip(pictures + 9), torch.full_like(pictures, high))
+    torch.testing.assert_close(twin.clip(pictures - 9), torch.full_like(pictures, low))
+
+
+def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained):
+    twin, _, _ = trained
+    joined = torch.randn(2, 8, requires_grad=True)
+    twin.logits(twin.decode(Codes(joined[:, :2], joined[:, 2:5], joined[:, 5:])))[:, 0].sum().backward()
+    assert bool(joined.grad.any())
+    assert not any(weight.requires_grad for weight in twin.networks.parameters())
+
+
+def test_context_goes_to_deviations_and_back(trained):
+    twin, _, _ = trained
+    values = torch.tensor([[4.5, 0.6], [2.0, 0.9]])
+    torch.testing.assert_close(twin.context_values(twin.standard_context(values)), values)
+    data = bars(64, 0, 0.5).context.values.float()
+    torch.testing.assert_close(twin.standard_context(data).std(0, correction=0), torch.ones(2), rtol=1e-4, atol=1e-4)
+
+
+def test_a_twin_is_loaded_as_it_was(trained, tmp_path):
+    twin, classifier, out = trained
+    pictures = bars(5, 1, 0.5).pictures
+    twin.save(tmp_path)
+    for folder in (out, tmp_path):
+        again = load(folder, classifier=classifier)
+        assert torch.equal(again.reconstruct(pictures), twin.reconstruct(pictures))
+        assert torch.equal(again.perceived_context(pictures), twin.perceived_context(pictures))
+        assert (again.quality, again.options, again.sizes, again.space) == (
+            twin.quality,
+            twin.options,
+            twin.sizes,
+            twin.space,
+        )
+        assert again.finished
+
+
+def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trained):
+    _, classifier, out = trained
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    load(out, classifier=classifier)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(weight.requires_grad and weight.grad is None for weight in classifier.module.parameters())
+
+
+def test_a_twin_of_another_classifier_is_refused(trained):
+    _, _, out = trained
+    other = small_cnn()
+    nn.init.zeros_(other[-1].bias)
+    with pytest.raises(CheckpointError, match="its decisions are not the ones"):
+        load(out, classifier=classifier_of(other))
+
+
+def test_a_folder_without_a_twin_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no twin\.json"):
+        load(tmp_path, classifier=classifier_of(small_cnn()))
+
+
+def test_preview_and_log_are_written(trained):
+    _, _, out = trained
+    from PIL import Image
+
+    with Image.open(out / "preview.png") as preview:
+        assert preview.size == (16 * 16 * 2, 7 * 16 * 2)  # given, redrawn, two contexts low and high, other nuisance
+
+
+def test_without_context_a_twin_has_latents_only(tmp_path):
+    data = bars(64, 0, 0.5)
+    twin = train(classifier_of(small_cnn()), data.pictures, None, TINY, tmp_path / "run", report=None)
+    assert twin.encode(data.pictures[:3]).context.shape == (3, 0)
+    assert twin.reconstruct(data.pictures[:3]).shape == (3, 1, 16, 16)
+
+
+def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_path):
+    data = bars(64, 0, 0.5)
+    options = TINY.but(nuisance=0, noise=True)
+    arguments = {"layers": LOGITS_ONLY, "report": None}
+    twin = train(classifier_of(small_cnn()), data.pictures, data.context, options, tmp_path / "run", **arguments)
+    assert twin.encode(data.pictures[:3]).nuisance.shape == (3, 0)
+    assert torch.equal(twin.reconstruct(data.pictures[:3]), twin.reconstruct(data.pictures[:3]))
+
+
+def test_colour_pictures_from_files_read_in_batches_give_the_twin_of_those_in_memory(tmp_path):
+    from PIL import Image
+
+    grey = (bars(24, 0, 0.5).pictures[:, 0] * 255).round().byte().numpy()
+    files = [tmp_path / f"{index:02d}.png" for index in range(24)]
+    for file, picture in zip(files, grey, strict=True):
+        Image.fromarray(picture).save(file)
+    preprocess = Preprocess((16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    classifier = Classifier(small_cnn(channels=3), preprocess=preprocess)
+    context = bars(24, 0, 0.5).context
+    first, second = (
+        train(classifier, files, context, TINY, tmp_path / name, held_bytes=held, report=None)
+        for name, held in (("held", 2**30), ("read", 0))
+    )
+    pictures = classifier.read(files[:3])
+    assert first.space.origin == "the classifier's preprocessing"
+    assert torch.equal(first.reconstruct(pictures), second.reconstruct(pictures))
+
+
+def test_display_space_is_that_of_the_preprocessing_and_is_undone():
+    preprocess = Preprocess((16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    classifier = Classifier(small_cnn(channels=3), preprocess=preprocess)
+    pictures = torch.randn(4, 3, 16, 16)
+    space = DisplaySpace.of(classifier, pictures)
+    shown = preprocess.denormalise(pictures) * 2 - 1  # cut to what a picture can hold
+    torch.testing.assert_close(space.show(pictures).clamp(-1, 1), shown, rtol=1e-5, atol=1e-5)
+    black = torch.tensor([(0 - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)])
+    torch.testing.assert_close(space.show(black[:, None, None])[:, 0, 0], -torch.ones(3))
+    torch.testing.assert_close(space.back(space.show(pictures)), pictures, rtol=1e-4, atol=1e-5)
+
+
+def refused(tmp_path, message, *, pictures=None, context=None, network=None, options=TINY, **arguments):
+    data = bars(64, 0, 0.5)
+    pictures = data.pictures if pictures is None else pictures
+    context = data.context if context is None else context
+    with pytest.raises(PellucidError, match=message):
+        train(
+            classifier_of(network or small_cnn()),
+            pictures,
+            context,
+            options,
+            tmp_path / "run",
+            report=None,
+            **arguments,
+        )
+
+
+def test_pictures_that_do_not_fit_are_refused(tmp_path):
+    refused(tmp_path, "squares", pictures=torch.rand(64, 1, 16, 20))
+    refused(tmp_path, "the preset draws 16 x 16", pictures=torch.rand(64, 1, 32, 32))
+    refused(tmp_path, "NaN", pictures=torch.full((64, 1, 16, 16), float("nan")))
+    refused(tmp_path, "is 0 in every picture", pictures=torch.zeros(64, 1, 16, 16))
+
+
+def test_context_that_does_not_fit_is_refused(tmp_path):
+    context = bars(64, 0, 0.5).context
+    column = context.values[:, :1]
+    refused(tmp_path, "60 rows for 64 pictures", context=context.subset(slice(60)))
+    refused(tmp_path, "without any variation", context=ContextTable(("a",), torch.ones(64, 1)))
+    refused(tmp_path, "copies", context=ContextTable(("a", "b"), torch.cat([column, 2 * column], dim=1)))
+
+
+def test_too_few_pictures_are_refused(tmp_path):
+    few = bars(12, 0, 0.5)
+    refused(tmp_path, "too few", pictures=few.pictures, context=few.context)
+
+
+def test_a_classifier_that_always_answers_the_same_is_refused(tmp_path):
+    constant = small_cnn()
+    nn.init.zeros_(constant[-1].weight)
+    refused(tmp_path, "nothing to explain", network=constant)
+
+
+def test_a_re_renderer_must_return_pictures_and_context(tmp_path):
+    def careless(pictures, random):
+        return pictures[:-1], torch.zeros(len(pictures), 2)
+
+    refused(tmp_path, "as many pictures", rerender=careless)
+
+
+def test_a_gain_must_name_a_context(tmp_path):
+    refused(tmp_path, "gain='hue' is no context", options=TINY.but(gain="hue"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 48}, "resolution 48"),
+        ({"batch": 6}, "batch 6"),
+        ({"warm_up": 99}, "warm_up 99"),
+        ({"precision": "float16"}, "precision"),
+        ({"latents": 0}, "at least one latent"),
+        ({"pixels": 1.0}, "no training option 'pixels'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(PellucidError, match=message):
+        TINY.but(**changes)
+
+
+def test_options_survive_json():
+    assert TrainingOptions.from_record(TINY.record()) == TINY
+
+
+def test_an_unknown_preset_is_named(tmp_path):
+    refused(tmp_path, "no preset 'cpu-33'", options="cpu-33")

@@ -1,0 +1,343 @@
+"""`pellucid surrogate`, called as a user calls it, on a network and pictures beside the user."""
+
+import io
+import json
+import shutil
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.surrogate.support import bars
+
+from pellucid import Classifier, PellucidError
+from pellucid.cli import main
+from pellucid.cli.surrogate_common import Sample
+from pellucid.cli.surrogate_measures import measure_named, rerender_named
+from pellucid.data import Preprocess
+from pellucid.data.context import ContextTable, write_context
+from pellucid.data.morphomnist import measure
+from pellucid.data.strokes import draw_digits
+from pellucid.surrogate.space import DisplaySpace
+
+NETWORKS = """
+import torch
+from torch import nn
+import pellucid as pl
+
+def made(scale=1.0, size=(16, 16), seed=3):
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    ).eval()
+    net[-1].weight.data *= scale
+    preprocess = pl.data.Preprocess(size, mean=(0.5,), std=(0.25,))
+    return pl.Classifier(net, preprocess=preprocess, class_names=["thin", "plain", "thick"], name="bar net")
+
+def net():
+    return made(40.0)
+
+def other():
+    return made(40.0, seed=4)
+
+def constant():
+    return made(0.0)
+
+def oblong():
+    return made(40.0, (16, 20))
+"""
+
+TINY = [
+    word
+    for text in (
+        *("batch=8", "latents=3", "nuisance=3", "base=64", "most=8", "encoder_base=64", "encoder_most=8"),
+        *("judge_steps=10", "log_every=1", "checkpoint_every=4", "preview_every=4"),
+    )
+    for word in ("--option", text)
+]
+BEGIN = ["--preset", "ci-16", "--steps", "8", "--held-out", "0.5", *TINY]
+
+
+def pellucid(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["pellucid", "surrogate", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with pictures of bars, their table, networks, and a finished run."""
+    folder = tmp_path_factory.mktemp("surrogate")
+    (folder / "barnets.py").write_text(NETWORKS)
+    data = bars(130, 0, 0.5)
+    (folder / "pictures").mkdir()
+    files = [folder / "pictures" / f"{number:03}.png" for number in range(130)]
+    for file, picture in zip(files, data.pictures, strict=True):
+        Image.fromarray((picture[0] * 255).round().byte().numpy()).save(file)
+    table = ContextTable(data.context.names, data.context.values, tuple(files))
+    write_context(table, folder / "context.csv", folder=folder / "pictures")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums differ in the last bit with the number of threads
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        patch.delitem(sys.modules, "barnets", raising=False)
+        yield folder
+    sys.modules.pop("barnets", None)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def begun(place):
+    code, said, err = pellucid(
+        "train", "pictures", "--context", "context.csv", "--model", "barnets:net", "--out", "run", *BEGIN, "--json"
+    )
+    assert code == 0, err
+    return json.loads(said)
+
+
+@pytest.fixture
+def run(place, begun, tmp_path):
+    """A copy of the finished run, to write into."""
+    shutil.copytree(place / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def refused(code: int, err: str) -> str:
+    """The one line that refuses."""
+    assert code == 2, err
+    (line,) = [line for line in err.splitlines() if line.startswith("error:")]
+    return line
+
+
+def test_training_measures_the_twin_on_pictures_held_out_and_keeps_what_it_was_begun_with(place, begun):
+    assert begun["steps"] == 8
+    assert begun["assessment"]["pictures"] == 65
+    assert "upper bounds" in begun["assessment"]["measured_by"]
+    assert [control["concept"] for control in begun["assessment"]["controls"]] == ["thickness", "intensity"]
+    command = json.loads((place / "run" / "command.json").read_text())
+    assert (command["model"], command["steps"], command["held_out"]) == ("barnets:net", 8, 0.5)
+    assert {"twin.json", "assessment.json", "reference.safetensors", "preview.png"} <= {
+        file.name for file in (place / "run").iterdir()
+    }
+
+
+def test_a_stopped_training_says_how_to_go_on_and_goes_on(place, begun, tmp_path, monkeypatch):
+    def stop(progress):
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr("pellucid.surrogate.progress.print_progress", stop)
+        code, _, err = pellucid(
+            "train", "pictures", "--context", "context.csv", "-m", "barnets:net", "--out", out, *BEGIN
+        )
+    assert code == 130
+    assert f"pellucid surrogate resume {out}" in err
+    code, said, err = pellucid("resume", out, "--json")
+    assert code == 0, err
+    assert "going on after step 4 of 8" in err
+    assert json.loads(said)["assessment"] == begun["assessment"]
+
+
+def test_evaluate_prints_fidelity_control_and_leaks(run):
+    code, said, _ = pellucid("evaluate", run, "--out", run / "marks.html")
+    assert code == 0
+    for word in ("agreement", "swaps", "leak into others", "perceived R2", "intensity"):
+        assert word in said
+    assert "Does each concept obey?" in (run / "marks.html").read_text()
+
+
+def test_evaluate_gives_numbers_of_other_pictures_to_machines_and_keeps_them_only_when_asked(run, place):
+    before = (run / "assessment.json").read_text()
+    arguments = ("evaluate", run, "--pictures", "pictures", "--context", "context.csv", "--json")
+    code, said, _ = pellucid(*arguments)
+    told = json.loads(said)
+    assert code == 0
+    assert told["assessment"]["pictures"] == 130
+    assert set(told["judged"]) == {"thickness", "intensity"}
+    assert (run / "assessment.json").read_text() == before
+    pellucid(*arguments, "--keep")
+    assert json.loads((run / "assessment.json").read_text())["pictures"] == 130
+
+
+def test_graph_prints_edges_and_writes_them(run):
+    pytest.importorskip("causallearn")
+    files = [run / f"graph{suffix}" for suffix in (".json", ".graphml", ".html")]
+    outs = [word for file in files for word in ("--out", file)]
+    code, said, err = pellucid(
+        "graph", run, "--tier", "thickness=0", "--tier", "intensity=1", "--bootstraps", "2", "--intervened", "20", *outs
+    )
+    assert code == 0, err
+    assert "edges to the decision, by intervention" in said
+    assert {"thickness", "intensity"} <= set(json.loads(files[0].read_text())["data"]["nodes"])
+    assert "<graphml" in files[1].read_text()
+    assert "What the classifier perceives" in files[2].read_text()
+    assert (run / "graph.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tier", "thickness"), "is not NAME=VALUE"),
+        (("--tier", "hue=0"), "['hue'], which are no concepts"),
+        (("--required", "thickness"), "is not CAUSE->EFFECT"),
+        (("--method", "pcc"), "'pcc' is unknown"),
+        (("--out", "graph.pdf"), "must end in"),
+        (("--context", "context.csv"), "give both"),
+    ],
+)
+def test_graph_refuses_what_it_does_not_know(run, arguments, message):
+    code, _, err = pellucid("graph", run, *arguments)
+    assert message in refused(code, err)
+
+
+def test_explain_writes_a_page_numbers_and_strips(run, place):
+    shutil.copy(run / "assessment.json", run / "before.json")
+    marks = json.loads((run / "assessment.json").read_text())
+    marks["controls"][0]["correlation"], marks["controls"][1]["correlation"] = 0.95, 0.3
+    (run / "assessment.json").write_text(json.dumps(marks))
+    code, said, err = pellucid(
+        "explain", run, "pictures/003.png", "--set", "thickness=4.5", "--permutations", "2", "--values", "3",
+        "--out", run / "why", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    (told,) = json.loads(said)["pictures"]
+    assert told["counterfactual"]["do"] == {"thickness": 4.5}
+    assert set(told["refused"]) == {"intensity"}
+    assert [strip["concept"] for strip in told["strips"]] == ["thickness", "latent 1", "latent 2", "latent 3"]
+    assert "003.png" in (run / "why" / "explanation.html").read_text()
+    assert json.loads((run / "why" / "explanation.json").read_text())["pictures"][0]["file"] == "003.png"
+    with Image.open(run / "why" / "003" / "thickness.png") as strip:
+        assert strip.size == (3 * 96, 96)
+    code, _, err = pellucid("explain", run, "pictures/003.png", "--set", "intensity=0.5")
+    assert "counterfactuals of 'intensity' are refused" in refused(code, err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "hue=1"), "no context ['hue']"),
+        (("--set", "thickness=much"), "'much' is no number"),
+        (("--target", "zebra"), "zebra"),
+        (("--model", "barnets:other"), "its decisions are not the ones that were distilled"),
+    ],
+)
+def test_explain_refuses_what_it_does_not_know(run, arguments, message):
+    code, _, err = pellucid("explain", run, "pictures/003.png", "--permutations", "2", "--values", "3", *arguments)
+    assert message in refused(code, err)
+
+
+def rows(place: Path) -> list[list[str]]:
+    return [line.split(",") for line in (place / "context.csv").read_text().splitlines()]
+
+
+def table_with(place: Path, file: Path, change) -> Path:
+    lines = rows(place)
+    file.write_text("\n".join(",".join(row) for row in change(lines)) + "\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:-3], "3 of 130 pictures in"),
+        (lambda lines: [lines[0], *([*row[:2], "0.5"] for row in lines[1:])], "without any variation: 'intensity'"),
+        (lambda lines: [[*lines[0], "again"], *([*row, row[1]] for row in lines[1:])], "are copies of each other"),
+        (lambda lines: [*lines[:-1], [*lines[-1][:2], ""]], "the cell is empty"),
+    ],
+)
+def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path, change, message):
+    table = table_with(place, tmp_path / "bad.csv", change)
+    code, _, err = pellucid(
+        "train", "pictures", "--context", table, "-m", "barnets:net", "--out", tmp_path / "r", *BEGIN
+    )
+    assert message in refused(code, err)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "barnets:constant"), "there is nothing to explain"),
+        (("--model", "barnets:oblong"), "the twin draws squares"),
+        (("--model", "barnets:net", "--held-out", "0.1"), "130 pictures are too few"),
+        (("--model", "barnets:net", "--held-out", "1.5"), "between 0 and 1"),
+        (("--model", "barnets:net", "--preset", "cpu-33"), "no preset 'cpu-33'"),
+        (("--model", "barnets:net", "--option", "lattents=4"), "no training option 'lattents'"),
+        (("--model", "barnets:net", "--option", "clip=four"), "wanted a value such as"),
+        (("--model", "barnets:net", "--preset", "cpu-32"), "the preset draws 32 x 32"),
+        (("--model", "barnets:net", "--measure", "morphomnist", "--columns", "hue"), "hue"),
+        (("--model", "barnets:net", "--measure", "ruler"), "choose judges or morphomnist"),
+    ],
+)
+def test_bad_input_is_one_clear_line(place, tmp_path, arguments, message):
+    code, _, err = pellucid(
+        "train", "pictures", "--context", "context.csv", "--out", tmp_path / "r", *BEGIN, *arguments
+    )
+    assert message in refused(code, err)
+
+
+def test_a_run_of_another_classifier_is_not_gone_on_with(run):
+    code, _, err = pellucid(
+        "train", "pictures", "--context", "context.csv", "-m", "barnets:other", "--out", run, *BEGIN
+    )
+    assert "another classifier" in refused(code, err)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    code, _, err = pellucid("resume", tmp_path)
+    assert "has no command.json" in refused(code, err)
+
+
+class DrawnDigits:
+    """As much of a twin of a digit classifier as measuring needs, with pictures (40, 1, 28, 28)."""
+
+    context_names = ("thickness", "slant")
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        thickness, slant = 2 + 2 * torch.rand(40, generator=random), torch.rand(40, generator=random) - 0.5
+        grey = draw_digits(torch.arange(40) % 10, thickness=thickness, slant=slant)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
+        self.classifier = Classifier(
+            network, preprocess=Preprocess((28, 28), mean=(0.5,), std=(0.5,)), input_size=(1, 28, 28)
+        )
+        self.pictures = grey[:, None] / 127.5 - 1
+        self.space = DisplaySpace.of(self.classifier, self.pictures)
+        self.table = measure(grey).table(*self.context_names)
+
+    def standard_context(self, values):
+        return (values - self.table.values.mean(0).float()) / self.table.values.std(0).float()
+
+
+def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_units():
+    digits = DrawnDigits()
+    sample = Sample([], digits.pictures, digits.table)
+    found = measure_named("morphomnist", digits, sample)(digits.pictures)
+    torch.testing.assert_close(found, digits.standard_context(digits.table.values.float()), rtol=0.2, atol=0.2)
+    other = digits.table.replaced({"thickness": 2 * digits.table.column("thickness")})
+    with pytest.raises(PellucidError, match=r"does not give what the context table says \(thickness R2"):
+        measure_named("morphomnist", digits, Sample([], digits.pictures, other))
+
+
+def test_redrawn_digits_have_other_contexts_which_are_told():
+    digits = DrawnDigits()
+    anew = rerender_named("morphomnist", digits.classifier, digits.table, digits.pictures)
+    drawn, told = anew(digits.pictures, torch.Generator().manual_seed(1))
+    assert drawn.shape == digits.pictures.shape
+    again = measure(digits.space.show(drawn)[:, 0].add(1).mul(127.5)).table(*digits.context_names).values.float()
+    torch.testing.assert_close(told, again, rtol=0.05, atol=0.05)
+    assert abs(float(torch.corrcoef(torch.stack([told[:, 0], digits.table.column("thickness").float()]))[0, 1])) < 0.5
+    assert rerender_named("none", digits.classifier, digits.table, digits.pictures) is None
