@@ -56,13 +56,14 @@ class Effect:
 
     Attributes:
         reach, true_reach: range over the values of the mean margin.
-        correlation: over pictures, of the change from the lowest to the highest value with the true change.
+        determination: R^2 of the margins, picture by picture and value by value, for those of the true counterfactuals;
+            of the margins themselves, since the true change is all but the same for every bar.
         distance: mean absolute difference of the drawn picture to the true counterfactual.
     """
 
     reach: float
     true_reach: float
-    correlation: float
+    determination: float
     distance: float
 
 
@@ -84,10 +85,10 @@ def effect_of(twin: TwinSurrogate, test: Bars, name: str) -> Effect:
         true.append(margin(twin, wanted))
         distances.append(float((drawn - wanted).abs().mean()))
     found, truth = torch.stack(ours), torch.stack(true)
-    change = torch.corrcoef(torch.stack([found[-1] - found[0], truth[-1] - truth[0]]))[0, 1]
+    unexplained = (found - truth).square().mean() / truth.var(correction=0)
     means = found.mean(1), truth.mean(1)
     reach, true_reach = (float(mean.max() - mean.min()) for mean in means)
-    return Effect(reach, true_reach, float(change), sum(distances) / len(distances))
+    return Effect(reach, true_reach, 1 - float(unexplained), sum(distances) / len(distances))
 
 
 def margin(twin: TwinSurrogate, pictures: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Checkpoints: a killed training goes on bit for bit, and no other training is taken for it."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from tests.surrogate.support import bars, classifier_of, small_cnn
 from torch import nn
 
 from pellucid.surrogate import CheckpointError, DivergedError, train
+from pellucid.surrogate.checkpoint import RunFolder
 from pellucid.surrogate.divergence import PATIENCE, Watch
 from pellucid.surrogate.options import PRESETS
+from pellucid.surrogate.step import StepLosses
+from pellucid.surrogate.trainer import Trainer
 
 TINY = PRESETS["ci-16"].but(
     steps=8,
@@ -47,8 +51,6 @@ def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
 
 
 def state_of(out):
-    from pellucid.surrogate.checkpoint import RunFolder
-
     notes, tensors = RunFolder(out).last()
     return {name: value for name, value in notes.items() if name != "file"}, tensors
 
@@ -66,6 +68,80 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, killed_at):
     assert any(name.startswith("optimiser.discriminator") for name in wanted)
     pictures = bars(5, 1, 0.5).pictures
     assert torch.equal(resumed.reconstruct(pictures), whole.reconstruct(pictures))
+
+
+@pytest.fixture
+def usual_interrupts():
+    """Python's own handler of Ctrl-C, whatever the test runner has set."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupted(monkeypatch, at_step, times=1):
+    """Press Ctrl-C when the step's twin is a step ahead of its discriminator."""
+    original = StepLosses.discriminator
+
+    def discriminator(self, adversary, batch, fakes, step):
+        if step == at_step - 1:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return original(self, adversary, batch, fakes, step)
+
+    monkeypatch.setattr(StepLosses, "discriminator", discriminator)
+
+
+@pytest.mark.usefixtures("usual_interrupts")
+def test_ctrl_c_in_the_middle_of_a_step_keeps_the_whole_step_and_the_training_goes_on_bit_for_bit(
+    tmp_path, monkeypatch
+):
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, at_step=6)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped")
+    assert state_of(tmp_path / "stopped")[0]["steps"] == 6
+    says = []
+    run(tmp_path / "stopped", says=says)
+    assert "going on after step 6 of 8" in says
+    (notes, tensors), (wanted_notes, wanted) = state_of(tmp_path / "stopped"), state_of(tmp_path / "whole")
+    assert notes == wanted_notes
+    assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.usefixtures("usual_interrupts")
+def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path, monkeypatch):
+    interrupted(monkeypatch, at_step=6, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert state_of(tmp_path)[0]["steps"] == 4
+
+
+@pytest.mark.usefixtures("usual_interrupts")
+def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_afterwards(tmp_path, monkeypatch):
+    save = RunFolder.save
+
+    def press(self, steps, tensors, notes):
+        if steps == TINY.steps:
+            signal.raise_signal(signal.SIGINT)
+        save(self, steps, tensors, notes)
+
+    monkeypatch.setattr(RunFolder, "save", press)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert run(tmp_path).finished
+
+
+def test_a_handler_of_the_programs_own_is_left_in_place(tmp_path, monkeypatch):
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        interrupted(monkeypatch, at_step=6)
+        assert run(tmp_path).finished
+        assert pressed == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_log_of_a_resumed_training_has_every_step_once(tmp_path):
@@ -129,8 +205,6 @@ def test_a_damaged_record_is_named(tmp_path, name):
 
 def poisoned(monkeypatch, at_step, times):
     """Make a step's losses NaN, so many times."""
-    from pellucid.surrogate.trainer import Trainer
-
     original, left = Trainer.step, [times]
 
     def step(self):

@@ -1,11 +1,27 @@
-"""Twins of classifiers with a planted cue: the cue must be found, its tied companion must not."""
+"""Twins of classifiers with a planted cue: the cue must be found, its tied companion must not.
+
+Each training takes about 30 CPU-seconds. Measured with seeds 0 and 1 (in truth):
+
+    thickness decides: agreement .99, .98; reach of the cue 10.8, 10.7 (12.0), of the other .46, .40 (.03);
+                       R^2 of the cue .97, .96, of the other .98, .97; distance .011, .014
+    intensity decides: agreement .98, .98; reach of the cue 9.6, 9.4 (12.1), of the other .17, .25 (.02);
+                       R^2 of the cue .87, .81, of the other .99, .99; distance .025, .024
+
+Agreement and the ratio of reaches are not enough. Without versions, noises, decorrelation and the terms
+`asked_context`, `kept_latent` and `kept_nuisance` they are .98 and 7.5 where thickness decides (seed 0), yet the reach
+is 6.3, the R^2 of the cue .26, of the other .86, and the distance .036.
+"""
+
+import os
 
 import pytest
 import torch
 from tests.surrogate.support import SIDE, agreement, bars, classifier_of, effect_of
 
 from pellucid.data.bars import IntensityClassifier, ThicknessClassifier, draw_bars
-from pellucid.surrogate import LOGITS_ONLY, PRESETS, train
+from pellucid.surrogate import LOGITS_ONLY, train
+
+LONG = os.environ.get("PELLUCID_LONG_TESTS") == "1"
 
 
 def versions(pictures, random):
@@ -16,23 +32,20 @@ def versions(pictures, random):
     return draw_bars(torch.cat([drawn_from, place[:, None]], dim=1), SIDE), drawn_from
 
 
-def twin_of(network, correlation, out, rerender=None, **options):
+def twin_of(network, correlation, out, rerender=None):
+    """A twin, and bars that it was not trained on."""
     data = bars(2000, 0, correlation)
-    preset = PRESETS["ci-16"].but(**options)
-    arguments = {"layers": LOGITS_ONLY, "report": None, "rerender": rerender}
-    return train(classifier_of(network), data.pictures, data.context, preset, out, **arguments), bars(
-        300, 1, correlation
+    twin = train(
+        classifier_of(network),
+        data.pictures,
+        data.context,
+        "ci-16",
+        out,
+        layers=LOGITS_ONLY,
+        report=None,
+        rerender=rerender,
     )
-
-
-@pytest.mark.slow
-def test_a_twin_finds_out_that_only_the_intensity_decides(tmp_path):
-    twin, test = twin_of(IntensityClassifier(), 0.5, tmp_path / "run")
-    cue, other = effect_of(twin, test, "intensity"), effect_of(twin, test, "thickness")
-    assert agreement(twin, test) >= 0.95
-    assert cue.reach >= 4 * other.reach
-    assert cue.reach == pytest.approx(cue.true_reach, rel=0.35)
-    assert min(min(judge) for judge in twin.quality.judged) > 0.95
+    return twin, bars(300, 1, correlation)
 
 
 @pytest.mark.slow
@@ -41,5 +54,20 @@ def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path):
     cue, other = effect_of(twin, test, "thickness"), effect_of(twin, test, "intensity")
     assert agreement(twin, test) >= 0.95
     assert cue.reach >= 4 * other.reach
-    assert cue.correlation >= 0.8
-    assert cue.distance <= 0.03
+    assert cue.reach == pytest.approx(cue.true_reach, rel=0.25)
+    assert cue.determination >= 0.9
+    assert other.determination >= 0.9
+    assert max(cue.distance, other.distance) <= 0.02
+    assert min(min(judge) for judge in twin.quality.judged) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="a second training of 30 CPU-seconds: set PELLUCID_LONG_TESTS=1")
+def test_without_versions_a_twin_finds_out_that_only_the_intensity_decides(tmp_path):
+    twin, test = twin_of(IntensityClassifier(), 0.5, tmp_path / "run")
+    cue, other = effect_of(twin, test, "intensity"), effect_of(twin, test, "thickness")
+    assert agreement(twin, test) >= 0.95
+    assert cue.reach >= 4 * other.reach
+    assert cue.determination >= 0.7
+    assert other.determination >= 0.9
+    assert max(cue.distance, other.distance) <= 0.035

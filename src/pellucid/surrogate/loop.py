@@ -1,14 +1,18 @@
 """The loop of a training: steps, reports, checkpoints, and the way back when it goes astray."""
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pellucid.surrogate.checkpoint import RunFolder
-from pellucid.surrogate.distributed import is_first, wait_for_all
+from pellucid.surrogate.distributed import is_first, processes, wait_for_all
 from pellucid.surrogate.divergence import DivergedError, Watch
 from pellucid.surrogate.progress import Meter, Progress, Report, write_preview
 from pellucid.surrogate.trainer import Trainer
@@ -24,6 +28,8 @@ COLLAPSED = 0.02
 def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Report) -> None:
     """Train to the end, from the last checkpoint if there is one.
 
+    Ctrl-C ends it after the step in hand, which is kept; a second Ctrl-C ends it at once.
+
     Args:
         trainer: at its first step.
         folder: of the run.
@@ -32,23 +38,55 @@ def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Rep
 
     Raises:
         DivergedError: it went astray again after `MOST_ROLLBACKS` roll-backs.
+        KeyboardInterrupt: on Ctrl-C.
     """
     options = trainer.options
     watch = _resumed(trainer, folder, keep, tell)
     meter = Meter(options.batch)
-    while trainer.steps < options.steps:
-        losses = trainer.step()
-        trouble = watch.trouble(losses)
-        if trouble is not None:
-            watch = _rolled_back(trainer, folder, trouble, tell)
-            continue
-        meter.note(losses)
-        if _due(trainer, options.log_every):
-            _report(meter.report(trainer.steps, options.steps), folder, tell)
-        if _due(trainer, options.checkpoint_every):
-            _save(trainer, folder, watch, keep, tell)
-        if _due(trainer, options.preview_every) and is_first():
-            write_preview(folder.path / PREVIEW, trainer.mean.network, trainer.data)
+    with _interrupts_held() as interrupts:
+        while trainer.steps < options.steps:
+            losses = trainer.step()
+            trouble = watch.trouble(losses)
+            if trouble is not None:
+                watch = _rolled_back(trainer, folder, trouble, tell)
+                continue
+            meter.note(losses)
+            if _due(trainer, options.log_every):
+                _report(meter.report(trainer.steps, options.steps), folder, tell)
+            stopping = bool(interrupts)  # asked once: what stops has been saved
+            if stopping or _due(trainer, options.checkpoint_every):
+                _save(trainer, folder, watch, keep, tell)
+            if _due(trainer, options.preview_every) and is_first():
+                write_preview(folder.path / PREVIEW, trainer.mean.network, trainer.data)
+            if stopping:
+                break
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[list[int]]:
+    """Note Ctrl-C and raise it at the end: in the middle of a step some networks are a step ahead of others.
+
+    A second one is raised at once. Where another handler is set, or torchrun's other processes would have to stop at
+    the same step, Ctrl-C is left as it is.
+    """
+    noted: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+    elsewhere = threading.current_thread() is not threading.main_thread()  # where no handler can be set
+    if elsewhere or usual is not signal.default_int_handler or processes() > 1:
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _due(trainer: Trainer, every: int) -> bool:

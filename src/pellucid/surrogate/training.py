@@ -41,6 +41,8 @@ def train(
     """Train the twin surrogate of a classifier; goes on where it was if `out` is half done.
 
     It runs on the classifier's device, and on several through torchrun, each process with a classifier on its own GPU.
+    Ctrl-C ends the training of the twin after the step in hand, which is kept (of several processes: the last
+    checkpoint is); a second one ends it at once.
 
     Args:
         classifier: to be explained.
@@ -58,6 +60,7 @@ def train(
         PellucidError: pictures, context and classifier do not fit each other or the preset.
         CheckpointError: `out` holds another training.
         DivergedError: the training went astray again after several roll-backs.
+        KeyboardInterrupt: on Ctrl-C.
     """
     join()
     options = preset_named(preset) if isinstance(preset, str) else preset

@@ -1,0 +1,234 @@
+"""Do textures come out as anybody would expect, on real classifiers with real pictures and with drawn ones?
+
+python -m experiments.concepts.textures --data DIR [--out DIR]
+
+Writes textures_cavs, textures_classes and textures_pictures (Parquet), textures.json and two figures. Each layer of
+each classifier is kept when it is done, so a run that was stopped goes on where it stopped.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.torchvision_operators import declare_missing_operators
+from torch import Tensor
+
+from experiments.concepts.textures_data import (
+    FULL,
+    LAYERS,
+    Sizes,
+    class_pictures,
+    drawn_name,
+    drawn_sets,
+    few_pictures,
+    load_classifier,
+    photo_sets,
+)
+from experiments.concepts.textures_figures import draw_figures
+from experiments.concepts.textures_summary import Tables, read_tables, summarise, write_tables
+from pellucid.attribution import Case
+from pellucid.classifiers import Classifier, LayerView
+from pellucid.concepts import CAV, ConceptWarning, VisualTCAV, fit_cavs, global_explanation, tcav
+from pellucid.concepts.significance import area_under_curve
+from pellucid.data import write_atomically
+
+__all__ = ["main", "measure", "run"]
+
+RESULTS = Path(__file__).parent / "results"
+FEWEST = 2
+"""A class of which fewer pictures are recognised is left out of the means over pictures."""
+Row = dict[str, Any]
+
+
+def run(
+    data: Path, out: Path, sizes: Sizes = FULL, layers: Iterable[tuple[str, Sequence[str]]] = tuple(LAYERS.items())
+) -> None:
+    """Measure every layer that is not measured yet, then write tables, summary and figures."""
+    parts = out / "textures_parts"
+    measured = []
+    for model, names in layers:
+        classifier = None
+        for layer in names:
+            measured.append(parts / f"{model}-{layer}.json")
+            if measured[-1].exists():
+                continue
+            classifier = classifier or load_classifier(model, data)
+            started = time.process_time()
+            tables = measure(model, classifier, layer, data, sizes)
+            write_atomically(measured[-1], json.dumps(tables).encode())
+            print(f"{model} {layer}: {time.process_time() - started:.0f} s", flush=True)
+    joined: Tables = {}
+    for file in measured:
+        for table, rows in json.loads(file.read_bytes()).items():
+            joined.setdefault(table, []).extend(rows)
+    write_tables(joined, out)
+    write_report(out)
+    for file in measured:
+        file.unlink()
+    parts.rmdir()
+
+
+def write_report(out: Path) -> None:
+    """Summary and figures from the tables."""
+    tables = read_tables(out)
+    summary = summarise(tables)
+    rounded = json.loads(json.dumps(summary), parse_float=lambda text: float(f"{float(text):.4g}"))
+    write_atomically(out / "textures.json", (json.dumps(rounded, indent=1) + "\n").encode())
+    draw_figures(tables, summary, out)
+
+
+def measure(model: str, classifier: Classifier, layer: str, data: Path, sizes: Sizes) -> Tables:
+    """Everything at one layer: rows of the tables cavs, classes and pictures."""
+    view = classifier.at(layer)
+    with warnings.catch_warnings():  # remarks on weak CAVs are in the table
+        warnings.simplefilter("ignore", ConceptWarning)
+        photographed = fit_cavs(view, *photo_sets(data, classifier, sizes))
+        drawn = fit_cavs(view, *drawn_sets(sizes))
+    cavs = [*photographed, *drawn]
+    explainer = VisualTCAV(view, cavs, permutations=sizes.permutations)
+    tables: Tables = {"cavs": _cav_rows(photographed, drawn), "classes": [], "pictures": []}
+    for name, files in class_pictures(data, sizes).items():
+        classes, pictures = _many(explainer, classifier, name, files)
+        tables["classes"] += classes
+        tables["pictures"] += pictures
+    tables["pictures"] += _few(explainer, classifier, few_pictures(data, classifier, sizes))
+    place = {"model": model, "layer": layer}
+    return {table: [place | row for row in rows] for table, rows in tables.items()}
+
+
+def _cav_rows(photographed: Sequence[CAV], drawn: Sequence[CAV]) -> list[Row]:
+    """Quality of each CAV; for a drawn one also how it does on photographs of the same texture."""
+    by_name = {cav.name: cav for cav in photographed}
+    rows = []
+    for cav in (*photographed, *drawn):
+        twin = next((one for one in photographed if drawn_name(one.name) == cav.name), None)
+        reference = by_name.get("striped", photographed[0])
+        rows.append(
+            {
+                "concept": cav.name,
+                "auc": cav.auc,
+                "stability": cav.stability,
+                "low": cav.emblems.low,
+                "high": cav.emblems.high,
+                "cosine_to_striped": _cosine(cav.direction, reference.direction),
+                "cosine_to_photographed": None if twin is None else _cosine(cav.direction, twin.direction),
+                "auc_on_photographs": None if twin is None else _auc_on(twin, cav.direction),
+            }
+        )
+    return rows
+
+
+def _auc_on(cav: CAV, direction: Tensor) -> float:
+    return area_under_curve(cav.concept_features @ direction, cav.negative_features @ direction)
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+
+
+def _many(
+    explainer: VisualTCAV, classifier: Classifier, name: str, files: Sequence[Path]
+) -> tuple[list[Row], list[Row]]:
+    """A class with many pictures: those that the classifier gets right, with intervals and tests."""
+    every = classifier.read(list(files))
+    predicted = [found[0].name for found in classifier.predict(every, top=1)]
+    right = [index for index, label in enumerate(predicted) if label == name]
+    if len(right) < FEWEST:
+        print(f"{name}: {len(right)} of {len(files)} pictures are recognised, left out", flush=True)
+        return [], []
+    pictures, view = every[right], classifier.at(explainer.view.layer)
+    found = global_explanation(explainer, pictures, name, hierarchical=True)
+    tests = tcav(view, explainer.cavs, pictures, name, permutations=explainer.permutations)
+    by_concept = {concept: (float(score), float(p)) for concept, score, p in
+                  zip(tests.concepts, tests.scores, tests.relabelled_p_values, strict=True)}  # fmt: skip
+    classes = [
+        {
+            **{key: value for key, value in row.items() if key not in ("target", "auc", "adjusted_p_value", "layer")},
+            "class": name,
+            "given": len(files),
+            "tcav": by_concept[str(row["concept"])][0],
+            "tcav_p_value": by_concept[str(row["concept"])][1],
+        }
+        for row in found.rows()
+    ]
+    scores = found.reference.values[:, :, 0], found.signed.values[:, :, 0], found.strongest, tests.sensitivities
+    names = [(name, files[index].name, predicted[index]) for index in right]
+    return classes, _picture_rows(names, found.concepts, found.status[:, :, 0], found.gap[:, 0], *scores, few=False)
+
+
+def _few(explainer: VisualTCAV, classifier: Classifier, labelled: Sequence[tuple[str, Path]]) -> list[Row]:
+    """Classes with one or two pictures: each picture explained on its own, for its true class."""
+    pictures = classifier.read([file for _, file in labelled])
+    predicted = [found[0].name for found in classifier.predict(pictures, top=1)]
+    targets = torch.tensor([classifier.class_index(name) for name, _ in labelled])
+    local = VisualTCAV(explainer.view, explainer.cavs, permutations=0)(pictures, targets)
+    along = _sensitivities(classifier.at(local.layer), explainer.cavs, pictures, targets)
+    scores = local.reference[:, :, 0], local.signed[:, :, 0], local.maps.amax((2, 3)), along
+    names = [(name, file.name, label) for (name, file), label in zip(labelled, predicted, strict=True)]
+    return _picture_rows(names, local.concepts, local.status[:, :, 0], local.gap[:, 0], *scores, few=True)
+
+
+def _sensitivities(view: LayerView, cavs: Sequence[CAV], pictures: Tensor, targets: Tensor) -> Tensor:
+    """Derivatives (N, D) of each picture's own class along each CAV of length 1: what TCAV counts the signs of."""
+    directions = torch.nn.functional.normalize(torch.stack([cav.direction for cav in cavs]), dim=1)
+    found = []
+    for rows in torch.split(torch.arange(len(pictures)), 8):
+        case = Case(view, pictures[rows], targets[rows], differentiate=True)
+        found.append(case.gradients[:, 0].sum((2, 3)) @ directions.T)
+    return torch.cat(found)
+
+
+def _picture_rows(
+    names: Sequence[tuple[str, str, str]],
+    concepts: Sequence[str],
+    status: Any,
+    gap: Tensor,
+    reference: Tensor,
+    signed: Tensor,
+    strongest: Tensor,
+    sensitivity: Tensor,
+    *,
+    few: bool,
+) -> list[Row]:
+    """One row per picture and concept; scores are (N, D), the completeness gap is (N,)."""
+    return [
+        {
+            "class": name,
+            "picture": file,
+            "predicted": predicted,
+            "few": few,
+            "concept": concept,
+            "reference": float(reference[n, d]),
+            "status": str(status[n, d]),
+            "signed": float(signed[n, d]),
+            "strongest": float(strongest[n, d]),
+            "sensitivity": float(sensitivity[n, d]),
+            "gap": float(gap[n]),
+        }
+        for n, (name, file, predicted) in enumerate(names)
+        for d, concept in enumerate(concepts)
+    ]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the pictures and weights")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true", help="only summary and figures, from the tables")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    declare_missing_operators()
+    if arguments.report:
+        write_report(arguments.out)
+    else:
+        run(arguments.data, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
