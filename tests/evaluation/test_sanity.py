@@ -16,6 +16,7 @@ from pellucid.evaluation import (
     random_logit_test,
     randomise_cascadingly,
     randomise_independently,
+    target_sensitivity,
 )
 from pellucid.evaluation.controls import with_network
 from pellucid.evaluation.sweep.control_methods import ControlMap
@@ -237,3 +238,26 @@ def test_a_classifier_of_another_network_keeps_its_layers_names_and_precision() 
     assert other.fingerprint() != made.fingerprint()
     flat = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval(), input_size=12)  # has no final map
     assert with_network(flat, next(randomise_cascadingly(flat.module)).network).num_classes == 3
+
+
+# --- Sensitivity to what of a class is explained
+
+
+def test_maps_for_a_centred_logit_differ_from_those_for_the_logit_by_what_all_classes_share() -> None:
+    plain = Classifier(gap_net(), input_size=(3, 12, 12))
+    view = plain.at("input")
+    found = target_sensitivity(InputXGradient(), view, PICTURES, TARGETS)
+    logit = InputXGradient()(view, PICTURES, TARGETS).values
+    every = InputXGradient()(view, PICTURES, list(range(plain.num_classes))).values
+    wanted = map_similarity(logit[:, 0], (logit - every.mean(1, keepdim=True))[:, 0])
+    torch.testing.assert_close(found["centred"].spearman, wanted.spearman, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found["centred"].ssim, wanted.ssim, atol=1e-3, rtol=0)
+    assert set(found) == {"centred", "log_probability", "margin"}
+    assert float(found["centred"].spearman.max()) < 0.999
+
+
+def test_a_setting_s_targets_can_be_varied_too() -> None:
+    setting = DiFull(classifier(vgg_net()), 2)
+    targets = torch.tensor([[[0, 1]], [[3, 2]]])
+    found = target_sensitivity(InputXGradient(), setting.at("input"), grids(), targets, outputs=["centred"])
+    assert found["centred"].ssim.shape == (2,)

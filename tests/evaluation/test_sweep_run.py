@@ -160,6 +160,22 @@ def test_maps_that_were_not_kept_are_asked_for_in_vain(squares: Path, tmp_path: 
         run.agg_att("GridPG", "middle", "GradCAM")
 
 
+def test_a_centred_target_does_not_see_a_shift_of_all_logits_and_the_logit_does(squares: Path, tmp_path: Path) -> None:
+    shifted = colour_classifier()
+    head = shifted.module.get_submodule("fc")
+    with torch.no_grad():  # one vector for all classes: the same probabilities
+        head.weight += torch.randn(1, head.in_features, generator=torch.Generator().manual_seed(0)) * head.weight.std()
+    shifted = Classifier(shifted.module, preprocess=shifted.preprocess, class_names=shifted.class_names, name="shifted")
+    scores = {}
+    for output in ("logit", "centred"):
+        options = replace(SMALL, layers=("input",), output=output)
+        for name, model in (("plain", colour_classifier()), ("shifted", shifted)):
+            run = evaluate(squares, model, [InputXGradient()], tmp_path / f"{output}-{name}", options)
+            scores[output, name] = [row["score"] for row in rows(run, method="InputXGradient")]
+    assert scores["centred", "plain"] == pytest.approx(scores["centred", "shifted"], abs=1e-4)
+    assert scores["logit", "plain"] != pytest.approx(scores["logit", "shifted"], abs=1e-2)
+
+
 def test_random_weights_bring_the_score_down(squares: Path, tmp_path: Path) -> None:
     options = replace(SMALL, layers=("input",), grids=6, randomise=("fc", "conv2", "conv1"))
     run = evaluate(squares, colour_classifier(), [InputXGradient()], tmp_path / "run", options)

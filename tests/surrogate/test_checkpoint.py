@@ -126,9 +126,10 @@ def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_aft
             signal.raise_signal(signal.SIGINT)
         save(self, steps, tensors, notes)
 
-    monkeypatch.setattr(RunFolder, "save", press)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", press)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run(tmp_path).finished
 

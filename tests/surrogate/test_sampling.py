@@ -15,8 +15,9 @@ def tied(rows, columns, seed=0):
 
 def by_histogram(context, bins, most):
     """p(c_1) p(c_2) / p(c_1, c_2) of each row, clipped, counted cell by cell."""
-    edges = [torch.quantile(column, torch.linspace(0, 1, bins + 1)[1:-1]) for column in context.T]
-    cells = [torch.bucketize(column, edge).tolist() for column, edge in zip(context.T, edges, strict=True)]
+    columns, levels = context.T.contiguous(), torch.linspace(0, 1, bins + 1, dtype=context.dtype)[1:-1]
+    edges = [torch.quantile(column, levels) for column in columns]
+    cells = [torch.bucketize(column, edge).tolist() for column, edge in zip(columns, edges, strict=True)]
     rows = list(zip(*cells, strict=True))
     weights = []
     for first, second in rows:

@@ -64,6 +64,9 @@ Randomise = Annotated[
 Maps = Annotated[str, typer.Option(help="Which cells' maps to keep for AggAtt: none, first or all.")]
 Order = Annotated[str, typer.Option(help="GridPG with a non-linear head: pool_first or classify_first.")]
 Head = Annotated[str | None, typer.Option(help="Layer with the last spatial map. [default: it is looked for]")]
+Explained = Annotated[
+    str, typer.Option(help="What of a class is explained: logit, centred, log_probability, probability or margin.")
+]
 Seed = Annotated[int, typer.Option(help="Of the grids, the random control and the randomised weights.")]
 Shard = Annotated[int, typer.Option(help="Grids in a unit of work, the most that is lost when a run is killed.")]
 InputSize = Annotated[int | None, typer.Option(help="Side of one cell. [default: what the model was trained with]")]
@@ -97,6 +100,7 @@ def evaluate(
     order: Order = "auto",
     head: Head = None,
     input_size: InputSize = None,
+    explained: Explained = "logit",
     seed: Seed = 0,
     shard: Shard = 4,
     backend: BackendOption = "local",
@@ -109,7 +113,7 @@ def evaluate(
     from pellucid.evaluation.sweep import SweepOptions
     from pellucid.evaluation.sweep import evaluate as run_sweep
 
-    chosen: Any = {"pool": pool, "keep_maps": maps, "order": order}  # checked by SweepOptions
+    chosen: Any = {"pool": pool, "keep_maps": maps, "order": order, "output": explained}  # checked by SweepOptions
     options = SweepOptions(
         settings=tuple(split_names(settings)),
         layers=tuple(split_names(layers)),

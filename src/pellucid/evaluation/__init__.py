@@ -62,6 +62,7 @@ from pellucid.evaluation.sanity import (
     map_similarity,
     parameter_randomisation_test,
     random_logit_test,
+    target_sensitivity,
 )
 from pellucid.evaluation.settings import DiFull, DiPart, GridPG, Setting, SettingView
 from pellucid.evaluation.statistics import (
@@ -159,6 +160,7 @@ __all__ = [
     "soft_iou",
     "spearman_matrix",
     "split_cells",
+    "target_sensitivity",
     "twin_grids",
     "uniform_map",
     "wilcoxon_p",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution import Method
+from pellucid.attribution import Method, Target
+from pellucid.attribution.targets import Output
 from pellucid.attribution.view import View
 from pellucid.classifiers import Classifier
 from pellucid.errors import PellucidError, TargetError
@@ -15,7 +16,14 @@ from pellucid.evaluation.controls import randomise_cascadingly, randomise_indepe
 from pellucid.evaluation.localization import as_maps
 from pellucid.evaluation.statistics import spearman_matrix
 
-__all__ = ["MapSimilarity", "RandomisationStep", "map_similarity", "parameter_randomisation_test", "random_logit_test"]
+__all__ = [
+    "MapSimilarity",
+    "RandomisationStep",
+    "map_similarity",
+    "parameter_randomisation_test",
+    "random_logit_test",
+    "target_sensitivity",
+]
 
 _WINDOW, _SIGMA = 11, 1.5  # of the structural similarity: Wang et al., 2004
 
@@ -109,6 +117,38 @@ def random_logit_test(
     both[:, 1, -1] = _other_classes(both[:, 0, -1], len(view.classifier.class_names), seed)
     values = method(view, pictures, both if target.ndim == 3 else both[:, :, 0]).values
     return map_similarity(values[:, 0], values[:, 1])
+
+
+def target_sensitivity(
+    method: Method,
+    view: View,
+    pictures: Tensor,
+    target: Tensor | None = None,
+    *,
+    outputs: Sequence[Output] = ("centred", "log_probability", "margin"),
+) -> dict[Output, MapSimilarity]:
+    """Compare the maps for a class's logit with those for what no shift of all logits can change.
+
+    Adding one vector to the weights of every class leaves all probabilities as they are and moves every logit's map at
+    will. Where the maps for "centred" or "log_probability" differ much from those for the logit, so might those for
+    the logit of an equivalent network. Source: Gairola et al., How to Probe, ICLR 2025.
+
+    Args:
+        method: any.
+        view: the classifier, or a setting, seen from a layer.
+        pictures: (N, C, H, W) in its own input space.
+        target: (N,) class indices, or (N, T, 2) heads and classes of a setting; None for the predicted class.
+        outputs: what is compared with "logit", see `Target`.
+
+    Returns:
+        For each output the similarities (N,) to the first target's map of the logit.
+    """
+    if target is None:
+        target = view.classifier.logits(pictures).detach().cpu().argmax(-1)
+    plain = method(view, pictures, Target(target)).values[:, 0]
+    return {
+        output: map_similarity(plain, method(view, pictures, Target(target, output)).values[:, 0]) for output in outputs
+    }
 
 
 def parameter_randomisation_test(

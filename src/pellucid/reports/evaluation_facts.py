@@ -126,6 +126,7 @@ def _choices(run: Run, skipped: int) -> dict[str, str]:
         "between the twins": "pictures may recur in other grids" if options.reuse else "no picture is used twice",
         **({"smoothing kernels": f"{kernels} cells wide, sigma a quarter of that"} if kernels else {}),
         "order of the head": options.order,
+        "explained": options.output.replace("_", " "),
         "seed": str(options.seed),
         "data set (SHA-256 of names, classes and sizes)": run.plan.data.digest,
         "versions": ", ".join(f"{name} {version}" for name, version in run.plan.versions.items()),

@@ -40,7 +40,7 @@ def decorrelating_weights(context: Tensor, *, bins: int = 12, sweeps: int = 20, 
 
 def _quantile_bins(values: Tensor, bins: int) -> Tensor:
     edges = torch.quantile(values.double(), torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1])
-    return torch.bucketize(values.double(), edges)
+    return torch.bucketize(values.double().contiguous(), edges)
 
 
 def _raking_factors(first: Tensor, second: Tensor, weights: Tensor, bins: int) -> Tensor:

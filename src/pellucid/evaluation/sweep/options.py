@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pellucid.attribution import Target
+from pellucid.attribution.targets import Output
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import Grid, grid_shape
 from pellucid.evaluation.settings import DiFull, DiPart, GridPG, Order, Setting
@@ -39,6 +41,8 @@ class SweepOptions:
         keep_maps: which cells' maps are kept for AggAtt: "none", the "first" cell's (the paper's choice), or "all".
         order: "pool_first" or "classify_first" where the head after pooling is not linear (see `GridPG`).
         head: name of the layer with the last spatial map; by default it is looked for.
+        output: what of a cell's class is explained, see `pellucid.attribution.Target`: "logit" as published; the others
+            do not change when one vector is added to the weights of every class, which leaves all probabilities alone.
         seed: of the grids, the random control and the randomised weights.
         shard_size: grids in one shard, the unit of work that is kept or lost when a run is killed.
         max_batch: most pictures in one pass when the data set is classified.
@@ -57,6 +61,7 @@ class SweepOptions:
     keep_maps: KeptMaps = "first"
     order: Order = "auto"
     head: str | None = None
+    output: Output = "logit"
     seed: int = 0
     shard_size: int = 4
     max_batch: int = 16
@@ -73,6 +78,7 @@ class SweepOptions:
         for kernel in self.kernel_sizes:
             if kernel < 3 or kernel % 2 == 0:
                 raise PellucidError(f"a kernel of {kernel} cells was asked for; it must be odd and at least 3")
+        Target(output=self.output)  # refuses an unknown one
         for name, choices in (("pool", ("common", "own")), ("keep_maps", ("none", "first", "all"))):
             if getattr(self, name) not in choices:
                 raise PellucidError(f"{name}={getattr(self, name)!r}; choose from {', '.join(choices)}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.attribution import Case, Method, Passes, smooth
+from pellucid.attribution import Case, Method, Passes, Target, smooth
 from pellucid.attribution.memory import Budget
+from pellucid.attribution.targets import Output
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.settings import SettingView
@@ -43,7 +44,8 @@ def evaluate_shard(
     """
     found = ShardResult(plan, shard, grids, methods)
     total = plan.options.grids_of(shard.setting)
-    for rows, case, shared in _cases(view, pictures, found.targets, shard.start, total, found.methods):
+    output = plan.options.output
+    for rows, case, shared in _cases(view, pictures, found.targets, output, shard.start, total, found.methods):
         if isinstance(case, str):
             found.refuse_all(case, rows)
             continue
@@ -158,7 +160,13 @@ class ShardResult:
 
 
 def _cases(
-    view: SettingView, pictures: Tensor, targets: Tensor, start: int, total: int, methods: tuple[Method, ...]
+    view: SettingView,
+    pictures: Tensor,
+    targets: Tensor,
+    output: Output,
+    start: int,
+    total: int,
+    methods: tuple[Method, ...],
 ) -> Iterator[tuple[slice, Case | str, Cost]]:
     """The grids of a shard a few at a time, each with what all methods share already run, or why that cannot be."""
     budget = Budget(
@@ -177,7 +185,7 @@ def _cases(
             case = Case(
                 view,
                 pictures[rows],
-                targets[rows],
+                Target(targets[rows], output),
                 differentiate=differentiate,
                 budget=budget,
                 first=start + first,
