@@ -284,18 +284,6 @@ def test_the_preprocessing_of_a_plan_is_read_without_running_it() -> None:
         assert preprocess_of(text) is None
 
 
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    sync = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("the browser test needs chromium")
-    with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_window_width_makes_the_page_scroll_sideways(browser: Any, html: str, tmp_path: Path, width: int) -> None:

@@ -4,7 +4,6 @@ import base64
 import io
 import itertools
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -276,18 +275,6 @@ def test_a_completeness_gap_is_read_in_plain_words(gap: float, delta: float | No
 def test_input_that_makes_no_page_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ReportError, match=message):
         render_page(page_input(**changes))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    sync = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("the browser test needs chromium")
-    with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from pellucid.reports.concepts_parts import (
     verdict,
 )
 from pellucid.reports.figures import display_picture
-from pellucid.reports.html import data_uri, percent, script_hash, templates
+from pellucid.reports.html import data_uri, frame, percent, script_hash, templates
 from pellucid.reports.local import geometry_of
 
 __all__ = ["ConceptReport", "explain_picture_by_concepts", "render_concept_page", "write_concept_page"]
@@ -113,7 +113,7 @@ def render_concept_page(report: ConceptReport) -> str:
             style=Markup(style),
             script=Markup(script),
             script_hash=script_hash(script),
-            crop=_crop_box(report),
+            crop=frame(report.picture.size, report.geometry.box),
             predictions=[(each.name, 100 * each.probability, percent(each.probability)) for each in report.predictions],
             targets=targets,
             layers=_layer_views(report, photo),
@@ -246,18 +246,6 @@ def _seen_words(strongest: float, share: float, separable: bool) -> str:
     if strongest < SEEN:
         return f"hardly seen: {strongest:.2f} where it is strongest"
     return f"seen in {percent(share)} of what the network saw, {strongest:.2f} where it is strongest"
-
-
-def _crop_box(report: ConceptReport) -> dict[str, str] | None:
-    """The frame of what the network saw as CSS percentages of the picture, None where it saw all of it."""
-    width, height = report.picture.size
-    left, top, right, bottom = report.geometry.box
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    if (left, top, right, bottom) == (0, 0, width, height):
-        return None
-    shares = {"left": left / width, "top": top / height}
-    shares |= {"width": (right - left) / width, "height": (bottom - top) / height}
-    return {side: f"{100 * share:.3f}%" for side, share in shares.items()}
 
 
 def _provenance(report: ConceptReport) -> dict[str, object]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["data_uri", "duration", "in_order", "percent", "script_hash", "templates"]
+__all__ = ["data_uri", "duration", "frame", "in_order", "percent", "script_hash", "templates"]
 
 
 def data_uri(image: Image.Image, kind: str, **options: object) -> str:
@@ -27,6 +27,17 @@ def data_uri(image: Image.Image, kind: str, **options: object) -> str:
 def script_hash(script: str) -> str:
     """The hash under which a page's content security policy allows its script."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def frame(size: tuple[int, int], box: tuple[float, float, float, float]) -> dict[str, str] | None:
+    """What the network saw of a picture of a size (width, height), as CSS percentages; None where it saw all of it."""
+    width, height = size
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    if (left, top, right, bottom) == (0, 0, width, height):
+        return None
+    shares = {"left": left / width, "top": top / height}
+    shares |= {"width": (right - left) / width, "height": (bottom - top) / height}
+    return {side: f"{100 * share:.3f}%" for side, share in shares.items()}
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -24,7 +24,7 @@ from pellucid.reports.colours import (
     sign_convention,
 )
 from pellucid.reports.figures import blank_reason, check_placed, display_picture, map_layer
-from pellucid.reports.html import data_uri, duration, in_order, percent, script_hash, templates
+from pellucid.reports.html import data_uri, duration, frame, in_order, percent, script_hash, templates
 
 __all__ = ["PageInput", "Panel", "gap_reading", "render_page", "write_page"]
 
@@ -119,7 +119,7 @@ def render_page(page: PageInput) -> str:
             style=Markup(_style(page, photo)),
             script=Markup(script),
             script_hash=script_hash(script),
-            crop=_crop_box(page),
+            crop=frame(page.picture.size, _seen(page)),
             predictions=[(name, 100 * p, percent(p)) for name, p in page.predictions],
             layers=in_order(panel.layer for panel in page.panels),
             targets=_grids(page, _layer_size(photo)),
@@ -264,17 +264,6 @@ def _seen(page: PageInput) -> tuple[float, float, float, float]:
     width, height = page.picture.size
     left, top, right, bottom = page.crop or (0, 0, width, height)
     return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-
-
-def _crop_box(page: PageInput) -> dict[str, str] | None:
-    """The crop's frame as CSS percentages of the picture, None where the network saw all of it."""
-    width, height = page.picture.size
-    left, top, right, bottom = _seen(page)
-    if (left, top, right, bottom) == (0, 0, width, height):
-        return None
-    shares = {"left": left / width, "top": top / height}
-    shares |= {"width": (right - left) / width, "height": (bottom - top) / height}
-    return {side: f"{100 * share:.3f}%" for side, share in shares.items()}
 
 
 def _signs(page: PageInput) -> list[bool]:
