@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.evaluation.sweep_support import MODEL, write_squares
+from tests.evaluation.sweep_support import MODEL, hear_ctrl_c, write_squares
 
 from pellucid.cli import main
 from pellucid.evaluation.sweep import Run
@@ -138,7 +138,9 @@ def test_ctrl_c_says_how_to_go_on(squares: Path, tmp_path: Path) -> None:
         "8", "--shard", "1", "--methods", "RISE", "--option", "RISE.masks=200",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "COLUMNS": "200"}
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment, cwd=ROOT, text=True, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c
+    )
     end = time.monotonic() + 60
     while not list(out.glob("shards/*.parquet")):
         assert process.poll() is None

@@ -1,5 +1,6 @@
 """A network that knows eight colours, and a data set of coloured squares for it; both are made in a moment."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ TIMES = ("seconds", "shared_seconds")
 COLOURS = ("black", "blue", "green", "cyan", "red", "magenta", "yellow", "white")
 SIDE = 16
 MODEL = "tests.evaluation.sweep_support:colour_classifier"
+
+
+def hear_ctrl_c() -> None:
+    """For `preexec_fn`: a shell starts what it runs in the background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def colour_network() -> nn.Sequential:

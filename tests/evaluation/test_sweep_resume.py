@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.evaluation.sweep_support import MODEL, columns, write_squares
+from tests.evaluation.sweep_support import MODEL, columns, hear_ctrl_c, write_squares
 
 from pellucid.attribution import RISE, GradCAM
 from pellucid.evaluation.sweep import Run, SweepOptions, evaluate
@@ -40,6 +40,7 @@ def start(squares: Path, out: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, squares, out],
         env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=hear_ctrl_c,
     )  # fmt: skip
 
 
