@@ -97,7 +97,12 @@ def test_the_same_command_again_only_reads(evaluate: Command, tmp_path: Path) ->
         (["--smooth", "4"], "kernel of 4 cells"),
         (["--maps", "some"], "choose from none, first, all"),
         (["--backend", "cloud"], "no backend 'cloud'"),
-        (["--grids", "900"], "missing"),
+        (
+            ["--grids", "900"],
+            "3552 are missing. It suffices for 12 grids. Only pictures classified right with a probability of 0.99",
+        ),
+        (["--explained", "loggit"], "unknown output 'loggit': logit"),
+        (["--out", "/dev/null/run"], "/dev/null/run: Not a directory; choose another place"),
         (["--weights", "w.safetensors", "--model", "second"], "--weights is for one model"),
     ],
 )

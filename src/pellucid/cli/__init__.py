@@ -28,8 +28,11 @@ def main() -> None:
         app(standalone_mode=True)
     except PellucidError as error:
         _fail(str(error))
-    except (OSError, MemoryError) as error:
-        _fail(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{place}{error.strerror or error}; choose another place, or check that it can be read and written")
+    except MemoryError:
+        _fail("too little memory; lower --max-batch")
     except RuntimeError as error:
         if "memory" not in str(error).lower():
             raise

@@ -14,5 +14,9 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     try:
         partial.write_bytes(data)
         partial.replace(target)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(target), None  # the name that was asked for
+        raise
     finally:
         partial.unlink(missing_ok=True)

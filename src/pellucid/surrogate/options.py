@@ -21,7 +21,7 @@ class LossWeights:
         adversarial: of redrawn pictures, given the classifier's features.
         asked_context, kept_latent, kept_nuisance: what a changed code must be found to be in the picture drawn from it.
         changed_adversarial: of pictures of changed codes; in the discriminator's loss they count half.
-        nuisance: KL(f(x) || f(picture with another's nuisance)).
+        swapped: KL(f(x) || f(picture with another's nuisance)).
         hessian, path: interaction of concepts (Hessian penalty), and path length; zero switches a term off.
         moments: of the nuisance; of the latents a fifth more strongly.
         r1: gamma of the discriminator's gradient penalty.
@@ -37,7 +37,7 @@ class LossWeights:
     kept_latent: float = 0.5
     kept_nuisance: float = 0.3
     changed_adversarial: float = 0.3
-    nuisance: float = 1.0
+    swapped: float = 1.0
     hessian: float = 0.002
     path: float = 0.0
     moments: float = 0.1
@@ -83,13 +83,13 @@ class TrainingOptions:
     """
 
     resolution: int = 32
-    steps: int = 4000
+    steps: int = 8000
     warm_up: int = 500
     batch: int = 32
     latents: int = 8
     nuisance: int = 24
-    latent_noise: float = 0.3
-    nuisance_noise: float = 0.1
+    latent_noise: float = 0.2
+    nuisance_noise: float = 0.05
     base: int = 512
     most: int = 64
     encoder_base: int = 512
@@ -98,9 +98,9 @@ class TrainingOptions:
     noise: bool = False
     gain: str | None = None
     equalised: bool = False
-    generator_rate: float = 1e-3
+    generator_rate: float = 3e-4
     encoder_rate: float = 1e-3
-    discriminator_rate: float = 5e-4
+    discriminator_rate: float = 2e-4
     clip: float = 10.0
     lazy: int = 16
     path_every: int = 4
@@ -171,6 +171,8 @@ _LARGE = TrainingOptions(
     equalised=True,
     generator_rate=2.5e-3,
     discriminator_rate=2.5e-3,
+    latent_noise=0.3,
+    nuisance_noise=0.1,
     running_mean=0.9978,
     judge_steps=10_000,
     precision="bfloat16",
@@ -186,6 +188,9 @@ PRESETS = {
         warm_up=100,
         latents=4,
         nuisance=4,
+        latent_noise=0.3,
+        nuisance_noise=0.1,
+        generator_rate=1e-3,
         base=256,
         most=32,
         encoder_base=256,

@@ -200,7 +200,7 @@ class StepLosses:
             read = frozen_call(twin.nuisance, others)
             losses["kept_nuisance"] = weight.kept_nuisance * row_distance(read, codes.nuisance).mean()
             moved = divergence(wanted.logits[: len(others)], found.logits)[nuisance_from:]
-            losses["nuisance"] = weight.nuisance * moved.sum() / len(others)
+            losses["swapped"] = weight.swapped * moved.sum() / len(others)
         return losses
 
     def _adversarial(

@@ -16,7 +16,7 @@ import pellucid
 from pellucid.attribution import Method
 from pellucid.classifiers import Classifier
 from pellucid.errors import ModelError, PellucidError
-from pellucid.evaluation.grids import Candidate, GridSet, common_pool, distinct_grids, twin_grids
+from pellucid.evaluation.grids import Candidate, GridSet, GridSetError, common_pool, distinct_grids, twin_grids
 from pellucid.evaluation.sweep.arrow import arrow, read
 from pellucid.evaluation.sweep.backends import BACKENDS, Backend, BackendName
 from pellucid.evaluation.sweep.dataset import Data, DataSet, read_data_set
@@ -243,7 +243,13 @@ def _grid_sets(job: Job, folder: RunFolder, chunks: Sequence[PredictionChunk]) -
     found = {}
     for model, pool in enumerate(pools):
         for twins in [False] * options.needs_distinct + [True] * options.needs_twins:
-            found[model, twins] = _drawn(job.plan, pool, model, twins)
+            try:
+                found[model, twins] = _drawn(job.plan, pool, model, twins)
+            except GridSetError as error:
+                raise GridSetError(
+                    f"{error}. Only pictures classified right with a probability of {options.threshold:g} or more "
+                    f"count ({len(skipped)} could not be used): give more pictures, or lower the threshold"
+                ) from error
             _keep_manifest(found[model, twins], folder.grid_set(model, twins=twins), folder)
     return found
 
