@@ -15,7 +15,8 @@ from pellucid.data import Preprocess
 from pellucid.data.context import ContextTable
 from pellucid.data.idx import read_mnist
 from pellucid.data.morphomnist.measuring import measure
-from pellucid.data.morphomnist.setting import redraw
+from pellucid.surrogate.morphometry import digit_rerender
+from pellucid.surrogate.space import DisplaySpace
 from pellucid.surrogate.tensors import read_tensors, write_tensors
 
 __all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "grey_of", "input_of", "load_digits", "redraw_anew"]
@@ -24,7 +25,6 @@ CONTEXTS = ("thickness", "intensity", "slant", "width")
 TRAINING = 8500
 _SIDE = 32
 _RANGES = {"thickness": (1.4, 4.2), "intensity": (70.0, 255.0), "slant": (-0.5, 0.5), "width": (5.0, 20.0)}
-_ROUNDS = 3  # of redrawing; what was reached is measured, so that it need not be what was asked
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ def load_digits(data: Path, work: Path) -> Digits:
     return Digits(input_of(grey), labels, ContextTable(CONTEXTS, read_tensors(kept)["context"]))
 
 
+_LOW, _HIGH = torch.tensor([_RANGES[name] for name in CONTEXTS]).T
+redraw_anew = digit_rerender(CONTEXTS, _LOW, _HIGH, DisplaySpace((-1.0,), (1.0,), "digits"))
+"""Versions of digits with thickness, intensity, slant and width drawn independently, and what they measure then."""
+
+
 def input_of(grey: Tensor) -> Tensor:
     """Grey pictures (N, H, W), 0..255, in the classifier's input space (N, 1, H, W)."""
     return grey[:, None] / 127.5 - 1
@@ -60,16 +65,6 @@ def input_of(grey: Tensor) -> Tensor:
 def grey_of(pictures: Tensor) -> Tensor:
     """The inverse of `input_of`."""
     return ((pictures[:, 0] + 1) * 127.5).clamp(0, 255)
-
-
-def redraw_anew(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Versions of digits with thickness, intensity, slant and width drawn independently, and what they measure then."""
-    low, high = torch.tensor([_RANGES[name] for name in CONTEXTS]).T
-    asked = low + (high - low) * torch.rand(len(pictures), len(CONTEXTS), generator=random)
-    settings = dict(zip(CONTEXTS, asked.T, strict=True))
-    grey = redraw(grey_of(pictures), rounds=_ROUNDS, **settings)  # type: ignore[arg-type]
-    found = measure(grey)
-    return input_of(grey), torch.stack([getattr(found, name) for name in CONTEXTS], dim=1)
 
 
 def digit_classifier(digits: Digits, work: Path, epochs: int = 6) -> pl.Classifier:

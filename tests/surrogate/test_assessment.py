@@ -21,6 +21,7 @@ def assessed(twin, **options) -> Assessment:
     return assess(
         painted(twin, 200),
         lambda codes: (codes.concepts() @ twin.weights)[:, None] * torch.tensor([0.0, 1.0]),
+        lambda pictures: twin.encode(pictures).concepts(),
         SPAN,
         lambda pictures: twin.encode(pictures).context,
         "its own encoder",
@@ -33,6 +34,9 @@ def test_a_perfect_twin_gets_full_marks():
     assert (marks.agreement, marks.head_agreement, marks.swap_flips) == (1, 1, 0)
     assert marks.kl == pytest.approx(0, abs=1e-6)
     assert marks.logit_r2 == pytest.approx(1)
+    assert marks.realism.cosine == pytest.approx(1)
+    assert marks.realism.frechet == pytest.approx(0, abs=1e-5)
+    assert marks.realism.floor > 0
     for control in marks.controls:
         assert control.correlation == pytest.approx(1, abs=1e-5)
         assert control.slope == pytest.approx(1, abs=1e-4)
@@ -65,9 +69,12 @@ def test_pictures_that_cannot_be_measured_are_left_out_and_counted():
     def head(codes):
         return torch.zeros(len(codes), 2)
 
-    marks = assess(painted(twin, 40), head, SPAN, measure, "half of the time")
+    def seen(pictures):
+        return pictures.flatten(1)
+
+    marks = assess(painted(twin, 40), head, seen, SPAN, measure, "half of the time")
     assert {control.pictures for control in marks.controls} == {20}
-    nothing = assess(painted(twin, 5), head, SPAN, lambda x: torch.full((len(x), 2), torch.nan), "never")
+    nothing = assess(painted(twin, 5), head, seen, SPAN, lambda x: torch.full((len(x), 2), torch.nan), "never")
     assert not nothing.controls[0].effective
 
 

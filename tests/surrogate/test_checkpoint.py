@@ -55,6 +55,12 @@ def state_of(out):
     return {name: value for name, value in notes.items() if name != "file"}, tensors
 
 
+def test_two_trainings_never_share_a_folder(tmp_path):
+    with RunFolder(tmp_path).locked(), pytest.raises(CheckpointError, match="another process trains in"):
+        run(tmp_path)
+    assert run(tmp_path).finished
+
+
 @pytest.mark.parametrize("killed_at", [1, 5, 7])
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, killed_at):
     whole = run(tmp_path / "whole")

@@ -112,6 +112,12 @@ def print_marks(twin: "TwinSurrogate", read: Mapping[str, Mapping[str, float]] |
         ("logit R2", f"{marks.logit_r2:.3f}", "share of the variance of the logits that survives redrawing"),
         ("head", f"{marks.head_agreement:.1%}", "pictures whose class the concepts alone tell"),
         ("swaps", f"{marks.swap_flips:.1%}", "pictures that change class with another's nuisance; 0 is perfect"),
+        ("feature cosine", f"{marks.realism.cosine:.3f}", "of the classifier's features of picture and redrawing"),
+        (
+            "Fréchet",
+            f"{marks.realism.frechet:.3g}",
+            f"of those features over all pictures; between two halves of the real ones {marks.realism.floor:.3g}",
+        ),
     ):
         table.add_row(name, value, meaning)
     screen.print(table)

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 JUDGES = "judges"
 MORPHOMNIST = "morphomnist"
-_GROUND = 0.1  # of the brightest grey: drawn pictures are not quite black around the digit
 _LEAST_R2 = 0.9
-_ROUNDS = 3
 _RANGE = (0.01, 0.99)
 
 MeasureName = Annotated[
@@ -66,21 +64,20 @@ def measure_named(name: str, twin: "TwinSurrogate", sample: Sample) -> "Measure 
     check_names(name, "none", twin.context_names)
     if name == JUDGES:
         return None
-
-    def measure(pictures: "Tensor") -> "Tensor":
-        return twin.standard_context(_measured(twin.space.show(pictures), twin.context_names, _GROUND))
+    from pellucid.surrogate.morphometry import digit_measure
 
     if sample.context is not None:
         _check_units(twin, sample)
-    return measure
+    return digit_measure(twin)
 
 
 def _check_units(twin: "TwinSurrogate", sample: Sample) -> None:
     from pellucid.surrogate.globally import perception
+    from pellucid.surrogate.morphometry import measured
 
     assert sample.context is not None
     table = twin.standard_context(sample.context.values.float())
-    found = twin.standard_context(_measured(twin.space.show(sample.pictures), twin.context_names, 0.0))
+    found = twin.standard_context(measured(twin.space.show(sample.pictures), twin.context_names))
     known = found.isfinite().all(1)
     r2 = perception(twin.context_names, found[known], table[known])
     if poor := {context: share for context, share in r2.items() if not share >= _LEAST_R2}:
@@ -106,32 +103,8 @@ def rerender_named(
 
     if name != MORPHOMNIST or context is None:
         return None
-    from pellucid.data.morphomnist import redraw
+    from pellucid.surrogate.morphometry import digit_rerender
     from pellucid.surrogate.space import DisplaySpace
 
-    names, space = context.names, DisplaySpace.of(classifier, examples)
     low, high = torch.quantile(context.values, torch.tensor(_RANGE, dtype=torch.float64), dim=0).float()
-
-    def anew(pictures: "Tensor", random: torch.Generator) -> "tuple[Tensor, Tensor]":
-        asked = low + (high - low) * torch.rand(len(pictures), len(names), generator=random)
-        settings = dict(zip(names, asked.T, strict=True))
-        grey = redraw(_grey(space.show(pictures)), rounds=_ROUNDS, **settings)
-        shown = (grey / 127.5 - 1)[:, None].expand_as(pictures)
-        return space.back(shown), _measured(shown, names, 0.0)
-
-    return anew
-
-
-def _measured(shown: "Tensor", names: Sequence[str], ground: float) -> "Tensor":
-    """Measures (N, K) of pictures in display space, NaN where there is nothing to measure."""
-    import torch
-
-    from pellucid.data.morphomnist import measure
-
-    found = measure(_grey(shown), background=ground)
-    return torch.stack([getattr(found, name) for name in names], dim=1)
-
-
-def _grey(shown: "Tensor") -> "Tensor":
-    """Pictures (N, C, H, W) of display space as grey (N, H, W), 0..255."""
-    return ((shown.mean(1) + 1) * 127.5).clamp(0, 255)
+    return digit_rerender(context.names, low, high, DisplaySpace.of(classifier, examples))

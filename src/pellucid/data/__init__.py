@@ -1,7 +1,7 @@
 """Reading pictures safely, and the way between a picture and a classifier's input."""
 
 from pellucid.data.context import ContextScale, ContextTable, read_context, write_context
-from pellucid.data.files import write_atomically
+from pellucid.data.files import locked, write_atomically
 from pellucid.data.geometry import Geometry, PlaceMode
 from pellucid.data.idx import read_idx, read_mnist
 from pellucid.data.measuring import measure_geometry
@@ -27,6 +27,7 @@ __all__ = [
     "PlaceMode",
     "Preprocess",
     "find_pictures",
+    "locked",
     "measure_geometry",
     "read_context",
     "read_idx",

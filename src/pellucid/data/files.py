@@ -1,9 +1,12 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and folders so that two writers never meet."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-__all__ = ["write_atomically"]
+__all__ = ["locked", "write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -20,3 +23,29 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str], taken: Exception) -> Iterator[None]:
+    """Hold a lock file; a process that ends in whatever way lets go of it.
+
+    Args:
+        path: of the lock file; it is made, and stays.
+        taken: raised where another process holds it.
+    """
+    with Path(path).open("w") as file:
+        if not _lock(file):
+            raise taken
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file for as long as it is open; where the system has no such locks, nothing is locked."""
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -7,6 +7,7 @@ from pellucid.reports.html import percent
 from pellucid.surrogate.assessment import Control
 from pellucid.surrogate.explaining.support import LEAST_EFFECTIVENESS
 from pellucid.surrogate.globally import LEAST_PERCEIVED
+from pellucid.surrogate.realism import Realism
 
 if TYPE_CHECKING:
     from pellucid.surrogate import TwinSurrogate
@@ -66,6 +67,7 @@ def fidelity_view(twin: "TwinSurrogate") -> dict[str, Any]:
         "marks": cards,
         "concepts": [_concept(twin, column, control) for column, control in enumerate(marks.controls)],
         "names": [control.concept for control in marks.controls],
+        "realism": _realism(marks.realism),
         "pictures": marks.pictures,
         "measured_by": marks.measured_by,
         "own_judges": "judges" in marks.measured_by,
@@ -73,6 +75,14 @@ def fidelity_view(twin: "TwinSurrogate") -> dict[str, Any]:
         "leak": _LEAK,
         "least": LEAST_EFFECTIVENESS,
     }
+
+
+def _realism(found: Realism) -> str:
+    return (
+        f"The classifier's features of a picture and of its redrawing have a mean cosine of {found.cosine:.3f}. Over "
+        f"all pictures their Fréchet distance is {found.frechet:.3g}; "
+        f"two halves of the real pictures are {found.floor:.3g} apart."
+    )
 
 
 def _grade(value: float, high: bool, good: float, poor: float) -> str:

@@ -84,6 +84,10 @@ class Answers:
         """The logits (N, K) of the discriminative twin."""
         raise NotImplementedError
 
+    def seen_features(self, pictures: Tensor) -> Tensor:
+        """What the classifier's layers make of pictures, (N, F), without gradients."""
+        raise NotImplementedError
+
     def paint(self, pictures: Tensor, max_batch: int = 64) -> Painting:
         """Pictures (N, C, H, W) with codes, reconstructions and logits: what several questions share."""
         return Painting.of(self, self.classifier.check_pictures(pictures), max_batch=max_batch)  # type: ignore[arg-type]
@@ -116,6 +120,7 @@ class Answers:
         self.assessment = assess(
             self.paint(pictures),
             self.head_logits,
+            self.seen_features,
             self.span,
             measure or own,
             measured_by,

@@ -11,6 +11,7 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.painting import Painting, chunks, decided
 from pellucid.surrogate.explaining.support import LEAST_EFFECTIVENESS, fidelity
+from pellucid.surrogate.realism import Realism, realism
 
 __all__ = ["Assessment", "Control", "Measure", "assess"]
 
@@ -54,6 +55,7 @@ class Assessment:
         head_agreement: share whose class the discriminative twin's head tells from context and latents alone.
         swap_flips: share whose class changes when all nuisance is another picture's.
         pixels: mean absolute error of reconstructions, in units of the classifier's input.
+        realism: what the classifier's features say of the reconstructions.
         controls: of each context.
         measured_by: what re-measured the contexts.
         pictures: how many were assessed.
@@ -66,6 +68,7 @@ class Assessment:
     head_agreement: float
     swap_flips: float
     pixels: float
+    realism: Realism
     controls: tuple[Control, ...]
     measured_by: str
     pictures: int
@@ -90,7 +93,8 @@ class Assessment:
         try:
             content = json.loads(text)
             controls = tuple(Control(**control) for control in content.pop("controls"))
-            return cls(controls=controls, **content)
+            seen = Realism(**content.pop("realism"))
+            return cls(controls=controls, realism=seen, **content)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise PellucidError(f"this is no assessment written by pellucid: {error}") from error
 
@@ -98,6 +102,7 @@ class Assessment:
 def assess(
     painting: Painting,
     head: Callable[[Codes], Tensor],
+    features: Callable[[Tensor], Tensor],
     span: Tensor,
     measure: Measure,
     measured_by: str,
@@ -114,6 +119,7 @@ def assess(
     Args:
         painting: held-out pictures.
         head: from codes to logits (N, K), the discriminative twin.
+        features: from pictures to the classifier's features (N, F).
         span: (2, K_c) least and most asked of each context, in standard deviations.
         measure: re-measures contexts; best by code that knows nothing of the twin.
         measured_by: says what it is.
@@ -132,6 +138,10 @@ def assess(
         batches = list(chunks(len(painting), painting.max_batch))
         told = torch.cat([head(painting.codes[rows]) for rows in batches])
         redrawn = torch.cat([painting.twin.logits(painting.reconstructions[rows]) for rows in batches])
+        real, drawn = (
+            torch.cat([features(seen[rows]) for rows in batches])
+            for seen in (painting.pictures, painting.reconstructions)
+        )
     donors = torch.randperm(len(painting), generator=random)
     swapped = painting.drawn(replace(painting.codes, nuisance=painting.codes.nuisance[donors]))
     with torch.no_grad():
@@ -149,6 +159,7 @@ def assess(
         head_agreement=float((decided(told) == painting.classes).float().mean()),
         swap_flips=float((decided(after) != decided(redrawn)).float().mean()),
         pixels=float(trust.pixels.mean()),
+        realism=realism(real, drawn, seed=seed),
         controls=tuple(controls),
         measured_by=measured_by,
         pictures=len(painting),

@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pellucid.data import write_atomically
+from pellucid.data import locked, write_atomically
 from pellucid.errors import PellucidError
 from pellucid.surrogate.tensors import read_tensors, write_tensors
 
 __all__ = ["CheckpointError", "RunFolder", "digest_of"]
 
 FORMAT, VERSION = "pellucid surrogate run", 1
-RUN, LAST, LOG = "run.json", "checkpoint.json", "log.jsonl"
+RUN, LAST, LOG, LOCK = "run.json", "checkpoint.json", "log.jsonl", ".lock"
 
 
 class CheckpointError(PellucidError):
@@ -32,6 +33,18 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; it is made.
+
+        Raises:
+            CheckpointError: another process trains there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        taken = CheckpointError(f"another process trains in {self.path}; wait for it, or give another folder")
+        with locked(self.path / LOCK, taken):
+            yield
+
     def adopt(self, identity: Mapping[str, Any]) -> None:
         """Make this the folder of a training, or check that it is.
 
@@ -41,10 +54,9 @@ class RunFolder:
         Raises:
             CheckpointError: the folder holds something else; the message names the differences.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         record = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **identity}))
         if not (self.path / RUN).exists():
-            if any(self.path.iterdir()):
+            if any(file.name != LOCK for file in self.path.iterdir()):
                 raise CheckpointError(f"{self.path} is not empty and no run of a surrogate; give a new folder")
             self._write(RUN, record)
             return

@@ -1,6 +1,7 @@
 """Training a twin from a classifier, its pictures and their context; a killed training goes on as if it never was."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ def train(
 
     Raises:
         PellucidError: pictures, context and classifier do not fit each other or the preset.
-        CheckpointError: `out` holds another training.
+        CheckpointError: `out` holds another training, or another process is training there.
         DivergedError: the training went astray again after several roll-backs.
         KeyboardInterrupt: on Ctrl-C.
     """
@@ -70,21 +71,22 @@ def train(
     names, values = _columns(context, len(pictures), options)
     features = Features(classifier, layers)
     folder = RunFolder(out)
-    if is_first():
-        folder.adopt(_identity(classifier, features, options, space, images, names, values, rerender))
-    wait_for_all()
-    told = report if is_first() and report is not None else _say_nothing
-    data = prepare(
-        pictures, values, space, features, options, folder.path, rerender, lambda line: told(_note(options, line))
-    )
-    sizes = Sizes(classifier.input_shape[0], features.length, classifier.num_classes, names)
-    trainer = Trainer(features, space, data, sizes, options)
+    with folder.locked() if is_first() else nullcontext():
+        if is_first():
+            folder.adopt(_identity(classifier, features, options, space, images, names, values, rerender))
+        wait_for_all()
+        told = report if is_first() and report is not None else _say_nothing
+        data = prepare(
+            pictures, values, space, features, options, folder.path, rerender, lambda line: told(_note(options, line))
+        )
+        sizes = Sizes(classifier.input_shape[0], features.length, classifier.num_classes, names)
+        trainer = Trainer(features, space, data, sizes, options)
 
-    def twin() -> TwinSurrogate:
-        return _surrogate(trainer, features, space, sizes)
+        def twin() -> TwinSurrogate:
+            return _surrogate(trainer, features, space, sizes)
 
-    run(trainer, folder, lambda: twin().save(folder.path), told)
-    return twin()
+        run(trainer, folder, lambda: twin().save(folder.path), told)
+        return twin()
 
 
 def _columns(context: ContextTable | None, pictures: int, options: TrainingOptions) -> tuple[tuple[str, ...], Tensor]:

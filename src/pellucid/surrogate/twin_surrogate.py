@@ -107,14 +107,17 @@ class TwinSurrogate(Answers):
         predicted: Tensor = self.networks.head(codes.concepts())
         return predicted
 
+    def seen_features(self, pictures: Tensor) -> Tensor:
+        """What the classifier's layers make of pictures, (N, F), without gradients."""
+        with torch.no_grad():
+            return torch.cat([self.features(chunk).phi for chunk in torch.split(pictures, 128)])
+
     def perceived_context(self, pictures: Tensor) -> Tensor:
         """The context that the classifier's own features tell of, (N, K_c), in standard deviations of the table."""
+        phi = self.seen_features(pictures.to(self.classifier.device))
         with torch.no_grad():
-            parts = [
-                self.instruments.perception(self.instruments.standard_phi(self.features(chunk).phi))
-                for chunk in torch.split(pictures.to(self.classifier.device), 128)
-            ]
-        return torch.cat(parts)
+            perceived: Tensor = self.instruments.perception(self.instruments.standard_phi(phi))
+        return perceived
 
     def judged_context(self, pictures: Tensor) -> Tensor:
         """Each judge's context of pictures, (judges, N, K_c), standardised; differentiable."""

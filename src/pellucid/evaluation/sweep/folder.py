@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from pellucid.data import write_atomically
+from pellucid.data import locked, write_atomically
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep.arrow import TAG, arrow, parquet
 from pellucid.evaluation.sweep.plan import Plan, Task
@@ -127,10 +127,8 @@ class RunFolder:
         """
         with self.told_when_full():
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / _LOCK).open("a")
-        with lock:
-            if not _lock(lock):
-                raise RunError(f"another process is at work in {self.path}; wait for it, or give another folder")
+        taken = RunError(f"another process is at work in {self.path}; wait for it, or give another folder")
+        with locked(self.path / _LOCK, taken):
             for leftover in self.path.rglob(".*.part"):
                 leftover.unlink(missing_ok=True)
             yield
@@ -169,18 +167,6 @@ def _tag_of(path: Path) -> str:
         return ""
     found: bytes = tags.get(TAG.encode(), b"")
     return found.decode()
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file for as long as it is open; where the system has no such locks, nothing is locked."""
-    with suppress(ImportError):
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def _gathered(tables: Iterator[pa.Table], rows: int = 10_000) -> Iterator[pa.Table]:
