@@ -38,9 +38,11 @@ class RunFolder:
         """Keep other trainings out of the folder; it is made.
 
         Raises:
-            CheckpointError: another process trains there.
+            CheckpointError: another process trains there, or it is full of something else.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if {file.name for file in self.path.iterdir()} - {LOCK} and not (self.path / RUN).exists():
+            raise CheckpointError(f"{self.path} is not empty and no run of a surrogate; give a new folder")
         taken = CheckpointError(f"another process trains in {self.path}; wait for it, or give another folder")
         with locked(self.path / LOCK, taken):
             yield
@@ -56,8 +58,6 @@ class RunFolder:
         """
         record = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **identity}))
         if not (self.path / RUN).exists():
-            if any(file.name != LOCK for file in self.path.iterdir()):
-                raise CheckpointError(f"{self.path} is not empty and no run of a surrogate; give a new folder")
             self._write(RUN, record)
             return
         found = self._read(RUN)
