@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.data import Preprocess
+from pellucid.classifiers.digit_cnn import digit_cnn
 from pellucid.data.context import ContextTable
 from pellucid.data.idx import read_mnist
 from pellucid.data.morphomnist.measuring import measure
@@ -68,29 +68,15 @@ def grey_of(pictures: Tensor) -> Tensor:
 
 
 def digit_classifier(digits: Digits, work: Path, epochs: int = 6) -> pl.Classifier:
-    """A three-block CNN, trained on `digits` and kept in `work`."""
+    """A three-block CNN, trained on `digits` and kept in `work`; pellucid brings these weights as `digit_cnn`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _network()
+        network = digit_cnn()
     kept = work / "classifier.safetensors"
     if not kept.exists():
         _train(network, digits, epochs)
         write_tensors(kept, network.state_dict())
-    network.load_state_dict(read_tensors(kept))
-    preprocess = Preprocess((_SIDE, _SIDE), mean=(0.5,), std=(0.5,))
-    names = [str(digit) for digit in range(10)]
-    return pl.Classifier(
-        network.eval(), preprocess=preprocess, class_names=names, name="digit CNN", input_size=(1, _SIDE, _SIDE)
-    )
-
-
-def _network() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    channels = 1
-    for width in (32, 32, 64):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-        channels = width
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (_SIDE // 8) ** 2, 10))
+    return pl.load("digit_cnn", weights=kept)
 
 
 def _train(network: nn.Module, digits: Digits, epochs: int) -> None:

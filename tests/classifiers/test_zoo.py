@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pellucid.classifiers.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLite
 from pellucid.classifiers.imagenet import imagenet_class_names
 from pellucid.classifiers.model import Classifier
-from pellucid.classifiers.zoo import _TORCHVISION_LAYERS, available, load
+from pellucid.classifiers.named import _TORCHVISION_LAYERS
+from pellucid.classifiers.zoo import available, load
 from pellucid.errors import MissingExtraError, ModelError, PellucidError
 
 FACTORIES = """
