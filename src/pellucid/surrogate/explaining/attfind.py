@@ -36,12 +36,14 @@ class AttFind:
     Attributes:
         attributes: in the order found.
         effects: (N, S, 2) gain of the target's probability with each coordinate set low, set high.
-        flipped: (N,) whether the picture's class is the target when its best `top` coordinates are all set.
+        changed: (N, S) the coordinates with each picture's best `top` set.
+        flipped: (N,) whether the picture's class is then the target.
         passes: pictures drawn and classified.
     """
 
     attributes: tuple[Attribute, ...]
     effects: Tensor
+    changed: Tensor
     flipped: Tensor
     passes: int
 
@@ -101,7 +103,7 @@ def attfind(
         columns, ups = chosen // 2, (chosen % 2).bool()
         together[everyone, columns] = torch.where(ups, high[columns], low[columns])
     flipped = decided(classified(together, everyone)) == target
-    return AttFind(tuple(_greedy(effects, threshold, most)), effects, flipped, count * (2 * size + 2))
+    return AttFind(tuple(_greedy(effects, threshold, most)), effects, together, flipped, count * (2 * size + 2))
 
 
 def _greedy(effects: Tensor, threshold: float, most: int) -> list[Attribute]:
