@@ -67,20 +67,20 @@ def grey_of(pictures: Tensor) -> Tensor:
     return ((pictures[:, 0] + 1) * 127.5).clamp(0, 255)
 
 
-def digit_classifier(digits: Digits, work: Path, epochs: int = 6) -> pl.Classifier:
-    """A three-block CNN, trained on `digits` and kept in `work`; pellucid brings these weights as `digit_cnn`."""
+def digit_classifier(digits: Digits, work: Path, epochs: int = 6, seed: int = 0) -> pl.Classifier:
+    """A three-block CNN, trained on `digits` and kept in `work`; pellucid brings that of seed 0 as `digit_cnn`."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = digit_cnn()
-    kept = work / "classifier.safetensors"
+    kept = work / f"classifier{f'-{seed}' if seed else ''}.safetensors"
     if not kept.exists():
-        _train(network, digits, epochs)
+        _train(network, digits, epochs, seed)
         write_tensors(kept, network.state_dict())
     return pl.load("digit_cnn", weights=kept)
 
 
-def _train(network: nn.Module, digits: Digits, epochs: int) -> None:
-    random = torch.Generator().manual_seed(0)
+def _train(network: nn.Module, digits: Digits, epochs: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     network.train()
     for epoch in range(epochs):
