@@ -35,6 +35,13 @@ def test_an_undecided_chain_has_three_extensions_and_none_of_them_is_a_collider(
     assert found == {(("a", "b"), ("b", "c")), (("b", "a"), ("b", "c")), (("b", "a"), ("c", "b"))}
 
 
+def test_a_square_that_no_orientation_fits_without_a_collider_has_all_acyclic_ones():
+    square = CausalGraph(tuple("abcd"), tuple(Edge(*pair) for pair in ("ab", "bc", "cd", "da")))
+    found = square.extensions()
+    assert len(found) == 2**4 - 2  # all but the two circles
+    assert all(one.acyclic() for one in found)
+
+
 def test_a_decided_direction_cannot_be_turned_round():
     with pytest.raises(PellucidError, match="cannot be turned round"):
         arrows(("a", "b")).oriented({"b": "a"})

@@ -11,7 +11,7 @@ from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.attfind import attfind
 from pellucid.surrogate.explaining.painting import Painting, margin
 from pellucid.surrogate.globally import GlobalExplanation, explain_globally
-from pellucid.surrogate.locally import explain_locally
+from pellucid.surrogate.locally import explain_locally, structural_models
 from pellucid.surrogate.reference import Reference
 
 NAMES = ("width", "grey", "u0")
@@ -149,3 +149,17 @@ def test_attfind_finds_the_coordinate_that_the_classifier_reads():
     torch.testing.assert_close(found.effects[:, 0, 1], true, rtol=1e-3, atol=1e-4)
     assert found.passes == len(joined) * (2 * 6 + 2)
     assert margin(zeros.logits, torch.zeros(len(zeros), dtype=torch.long)).min() >= 0
+
+
+def test_undecided_edges_between_latents_carry_nothing_and_too_many_others_are_named_and_left_out():
+    contexts, latents = ("a", "b", "c", "d"), ("latent 1", "latent 2")
+    table = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    tied = CausalGraph((*contexts, *latents), (Edge("a", "b", "tail", "arrow"), Edge(*latents)))
+    models, left_out = structural_models(tied, contexts, latents, table)
+    assert [[str(edge) for edge in model.graph.edges] for model in models] == [["a → b"]]
+    assert left_out == ()
+    pairs = (("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d"))
+    open_graph = replace(tied, edges=tied.edges + tuple(Edge(*pair) for pair in pairs))
+    models, left_out = structural_models(open_graph, contexts, latents, table)
+    assert len(models) == 1
+    assert {edge.pair for edge in left_out} == set(map(frozenset, pairs))

@@ -1,4 +1,4 @@
-"""`pellucid demo`: every question, on photographs that come with scikit-image."""
+"""`pellucid demo`: every question, on photographs that come with scikit-image and on digits that pellucid draws."""
 
 import csv
 import io
@@ -20,6 +20,7 @@ from pellucid.cli.common import (
 from pellucid.cli.concepts_explain import explainers
 from pellucid.cli.evaluate import print_run, run_record, told_progress
 from pellucid.cli.explain import DEFAULT_METHODS, concepts_at, explain_files
+from pellucid.cli.surrogate_explain import write_and_print
 from pellucid.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ GRID = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.png", "motor
 EVALUATED = "Gradient,InputXGradient,IntegratedGradients,GradCAM,LayerCAM,LRP"
 CONCEPTS = "striped,dotted,chequered,zigzagged"
 _SURE = 0.4  # the network is 41 % sure of the cat
+
+# digit, thickness, intensity, slant, seed of its shape
+DIGITS = ((3, 2.2, 132.0, 0.1, 1), (4, 3.0, 204.0, -0.1, 2), (9, 1.8, 102.0, 0.3, 3))
+_JITTER = 0.6
+_MARGIN = 2  # around MNIST's 28 pixels
 
 
 def demo(
@@ -65,10 +71,45 @@ def demo(
         screen.print("\nAre such maps true? Photographs in grids, in which the place of each class is known:")
     run = _evaluated(_labelled(classifier, folder, out), out / "evaluation", device, as_json)
     page = write_evaluation(run)
-    if as_json:
-        print_json(told | {"evaluation": run_record(run, page)})
-    else:
+    if not as_json:
         print_run(run, page)
+        screen.print(
+            "\nWhy does it decide so? Drawn digits, a small classifier, and the twin that was distilled from it:"
+        )
+    why = _why(out / "digits", device, as_json)
+    if as_json:
+        print_json(told | {"evaluation": run_record(run, page), "why": why})
+
+
+def _why(out: Path, device: str | None, quiet: bool) -> dict[str, object]:
+    """Digits explained by the twin that comes with pellucid."""
+    from pellucid.reports.surrogate_local import ExplainedPicture
+    from pellucid.surrogate.shipped import digit_twin
+
+    twin = digit_twin(device)
+    files = _drawn_digits(out)
+    explained = [
+        ExplainedPicture(file.name, twin.explain(twin.classifier.read(file)), None, twin.class_names) for file in files
+    ]
+    return write_and_print(twin, explained, [out / "why.html"], {"run": "digits"}, quiet)
+
+
+def _drawn_digits(out: Path) -> list[Path]:
+    import torch
+    from PIL import Image
+
+    from pellucid.data.strokes import draw_digits
+
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for digit, thickness, intensity, slant, seed in DIGITS:
+        grey = draw_digits(
+            torch.tensor([digit]), thickness=thickness, intensity=intensity, slant=slant, jitter=_JITTER, seed=seed
+        )
+        whole = torch.nn.functional.pad(grey[0], (_MARGIN,) * 4).round().to(torch.uint8)
+        files.append(out / f"{digit}.png")
+        Image.fromarray(whole.numpy()).save(files[-1])
+    return files
 
 
 def _evaluated(pictures: Path, out: Path, device: str | None, quiet: bool) -> "Run":

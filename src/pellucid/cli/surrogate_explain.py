@@ -8,14 +8,14 @@ import typer
 
 from pellucid.cli.common import AsJson, Device, Images, Weights, messages, picture_folders, print_json, screen
 from pellucid.cli.concepts_common import readable_pictures
-from pellucid.cli.surrogate_common import RunFolder, RunModel, Seed, assignments, load_run, number, stages
+from pellucid.cli.surrogate_common import RunModel, Seed, assignments, load_run, number, stages
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
     from pellucid.reports.surrogate_local import ExplainedPicture
     from pellucid.surrogate import TwinSurrogate
 
-__all__ = ["explain"]
+__all__ = ["explain", "write_and_print"]
 
 Target = Annotated[str | None, typer.Option(help="Class explained, by name or index. \\[default: the predicted one]")]
 FlipTo = Annotated[str | None, typer.Option(help="Class to flip to. \\[default: the runner-up]")]
@@ -34,8 +34,13 @@ Outputs = Annotated[
 ]
 
 
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a training; or digits, the twin of digit_cnn that comes along.")
+]
+
+
 def explain(
-    run: RunFolder,
+    run: Run,
     images: Images,
     target: Target = None,
     flip_to: FlipTo = None,
@@ -51,31 +56,47 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Explain pictures: what counts, along which paths, what would flip the decision, and may it be believed."""
-    from pellucid.reports.surrogate_numbers import numbers_of
-
     do = {name: number(text, "--set") for name, text in assignments(set_, "--set").items()}
     files, skipped = readable_pictures(images)
     places = _checked(out or [])
-    twin = load_run(run, model, weights, device)
+    twin = _twin(run, model, weights, device)
     classes = (_class(twin, target), _class(twin, flip_to))
     explained = []
     with stages(as_json) as tell:
         for done, file in enumerate(files):
             tell("explaining", done, len(files))
             explained.append(_explained(twin, file, classes, do, propagate, permutations, values, seed))
-    whole = {
-        "run": str(run),
-        "skipped": skipped,
-        "pictures": [numbers_of(twin, each) for each in explained],
-    }
-    written = [file for place in places for file in _write(place, twin, explained, whole)]
+    told = write_and_print(twin, explained, places, {"run": str(run), "skipped": skipped}, as_json)
     if as_json:
-        print_json({**whole, "files": [str(file) for file in written]})
-        return
-    for each in explained:
-        _print(each)
-    for file in written:
-        screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
+        print_json(told)
+
+
+def write_and_print(
+    twin: "TwinSurrogate",
+    explained: "Sequence[ExplainedPicture]",
+    places: Sequence[Path],
+    record: Mapping[str, object],
+    quiet: bool,
+) -> dict[str, object]:
+    """Write explanations where they are wanted, print them unless `quiet`, and give all as JSON has it."""
+    from pellucid.reports.surrogate_numbers import numbers_of
+
+    whole = {**record, "pictures": [numbers_of(twin, each) for each in explained]}
+    written = [file for place in places for file in _write(place, twin, explained, whole)]
+    if not quiet:
+        for each in explained:
+            _print(each)
+        for file in written:
+            screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
+    return {**whole, "files": [str(file) for file in written]}
+
+
+def _twin(run: Path, model: str | None, weights: str | None, device: str | None) -> "TwinSurrogate":
+    from pellucid.surrogate.shipped import DIGITS, digit_twin
+
+    if str(run) == DIGITS and not run.exists():
+        return digit_twin(device)
+    return load_run(run, model, weights, device)
 
 
 def _class(twin: "TwinSurrogate", text: str | None) -> int | None:

@@ -223,8 +223,9 @@ class Answers:
         concepts[:, list(columns.values())] = asked
         if not propagate:
             return concepts
-        models = structural_models(self.graph, self._concept_names(), self._known().codes.concepts())
-        if len(models) > 1:
+        known = self._known().codes.concepts()
+        models, left_out = structural_models(self.graph, self.context_names, self.latent_names, known)
+        if len(models) > 1 or left_out:
             raise PellucidError(
                 "the graph leaves orientations open, so what responds is not known: give discover() knowledge of tiers"
             )

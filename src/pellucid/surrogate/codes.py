@@ -30,6 +30,10 @@ class Codes:
     def __getitem__(self, rows: slice | Tensor) -> "Codes":
         return Codes(self.context[rows], self.latent[rows], self.nuisance[rows])
 
+    def detach(self) -> "Codes":
+        """The same codes without gradients."""
+        return Codes(self.context.detach(), self.latent.detach(), self.nuisance.detach())
+
     def joined(self) -> Tensor:
         """The vector that drives the generator, (N, K_c + K_u + K_n)."""
         return torch.cat([self.context, self.latent, self.nuisance], dim=1)

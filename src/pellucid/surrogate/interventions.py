@@ -18,7 +18,8 @@ class Changed:
     """Changed codes, in three groups of rows.
 
     Attributes:
-        codes: with gradients cut off, (R, ...).
+        codes: (R, ...), with gradients cut off but for latents and nuisance in the last group: the encoders are to
+            learn what is nuisance from what becomes of the decision when it is another's.
         bounds: rows up to bounds[0] have one context changed, rows up to bounds[1] one latent, the rest the nuisance.
     """
 
@@ -49,7 +50,8 @@ def change(codes: Codes, span: Tensor, random: torch.Generator) -> Changed:
     column = torch.randint(latent.shape[1], (second - first,), generator=random)
     changed = torch.arange(first, second)
     latent[changed, column] = codes.latent.detach()[other[changed], column]
-    nuisance[second:] = codes.nuisance.detach()[other[second:]]
+    latent = torch.cat([latent[:second], codes.latent[second:]])
+    nuisance = torch.cat([nuisance[:second], codes.nuisance[other[second:]]])
     return Changed(Codes(context, latent, nuisance), (first, second))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate.causal.effects import Effects, effects, interaction
-from pellucid.surrogate.causal.graph import CausalGraph
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.mechanisms import StructuralModel
 from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.importance import Importance, importance
@@ -27,6 +27,7 @@ from pellucid.surrogate.reference import Reference
 __all__ = ["ConceptEffect", "LocalExplanation", "explain_locally", "structural_models"]
 
 _PAIRED = 4
+_MOST_OPEN = 4  # undecided edges of which every orientation is tried: up to 16 models
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def explain_locally(
     shown = [name for name in names if name not in refused]
     support = Support(reference.codes)
     shares = importance(painting, reference.codes, classes=classes, permutations=permutations, seed=seed)
-    models = structural_models(graph, names, reference.codes.concepts())
+    models, open_edges = structural_models(graph, twin.context_names, twin.latent_names, reference.codes.concepts())
     strips = tuple(strip(painting, name, reference.codes, values=values, support=support) for name in shown)
     free = torch.tensor([name in shown for name in names])
     goal = torch.tensor([_runner_up(painting.logits[0]) if flip_to is None else flip_to]).to(classes)
@@ -141,21 +142,33 @@ def explain_locally(
         flipped,
         refused,
         percentiles,
-        tuple(_sentences(trust, shares, flipped, percentiles, refused, _Labels(wanted, class_names))),
+        tuple(
+            _sentences(trust, shares, flipped, percentiles, refused, _Labels(wanted, class_names))
+            + _left_out(open_edges)
+        ),
     )
 
 
 def structural_models(
-    graph: CausalGraph | None, names: tuple[str, ...], concepts: Tensor
-) -> tuple[StructuralModel, ...]:
+    graph: CausalGraph | None, contexts: tuple[str, ...], latents: tuple[str, ...], concepts: Tensor
+) -> tuple[tuple[StructuralModel, ...], tuple[Edge, ...]]:
     """A structural model of the concepts (R, K) for every orientation that the graph leaves open.
 
-    Edges of hidden common causes carry no effect; concepts that are no nodes have neither causes nor effects.
+    Edges of hidden common causes carry no effect, nor do undecided ones between two latents, whose axes are arbitrary;
+    concepts that are no nodes have neither causes nor effects.
+
+    Returns:
+        The models, one or more; and the undecided edges that are left out of all because they are too many to try.
     """
-    known = () if graph is None else tuple(edge for edge in graph.without_tentative().edges if edge.pair <= set(names))
-    whole = CausalGraph(names, tuple(edge for edge in known if edge.directed or edge.undecided))
+    names = (*contexts, *latents)
+    firm = () if graph is None else graph.without_tentative().edges
+    known = tuple(edge for edge in firm if edge.pair <= set(names))
+    directed = tuple(edge for edge in known if edge.directed)
+    undecided = tuple(edge for edge in known if edge.undecided and not edge.pair <= set(latents))
+    left_out = undecided if len(undecided) > _MOST_OPEN else ()
+    whole = CausalGraph(names, directed if left_out else directed + undecided)
     table = concepts.detach().double().cpu().numpy()
-    return tuple(StructuralModel.fit(table, extension) for extension in whole.extensions())
+    return tuple(StructuralModel.fit(table, extension) for extension in whole.extensions()), left_out
 
 
 def _refused(names: tuple[str, ...], effectiveness: Mapping[str, float]) -> dict[str, str]:
@@ -219,6 +232,13 @@ def _interactions(
 def _where(painting: Painting, shown: Strip) -> Tensor:
     ends = shown.pictures[[0, -1]]
     return difference_map(painting.repeat(2), ends).mean(0, keepdim=True)
+
+
+def _left_out(edges: Sequence[Edge]) -> list[str]:
+    if not edges:
+        return []
+    named = ", ".join(map(str, edges))
+    return [f"Effects through {named} are left out: the data do not orient them; knowledge of tiers would."]
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ class LossWeights:
         brightness: relative entropy of the redrawn picture's pixels; frees pixels that are saturated and wrong.
         features: mean absolute difference of the classifier's maps, relative to their mean size.
         teacher: KL(f(x) || f(redrawn x)).
+        logits: distance of the same logits, in their standard deviations: KL does not feel what becomes of a margin
+            that is large already, and effects are told in margins.
         head: KL(f(x) || H(c, u)).
         adversarial: of redrawn pictures, given the classifier's features.
         asked_context, kept_latent, kept_nuisance: what a changed code must be found to be in the picture drawn from it.
         changed_adversarial: of pictures of changed codes; in the discriminator's loss they count half.
-        swapped: KL(f(x) || f(picture with another's nuisance)).
+        swapped: both, of f(x) and f(picture with another's nuisance).
         hessian, path: interaction of concepts (Hessian penalty), and path length; zero switches a term off.
         moments: of the nuisance; of the latents a fifth more strongly.
         r1: gamma of the discriminator's gradient penalty.
@@ -31,6 +33,7 @@ class LossWeights:
     brightness: float = 2.0
     features: float = 0.5
     teacher: float = 1.0
+    logits: float = 2.0
     head: float = 1.0
     adversarial: float = 0.3
     asked_context: float = 1.0

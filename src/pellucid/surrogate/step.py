@@ -102,6 +102,7 @@ class StepLosses:
         self.features, self.space, self.data = features, space, data
         self.options, self.random = options, random
         self.device = features.classifier.device
+        self.logit_scale = data.logits[: data.given].std().to(self.device)
         self.mean_path = torch.zeros((), device=self.device)
 
     def twin(
@@ -179,6 +180,7 @@ class StepLosses:
             "brightness": weight.brightness * brightness_divergence(redrawn, batch.pictures),
             "features": weight.features * feature_distance(found.maps, wanted.maps),
             "teacher": weight.teacher * divergence(wanted.logits, found.logits).mean(),
+            "logits": weight.logits * self._logit_distance(wanted, found).mean(),
             "head": weight.head * divergence(batch.source_logits, predicted).mean(),
             "moments": weight.moments * (_moments(codes.nuisance) + 0.2 * _moments(codes.latent)),
         }
@@ -186,8 +188,8 @@ class StepLosses:
     def _consistency(
         self, twin: TwinNetworks, changed: Changed, others: Tensor, found: Seen, wanted: Seen
     ) -> dict[str, Tensor]:
-        """What was asked must be found, what was not must be kept; gradients go to the generator only."""
-        weight, codes = self.options.weights, changed.codes
+        """What was asked must be found, what was not must be kept; encoders learn from swapped nuisance only."""
+        weight, codes = self.options.weights, changed.codes.detach()
         latent_from, nuisance_from = changed.bounds
         losses = {}
         if codes.context.shape[1]:
@@ -199,9 +201,14 @@ class StepLosses:
         if codes.nuisance.shape[1]:
             read = frozen_call(twin.nuisance, others)
             losses["kept_nuisance"] = weight.kept_nuisance * row_distance(read, codes.nuisance).mean()
-            moved = divergence(wanted.logits[: len(others)], found.logits)[nuisance_from:]
-            losses["swapped"] = weight.swapped * moved.sum() / len(others)
+            before = _rows(wanted, 0, len(others))
+            moved = weight.teacher * divergence(before.logits, found.logits)
+            moved = moved + weight.logits * self._logit_distance(before, found)
+            losses["swapped"] = weight.swapped * moved[nuisance_from:].sum() / len(others)
         return losses
+
+    def _logit_distance(self, wanted: Seen, found: Seen) -> Tensor:
+        return row_distance(found.logits / self.logit_scale, wanted.logits / self.logit_scale)
 
     def _adversarial(
         self, adversary: Discriminator, batch: Batch, redrawn: Tensor, others: Tensor

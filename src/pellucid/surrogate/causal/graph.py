@@ -179,6 +179,7 @@ class CausalGraph:
     def extensions(self) -> tuple["CausalGraph", ...]:
         """Every acyclic way to orient the undecided edges that adds no collider that the data would have shown.
 
+        Edges found in resamples need not fit one graph: where every way adds a collider, all acyclic ways are given.
         Edges of hidden common causes stay as they are. Without undecided edges it is the graph itself.
 
         Raises:
@@ -197,9 +198,9 @@ class CausalGraph:
                 for edge, turn in zip(undecided, turned, strict=True)
             )
             candidate = self.oriented(choices)
-            if candidate.acyclic() and candidate.colliders() <= self.colliders():
+            if candidate.acyclic():
                 found.append(candidate)
-        return tuple(found)
+        return tuple(one for one in found if one.colliders() <= self.colliders()) or tuple(found)
 
     def acyclic(self) -> bool:
         """Whether the directed edges make no cycle."""

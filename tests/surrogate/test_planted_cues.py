@@ -1,0 +1,135 @@
+"""The experiments on planted cues and architectures: their measures against twins and pictures that are known."""
+
+import pytest
+import torch
+from experiments.surrogate.architectures import CONTEXTS, draw_strokes, versions_of
+from experiments.surrogate.networks import NETWORKS
+from experiments.surrogate.planted_cues import ratios
+from experiments.surrogate.planted_cues_digits import correlation_ratio, planted_margin, remembered
+from experiments.surrogate.planted_cues_effects import causal_effects, interventions, plain_correlation, true_effects
+from tests.surrogate.linear_twin import LinearTwin, painted
+
+from pellucid import Classifier
+from pellucid.data.context import ContextTable
+from pellucid.surrogate.features import Features
+
+
+class ScaledTwin(LinearTwin):
+    """The linear twin, its contexts told in units of a table: twice as large, and one more."""
+
+    def context_values(self, standard):
+        return 2 * standard + 1
+
+    def standard_context(self, values):
+        return (values - 1) / 2
+
+
+def drawn_truly(twin, painting, values):
+    """What the pictures are with each context set as `interventions` asks, all else held."""
+    found = {}
+    for column, (name, column_values) in enumerate(values.items()):
+        rows = []
+        for row in interventions(column_values):
+            change = torch.zeros_like(painting.codes.joined())
+            change[:, column] = (row - column_values) / 2
+            rows.append(painting.pictures + (change @ twin.basis).view(-1, 1, 4, 4))
+        found[name] = torch.stack(rows)
+    return found
+
+
+def test_the_effects_of_a_perfect_twin_are_the_true_ones():
+    twin = ScaledTwin((2.0, 0.0, 1.0))
+    painting = painted(twin, 40)
+    values = dict(zip(twin.context_names, twin.context_values(painting.codes.context).T, strict=True))
+    truth = true_effects(twin.logits, painting.pictures, painting.pictures, drawn_truly(twin, painting, values))
+    usable = torch.ones(2, 40, dtype=torch.bool)
+    usable[0, :10] = False
+    width, grey = causal_effects(twin, painting, values, truth, usable).values()
+    assert width["pictures"] == 30
+    assert width["strength"] == pytest.approx(width["true_strength"], rel=1e-4)
+    assert width["flips"] == width["true_flips"] > 0
+    assert width["correlation"] == pytest.approx(1, abs=1e-4)
+    low, high = torch.quantile(values["width"], torch.tensor([0.05, 0.95])).tolist()
+    assert width["reach"] == pytest.approx(high - low, rel=1e-4)  # 2 logits per standard unit, 2 units in the table
+    assert grey["reach"] == pytest.approx(0, abs=1e-4)
+    assert grey["strength"] == pytest.approx(0, abs=1e-4)
+
+
+def test_correlation_blames_what_is_tied_to_the_cue():
+    cue = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    tied = 0.91 * cue + (1 - 0.91**2) ** 0.5 * torch.randn(500, generator=torch.Generator().manual_seed(1))
+    found = plain_correlation(3 * cue, {"cue": cue, "tied": tied})
+    assert found["cue"] == pytest.approx(1)
+    assert found["tied"] == pytest.approx(0.91, abs=0.03)
+
+
+def test_ratios_are_those_of_the_cue_to_its_companion():
+    one, other = ({"strength": s, "true_strength": 2 * s, "reach": 3 * s} for s in (6.0, 2.0))
+    row = {
+        "cue": "thickness",
+        "effects": {"thickness": one, "intensity": other},
+        "edges": {"thickness": one, "intensity": other},
+        "importance": {"thickness": 4.0, "intensity": 1.0},
+        "plain_correlation": {"thickness": -1.0, "intensity": 0.8},
+    }
+    assert ratios(row) == {
+        "strength": 3,
+        "importance": 4,
+        "reach": 3,
+        "true_strength": 3,
+        "plain_correlation": 1.25,
+    }
+
+
+def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups():
+    group = torch.arange(300) % 3
+    assert correlation_ratio(group.float(), group) == pytest.approx(1)
+    assert correlation_ratio(torch.arange(300) // 3 % 2 * 1.0, group) == pytest.approx(0, abs=1e-6)
+    noisy = group + torch.tensor([-0.5, 0.5]).repeat_interleave(3).repeat(50)
+    assert correlation_ratio(noisy, group) == pytest.approx((2 / 3) / (2 / 3 + 0.25), rel=1e-5)
+
+
+def test_the_planted_margin_is_three_logits_per_standard_deviation_from_the_median():
+    values = torch.tensor([[1.0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]], dtype=torch.float64)
+    given = ContextTable(CONTEXTS, values)
+    found = planted_margin("thickness", values, given)
+    torch.testing.assert_close(found, (3 * (values[:, 0] - 2) / values[:, 0].std()).float())
+
+
+def test_a_remembered_request_is_drawn_once_and_leaves_the_same_random_numbers(tmp_path):
+    asked = []
+
+    def rerender(pictures, random):
+        asked.append(len(pictures))
+        return pictures + torch.rand(pictures.shape, generator=random), torch.zeros(len(pictures), 1)
+
+    recall, pictures = remembered(rerender, tmp_path / "kept"), torch.zeros(5, 1, 4, 4)
+    first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    torch.testing.assert_close(recall(pictures, first), recall(pictures, second))
+    assert asked == [5]
+    assert torch.equal(first.get_state(), second.get_state())
+    recall(pictures, second)
+    assert asked == [5, 5]
+
+
+def test_versions_of_strokes_are_the_same_digits_with_other_pens():
+    strokes = draw_strokes(60, seed=0)
+    torch.testing.assert_close(strokes.redrawn(strokes.context.values), strokes.pictures)
+    rows = torch.tensor([41, 7, 23])
+    drawn, values = versions_of(strokes)(strokes.pictures[rows], torch.Generator().manual_seed(1))
+    whole = strokes.context.values.float().clone()
+    whole[rows] = values
+    torch.testing.assert_close(drawn, strokes.redrawn(whole)[rows])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_architecture_is_seen_at_several_layers_without_being_told_which(name):
+    network = NETWORKS[name](10).eval()
+    features = Features(Classifier(network, input_size=(1, 16, 16), name=name))
+    pictures = torch.randn(2, 1, 16, 16, requires_grad=True)
+    seen = features(pictures)
+    assert len(features.layers) >= 2
+    assert features.head is not None
+    torch.testing.assert_close(seen.logits, network(pictures))
+    seen.phi.square().sum().backward()
+    assert bool(pictures.grad.abs().sum() > 0)
