@@ -6,6 +6,7 @@ from tests.surrogate.linear_twin import LinearTwin, painted, some_codes
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.decision import decision_edges, with_decisions
 from pellucid.surrogate.explaining.importance import importance
 from pellucid.surrogate.explaining.minimal import flip
@@ -45,6 +46,22 @@ def test_only_concepts_that_the_classifier_reads_get_a_decision_edge():
     graph = with_decisions(CausalGraph(("width", "grey"), (Edge("width", "grey"),)), edges)
     assert graph.parents("decision") == ("width", "u0")
     assert {edge.ground for edge in graph.edges if edge.target == "decision"} == {"intervention"}
+
+
+class Leaky(LinearTwin):
+    """Its classifier also reads the first nuisance a little, and the second not at all."""
+
+    def decode(self, codes: Codes):
+        latent = codes.latent + 0.3 * codes.nuisance[:, :1]
+        return super().decode(Codes(codes.context, latent, codes.nuisance))
+
+
+def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does():
+    twin = Leaky((2.0, 0.1, 1.0))
+    (width, grey, latent), null = decision_edges(painted(twin, 100), some_codes(500, 3))
+    assert null.strongest == pytest.approx(max(null.single)) == pytest.approx(null.single[0])
+    assert 0.1 * width.strength < null.strongest < latent.strength
+    assert (width.significant, grey.significant, latent.significant) == (True, False, True)
 
 
 def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles():

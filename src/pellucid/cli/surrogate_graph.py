@@ -146,7 +146,8 @@ def _print(world: "GlobalExplanation") -> None:
         *("concept", "moves the decision by, sd", "flips", "low to high value, sd", "p", ""),
         title="edges to the decision, by intervention",
         title_justify="left",
-        caption=f"swaps of nuisance move it by {world.null.block:.3f} sd: what does not stand out of that is no edge",
+        caption=f"the strongest of the nuisance moves it by {world.null.strongest:.3f} sd (all at once "
+        f"{world.null.block:.3f}): what does not stand out of that is no edge",
         caption_justify="left",
     )
     for edge in sorted(world.decisions, key=lambda each: -each.strength):

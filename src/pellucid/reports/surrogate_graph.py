@@ -240,9 +240,11 @@ def _decisions(world: GlobalExplanation) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
-        "null": f"{world.null.block:.3f}",
-        "null_share": round(100 * world.null.block / most, 1),
-        "null_flips": percent(world.null.flips),
+        "null": f"{world.null.strongest:.3f}",
+        "null_share": round(100 * world.null.strongest / most, 1),
+        "block": f"{world.null.block:.3f}",
+        "block_share": round(100 * world.null.block / most, 1),
+        "block_flips": percent(world.null.flips),
     }
 
 

@@ -31,8 +31,8 @@ class DecisionEdge:
         flips: share of those swaps that change the class, in [0, 1].
         dose: (5,) mean margin change when the concept is set to its 5, 25, 50, 75 and 95 % quantile, same unit.
         agreement: share of pictures whose margin moves in the direction of the mean between 5 and 95 %, in [0.5, 1].
-        p_value: that swaps of the concept move the margin no more than swaps of the whole nuisance block, one-sided
-            Wilcoxon over pictures, corrected over concepts (Benjamini-Hochberg).
+        p_value: that swaps of the concept move the margin no more than swaps of the nuisance coordinate that moves it
+            most, one-sided Wilcoxon over pictures, corrected over concepts (Benjamini-Hochberg).
     """
 
     concept: str
@@ -66,6 +66,11 @@ class NuisanceNull:
     block: float
     single: tuple[float, ...]
     flips: float
+
+    @property
+    def strongest(self) -> float:
+        """The largest of `single`: one coordinate that must not count, as a concept is one that may."""
+        return max(self.single, default=0.0)
 
 
 def decision_edges(
@@ -111,16 +116,17 @@ def decision_edges(
 
     block, block_flips = moved(replace(painting.codes, nuisance=nuisance[donors]))
     single = [
-        float(moved(replace(painting.codes, nuisance=_set(nuisance, one, nuisance[donors, one])))[0].abs().mean())
+        moved(replace(painting.codes, nuisance=_set(nuisance, one, nuisance[donors, one])))[0].abs()
         for one in range(nuisance.shape[1])
     ]
+    idle = max(single, key=lambda swap: float(swap.mean()), default=torch.zeros_like(block))
     measured = []
     for one, name in enumerate((*painting.twin.context_names, *painting.twin.latent_names)):
         swap, flips = moved(painting.codes.with_concepts(_set(concepts, one, concepts[donors, one])))
         levels = torch.quantile(reference.concepts()[:, one], torch.tensor(DOSES).to(concepts))
         doses = torch.stack([moved(painting.codes.with_concepts(_set(concepts, one, level)))[0] for level in levels])
         measured.append((name, swap, flips, doses))
-    p_values = _corrected([_one_sided(swap.abs(), block.abs()) for _, swap, _, _ in measured])
+    p_values = _corrected([_one_sided(swap.abs(), idle) for _, swap, _, _ in measured])
     edges = tuple(
         DecisionEdge(
             name,
@@ -132,7 +138,11 @@ def decision_edges(
         )
         for (name, swap, flips, doses), p in zip(measured, p_values, strict=True)
     )
-    return edges, NuisanceNull(float(block.abs().mean()), tuple(single), float(block_flips.float().mean()))
+    return edges, NuisanceNull(
+        float(block.abs().mean()),
+        tuple(float(swap.mean()) for swap in single),
+        float(block_flips.float().mean()),
+    )
 
 
 def with_decisions(graph: CausalGraph, edges: tuple[DecisionEdge, ...]) -> CausalGraph:
