@@ -154,3 +154,17 @@ def test_a_single_logit_has_two_sides_with_names(tmp_path):
     assert (twin.class_index("smile"), twin.class_index("not smile"), twin.class_index(0)) == (1, 0, 0)
     with pytest.raises(TargetError, match="not smile and smile"):
         twin.class_index("frown")
+
+
+def test_necessity_is_asked_of_pictures_of_a_class_and_of_others(twin):
+    drawn = bars(20, 4, 0.5).pictures
+    pictures = torch.cat([drawn, -drawn, 5 * drawn, 5 * torch.randn(drawn.shape, generator=torch.manual_seed(0))])
+    classes = twin.paint(pictures).classes
+    first = int(classes[0])
+    assert not bool((classes == first).all())
+    found = twin.necessity(pictures, first)
+    assert [each.concept for each in found] == [*twin.context_names, *twin.latent_names]
+    assert {each.necessity.trials for each in found} == {int((classes == first).sum())}
+    assert {each.sufficiency.trials for each in found} == {int((classes != first).sum())}
+    with pytest.raises(PellucidError, match="one of the two is empty"):
+        twin.necessity(pictures[classes == first], first)

@@ -1,180 +1,27 @@
 """The questions that can be asked of a trained twin."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pellucid.classifiers import Classifier
-from pellucid.data import write_atomically
-from pellucid.errors import PellucidError, TargetError
-from pellucid.surrogate.assessment import Assessment, Measure, assess
-from pellucid.surrogate.causal.graph import CausalGraph
-from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.codes import Codes
+from pellucid.errors import PellucidError
 from pellucid.surrogate.explaining.counterfactual import Counterfactual
 from pellucid.surrogate.explaining.importance import Importance, importance
 from pellucid.surrogate.explaining.minimal import FlipOptions, Flipped, flip
+from pellucid.surrogate.explaining.necessity import Necessity, necessity
 from pellucid.surrogate.explaining.painting import Painting, probabilities
 from pellucid.surrogate.explaining.strips import difference_map
 from pellucid.surrogate.explaining.support import RefusedError, Support, check_effective, fidelity
-from pellucid.surrogate.globally import GlobalExplanation, explain_globally
 from pellucid.surrogate.locally import LocalExplanation, explain_locally, structural_models
-from pellucid.surrogate.reference import Reference
+from pellucid.surrogate.memory import Memory
 
 __all__ = ["Answers", "Counterfactual"]
 
-REFERENCE, ASSESSMENT, WORLD = "reference.safetensors", "assessment.json", "graph.json"
 
-
-class Answers:
-    """Answers to questions about pictures, mixed into the surrogate.
-
-    Attributes:
-        reference: real pictures that explanations are drawn against; set by `remember`.
-        assessment: the twin's marks; set by `assess`. Concepts that it fails are refused.
-        world: the global explanation; set by `discover`.
-    """
-
-    reference: Reference | None = None
-    assessment: Assessment | None = None
-    world: GlobalExplanation | None = None
-
-    context_names: tuple[str, ...]
-    latent_names: tuple[str, ...]
-    span: Tensor
-
-    @property
-    def classifier(self) -> Classifier:
-        """The classifier that is mimicked."""
-        raise NotImplementedError
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the classes are called; a single logit has two sides."""
-        names = tuple(self.classifier.class_names)
-        return (f"not {names[0]}", names[0]) if len(names) == 1 else names
-
-    def class_index(self, target: int | str) -> int:
-        """The class of a name or index; of a single logit 0 is against it and 1 for it.
-
-        Raises:
-            TargetError: no such class.
-        """
-        if self.classifier.num_classes > 1:
-            return self.classifier.class_index(target)
-        if target in (0, 1):
-            return int(target)
-        if target not in self.class_names:
-            raise TargetError(f"no class {target!r}: {self.classifier.name} has {' and '.join(self.class_names)}")
-        return self.class_names.index(str(target))
-
-    def context_values(self, standard: Tensor) -> Tensor:
-        """Context of codes (N, K_c) in the table's units."""
-        raise NotImplementedError
-
-    def standard_context(self, values: Tensor) -> Tensor:
-        """Context in the table's units (N, K_c) as the codes have it."""
-        raise NotImplementedError
-
-    def head_logits(self, codes: Codes) -> Tensor:
-        """The logits (N, K) of the discriminative twin."""
-        raise NotImplementedError
-
-    def seen_features(self, pictures: Tensor) -> Tensor:
-        """What the classifier's layers make of pictures, (N, F), without gradients."""
-        raise NotImplementedError
-
-    def paint(self, pictures: Tensor, max_batch: int = 64) -> Painting:
-        """Pictures (N, C, H, W) with codes, reconstructions and logits: what several questions share."""
-        return Painting.of(self, self.classifier.check_pictures(pictures), max_batch=max_batch)  # type: ignore[arg-type]
-
-    def remember(self, pictures: Tensor, *, most: int = 2000) -> Reference:
-        """Keep the codes of real pictures, for every later question."""
-        self.reference = Reference.of(self.paint(pictures), self._effectiveness(), most=most)
-        return self.reference
-
-    def assess(
-        self,
-        pictures: Tensor,
-        measure: Measure | None = None,
-        *,
-        measured_by: str = "the twin's judges",
-        seed: int = 0,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> Assessment:
-        """Measure the twin on held-out pictures; contexts that it does not control are refused from then on.
-
-        Args:
-            pictures: (N, C, H, W) not seen in training.
-            measure: re-measures contexts in standard deviations of the table; best by code. The twin's own judges
-                otherwise, which it was trained to please: marks by them are upper bounds.
-            measured_by: says what `measure` is.
-            seed: of what is asked.
-            on_progress: called with (contexts done, in all).
-        """
-        own: Measure = lambda drawn: self.paint(drawn).codes.context  # noqa: E731
-        self.assessment = assess(
-            self.paint(pictures),
-            self.head_logits,
-            self.seen_features,
-            self.span,
-            measure or own,
-            measured_by,
-            seed=seed,
-            on_progress=on_progress,
-        )
-        if self.reference is not None:
-            self.reference = replace(self.reference, effectiveness=self._effectiveness())
-        return self.assessment
-
-    def discover(
-        self,
-        pictures: Tensor,
-        context: Tensor | None = None,
-        *,
-        knowledge: Knowledge | None = None,
-        options: DiscoveryOptions | None = None,
-        intervened: int = 200,
-        seed: int = 0,
-        on_progress: Callable[[str, int, int], None] | None = None,
-    ) -> GlobalExplanation:
-        """The global explanation: what the classifier perceives, how it hangs together and what moves its decision.
-
-        Args:
-            pictures: (N, C, H, W), best not seen in training.
-            context: (N, K_c) measured, in the table's units; None where it is not known.
-            knowledge: tiers, required and forbidden edges.
-            options: of the discovery.
-            intervened: pictures that are intervened on, at most.
-            seed: of the swaps.
-            on_progress: called with (stage, done, in all).
-        """
-        measured = None if context is None else self.standard_context(context.to(self.span))
-        self.world = explain_globally(
-            self.paint(pictures),
-            measured,
-            knowledge=knowledge,
-            options=options,
-            intervened=intervened,
-            seed=seed,
-            on_progress=on_progress,
-        )
-        return self.world
-
-    @property
-    def graph(self) -> CausalGraph:
-        """The perceived graph with the edges to the decision.
-
-        Raises:
-            PellucidError: `discover` was not run.
-        """
-        if self.world is None:
-            raise PellucidError("there is no graph yet: give the surrogate pictures with discover(pictures, context)")
-        return self.world.perceived
+class Answers(Memory):
+    """Answers to questions about pictures, mixed into the surrogate."""
 
     def counterfactual(
         self, pictures: Tensor, do: Mapping[str, float], *, propagate: bool = False, max_batch: int = 64
@@ -269,6 +116,21 @@ class Answers:
             seed=seed,
         )
 
+    def necessity(self, pictures: Tensor, target: int | str, *, seed: int = 0) -> tuple[Necessity, ...]:
+        """How often a class falls without a concept's value, and how often the value brings it about.
+
+        Args:
+            pictures: (N, C, H, W), some that the classifier gives to the class and some that it does not.
+            target: the class.
+            seed: of who gives its value to whom.
+
+        Raises:
+            PellucidError: no picture of the class, or none of another.
+        """
+        painting = self.paint(pictures)
+        inside = painting.classes == self.class_index(target)
+        return necessity(painting[inside.nonzero()[:, 0]], painting[(~inside).nonzero()[:, 0]], seed=seed)
+
     def explain(
         self,
         picture: Tensor,
@@ -301,30 +163,8 @@ class Answers:
             seed=seed,
         )
 
-    def save_answers(self, folder: Path) -> None:
-        """Write what the twin knows of real pictures beside it."""
-        if self.reference is not None:
-            self.reference.save(folder / REFERENCE)
-        if self.assessment is not None:
-            write_atomically(folder / ASSESSMENT, self.assessment.to_json().encode())
-        if self.world is not None:
-            write_atomically(folder / WORLD, self.world.to_json().encode())
-
-    def load_answers(self, folder: Path) -> None:
-        """Read what `save_answers` wrote, as far as it is there."""
-        if (folder / ASSESSMENT).exists():
-            self.assessment = Assessment.from_json((folder / ASSESSMENT).read_text(encoding="utf-8"))
-        if (folder / REFERENCE).exists():
-            device = self.classifier.device
-            self.reference = Reference.load(folder / REFERENCE, self._effectiveness(), device)
-        if (folder / WORLD).exists():
-            self.world = GlobalExplanation.from_json((folder / WORLD).read_text(encoding="utf-8"))
-
     def _concept_names(self) -> tuple[str, ...]:
         return (*self.context_names, *self.latent_names)
-
-    def _effectiveness(self) -> dict[str, float]:
-        return {} if self.assessment is None else self.assessment.effectiveness
 
     def _refuses(self, name: str) -> bool:
         try:
@@ -332,11 +172,6 @@ class Answers:
         except RefusedError:
             return True
         return False
-
-    def _known(self) -> Reference:
-        if self.reference is None:
-            raise PellucidError("the surrogate knows no real pictures to compare with: call remember(pictures) first")
-        return self.reference
 
     def _classes(self, target: int | str | Sequence[int | str], count: int) -> Tensor:
         many = [target] * count if isinstance(target, int | str) else list(target)

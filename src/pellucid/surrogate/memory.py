@@ -1,0 +1,196 @@
+"""What a trained twin knows: real pictures, its own marks, and the classifier's world."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from pellucid.classifiers import Classifier
+from pellucid.data import write_atomically
+from pellucid.errors import PellucidError, TargetError
+from pellucid.surrogate.assessment import Assessment, Measure, assess
+from pellucid.surrogate.causal.graph import CausalGraph
+from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
+from pellucid.surrogate.codes import Codes
+from pellucid.surrogate.explaining.painting import Painting
+from pellucid.surrogate.globally import GlobalExplanation, explain_globally
+from pellucid.surrogate.reference import Reference
+
+__all__ = ["Memory"]
+
+REFERENCE, ASSESSMENT, WORLD = "reference.safetensors", "assessment.json", "graph.json"
+
+
+class Memory:
+    """What explanations are drawn against, kept with the surrogate.
+
+    Attributes:
+        reference: real pictures that explanations are drawn against; set by `remember`.
+        assessment: the twin's marks; set by `assess`. Concepts that it fails are refused.
+        world: the global explanation; set by `discover`.
+    """
+
+    reference: Reference | None = None
+    assessment: Assessment | None = None
+    world: GlobalExplanation | None = None
+
+    context_names: tuple[str, ...]
+    latent_names: tuple[str, ...]
+    span: Tensor
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier that is mimicked."""
+        raise NotImplementedError
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called; a single logit has two sides."""
+        names = tuple(self.classifier.class_names)
+        return (f"not {names[0]}", names[0]) if len(names) == 1 else names
+
+    def class_index(self, target: int | str) -> int:
+        """The class of a name or index; of a single logit 0 is against it and 1 for it.
+
+        Raises:
+            TargetError: no such class.
+        """
+        if self.classifier.num_classes > 1:
+            return self.classifier.class_index(target)
+        if target in (0, 1):
+            return int(target)
+        if target not in self.class_names:
+            raise TargetError(f"no class {target!r}: {self.classifier.name} has {' and '.join(self.class_names)}")
+        return self.class_names.index(str(target))
+
+    def context_values(self, standard: Tensor) -> Tensor:
+        """Context of codes (N, K_c) in the table's units."""
+        raise NotImplementedError
+
+    def standard_context(self, values: Tensor) -> Tensor:
+        """Context in the table's units (N, K_c) as the codes have it."""
+        raise NotImplementedError
+
+    def head_logits(self, codes: Codes) -> Tensor:
+        """The logits (N, K) of the discriminative twin."""
+        raise NotImplementedError
+
+    def seen_features(self, pictures: Tensor) -> Tensor:
+        """What the classifier's layers make of pictures, (N, F), without gradients."""
+        raise NotImplementedError
+
+    def paint(self, pictures: Tensor, max_batch: int = 64) -> Painting:
+        """Pictures (N, C, H, W) with codes, reconstructions and logits: what several questions share."""
+        return Painting.of(self, self.classifier.check_pictures(pictures), max_batch=max_batch)  # type: ignore[arg-type]
+
+    def remember(self, pictures: Tensor, *, most: int = 2000) -> Reference:
+        """Keep the codes of real pictures, for every later question."""
+        self.reference = Reference.of(self.paint(pictures), self._effectiveness(), most=most)
+        return self.reference
+
+    def assess(
+        self,
+        pictures: Tensor,
+        measure: Measure | None = None,
+        *,
+        measured_by: str = "the twin's judges",
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Assessment:
+        """Measure the twin on held-out pictures; contexts that it does not control are refused from then on.
+
+        Args:
+            pictures: (N, C, H, W) not seen in training.
+            measure: re-measures contexts in standard deviations of the table; best by code. The twin's own judges
+                otherwise, which it was trained to please: marks by them are upper bounds.
+            measured_by: says what `measure` is.
+            seed: of what is asked.
+            on_progress: called with (contexts done, in all).
+        """
+        own: Measure = lambda drawn: self.paint(drawn).codes.context  # noqa: E731
+        self.assessment = assess(
+            self.paint(pictures),
+            self.head_logits,
+            self.seen_features,
+            self.span,
+            measure or own,
+            measured_by,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        if self.reference is not None:
+            self.reference = replace(self.reference, effectiveness=self._effectiveness())
+        return self.assessment
+
+    def discover(
+        self,
+        pictures: Tensor,
+        context: Tensor | None = None,
+        *,
+        knowledge: Knowledge | None = None,
+        options: DiscoveryOptions | None = None,
+        intervened: int = 200,
+        seed: int = 0,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> GlobalExplanation:
+        """The global explanation: what the classifier perceives, how it hangs together and what moves its decision.
+
+        Args:
+            pictures: (N, C, H, W), best not seen in training.
+            context: (N, K_c) measured, in the table's units; None where it is not known.
+            knowledge: tiers, required and forbidden edges.
+            options: of the discovery.
+            intervened: pictures that are intervened on, at most.
+            seed: of the swaps.
+            on_progress: called with (stage, done, in all).
+        """
+        measured = None if context is None else self.standard_context(context.to(self.span))
+        self.world = explain_globally(
+            self.paint(pictures),
+            measured,
+            knowledge=knowledge,
+            options=options,
+            intervened=intervened,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        return self.world
+
+    @property
+    def graph(self) -> CausalGraph:
+        """The perceived graph with the edges to the decision.
+
+        Raises:
+            PellucidError: `discover` was not run.
+        """
+        if self.world is None:
+            raise PellucidError("there is no graph yet: give the surrogate pictures with discover(pictures, context)")
+        return self.world.perceived
+
+    def save_answers(self, folder: Path) -> None:
+        """Write what the twin knows of real pictures beside it."""
+        if self.reference is not None:
+            self.reference.save(folder / REFERENCE)
+        if self.assessment is not None:
+            write_atomically(folder / ASSESSMENT, self.assessment.to_json().encode())
+        if self.world is not None:
+            write_atomically(folder / WORLD, self.world.to_json().encode())
+
+    def load_answers(self, folder: Path) -> None:
+        """Read what `save_answers` wrote, as far as it is there."""
+        if (folder / ASSESSMENT).exists():
+            self.assessment = Assessment.from_json((folder / ASSESSMENT).read_text(encoding="utf-8"))
+        if (folder / REFERENCE).exists():
+            device = self.classifier.device
+            self.reference = Reference.load(folder / REFERENCE, self._effectiveness(), device)
+        if (folder / WORLD).exists():
+            self.world = GlobalExplanation.from_json((folder / WORLD).read_text(encoding="utf-8"))
+
+    def _effectiveness(self) -> dict[str, float]:
+        return {} if self.assessment is None else self.assessment.effectiveness
+
+    def _known(self) -> Reference:
+        if self.reference is None:
+            raise PellucidError("the surrogate knows no real pictures to compare with: call remember(pictures) first")
+        return self.reference
