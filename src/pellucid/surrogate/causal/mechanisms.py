@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,14 +65,14 @@ class StructuralModel:
         graph: directed and acyclic.
         marginals: of each node, in the order of the graph's nodes.
         mechanisms: h_j of each node that has causes.
-        diagnosis: of each mechanism.
+        rows: (N, K) on the Gaussian scale, what the mechanisms were fitted on.
         options: that made it.
     """
 
     graph: CausalGraph
     marginals: tuple[Marginal, ...]
     mechanisms: Mapping[str, _Regression]
-    diagnosis: Mapping[str, Diagnosis]
+    rows: Floats
     options: MechanismOptions
 
     @classmethod
@@ -90,13 +91,18 @@ class StructuralModel:
         _refuse_undecided(graph)
         marginals = tuple(Marginal.of(column) for column in table.T)
         normal = _to_normal(marginals, table)
-        mechanisms, diagnosis = {}, {}
+        mechanisms = {}
         for node in graph.order():
             if graph.parents(node):
-                causes, effect = normal[:, _columns(graph, graph.parents(node))], normal[:, graph.nodes.index(node)]
-                mechanisms[node] = _regression(options).fit(causes, effect)
-                diagnosis[node] = _diagnose(causes, effect, options)
-        return cls(graph, marginals, mechanisms, diagnosis, options)
+                mechanisms[node] = _regression(options).fit(*_causes_and_effect(graph, node, normal))
+        return cls(graph, marginals, mechanisms, normal, options)
+
+    @cached_property
+    def diagnosis(self) -> Mapping[str, Diagnosis]:
+        """Of each mechanism, computed when first asked for: it takes longer than the fit."""
+        return {
+            node: _diagnose(*_causes_and_effect(self.graph, node, self.rows), self.options) for node in self.mechanisms
+        }
 
     def noise(self, values: ArrayLike) -> Floats:
         """Abduction: the noise (N, K) that explains values (N, K), on the Gaussian scale."""
@@ -177,6 +183,10 @@ def _refuse_undecided(graph: CausalGraph) -> None:
             "or report the range over graph.extensions()"
         )
     graph.order()
+
+
+def _causes_and_effect(graph: CausalGraph, node: str, normal: Floats) -> tuple[Floats, Floats]:
+    return normal[:, _columns(graph, graph.parents(node))], normal[:, graph.nodes.index(node)]
 
 
 def _columns(graph: CausalGraph, names: Sequence[str]) -> list[int]:
