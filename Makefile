@@ -1,6 +1,6 @@
 # Everything happens in .venv; nothing else on the machine is touched. Running a target again is quick.
 #
-#   make demo     explain photographs with a real ImageNet classifier, and test the explanations
+#   make demo     explain photographs with a real ImageNet classifier, test the explanations, ask a twin about digits
 #   make test     run the tests
 #   make lint     formatting, linting and types
 #   make bench    speed against Captum (half an hour)

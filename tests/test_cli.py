@@ -206,7 +206,7 @@ def test_help_needs_no_torch() -> None:
     assert "| torch" not in ran.stderr
 
 
-def test_the_demo_explains_three_photographs_by_maps_and_concepts_and_tests_the_maps(
+def test_the_demo_explains_photographs_by_maps_and_concepts_tests_the_maps_and_asks_a_twin_about_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("skimage")
@@ -226,3 +226,9 @@ def test_the_demo_explains_three_photographs_by_maps_and_concepts_and_tests_the_
     assert medians["DiFull", "input", "InputXGradient"]["median"]["estimate"] == 1
     assert medians["DiFull", "final", "GradCAM"]["median"]["estimate"] < 0.7  # both mopeds light up
     assert Path(told["evaluation"]["report"]).is_file()
+    for digit in told["why"]["pictures"]:
+        assert f"{digit['target']}.png" == digit["file"]
+        assert digit["fidelity"]["reliable"]
+        assert digit["flip"]["valid"]
+        assert digit["refused"] == {}
+    assert [Path(file).name for file in told["why"]["files"]] == ["why.html"]

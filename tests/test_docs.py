@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import pellucid as pl
+from pellucid.data.strokes import draw_digits
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,15 +25,20 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     for name in ("cat.jpg", "dog.jpg"):
         Image.fromarray(data.chelsea()).save(tmp_path / name)
+    Image.fromarray(F.pad(draw_digits(torch.tensor([3]))[0], (2,) * 4).byte().numpy()).save(tmp_path / "three.png")
     monkeypatch.chdir(tmp_path)
-    (block,) = code_blocks("README.md")
     names: dict[str, object] = {}
-    exec(block, names)
+    for block in code_blocks("README.md"):
+        exec(block, names)
     explanation = names["e"]
     assert isinstance(explanation, pl.attribution.Explanation)
     assert explanation.values.shape == (2, 1, 7, 7)
     assert explanation.gap is not None
     assert explanation.gap.abs().max() < 1e-4
+    twin, digit = names["twin"], names["digit"]
+    assert isinstance(twin, pl.surrogate.TwinSurrogate)
+    assert twin.classifier.predict(digit)[0][0].name == "3"
+    assert twin.assessment.effectiveness["thickness"] > 0.8
 
 
 def test_the_method_of_the_contributing_guide_works() -> None:

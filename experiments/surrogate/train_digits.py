@@ -34,8 +34,8 @@ _BOOTSTRAPS = 100
 
 
 def options_of(steps: int) -> TrainingOptions:
-    """The training shown in the README: the preset, two redrawn versions of each digit, and a gain layer."""
-    return PRESETS["cpu-32"].but(steps=steps, copies=2, gain="intensity")
+    """The preset, two redrawn versions of each digit, a gain layer, and nuisance that is kept idle."""
+    return PRESETS["cpu-32"].but(steps=steps, copies=2, gain="intensity", swapped=4.0)
 
 
 def answered(twin: TwinSurrogate, held_out: Digits) -> None:
@@ -51,7 +51,8 @@ def answered(twin: TwinSurrogate, held_out: Digits) -> None:
 
 def results_of(twin: TwinSurrogate, held_out: Digits) -> dict[str, Any]:
     """All numbers of a twin that has answered."""
-    assert twin.assessment is not None and twin.world is not None
+    assert twin.assessment is not None
+    assert twin.world is not None
     assert twin.world.data is not None
     accurate = (twin.paint(held_out.pictures).classes == held_out.labels).float().mean()
     return {

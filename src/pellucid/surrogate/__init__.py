@@ -6,6 +6,7 @@ from pellucid.surrogate.divergence import DivergedError
 from pellucid.surrogate.features import LOGITS_ONLY
 from pellucid.surrogate.judge import Rerender
 from pellucid.surrogate.options import PRESETS, LossWeights, TrainingOptions
+from pellucid.surrogate.shipped import digit_twin
 from pellucid.surrogate.training import train
 from pellucid.surrogate.twin_surrogate import TwinSurrogate, load
 
@@ -20,6 +21,7 @@ __all__ = [
     "TrainingOptions",
     "Twin",
     "TwinSurrogate",
+    "digit_twin",
     "load",
     "train",
 ]

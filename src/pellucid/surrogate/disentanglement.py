@@ -7,6 +7,7 @@ MIG and SAP, however clean the codes are.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from typing import TYPE_CHECKING
 
 import torch
@@ -169,11 +170,7 @@ def boosted_importance(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, se
 def disentanglement(importance: Tensor) -> float:
     """One minus the entropy (base K) of each code's share among the K factors, codes weighed by what they count.
 
-    Args:
-        importance: (D, K), not negative.
-
-    Returns:
-        D of Eastwood and Williams (2018), in [0, 1]; codes that count for nothing weigh nothing.
+    D of Eastwood and Williams (2018) for importance (D, K), in [0, 1]; codes that count for nothing weigh nothing.
     """
     return _concentration(importance)
 
@@ -193,7 +190,7 @@ def _concentration(importance: Tensor) -> float:
         )
     own = importance.sum(1)
     counted = importance[own > 0] / own[own > 0, None]
-    single = 1 - torch.special.entr(counted).sum(1) / torch.tensor(float(importance.shape[1])).log()
+    single = 1 - torch.special.entr(counted).sum(1) / log(importance.shape[1])
     return float(single @ own[own > 0] / own.sum()) if len(counted) else 0.0
 
 
@@ -211,7 +208,7 @@ def mutual_information(codes: Tensor, factors: Tensor, *, bins: int = BINS) -> T
 def mutual_information_gap(codes: Tensor, factors: Tensor, *, bins: int = BINS) -> Tensor:
     """How far the best code is ahead of the second, (K,), in mutual information over the factor's entropy.
 
-    Source: Chen et al., "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS 2018, equation 6.
+    Source: Chen et al., "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS 2018.
     """
     best = mutual_information(codes, factors, bins=bins).topk(2, dim=0).values
     cut = _binned(_checked(codes, factors)[1], bins)
