@@ -1,14 +1,15 @@
-"""Make docs/page.jpg: the demo's page for a cat, as a browser shows it.
+"""Make docs/page.jpg and docs/why.jpg: the demo's pages of a cat and of drawn digits, as a browser shows them.
 
 python docs/make_page_picture.py   (needs playwright and a Chromium at CHROMIUM or /usr/bin/chromium)
 """
 
+import io
 import os
 import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 from typer.testing import CliRunner
 
 from pellucid.cli import app
@@ -17,19 +18,34 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         CliRunner().invoke(app, ["demo", "--out", folder], catch_exceptions=False)
-        shot = Path(folder, "page.png")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
-            )
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.goto(Path(folder, "chelsea", "index.html").as_uri())
-            page.screenshot(path=shot, full_page=True)
-            browser.close()
-        with Image.open(shot) as picture:
-            picture.convert("RGB").save(HERE / "page.jpg", quality=88, subsampling=0)
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(Path(folder, "chelsea", "index.html").as_uri())
+        _save(page.screenshot(full_page=True), "page.jpg")
+        page.goto(Path(folder, "digits", "why.html").as_uri())
+        _save(page.screenshot(full_page=True), "why.jpg", (0, _top(page, "#picture-1"), 1280, _bottom(page, ".films")))
+        browser.close()
+
+
+def _top(page: Page, selector: str) -> float:
+    box = page.locator(selector).first.bounding_box()
+    assert box is not None
+    return box["y"]
+
+
+def _bottom(page: Page, selector: str) -> float:
+    box = page.locator(selector).first.bounding_box()
+    assert box is not None
+    return box["y"] + box["height"] + 20
+
+
+def _save(shot: bytes, name: str, box: tuple[float, float, float, float] | None = None) -> None:
+    with Image.open(io.BytesIO(shot)) as picture:
+        picture.crop(box).convert("RGB").save(HERE / name, quality=88, subsampling=0)
 
 
 if __name__ == "__main__":

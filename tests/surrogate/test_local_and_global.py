@@ -151,10 +151,13 @@ def test_attfind_finds_the_coordinate_that_the_classifier_reads():
     assert margin(zeros.logits, torch.zeros(len(zeros), dtype=torch.long)).min() >= 0
 
 
-def test_undecided_edges_between_latents_carry_nothing_and_too_many_others_are_named_and_left_out():
-    contexts, latents = ("a", "b", "c", "d"), ("latent 1", "latent 2")
-    table = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
-    tied = CausalGraph((*contexts, *latents), (Edge("a", "b", "tail", "arrow"), Edge(*latents)))
+def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_named_and_left_out():
+    contexts, latents = ("a", "b", "c", "d"), ("latent 1", "latent 2", "latent 3")
+    table = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
+    tied = CausalGraph(
+        (*contexts, *latents),
+        (Edge("a", "b", "tail", "arrow"), Edge(*latents[:2]), Edge(*latents[1:], "tail", "arrow")),
+    )
     models, left_out = structural_models(tied, contexts, latents, table)
     assert [[str(edge) for edge in model.graph.edges] for model in models] == [["a → b"]]
     assert left_out == ()

@@ -138,8 +138,13 @@ def _strip(twin: "TwinSurrogate", found: LocalExplanation, strip: Strip, names: 
         "name": strip.concept,
         "unit": unit,
         "pictures": [
-            {"uri": picture_uri(twin, picture), "value": _number(value), "supported": bool(known)}
-            for picture, value, known in zip(strip.pictures, values, strip.supported, strict=True)
+            {
+                "uri": picture_uri(twin, picture),
+                "raw": picture_uri(twin, raw),
+                "value": _number(value),
+                "supported": bool(known),
+            }
+            for picture, raw, value, known in zip(strip.pictures, strip.raw, values, strip.supported, strict=True)
         ],
         "curves": _curves(strip.probabilities, found.target, names),
         "own": round(100 * ((own - ends[0]) / (ends[1] - ends[0]) * (len(values) - 1) + 0.5) / len(values), 2),

@@ -154,17 +154,17 @@ def structural_models(
 ) -> tuple[tuple[StructuralModel, ...], tuple[Edge, ...]]:
     """A structural model of the concepts (R, K) for every orientation that the graph leaves open.
 
-    Edges of hidden common causes carry no effect, nor do undecided ones between two latents, whose axes are arbitrary;
-    concepts that are no nodes have neither causes nor effects.
+    Edges of hidden common causes carry no effect, nor do those between two latents: their axes are arbitrary, so a
+    direction between them means nothing. Concepts that are no nodes have neither causes nor effects.
 
     Returns:
         The models, one or more; and the undecided edges that are left out of all because they are too many to try.
     """
     names = (*contexts, *latents)
     firm = () if graph is None else graph.without_tentative().edges
-    known = tuple(edge for edge in firm if edge.pair <= set(names))
+    known = tuple(edge for edge in firm if edge.pair <= set(names) and not edge.pair <= set(latents))
     directed = tuple(edge for edge in known if edge.directed)
-    undecided = tuple(edge for edge in known if edge.undecided and not edge.pair <= set(latents))
+    undecided = tuple(edge for edge in known if edge.undecided)
     left_out = undecided if len(undecided) > _MOST_OPEN else ()
     whole = CausalGraph(names, directed if left_out else directed + undecided)
     table = concepts.detach().double().cpu().numpy()
