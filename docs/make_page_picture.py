@@ -24,6 +24,7 @@ def main() -> None:
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(300_000)
         page.goto(Path(folder, "chelsea", "index.html").as_uri())
         _save(page.screenshot(full_page=True), "page.jpg")
         page.goto(Path(folder, "digits", "why.html").as_uri())

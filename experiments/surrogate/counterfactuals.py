@@ -88,8 +88,13 @@ def ours(twin: TwinSurrogate, painting: Painting, targets: Tensor, known: Codes)
     return Changed(found.raw, found.codes, found.moved, *cost)
 
 
-def plain_descent(twin: TwinSurrogate, painting: Painting, targets: Tensor, known: Codes) -> Changed:
-    """Descent on the target's cross entropy over the whole code; each picture stops where it flips."""
+def plain_descent(
+    twin: TwinSurrogate, painting: Painting, targets: Tensor, known: Codes, *, transferred: bool
+) -> Changed:
+    """Descent on the target's cross entropy over the whole code; each picture stops where it flips.
+
+    What must flip is the picture as drawn, or the given one with the change transferred.
+    """
     codes = painting.codes.joined()
     scale = known.joined().std(0)
     change = torch.zeros_like(codes, requires_grad=True)
@@ -99,7 +104,8 @@ def plain_descent(twin: TwinSurrogate, painting: Painting, targets: Tensor, know
     with _counted(twin) as counter:
         for _ in range(_STEPS):
             moved = codes + change * scale
-            logits = twin.logits(twin.decode(twin.networks.codes(moved)))
+            drawn = twin.decode(twin.networks.codes(moved))
+            logits = twin.logits(painting.transferred(drawn) if transferred else drawn)
             hit = left & (logits.argmax(1) == targets)
             best[left] = moved.detach()[left]
             left &= ~hit
@@ -224,7 +230,8 @@ def main() -> None:
         "ours": lambda: ours(twin, painting, targets, known),
         "StylEx, concepts": lambda: stylex(twin, painting, targets, known, styles=False),
         "StylEx, StyleSpace": lambda: stylex(twin, painting, targets, known, styles=True),
-        "plain latent descent": lambda: plain_descent(twin, painting, targets, known),
+        "plain latent descent": lambda: plain_descent(twin, painting, targets, known, transferred=False),
+        "the same, transferred": lambda: plain_descent(twin, painting, targets, known, transferred=True),
         "towards a real digit": lambda: towards_real(twin, painting, targets, known, reference.labels),
     }
     results: dict[str, Any] = {"steps": twin.steps, "pictures": _PICTURES, "top": _TOP, "methods": {}}
