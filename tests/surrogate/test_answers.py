@@ -92,6 +92,14 @@ def test_an_effect_is_not_propagated_along_an_open_direction(twin):
         twin.counterfactual(bars(1, 3, 0.5).pictures, {"thickness": 5.0}, propagate=True)
 
 
+def test_an_open_direction_that_does_not_matter_is_no_hindrance(twin):
+    twin.world = world_of(Edge("thickness", "intensity"))
+    picture = bars(1, 3, 0.5).pictures
+    both = twin.counterfactual(picture, {"thickness": 5.0, "intensity": 0.5}, propagate=True)
+    alone = twin.counterfactual(picture, {"thickness": 5.0, "intensity": 0.5})
+    torch.testing.assert_close(both.pictures, alone.pictures)
+
+
 def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(twin):
     pytest.importorskip("causallearn")
     data = bars(120, 4, 0.9)

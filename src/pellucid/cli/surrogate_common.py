@@ -67,6 +67,8 @@ class TrainCommand:
         Raises:
             PellucidError: there is none, or it is damaged.
         """
+        if not run.is_dir():
+            raise PellucidError(f"there is no run {run}: give the folder of a training; 'digits' is for explain only")
         try:
             return cls(**json.loads((run / COMMAND).read_text(encoding="utf-8")))
         except FileNotFoundError:

@@ -72,13 +72,16 @@ class Answers(Memory):
             return concepts
         known = self._known().codes.concepts()
         models, left_out = structural_models(self.graph, self.context_names, self.latent_names, known)
-        if len(models) > 1 or left_out:
-            raise PellucidError(
-                "the graph leaves orientations open, so what responds is not known: give discover() knowledge of tiers"
-            )
         given = {name: asked[:, at].double().cpu().numpy() for at, name in enumerate(columns)}
-        moved = models[0].counterfactual(painting.codes.concepts().double().cpu().numpy(), given)
-        return torch.from_numpy(moved).to(concepts)
+        before = painting.codes.concepts().double().cpu().numpy()
+        found = torch.stack([torch.from_numpy(model.counterfactual(before, given)) for model in models])
+        if left_out or float((found - found[0]).abs().max()) > 1e-6:
+            open_edges = ", ".join(str(edge) for edge in self.graph.without_tentative().edges if edge.undecided)
+            raise PellucidError(
+                f"the graph leaves orientations open ({open_edges}), so what responds is not known: give discover() "
+                "knowledge of tiers"
+            )
+        return found[0].to(concepts)
 
     def flip(
         self, pictures: Tensor, target: int | str | Sequence[int | str], *, options: FlipOptions | None = None
