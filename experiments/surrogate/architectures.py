@@ -1,0 +1,284 @@
+"""One surrogate for every architecture: the same code, options and digits on networks of six kinds and on a black box.
+
+python -m experiments.surrogate.architectures --work DIR [--only NAME ...]
+
+The digits are drawn from strokes at 16 pixels, thick ones tend to be bright, so that nothing is downloaded and the true
+picture of every intervention is known. Networks, twins and measurements are kept in DIR, so that a run that was broken
+off goes on; the results are results/architectures.json and results/architectures.md. A network and its twin take two to
+four minutes of one core.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pellucid as pl
+from experiments.surrogate import networks
+from experiments.surrogate.networks import NETWORKS
+from pellucid.data import Preprocess, write_atomically
+from pellucid.data.context import ContextTable
+from pellucid.data.morphomnist import thickness_to_intensity
+from pellucid.data.strokes import draw_digits
+from pellucid.surrogate import LOGITS_ONLY, PRESETS, Rerender, TwinSurrogate, train
+from pellucid.surrogate.explaining.painting import margin
+from pellucid.surrogate.morphometry import digit_measure, measured
+from pellucid.surrogate.tensors import read_tensors, write_tensors
+
+__all__ = ["CASES", "Strokes", "classifier_of", "draw_strokes", "measurements", "versions_of"]
+
+RESULTS = Path(__file__).parent / "results"
+CONTEXTS = ("thickness", "intensity", "slant", "width")
+OPTIONS = PRESETS["ci-16"].but(steps=800, latents=8, nuisance=8, gain="intensity", swapped=4.0)
+_SIDE = 16
+_PEN = 0.6  # pixels of 16 for one of the pens of 28-pixel digits, a little more than to scale: thin pens are faint
+_TRAINING, _HELD_OUT, _INTERVENED = 4000, 1000, 300
+_EPOCHS, _BATCH, _RATE = 12, 64, 2e-3
+_LOW, _HIGH = torch.tensor([[1.0, 70.0, -0.4, 6.0], [2.8, 255.0, 0.4, 11.0]])  # of what versions are drawn from
+_BLACK_BOX = "CNN as a black box"
+CASES = {name: name for name in NETWORKS} | {_BLACK_BOX: "CNN"}
+"""Row of the table -> its network; the last is explained from its logits alone."""
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Drawn digits, (N, 1, 16, 16) in [-1, 1], their classes (N,), what they are drawn from, and the seed of shapes."""
+
+    pictures: Tensor
+    labels: Tensor
+    context: ContextTable
+    seed: int
+
+    def redrawn(self, values: Tensor) -> Tensor:
+        """The same shapes at the same places with other pens: the true pictures of contexts (N, K)."""
+        return _drawn(self.labels, values, self.seed)
+
+
+def draw_strokes(count: int, seed: int) -> Strokes:
+    """Digits of all classes; thickness -> intensity as in Morpho-MNIST (r = 0.9), slant and width of their own."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(10, (count,), generator=random)
+    tied = thickness_to_intensity().sample(count, seed=seed)
+    thickness = (_PEN * tied.column("thickness")).clamp(_LOW[0], _HIGH[0]).float()
+    slant = (0.2 * torch.randn(count, generator=random)).clamp(_LOW[2], _HIGH[2])
+    width = (8.5 + 1.2 * torch.randn(count, generator=random)).clamp(_LOW[3], _HIGH[3])
+    values = torch.stack([thickness, tied.column("intensity").float(), slant, width], dim=1)
+    return Strokes(_drawn(labels, values, seed), labels, ContextTable(CONTEXTS, values), seed)
+
+
+def _drawn(labels: Tensor, values: Tensor, seed: int) -> Tensor:
+    pens = dict(zip(CONTEXTS, values.float().T, strict=True))
+    grey = draw_digits(labels, **pens, size=_SIDE, jitter=0.7, seed=seed)
+    return grey[:, None] / 127.5 - 1
+
+
+def versions_of(strokes: Strokes) -> Rerender:
+    """Draws digits of a set with pens of any kind; which digits they are is told by their pixels."""
+
+    def rerender(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.cdist(pictures.flatten(1), strokes.pictures.flatten(1)).argmin(1)
+        values = strokes.context.values.float().clone()
+        values[rows] = _LOW + (_HIGH - _LOW) * torch.rand(len(rows), len(CONTEXTS), generator=random)
+        return strokes.redrawn(values)[rows], values[rows]
+
+    return rerender
+
+
+def classifier_of(name: str, strokes: Strokes, work: Path) -> pl.Classifier:
+    """The network of a name as a classifier, trained on strokes; its weights are kept in `work`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = NETWORKS[name](10)
+        kept = work / f"{_slug(name)}.safetensors"
+        if not kept.exists():
+            _fit(network, strokes)
+            write_tensors(kept, network.state_dict())
+    network.load_state_dict(read_tensors(kept))
+    preprocess = Preprocess((_SIDE, _SIDE), mean=(0.5,), std=(0.5,))
+    names = [str(digit) for digit in range(10)]
+    return pl.Classifier(
+        network.eval(), preprocess=preprocess, class_names=names, name=name, input_size=(1, _SIDE, _SIDE)
+    )
+
+
+def _fit(network: nn.Module, strokes: Strokes) -> None:
+    steps = _EPOCHS * -(-len(strokes.labels) // _BATCH)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
+    network.train()
+    for _ in range(_EPOCHS):
+        for rows in torch.split(torch.randperm(len(strokes.labels)), _BATCH):
+            loss = F.cross_entropy(network(strokes.pictures[rows]), strokes.labels[rows])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+
+
+def measurements(case: str, training: Strokes, held_out: Strokes, work: Path) -> dict[str, Any]:
+    """The row of a case, measured or read from an earlier run of the same code and options."""
+    file = work / f"{_slug(case)}.json"
+    settings = {"options": OPTIONS.record(), "code": _code(), "pellucid": pl.__version__}
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["settings"] == settings:
+            return dict(kept["row"])
+    classifier = classifier_of(CASES[case], training, work)
+    layers = LOGITS_ONLY if case == _BLACK_BOX else None
+    out, rerender = work / f"twin-{_slug(case)}", versions_of(training)
+    twin = train(classifier, training.pictures, training.context, OPTIONS, out, layers=layers, rerender=rerender)
+    row = _judged(twin, training, held_out)
+    write_atomically(file, json.dumps({"settings": settings, "row": row}, indent=1).encode())
+    return row
+
+
+def _code() -> str:
+    return sha256(b"".join(Path(part).read_bytes() for part in (__file__, str(networks.__file__)))).hexdigest()
+
+
+def _judged(twin: TwinSurrogate, training: Strokes, held_out: Strokes) -> dict[str, Any]:
+    twin.remember(training.pictures)
+    marks = twin.assess(held_out.pictures, digit_measure(twin), measured_by="morphometry")
+    world = twin.discover(held_out.pictures, held_out.context.values, intervened=_INTERVENED)
+    edges = {edge.concept: edge for edge in world.decisions}
+    top = max(edges, key=lambda name: edges[name].strength)
+    return {
+        "layers": list(twin.features.layers) or LOGITS_ONLY,
+        "features": twin.features.length,
+        "parameters": sum(weight.numel() for weight in twin.classifier.module.parameters()),
+        "accuracy": _share(twin.logits(held_out.pictures).argmax(1) == held_out.labels),
+        "agreement": marks.agreement,
+        "kl": marks.kl,
+        "head_agreement": marks.head_agreement,
+        "swap_flips": marks.swap_flips,
+        "pixels": marks.pixels / 2,
+        "judged": [dict(zip(CONTEXTS, judge, strict=True)) for judge in twin.quality.judged],
+        "effectiveness": marks.effectiveness,
+        "perceived": dict(world.perceives),
+        "null": {"strongest": world.null.strongest, "block": world.null.block},
+        "top": top,
+        "strengths": {name: edge.strength for name, edge in edges.items()},
+        "p_values": {name: edge.p_value for name, edge in edges.items()},
+        "effects": _effects(twin, held_out),
+    }
+
+
+def _ceiling(held_out: Strokes) -> dict[str, float]:
+    """Correlation of what true pictures of interventions were drawn from with what they measure: the best there is."""
+    random, found = torch.Generator().manual_seed(1), {}
+    for column, name in enumerate(CONTEXTS):
+        values = held_out.context.values.float().clone()
+        low, high = torch.quantile(values[:, column], torch.tensor([0.02, 0.98]))
+        values[:, column] = low + (high - low) * torch.rand(len(values), generator=random)
+        found[name] = _correlation(values[:, column], measured(held_out.redrawn(values), [name])[:, 0])
+    return found
+
+
+@torch.no_grad()
+def _effects(twin: TwinSurrogate, held_out: Strokes) -> dict[str, dict[str, float]]:
+    """What another digit's value of a context does to the margin, by the twin and by drawing the digit anew.
+
+    Returns:
+        For each context the mean absolute change `twin` and `truth`, in standard deviations of the margin, and their
+        `correlation` over pictures.
+    """
+    painting = twin.paint(held_out.pictures)
+    before = margin(painting.logits, painting.classes)
+    found = {}
+    for column, name in enumerate(CONTEXTS):
+        values = held_out.context.values.float().clone()
+        values[:, column] = values[:, column].roll(1)
+        context = painting.codes.context.clone()
+        context[:, column] = twin.standard_context(values)[:, column]
+        codes = painting.codes.with_concepts(torch.cat([context, painting.codes.latent], dim=1))
+        ours = margin(painting.changed_logits(codes), painting.classes) - before
+        true = margin(twin.logits(held_out.redrawn(values)), painting.classes) - before
+        sizes = {"twin": float(ours.abs().mean() / before.std()), "truth": float(true.abs().mean() / before.std())}
+        found[name] = sizes | {"correlation": _correlation(ours, true)}
+    return found
+
+
+def _correlation(x: Tensor, y: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1])
+
+
+def _share(mask: Tensor) -> float:
+    return float(mask.float().mean())
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of all cases."""
+    columns = ("accuracy", "agreement", "KL", "head agreement", "swap flips")
+    head = ["network", *columns, "effectiveness T, I, S, W", "perceived R² T, I, S, W"]
+    head += ["strongest decision edge", "nuisance: one, all", "edges that stand out"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for name, row in rows.items():
+        numbers = [row[key] for key in ("accuracy", "agreement", "kl", "head_agreement", "swap_flips")]
+        several = [
+            " ".join(f"{row[key][context]:.2f}" for context in CONTEXTS) for key in ("effectiveness", "perceived")
+        ]
+        edges = [
+            f"{row['top']} {row['strengths'][row['top']]:.2f}",
+            "{strongest:.2f}, {block:.2f}".format(**row["null"]),
+        ]
+        edges.append(f"{sum(p < 0.05 for p in row['p_values'].values())} of {len(row['p_values'])}")
+        lines.append(_line([name, *(f"{number:.3f}" for number in numbers), *several, *edges]))
+    return "\n".join(lines) + "\n"
+
+
+def effects_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of effects, the twin's beside the true ones, and their correlation over pictures."""
+    head = ["network", *CONTEXTS]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for name, row in rows.items():
+        cells = ["{twin:.2f} / {truth:.2f}, r = {correlation:.2f}".format(**row["effects"][c]) for c in CONTEXTS]
+        lines.append(_line([name, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Train, measure and report what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for networks, twins and measurements")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), help="rows to make")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    training, held_out = draw_strokes(_TRAINING, 0), draw_strokes(_HELD_OUT, 1)
+    rows: dict[str, dict[str, Any]] = {}
+    for case in chosen.only:
+        rows[case] = measurements(case, training, held_out, chosen.work)
+        report(rows, held_out, chosen.out)
+    print((chosen.out / "architectures.md").read_text(encoding="utf-8"))
+
+
+def report(rows: Mapping[str, Mapping[str, Any]], held_out: Strokes, out: Path) -> None:
+    """Write the rows and their tables."""
+    summary = {
+        "options": OPTIONS.record(),
+        "versions": {"pellucid": pl.__version__, "torch": torch.__version__},
+        "pictures": {"training": _TRAINING, "held_out": _HELD_OUT, "intervened": _INTERVENED},
+        "morphometry_of_true_pictures": _ceiling(held_out),
+        "rows": rows,
+    }
+    write_atomically(out / "architectures.json", json.dumps(summary, indent=1).encode())
+    write_atomically(out / "architectures.md", (markdown(rows) + "\n" + effects_markdown(rows)).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Statistics of pictures that code measures and code sets: a judge that no generator can please, and an oracle.
+
+Pictures are (N, C, H, W) in [0, 1], of one channel or three. "Grey" is the mean of the channels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import pellucid as pl
+from pellucid.surrogate.space import DisplaySpace
+
+__all__ = [
+    "STATISTICS",
+    "effect_of_code",
+    "measure_statistics",
+    "set_statistics",
+    "shown",
+    "surround_mask",
+    "unshown",
+    "versions_of",
+]
+
+_RING = 4  # pixels of the border
+_ROUNDS = 4  # setting one statistic moves others, and clipping moves all: set in turn, so many times
+_BISECTIONS = 10
+_LEAST = 1e-3  # of contrast and saturation that are divided by
+
+
+def _grey(x: Tensor) -> Tensor:
+    return x.mean(1, keepdim=True)
+
+
+def _brightness(x: Tensor) -> Tensor:
+    return x.mean((1, 2, 3))
+
+
+def _contrast(x: Tensor) -> Tensor:
+    return _grey(x).flatten(1).std(1, correction=0)
+
+
+def _saturation(x: Tensor) -> Tensor:
+    return (x.amax(1) - x.amin(1)).mean((1, 2))
+
+
+def _border_blueness(x: Tensor) -> Tensor:
+    red, green, blue = x.unbind(1)
+    ring = torch.ones_like(blue)
+    ring[:, _RING:-_RING, _RING:-_RING] = 0
+    return ((blue - (red + green) / 2) * ring).sum((1, 2)) / ring.sum((1, 2))
+
+
+def _detail(x: Tensor) -> Tensor:
+    grey = _grey(x)
+    across, down = grey.diff(dim=3).abs().mean((1, 2, 3)), grey.diff(dim=2).abs().mean((1, 2, 3))
+    return (across + down) / 2 / _contrast(x).clamp_min(_LEAST)
+
+
+def _with_brightness(x: Tensor, wanted: Tensor) -> Tensor:
+    return x + _wide(wanted - _brightness(x))
+
+
+def _with_contrast(x: Tensor, wanted: Tensor) -> Tensor:
+    grey = _grey(x)
+    factor = _wide(wanted / _contrast(x).clamp_min(_LEAST))
+    return x + (factor - 1) * (grey - grey.mean((2, 3), keepdim=True))
+
+
+def _with_saturation(x: Tensor, wanted: Tensor) -> Tensor:
+    grey = _grey(x)
+    return grey + _wide(wanted / _saturation(x).clamp_min(_LEAST)) * (x - grey)
+
+
+def _with_border_blueness(x: Tensor, wanted: Tensor) -> Tensor:
+    tint = torch.tensor([-1 / 3, -1 / 3, 2 / 3]).to(x)[:, None, None]  # leaves grey as it is
+    return x + _wide(wanted - _border_blueness(x)) * surround_mask(x.shape[-1]).to(x) * tint
+
+
+def _with_detail(x: Tensor, wanted: Tensor) -> Tensor:
+    """Sharpen or blur: x + a (x - blurred x), with a found by bisection."""
+    fine = x - F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
+    low, high = torch.full_like(wanted, -1.0), torch.full_like(wanted, 4.0)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        short = _detail((x + _wide(middle) * fine).clamp(0, 1)) < wanted
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return x + _wide((low + high) / 2) * fine
+
+
+_TOOLS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "detail": (_detail, _with_detail),
+    "contrast": (_contrast, _with_contrast),
+    "saturation": (_saturation, _with_saturation),
+    "border blueness": (_border_blueness, _with_border_blueness),
+    "brightness": (_brightness, _with_brightness),
+}
+
+STATISTICS = tuple(_TOOLS)
+"""detail: mean absolute difference of neighbouring grey pixels, in units of the contrast. contrast: standard deviation
+of grey. saturation: mean of the largest less the smallest channel. border blueness: blue less the mean of red and
+green on the four outer pixels. brightness: mean. Saturation and border blueness need three channels."""
+
+
+def measure_statistics(pictures: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
+    """The named statistics (N, K) of pictures (N, C, H, W) in [0, 1]."""
+    return torch.stack([_TOOLS[name][0](pictures) for name in names], dim=1)
+
+
+def set_statistics(pictures: Tensor, wanted: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
+    """Pictures redrawn by code, as nearly as clipping at black and full allows with the named statistics `wanted`.
+
+    Args:
+        pictures: (N, C, H, W) in [0, 1].
+        wanted: (N, K).
+        names: of the K statistics.
+    """
+    for _ in range(_ROUNDS):
+        for column, name in enumerate(names):
+            pictures = _TOOLS[name][1](pictures, wanted[:, column]).clamp(0, 1)
+    return pictures
+
+
+def versions_of(
+    pictures: Tensor, low: Tensor, high: Tensor, random: torch.Generator, names: Sequence[str] = STATISTICS
+) -> Tensor:
+    """Pictures redrawn with statistics drawn evenly and independently between bounds (K,) and (K,)."""
+    share = torch.rand(len(pictures), len(names), generator=random)
+    return set_statistics(pictures, low + (high - low) * share, names)
+
+
+def effect_of_code(pictures: Tensor, name: str, value: float, names: Sequence[str] = STATISTICS) -> Tensor:
+    """Pictures with one statistic set by code and the other named ones held: a true intervention."""
+    wanted = measure_statistics(pictures, names)
+    wanted[:, list(names).index(name)] = value
+    return set_statistics(pictures, wanted, names)
+
+
+def shown(classifier: pl.Classifier, pictures: Tensor) -> Tensor:
+    """Pictures of a classifier's input space in [0, 1]."""
+    return (DisplaySpace.of(classifier, pictures).show(pictures) / 2 + 0.5).clamp(0, 1)
+
+
+def unshown(classifier: pl.Classifier, pictures: Tensor) -> Tensor:
+    """The inverse of `shown`."""
+    return DisplaySpace.of(classifier, pictures).back(2 * pictures - 1)
+
+
+def surround_mask(side: int) -> Tensor:
+    """(side, side), 1 in the surroundings, 0 in the middle, smooth between."""
+    axis = torch.linspace(-1, 1, side)
+    radius = (axis[:, None] ** 4 + axis[None, :] ** 4) ** 0.25
+    return ((radius - 0.55) / 0.2).clamp(0, 1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

@@ -1,0 +1,129 @@
+"""What setting a context does to a decision: by the twin, in truth, and as plain correlation would have it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.surrogate import TwinSurrogate
+from pellucid.surrogate.explaining.decision import DOSES, DecisionEdge, NuisanceNull
+from pellucid.surrogate.explaining.painting import Painting, margin
+
+__all__ = ["causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
+
+_PERMUTATIONS = 16
+_SHAPLEY_PICTURES = 50
+
+
+def score(logits: Tensor, classes: Tensor) -> Tensor:
+    """What is explained, (N,): of two classes how far the second is ahead, else how far the factual one is."""
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else margin(logits, classes)
+
+
+def interventions(values: Tensor) -> Tensor:
+    """What a context (N,) is set to, (1 + 5, N): another picture's value, then its quantiles."""
+    doses = torch.quantile(values, torch.tensor(DOSES).to(values))
+    return torch.cat([values.roll(1)[None], doses[:, None].expand(-1, len(values))])
+
+
+@torch.no_grad()
+def true_effects(
+    logits: Callable[[Tensor], Tensor], pictures: Tensor, kept: Tensor, redrawn: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Change of the score by true interventions.
+
+    Args:
+        logits: the classifier.
+        pictures: (N, C, H, W).
+        kept: the same drawn anew with nothing set.
+        redrawn: context -> (1 + 5, N, C, H, W), drawn anew with what `interventions` sets.
+
+    Returns:
+        context -> (1 + 5, N).
+    """
+    classes = logits(pictures).argmax(1)
+    before = score(logits(kept), classes)
+    return {name: torch.stack([score(logits(row), classes) - before for row in rows]) for name, rows in redrawn.items()}
+
+
+def causal_effects(
+    twin: TwinSurrogate, painting: Painting, context: Mapping[str, Tensor], truth: Mapping[str, Tensor], usable: Tensor
+) -> dict[str, dict[str, float]]:
+    """The twin's effect of every context beside the true one.
+
+    Args:
+        twin: of the classifier.
+        painting: N real pictures.
+        context: name -> (N,) their measured values.
+        truth: of `true_effects`.
+        usable: name by name (K, N), pictures whose true counterfactuals are what was asked for.
+
+    Returns:
+        For each context: `strength` and `true_strength`, the mean absolute change of the score when the context takes
+        another picture's value, in standard deviations of the score; `flips` and `true_flips`, the share of pictures
+        whose class changes then; `reach` and `true_reach`, the range of the mean score over five quantiles of the
+        context, in logits; `correlation` of the change with the true one over pictures, mean over the quantiles;
+        `pictures` that were usable.
+    """
+    before = score(painting.logits, painting.classes)
+    found = {}
+    for column, (name, values) in enumerate(context.items()):
+        mine = torch.stack([_set(twin, painting, name, row) for row in interventions(values)])[:, usable[column]]
+        true = truth[name][:, usable[column]]
+        means, true_means = mine[1:].mean(1), true[1:].mean(1)
+        pairs = zip(mine[1:], true[1:], strict=True)
+        found[name] = {
+            "strength": float(mine[0].abs().mean() / before.std()),
+            "true_strength": float(true[0].abs().mean() / before.std()),
+            "flips": _flips(before[usable[column]], mine[0]),
+            "true_flips": _flips(before[usable[column]], true[0]),
+            "reach": float(means.max() - means.min()),
+            "true_reach": float(true_means.max() - true_means.min()),
+            "correlation": float(torch.stack([_correlation(x, y) for x, y in pairs]).mean()),
+            "pictures": int(usable[column].sum()),
+        }
+    return found
+
+
+def _flips(before: Tensor, change: Tensor) -> float:
+    return float(((before > 0) != (before + change > 0)).float().mean())
+
+
+def _set(twin: TwinSurrogate, painting: Painting, name: str, values: Tensor) -> Tensor:
+    """Change of the score (N,) when the twin sets a context to values, residuals transferred."""
+    column = twin.context_names.index(name)
+    raw = twin.context_values(painting.codes.context).clone()
+    raw[:, column] = values
+    concepts = painting.codes.concepts().clone()
+    concepts[:, column] = twin.standard_context(raw)[:, column]
+    after = painting.changed_logits(painting.codes.with_concepts(concepts))
+    return score(after, painting.classes) - score(painting.logits, painting.classes)
+
+
+def plain_correlation(scores: Tensor, context: Mapping[str, Tensor]) -> dict[str, float]:
+    """Pearson's correlation of scores (N,) with each context (N,)."""
+    return {name: float(_correlation(scores, values)) for name, values in context.items()}
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
+    return torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1]
+
+
+def told(twin: TwinSurrogate, pictures: Tensor, edges: Sequence[DecisionEdge], null: NuisanceNull) -> dict[str, Any]:
+    """What a user is told: decision edges beside the nuisance null, and Shapley values of the concepts.
+
+    Args:
+        twin: which remembers real pictures.
+        pictures: (N, C, H, W) held out; the first of them get Shapley values.
+        edges, null: of `decision_edges`, which `discover` draws as they are.
+    """
+    shares = twin.importance(pictures[:_SHAPLEY_PICTURES], permutations=_PERMUTATIONS)
+    sizes = shares.values.abs().mean(0)
+    return {
+        "edges": {edge.concept: asdict(edge) for edge in edges},
+        "null": asdict(null),
+        "importance": dict(zip(shares.names, sizes.tolist(), strict=True)),
+        "importance_order": [shares.names[place] for place in sizes.argsort(descending=True)],
+    }

@@ -1,0 +1,178 @@
+"""Faces: twins of a smile classifier, and of one with a planted shortcut: a frame that is bright where they smile.
+
+python -m experiments.surrogate.smiles --data DIR --work DIR [--kinds honest shortcut] [--out DIR] [--steps N]
+
+Weights, contexts and checkpoints are kept in --work, so that a run that was broken off goes on; the numbers of all
+kinds that are finished go to OUT/smiles.json. No picture is among them.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.surrogate.real_pictures import HeldOut, Questions, changes, examine, rounded
+from experiments.surrogate.smiles_data import (
+    CONTEXTS,
+    SETTABLE,
+    Faces,
+    Kind,
+    frame_levels,
+    framed,
+    load_faces,
+    smile_classifier,
+)
+from pellucid.classifiers import Classifier
+from pellucid.data import write_atomically
+from pellucid.data.context import ContextTable
+from pellucid.surrogate import PRESETS, TrainingOptions, TwinSurrogate, train
+from pellucid.surrogate.tensors import read_tensors, write_tensors
+
+__all__ = ["KINDS", "OPTIONS", "main"]
+
+KINDS: tuple[Kind, ...] = ("honest", "shortcut")
+TRAINING, HELD_OUT = 4000, 1000
+OPTIONS = PRESETS["cpu-32"].but(
+    resolution=64,
+    steps=2600,
+    batch=16,
+    warm_up=400,
+    latents=6,
+    nuisance=64,
+    generator_rate=6e-4,
+    judge_steps=1000,
+    checkpoint_every=250,
+)
+"""`cpu-32` at twice the side, with 8 channels at 64 pixels; smaller steps, and twice the rate. Two classes need few
+latents, faces much nuisance."""
+
+_BOUNDS = (0.02, 0.98)  # quantiles between which code draws versions; frames lie between 0 and 1
+_MEASURED_BY = "code (detail, contrast, brightness, frame) and published face networks (happy, female, age)"
+
+
+def run(kind: Kind, data: Path, work: Path, options: TrainingOptions, questions: Questions) -> dict[str, Any]:
+    """Train the classifier and its twin, or go on training, and examine."""
+    faces, labels = load_faces(data)
+    faces, labels = faces[: TRAINING + HELD_OUT], labels[: TRAINING + HELD_OUT]
+    levels = frame_levels(kind, labels)
+    pictures = framed(faces, levels)
+    classifier = smile_classifier(
+        pictures[:TRAINING], labels[:TRAINING], work / kind / "classifier.safetensors", f"{kind} smile CNN"
+    )
+    instruments = Faces(classifier, data)
+    context = _context(instruments, faces, work).replaced({"frame": levels})
+    training = context.subset(slice(0, TRAINING))
+    out = work / kind / "twin"
+    twin = train(
+        classifier, pictures[:TRAINING], training, options, out, rerender=instruments.versions(*_bounds(training))
+    )
+    held_out = HeldOut(pictures[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
+    found = examine(
+        twin, held_out, instruments.measure, _MEASURED_BY, instruments.set_by_code, SETTABLE, questions, _say
+    )
+    twin.save(out)
+    reliance = _reliance(classifier, faces[TRAINING:], labels[TRAINING:])
+    moved = _by_class(twin, held_out, instruments, questions.intervened)
+    return found | {"accuracy": reliance, "frame_by_class": moved, "training_pictures": TRAINING}
+
+
+def compare(found: Mapping[Kind, dict[str, Any]], name: str = "frame") -> dict[str, Any]:
+    """What each kind's results say of one context: among the contexts, where does it stand?"""
+    return {kind: _standing(result, name) for kind, result in found.items()}
+
+
+def _standing(result: dict[str, Any], name: str) -> dict[str, Any]:
+    edges = {edge["concept"]: edge for edge in result["world"]["decisions"]}
+    contexts = list(result["control"])
+    shares = {one: result["importance"]["mean_absolute_logits"][one] for one in contexts}
+    strengths = {one: edges[one]["strength"] for one in contexts}
+    edge = {key: edges[name][key] for key in ("strength", "flips", "dose", "agreement", "p_value", "significant")}
+    return {
+        "decision_edge": edge | {"rank": _rank(strengths, name), "null": result["world"]["null"]["block"]},
+        "importance": {"mean_absolute_logits": shares[name], "rank": _rank(shares, name), "contexts": len(contexts)},
+        "against_code": result["against_code"][name],
+        "by_class": result[f"{name}_by_class"],
+        "effectiveness": result["control"][name]["correlation"],
+        "accuracy": result["accuracy"],
+    }
+
+
+def _rank(values: dict[str, float], name: str) -> int:
+    return sorted(values, key=lambda one: -values[one]).index(name) + 1
+
+
+def _context(instruments: Faces, faces: Tensor, work: Path) -> ContextTable:
+    """Measured once for all kinds, in black frames, then kept."""
+    kept = work / "context.safetensors"
+    if not kept.exists():
+        write_tensors(kept, {"context": instruments.measure(framed(faces, torch.zeros(len(faces))), _say)})
+    return ContextTable(CONTEXTS, read_tensors(kept)["context"])
+
+
+def _bounds(training: ContextTable) -> tuple[Tensor, Tensor]:
+    values = training.select(SETTABLE).values.float()
+    low, high = torch.quantile(values, torch.tensor(_BOUNDS), dim=0)
+    low[-1], high[-1] = 0.0, 1.0
+    return low, high
+
+
+@torch.no_grad()
+def _reliance(classifier: Classifier, faces: Tensor, labels: Tensor) -> dict[str, float]:
+    """Held-out accuracy with frames that tell nothing, the label (in 95 % of pictures), and the contrary."""
+    frames = {
+        "even": frame_levels("honest", labels, seed=1),
+        "telling": frame_levels("shortcut", labels, seed=1),
+        "contrary": frame_levels("shortcut", 1 - labels, seed=1),
+    }
+    found = {}
+    for name, levels in frames.items():
+        said = [classifier.logits(chunk).argmax(1) for chunk in torch.split(framed(faces, levels), 128)]
+        found[name] = float((torch.cat(said) == labels).float().mean())
+    return found
+
+
+def _by_class(twin: TwinSurrogate, held_out: HeldOut, instruments: Faces, pictures: int) -> dict[str, dict[str, float]]:
+    """How far a frame that becomes bright moves the margin of pictures that the classifier gives to each class."""
+    painting = twin.paint(held_out.pictures[:pictures])
+    by_code, by_twin = changes(twin, painting, held_out.context, "frame", instruments.set_by_code)
+    return {
+        name: {
+            "by_code": float(by_code[mine].mean()),
+            "by_twin": float(by_twin[mine].mean()),
+            "pictures": int(mine.sum()),
+        }
+        for index, name in enumerate(twin.class_names)
+        for mine in [painting.classes == index]
+    }
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with smiles_64 and faceapi_models")
+    parser.add_argument("--work", type=Path, required=True, help="folder for weights, contexts, checkpoints and twins")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the numbers")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--steps", type=int, default=OPTIONS.steps)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    for kind in chosen.kinds:
+        found = run(kind, chosen.data, chosen.work, OPTIONS.but(steps=chosen.steps), Questions(measured=250))
+        write_atomically(chosen.work / kind / "found.json", json.dumps(rounded(found)).encode())
+    files: dict[Kind, Path] = {kind: chosen.work / kind / "found.json" for kind in KINDS}
+    every = {kind: json.loads(file.read_bytes()) for kind, file in files.items() if file.exists()}
+    content: dict[str, Any] = {"frame": compare(every), **dict(every.items())}
+    write_atomically(chosen.out / "smiles.json", (json.dumps(content, indent=1) + "\n").encode())
+    print(f"wrote {chosen.out / 'smiles.json'}")
+
+
+if __name__ == "__main__":
+    main()
