@@ -1,6 +1,6 @@
 """The surrogate against plain StyleGAN2 and StylEx's search: training, drawing, explaining; in one interleaved run.
 
-python -m benchmarks.surrogate [--rounds 9] [--steps 304]
+python -m benchmarks.surrogate [--rounds 7] [--steps 208]
 
 Writes benchmarks/results/surrogate.json and surrogate.md. One thread, CPU time, preset cpu-32, a small CNN and digits
 drawn here. Where two sides compute the same thing, the results are compared before anything is timed.
@@ -37,8 +37,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=304, help="of the twin's training, a third of them warm-up")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=208, help="of the twin's training, a third of them warm-up")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def main() -> None:
         "steps": time_steps(bench, arguments.rounds),
         "modulated": time_convolutions(code, arguments.rounds),
         "generators": time_generators(code, arguments.rounds),
-        "explanations": time_explanations(bench, max(1, arguments.rounds // 3)),
+        "explanations": time_explanations(bench, min(3, arguments.rounds)),
     }
     text = report(bench, **found)
     RESULTS.mkdir(exist_ok=True)

@@ -3,12 +3,12 @@
 python -m experiments.surrogate.smiles --data DIR --work DIR [--kinds honest shortcut] [--out DIR] [--steps N]
 
 Weights, contexts and checkpoints are kept in --work, so that a run that was broken off goes on; the numbers of all
-kinds that are finished go to OUT/smiles.json. No picture is among them.
+kinds that are finished go to OUT/smiles.json and, as tables, to OUT/smiles.md. No picture is among them.
 """
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,58 @@ def _rank(values: dict[str, float], name: str) -> int:
     return sorted(values, key=lambda one: -values[one]).index(name) + 1
 
 
+def markdown(found: Mapping[Kind, dict[str, Any]]) -> str:
+    """What is said of every context, kind by kind, and of the frame, side by side."""
+    frames = compare(found)
+    lines = ["| frame | " + " | ".join(frames) + " |", "| --- |" + " --- |" * len(frames)]
+    for title, cell in _FRAME_ROWS.items():
+        lines.append(f"| {title} | " + " | ".join(cell(frame) for frame in frames.values()) + " |")
+    for kind, result in found.items():
+        lines += ["", f"### {kind}", "", *_contexts_table(result)]
+    return "\n".join(lines) + "\n"
+
+
+_FRAME_ROWS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "accuracy, frames tell nothing": lambda frame: f"{frame['accuracy']['even']:.1%}",
+    "accuracy, frames tell the label": lambda frame: f"{frame['accuracy']['telling']:.1%}",
+    "accuracy, frames tell the contrary": lambda frame: f"{frame['accuracy']['contrary']:.1%}",
+    "decision edge, sd of the margin": lambda frame: f"{frame['decision_edge']['strength']:.2f}",
+    "its rank among the contexts": lambda frame: (
+        f"{frame['decision_edge']['rank']} of {frame['importance']['contexts']}"
+    ),
+    "swaps that change the class": lambda frame: f"{frame['decision_edge']['flips']:.1%}",
+    "importance, logits": lambda frame: f"{frame['importance']['mean_absolute_logits']:.2f}",
+    "its rank among the contexts ": lambda frame: f"{frame['importance']['rank']} of {frame['importance']['contexts']}",
+    "bright frame, margin of smiles, by code": lambda frame: f"{frame['by_class']['smile']['by_code']:+.2f}",
+    "the same by the twin": lambda frame: f"{frame['by_class']['smile']['by_twin']:+.2f}",
+    "bright frame, margin of no smiles, by code": lambda frame: f"{frame['by_class']['no smile']['by_code']:+.2f}",
+    "the same by the twin ": lambda frame: f"{frame['by_class']['no smile']['by_twin']:+.2f}",
+    "correlation of twin and code": lambda frame: f"{frame['against_code']['correlation']:.2f}",
+}
+
+
+def _contexts_table(result: dict[str, Any]) -> list[str]:
+    edges = {edge["concept"]: edge for edge in result["world"]["decisions"]}
+    trust, null = result["fidelity"]["all_held_out"], result["world"]["null"]
+    lines = [
+        f"Agreement on reconstructions {trust['agreement']:.1%}, median KL {trust['kl_median']:.3f}; head agrees "
+        f"{result['fidelity']['assessed']['head_agreement']:.1%}; another's nuisance moves the margin by "
+        f"{null['block']:.2f} sd, its strongest coordinate by {max(null['single']):.2f}.",
+        "",
+        "| context | judges | perceived | asked with re-measured | slope | gate | decision edge | importance |",
+        "| --- |" + " --- |" * 7,
+    ]
+    for name, control in result["control"].items():
+        judges = ", ".join(f"{value:.2f}" for value in result["judges"][name])
+        gate = "refused" if "refused" in result["gate"][name] else "shown"
+        size = result["importance"]["mean_absolute_logits"][name]
+        lines.append(
+            f"| {name} | {judges} | {result['world']['perceives'][name]:.2f} | {control['correlation']:.2f} "
+            f"| {control['slope']:.2f} | {gate} | {edges[name]['strength']:.2f} | {size:.2f} |"
+        )
+    return lines
+
+
 def _context(instruments: Faces, faces: Tensor, work: Path) -> ContextTable:
     """Measured once for all kinds, in black frames, then kept."""
     kept = work / "context.safetensors"
@@ -162,16 +214,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the numbers")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--steps", type=int, default=OPTIONS.steps)
+    parser.add_argument("--report", action="store_true", help="only write the numbers of what is finished")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    for kind in chosen.kinds:
+    for kind in [] if chosen.report else chosen.kinds:
         found = run(kind, chosen.data, chosen.work, OPTIONS.but(steps=chosen.steps), Questions(measured=250))
         write_atomically(chosen.work / kind / "found.json", json.dumps(rounded(found)).encode())
     files: dict[Kind, Path] = {kind: chosen.work / kind / "found.json" for kind in KINDS}
     every = {kind: json.loads(file.read_bytes()) for kind, file in files.items() if file.exists()}
     content: dict[str, Any] = {"frame": compare(every), **dict(every.items())}
     write_atomically(chosen.out / "smiles.json", (json.dumps(content, indent=1) + "\n").encode())
-    print(f"wrote {chosen.out / 'smiles.json'}")
+    write_atomically(chosen.out / "smiles.md", markdown(every).encode())
+    print(f"wrote {chosen.out / 'smiles.json'} and smiles.md")
 
 
 if __name__ == "__main__":
