@@ -18,19 +18,17 @@ import torch
 
 import pellucid as pl
 from benchmarks.surrogate_bench import (
-    TOGETHER,
     TOLERANCE,
     Bench,
-    Explained,
     Steps,
     make_bench,
     time_convolutions,
-    time_explanations,
     time_generators,
     time_steps,
 )
-from benchmarks.surrogate_rivals import StyleSpace
+from benchmarks.surrogate_explanations import TOGETHER, Explained, time_explanations
 from pellucid.surrogate import PRESETS
+from pellucid.surrogate.explaining.stylespace import StyleSpace
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -132,7 +130,8 @@ def report(
     explanations: Mapping[str, Explained],
 ) -> str:
     """The tables as Markdown."""
-    styles = StyleSpace(bench.twin).read(bench.twin.encode(bench.pictures[:1])).shape[1]
+    space = StyleSpace(bench.twin.networks.generator)
+    styles = space.coordinates(bench.twin.encode(bench.pictures[:1]).joined()).shape[1]
     concepts = len((*bench.twin.context_names, *bench.twin.latent_names))
     return "\n".join(
         [

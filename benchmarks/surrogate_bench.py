@@ -1,4 +1,4 @@
-"""How the surrogate is measured: training steps, generators, modulated convolutions, and local explanations."""
+"""How the surrogate is measured: training steps, generators and modulated convolutions."""
 
 import copy
 import tempfile
@@ -16,9 +16,6 @@ from torch.nn import functional as F
 import pellucid as pl
 from benchmarks.surrogate_rivals import (
     PlainStyleGAN2,
-    Searched,
-    StyleSpace,
-    coordinate_search,
     grouped_conv,
     recorded,
 )
@@ -26,10 +23,6 @@ from benchmarks.timing import Timing, interleaved
 from pellucid.data import Preprocess
 from pellucid.data.strokes import draw_digits
 from pellucid.surrogate import TrainingOptions, TwinSurrogate
-from pellucid.surrogate.explaining.attfind import attfind
-from pellucid.surrogate.explaining.importance import importance
-from pellucid.surrogate.explaining.minimal import Flipped, flip
-from pellucid.surrogate.explaining.strips import strip
 from pellucid.surrogate.features import Features
 from pellucid.surrogate.networks import Generator, ModulatedConv, modulated_conv, packed
 from pellucid.surrogate.pictures import gathered
@@ -38,23 +31,21 @@ from pellucid.surrogate.trainer import Trainer
 from pellucid.surrogate.twin_networks import Sizes
 
 __all__ = [
-    "TOGETHER",
     "TOLERANCE",
     "Bench",
-    "Explained",
+    "PassCounter",
     "Steps",
     "make_bench",
     "time_convolutions",
-    "time_explanations",
     "time_generators",
     "time_steps",
+    "timed",
 ]
 
 CONTEXTS = ("thickness", "intensity", "slant", "width")
 LOW, HIGH = torch.tensor([(1.5, 4.0), (100.0, 255.0), (-0.4, 0.4), (9.0, 18.0)]).T
 SIDE, DIGITS, HELD_OUT = 32, 1536, 512
 TOLERANCE = 1e-4
-TOGETHER = 8  # pictures explained at once
 WIDTHS: Mapping[int, Mapping[str, int]] = {32: {"base": 512, "most": 64}, 64: {"base": 1024, "most": 64}}
 """Of the generators that are timed alone, by resolution; at 32 px those of cpu-32."""
 
@@ -195,7 +186,7 @@ def time_steps(bench: Bench, rounds: int) -> dict[str, Steps]:
             runs |= {f"{name}/{kind}": run, f"{name}/{kind}_alone": alone.run}
             if kind == "ordinary":
                 counts[name] = (alone.forward, alone.backward)
-    timings = _timed("step", runs, rounds)
+    timings = timed("step", runs, rounds)
     kinds = ("ordinary", "lazy", "ordinary_alone", "lazy_alone")
     return {
         name: Steps(**{kind: timings[f"{name}/{kind}"] for kind in kinds}, convolutions=counts[name])
@@ -285,92 +276,8 @@ def _drawn_and_back(generator: nn.Module, codes: Tensor) -> object:
     return torch.autograd.grad(generator(leaf).square().sum(), [*generator.parameters(), leaf])
 
 
-# --- One local explanation
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What an answer took.
-
-    Attributes:
-        timing: CPU time.
-        pictures: explained in one go.
-        drawn, classified: pictures through generator and classifier, there and back.
-        runs: of the generator.
-        says: what was found, in short.
-    """
-
-    timing: Timing
-    pictures: int
-    drawn: tuple[int, int]
-    classified: tuple[int, int]
-    runs: int
-    says: str
-
-
-def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
-    """Answers about one picture, and the coordinate search for the same flip on the same generator."""
-    twin, reference = bench.twin, bench.twin.reference
-    assert reference is not None
-    names, concepts = (*twin.context_names, *twin.latent_names), reference.codes.concepts()
-    painting, several = twin.paint(bench.pictures[:1]), twin.paint(bench.pictures[:TOGETHER])
-    goals = several.logits.argsort(1, descending=True)[:, 1]
-    goal, code, space = int(goals[0]), painting.codes, StyleSpace(twin)
-    style, styles = space.read(code), space.read(reference.codes)
-    runs: dict[str, Callable[[], Any]] = {
-        "paint": lambda: twin.paint(bench.pictures[:1]),
-        "flip": lambda: flip(painting, goals[:1], reference.codes),
-        "flips together": lambda: flip(several, goals, reference.codes),
-        "importance": lambda: importance(painting, reference.codes),
-        "strips": lambda: [strip(painting, name, reference.codes) for name in names],
-        "explain": lambda: twin.explain(bench.pictures[:1]),
-        "search of styles": lambda: coordinate_search(
-            lambda changed: space.draw(changed, code), twin.logits, style, styles.amin(0), styles.amax(0), goal
-        ),
-        "search of concepts": lambda: coordinate_search(
-            lambda changed: twin.decode(code.with_concepts(changed)), twin.logits, code.concepts(),
-            concepts.amin(0), concepts.amax(0), goal,
-        ),
-        "search of styles, together": lambda: attfind(
-            lambda changed, rows: space.draw(changed, several.codes[rows]), twin.logits, space.read(several.codes),
-            styles.amin(0), styles.amax(0), goal,
-        ),
-    }  # fmt: skip
-    found, counted = _counted(runs, twin, bench.classified)
-    difference = found["search of styles"].effects - found["search of styles, together"].effects[0]
-    assert float(difference.abs().max()) < TOLERANCE, f"effects of coordinates differ by {difference.abs().max():.1e}"
-    timings = _timed("explanation", runs, rounds)
-    return {
-        name: Explained(timings[name], TOGETHER if "together" in name else 1, *counted[name], _says(found[name]))
-        for name in runs
-    }
-
-
-def _counted(
-    runs: Mapping[str, Callable[[], Any]], twin: TwinSurrogate, classified: PassCounter
-) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, int], tuple[int, int], int]]]:
-    """What each says, and how many pictures it draws, classifies, and in how many runs of the generator."""
-    drawn, found, counted = PassCounter(), {}, {}
-    drawn.watch(twin.networks.generator)
-    for name, run in runs.items():
-        drawn.reset()
-        classified.reset()
-        found[name] = run()
-        counted[name] = (drawn.pictures, classified.pictures, drawn.calls)
-    return found, counted
-
-
-def _says(found: Any) -> str:
-    if isinstance(found, Flipped):
-        return (
-            f"{int(found.valid.sum())} of {len(found.valid)} flipped, {float(found.moved.float().mean()):.1f} concepts"
-        )
-    if isinstance(found, Searched):
-        return f"{'flipped' if found.flipped else 'not flipped'} with {len(found.chosen)} of {len(found.effects)}"
-    return ""
-
-
-def _timed(what: str, runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def timed(what: str, runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Interleaved timings, told of as they are there."""
     timings = interleaved(runs, rounds)
     for name, timing in timings.items():
         print(f"{what} of {name}: {1000 * timing.median:.1f} ms, spread {timing.spread:.2f}", flush=True)

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.surrogate import Codes, TwinSurrogate
 from pellucid.surrogate.networks import ModulatedConv, channels_at, resolutions_to
 
-__all__ = ["Convolutions", "PlainStyleGAN2", "Searched", "StyleSpace", "coordinate_search", "grouped_conv", "recorded"]
+__all__ = ["Convolutions", "PlainStyleGAN2", "Searched", "coordinate_search", "grouped_conv", "recorded"]
 
 
 # --- The bound: the convolutions of a step with nothing around them
@@ -174,36 +173,6 @@ def _activated(x: Tensor) -> Tensor:
 
 
 # --- StylEx
-
-
-class StyleSpace:
-    """The styles of all modulated convolutions of a twin's generator, side by side: StylEx's coordinates.
-
-    It leaves its hooks on the generator, so that the search does not pay for putting them there each time.
-    """
-
-    def __init__(self, twin: TwinSurrogate) -> None:
-        self._twin = twin
-        modules = twin.networks.generator.modules()
-        self._layers: list[nn.Module] = [module.style for module in modules if isinstance(module, ModulatedConv)]
-        self._instead: dict[nn.Module, Tensor] = {}
-        for layer in self._layers:
-            layer.register_forward_hook(lambda module, _inputs, _output: self._instead.get(module))
-
-    @torch.no_grad()
-    def read(self, codes: Codes) -> Tensor:
-        """The coordinates (N, S) that codes are drawn with."""
-        return torch.cat([layer(codes.joined()) for layer in self._layers], dim=1)
-
-    @torch.no_grad()
-    def draw(self, styles: Tensor, codes: Codes) -> Tensor:
-        """The pictures of codes with the coordinates (N, S) in place of theirs."""
-        parts = torch.split(styles, [len(layer.bias) for layer in self._layers], dim=1)  # type: ignore[arg-type]
-        self._instead = dict(zip(self._layers, parts, strict=True))
-        try:
-            return self._twin.decode(codes)
-        finally:
-            self._instead = {}
 
 
 @dataclass(frozen=True)

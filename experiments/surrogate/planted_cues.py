@@ -93,34 +93,32 @@ def bars_markdown(rows: Sequence[Row]) -> str:
 
 def digits_markdown(rows: Sequence[Row]) -> str:
     """For every planted classifier and concept: the twin's word, the truth, and what plain correlation says."""
-    head = ["what decides", "concept", "share of the margin", "edge strength", "p", "flips", "importance", "place"]
-    head += ["reach (true)", "true strength", "r with the true change", "plain correlation"]
+    head = ["what decides", "concept", "share of the margin", "decision edge", "p", "importance", "place"]
+    head += ["strength (true)", "reach (true)", "flips (true)", "r with the true change", "plain correlation"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
         lines += [_line([row["cue"], name, *_concept(row, name)]) for name in row["effects"]]
         latents = {name: edge["strength"] for name, edge in row["edges"].items() if name not in row["effects"]}
         first = max(latents, key=lambda name: latents[name])
-        lines.append(_line([row["cue"], f"strongest latent ({first})", "", *_told(row, first), *[""] * 4]))
+        lines.append(_line([row["cue"], f"strongest latent ({first})", "", *_told(row, first), *[""] * 5]))
         single, block = max(row["null"]["single"]), row["null"]["block"]
         lines.append(
             _line([row["cue"], "one nuisance coordinate, the strongest (null)", "", f"{single:.2f}", *[""] * 8])
         )
-        flips = f"{row['null']['flips']:.3f}"
-        lines.append(_line([row["cue"], "all nuisance", "", f"{block:.2f}", "", flips, *[""] * 6]))
+        lines.append(_line([row["cue"], "all nuisance", "", f"{block:.2f}", *[""] * 8]))
     return "\n".join(lines) + "\n"
 
 
 def _told(row: Row, name: str) -> list[str]:
     edge, place = row["edges"][name], row["importance_order"].index(name) + 1
-    numbers = [f"{edge['strength']:.2f}", f"{edge['p_value']:.1g}", f"{edge['flips']:.3f}"]
-    return [*numbers, f"{row['importance'][name]:.2f}", str(place)]
+    return [f"{edge['strength']:.2f}", f"{edge['p_value']:.1g}", f"{row['importance'][name]:.2f}", str(place)]
 
 
 def _concept(row: Row, name: str) -> list[str]:
     effect = row["effects"][name]
-    reach = f"{effect['reach']:.2f} ({effect['true_reach']:.2f})"
-    end = [reach, f"{effect['true_strength']:.2f}", f"{effect['correlation']:.2f}"]
-    return [f"{row['proof']['share'][name]:.3f}", *_told(row, name), *end, f"{row['plain_correlation'][name]:.2f}"]
+    pairs = [f"{effect[key]:.2f} ({effect[f'true_{key}']:.2f})" for key in ("strength", "reach", "flips")]
+    ends = [f"{effect['correlation']:.2f}", f"{row['plain_correlation'][name]:.2f}"]
+    return [f"{row['proof']['share'][name]:.3f}", *_told(row, name), *pairs, *ends]
 
 
 def marks_markdown(rows: Sequence[Row]) -> str:

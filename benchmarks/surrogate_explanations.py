@@ -1,0 +1,107 @@
+"""What a local explanation takes, against StylEx's search on the same generator."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.surrogate_bench import TOLERANCE, Bench, PassCounter, timed
+from benchmarks.surrogate_rivals import Searched, coordinate_search
+from benchmarks.timing import Timing
+from pellucid.surrogate import Codes, TwinSurrogate
+from pellucid.surrogate.explaining.attfind import attfind
+from pellucid.surrogate.explaining.importance import importance
+from pellucid.surrogate.explaining.minimal import Flipped, flip
+from pellucid.surrogate.explaining.strips import strip
+from pellucid.surrogate.explaining.stylespace import StyleSpace
+
+__all__ = ["TOGETHER", "Explained", "time_explanations"]
+
+TOGETHER = 8  # pictures explained at once
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What an answer took.
+
+    Attributes:
+        timing: CPU time.
+        pictures: explained in one go.
+        drawn, classified: pictures through generator and classifier, there and back.
+        runs: of the generator.
+        says: what was found, in short.
+    """
+
+    timing: Timing
+    pictures: int
+    drawn: tuple[int, int]
+    classified: tuple[int, int]
+    runs: int
+    says: str
+
+
+def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
+    """Answers about one picture, and the coordinate search for the same flip on the same generator."""
+    twin, reference = bench.twin, bench.twin.reference
+    assert reference is not None
+    names, concepts = (*twin.context_names, *twin.latent_names), reference.codes.concepts()
+    painting, several = twin.paint(bench.pictures[:1]), twin.paint(bench.pictures[:TOGETHER])
+    goals = several.logits.argsort(1, descending=True)[:, 1]
+    goal, code, space = int(goals[0]), painting.codes, StyleSpace(twin.networks.generator)
+    style, styles = space.coordinates(code.joined()), space.coordinates(reference.codes.joined())
+
+    def styled(changed: Tensor, codes: Codes) -> Tensor:
+        return twin.space.back(space.draw(changed, codes.joined()))
+
+    runs: dict[str, Callable[[], Any]] = {
+        "paint": lambda: twin.paint(bench.pictures[:1]),
+        "flip": lambda: flip(painting, goals[:1], reference.codes),
+        "flips together": lambda: flip(several, goals, reference.codes),
+        "importance": lambda: importance(painting, reference.codes),
+        "strips": lambda: [strip(painting, name, reference.codes) for name in names],
+        "explain": lambda: twin.explain(bench.pictures[:1]),
+        "search of styles": lambda: coordinate_search(
+            lambda changed: styled(changed, code), twin.logits, style, styles.amin(0), styles.amax(0), goal
+        ),
+        "search of concepts": lambda: coordinate_search(
+            lambda changed: twin.decode(code.with_concepts(changed)), twin.logits, code.concepts(),
+            concepts.amin(0), concepts.amax(0), goal,
+        ),
+        "search of styles, together": lambda: attfind(
+            lambda changed, rows: styled(changed, several.codes[rows]), twin.logits,
+            space.coordinates(several.codes.joined()), styles.amin(0), styles.amax(0), goal,
+        ),
+    }  # fmt: skip
+    found, counted = _counted(runs, twin, bench.classified)
+    difference = found["search of styles"].effects - found["search of styles, together"].effects[0]
+    assert float(difference.abs().max()) < TOLERANCE, f"effects of coordinates differ by {difference.abs().max():.1e}"
+    timings = timed("explanation", runs, rounds)
+    return {
+        name: Explained(timings[name], TOGETHER if "together" in name else 1, *counted[name], _says(found[name]))
+        for name in runs
+    }
+
+
+def _counted(
+    runs: Mapping[str, Callable[[], Any]], twin: TwinSurrogate, classified: PassCounter
+) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, int], tuple[int, int], int]]]:
+    """What each says, and how many pictures it draws, classifies, and in how many runs of the generator."""
+    drawn, found, counted = PassCounter(), {}, {}
+    drawn.watch(twin.networks.generator)
+    for name, run in runs.items():
+        drawn.reset()
+        classified.reset()
+        found[name] = run()
+        counted[name] = (drawn.pictures, classified.pictures, drawn.calls)
+    return found, counted
+
+
+def _says(found: Any) -> str:
+    if isinstance(found, Flipped):
+        return (
+            f"{int(found.valid.sum())} of {len(found.valid)} flipped, {float(found.moved.float().mean()):.1f} concepts"
+        )
+    if isinstance(found, Searched):
+        return f"{'flipped' if found.flipped else 'not flipped'} with {len(found.chosen)} of {len(found.effects)}"
+    return ""
