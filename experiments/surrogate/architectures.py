@@ -10,7 +10,7 @@ four minutes of one core.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,12 +23,14 @@ from torch.nn import functional as F
 import pellucid as pl
 from experiments.surrogate import networks
 from experiments.surrogate.networks import NETWORKS
+from experiments.surrogate.planted_cues_effects import bare
 from pellucid.data import Preprocess, write_atomically
 from pellucid.data.context import ContextTable
 from pellucid.data.morphomnist import thickness_to_intensity
 from pellucid.data.strokes import draw_digits
 from pellucid.surrogate import LOGITS_ONLY, PRESETS, Rerender, TwinSurrogate, train
-from pellucid.surrogate.explaining.painting import margin
+from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull, decision_edges
+from pellucid.surrogate.explaining.painting import Painting, margin
 from pellucid.surrogate.morphometry import digit_measure, measured
 from pellucid.surrogate.tensors import read_tensors, write_tensors
 
@@ -134,7 +136,7 @@ def measurements(case: str, training: Strokes, held_out: Strokes, work: Path) ->
     layers = LOGITS_ONLY if case == _BLACK_BOX else None
     out, rerender = work / f"twin-{_slug(case)}", versions_of(training)
     twin = train(classifier, training.pictures, training.context, OPTIONS, out, layers=layers, rerender=rerender)
-    row = _judged(twin, training, held_out)
+    row = _judged(twin, held_out)
     write_atomically(file, json.dumps({"settings": settings, "row": row}, indent=1).encode())
     return row
 
@@ -143,17 +145,18 @@ def _code() -> str:
     return sha256(b"".join(Path(part).read_bytes() for part in (__file__, str(networks.__file__)))).hexdigest()
 
 
-def _judged(twin: TwinSurrogate, training: Strokes, held_out: Strokes) -> dict[str, Any]:
-    twin.remember(training.pictures)
+def _judged(twin: TwinSurrogate, held_out: Strokes) -> dict[str, Any]:
     marks = twin.assess(held_out.pictures, digit_measure(twin), measured_by="morphometry")
+    painting = twin.paint(held_out.pictures)
     world = twin.discover(held_out.pictures, held_out.context.values, intervened=_INTERVENED)
-    edges = {edge.concept: edge for edge in world.decisions}
-    top = max(edges, key=lambda name: edges[name].strength)
+    drawn = bare(painting)
+    edges, null = decision_edges(drawn[:_INTERVENED], painting.codes)
     return {
         "layers": list(twin.features.layers) or LOGITS_ONLY,
         "features": twin.features.length,
         "parameters": sum(weight.numel() for weight in twin.classifier.module.parameters()),
-        "accuracy": _share(twin.logits(held_out.pictures).argmax(1) == held_out.labels),
+        "tie": _correlation(*held_out.context.values[:, :2].T),
+        "accuracy": _share(painting.classes == held_out.labels),
         "agreement": marks.agreement,
         "kl": marks.kl,
         "head_agreement": marks.head_agreement,
@@ -162,11 +165,17 @@ def _judged(twin: TwinSurrogate, training: Strokes, held_out: Strokes) -> dict[s
         "judged": [dict(zip(CONTEXTS, judge, strict=True)) for judge in twin.quality.judged],
         "effectiveness": marks.effectiveness,
         "perceived": dict(world.perceives),
-        "null": {"strongest": world.null.strongest, "block": world.null.block},
-        "top": top,
-        "strengths": {name: edge.strength for name, edge in edges.items()},
-        "p_values": {name: edge.p_value for name, edge in edges.items()},
-        "effects": _effects(twin, held_out),
+        "transferred": {**_edges(world.decisions, world.null), "effects": _effects(twin, painting, painting, held_out)},
+        "drawn": {**_edges(edges, null), "effects": _effects(twin, drawn, painting, held_out)},
+    }
+
+
+def _edges(edges: Sequence[DecisionEdge], null: NuisanceNull) -> dict[str, Any]:
+    return {
+        "top": max(edges, key=lambda edge: edge.strength).concept,
+        "strengths": {edge.concept: edge.strength for edge in edges},
+        "p_values": {edge.concept: edge.p_value for edge in edges},
+        "null": {"strongest": null.strongest, "block": null.block},
     }
 
 
@@ -182,15 +191,22 @@ def _ceiling(held_out: Strokes) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _effects(twin: TwinSurrogate, held_out: Strokes) -> dict[str, dict[str, float]]:
+def _effects(
+    twin: TwinSurrogate, shown: Painting, painting: Painting, held_out: Strokes
+) -> dict[str, dict[str, float]]:
     """What another digit's value of a context does to the margin, by the twin and by drawing the digit anew.
+
+    Args:
+        twin: of the classifier.
+        shown: how the twin's interventions are shown: laid on the pictures, or drawn.
+        painting: of the pictures.
+        held_out: the same pictures with all that they are drawn from.
 
     Returns:
         For each context the mean absolute change `twin` and `truth`, in standard deviations of the margin, and their
         `correlation` over pictures.
     """
-    painting = twin.paint(held_out.pictures)
-    before = margin(painting.logits, painting.classes)
+    before, own = (margin(one.logits, painting.classes) for one in (shown, painting))
     found = {}
     for column, name in enumerate(CONTEXTS):
         values = held_out.context.values.float().clone()
@@ -198,9 +214,9 @@ def _effects(twin: TwinSurrogate, held_out: Strokes) -> dict[str, dict[str, floa
         context = painting.codes.context.clone()
         context[:, column] = twin.standard_context(values)[:, column]
         codes = painting.codes.with_concepts(torch.cat([context, painting.codes.latent], dim=1))
-        ours = margin(painting.changed_logits(codes), painting.classes) - before
-        true = margin(twin.logits(held_out.redrawn(values)), painting.classes) - before
-        sizes = {"twin": float(ours.abs().mean() / before.std()), "truth": float(true.abs().mean() / before.std())}
+        ours = margin(shown.changed_logits(codes), painting.classes) - before
+        true = margin(twin.logits(held_out.redrawn(values)), painting.classes) - own
+        sizes = {"twin": float(ours.abs().mean() / own.std()), "truth": float(true.abs().mean() / own.std())}
         found[name] = sizes | {"correlation": _correlation(ours, true)}
     return found
 
@@ -221,29 +237,29 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of all cases."""
     columns = ("accuracy", "agreement", "KL", "head agreement", "swap flips")
     head = ["network", *columns, "effectiveness T, I, S, W", "perceived R² T, I, S, W"]
-    head += ["strongest decision edge", "nuisance: one, all", "edges that stand out"]
     lines = [_line(head), _line(["---"] * len(head))]
     for name, row in rows.items():
         numbers = [row[key] for key in ("accuracy", "agreement", "kl", "head_agreement", "swap_flips")]
         several = [
             " ".join(f"{row[key][context]:.2f}" for context in CONTEXTS) for key in ("effectiveness", "perceived")
         ]
-        edges = [
-            f"{row['top']} {row['strengths'][row['top']]:.2f}",
-            "{strongest:.2f}, {block:.2f}".format(**row["null"]),
-        ]
-        edges.append(f"{sum(p < 0.05 for p in row['p_values'].values())} of {len(row['p_values'])}")
-        lines.append(_line([name, *(f"{number:.3f}" for number in numbers), *several, *edges]))
+        lines.append(_line([name, *(f"{number:.3f}" for number in numbers), *several]))
     return "\n".join(lines) + "\n"
 
 
-def effects_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of effects, the twin's beside the true ones, and their correlation over pictures."""
-    head = ["network", *CONTEXTS]
+def effects_markdown(rows: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+    """The table of effects, the twin's beside the true ones with their correlation over pictures, and of the edges."""
+    head = ["network", *CONTEXTS, "strongest decision edge", "nuisance: one, all", "edges that stand out"]
     lines = [_line(head), _line(["---"] * len(head))]
     for name, row in rows.items():
-        cells = ["{twin:.2f} / {truth:.2f}, r = {correlation:.2f}".format(**row["effects"][c]) for c in CONTEXTS]
-        lines.append(_line([name, *cells]))
+        told = row[kind]
+        cells = ["{twin:.2f} / {truth:.2f}, r = {correlation:.2f}".format(**told["effects"][c]) for c in CONTEXTS]
+        edges = [
+            f"{told['top']} {told['strengths'][told['top']]:.2f}",
+            "{strongest:.2f}, {block:.2f}".format(**told["null"]),
+        ]
+        edges.append(f"{sum(p < 0.05 for p in told['p_values'].values())} of {len(told['p_values'])}")
+        lines.append(_line([name, *cells, *edges]))
     return "\n".join(lines) + "\n"
 
 
@@ -276,8 +292,11 @@ def report(rows: Mapping[str, Mapping[str, Any]], held_out: Strokes, out: Path) 
         "morphometry_of_true_pictures": _ceiling(held_out),
         "rows": rows,
     }
+    tables = [markdown(rows)]
+    for kind, shown in (("drawn", "the twin's own drawings"), ("transferred", "changes laid on the picture")):
+        tables.append(f"Effects twin / truth, {shown}:\n\n{effects_markdown(rows, kind)}")
     write_atomically(out / "architectures.json", json.dumps(summary, indent=1).encode())
-    write_atomically(out / "architectures.md", (markdown(rows) + "\n" + effects_markdown(rows)).encode())
+    write_atomically(out / "architectures.md", "\n".join(tables).encode())
 
 
 if __name__ == "__main__":

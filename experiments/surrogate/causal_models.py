@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import pellucid as pl
-from experiments.surrogate.causal_models_cases import MODELS, Plan, levels_of, scored
+from experiments.surrogate.causal_models_cases import MODELS, Plan, levels_of, scored, tie
 from experiments.surrogate.causal_models_figure import draw_figure
-from experiments.surrogate.causal_models_tables import tables
+from experiments.surrogate.causal_models_tables import GIVEN, tables
 from experiments.surrogate.digits import CONTEXTS, load_digits
 from experiments.surrogate.parts import Parts
 from pellucid.data import read_context, write_atomically
@@ -50,7 +50,12 @@ def main() -> None:
         "table": parts.part("real table", partial(_real_table, chosen.data)),
         "measured": parts.part("real measured", partial(_real_measured, chosen.data, chosen.work)),
     }
-    found = {"plan": asdict(plan), "versions": versions, "real": real, "cases": _rounded(cases)}
+    ties = {
+        name: parts.part(f"{name} tie", partial(tie, model, "thickness", "width", "intensity"))
+        for name, model in MODELS.items()
+        if "width" in model.names
+    }
+    found = {"plan": asdict(plan), "versions": versions, "real": real, "ties": ties, "cases": _shortened(cases)}
     write_atomically(chosen.out / "causal_models.json", json.dumps(found).encode())
     write_atomically(chosen.out / "causal_models.md", tables(found).encode())
     write_atomically(chosen.out / "causal_models.png", draw_figure(found["cases"]))
@@ -85,13 +90,17 @@ def _options() -> DiscoveryOptions:
     return DiscoveryOptions(bootstraps=_BOOTSTRAPS)
 
 
-def _rounded(content: Any) -> Any:
-    """Numbers to five digits: the file holds thousands."""
+def _shortened(content: Any) -> Any:
+    """Numbers to five digits, and curves by the graphs found only: the file holds thousands."""
     if isinstance(content, dict):
-        return {key: _rounded(value) for key, value in content.items()}
+        return {key: _shortened(_marks(value) if key == GIVEN else value) for key, value in content.items()}
     if isinstance(content, list):
-        return [_rounded(value) for value in content]
+        return [_shortened(value) for value in content]
     return float(f"{content:.5g}") if isinstance(content, float) else content
+
+
+def _marks(effects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if not isinstance(value, list)} for row in effects]
 
 
 def _arguments() -> argparse.Namespace:

@@ -22,6 +22,7 @@ from pellucid.data.structural import Mechanism
 from pellucid.surrogate.causal.compare import score_graph
 from pellucid.surrogate.causal.discovery import discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal.scales import rank_gaussian
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 from pellucid.surrogate.features import Features
 from pellucid.surrogate.globally import LEAST_PERCEIVED, perception
@@ -30,7 +31,7 @@ from pellucid.surrogate.locally import structural_models
 from pellucid.surrogate.perception import fit_perception
 from pellucid.surrogate.tensors import read_tensors, write_tensors
 
-__all__ = ["LEVELS", "MODELS", "Plan", "levels_of", "scored", "truth_of"]
+__all__ = ["LEVELS", "MODELS", "Plan", "levels_of", "scored", "tie", "truth_of"]
 
 _LEFT_OUT = 1  # the digit: it cannot be both thin and wide. Digits are drawn apart from contexts, so none is favoured
 _SIDE = 32
@@ -100,6 +101,13 @@ def truth_of(model: StructuralModel, nodes: Sequence[str] | None = None) -> Caus
     kept = tuple(name for name in model.names if nodes is None or name in nodes)
     edges = [Edge(cause, effect, "tail", "arrow") for cause, effect in model.edges if {cause, effect} <= set(kept)]
     return CausalGraph(kept, tuple(edges))
+
+
+def tie(model: StructuralModel, one: str, other: str, given: str, rows: int = 200_000) -> float:
+    """The partial correlation of two variables given a third, on rank-Gaussian scales."""
+    table = model.sample(rows).select([one, other, given]).values.numpy()
+    precision = np.linalg.inv(np.corrcoef(rank_gaussian(table).T))
+    return float(-precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1]))
 
 
 def knowledge_of(model: StructuralModel) -> Knowledge:

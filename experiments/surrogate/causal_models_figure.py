@@ -21,11 +21,7 @@ _COLUMNS = 4
 
 def draw_figure(cases: Mapping[str, Any]) -> bytes:
     """PNG: one panel for each model and edge, with the mean effect under do(cause = value), a line for each seed."""
-    panels = [
-        (model, row["edge"])
-        for model, seeds in cases.items()
-        for row in seeds["0"]["true"]["effects, true graph given"]
-    ]
+    panels = [(model, row["edge"]) for model, seeds in cases.items() for row in seeds["0"]["true"]["effects"]]
     rows = -(-(len(panels) + 1) // _COLUMNS)
     figure = Figure(figsize=(3.5 * _COLUMNS, 3.0 * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -50,7 +46,7 @@ def _panel(axis: Axes, model: str, edge: str, seeds: Mapping[str, Any]) -> None:
             axis.plot(
                 row["levels"], row["found"], color=colour, linewidth=1.1, alpha=0.75, label="" if index else label
             )
-    (true,) = (row for row in seeds["0"]["true"]["effects, true graph given"] if row["edge"] == edge)
+    (true,) = (row for row in seeds["0"]["true"]["effects"] if row["edge"] == edge)
     axis.plot(true["levels"], true["true"], "k--", linewidth=1.8, label="the true equation", zorder=5)
     axis.set_title(f"{model}: do({cause}) on {effect}", fontsize=10)
     axis.set_xlabel(f"{cause} ({_UNITS[cause]})", fontsize=9)

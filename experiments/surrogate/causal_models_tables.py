@@ -27,6 +27,9 @@ def tables(found: dict[str, Any]) -> str:
         "How well variables are read off classifiers (R2, means over seeds)": _table(
             ["model", "variable", "trained", "weights drawn anew"], _reading_rows(cases)
         ),
+        "What still ties thickness and width once the intensity is given": _table(
+            ["model", "partial correlation"], ([name, f"{value:+.3f}"] for name, value in found["ties"].items())
+        ),
         "The real digits (thickness -> intensity)": _table(
             ["variables", "knowledge", "edge", "bootstraps with it", "pointing so", "the other way", "ground"],
             _real_rows(found["real"]),

@@ -63,82 +63,111 @@ def digits(data: Path, work: Path) -> Iterator[dict[str, Any]]:
         yield kept(work / f"digits-{cue}.json", partial(explained_digits, cue, training, held_out, work))
 
 
-def ratios(row: Row) -> dict[str, float]:
+KINDS = {"transferred": "change laid on the picture", "drawn": "twin's own drawing"}
+"""How the twin's intervention is shown to the classifier: the first is how explanations are made."""
+
+
+def ratios(row: Row, kind: str) -> dict[str, float]:
     """How much larger the effect of the cue is than that of the cue that is tied to it, by every measure."""
     cue, other = row["cue"], _TIED[row["cue"]]
-    effects, edges = row["effects"], row["edges"]
+    effects, edges, shares = (row[kind][part] for part in ("effects", "edges", "importance"))
     return {
-        "strength": edges[cue]["strength"] / edges[other]["strength"],
-        "importance": row["importance"][cue] / row["importance"][other],
+        "edge": edges[cue]["strength"] / edges[other]["strength"],
+        "importance": shares[cue] / shares[other],
         "reach": effects[cue]["reach"] / effects[other]["reach"],
-        "true_strength": effects[cue]["true_strength"] / effects[other]["true_strength"],
-        "plain_correlation": abs(row["plain_correlation"][cue] / row["plain_correlation"][other]),
+        "truth": effects[cue]["true_strength"] / effects[other]["true_strength"],
+        "plain correlation": abs(row["plain_correlation"][cue] / row["plain_correlation"][other]),
     }
 
 
 def bars_markdown(rows: Sequence[Row]) -> str:
     """The bench of bars beside the thresholds of a first prototype."""
-    head = ["what decides", "versions", "agreement (≥ 0.95)", "reach of the cue (true)", "of the other (true)"]
-    head += ["ratio (≥ 3)", "r with the true change (≥ 0.8)", "ratio by correlation"]
+    head = [
+        "what decides",
+        "versions",
+        "shown as",
+        "agreement (≥ 0.95)",
+        "reach of the cue (true)",
+        "of the other (true)",
+    ]
+    head += ["ratio (≥ 3)", "r with the true change (≥ 0.8)", "edge, importance: cue over other", "by correlation"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
-        cue, other = (row["effects"][name] for name in (row["cue"], _TIED[row["cue"]]))
-        reaches = [f"{one['reach']:.2f} ({one['true_reach']:.2f})" for one in (cue, other)]
-        ratio = ratios(row)
-        numbers = [f"{ratio['reach']:.1f}", f"{cue['correlation']:.2f}", f"{ratio['plain_correlation']:.2f}"]
-        agreement = f"{row['agreement']:.3f}"
-        lines.append(_line([row["cue"], "yes" if row["versions"] else "no", agreement, *reaches, *numbers]))
+        for kind, shown in KINDS.items():
+            cue, other = (row[kind]["effects"][name] for name in (row["cue"], _TIED[row["cue"]]))
+            ratio = ratios(row, kind)
+            first = [row["cue"], "yes" if row["versions"] else "no", shown, f"{row['agreement']:.3f}"]
+            reaches = [_pair(one, "reach") for one in (cue, other)]
+            numbers = [f"{ratio['reach']:.1f}", f"{cue['correlation']:.2f}"]
+            last = [f"{ratio['edge']:.1f}, {ratio['importance']:.1f}", f"{ratio['plain correlation']:.2f}"]
+            lines.append(_line([*first, *reaches, *numbers, *last]))
     return "\n".join(lines) + "\n"
 
 
-def digits_markdown(rows: Sequence[Row]) -> str:
-    """For every planted classifier and concept: the twin's word, the truth, and what plain correlation says."""
-    head = ["what decides", "concept", "share of the margin", "decision edge", "p", "importance", "place"]
-    head += ["strength (true)", "reach (true)", "flips (true)", "r with the true change", "plain correlation"]
+def digits_markdown(row: Row) -> str:
+    """A planted classifier, concept by concept: the twin's word in both ways, the truth, and plain correlation."""
+    head = ["concept", "share of the margin", "plain correlation", "true strength"]
+    for kind in KINDS:
+        head += [f"{kind}: strength", "flips (true)", "r with the true change", "decision edge", "importance (place)"]
     lines = [_line(head), _line(["---"] * len(head))]
-    for row in rows:
-        lines += [_line([row["cue"], name, *_concept(row, name)]) for name in row["effects"]]
-        latents = {name: edge["strength"] for name, edge in row["edges"].items() if name not in row["effects"]}
-        first = max(latents, key=lambda name: latents[name])
-        lines.append(_line([row["cue"], f"strongest latent ({first})", "", *_told(row, first), *[""] * 5]))
-        single, block = max(row["null"]["single"]), row["null"]["block"]
-        lines.append(
-            _line([row["cue"], "one nuisance coordinate, the strongest (null)", "", f"{single:.2f}", *[""] * 8])
-        )
-        lines.append(_line([row["cue"], "all nuisance", "", f"{block:.2f}", *[""] * 8]))
+    contexts = list(row["drawn"]["effects"])
+    lines += [
+        _line([name, *_truth(row, name), *(x for kind in KINDS for x in _told(row[kind], name))]) for name in contexts
+    ]
+    edges = row["drawn"]["edges"]
+    first = max((name for name in edges if name not in contexts), key=lambda name: float(edges[name]["strength"]))
+    lines.append(
+        _line([f"strongest latent ({first})", "", "", "", *(x for kind in KINDS for x in _told(row[kind], first))])
+    )
+    for title, null in (("strongest nuisance coordinate", _strongest), ("all nuisance", _block)):
+        lines.append(_line([title, "", "", "", *(x for kind in KINDS for x in ("", "", "", null(row[kind]), ""))]))
     return "\n".join(lines) + "\n"
 
 
-def _told(row: Row, name: str) -> list[str]:
-    edge, place = row["edges"][name], row["importance_order"].index(name) + 1
-    return [f"{edge['strength']:.2f}", f"{edge['p_value']:.1g}", f"{row['importance'][name]:.2f}", str(place)]
+def _strongest(told: Row) -> str:
+    return f"{max(told['null']['single']):.2f}"
 
 
-def _concept(row: Row, name: str) -> list[str]:
-    effect = row["effects"][name]
-    pairs = [f"{effect[key]:.2f} ({effect[f'true_{key}']:.2f})" for key in ("strength", "reach", "flips")]
-    ends = [f"{effect['correlation']:.2f}", f"{row['plain_correlation'][name]:.2f}"]
-    return [f"{row['proof']['share'][name]:.3f}", *_told(row, name), *pairs, *ends]
+def _block(told: Row) -> str:
+    return f"{told['null']['block']:.2f}"
+
+
+def _truth(row: Row, name: str) -> list[str]:
+    shares = f"{row['proof']['share'][name]:.3f}", f"{row['plain_correlation'][name]:.2f}"
+    return [*shares, f"{row['drawn']['effects'][name]['true_strength']:.2f}"]
+
+
+def _told(told: Row, name: str) -> list[str]:
+    edge, place = told["edges"][name], told["importance_order"].index(name) + 1
+    stands = "" if edge["p_value"] < 0.05 else " n.s."
+    last = [f"{edge['strength']:.2f}{stands}", f"{told['importance'][name]:.2f} ({place})"]
+    if name not in told["effects"]:
+        return ["", "", "", *last]
+    effect = told["effects"][name]
+    return [f"{effect['strength']:.2f}", _pair(effect, "flips"), f"{effect['correlation']:.2f}", *last]
+
+
+def _pair(effect: Row, key: str) -> str:
+    return f"{effect[key]:.2f} ({effect[f'true_{key}']:.2f})"
 
 
 def marks_markdown(rows: Sequence[Row]) -> str:
-    """How good each twin of digits is."""
+    """How good each twin of digits is, and how far the cue is ahead of its tied companion."""
     keys = ("agreement", "kl", "head_agreement", "swap_flips")
-    head = [
-        "what decides",
-        *keys,
-        "effectiveness T, I, S, W",
-        "edge, importance, true strength: cue over the tied other",
-    ]
+    head = ["what decides", "accuracy", "agreement", "KL", "head agreement", "swap flips", "effectiveness T, I, S, W"]
+    head += [f"edge, importance: cue over other, {kind}" for kind in KINDS] + ["in truth", "by correlation"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
         control = " ".join(f"{value:.2f}" for value in row["effectiveness"].values())
-        found = ratios(row) if row["cue"] in _TIED else None
-        ratio = (
-            "" if found is None else ", ".join(f"{found[k]:.1f}" for k in ("strength", "importance", "true_strength"))
-        )
-        lines.append(_line([row["cue"], *(f"{row[key]:.3f}" for key in keys), control, ratio]))
+        marks = [f"{row['proof']['accuracy']:.3f}", *(f"{row[key]:.3f}" for key in keys), control]
+        lines.append(_line([row["cue"], *marks, *(_ahead(row) if row["cue"] in _TIED else [""] * 4)]))
     return "\n".join(lines) + "\n"
+
+
+def _ahead(row: Row) -> list[str]:
+    found = [ratios(row, kind) for kind in KINDS]
+    ours = [f"{one['edge']:.1f}, {one['importance']:.1f}" for one in found]
+    return [*ours, f"{found[0]['truth']:.1f}", f"{found[0]['plain correlation']:.2f}"]
 
 
 def _line(cells: list[str]) -> str:
@@ -166,7 +195,9 @@ def main() -> None:
 def report(found: Mapping[str, Sequence[Row]], out: Path) -> None:
     """Write the rows and their tables."""
     tables = [bars_markdown(found["bars"])] if found.get("bars") else []
-    tables += [digits_markdown(found["digits"]), marks_markdown(found["digits"])] if found.get("digits") else []
+    if rows := found.get("digits"):
+        tables.append(marks_markdown(rows))
+        tables += [f"{row['cue']} decides:\n\n{digits_markdown(row)}" for row in rows]
     options = {"bars": planted_cues_bars.OPTIONS.record(), "digits": planted_cues_digits.OPTIONS.record()}
     versions = {"pellucid": pl.__version__, "torch": torch.__version__}
     summary = {"versions": versions, "options": {part: options[part] for part in found}, **found}

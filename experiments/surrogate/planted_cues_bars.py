@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from experiments.surrogate.planted_cues_effects import (
+    bare,
     causal_effects,
     interventions,
     plain_correlation,
@@ -44,7 +45,6 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
         layers=LOGITS_ONLY,
         rerender=drawn_anew if versions else None,
     )
-    twin.remember(pictures)
     marks = twin.assess(shown, lambda drawn: twin.standard_context(_measured(drawn)), measured_by="ink and maximum")
     painting = twin.paint(shown)
     context = {name: test.column(name).float() for name in CONTEXTS}
@@ -54,6 +54,13 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
     }
     truth = true_effects(twin.logits, shown, shown, redrawn)
     usable = torch.ones(len(CONTEXTS), len(test), dtype=torch.bool)
+    found = {
+        kind: {
+            "effects": causal_effects(seen, painting, twin.standard_context, context, truth, usable),
+            **told(seen, *decision_edges(seen, painting.codes), painting.codes),
+        }
+        for kind, seen in (("transferred", painting), ("drawn", bare(painting)))
+    }
     return {
         "cue": cue,
         "versions": versions,
@@ -61,8 +68,7 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
         "effectiveness": marks.effectiveness,
         "tie": float(torch.corrcoef(test.select(CONTEXTS).values.T)[0, 1]),
         "plain_correlation": plain_correlation(score(painting.logits, painting.classes), context),
-        "effects": causal_effects(twin, painting, context, truth, usable),
-        **told(twin, shown, *decision_edges(painting, painting.codes)),
+        **found,
     }
 
 

@@ -13,6 +13,7 @@ import pellucid as pl
 from experiments.surrogate.digits import CONTEXTS, Digits, grey_of, input_of, redraw_anew
 from experiments.surrogate.networks import plain_cnn
 from experiments.surrogate.planted_cues_effects import (
+    bare,
     causal_effects,
     interventions,
     plain_correlation,
@@ -25,6 +26,7 @@ from pellucid.data.context import ContextTable
 from pellucid.data.morphomnist import measure, redraw
 from pellucid.surrogate import PRESETS, Rerender, train
 from pellucid.surrogate.checkpoint import digest_of
+from pellucid.surrogate.explaining.decision import decision_edges
 from pellucid.surrogate.morphometry import digit_measure
 from pellucid.surrogate.tensors import read_tensors, write_tensors
 
@@ -46,7 +48,8 @@ OPTIONS = PRESETS["cpu-32"].but(steps=1200, warm_up=200, judge_steps=1000, gain=
 _SLOPE = 3.0  # of the planted margin, in logits per standard deviation of the cue
 _SMOOTHING = 0.1  # of the labels, where the digit is the cue: sure, but not without bounds
 _EPOCHS, _BATCH, _RATE = 8, 64, 2e-3
-_ORACLE, _ROUNDS, _NEAR = 300, 3, 0.35
+_ORACLE, _INTERVENED = 300, 200
+_ROUNDS, _NEAR = 3, 0.35
 _BINS = 20
 
 
@@ -215,12 +218,12 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
     fresh = versions(held_out, rerender, seed=2)
     wanted = fresh[2] if cue == DIGIT else (planted_margin(cue, fresh[1], training.context) > 0).long()
     twin = train(classifier, training.pictures, training.context, OPTIONS, work / f"twin-{cue}", rerender=rerender)
-    twin.remember(training.pictures)
     marks = twin.assess(seen.digits.pictures, digit_measure(twin), measured_by="Morpho-MNIST morphometry")
     painting = twin.paint(seen.digits.pictures)
     context = {name: seen.digits.context.column(name).float() for name in CONTEXTS}
     truth = true_effects(twin.logits, painting.pictures, seen.kept, seen.redrawn)
-    world = twin.discover(held_out.pictures, held_out.context.values)
+    world = twin.discover(held_out.pictures, held_out.context.values, intervened=_INTERVENED)
+    drawn, codes = bare(painting), twin.remember(training.pictures).codes
     return {
         "cue": cue,
         "agreement": marks.agreement,
@@ -232,6 +235,12 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
         "tie": float(torch.corrcoef(held_out.context.select(("thickness", "intensity")).values.T)[0, 1]),
         "plain_correlation": plain_correlation(score(painting.logits, painting.classes), context),
         "proof": proof(classifier, fresh, wanted, seen),
-        "effects": causal_effects(twin, painting, context, truth, seen.usable),
-        **told(twin, held_out.pictures, world.decisions, world.null),
+        "transferred": {
+            "effects": causal_effects(painting, painting, twin.standard_context, context, truth, seen.usable),
+            **told(painting, world.decisions, world.null, codes),
+        },
+        "drawn": {
+            "effects": causal_effects(drawn, painting, twin.standard_context, context, truth, seen.usable),
+            **told(drawn, *decision_edges(drawn[:_INTERVENED], codes), codes),
+        },
     }

@@ -1,17 +1,18 @@
 """What setting a context does to a decision: by the twin, in truth, and as plain correlation would have it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pellucid.surrogate import TwinSurrogate
+from pellucid.surrogate import Codes
 from pellucid.surrogate.explaining.decision import DOSES, DecisionEdge, NuisanceNull
+from pellucid.surrogate.explaining.importance import importance
 from pellucid.surrogate.explaining.painting import Painting, margin
 
-__all__ = ["causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
+__all__ = ["bare", "causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
 
 _PERMUTATIONS = 16
 _SHAPLEY_PICTURES = 50
@@ -48,15 +49,28 @@ def true_effects(
     return {name: torch.stack([score(logits(row), classes) - before for row in rows]) for name, rows in redrawn.items()}
 
 
+def bare(painting: Painting) -> Painting:
+    """The twin's redrawings in place of the pictures: what changes is then drawn, not laid on the picture."""
+    with torch.no_grad():
+        logits = painting.twin.logits(painting.reconstructions)
+    return replace(painting, pictures=painting.reconstructions, logits=logits)
+
+
 def causal_effects(
-    twin: TwinSurrogate, painting: Painting, context: Mapping[str, Tensor], truth: Mapping[str, Tensor], usable: Tensor
+    shown: Painting,
+    painting: Painting,
+    standard: Callable[[Tensor], Tensor],
+    context: Mapping[str, Tensor],
+    truth: Mapping[str, Tensor],
+    usable: Tensor,
 ) -> dict[str, dict[str, float]]:
     """The twin's effect of every context beside the true one.
 
     Args:
-        twin: of the classifier.
-        painting: N real pictures.
-        context: name -> (N,) their measured values.
+        shown: how the twin's interventions are shown: `painting` itself, or `bare`.
+        painting: of N pictures.
+        standard: from contexts (N, K) in the table's units to the codes'.
+        context: name -> (N,) measured values of all contexts, in the codes' order.
         truth: of `true_effects`.
         usable: name by name (K, N), pictures whose true counterfactuals are what was asked for.
 
@@ -67,18 +81,22 @@ def causal_effects(
         context, in logits; `correlation` of the change with the true one over pictures, mean over the quantiles;
         `pictures` that were usable.
     """
-    before = score(painting.logits, painting.classes)
+    classes = painting.classes
+    before, own = score(shown.logits, classes), score(painting.logits, classes)
+    measured = torch.stack(list(context.values()), dim=1)
     found = {}
     for column, (name, values) in enumerate(context.items()):
-        mine = torch.stack([_set(twin, painting, name, row) for row in interventions(values)])[:, usable[column]]
+        asked = [standard(_with(measured, column, row))[:, column] for row in interventions(values)]
+        logits = [shown.changed_logits(_set(painting.codes, column, row)) for row in asked]
+        mine = torch.stack([score(after, classes) - before for after in logits])[:, usable[column]]
         true = truth[name][:, usable[column]]
         means, true_means = mine[1:].mean(1), true[1:].mean(1)
         pairs = zip(mine[1:], true[1:], strict=True)
         found[name] = {
-            "strength": float(mine[0].abs().mean() / before.std()),
-            "true_strength": float(true[0].abs().mean() / before.std()),
+            "strength": float(mine[0].abs().mean() / own.std()),
+            "true_strength": float(true[0].abs().mean() / own.std()),
             "flips": _flips(before[usable[column]], mine[0]),
-            "true_flips": _flips(before[usable[column]], true[0]),
+            "true_flips": _flips(own[usable[column]], true[0]),
             "reach": float(means.max() - means.min()),
             "true_reach": float(true_means.max() - true_means.min()),
             "correlation": float(torch.stack([_correlation(x, y) for x, y in pairs]).mean()),
@@ -87,19 +105,18 @@ def causal_effects(
     return found
 
 
+def _with(table: Tensor, column: int, values: Tensor) -> Tensor:
+    changed = table.clone()
+    changed[:, column] = values
+    return changed
+
+
+def _set(codes: Codes, column: int, values: Tensor) -> Codes:
+    return codes.with_concepts(_with(codes.concepts(), column, values))
+
+
 def _flips(before: Tensor, change: Tensor) -> float:
     return float(((before > 0) != (before + change > 0)).float().mean())
-
-
-def _set(twin: TwinSurrogate, painting: Painting, name: str, values: Tensor) -> Tensor:
-    """Change of the score (N,) when the twin sets a context to values, residuals transferred."""
-    column = twin.context_names.index(name)
-    raw = twin.context_values(painting.codes.context).clone()
-    raw[:, column] = values
-    concepts = painting.codes.concepts().clone()
-    concepts[:, column] = twin.standard_context(raw)[:, column]
-    after = painting.changed_logits(painting.codes.with_concepts(concepts))
-    return score(after, painting.classes) - score(painting.logits, painting.classes)
 
 
 def plain_correlation(scores: Tensor, context: Mapping[str, Tensor]) -> dict[str, float]:
@@ -111,15 +128,15 @@ def _correlation(x: Tensor, y: Tensor) -> Tensor:
     return torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1]
 
 
-def told(twin: TwinSurrogate, pictures: Tensor, edges: Sequence[DecisionEdge], null: NuisanceNull) -> dict[str, Any]:
+def told(painting: Painting, edges: Sequence[DecisionEdge], null: NuisanceNull, reference: Codes) -> dict[str, Any]:
     """What a user is told: decision edges beside the nuisance null, and Shapley values of the concepts.
 
     Args:
-        twin: which remembers real pictures.
-        pictures: (N, C, H, W) held out; the first of them get Shapley values.
-        edges, null: of `decision_edges`, which `discover` draws as they are.
+        painting: held-out pictures; the first of them get Shapley values.
+        edges, null: of `decision_edges`.
+        reference: codes of real pictures.
     """
-    shares = twin.importance(pictures[:_SHAPLEY_PICTURES], permutations=_PERMUTATIONS)
+    shares = importance(painting[:_SHAPLEY_PICTURES], reference, permutations=_PERMUTATIONS)
     sizes = shares.values.abs().mean(0)
     return {
         "edges": {edge.concept: asdict(edge) for edge in edges},

@@ -6,7 +6,13 @@ from experiments.surrogate.architectures import CONTEXTS, draw_strokes, versions
 from experiments.surrogate.networks import NETWORKS
 from experiments.surrogate.planted_cues import ratios
 from experiments.surrogate.planted_cues_digits import correlation_ratio, planted_margin, remembered
-from experiments.surrogate.planted_cues_effects import causal_effects, interventions, plain_correlation, true_effects
+from experiments.surrogate.planted_cues_effects import (
+    bare,
+    causal_effects,
+    interventions,
+    plain_correlation,
+    true_effects,
+)
 from tests.surrogate.linear_twin import LinearTwin, painted
 
 from pellucid import Classifier
@@ -44,7 +50,10 @@ def test_the_effects_of_a_perfect_twin_are_the_true_ones():
     truth = true_effects(twin.logits, painting.pictures, painting.pictures, drawn_truly(twin, painting, values))
     usable = torch.ones(2, 40, dtype=torch.bool)
     usable[0, :10] = False
-    width, grey = causal_effects(twin, painting, values, truth, usable).values()
+    found = causal_effects(painting, painting, twin.standard_context, values, truth, usable)
+    width, grey = found.values()
+    drawn = causal_effects(bare(painting), painting, twin.standard_context, values, truth, usable)
+    assert drawn["width"]["reach"] == pytest.approx(width["reach"], rel=1e-4)
     assert width["pictures"] == 30
     assert width["strength"] == pytest.approx(width["true_strength"], rel=1e-4)
     assert width["flips"] == width["true_flips"] > 0
@@ -65,20 +74,14 @@ def test_correlation_blames_what_is_tied_to_the_cue():
 
 def test_ratios_are_those_of_the_cue_to_its_companion():
     one, other = ({"strength": s, "true_strength": 2 * s, "reach": 3 * s} for s in (6.0, 2.0))
-    row = {
-        "cue": "thickness",
+    told = {
         "effects": {"thickness": one, "intensity": other},
         "edges": {"thickness": one, "intensity": other},
         "importance": {"thickness": 4.0, "intensity": 1.0},
-        "plain_correlation": {"thickness": -1.0, "intensity": 0.8},
     }
-    assert ratios(row) == {
-        "strength": 3,
-        "importance": 4,
-        "reach": 3,
-        "true_strength": 3,
-        "plain_correlation": 1.25,
-    }
+    row = {"cue": "thickness", "drawn": told, "plain_correlation": {"thickness": -1.0, "intensity": 0.8}}
+    found = ratios(row, "drawn")
+    assert found == {"edge": 3, "importance": 4, "reach": 3, "truth": 3, "plain correlation": 1.25}
 
 
 def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups():
