@@ -31,6 +31,7 @@ bench: .venv/test-ready
 	.venv/bin/python -m benchmarks.attribution
 	.venv/bin/python -m benchmarks.evaluation
 	.venv/bin/python -m benchmarks.concepts
+	.venv/bin/python -m benchmarks.surrogate
 
 clean:
 	rm -rf .venv
