@@ -79,7 +79,10 @@ class Features:
             logits = self._run(pictures)
         full = self._precision.full
         maps = tuple(full(self._map(layer, outputs[layer], pictures)) for layer in self.layers)
-        pooled = [each.mean(dim=(2, 3)) for each in maps] + [full(vector) for vector in vectors[-1:]]
+        # Not mean(): its gradient would be written out for every cell.
+        pooled = [each.sum(dim=(2, 3)) / each[0, 0].numel() for each in maps] + [
+            full(vector) for vector in vectors[-1:]
+        ]
         return Seen(maps, torch.cat(pooled, dim=1) if pooled else logits, logits)
 
     def _run(self, pictures: Tensor) -> Tensor:

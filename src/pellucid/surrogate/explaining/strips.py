@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.explaining.painting import Painting, probabilities
+from pellucid.surrogate.explaining.painting import Painting, chunks, probabilities
 from pellucid.surrogate.explaining.support import Support
 
 __all__ = ["Strip", "difference_map", "strip"]
@@ -67,14 +67,15 @@ def strip(
     codes = many.codes.with_concepts(concepts)
     raw = many.drawn(codes)
     pictures = many.transferred(raw)
-    seen = Painting.of(painting.twin, pictures, max_batch=painting.max_batch)
+    with torch.no_grad():  # no Painting of them, which would redraw every one
+        logits = torch.cat([painting.twin.logits(pictures[rows]) for rows in chunks(values, painting.max_batch)])
     return Strip(
         concept,
         levels,
         raw,
         pictures,
-        probabilities(seen.logits),
-        seen.codes.concepts()[:, column],
+        probabilities(logits),
+        painting.twin.encode(pictures).concepts()[:, column],
         (support or Support(reference)).holds(concepts),
     )
 

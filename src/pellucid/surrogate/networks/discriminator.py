@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.networks.scaled import ScaledConv, ScaledLinear, activate, channels_at, resolutions_to
+from pellucid.surrogate.networks.scaled import GAIN, ScaledConv, ScaledLinear, channels_at, resolutions_to
 
 __all__ = ["Discriminator"]
 
@@ -41,11 +41,11 @@ class Discriminator(nn.Module):
 
     def forward(self, pictures: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of pictures alone (N,), and as pictures with these standardised features (N, F), (N,)."""
-        x = activate(self.from_rgb(pictures))
+        x = self.from_rgb.activated(pictures)
         for block in self.blocks:
             x = block(x)
-        x = activate(self.last(torch.cat([x, _spread_of_batch(x)], dim=1)))
-        h = activate(self.describe(x.flatten(1)))
+        x = self.last.activated(torch.cat([x, _spread_of_batch(x)], dim=1))
+        h = self.describe.activated(x.flatten(1))
         alone = self.score(h).float()[:, 0]
         wanted = self.project(F.normalize(features, dim=1) * math.sqrt(features.shape[1]))
         matched: Tensor = alone + (wanted * h).float().sum(1) / math.sqrt(h.shape[1])
@@ -63,14 +63,17 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Pooling commutes with the pointwise shortcut, and is cheaper before it.
-        y = activate(self.second(F.avg_pool2d(activate(self.first(x)), 2)))
-        shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2))
-        return (y + shortcut) / math.sqrt(2)
+        # Their sum over sqrt 2: the branch goes without its own gain, the shortcut's weights are divided.
+        y = self.second.activated(F.avg_pool2d(self.first.activated(x), 2), gain=1.0)
+        shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2), gain=1 / GAIN)
+        return y + shortcut
 
 
 def _spread_of_batch(x: Tensor, group: int = 4) -> Tensor:
     """Mean standard deviation over groups of pictures, one more channel: a batch of equals gives itself away."""
     pictures = len(x)
     members = group if pictures % group == 0 else pictures
-    spread = (x.view(members, -1, *x.shape[1:]).var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    grouped = x.view(members, -1, *x.shape[1:])
+    variance = (grouped - grouped.mean(0)).square().mean(0)  # var() over the first dimension is slow on a CPU
+    spread = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
     return spread.repeat(members)[:, None, None, None].expand(-1, 1, *x.shape[2:])

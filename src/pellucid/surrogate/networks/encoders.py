@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.networks.scaled import ScaledConv, ScaledLinear, activate, channels_at, resolutions_to
+from pellucid.surrogate.networks.scaled import GAIN, ScaledConv, ScaledLinear, channels_at, resolutions_to
 
 __all__ = ["ConvEncoder", "Perceptron", "frozen_call"]
 
@@ -20,7 +20,7 @@ class Perceptron(nn.Module):
         self.second = ScaledLinear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.second(activate(self.first(x)))
+        y: Tensor = self.second(self.first.activated(x))
         return y
 
 
@@ -38,7 +38,7 @@ class ConvEncoder(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         x = F.leaky_relu(self.first(pictures), 0.2)
         for convolution in self.convolutions:
-            x = activate(convolution(x))
+            x = F.leaky_relu(convolution(x, GAIN), 0.2)
         codes: Tensor = self.read(x.flatten(1))
         return codes.float()
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pellucid.surrogate.networks.modulated import ModulatedConv
-from pellucid.surrogate.networks.scaled import ScaledLinear, activate, channels_at, resolutions_to
+from pellucid.surrogate.networks.scaled import ScaledLinear, activate, channels_at, resolutions_to, twice
 
 __all__ = ["Generator"]
 
@@ -76,16 +75,11 @@ class _Block(nn.Module):
     def forward(
         self, x: Tensor, rgb: Tensor | None, code: Tensor, random: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        x = _twice(x) if self._grows else x
         for index, convolution in enumerate(self.convolutions):
-            x = convolution(x, code)
+            x = convolution(x, code, grow=self._grows and index == 0)
             x = activate(x if self.noises is None else self.noises[index](x, random))
         added = self.to_rgb(x, code)
-        return x, added if rgb is None else _twice(rgb) + added
-
-
-def _twice(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)  # also the blur of StyleGAN2
+        return x, added if rgb is None else twice(rgb) + added
 
 
 class _Noise(nn.Module):

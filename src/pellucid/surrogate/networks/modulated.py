@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.networks.scaled import ScaledLinear, scaled_weight
+from pellucid.surrogate.networks.scaled import ScaledLinear, scaled_weight, twice
 
 __all__ = ["ModulatedConv", "modulated_conv"]
 
 
-def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True) -> Tensor:
+def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, grow: bool = False) -> Tensor:
     """Convolve each picture with its own modulated weight w_oi = s_i W_oi / ||s W_o||.
 
     Scaling the input channels by s and the output channels by 1 / ||s W_o|| is the same sum in another order, and
@@ -20,11 +20,14 @@ def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool
         weight: (O, I, k, k), k odd.
         style: (N, I).
         demodulate: divide by the norm of each output channel's weights.
+        grow: double the resolution first.
 
     Returns:
-        (N, O, H, W), zero padding.
+        (N, O, H, W), or (N, O, 2 H, 2 W) where it grows; zero padding.
     """
-    y = F.conv2d(x * style[:, :, None, None], weight, padding=weight.shape[-1] // 2)
+    x = x * style[:, :, None, None]
+    x = twice(x) if grow else x  # commutes with the scaling, which is four times cheaper before it
+    y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     if not demodulate:
         return y
     with torch.autocast(x.device.type, enabled=False):
@@ -44,7 +47,8 @@ class ModulatedConv(nn.Module):
         self.style = ScaledLinear(code, inputs, bias=1.0, equalised=equalised)
         self._demodulate = demodulate
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Pictures (N, I, H, W) and codes (N, code) to (N, O, H, W)."""
-        y = modulated_conv(x, self.weight * self._factor, self.style(code), demodulate=self._demodulate)
+    def forward(self, x: Tensor, code: Tensor, *, grow: bool = False) -> Tensor:
+        """Pictures (N, I, H, W) and codes (N, code) to (N, O, H, W), or (N, O, 2 H, 2 W) where they grow."""
+        weight = self.weight * self._factor
+        y = modulated_conv(x, weight, self.style(code), demodulate=self._demodulate, grow=grow)
         return y + self.bias[:, None, None].to(y.dtype)

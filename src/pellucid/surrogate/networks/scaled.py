@@ -6,7 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ScaledConv", "ScaledLinear", "activate", "channels_at", "packed", "resolutions_to", "scaled_weight"]
+__all__ = [
+    "GAIN",
+    "ScaledConv",
+    "ScaledLinear",
+    "activate",
+    "channels_at",
+    "packed",
+    "resolutions_to",
+    "scaled_weight",
+    "twice",
+]
+
+GAIN = math.sqrt(2)
 
 
 def scaled_weight(*shape: int, equalised: bool) -> tuple[nn.Parameter, float]:
@@ -28,8 +40,12 @@ class ScaledLinear(nn.Module):
         self.weight, self._factor = scaled_weight(outputs, inputs, equalised=equalised)
         self.bias = nn.Parameter(torch.full((outputs,), bias))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self._factor, self.bias)
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        return F.linear(x, self.weight * (self._factor * gain), self.bias if gain == 1 else self.bias * gain)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """With a leaky ReLU of slope 0.2 that keeps the variance; see `ScaledConv.activated`."""
+        return F.leaky_relu(self(x, GAIN), 0.2)
 
 
 class ScaledConv(nn.Module):
@@ -43,13 +59,23 @@ class ScaledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self._stride, self._padding = stride, kernel // 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self._factor, self.bias, self._stride, self._padding)
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        bias = self.bias if self.bias is None or gain == 1 else self.bias * gain
+        return F.conv2d(x, self.weight * (self._factor * gain), bias, self._stride, self._padding)
+
+    def activated(self, x: Tensor, gain: float = GAIN) -> Tensor:
+        """With a leaky ReLU of slope 0.2; the gain, sqrt 2 to keep the variance, costs less on the small weights."""
+        return F.leaky_relu(self(x, gain), 0.2)
 
 
 def activate(x: Tensor) -> Tensor:
     """Leaky ReLU of slope 0.2 that keeps the variance."""
-    return F.leaky_relu(x, 0.2) * math.sqrt(2)
+    return F.leaky_relu(x, 0.2) * GAIN
+
+
+def twice(x: Tensor) -> Tensor:
+    """Twice the resolution, bilinear, which is also the blur of StyleGAN2."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def channels_at(resolution: int, base: int, most: int) -> int:
