@@ -129,6 +129,19 @@ def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so(
     assert any(note.startswith("grey: not perceived") for note in found.notes)
 
 
+def test_contexts_that_are_perceived_as_one_are_one_node():
+    pytest.importorskip("causallearn")
+
+    class Blurred(LinearTwin):
+        def perceived_context(self, pictures):
+            return super().perceived_context(pictures)[:, :1] * torch.tensor([1.0, -0.9])
+
+    painting = painted_codes(Blurred((2.0, 0.0, 1.0)), tied_codes(300))
+    found = explain_globally(painting, None, options=DiscoveryOptions(bootstraps=2), intervened=20)
+    assert "grey" not in found.perceived.nodes
+    assert "grey: perceived as the same as width, left out" in found.notes
+
+
 def test_attfind_finds_the_coordinate_that_the_classifier_reads():
     twin = LinearTwin((3.0, 0.0, 0.5))
     codes = some_codes(200)
@@ -166,3 +179,15 @@ def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_n
     models, left_out = structural_models(open_graph, contexts, latents, table)
     assert len(models) == 1
     assert {edge.pair for edge in left_out} == set(map(frozenset, pairs))
+
+
+def test_edges_in_a_circle_are_left_out_and_named():
+    table = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    circle = CausalGraph(
+        NAMES, tuple(Edge(*pair, "tail", "arrow") for pair in (("width", "grey"), ("grey", "u0"), ("u0", "width")))
+    )
+    models, left_out = structural_models(circle, ("width", "grey"), ("u0",), table)
+    assert [model.graph.edges for model in models] == [()]
+    assert left_out == circle.edges
+    found = explain_locally(painted(LinearTwin(), 1), reference(LinearTwin()), circle, permutations=2)
+    assert any("they form a circle" in sentence for sentence in found.sentences)

@@ -76,7 +76,8 @@ class Answers(Memory):
         before = painting.codes.concepts().double().cpu().numpy()
         found = torch.stack([torch.from_numpy(model.counterfactual(before, given)) for model in models])
         if left_out or float((found - found[0]).abs().max()) > 1e-6:
-            open_edges = ", ".join(str(edge) for edge in self.graph.without_tentative().edges if edge.undecided)
+            undecided = [edge for edge in self.graph.without_tentative().edges if edge.undecided]
+            open_edges = ", ".join(map(str, left_out or undecided))
             raise PellucidError(
                 f"the graph leaves orientations open ({open_edges}), so what responds is not known: give discover() "
                 "knowledge of tiers"

@@ -168,6 +168,8 @@ def _nodes(painting: Painting, said: Tensor, perceives: Mapping[str, float]) -> 
             notes.append(
                 f"{name}: not perceived well enough to be a node (R2 {perceives[name]:.2f} < {LEAST_PERCEIVED})"
             )
+        elif original := _copied(column, columns):
+            notes.append(f"{name}: perceived as the same as {original}, left out")
         else:
             columns[name] = column
     for name, column in zip(painting.twin.latent_names, painting.codes.latent.T, strict=True):

@@ -158,7 +158,8 @@ def structural_models(
     direction between them means nothing. Concepts that are no nodes have neither causes nor effects.
 
     Returns:
-        The models, one or more; and the undecided edges that are left out of all because they are too many to try.
+        The models, one or more; and the edges that are left out of all: the undecided ones where they are too many to
+        try, or every one where they fit no graph without a circle, as edges found in resamples may.
     """
     names = (*contexts, *latents)
     firm = () if graph is None else graph.without_tentative().edges
@@ -166,9 +167,11 @@ def structural_models(
     directed = tuple(edge for edge in known if edge.directed)
     undecided = tuple(edge for edge in known if edge.undecided)
     left_out = undecided if len(undecided) > _MOST_OPEN else ()
-    whole = CausalGraph(names, directed if left_out else directed + undecided)
+    extensions = CausalGraph(names, directed if left_out else directed + undecided).extensions()
+    if not extensions:
+        extensions, left_out = (CausalGraph(names, ()),), known
     table = concepts.detach().double().cpu().numpy()
-    return tuple(StructuralModel.fit(table, extension) for extension in whole.extensions()), left_out
+    return tuple(StructuralModel.fit(table, extension) for extension in extensions), left_out
 
 
 def _refused(names: tuple[str, ...], effectiveness: Mapping[str, float]) -> dict[str, str]:
@@ -238,7 +241,8 @@ def _left_out(edges: Sequence[Edge]) -> list[str]:
     if not edges:
         return []
     named = ", ".join(map(str, edges))
-    return [f"Effects through {named} are left out: the data do not orient them; knowledge of tiers would."]
+    reason = "the data do not orient them" if any(edge.undecided for edge in edges) else "they form a circle"
+    return [f"Effects through {named} are left out: {reason}; knowledge of tiers would mend that."]
 
 
 @dataclass(frozen=True)

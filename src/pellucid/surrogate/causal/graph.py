@@ -180,7 +180,8 @@ class CausalGraph:
         """Every acyclic way to orient the undecided edges that adds no collider that the data would have shown.
 
         Edges found in resamples need not fit one graph: where every way adds a collider, all acyclic ways are given.
-        Edges of hidden common causes stay as they are. Without undecided edges it is the graph itself.
+        Edges of hidden common causes stay as they are. Without undecided edges it is the graph itself; where directed
+        edges form a circle, there is none.
 
         Raises:
             PellucidError: when there are too many undecided edges to list them all.
