@@ -26,12 +26,13 @@ from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_class
 from experiments.surrogate.parts import Parts
 from pellucid.data import write_atomically
 from pellucid.surrogate import LOGITS_ONLY, TwinSurrogate, load
-from pellucid.surrogate.disentanglement import alignment, what_moves
+from pellucid.surrogate.disentanglement import alignment
 from pellucid.surrogate.features import Features
 from pellucid.surrogate.fitting import seeded
 from pellucid.surrogate.globally import perception
 from pellucid.surrogate.instruments import scale_of
 from pellucid.surrogate.morphometry import digit_measure
+from pellucid.surrogate.movement import what_moves
 from pellucid.surrogate.perception import fit_perception
 
 __all__ = ["blind_copy", "main"]

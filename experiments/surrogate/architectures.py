@@ -23,7 +23,6 @@ from torch.nn import functional as F
 import pellucid as pl
 from experiments.surrogate import networks
 from experiments.surrogate.networks import NETWORKS
-from experiments.surrogate.planted_cues_effects import bare
 from pellucid.data import Preprocess, write_atomically
 from pellucid.data.context import ContextTable
 from pellucid.data.morphomnist import thickness_to_intensity
@@ -149,7 +148,7 @@ def _judged(twin: TwinSurrogate, held_out: Strokes) -> dict[str, Any]:
     marks = twin.assess(held_out.pictures, digit_measure(twin), measured_by="morphometry")
     painting = twin.paint(held_out.pictures)
     world = twin.discover(held_out.pictures, held_out.context.values, intervened=_INTERVENED)
-    drawn = bare(painting)
+    drawn = painting.bare()
     edges, null = decision_edges(drawn[:_INTERVENED], painting.codes)
     return {
         "layers": list(twin.features.layers) or LOGITS_ONLY,

@@ -24,23 +24,30 @@ def oracle_agreement(
     context is set to its 5 % and 95 % quantile; what is compared is the difference, over pictures.
 
     Returns:
-        For each context: `correlation`, `slope` of the twin's change on the true one, and the standard deviations of
-        both (`ours`, `true`), in logits.
+        For each context: `correlation`, `slope` of the change of the twin's own drawings on the true one, and the
+        standard deviations of both (`ours`, `true`), in logits; and the first two for changes laid on the digits.
     """
     painting = twin.paint(digits.pictures)
+    bare = painting.bare()
     results = {}
     for name in names:
         column = CONTEXTS.index(name)
         bounds = torch.quantile(digits.context.values[:, column].float(), _INSIDE)
-        ours, true = [], []
+        ours, laid, true = [], [], []
         for value in bounds.tolist():
             asked = torch.full((len(painting),), value)
             concepts = painting.codes.concepts().clone()
             concepts[:, column] = _standard(twin, column, value)
-            ours.append(margin(painting.changed_logits(painting.codes.with_concepts(concepts)), painting.classes))
+            codes = painting.codes.with_concepts(concepts)
+            ours.append(margin(bare.changed_logits(codes), painting.classes))
+            laid.append(margin(painting.changed_logits(codes), painting.classes))
             drawn = input_of(redraw(grey_of(digits.pictures), **{name: asked}))  # type: ignore[arg-type]
             true.append(margin(twin.paint(drawn).logits, painting.classes))
-        results[name] = _line(true[1] - true[0], ours[1] - ours[0])
+        over = _line(true[1] - true[0], laid[1] - laid[0])
+        results[name] = _line(true[1] - true[0], ours[1] - ours[0]) | {
+            "laid_on_correlation": over["correlation"],
+            "laid_on_slope": over["slope"],
+        }
     return results
 
 

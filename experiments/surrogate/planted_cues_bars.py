@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from experiments.surrogate.planted_cues_effects import (
-    bare,
     causal_effects,
     interventions,
     plain_correlation,
@@ -59,7 +58,7 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
             "effects": causal_effects(seen, painting, twin.standard_context, context, truth, usable),
             **told(seen, *decision_edges(seen, painting.codes), painting.codes),
         }
-        for kind, seen in (("transferred", painting), ("drawn", bare(painting)))
+        for kind, seen in (("transferred", painting), ("drawn", painting.bare()))
     }
     return {
         "cue": cue,

@@ -13,7 +13,6 @@ import pellucid as pl
 from experiments.surrogate.digits import CONTEXTS, Digits, grey_of, input_of, redraw_anew
 from experiments.surrogate.networks import plain_cnn
 from experiments.surrogate.planted_cues_effects import (
-    bare,
     causal_effects,
     interventions,
     plain_correlation,
@@ -223,7 +222,7 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
     context = {name: seen.digits.context.column(name).float() for name in CONTEXTS}
     truth = true_effects(twin.logits, painting.pictures, seen.kept, seen.redrawn)
     world = twin.discover(held_out.pictures, held_out.context.values, intervened=_INTERVENED)
-    drawn, codes = bare(painting), twin.remember(training.pictures).codes
+    drawn, codes = painting.bare(), twin.remember(training.pictures).codes
     return {
         "cue": cue,
         "agreement": marks.agreement,
@@ -237,7 +236,7 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
         "proof": proof(classifier, fresh, wanted, seen),
         "transferred": {
             "effects": causal_effects(painting, painting, twin.standard_context, context, truth, seen.usable),
-            **told(painting, world.decisions, world.null, codes),
+            **told(painting, *decision_edges(painting[:_INTERVENED], codes), codes),
         },
         "drawn": {
             "effects": causal_effects(drawn, painting, twin.standard_context, context, truth, seen.usable),

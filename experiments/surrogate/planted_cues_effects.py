@@ -1,7 +1,7 @@
 """What setting a context does to a decision: by the twin, in truth, and as plain correlation would have it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from pellucid.surrogate.explaining.decision import DOSES, DecisionEdge, Nuisance
 from pellucid.surrogate.explaining.importance import importance
 from pellucid.surrogate.explaining.painting import Painting, margin
 
-__all__ = ["bare", "causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
+__all__ = ["causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
 
 _PERMUTATIONS = 16
 _SHAPLEY_PICTURES = 50
@@ -49,13 +49,6 @@ def true_effects(
     return {name: torch.stack([score(logits(row), classes) - before for row in rows]) for name, rows in redrawn.items()}
 
 
-def bare(painting: Painting) -> Painting:
-    """The twin's redrawings in place of the pictures: what changes is then drawn, not laid on the picture."""
-    with torch.no_grad():
-        logits = painting.twin.logits(painting.reconstructions)
-    return replace(painting, pictures=painting.reconstructions, logits=logits)
-
-
 def causal_effects(
     shown: Painting,
     painting: Painting,
@@ -67,7 +60,7 @@ def causal_effects(
     """The twin's effect of every context beside the true one.
 
     Args:
-        shown: how the twin's interventions are shown: `painting` itself, or `bare`.
+        shown: how the twin's interventions are shown: `painting` itself, or it `bare`.
         painting: of N pictures.
         standard: from contexts (N, K) in the table's units to the codes'.
         context: name -> (N,) measured values of all contexts, in the codes' order.

@@ -22,6 +22,7 @@ from pellucid.surrogate import load, train
 from pellucid.surrogate.causal.compare import difference
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull
+from pellucid.surrogate.explaining.necessity import Necessity, Share
 from pellucid.surrogate.globally import GlobalExplanation
 
 
@@ -48,6 +49,9 @@ def explained(run, twin, **changes):
     return ExplainedPicture("a <b>&.png", replace(run[1], **changes), None, twin.class_names)
 
 
+CLASSES = ("thin", "thick")
+
+
 def world() -> GlobalExplanation:
     """One edge of every kind."""
     names = ("thickness", "intensity", "slant", "latent 1", "latent 2")
@@ -67,7 +71,9 @@ def world() -> GlobalExplanation:
     decisions = (DecisionEdge("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, 0.0004),)
     perceives = {"thickness": 0.93, "intensity": 0.95, "slant": 0.88}
     told = difference(data, perceived)
-    return GlobalExplanation(data, perceived, told, perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), ("a note",))
+    return GlobalExplanation(
+        data, perceived, told, perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), (), None, False, ("a note",)
+    )
 
 
 def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, twin):
@@ -83,6 +89,23 @@ def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, twin):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("<script>")[0].split("</style>")[1].replace(
         "nuisance", ""
     )
+
+
+def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run, twin):
+    share = Share(0.25, 0.1, 0.5, 40)
+    edges = [replace(edge, tentative=True) if edge.target == "decision" else edge for edge in world().perceived.edges]
+    twin.world = replace(
+        world(),
+        target=1,
+        necessity=(Necessity("intensity", share, replace(share, estimate=0.4)),),
+        perceived=replace(world().perceived, edges=tuple(edges)),
+    )
+    page = render_surrogate_page(twin, [])
+    assert f"the margin of <b>{twin.class_names[1]}</b> move" in page
+    assert "on the twin's own drawings?" in page
+    assert "<td>25.0 % [10.0 %, 50.0 %]</td><td>40.0 % [10.0 %, 50.0 %]</td>" in page
+    assert "but the twin does not control it" in page
+    assert "tentative: the twin does not control this concept" in page
 
 
 def test_every_strip_has_its_pictures_and_a_curve_of_the_classifiers_answers(run, twin):
@@ -126,7 +149,7 @@ def test_refused_concepts_are_named_with_the_reason(run, twin):
 
 
 def test_each_kind_of_edge_is_drawn_with_its_own_marks():
-    edges = {edge["label"]: edge for edge in graph_views(world())["views"][0]["edges"]}
+    edges = {edge["label"]: edge for edge in graph_views(world(), CLASSES)["views"][0]["edges"]}
     cause, hidden = edges["thickness → intensity"], edges["latent 1 ↔ latent 2"]
     open_edge, circle = edges["slant — intensity"], edges["slant o→ latent 1"]
     assert [list(mark) for mark in cause["marks"]] == [["points"]]
@@ -143,7 +166,7 @@ def test_each_kind_of_edge_is_drawn_with_its_own_marks():
 
 
 def test_the_difference_of_the_graphs_is_drawn_and_told():
-    views = graph_views(world())
+    views = graph_views(world(), CLASSES)
     assert [view["name"] for view in views["views"]] == [
         "What the classifier perceives",
         "What the data say",
@@ -165,7 +188,9 @@ def test_the_difference_of_the_graphs_is_drawn_and_told():
 def test_a_direction_that_pictures_do_not_agree_on_has_no_colour():
     told = world()
     unsure = replace(told, decisions=(replace(told.decisions[0], agreement=0.52),))
-    (edge,) = [edge for edge in graph_views(unsure)["views"][0]["edges"] if edge["label"] == "intensity → decision"]
+    (edge,) = [
+        edge for edge in graph_views(unsure, CLASSES)["views"][0]["edges"] if edge["label"] == "intensity → decision"
+    ]
     assert edge["sign"] == "none"
 
 

@@ -36,7 +36,7 @@ def twin(run):
 
 def world_of(edge: Edge) -> GlobalExplanation:
     graph = CausalGraph(("thickness", "intensity"), (edge,))
-    return GlobalExplanation(None, graph, None, {}, (), NuisanceNull(0.0, (), 0.0), ())
+    return GlobalExplanation(None, graph, None, {}, (), NuisanceNull(0.0, (), 0.0), (), None, False, ())
 
 
 def with_control(twin, **correlations):
@@ -170,9 +170,9 @@ def test_necessity_is_asked_of_pictures_of_a_class_and_of_others(twin):
     classes = twin.paint(pictures).classes
     first = int(classes[0])
     assert not bool((classes == first).all())
-    found = twin.necessity(pictures, first)
+    found = twin.necessity(pictures, first, transferred=True)
     assert [each.concept for each in found] == [*twin.context_names, *twin.latent_names]
     assert {each.necessity.trials for each in found} == {int((classes == first).sum())}
     assert {each.sufficiency.trials for each in found} == {int((classes != first).sum())}
     with pytest.raises(PellucidError, match="one of the two is empty"):
-        twin.necessity(pictures[classes == first], first)
+        twin.necessity(pictures[classes == first], first, transferred=True)

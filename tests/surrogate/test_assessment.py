@@ -58,6 +58,24 @@ def test_a_twin_that_ignores_what_is_asked_is_not_effective():
     assert marks.agreement < 1
 
 
+def test_a_change_laid_on_a_picture_leaks_against_that_picture_and_not_against_its_redrawing():
+    twin = LinearTwin()
+    pictures = painted(twin, 60)
+
+    def measure(seen):
+        flat = seen.flatten(1)
+        missed = (flat - flat @ twin.basis.T @ twin.basis).norm(dim=1, keepdim=True)
+        return twin.encode(seen).context + missed
+
+    def head(codes):
+        return torch.zeros(len(codes), 2)
+
+    for transferred in (False, True):
+        marks = assess(pictures, head, lambda x: x.flatten(1), SPAN, measure, "code", transferred=transferred)
+        assert marks.transferred == transferred
+        assert marks.controls[0].leak["grey"] == pytest.approx(0, abs=1e-4)
+
+
 def test_pictures_that_cannot_be_measured_are_left_out_and_counted():
     twin = LinearTwin()
 

@@ -27,6 +27,16 @@ def test_a_picture_whose_codes_do_not_change_stays_itself_to_the_last_bit():
     assert torch.equal(painting.changed_logits(painting.codes), painting.logits)
 
 
+def test_bare_pictures_change_by_what_is_drawn_alone():
+    painting = painted(LinearTwin(), 20)
+    asked = painting.codes.with_concepts(some_codes(20, 5).concepts())
+    bare = painting.bare()
+    drawn = painting.twin.decode(asked)
+    torch.testing.assert_close(bare.transferred(drawn), drawn)
+    assert not torch.allclose(painting.transferred(drawn), drawn)
+    torch.testing.assert_close(bare.changed_logits(asked), painting.twin.logits(drawn))
+
+
 def test_the_margin_is_ahead_of_the_best_other_class_and_signed_for_one_logit():
     logits = torch.tensor([[1.0, 4.0, 2.5], [3.0, 0.0, 1.0]])
     assert margin(logits, torch.tensor([1, 2])).tolist() == [1.5, -2.0]

@@ -9,6 +9,7 @@ from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.attfind import attfind
+from pellucid.surrogate.explaining.decision import decision_edges
 from pellucid.surrogate.explaining.painting import Painting, margin
 from pellucid.surrogate.globally import GlobalExplanation, explain_globally
 from pellucid.surrogate.locally import explain_locally, structural_models
@@ -112,6 +113,68 @@ def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_
     assert again.decisions == found.decisions
     with pytest.raises(PellucidError, match="no global explanation"):
         GlobalExplanation.from_json("{}")
+
+
+class Crowded(LinearTwin):
+    """Its classifier saturates, and also reads what the twin cannot draw."""
+
+    def logits(self, pictures):
+        outside = (pictures.flatten(1) - pictures.flatten(1) @ self.basis.T @ self.basis).sum(1)
+        return torch.tanh(self.read(pictures) + 2 * outside)[:, None] * torch.tensor([0.0, 1.0])
+
+
+@pytest.fixture
+def crowded():
+    pytest.importorskip("causallearn")
+    return painted(Crowded((2.0, 0.0, 1.0)), 80)
+
+
+def world_of(painting, **wanted):
+    return explain_globally(painting, None, options=DiscoveryOptions(bootstraps=0), **wanted)
+
+
+def test_effects_are_those_of_the_twins_own_drawings_unless_asked_otherwise(crowded):
+    ones = torch.ones(80, dtype=torch.long)
+    own, laid = world_of(crowded), world_of(crowded, transferred=True)
+    assert own.decisions == decision_edges(crowded.bare(), crowded.codes, classes=ones)[0]
+    assert laid.decisions == decision_edges(crowded, crowded.codes, classes=ones)[0]
+    assert (own.transferred, laid.transferred) == (False, True)
+    assert own.decisions[0].strength > 1.1 * laid.decisions[0].strength
+    one = crowded[:1]
+    drawn, over = (explain_locally(one, reference(one.twin), permutations=4, transferred=t) for t in (False, True))
+    torch.testing.assert_close(drawn.importance.margin, margin(one.bare().logits, one.classes))
+    torch.testing.assert_close(over.importance.margin, margin(one.logits, one.classes))
+    outcome = one.bare().outcome(one.classes)
+    more = one.codes.concepts() + torch.tensor([[1.0, 0, 0]]) * reference(one.twin).codes.concepts().std(0)
+    assert drawn.effects[0].direct == pytest.approx(float(outcome(more) - outcome(one.codes.concepts())), abs=1e-5)
+
+
+def test_of_two_classes_doses_follow_the_second_and_do_not_cancel():
+    pytest.importorskip("causallearn")
+    painting = painted(LinearTwin((2.0, 0.0, -1.0)), 80)
+    (width, _, latent), own = world_of(painting).decisions, decision_edges(painting.bare(), painting.codes)[0]
+    assert (width.sign, width.agreement, latent.sign, latent.agreement) == (1, 1, -1, 1)
+    assert sorted(width.dose) == list(width.dose)
+    assert own[0].agreement < 0.7  # of each picture's own class
+    flipped = world_of(painting, target=0)
+    assert flipped.decisions[0].sign == -1
+    assert flipped.target == 0
+
+
+def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentative_edge():
+    pytest.importorskip("causallearn")
+    painting = painted(LinearTwin((2.0, 0.0, 1.0)), 80)
+    found = world_of(painting, target=1, refused=["width"])
+    width, grey, latent = found.necessity
+    assert grey.necessity.estimate == grey.sufficiency.estimate == 0
+    assert width.necessity.estimate > latent.necessity.estimate > 0
+    assert width.necessity.trials == int((painting.classes == 1).sum())
+    assert found.perceived.edge("width", "decision").tentative
+    assert not found.perceived.edge("u0", "decision").tentative
+    assert any(note.startswith("width: the twin does not control it") for note in found.notes)
+    assert GlobalExplanation.from_json(found.to_json()) == found
+    some = painting[painting.classes == 1]
+    assert world_of(some, target=1).necessity == ()
 
 
 def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so():

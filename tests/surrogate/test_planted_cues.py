@@ -7,7 +7,6 @@ from experiments.surrogate.networks import NETWORKS
 from experiments.surrogate.planted_cues import ratios
 from experiments.surrogate.planted_cues_digits import correlation_ratio, planted_margin, remembered
 from experiments.surrogate.planted_cues_effects import (
-    bare,
     causal_effects,
     interventions,
     plain_correlation,
@@ -52,7 +51,7 @@ def test_the_effects_of_a_perfect_twin_are_the_true_ones():
     usable[0, :10] = False
     found = causal_effects(painting, painting, twin.standard_context, values, truth, usable)
     width, grey = found.values()
-    drawn = causal_effects(bare(painting), painting, twin.standard_context, values, truth, usable)
+    drawn = causal_effects(painting.bare(), painting, twin.standard_context, values, truth, usable)
     assert drawn["width"]["reach"] == pytest.approx(width["reach"], rel=1e-4)
     assert width["pictures"] == 30
     assert width["strength"] == pytest.approx(width["true_strength"], rel=1e-4)

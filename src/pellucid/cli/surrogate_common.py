@@ -33,6 +33,13 @@ RunPictures = Annotated[
 RunContext = Annotated[
     Path | None, typer.Option("--context", help="CSV with the context of --pictures, as for `surrogate train`.")
 ]
+Transferred = Annotated[
+    bool,
+    typer.Option(
+        "--transferred",
+        help="Measure effects with the changes laid on the pictures. \\[default: on the twin's own drawings]",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
 
 
@@ -97,6 +104,13 @@ def load_run(run: Path, model: str | None, weights: str | None, device: str | No
         command = TrainCommand.load(run)
         model, weights = command.model, command.weights if weights is None else weights
     return load(run, classifier=load_classifier(model, weights, device))
+
+
+def class_of(twin: "TwinSurrogate", text: str | None) -> int | None:
+    """The class of a name, or of an index in digits; None for none."""
+    if text is None:
+        return None
+    return twin.class_index(int(text) if text.isdecimal() else text)
 
 
 def sample_of(run: Path, twin: "TwinSurrogate", pictures: Path | None, context: Path | None) -> Sample:

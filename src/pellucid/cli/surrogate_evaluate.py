@@ -19,6 +19,7 @@ from pellucid.cli.surrogate_common import (
     Sample,
     Seed,
     TrainCommand,
+    Transferred,
     load_run,
     sample_of,
     stages,
@@ -48,6 +49,7 @@ def evaluate(
     measure: MeasureChoice = None,
     model: RunModel = None,
     weights: Weights = None,
+    transferred: Transferred = False,
     keep: Keep = False,
     out: Page = None,
     seed: Seed = 0,
@@ -65,6 +67,7 @@ def evaluate(
             sample.pictures,
             measure_named(chosen, twin, sample),
             measured_by=DESCRIPTIONS[chosen],
+            transferred=transferred,
             seed=seed,
             on_progress=lambda done, total: tell("measuring control", done, total),
         )
@@ -125,7 +128,8 @@ def print_marks(twin: "TwinSurrogate", read: Mapping[str, Mapping[str, float]] |
         return
     read = read or {}
     heads = ("concept", "asked ~ measured", "slope", "leak into others, sd", *(f"{name} R2" for name in read), "shown")
-    control = Table(*heads, title=f"control, measured by {marks.measured_by}", title_justify="left")
+    where = ", changes laid on the pictures" if marks.transferred else ""
+    control = Table(*heads, title=f"control, measured by {marks.measured_by}{where}", title_justify="left")
     for each in marks.controls:
         leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in each.leak.items()) or "none"
         told = [f"{values[each.concept]:.2f}" for values in read.values()]

@@ -8,7 +8,7 @@ import typer
 
 from pellucid.cli.common import AsJson, Device, Images, Weights, messages, picture_folders, print_json, screen
 from pellucid.cli.concepts_common import readable_pictures
-from pellucid.cli.surrogate_common import RunModel, Seed, assignments, load_run, number, stages
+from pellucid.cli.surrogate_common import RunModel, Seed, Transferred, assignments, class_of, load_run, number, stages
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def explain(
     propagate: Propagate = False,
     permutations: Permutations = 64,
     values: Values = 9,
+    transferred: Transferred = False,
     model: RunModel = None,
     weights: Weights = None,
     out: Outputs = None,
@@ -60,12 +61,12 @@ def explain(
     files, skipped = readable_pictures(images)
     places = _checked(out or [])
     twin = _twin(run, model, weights, device)
-    classes = (_class(twin, target), _class(twin, flip_to))
+    classes = (class_of(twin, target), class_of(twin, flip_to))
     explained = []
     with stages(as_json) as tell:
         for done, file in enumerate(files):
             tell("explaining", done, len(files))
-            explained.append(_explained(twin, file, classes, do, propagate, permutations, values, seed))
+            explained.append(_explained(twin, file, classes, do, propagate, permutations, values, transferred, seed))
     told = write_and_print(twin, explained, places, {"run": str(run), "skipped": skipped}, as_json)
     if as_json:
         print_json(told)
@@ -99,12 +100,6 @@ def _twin(run: Path, model: str | None, weights: str | None, device: str | None)
     return load_run(run, model, weights, device)
 
 
-def _class(twin: "TwinSurrogate", text: str | None) -> int | None:
-    if text is None:
-        return None
-    return twin.class_index(int(text) if text.isdecimal() else text)
-
-
 def _explained(
     twin: "TwinSurrogate",
     file: Path,
@@ -113,12 +108,21 @@ def _explained(
     propagate: bool,
     permutations: int,
     values: int,
+    transferred: bool,
     seed: int,
 ) -> "ExplainedPicture":
     from pellucid.reports.surrogate_local import ExplainedPicture
 
     picture = twin.classifier.read(file)
-    found = twin.explain(picture, classes[0], flip_to=classes[1], permutations=permutations, values=values, seed=seed)
+    found = twin.explain(
+        picture,
+        classes[0],
+        flip_to=classes[1],
+        permutations=permutations,
+        values=values,
+        transferred=transferred,
+        seed=seed,
+    )
     asked = twin.counterfactual(picture, do, propagate=propagate) if do else None
     return ExplainedPicture(file.name, found, asked, twin.class_names)
 

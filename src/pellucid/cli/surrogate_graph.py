@@ -16,7 +16,9 @@ from pellucid.cli.surrogate_common import (
     RunModel,
     RunPictures,
     Seed,
+    Transferred,
     assignments,
+    class_of,
     load_run,
     number,
     sample_of,
@@ -44,6 +46,13 @@ Forbidden = Annotated[list[str] | None, typer.Option(help="'a->b': a cannot caus
 Method = Annotated[str, typer.Option(help="pc; fci, which allows for hidden common causes; or ges.")]
 Bootstraps = Annotated[int, typer.Option(min=0, help="Resamples behind the confidence of each edge.")]
 Intervened = Annotated[int, typer.Option(min=20, help="Pictures that are intervened on, at most.")]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Class that the edges to the decision are for, by name or index. "
+        "\\[default: each picture's own; the second of two]"
+    ),
+]
 Outputs = Annotated[list[Path] | None, typer.Option("--out", help="x.json, x.graphml or x.html; repeat for several.")]
 
 
@@ -55,6 +64,8 @@ def graph(
     method: Method = "pc",
     bootstraps: Bootstraps = 50,
     intervened: Intervened = 200,
+    target: Target = None,
+    transferred: Transferred = False,
     pictures: RunPictures = None,
     context: RunContext = None,
     model: RunModel = None,
@@ -75,6 +86,7 @@ def graph(
     knowledge = _knowledge(tier, required, forbidden)
     files = _checked(out or [])
     twin = load_run(run, model, weights, device)
+    followed = class_of(twin, target)
     sample = sample_of(run, twin, pictures, context)
     with stages(as_json) as tell:
         world = twin.discover(
@@ -83,6 +95,8 @@ def graph(
             knowledge=knowledge,
             options=options,
             intervened=intervened,
+            target=followed,
+            transferred=transferred,
             seed=seed,
             on_progress=tell,
         )
@@ -92,7 +106,7 @@ def graph(
     if as_json:
         print_json({**json.loads(world.to_json()), "files": [str(file) for file in files]})
         return
-    _print(world)
+    _print(world, twin.class_names)
     for file in files:
         screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
 
@@ -135,7 +149,7 @@ def _write(file: Path, twin: "TwinSurrogate", world: "GlobalExplanation") -> Non
     write_atomically(file, (world.perceived.to_graphml() if graphml else world.to_json()).encode())
 
 
-def _print(world: "GlobalExplanation") -> None:
+def _print(world: "GlobalExplanation", class_names: Sequence[str]) -> None:
     from pellucid.surrogate.explaining.decision import DECISION_NODE
 
     _print_edges(world.perceived, "what the classifier perceives", DECISION_NODE)
@@ -144,21 +158,43 @@ def _print(world: "GlobalExplanation") -> None:
     _print_difference(world)
     table = Table(
         *("concept", "moves the decision by, sd", "flips", "low to high value, sd", "p", ""),
-        title="edges to the decision, by intervention",
+        title=f"edges to the decision{_for(world, class_names)}, by intervention "
+        + ("laid on the pictures" if world.transferred else "on the twin's own drawings"),
         title_justify="left",
         caption=f"the strongest of the nuisance moves it by {world.null.strongest:.3f} sd (all at once "
         f"{world.null.block:.3f}): what does not stand out of that is no edge",
         caption_justify="left",
     )
+    tentative = {edge.source for edge in world.perceived.edges if edge.target == DECISION_NODE and edge.tentative}
     for edge in sorted(world.decisions, key=lambda each: -each.strength):
         dose = f"{edge.dose[0]:+.2f} to {edge.dose[-1]:+.2f}"
         verdict = "decides" if edge.significant else "cannot be told from nothing"
+        verdict += ", not controlled" if edge.concept in tentative else ""
         table.add_row(
             escape(edge.concept), f"{edge.strength:.3f}", f"{edge.flips:.1%}", dose, _p(edge.p_value), verdict
         )
     screen.print(table)
+    _print_necessity(world, class_names)
     for note in (*world.notes, *world.perceived.notes):
         say(note)
+
+
+def _for(world: "GlobalExplanation", class_names: Sequence[str]) -> str:
+    return "" if world.target is None else f" for {escape(class_names[world.target])}"
+
+
+def _print_necessity(world: "GlobalExplanation", class_names: Sequence[str]) -> None:
+    if not world.necessity:
+        return
+    table = Table(
+        *("concept", "lost without it", "won with it"),
+        title=f"how necessary and how sufficient{_for(world, class_names)}, with 95 % intervals",
+        title_justify="left",
+    )
+    for each in sorted(world.necessity, key=lambda one: -one.necessity.estimate):
+        shares = (f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in (each.necessity, each.sufficiency))
+        table.add_row(escape(each.concept), *(escape(share) for share in shares))
+    screen.print(table)
 
 
 def _print_edges(graph: "CausalGraph", title: str, sink: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pellucid.classifiers import Classifier
     from pellucid.data.context import ContextTable
     from pellucid.surrogate import Rerender, TwinSurrogate
-    from pellucid.surrogate.assessment import Measure
+    from pellucid.surrogate.movement import Measure
 
 JUDGES = "judges"
 MORPHOMNIST = "morphomnist"

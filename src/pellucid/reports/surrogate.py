@@ -35,7 +35,7 @@ def render_surrogate_page(twin: "TwinSurrogate", pictures: Sequence[ExplainedPic
     """
     from markupsafe import Markup
 
-    graph = None if twin.world is None else graph_views(twin.world)
+    graph = None if twin.world is None else graph_views(twin.world, twin.class_names)
     script = templates().get_template("surrogate.js").render()
     views = len(graph["views"]) if graph else 0
     style = templates().get_template("surrogate.css").render(views=views, photo="", targets=0, layers=0)

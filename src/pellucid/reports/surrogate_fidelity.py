@@ -47,7 +47,15 @@ def fidelity_view(twin: "TwinSurrogate") -> dict[str, Any]:
     """What the template prints of the twin's marks; `marks` is empty where it was never measured."""
     marks = twin.assessment
     if marks is None:
-        return {"marks": [], "concepts": [], "names": [], "pictures": 0, "measured_by": "", "verdict": _verdict(twin)}
+        return {
+            "marks": [],
+            "concepts": [],
+            "names": [],
+            "pictures": 0,
+            "measured_by": "",
+            "transferred": False,
+            "verdict": _verdict(twin),
+        }
     cards = []
     for name, title, high, good, poor, asks in _MARKS:
         value = getattr(marks, name)
@@ -70,6 +78,7 @@ def fidelity_view(twin: "TwinSurrogate") -> dict[str, Any]:
         "realism": _realism(marks.realism),
         "pictures": marks.pictures,
         "measured_by": marks.measured_by,
+        "transferred": marks.transferred,
         "own_judges": "judges" in marks.measured_by,
         "verdict": _verdict(twin),
         "leak": _LEAK,

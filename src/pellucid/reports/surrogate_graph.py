@@ -12,6 +12,7 @@ from pellucid.surrogate.causal.compare import GraphDifference
 from pellucid.surrogate.causal.discovery import CLASS_NODE
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explaining.decision import DECISION_NODE
+from pellucid.surrogate.explaining.necessity import Share
 from pellucid.surrogate.globally import GlobalExplanation
 
 __all__ = ["GROUNDS", "graph_views"]
@@ -30,7 +31,7 @@ _AGREED = 0.6
 Pair = tuple[str, str]
 
 
-def graph_views(world: GlobalExplanation) -> dict[str, Any]:
+def graph_views(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
     """What the template draws: one layout, and a view of it for each graph."""
     graphs = [world.perceived, *([] if world.data is None else [world.data])]
     nodes = [name for name in in_order(name for graph in graphs for name in graph.nodes) if name != CLASS_NODE]
@@ -50,7 +51,7 @@ def graph_views(world: GlobalExplanation) -> dict[str, Any]:
         "height": layout.height,
         "views": views,
         "rows": [row for graph, name in zip(graphs, ("perceived", "data"), strict=False) for row in _rows(graph, name)],
-        "decisions": _decisions(world),
+        "decisions": _decisions(world, class_names),
         "notes": [*world.notes, *world.perceived.notes],
         "differences": _differences(world),
         "made_by": dict(world.perceived.made_by),
@@ -166,7 +167,8 @@ def edge_facts(edge: Edge) -> list[str]:
         facts.append("a hidden common cause")
     if "circle" in (edge.source_mark, edge.target_mark):
         facts.append("circle: that end may be a cause or an effect")
-    return [*facts, "tentative: less sure than asked for"] if edge.tentative else facts
+    doubt = "the twin does not control this concept" if edge.ground == "intervention" else "less sure than asked for"
+    return [*facts, f"tentative: {doubt}"] if edge.tentative else facts
 
 
 def _difference(world: GlobalExplanation, layout: Layout) -> dict[str, Any]:
@@ -222,9 +224,11 @@ def _differences(world: GlobalExplanation) -> list[str] | None:
     return lines or ["No two contexts are joined in either graph."]
 
 
-def _decisions(world: GlobalExplanation) -> dict[str, Any]:
+def _decisions(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
     most = max((edge.strength for edge in world.decisions), default=1.0)
     most = max(most, world.null.block, 1e-9)
+    tentative = {edge.source for edge in world.perceived.edges if edge.target == DECISION_NODE and edge.tentative}
+    needed = {each.concept: each for each in world.necessity}
     rows = [
         {
             "name": edge.concept,
@@ -235,17 +239,27 @@ def _decisions(world: GlobalExplanation) -> dict[str, Any]:
             "agreement": percent(edge.agreement),
             "p": p_words(edge.p_value),
             "significant": edge.significant,
+            "tentative": edge.concept in tentative,
+            "necessity": _share(needed[edge.concept].necessity) if needed else "",
+            "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
         }
         for edge in sorted(world.decisions, key=lambda each: -each.strength)
     ]
     return {
         "rows": rows,
+        "target": None if world.target is None else class_names[world.target],
+        "transferred": world.transferred,
+        "needed": bool(needed),
         "null": f"{world.null.strongest:.3f}",
         "null_share": round(100 * world.null.strongest / most, 1),
         "block": f"{world.null.block:.3f}",
         "block_share": round(100 * world.null.block / most, 1),
         "block_flips": percent(world.null.flips),
     }
+
+
+def _share(share: Share) -> str:
+    return f"{percent(share.estimate)} [{percent(share.low)}, {percent(share.high)}]"
 
 
 def _dose(dose: Sequence[float]) -> dict[str, Any]:

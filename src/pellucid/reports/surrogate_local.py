@@ -55,6 +55,7 @@ def picture_view(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any
         "redrawn": picture_uri(twin, painting.reconstructions[0]),
         "missed": difference_uri(twin, painting.pictures[0], painting.reconstructions[0]),
         "warning": found.fidelity.reason(0),
+        "transferred": found.transferred,
         "kl": f"{float(found.fidelity.kl[0]):.3f}",
         "classes": _classes(found, redrawn_probabilities(found), names),
         "sentences": [line for line in found.sentences if not line.startswith("Do not rely")],

@@ -35,6 +35,7 @@ def numbers_of(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any]:
                 strict=True,
             )
         ],
+        "transferred": found.transferred,
         "margin": float(shares.margin[0]),
         "baseline": float(shares.baseline[0]),
         "effects": [

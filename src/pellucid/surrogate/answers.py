@@ -13,7 +13,7 @@ from pellucid.surrogate.explaining.minimal import FlipOptions, Flipped, flip
 from pellucid.surrogate.explaining.necessity import Necessity, necessity
 from pellucid.surrogate.explaining.painting import Painting, probabilities
 from pellucid.surrogate.explaining.strips import difference_map
-from pellucid.surrogate.explaining.support import RefusedError, Support, check_effective, fidelity
+from pellucid.surrogate.explaining.support import Support, check_effective, fidelity
 from pellucid.surrogate.locally import LocalExplanation, explain_locally, structural_models
 from pellucid.surrogate.memory import Memory
 
@@ -106,32 +106,40 @@ class Answers(Memory):
         *,
         against: Literal["all", "other"] = "all",
         permutations: int = 64,
+        transferred: bool = False,
         seed: int = 0,
     ) -> Importance:
-        """Shapley values of all concepts for the margin of a class; of the factual one by default."""
+        """Shapley values of all concepts for the margin of a class; of the pictures' own by default.
+
+        They are of the twin's own drawings, or with `transferred` of the changes laid on the pictures.
+        """
         painting, reference = self.paint(pictures), self._known()
         return importance(
-            painting,
+            painting if transferred else painting.bare(),
             reference.codes,
-            classes=None if target is None else self._classes(target, len(painting)),
+            classes=painting.classes if target is None else self._classes(target, len(painting)),
             reference_classes=reference.classes,
             against=against,
             permutations=permutations,
             seed=seed,
         )
 
-    def necessity(self, pictures: Tensor, target: int | str, *, seed: int = 0) -> tuple[Necessity, ...]:
+    def necessity(
+        self, pictures: Tensor, target: int | str, *, transferred: bool = False, seed: int = 0
+    ) -> tuple[Necessity, ...]:
         """How often a class falls without a concept's value, and how often the value brings it about.
 
         Args:
-            pictures: (N, C, H, W), some that the classifier gives to the class and some that it does not.
+            pictures: (N, C, H, W), some that the classifier gives to the class, as the twin redraws them, and some
+                that it does not.
             target: the class.
+            transferred: lay the changes on the pictures instead of judging the twin's own drawings.
             seed: of who gives its value to whom.
 
         Raises:
             PellucidError: no picture of the class, or none of another.
         """
-        painting = self.paint(pictures)
+        painting = self.paint(pictures) if transferred else self.paint(pictures).bare()
         inside = painting.classes == self.class_index(target)
         return necessity(painting[inside.nonzero()[:, 0]], painting[(~inside).nonzero()[:, 0]], seed=seed)
 
@@ -143,6 +151,7 @@ class Answers(Memory):
         flip_to: int | str | None = None,
         permutations: int = 64,
         values: int = 9,
+        transferred: bool = False,
         seed: int = 0,
     ) -> LocalExplanation:
         """Every local question about one picture.
@@ -153,6 +162,8 @@ class Answers(Memory):
             flip_to: class of the counterfactual; the runner-up by default.
             permutations: of the Shapley values.
             values: levels of each strip.
+            transferred: measure importance and effects with the changes laid on the picture, not on the twin's own
+                drawing of it.
             seed: of everything drawn.
         """
         return explain_locally(
@@ -163,19 +174,13 @@ class Answers(Memory):
             flip_to=None if flip_to is None else self.class_index(flip_to),
             permutations=permutations,
             values=values,
+            transferred=transferred,
             class_names=self.class_names,
             seed=seed,
         )
 
     def _concept_names(self) -> tuple[str, ...]:
         return (*self.context_names, *self.latent_names)
-
-    def _refuses(self, name: str) -> bool:
-        try:
-            check_effective(self._effectiveness(), name)
-        except RefusedError:
-            return True
-        return False
 
     def _classes(self, target: int | str | Sequence[int | str], count: int) -> Tensor:
         many = [target] * count if isinstance(target, int | str) else list(target)

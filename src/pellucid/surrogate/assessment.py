@@ -11,13 +11,10 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.painting import Painting, chunks, decided
 from pellucid.surrogate.explaining.support import LEAST_EFFECTIVENESS, fidelity
+from pellucid.surrogate.movement import Measure, remeasured, unchanged
 from pellucid.surrogate.realism import Realism, realism
 
-__all__ = ["Assessment", "Control", "Measure", "assess"]
-
-Measure = Callable[[Tensor], Tensor]
-"""From pictures (N, C, H, W) in the classifier's input space to contexts (N, K_c), in standard deviations of the table;
-NaN rows where nothing can be measured."""
+__all__ = ["Assessment", "Control", "assess"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,8 @@ class Control:
         concept: its name.
         correlation: of the asked with the re-measured value on the generated picture, over pictures.
         slope: of the re-measured against the asked value; 1 is right.
-        leak: other context -> mean absolute change of its measured value, in standard deviations.
+        leak: other context -> mean absolute change of its measured value against the picture unchanged, in standard
+            deviations.
         pictures: how many could be measured.
     """
 
@@ -58,6 +56,7 @@ class Assessment:
         realism: what the classifier's features say of the reconstructions.
         controls: of each context.
         measured_by: what re-measured the contexts.
+        transferred: whether it was measured with the changes laid on the pictures, not on the twin's own drawings.
         pictures: how many were assessed.
         seed: of the asked values and swaps.
     """
@@ -71,6 +70,7 @@ class Assessment:
     realism: Realism
     controls: tuple[Control, ...]
     measured_by: str
+    transferred: bool
     pictures: int
     seed: int
 
@@ -123,7 +123,7 @@ def assess(
         span: (2, K_c) least and most asked of each context, in standard deviations.
         measure: re-measures contexts; best by code that knows nothing of the twin.
         measured_by: says what it is.
-        transferred: measure the pictures with the change transferred instead of the twin's own.
+        transferred: measure control with the changes laid on the pictures instead of on the twin's own drawings.
         seed: of the asked values and of the swaps.
         on_progress: called with (contexts done, in all).
 
@@ -146,7 +146,7 @@ def assess(
     swapped = painting.drawn(replace(painting.codes, nuisance=painting.codes.nuisance[donors]))
     with torch.no_grad():
         after = torch.cat([painting.twin.logits(swapped[rows]) for rows in batches])
-    factual = measure(painting.reconstructions)
+    factual = unchanged(painting, measure, transferred=transferred)
     controls = []
     for column in range(len(painting.twin.context_names)):
         controls.append(_control(painting, column, span, measure, factual, transferred, random))
@@ -162,6 +162,7 @@ def assess(
         realism=realism(real, drawn, seed=seed),
         controls=tuple(controls),
         measured_by=measured_by,
+        transferred=transferred,
         pictures=len(painting),
         seed=seed,
     )
@@ -179,10 +180,7 @@ def _control(
     names = painting.twin.context_names
     low, high = span[:, column].tolist()
     asked = torch.rand(len(painting), generator=random).to(painting.pictures) * (high - low) + low
-    context = painting.codes.context.clone()
-    context[:, column] = asked
-    drawn = painting.drawn(replace(painting.codes, context=context))
-    seen = measure(painting.transferred(drawn) if transferred else drawn)
+    seen = remeasured(painting, column, asked, measure, transferred=transferred)
     known = torch.isfinite(seen).all(1) & torch.isfinite(factual).all(1)
     if int(known.sum()) < 3:
         nothing = {name: float("nan") for name in names if name != names[column]}

@@ -1,4 +1,4 @@
-"""Do codes say what factors are known to have been at work, each in a place of its own; and what moves when one is set?
+"""Do codes say what factors are known to have been at work, each in a place of its own?
 
 Each mark has its blind spot, so all are given: a rotation of good codes keeps the R2 and loses the rest; two codes for
 one factor cost completeness, MIG and SAP and leave disentanglement alone; factors that hang together in the data lower
@@ -8,21 +8,15 @@ MIG and SAP, however clean the codes are.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.explaining.painting import Painting
 from pellucid.surrogate.fitting import determination
-
-if TYPE_CHECKING:
-    from pellucid.surrogate.assessment import Measure
 
 __all__ = [
     "Alignment",
-    "Movement",
     "alignment",
     "boosted_importance",
     "completeness",
@@ -30,14 +24,10 @@ __all__ = [
     "linear_r2",
     "mutual_information",
     "mutual_information_gap",
-    "remeasured",
     "separated_predictability",
-    "what_moves",
 ]
 
 BINS, FOLDS = 20, 5
-ENDS = (0.05, 0.95)
-"""Quantiles that coordinates are set to."""
 
 _PER_FOLD = 10
 
@@ -263,73 +253,3 @@ def _checked(codes: Tensor, factors: Tensor, folds: int = 1) -> tuple[Tensor, Te
     if constant:
         raise PellucidError(f"factor {constant[0]} (counted from 0) is constant, nothing can tell it: leave it out")
     return given, wanted
-
-
-@dataclass(frozen=True)
-class Movement:
-    """What is measured to move when one coordinate of the code is set, all others held; (coordinates, contexts) each.
-
-    Attributes:
-        coordinates: names, contexts first, then latents.
-        contexts: names of what is measured.
-        change: mean absolute change against the picture redrawn unchanged, over both ends and all pictures, in standard
-            deviations of the table. A clean twin has zeros off the contexts' diagonal.
-        swing: mean of what is measured at the upper end minus that at the lower; signed, same unit.
-        pictures: for each coordinate, how many were measurable at both ends.
-        ends: quantiles of the coordinate that it was set to.
-    """
-
-    coordinates: tuple[str, ...]
-    contexts: tuple[str, ...]
-    change: tuple[tuple[float, ...], ...]
-    swing: tuple[tuple[float, ...], ...]
-    pictures: tuple[int, ...]
-    ends: tuple[float, float]
-
-
-def what_moves(
-    painting: Painting,
-    measure: "Measure",
-    *,
-    ends: tuple[float, float] = ENDS,
-    transferred: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Movement:
-    """Set each context and each latent to its lower and upper quantile, draw, and measure all contexts anew.
-
-    Args:
-        painting: held-out pictures; their codes also give the quantiles.
-        measure: from pictures to contexts in standard deviations; best by code that knows nothing of the twin.
-        ends: the quantiles.
-        transferred: measure the pictures with the change transferred instead of the twin's own.
-        on_progress: called with (coordinates done, in all).
-
-    Raises:
-        PellucidError: no pictures, or ends that are not two increasing quantiles.
-    """
-    if not len(painting) or not 0 <= ends[0] < ends[1] <= 1:
-        raise PellucidError(f"wanted pictures and two increasing quantiles, not {len(painting)} and {ends}")
-    names = (*painting.twin.context_names, *painting.twin.latent_names)
-    factual = measure(painting.pictures if transferred else painting.reconstructions)
-    bounds = torch.quantile(painting.codes.concepts(), torch.tensor(ends).to(painting.pictures), dim=0)
-    changes, swings, counts = [], [], []
-    for column, (low, high) in enumerate(bounds.T.tolist()):
-        seen = [remeasured(painting, column, end, measure, transferred=transferred) for end in (low, high)]
-        known = torch.stack([factual, *seen]).isfinite().all(2).all(0)
-        moved = torch.stack([each[known] - factual[known] for each in seen])
-        changes.append(tuple(moved.abs().mean((0, 1)).tolist()))
-        swings.append(tuple((moved[1] - moved[0]).mean(0).tolist()))
-        counts.append(int(known.sum()))
-        if on_progress:
-            on_progress(column + 1, len(names))
-    return Movement(names, tuple(painting.twin.context_names), tuple(changes), tuple(swings), tuple(counts), ends)
-
-
-def remeasured(
-    painting: Painting, column: int, values: Tensor | float, measure: "Measure", *, transferred: bool = False
-) -> Tensor:
-    """What is measured (N, K_c) once a concept coordinate is set to values (N,) or to one, all other codes held."""
-    concepts = painting.codes.concepts().clone()
-    concepts[:, column] = values
-    drawn = painting.drawn(painting.codes.with_concepts(concepts))
-    return measure(painting.transferred(drawn) if transferred else drawn)

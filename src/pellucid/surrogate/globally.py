@@ -1,7 +1,7 @@
 """The global explanation: the causal graph of what the classifier perceives, beside that of the data."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.causal.scales import rank_gaussian
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull, decision_edges, with_decisions
+from pellucid.surrogate.explaining.necessity import Necessity, Share, necessity
 from pellucid.surrogate.explaining.painting import Painting
 
 __all__ = ["LEAST_PERCEIVED", "GlobalExplanation", "explain_globally", "perception"]
@@ -36,6 +37,10 @@ class GlobalExplanation:
         perceives: context -> R2 of the perceived on the measured value.
         decisions: every concept's edge to the decision, significant or not.
         null: what swaps of nuisance do.
+        necessity: of every concept for the class `target`; empty without one, or where pictures of it or of others
+            are missing.
+        target: the class whose margin the edges to the decision follow; None where it is each picture's own.
+        transferred: whether they were measured with the changes laid on the pictures, not on the twin's own drawings.
         notes: in words: what was left out and why.
     """
 
@@ -45,6 +50,9 @@ class GlobalExplanation:
     perceives: Mapping[str, float]
     decisions: tuple[DecisionEdge, ...]
     null: NuisanceNull
+    necessity: tuple[Necessity, ...]
+    target: int | None
+    transferred: bool
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -55,6 +63,9 @@ class GlobalExplanation:
             "perceives": dict(self.perceives),
             "decisions": [asdict(edge) for edge in self.decisions],
             "null": asdict(self.null),
+            "necessity": [asdict(each) for each in self.necessity],
+            "target": self.target,
+            "transferred": self.transferred,
             "notes": list(self.notes),
         }
         return json.dumps(content, indent=1)
@@ -79,6 +90,12 @@ class GlobalExplanation:
                 content["perceives"],
                 decisions,
                 null,
+                tuple(
+                    Necessity(each["concept"], Share(**each["necessity"]), Share(**each["sufficiency"]))
+                    for each in content["necessity"]
+                ),
+                content["target"],
+                content["transferred"],
                 tuple(content["notes"]),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -92,6 +109,9 @@ def explain_globally(
     knowledge: Knowledge | None = None,
     options: DiscoveryOptions | None = None,
     intervened: int = 200,
+    target: int | None = None,
+    transferred: bool = False,
+    refused: Collection[str] = (),
     seed: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> GlobalExplanation:
@@ -103,6 +123,9 @@ def explain_globally(
         knowledge: of the user, on contexts and latents.
         options: of the discovery.
         intervened: pictures that are intervened on, at most.
+        target: class whose margin the edges to the decision follow; by default each picture's own, but class 1 of two.
+        transferred: lay the changes on the pictures instead of measuring them on the twin's own drawings.
+        refused: concepts that the twin does not control.
         seed: of the swaps.
         on_progress: called with (stage, done, in all).
 
@@ -135,12 +158,30 @@ def explain_globally(
             options=options,
             on_progress=_stage(on_progress, "data graph"),
         )
+    some = painting[:intervened]
+    shown = some if transferred else some.bare()
+    if target is None and painting.logits.shape[1] <= 2:
+        target = 1
     decisions, null = decision_edges(
-        painting[:intervened], painting.codes, seed=seed, on_progress=_stage(on_progress, "interventions")
+        shown,
+        painting.codes,
+        classes=some.classes if target is None else torch.full_like(some.classes, target),
+        seed=seed,
+        on_progress=_stage(on_progress, "interventions"),
     )
-    graph = with_decisions(perceived, decisions)
+    notes += [f"{name}: the twin does not control it, so its edge to the decision may be another's" for name in refused]
+    graph = with_decisions(perceived, decisions, refused)
     told = None if data is None else difference(data, perceived)
-    return GlobalExplanation(data, graph, told, perceives, decisions, null, tuple(notes))
+    needed = () if target is None else _necessity(shown, target, seed, notes)
+    return GlobalExplanation(data, graph, told, perceives, decisions, null, needed, target, transferred, tuple(notes))
+
+
+def _necessity(painting: Painting, target: int, seed: int, notes: list[str]) -> tuple[Necessity, ...]:
+    inside = painting.classes == target
+    if bool(inside.all()) or not bool(inside.any()):
+        notes.append("necessity and sufficiency are missing: they need pictures of the class and pictures of others")
+        return ()
+    return necessity(painting[inside.nonzero()[:, 0]], painting[(~inside).nonzero()[:, 0]], seed=seed)
 
 
 def perception(names: tuple[str, ...], perceived: Tensor, measured: Tensor) -> dict[str, float]:
@@ -162,7 +203,8 @@ def _batches(painting: Painting) -> list[Tensor]:
 
 def _nodes(painting: Painting, said: Tensor, perceives: Mapping[str, float]) -> tuple[dict[str, Tensor], list[str]]:
     """The columns that may be nodes, and why others may not."""
-    columns, notes = {}, []
+    columns: dict[str, Tensor] = {}
+    notes = []
     for name, column in zip(painting.twin.context_names, said.T, strict=True):
         if perceives.get(name, 1.0) < LEAST_PERCEIVED:
             notes.append(

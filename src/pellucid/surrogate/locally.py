@@ -67,6 +67,8 @@ class LocalExplanation:
         maps: concept -> (1, 1, H, W), where the picture changes between both ends of its strip.
         flipped: the smallest flip to the runner-up or the class asked for; None where every concept is refused.
         refused: concept -> why its counterfactuals are not shown.
+        transferred: whether importance, effects and interactions were measured with the changes laid on the picture,
+            not on the twin's own drawing of it.
         percentiles: (K,) where each concept of this picture lies among real pictures, in [0, 1].
         sentences: the same in words.
     """
@@ -81,6 +83,7 @@ class LocalExplanation:
     maps: Mapping[str, Tensor]
     flipped: Flipped | None
     refused: Mapping[str, str]
+    transferred: bool
     percentiles: Tensor
     sentences: tuple[str, ...]
 
@@ -94,6 +97,7 @@ def explain_locally(
     flip_to: int | None = None,
     permutations: int = 64,
     values: int = 9,
+    transferred: bool = False,
     options: FlipOptions | None = None,
     class_names: Sequence[str] | None = None,
     seed: int = 0,
@@ -108,6 +112,8 @@ def explain_locally(
         flip_to: class of the counterfactual; the runner-up by default.
         permutations: of the Shapley values.
         values: levels of each strip.
+        transferred: measure importance and effects with the changes laid on the picture, not on the twin's own
+            drawing of it.
         options: of the flip.
         class_names: for the sentences; "class 0" ... by default.
         seed: of everything drawn.
@@ -122,7 +128,8 @@ def explain_locally(
     refused = _refused(names, reference.effectiveness)
     shown = [name for name in names if name not in refused]
     support = Support(reference.codes)
-    shares = importance(painting, reference.codes, classes=classes, permutations=permutations, seed=seed)
+    measured = painting if transferred else painting.bare()
+    shares = importance(measured, reference.codes, classes=classes, permutations=permutations, seed=seed)
     models, open_edges = structural_models(graph, twin.context_names, twin.latent_names, reference.codes.concepts())
     strips = tuple(strip(painting, name, reference.codes, values=values, support=support) for name in shown)
     free = torch.tensor([name in shown for name in names])
@@ -135,12 +142,13 @@ def explain_locally(
         trust,
         wanted,
         shares,
-        tuple(_effect(painting, models, name, classes, reference.codes, support) for name in shown),
+        tuple(_effect(measured, models, name, classes, reference.codes, support) for name in shown),
         strips,
-        _interactions(painting, classes, shares, shown, reference.codes),
+        _interactions(measured, classes, shares, shown, reference.codes),
         {one.concept: _where(painting, one) for one in strips},
         flipped,
         refused,
+        transferred,
         percentiles,
         tuple(
             _sentences(trust, shares, flipped, percentiles, refused, _Labels(wanted, class_names))

@@ -9,12 +9,14 @@ from torch import Tensor
 from pellucid.classifiers import Classifier
 from pellucid.data import write_atomically
 from pellucid.errors import PellucidError, TargetError
-from pellucid.surrogate.assessment import Assessment, Measure, assess
+from pellucid.surrogate.assessment import Assessment, assess
 from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.painting import Painting
+from pellucid.surrogate.explaining.support import RefusedError, check_effective
 from pellucid.surrogate.globally import GlobalExplanation, explain_globally
+from pellucid.surrogate.movement import Measure
 from pellucid.surrogate.reference import Reference
 
 __all__ = ["Memory"]
@@ -95,6 +97,7 @@ class Memory:
         measure: Measure | None = None,
         *,
         measured_by: str = "the twin's judges",
+        transferred: bool = False,
         seed: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Assessment:
@@ -105,6 +108,8 @@ class Memory:
             measure: re-measures contexts in standard deviations of the table; best by code. The twin's own judges
                 otherwise, which it was trained to please: marks by them are upper bounds.
             measured_by: says what `measure` is.
+            transferred: measure control with the changes laid on the pictures, as they are shown, instead of on the
+                twin's own drawings, from which effects are told.
             seed: of what is asked.
             on_progress: called with (contexts done, in all).
         """
@@ -116,6 +121,7 @@ class Memory:
             self.span,
             measure or own,
             measured_by,
+            transferred=transferred,
             seed=seed,
             on_progress=on_progress,
         )
@@ -131,6 +137,8 @@ class Memory:
         knowledge: Knowledge | None = None,
         options: DiscoveryOptions | None = None,
         intervened: int = 200,
+        target: int | str | None = None,
+        transferred: bool = False,
         seed: int = 0,
         on_progress: Callable[[str, int, int], None] | None = None,
     ) -> GlobalExplanation:
@@ -142,6 +150,11 @@ class Memory:
             knowledge: tiers, required and forbidden edges.
             options: of the discovery.
             intervened: pictures that are intervened on, at most.
+            target: class whose margin the edges to the decision follow; by default each picture's own class, but the
+                second of two, as what speaks for one speaks against the other.
+            transferred: lay the changes on the pictures instead of measuring their effect on the twin's own drawings.
+                Effects then come out too small wherever the twin redraws imperfectly; where it redraws badly, they
+                may still follow the single picture better.
             seed: of the swaps.
             on_progress: called with (stage, done, in all).
         """
@@ -152,6 +165,9 @@ class Memory:
             knowledge=knowledge,
             options=options,
             intervened=intervened,
+            target=None if target is None else self.class_index(target),
+            transferred=transferred,
+            refused=[name for name in self.context_names if self._refuses(name)],
             seed=seed,
             on_progress=on_progress,
         )
@@ -189,6 +205,13 @@ class Memory:
 
     def _effectiveness(self) -> dict[str, float]:
         return {} if self.assessment is None else self.assessment.effectiveness
+
+    def _refuses(self, name: str) -> bool:
+        try:
+            check_effective(self._effectiveness(), name)
+        except RefusedError:
+            return True
+        return False
 
     def _known(self) -> Reference:
         if self.reference is None:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pellucid.data.morphomnist.measuring import measure
 from pellucid.data.morphomnist.setting import redraw
-from pellucid.surrogate.assessment import Measure
 from pellucid.surrogate.judge import Rerender
+from pellucid.surrogate.movement import Measure
 from pellucid.surrogate.space import DisplaySpace
 
 if TYPE_CHECKING:

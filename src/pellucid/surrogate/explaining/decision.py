@@ -1,6 +1,6 @@
 """Which concepts move the decision at all: interventions through generator and classifier against a nuisance null."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +26,8 @@ class DecisionEdge:
 
     Attributes:
         concept: its name.
-        strength: mean absolute change of the margin of the factual class when the concept takes another picture's
-            value, in standard deviations of the margin.
+        strength: mean absolute change of the margin followed, of each picture's own class or of one, when the concept
+            takes another picture's value, in standard deviations of the margin.
         flips: share of those swaps that change the class, in [0, 1].
         dose: (5,) mean margin change when the concept is set to its 5, 25, 50, 75 and 95 % quantile, same unit.
         agreement: share of pictures whose margin moves in the direction of the mean between 5 and 95 %, in [0.5, 1].
@@ -49,7 +49,7 @@ class DecisionEdge:
 
     @property
     def sign(self) -> float:
-        """+1 where more of the concept speaks for the factual class, -1 where against it."""
+        """+1 where more of the concept speaks for the class followed, -1 where against it."""
         return 1.0 if self.dose[-1] >= self.dose[0] else -1.0
 
 
@@ -77,14 +77,17 @@ def decision_edges(
     painting: Painting,
     reference: Codes,
     *,
+    classes: Tensor | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[DecisionEdge, ...], NuisanceNull]:
     """Weigh every concept's edge to the decision by interventions.
 
     Args:
-        painting: pictures to intervene on, 20 or more.
+        painting: N pictures to intervene on, 20 or more; `bare` for effects on the twin's own drawings.
         reference: codes of real pictures, for quantiles.
+        classes: (N,) whose margin is followed; the factual ones by default. With two classes these make doses cancel:
+            what speaks for one speaks against the other.
         seed: of the swaps.
         on_progress: called with (interventions done, in all).
 
@@ -96,7 +99,7 @@ def decision_edges(
     """
     if len(painting) < _LEAST:
         raise PellucidError(f"{len(painting)} pictures are too few to weigh decision edges: give {_LEAST} or more")
-    classes = painting.classes
+    classes, factual = painting.classes if classes is None else classes, painting.classes
     before = margin(painting.logits, classes)
     spread = float(before.std())
     if not spread > 1e-6 * float(before.abs().max()):
@@ -112,7 +115,7 @@ def decision_edges(
         done += 1
         if on_progress:
             on_progress(done, steps)
-        return (margin(logits, classes) - before) / spread, decided(logits) != classes
+        return (margin(logits, classes) - before) / spread, decided(logits) != factual
 
     block, block_flips = moved(replace(painting.codes, nuisance=nuisance[donors]))
     single = [
@@ -145,8 +148,11 @@ def decision_edges(
     )
 
 
-def with_decisions(graph: CausalGraph, edges: tuple[DecisionEdge, ...]) -> CausalGraph:
-    """The perceived graph with the significant decision edges, grounded in interventions."""
+def with_decisions(graph: CausalGraph, edges: tuple[DecisionEdge, ...], refused: Collection[str] = ()) -> CausalGraph:
+    """The perceived graph with the significant decision edges, grounded in interventions.
+
+    Edges of concepts that are refused, as the twin does not draw what is asked of them, are tentative.
+    """
     drawn = tuple(
         Edge(
             edge.concept,
@@ -156,6 +162,7 @@ def with_decisions(graph: CausalGraph, edges: tuple[DecisionEdge, ...]) -> Causa
             strength=edge.sign * edge.strength,
             ground="intervention",
             p_value=edge.p_value,
+            tentative=edge.concept in refused,
         )
         for edge in edges
         if edge.significant

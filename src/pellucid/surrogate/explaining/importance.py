@@ -22,7 +22,7 @@ class Importance:
         names: of the concepts, contexts first.
         values: (N, K) signed; with `baseline` they sum to `margin` exactly.
         errors: (N, K) standard errors over the permutations drawn.
-        margin: (N,) of the pictures themselves.
+        margin: (N,) with nothing replaced.
         baseline: (N,) mean margin with all concepts from the baseline pictures.
         against: what concepts were replaced by: "all" real pictures, or those of "other" classes.
     """
@@ -46,13 +46,13 @@ def importance(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Importance:
-    """Shapley values of all concepts, each coalition drawn by the twin with the residual transferred.
+    """Shapley values of all concepts, each coalition drawn by the twin.
 
     Concepts outside a coalition take the values of a real picture; permutations come in antithetic pairs that share it.
     Source: Strumbelj and Kononenko (2010); Mitchell et al. (2022) for antithetic permutations.
 
     Args:
-        painting: N pictures.
+        painting: N pictures, on which the changes are laid; `bare` for the twin's own drawings.
         reference: codes of real pictures.
         classes: (N,) whose margin is explained; the factual ones by default.
         reference_classes: (R,) classes of the reference; needed against "other".

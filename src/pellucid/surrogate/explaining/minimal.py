@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.explaining.painting import Painting, chunks, decided, margin
+from pellucid.surrogate.explaining.painting import Painting, chunks, classified, decided, margin
 
 __all__ = ["FlipOptions", "Flipped", "flip"]
 
@@ -200,11 +200,8 @@ def _result(painting: Painting, targets: Tensor, change: Tensor, space: _Space) 
     codes = space.codes(painting, change)
     raw = painting.drawn(codes)
     pictures = painting.transferred(raw)
-    batches = list(chunks(len(painting), painting.max_batch))
-    with torch.no_grad():
-        valid, raw_valid = (
-            torch.cat([decided(painting.twin.logits(seen[rows])) for rows in batches]) == targets
-            for seen in (pictures, raw)
-        )
+    valid, raw_valid = (
+        decided(classified(painting.twin, seen, painting.max_batch)) == targets for seen in (pictures, raw)
+    )
     pixels = (pictures - painting.pictures).abs().flatten(1).mean(1)
     return Flipped(targets, change, codes, raw, pictures, valid, raw_valid, pixels)

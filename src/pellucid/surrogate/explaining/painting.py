@@ -1,7 +1,7 @@
 """Pictures seen through a twin: their codes, their reconstructions, and what becomes of them when codes change."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.effects import Outcome
 from pellucid.surrogate.codes import Codes, Twin
 
-__all__ = ["Painting", "chunks", "margin", "probabilities"]
+__all__ = ["Painting", "chunks", "classified", "decided", "margin", "probabilities"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,10 @@ class Painting:
             PellucidError: when the classifier's logits are not finite.
         """
         with torch.no_grad():
-            parts = [
-                (twin.encode(pictures[rows]), twin.logits(pictures[rows])) for rows in chunks(len(pictures), max_batch)
-            ]
-            codes = Codes.joined_rows([part[0] for part in parts])
-            logits = torch.cat([part[1] for part in parts])
-            drawn = torch.cat([twin.decode(codes[rows]) for rows in chunks(len(pictures), max_batch)])
-        if not bool(logits.isfinite().all()):
-            bad = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
-            raise PellucidError(
-                f"the classifier's logits of pictures {bad[:8]} are NaN or infinite: nothing to explain"
-            )
+            rows = list(chunks(len(pictures), max_batch))
+            codes = Codes.joined_rows([twin.encode(pictures[some]) for some in rows])
+            drawn = torch.cat([twin.decode(codes[some]) for some in rows])
+        logits = classified(twin, pictures, max_batch)
         return cls(twin, pictures, codes, drawn, logits, max_batch)
 
     def __len__(self) -> int:
@@ -71,6 +64,15 @@ class Painting:
     def classes(self) -> Tensor:
         """The factual classes (N,)."""
         return decided(self.logits)
+
+    def bare(self) -> "Painting":
+        """The reconstructions in place of the pictures: a change is then drawn alone, not laid on what was there.
+
+        Laid on a picture, a change leaves the old beside the new as far as the twin redraws the picture imperfectly,
+        and effects come out too small. Drawn alone they are the twin's own, and as true as it is faithful.
+        """
+        redrawn = classified(self.twin, self.reconstructions, self.max_batch)
+        return replace(self, pictures=self.reconstructions, logits=redrawn)
 
     def repeat(self, times: int) -> "Painting":
         """Every picture so many times in a row."""
@@ -101,6 +103,20 @@ class Painting:
         """The margin of classes (N,), by default the factual ones, as a function of the concepts (N, K_c + K_u)."""
         wanted = self.classes if classes is None else classes
         return lambda concepts: margin(self.changed_logits(self.codes.with_concepts(concepts)), wanted)
+
+
+def classified(twin: Twin, pictures: Tensor, max_batch: int) -> Tensor:
+    """The classifier's logits (N, K) of pictures, without gradients, in batches.
+
+    Raises:
+        PellucidError: some are not finite.
+    """
+    with torch.no_grad():
+        logits = torch.cat([twin.logits(pictures[rows]) for rows in chunks(len(pictures), max_batch)])
+    if not bool(logits.isfinite().all()):
+        bad = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
+        raise PellucidError(f"the classifier's logits of pictures {bad[:8]} are NaN or infinite: nothing to explain")
+    return logits
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.explaining.painting import Painting, chunks, probabilities
+from pellucid.surrogate.explaining.painting import Painting, classified, probabilities
 from pellucid.surrogate.explaining.support import Support
 
 __all__ = ["Strip", "difference_map", "strip"]
@@ -67,8 +67,7 @@ def strip(
     codes = many.codes.with_concepts(concepts)
     raw = many.drawn(codes)
     pictures = many.transferred(raw)
-    with torch.no_grad():  # no Painting of them, which would redraw every one
-        logits = torch.cat([painting.twin.logits(pictures[rows]) for rows in chunks(values, painting.max_batch)])
+    logits = classified(painting.twin, pictures, painting.max_batch)  # a Painting of them would redraw every one
     return Strip(
         concept,
         levels,
