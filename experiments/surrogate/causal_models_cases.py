@@ -38,14 +38,14 @@ _SIDE = 32
 _GRID = torch.linspace(0.02, 0.98, 17).double()
 
 
-def _weaker_width(model: StructuralModel, weight: float = 0.12) -> StructuralModel:
-    """TSWI with another weight of the width, of which the intensity is 64 + 191 σ(.. + 0.25 (w - 14) + ..).
+def _heavier_width(model: StructuralModel, weight: float = 0.25) -> StructuralModel:
+    """TSWI with another weight of the width, of which the intensity is 64 + 191 σ(.. + 0.12 (w - 14) + ..).
 
     With 0.25 thickness and width are all but independent given the intensity (partial correlation -0.02): what they
     share directly is just cancelled by their common effect, and no test of independence can find the edge.
     """
     *others, intensity = model.mechanisms
-    change = weight - 0.25
+    change = weight - 0.12
 
     def shifted(values: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         return intensity.value(values, noise + change * (values["width"] - 14) / 0.5)
@@ -53,14 +53,16 @@ def _weaker_width(model: StructuralModel, weight: float = 0.12) -> StructuralMod
     def explained(values: Mapping[str, Tensor], value: Tensor) -> Tensor:
         return intensity.noise(values, value) - change * (values["width"] - 14) / 0.5
 
-    return StructuralModel("TSWI-0.12", (*others, Mechanism("intensity", intensity.parents, shifted, explained)))
+    return StructuralModel(UNFAITHFUL, (*others, Mechanism("intensity", intensity.parents, shifted, explained)))
 
+
+UNFAITHFUL = "TSWI-0.25"
 
 LEVELS = ("true", "measured", "perceived", "blind")
 """Where variables come from: the model itself, measuring the digits, a CNN, and one that has learnt nothing."""
 
-MODELS: Mapping[str, StructuralModel] = {**CAUSAL_MODELS, "TSWI-0.12": _weaker_width(CAUSAL_MODELS["TSWI"])}
-"""The known models, and a faithful version of the one that is not."""
+MODELS: Mapping[str, StructuralModel] = {**CAUSAL_MODELS, UNFAITHFUL: _heavier_width(CAUSAL_MODELS["TSWI"])}
+"""The known models, and one of them with an edge that hides."""
 
 
 @dataclass(frozen=True)

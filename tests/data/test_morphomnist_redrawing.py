@@ -218,3 +218,9 @@ def test_perturbations_refuse_blank_pictures_and_bad_options(digits: Tensor) -> 
     ):
         with pytest.raises(PellucidError, match="not"):
             change(digits, **options)
+
+
+def test_a_digit_asked_to_be_thinner_than_can_be_drawn_is_not_thinned_away(digits: Tensor) -> None:
+    drawn = set_thickness(digits, 0.05)
+    assert bool((drawn.amax((1, 2)) > drawn.amin((1, 2))).all())
+    assert (measure(drawn).thickness < measure(digits).thickness).all()

@@ -119,8 +119,9 @@ def resume(run: RunFolder, device: Device = None, as_json: AsJson = False) -> No
 
 def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) -> None:
     from pellucid.surrogate import train as train_twin
-    from pellucid.surrogate.distributed import is_first
+    from pellucid.surrogate.distributed import is_first, join
 
+    join()
     options = _options(command)
     files, table = find_data(Path(command.data), Path(command.context) if command.context else None, command.columns)
     check_names(command.measure, command.rerender, table.names if table else ())

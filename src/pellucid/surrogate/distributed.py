@@ -15,9 +15,14 @@ __all__ = ["average_gradients", "everyones", "is_first", "join", "process_rank",
 
 
 def join() -> None:
-    """Join the processes that torchrun started, if it did and nobody has joined them yet."""
+    """Join the processes that torchrun started, if it did and nobody has joined them yet.
+
+    Each takes a GPU of its own, which is from then on what "cuda" means: join before anything is put on one.
+    """
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if launched and distributed.is_available() and not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 

@@ -149,7 +149,10 @@ def _reshape(pictures: Tensor, asked: dict[str, Tensor], level: Tensor, scale: i
         errors = {name: target - getattr(found, name).nan_to_num() for name, target in asked.items()}
         # A pixel of width weighs as much as a fifth of a pixel of thickness or of a radian.
         error = sum(e.abs() * (0.2 if name == "width" else 1) for name, e in errors.items())
-        better = error < nearest
+        something = drawn.amax((1, 2)) > drawn.amin(
+            (1, 2)
+        )  # thinned away, a digit measures nothing: no error to speak of
+        better = (error < nearest) & something
         best = torch.where(better[:, None, None], drawn, best)
         nearest = torch.where(better, error, nearest)
         knobs = _turn(knobs, asked, errors)
