@@ -23,6 +23,7 @@ from experiments.attribution_evaluation.results import write_json, write_table
 from pellucid import Classifier
 from pellucid.attribution import LRP, InputXGradient, Method
 from pellucid.attribution.relevance.rules import ZPlus
+from pellucid.classifiers.randomised import with_network
 from pellucid.data import write_atomically
 from pellucid.evaluation import (
     DiFull,
@@ -35,7 +36,6 @@ from pellucid.evaluation import (
     randomise_independently,
     twin_grids,
 )
-from pellucid.evaluation.controls import with_network
 from pellucid.evaluation.sweep.arrow import encode, read
 
 if TYPE_CHECKING:

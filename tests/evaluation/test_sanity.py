@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pellucid import Classifier
 from pellucid.attribution import GradCAM, Gradient, InputXGradient, Method
+from pellucid.classifiers.randomised import with_network
 from pellucid.errors import ModelError, PellucidError, TargetError
 from pellucid.evaluation import (
     DiFull,
@@ -18,7 +19,6 @@ from pellucid.evaluation import (
     randomise_independently,
     target_sensitivity,
 )
-from pellucid.evaluation.controls import with_network
 from pellucid.evaluation.sweep.control_methods import ControlMap
 
 PICTURES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))

@@ -9,6 +9,7 @@ from tests.surrogate.test_checkpoint import TINY
 from torch import nn
 
 from pellucid import Classifier, PellucidError
+from pellucid.classifiers.randomised import randomise_cascadingly, with_network
 from pellucid.errors import TargetError
 from pellucid.surrogate import load, train
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
@@ -176,3 +177,32 @@ def test_necessity_is_asked_of_pictures_of_a_class_and_of_others(twin):
     assert {each.sufficiency.trials for each in found} == {int((classes != first).sum())}
     with pytest.raises(PellucidError, match="one of the two is empty"):
         twin.necessity(pictures[classes == first], first, transferred=True)
+
+
+def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(twin, tmp_path):
+    pytest.importorskip("causallearn")
+    classifier = classifier_of(small_cnn())
+    forgotten = next(randomise_cascadingly(classifier.module, seed=TINY.seed, layers=[""])).network
+    data = bars(64, 0, 0.5)
+    unlearnt = train(
+        with_network(classifier, forgotten), data.pictures, data.context, TINY, tmp_path / "run", report=None
+    )
+    assert twin.quality.blind == unlearnt.quality.perceived != twin.quality.perceived
+    twin.quality = replace(twin.quality, perceived=(0.95, 0.9), blind=(0.85, 0.89))
+    options = DiscoveryOptions(bootstraps=0)
+    notes = twin.discover(bars(80, 4, 0.5).pictures, options=options, intervened=20).notes
+    assert any(note.startswith("intensity: the classifier with random weights tells it as well") for note in notes)
+    assert not any(note.startswith("thickness: the classifier with random weights") for note in notes)
+
+
+def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path):
+    class Brightness(nn.Module):
+        def forward(self, x):
+            grey = torch.nn.functional.avg_pool2d(x, 4)
+            return torch.cat([-grey.mean((2, 3)), grey.amax((2, 3))], 1)
+
+    classifier = Classifier(Brightness().eval(), input_size=(1, 16, 16), class_names=["dark", "bright"])
+    data = bars(64, 0, 0.5)
+    twin = train(classifier, data.pictures, data.context, TINY, tmp_path / "run", layers="logits", report=None)
+    assert twin.quality.blind == ()
+    assert len(twin.quality.perceived) == 2

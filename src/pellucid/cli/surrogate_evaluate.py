@@ -92,7 +92,10 @@ def _page(twin: "TwinSurrogate", out: Path) -> Path:
 
 
 def _read_off(twin: "TwinSurrogate", sample: Sample) -> dict[str, dict[str, float]]:
-    """R2 of the contexts as the twin's judges and as the classifier's features tell them, on these pictures."""
+    """R2 of the contexts as the twin's judges and as the classifier's features tell them, on these pictures.
+
+    `unlearnt` is what the features tell with random weights, on training pictures.
+    """
     from pellucid.surrogate.globally import perception
 
     if sample.context is None:
@@ -101,6 +104,7 @@ def _read_off(twin: "TwinSurrogate", sample: Sample) -> dict[str, dict[str, floa
     return {
         "judged": perception(names, twin.encode(sample.pictures).context, table),
         "perceived": perception(names, twin.perceived_context(sample.pictures), table),
+        "unlearnt": dict(zip(names, twin.quality.blind, strict=False)),
     }
 
 
@@ -132,7 +136,7 @@ def print_marks(twin: "TwinSurrogate", read: Mapping[str, Mapping[str, float]] |
     control = Table(*heads, title=f"control, measured by {marks.measured_by}{where}", title_justify="left")
     for each in marks.controls:
         leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in each.leak.items()) or "none"
-        told = [f"{values[each.concept]:.2f}" for values in read.values()]
+        told = [f"{values[each.concept]:.2f}" if each.concept in values else "" for values in read.values()]
         shown = "yes" if each.effective else "refused" if each.correlation == each.correlation else "not measured"
         control.add_row(escape(each.concept), f"{each.correlation:.2f}", f"{each.slope:.2f}", leak, *told, shown)
     screen.print(control)

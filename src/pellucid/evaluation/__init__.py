@@ -1,5 +1,11 @@
 """Evaluation: is an explanation true? Known-truth grids, localization, AggAtt, controls and statistics."""
 
+from pellucid.classifiers.randomised import (
+    Randomised,
+    randomisable,
+    randomise_cascadingly,
+    randomise_independently,
+)
 from pellucid.evaluation.aggregation import AggAtt, Bins, agg_att, agg_att_batches, rank_bins, rank_scale
 from pellucid.evaluation.claims import Claim, Finding, judge_claims
 from pellucid.evaluation.concepts import (
@@ -16,13 +22,9 @@ from pellucid.evaluation.concepts import (
     soft_iou,
 )
 from pellucid.evaluation.controls import (
-    Randomised,
     input_magnitude,
     oracle_mask,
     random_map,
-    randomisable,
-    randomise_cascadingly,
-    randomise_independently,
     sobel_edges,
     uniform_map,
 )

@@ -11,8 +11,8 @@ from pellucid.attribution import Method, Target
 from pellucid.attribution.targets import Output
 from pellucid.attribution.view import View
 from pellucid.classifiers import Classifier
+from pellucid.classifiers.randomised import randomise_cascadingly, randomise_independently, with_network
 from pellucid.errors import PellucidError, TargetError
-from pellucid.evaluation.controls import randomise_cascadingly, randomise_independently, with_network
 from pellucid.evaluation.localization import as_maps
 from pellucid.evaluation.statistics import spearman_matrix
 

@@ -1,6 +1,8 @@
 """What is fitted before the twin and then frozen: judges of context, readers of perceived context, and scales."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +23,18 @@ class Quality:
         judged: R^2 of each judge on pictures that none was trained on, (judges, K_c).
         perceived: R^2 of the context read from the classifier's features, pictures unseen by the reader, (K_c,): about
             0 where the classifier does not perceive it.
+        blind: the same from the features of the classifier with random weights: what can be read there although nothing
+            was learnt. Empty where there are no weights.
     """
 
     judged: tuple[tuple[float, ...], ...]
     perceived: tuple[float, ...]
+    blind: tuple[float, ...]
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Quality":
+        """What `asdict` made of one, as JSON has it."""
+        return cls(tuple(map(tuple, record["judged"])), tuple(record["perceived"]), tuple(record["blind"]))
 
 
 class Instruments(nn.Module):

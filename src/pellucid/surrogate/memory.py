@@ -16,10 +16,14 @@ from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.painting import Painting
 from pellucid.surrogate.explaining.support import RefusedError, check_effective
 from pellucid.surrogate.globally import GlobalExplanation, explain_globally
+from pellucid.surrogate.instruments import Quality
 from pellucid.surrogate.movement import Measure
 from pellucid.surrogate.reference import Reference
 
-__all__ = ["Memory"]
+__all__ = ["LEAST_LEAD", "Memory"]
+
+LEAST_LEAD = 0.05
+"""R2 by which a context is told better by the classifier than with random weights, for it to count as learnt."""
 
 REFERENCE, ASSESSMENT, WORLD = "reference.safetensors", "assessment.json", "graph.json"
 
@@ -39,6 +43,7 @@ class Memory:
 
     context_names: tuple[str, ...]
     latent_names: tuple[str, ...]
+    quality: Quality
     span: Tensor
 
     @property
@@ -171,6 +176,7 @@ class Memory:
             seed=seed,
             on_progress=on_progress,
         )
+        self.world = replace(self.world, notes=(*self.world.notes, *self._told_blindly()))
         return self.world
 
     @property
@@ -212,6 +218,15 @@ class Memory:
         except RefusedError:
             return True
         return False
+
+    def _told_blindly(self) -> list[str]:
+        """The contexts that the classifier's features need not have learnt to tell."""
+        return [
+            f"{name}: the classifier with random weights tells it as well (R2 {blind:.2f}; trained {own:.2f}), so that "
+            "it is perceived does not show that it was learnt"
+            for name, own, blind in zip(self.context_names, self.quality.perceived, self.quality.blind, strict=False)
+            if own - blind < LEAST_LEAD
+        ]
 
     def _known(self) -> Reference:
         if self.reference is None:

@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pellucid.classifiers.randomised import randomise_cascadingly, with_network
 from pellucid.data import write_atomically
 from pellucid.errors import ModelError, PellucidError
 from pellucid.surrogate.distributed import is_first, wait_for_all
-from pellucid.surrogate.features import Features
-from pellucid.surrogate.instruments import Instruments, Quality
+from pellucid.surrogate.features import LOGITS_ONLY, Features
+from pellucid.surrogate.instruments import Instruments, Quality, scale_of
 from pellucid.surrogate.judge import Rerender, fit_judges, in_chunks
 from pellucid.surrogate.networks import packed
 from pellucid.surrogate.options import TrainingOptions
@@ -93,7 +94,7 @@ def prepare(
     phi, logits = _seen(features, pictures, space, rows)
     _refuse_constant(logits[: len(given)], features)
     weights = _weights(table, len(given), options)
-    instruments, quality = _instruments(pictures, table, phi, weights, len(given), options, features, out, say)
+    instruments, quality = _instruments(pictures, table, phi, weights, given, options, features, space, out, say)
     device = features.classifier.device
     codes = in_chunks(instruments.judges, pictures, rows, device)
     span = _span(codes[weights > 0])
@@ -186,9 +187,10 @@ def _instruments(
     table: Tensor,
     phi: Tensor,
     weights: Tensor,
-    given: int,
+    given: Pictures,
     options: TrainingOptions,
     features: Features,
+    space: DisplaySpace,
     out: Path,
     say: Callable[[str], None],
 ) -> tuple[Instruments, Quality]:
@@ -197,16 +199,18 @@ def _instruments(
     channels = pictures[torch.tensor([0])].shape[1]
     instruments = Instruments(channels, features.length, table.shape[1], options)
     if is_first() and not (out / INSTRUMENTS).exists():
-        instruments.set_scales(table[:given], phi[:given])
-        quality = _fit(instruments, pictures, table, phi, weights, given, options, device, say)
+        instruments.set_scales(table[: len(given)], phi[: len(given)])
+        quality = _fit(instruments, pictures, table, phi, weights, len(given), options, device, say)
+        if table.shape[1] and any(True for _ in features.classifier.module.parameters()):
+            say("reading context from the features of the classifier with random weights")
+            context = instruments.standard_context(table[: len(given)])
+            quality = replace(quality, blind=_blind(features, given, context, space, options))
         write_atomically(out / QUALITY, json.dumps(asdict(quality), indent=1).encode())
         write_tensors(out / INSTRUMENTS, instruments.state_dict())
     wait_for_all()
     instruments.load_state_dict(read_tensors(out / INSTRUMENTS))
-    record = json.loads((out / QUALITY).read_text(encoding="utf-8"))
-    judged = tuple(tuple(row) for row in record["judged"])
     packed(instruments, device)
-    return instruments, Quality(judged, tuple(record["perceived"]))
+    return instruments, Quality.from_record(json.loads((out / QUALITY).read_text(encoding="utf-8")))
 
 
 def _fit(
@@ -221,7 +225,7 @@ def _fit(
     say: Callable[[str], None],
 ) -> Quality:
     if not table.shape[1]:
-        return Quality((), ())
+        return Quality((), (), ())
     context = instruments.standard_context(table)
     say(f"training {options.judges} judges of context")
     family = torch.arange(len(table)) % given
@@ -232,4 +236,16 @@ def _fit(
         instruments.standard_phi(phi[:given]), context[:given], steps=options.judge_steps, seed=options.seed + 3
     )
     instruments.perception.load_state_dict(perception.state_dict())
-    return Quality(tuple(map(tuple, judged.tolist())), perceived_share(unseen, context[:given]))
+    return Quality(tuple(map(tuple, judged.tolist())), perceived_share(unseen, context[:given]), ())
+
+
+def _blind(
+    features: Features, given: Pictures, context: Tensor, space: DisplaySpace, options: TrainingOptions
+) -> tuple[float, ...]:
+    """R^2 of the context read, in the same way, from a classifier of this architecture that learnt nothing."""
+    forgotten = next(randomise_cascadingly(features.classifier.module, seed=options.seed, layers=[""]))
+    blind = Features(with_network(features.classifier, forgotten.network), features.layers or LOGITS_ONLY)
+    phi, _ = _seen(blind, given, space, torch.arange(len(given)))
+    mean, std = scale_of(phi)
+    _, unseen = fit_perception((phi - mean) / std, context, steps=options.judge_steps, seed=options.seed + 3)
+    return perceived_share(unseen, context)

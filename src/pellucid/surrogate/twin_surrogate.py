@@ -187,7 +187,7 @@ def load(folder: str | Path, *, classifier: Classifier) -> TwinSurrogate:
     networks.load_state_dict(_under(tensors, "networks."))
     instruments = Instruments(sizes.channels, sizes.features, len(sizes.context_names), options)
     instruments.load_state_dict(_under(tensors, "instruments."))
-    quality = Quality(tuple(map(tuple, record["quality"]["judged"])), tuple(record["quality"]["perceived"]))
+    quality = Quality.from_record(record["quality"])
     space = DisplaySpace(tuple(record["space"]["low"]), tuple(record["space"]["high"]), str(record["space"]["origin"]))
     packed(networks, classifier.device)
     packed(instruments, classifier.device)

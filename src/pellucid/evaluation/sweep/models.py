@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from pellucid.classifiers import Classifier, load
+from pellucid.classifiers.randomised import randomisable, randomise_cascadingly, with_network
 from pellucid.errors import ModelError, PellucidError
-from pellucid.evaluation.controls import randomisable, randomise_cascadingly, with_network
 from pellucid.evaluation.settings import DiFull, DiPart, GridPG, Setting
 from pellucid.evaluation.sweep.options import SweepOptions
 from pellucid.evaluation.sweep.plan import PlannedModel
