@@ -43,7 +43,7 @@ __all__ = [
 
 DIGIT = "digit"
 CUES = ("intensity", "thickness", DIGIT)
-OPTIONS = PRESETS["cpu-32"].but(steps=1200, warm_up=200, judge_steps=1000, gain="intensity", swapped=4.0)
+OPTIONS = PRESETS["cpu-32"].but(steps=3000, warm_up=200, judge_steps=1000, gain="intensity", nuisance=12, swapped=8.0)
 _SLOPE = 3.0  # of the planted margin, in logits per standard deviation of the cue
 _SMOOTHING = 0.1  # of the labels, where the digit is the cue: sure, but not without bounds
 _EPOCHS, _BATCH, _RATE = 8, 64, 2e-3

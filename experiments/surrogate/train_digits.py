@@ -34,19 +34,16 @@ _BOOTSTRAPS = 100
 
 
 def options_of(steps: int) -> TrainingOptions:
-    """The preset, two redrawn versions of each digit, a gain layer, and nuisance that is kept idle."""
-    return PRESETS["cpu-32"].but(steps=steps, copies=2, gain="intensity", swapped=4.0)
+    """The preset, two redrawn versions of each digit, a gain layer, and little nuisance that is kept idle."""
+    return PRESETS["cpu-32"].but(steps=steps, copies=2, gain="intensity", nuisance=12, swapped=8.0)
 
 
 def answered(twin: TwinSurrogate, held_out: Digits) -> None:
     """Let the twin remember, be measured on, and discover from digits that nothing was trained on."""
     twin.remember(held_out.pictures)
     twin.assess(held_out.pictures, digit_measure(twin), measured_by=MORPHOMETRY)
-    knowledge = Knowledge(
-        {"thickness": 0, "slant": 0, "intensity": 1, "width": 1}
-    )  # a pen and a hand come before what they draw
     options = DiscoveryOptions(bootstraps=_BOOTSTRAPS)
-    twin.discover(held_out.pictures, held_out.context.values.float(), knowledge=knowledge, options=options)
+    twin.discover(held_out.pictures, held_out.context.values.float(), knowledge=KNOWLEDGE, options=options)
 
 
 def results_of(twin: TwinSurrogate, held_out: Digits) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import ndimage
@@ -224,3 +225,25 @@ def test_a_digit_asked_to_be_thinner_than_can_be_drawn_is_not_thinned_away(digit
     drawn = set_thickness(digits, 0.05)
     assert bool((drawn.amax((1, 2)) > drawn.amin((1, 2))).all())
     assert (measure(drawn).thickness < measure(digits).thickness).all()
+
+
+def test_uneven_strokes_made_thin_do_not_fall_to_pieces() -> None:
+    """A heavy blob on a fine stroke: eroding it to a fine mean thickness would leave a speck of the blob alone."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    stem = ((x - 16).abs() < 1.5) & (y > 4) & (y < 28)
+    blob = (x - 16).square() + (y - 24).square() < 36
+    club = 255.0 * (stem | blob)[None]
+    thin_club = redraw(club, thickness=1.8, rounds=20)
+    measured = measure(thin_club)
+    assert measured.thickness.item() == pytest.approx(1.8, abs=0.3)
+    assert measured.height.item() > 0.8 * measure(club).height.item()
+    shape = binarise(upscale(thin_club, 4))[0].numpy()
+    assert ndimage.label(shape, np.ones((3, 3)))[1] == 1
+
+
+def test_digits_made_thin_keep_their_parts(digits: Tensor) -> None:
+    parts = [
+        [ndimage.label(shape.numpy(), np.ones((3, 3)))[1] for shape in binarise(upscale(seen, 4))]
+        for seen in (digits, set_thickness(digits, 1.3))
+    ]
+    assert parts[0] == parts[1]

@@ -9,7 +9,7 @@ from pellucid.surrogate.codes import Codes
 
 __all__ = ["Changed", "change"]
 
-CONTEXT_SHARE, LATENT_SHARE = 0.55, 0.25
+CONTEXT_SHARE, LATENT_SHARE = 0.45, 0.2
 """Of the changed codes; in the rest the whole nuisance is another picture's."""
 
 

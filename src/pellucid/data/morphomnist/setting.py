@@ -1,13 +1,21 @@
 """Digits redrawn to a thickness, slant, width or intensity that is asked for: oracle interventions on real pictures."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pellucid.data.morphomnist.measuring import Moments, measure, measure_intensity, measure_thickness, moments
-from pellucid.data.morphomnist.morphology import binarise, check_pictures, downscale, signed_distances, upscale
+from pellucid.data.morphomnist.morphology import (
+    binarise,
+    check_pictures,
+    downscale,
+    medial_axis,
+    signed_distances,
+    squared_distances,
+    upscale,
+)
 from pellucid.errors import PellucidError
 
 __all__ = ["SETTABLE", "redraw", "set_intensity", "set_slant", "set_thickness", "set_width"]
@@ -17,6 +25,7 @@ SETTABLE = ("thickness", "slant", "width", "intensity")
 
 _BRIGHTEST = 255.0
 _MAX_STRETCH = 2.0  # per round, either way
+_CORE = 0.7  # of the thickness asked for: strokes may be so much thinner than it where they are thinnest
 
 Target = Tensor | float | None
 
@@ -79,7 +88,7 @@ def redraw(
 
     Slant and width are set by a shear and a stretch along rows about the centroid, thickness by moving the outline
     of the binarised digit on a grid `scale` times finer by a real number of pixels (a dilation or erosion with a
-    disk, anti-aliased), intensity by a factor. The result is measured and the settings corrected, always starting
+    disk, anti-aliased; strokes that get thinner keep a core about their skeleton), intensity by a factor. The result is measured and the settings corrected, always starting
     from the original picture, so that nothing blurs twice. A digit keeps its intensity unless another one is asked
     for. Whether the values were reached is for `measure` to say.
 
@@ -144,15 +153,13 @@ def _reshape(pictures: Tensor, asked: dict[str, Tensor], level: Tensor, scale: i
     knobs = _Knobs(none, none, none + 1)
     best, nearest = pictures, none + torch.inf
     for _ in range(rounds):
-        drawn = set_intensity(_draw(fine, where, knobs, asked.keys(), scale), level)
+        drawn = set_intensity(_draw(fine, where, knobs, asked, scale), level)
         found = measure(drawn, scale=scale, batch=len(drawn))
         errors = {name: target - getattr(found, name).nan_to_num() for name, target in asked.items()}
         # A pixel of width weighs as much as a fifth of a pixel of thickness or of a radian.
         error = sum(e.abs() * (0.2 if name == "width" else 1) for name, e in errors.items())
-        something = drawn.amax((1, 2)) > drawn.amin(
-            (1, 2)
-        )  # thinned away, a digit measures nothing: no error to speak of
-        better = (error < nearest) & something
+        visible = drawn.amax((1, 2)) > drawn.amin((1, 2))  # a blank picture measures 0, which may seem near
+        better = (error < nearest) & visible
         best = torch.where(better[:, None, None], drawn, best)
         nearest = torch.where(better, error, nearest)
         knobs = _turn(knobs, asked, errors)
@@ -172,15 +179,31 @@ def _turn(knobs: _Knobs, asked: dict[str, Tensor], errors: dict[str, Tensor]) ->
     return _Knobs(growth, shear, stretch)
 
 
-def _draw(fine: Tensor, where: Moments, knobs: _Knobs, asked: Collection[str], scale: int) -> Tensor:
+def _draw(fine: Tensor, where: Moments, knobs: _Knobs, asked: Mapping[str, Tensor], scale: int) -> Tensor:
     """Coarse pictures 0..255 of fine ones as the knobs say; those that nothing was asked of are not touched."""
     if "slant" in asked or "width" in asked:
         fine = _along_rows(fine, where, knobs.shear, knobs.stretch)
     if "thickness" in asked:
-        growth = knobs.growth[:, None, None] * scale
-        reach = int(growth.max().clamp(min=0).ceil()) + 1
-        fine = _BRIGHTEST * (0.5 + signed_distances(binarise(fine), reach) + growth).clamp(0, 1)
+        fine = _BRIGHTEST * (0.5 + _grown(binarise(fine), knobs.growth * scale, asked["thickness"] * scale)).clamp(0, 1)
     return downscale(fine, scale).clamp(0, _BRIGHTEST)
+
+
+def _grown(shapes: Tensor, growth: Tensor, thickness: Tensor) -> Tensor:
+    """Signed distances (N, H, W) to the outlines of shapes that grew by `growth` (N,) to either side, or shrank.
+
+    Strokes that shrink keep a core about their skeletons, of `_CORE` times the thickness asked for, as far as they had
+    it: uneven strokes would else fall to pieces, and a thin picture of a digit would be no picture of it.
+    """
+    reach = int(growth.max().clamp(min=0).ceil()) + 1
+    outline = signed_distances(shapes, reach)
+    moved = outline + growth[:, None, None]
+    shrinking = (growth < 0).nonzero()[:, 0]
+    if len(shrinking):
+        some, half = shapes[shrinking], _CORE / 2 * thickness[shrinking, None, None]
+        spine = medial_axis(some, squared_distances(some))
+        away = squared_distances(~spine, int(half.max().ceil()) + 1).float().sqrt()
+        moved[shrinking] = torch.maximum(moved[shrinking], torch.minimum(outline[shrinking], half - away))
+    return moved
 
 
 def _along_rows(pictures: Tensor, where: Moments, shear: Tensor, stretch: Tensor) -> Tensor:

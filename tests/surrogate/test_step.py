@@ -1,0 +1,97 @@
+"""What is changed in a training step, what learns from it, and what a step's losses are made of."""
+
+import pytest
+import torch
+from tests.surrogate.support import bars, classifier_of, small_cnn
+from tests.surrogate.test_checkpoint import TINY
+from torch.nn import functional as F
+
+from pellucid.surrogate.codes import Codes
+from pellucid.surrogate.features import Features
+from pellucid.surrogate.interventions import change
+from pellucid.surrogate.pictures import Held
+from pellucid.surrogate.preparation import prepare
+from pellucid.surrogate.space import DisplaySpace
+from pellucid.surrogate.step import StepLosses, draw_batch
+from pellucid.surrogate.twin_networks import Sizes, TwinNetworks
+
+SPAN = torch.tensor([[5.0, 7.0], [6.0, 8.0]])  # of contexts that no code below has by itself
+
+
+def codes(rows: int = 40) -> Codes:
+    drawn = torch.randn(rows, 9, generator=torch.Generator().manual_seed(1))
+    return Codes(*(block.clone().requires_grad_() for block in torch.split(drawn, [2, 3, 4], dim=1)))
+
+
+def test_each_row_has_one_context_in_its_span_or_one_latent_or_all_nuisance_of_another_row_changed():
+    given = codes()
+    found = change(given, SPAN, torch.Generator().manual_seed(0))
+    first, second = found.bounds
+    assert 0 < first < second < 40
+    context, latent, nuisance = (
+        (new != old)
+        for new, old in (
+            (found.codes.context, given.context),
+            (found.codes.latent, given.latent),
+            (found.codes.nuisance, given.nuisance),
+        )
+    )
+    assert context.sum(1).tolist() == [1] * first + [0] * (40 - first)
+    assert latent.sum(1).tolist() == [0] * first + [1] * (second - first) + [0] * (40 - second)
+    assert nuisance.sum(1).tolist() == [0] * second + [4] * (40 - second)
+    asked = torch.where(context, found.codes.context, SPAN[0])
+    assert bool(((asked >= SPAN[0]) & (asked <= SPAN[1])).all())
+    others = torch.cdist(found.codes.nuisance[second:].detach(), given.nuisance.detach()).argmin(1)
+    assert bool((others != torch.arange(second, 40)).all())
+    assert torch.equal(found.codes.nuisance[second:], given.nuisance[others])
+
+
+def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance():
+    given = codes()
+    found = change(given, SPAN, torch.Generator().manual_seed(0))
+    _, second = found.bounds
+    gradients = torch.autograd.grad(
+        found.codes.joined().square().sum(), [given.context, given.latent, given.nuisance], allow_unused=True
+    )
+    assert gradients[0] is None
+    taught = gradients[1].abs().sum(1) > 0
+    assert taught.tolist() == [False] * second + [True] * (40 - second)
+    givers = torch.cdist(found.codes.nuisance[second:].detach(), given.nuisance.detach()).argmin(1)
+    expected = torch.zeros(40, dtype=torch.bool)
+    expected[givers] = True
+    assert torch.equal(gradients[2].abs().sum(1) > 0, expected)
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory):
+    """Losses of one step after the warm-up, and what they were computed from."""
+    torch.manual_seed(0)
+    classifier, data = classifier_of(small_cnn()), bars(64, 0, 0.5)
+    features, space = Features(classifier), DisplaySpace.of(classifier, data.pictures)
+    options = TINY.but(logits=2.0, teacher=0.7, swapped=3.0, latent_noise=0.0, nuisance_noise=0.0)
+    values = data.context.values.float()
+    ready = prepare(Held(space.show(data.pictures)), values, space, features, options, tmp_path_factory.mktemp("run"))
+    networks = TwinNetworks(Sizes(1, features.length, 3, data.context.names), options)
+    random = torch.Generator().manual_seed(0)
+    step = StepLosses(features, space, ready, options, random)
+    batch = draw_batch(ready, 16, 0.0, random, torch.device("cpu"))
+    losses, fakes = step.twin(networks, batch, None, warm=False, step=1)
+    logits = [classifier.logits(space.back(seen)) for seen in (batch.pictures, fakes.redrawn, fakes.changed)]
+    return losses, logits, ready.logits.std()
+
+
+def test_the_logit_loss_is_the_smooth_distance_in_standard_deviations_of_the_logits(stepped):
+    losses, (wanted, redrawn, _), scale = stepped
+    by_hand = 2.0 * F.smooth_l1_loss(redrawn / scale, wanted / scale)
+    torch.testing.assert_close(losses["logits"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(stepped):
+    losses, (wanted, _, changed), scale = stepped
+    rows = len(changed)
+    swapped = slice(rows - round(0.35 * rows), rows)  # of eight rows, three: context .45, latent .2, nuisance .35
+    before, after = wanted[:rows][swapped], changed[swapped]
+    teacher = F.kl_div(after.log_softmax(1), before.log_softmax(1), log_target=True, reduction="sum")
+    distance = F.smooth_l1_loss(after / scale, before / scale, reduction="none").mean(1).sum()
+    by_hand = 3.0 * (0.7 * teacher + 2.0 * distance) / rows
+    torch.testing.assert_close(losses["swapped"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
