@@ -86,11 +86,11 @@ def redraw(
 ) -> Tensor:
     """Redraw digits so that they measure what is asked; what is not asked is left to follow.
 
-    Slant and width are set by a shear and a stretch along rows about the centroid, thickness by moving the outline
-    of the binarised digit on a grid `scale` times finer by a real number of pixels (a dilation or erosion with a
-    disk, anti-aliased; strokes that get thinner keep a core about their skeleton), intensity by a factor. The result is measured and the settings corrected, always starting
-    from the original picture, so that nothing blurs twice. A digit keeps its intensity unless another one is asked
-    for. Whether the values were reached is for `measure` to say.
+    Slant and width are set by a shear and a stretch along rows about the centroid, thickness by moving the outline of
+    the binarised digit on a grid `scale` times finer by a real number of pixels (a dilation or erosion with a disk,
+    anti-aliased; strokes that get thinner keep a core about their skeleton), intensity by a factor. The result is
+    measured and the settings corrected, always starting from the original picture, so that nothing blurs twice. A digit
+    keeps its intensity unless another one is asked for. Whether the values were reached is for `measure` to say.
 
     Args:
         pictures: (N, H, W) bright digits on dark ground, 0..255.
