@@ -204,10 +204,20 @@ def _edge(edge: Edge) -> dict[str, Any]:
 
 
 def changes(
-    twin: TwinSurrogate, painting: Painting, context: ContextTable, name: str, set_by_code: Setter
+    twin: TwinSurrogate,
+    painting: Painting,
+    context: ContextTable,
+    name: str,
+    set_by_code: Setter,
+    *,
+    transferred: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """How far the margin of each picture's class moves from a context's 5 % to its 95 % quantile, by code and twin."""
+    """How far the margin of each picture's class moves from a context's 5 % to its 95 % quantile, by code and twin.
+
+    By the twin on its own drawings, or `transferred` with the changes laid on the pictures.
+    """
     column = twin.context_names.index(name)
+    shown = painting if transferred else painting.bare()
     true, ours = [], []
     for value in torch.quantile(context.column(name), torch.tensor([_LOW, _HIGH]).double()).tolist():
         true.append(_margin(twin, set_by_code(painting.pictures, name, value), painting))
@@ -215,7 +225,7 @@ def changes(
         raw = twin.context_values(codes)
         raw[:, column] = value
         codes[:, column] = twin.standard_context(raw)[:, column]
-        logits = painting.changed_logits(replace(painting.codes, context=codes))
+        logits = shown.changed_logits(replace(painting.codes, context=codes))
         ours.append(margin(logits, painting.classes))
     return true[1] - true[0], ours[1] - ours[0]
 
@@ -224,8 +234,10 @@ def _against_code(
     twin: TwinSurrogate, painting: Painting, held_out: HeldOut, name: str, set_by_code: Setter
 ) -> dict[str, float]:
     wanted, found = changes(twin, painting, held_out.context, name, set_by_code)
+    _, laid_on = changes(twin, painting, held_out.context, name, set_by_code, transferred=True)
     return {
         "correlation": float(torch.corrcoef(torch.stack([wanted, found]))[0, 1]),
+        "laid_on_correlation": float(torch.corrcoef(torch.stack([wanted, laid_on]))[0, 1]),
         "same_sign": float((wanted.sign() == found.sign()).float().mean()),
         "mean_by_code": float(wanted.mean()),
         "mean_by_twin": float(found.mean()),

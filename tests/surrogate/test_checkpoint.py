@@ -202,7 +202,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("name", ["run.json", "checkpoint.json"])
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.json", "quality.json"])
 def test_a_damaged_record_is_named(tmp_path, name):
     run(tmp_path)
     (tmp_path / name).write_text('{"steps": 4')

@@ -11,6 +11,7 @@ from torch import Tensor
 from pellucid.classifiers.randomised import randomise_cascadingly, with_network
 from pellucid.data import write_atomically
 from pellucid.errors import ModelError, PellucidError
+from pellucid.surrogate.checkpoint import CheckpointError
 from pellucid.surrogate.distributed import is_first, wait_for_all
 from pellucid.surrogate.features import LOGITS_ONLY, Features
 from pellucid.surrogate.instruments import Instruments, Quality, scale_of
@@ -210,7 +211,17 @@ def _instruments(
     wait_for_all()
     instruments.load_state_dict(read_tensors(out / INSTRUMENTS))
     packed(instruments, device)
-    return instruments, Quality.from_record(json.loads((out / QUALITY).read_text(encoding="utf-8")))
+    return instruments, _read_quality(out / QUALITY)
+
+
+def _read_quality(path: Path) -> Quality:
+    try:
+        return Quality.from_record(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or of another version of pellucid ({error!r}): delete it and {INSTRUMENTS} beside it, "
+            "and they are made again"
+        ) from error
 
 
 def _fit(
