@@ -156,6 +156,7 @@ def test_of_two_classes_doses_follow_the_second_and_do_not_cancel():
     assert (width.sign, width.agreement, latent.sign, latent.agreement) == (1, 1, -1, 1)
     assert sorted(width.dose) == list(width.dose)
     assert own[0].agreement < 0.7  # of each picture's own class
+    assert width.flips == own[0].flips > 0
     flipped = world_of(painting, target=0)
     assert flipped.decisions[0].sign == -1
     assert flipped.target == 0

@@ -201,3 +201,24 @@ def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel()
     assert torch.allclose(seen[0], wanted + first.bias[:, None, None])
     assert not torch.equal(moved, generator(codes))
     assert torch.equal(space.draw(styles, codes), generator(codes))
+
+
+def test_a_block_of_the_discriminator_is_branch_and_shortcut_over_the_root_of_two():
+    """Gains are folded into the weights; written out they are a leaky ReLU times the root of two, and a sum over it."""
+    torch.manual_seed(0)
+    block = Discriminator(16, 1, 5, base=64, most=8, equalised=True).blocks[0]
+    x = torch.randn(3, block.first.weight.shape[1], 16, 16)
+
+    def convolved(layer, seen):
+        padding = layer.weight.shape[-1] // 2
+        fan_in = layer.weight[0].numel()
+        return F.conv2d(seen, layer.weight / fan_in**0.5, layer.bias, padding=padding)
+
+    def active(seen):
+        return F.leaky_relu(seen, 0.2) * 2**0.5
+
+    for layer in (block.first, block.second):
+        torch.nn.init.normal_(layer.bias)
+    branch = active(convolved(block.second, F.avg_pool2d(active(convolved(block.first, x)), 2)))
+    by_hand = (branch + convolved(block.shortcut, F.avg_pool2d(x, 2))) / 2**0.5
+    torch.testing.assert_close(block(x), by_hand, rtol=1e-4, atol=1e-5)

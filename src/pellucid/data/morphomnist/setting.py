@@ -158,8 +158,7 @@ def _reshape(pictures: Tensor, asked: dict[str, Tensor], level: Tensor, scale: i
         errors = {name: target - getattr(found, name).nan_to_num() for name, target in asked.items()}
         # A pixel of width weighs as much as a fifth of a pixel of thickness or of a radian.
         error = sum(e.abs() * (0.2 if name == "width" else 1) for name, e in errors.items())
-        visible = drawn.amax((1, 2)) > drawn.amin((1, 2))  # a blank picture measures 0, which may seem near
-        better = (error < nearest) & visible
+        better = error < nearest
         best = torch.where(better[:, None, None], drawn, best)
         nearest = torch.where(better, error, nearest)
         knobs = _turn(knobs, asked, errors)
