@@ -72,7 +72,7 @@ def world() -> GlobalExplanation:
     perceives = {"thickness": 0.93, "intensity": 0.95, "slant": 0.88}
     told = difference(data, perceived)
     return GlobalExplanation(
-        data, perceived, told, perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), (), None, False, ("a note",)
+        data, perceived, (), told, perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), (), None, False, ("a note",)
     )
 
 

@@ -37,7 +37,7 @@ def twin(run):
 
 def world_of(edge: Edge) -> GlobalExplanation:
     graph = CausalGraph(("thickness", "intensity"), (edge,))
-    return GlobalExplanation(None, graph, None, {}, (), NuisanceNull(0.0, (), 0.0), (), None, False, ())
+    return GlobalExplanation(None, graph, (), None, {}, (), NuisanceNull(0.0, (), 0.0), (), None, False, ())
 
 
 def with_control(twin, **correlations):

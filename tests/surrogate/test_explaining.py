@@ -205,7 +205,7 @@ def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not():
 
 
 def test_a_constant_classifier_and_too_few_pictures_are_refused():
-    with pytest.raises(PellucidError, match="same for every picture"):
+    with pytest.raises(PellucidError, match="the same margin to every picture"):
         decision_edges(painted(LinearTwin((0.0, 0.0, 0.0)), 30), some_codes(100))
     with pytest.raises(PellucidError, match="10 pictures are too few"):
         decision_edges(painted(LinearTwin(), 10), some_codes(100))

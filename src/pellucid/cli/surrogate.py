@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +28,7 @@ from pellucid.cli.surrogate_common import (
     TrainCommand,
     assignments,
     find_data,
+    listing_of,
     read_pictures,
     say,
     split_rows,
@@ -124,6 +125,7 @@ def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) ->
     join()
     options = _options(command)
     files, table = find_data(Path(command.data), Path(command.context) if command.context else None, command.columns)
+    command = replace(command, listing=listing_of(files))
     check_names(command.measure, command.rerender, table.names if table else ())
     learnt, held = split_rows(len(files), command.held_out, command.seed)
     own = None if table is None else table.subset(learnt)

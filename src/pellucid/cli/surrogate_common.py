@@ -40,12 +40,12 @@ Transferred = Annotated[
         help="Measure effects with the changes laid on the pictures. \\[default: on the twin's own drawings]",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of everything drawn.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """What a training was begun with; the attributes are the options of that name."""
+    """What a training was begun with: the options of these names, and the `listing_of` its pictures."""
 
     data: str
     context: str | None
@@ -60,6 +60,7 @@ class TrainCommand:
     measure: str
     rerender: str
     option: list[str]
+    listing: str = ""
 
     def save(self, run: Path) -> None:
         """Write it into the run's folder."""
@@ -116,6 +117,10 @@ def class_of(twin: "TwinSurrogate", text: str | None) -> int | None:
 def sample_of(run: Path, twin: "TwinSurrogate", pictures: Path | None, context: Path | None) -> Sample:
     """The pictures that a command asks for: a folder with its table, or those that the training held out."""
     names = list(twin.context_names) or None
+    if context is not None and names is None:
+        raise PellucidError(
+            "the twin was trained without context, so there is nothing to take from --context: leave it out"
+        )
     if pictures is not None:
         files, table = find_data(pictures, context, names)
         return Sample(files, read_pictures(twin.classifier, files), table)
@@ -123,6 +128,11 @@ def sample_of(run: Path, twin: "TwinSurrogate", pictures: Path | None, context: 
         raise PellucidError("--context is the table of --pictures; give both, or neither for the held-out pictures")
     command = TrainCommand.load(run)
     files, table = find_data(Path(command.data), None if command.context is None else Path(command.context), names)
+    if command.listing != listing_of(files):
+        raise PellucidError(
+            f"{command.data} no longer holds the pictures that the training began with, so those held out cannot be "
+            "told from the others: give --pictures (and --context) with some that it has not seen"
+        )
     _, held = split_rows(len(files), command.held_out, command.seed)
     chosen = [files[row] for row in held]
     return Sample(chosen, read_pictures(twin.classifier, chosen), None if table is None else table.subset(held))
@@ -140,6 +150,13 @@ def find_data(
         return find_pictures(folder, recursive=True), None
     table = read_context(context, folder, columns=columns)
     return list(table.files or ()), table
+
+
+def listing_of(files: Sequence[Path]) -> str:
+    """Says which pictures were found, in which order: with others, other rows would be held out."""
+    from hashlib import sha256
+
+    return sha256("\n".join(map(str, files)).encode()).hexdigest()
 
 
 def split_rows(count: int, held_out: float, seed: int) -> tuple[list[int], list[int]]:

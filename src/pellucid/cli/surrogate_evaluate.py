@@ -130,13 +130,30 @@ def print_marks(twin: "TwinSurrogate", read: Mapping[str, Mapping[str, float]] |
     screen.print(table)
     if not marks.controls:
         return
-    read = read or {}
-    heads = ("concept", "asked ~ measured", "slope", "leak into others, sd", *(f"{name} R2" for name in read), "shown")
     where = ", changes laid on the pictures" if marks.transferred else ""
-    control = Table(*heads, title=f"control, measured by {marks.measured_by}{where}", title_justify="left")
+    control = Table(
+        *("concept", "asked ~ measured", "slope", "leak into others, sd", "shown"),
+        title=f"control, measured by {marks.measured_by}{where}",
+        title_justify="left",
+    )
     for each in marks.controls:
         leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in each.leak.items()) or "none"
-        told = [f"{values[each.concept]:.2f}" if each.concept in values else "" for values in read.values()]
         shown = "yes" if each.effective else "refused" if each.correlation == each.correlation else "not measured"
-        control.add_row(escape(each.concept), f"{each.correlation:.2f}", f"{each.slope:.2f}", leak, *told, shown)
+        followed = f"{each.correlation:.2f}"
+        if each.measurable < 0.995:
+            followed += f" ({1 - each.measurable:.1%} not measurable)"
+        control.add_row(escape(each.concept), followed, f"{each.slope:.2f}", leak, shown)
     screen.print(control)
+    if read:
+        _print_read(read)
+
+
+def _print_read(read: Mapping[str, Mapping[str, float]]) -> None:
+    table = Table(
+        *("concept", *read),
+        title="told by (R2): the twin's judges, the classifier's features, the same with random weights",
+        title_justify="left",
+    )
+    for name in read["judged"]:
+        table.add_row(escape(name), *(f"{values[name]:.2f}" if name in values else "" for values in read.values()))
+    screen.print(table)

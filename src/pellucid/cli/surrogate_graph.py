@@ -20,7 +20,6 @@ from pellucid.cli.surrogate_common import (
     assignments,
     class_of,
     load_run,
-    number,
     sample_of,
     say,
     stages,
@@ -116,7 +115,11 @@ def _knowledge(
 ) -> "Knowledge":
     from pellucid.surrogate.causal.search import Knowledge
 
-    numbers = {name: int(number(text, "--tier")) for name, text in assignments(tiers, "--tier").items()}
+    numbers = {}
+    for name, text in assignments(tiers, "--tier").items():
+        if not text.isdecimal():
+            raise PellucidError(f"--tier {name}={text}: wanted a whole number, 0 or more")
+        numbers[name] = int(text)
     return Knowledge(numbers, _pairs(required, "--required"), _pairs(forbidden, "--forbidden"))
 
 
@@ -202,7 +205,7 @@ def _print_edges(graph: "CausalGraph", title: str, sink: str) -> None:
 
     shown = [edge for edge in graph.edges if sink not in edge.pair and edge.source != CLASS_NODE]
     led = [edge.target for edge in graph.edges if edge.source == CLASS_NODE]
-    caption = f"the class itself goes with {', '.join(led)}" if led else None
+    caption = f"the class itself goes with {escape(', '.join(led))}" if led else None
     if not shown:
         screen.print(f"{title}: no edges among the concepts", highlight=False, markup=False)
         return

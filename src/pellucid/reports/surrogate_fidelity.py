@@ -110,7 +110,7 @@ def _verdict(twin: "TwinSurrogate") -> dict[str, str]:
             "text": "This twin was never measured on pictures that it was not trained on. Nothing on this page may be "
             "relied on until `pellucid surrogate evaluate --keep` has done so.",
         }
-    refused = [control.concept for control in marks.controls if control.correlation < LEAST_EFFECTIVENESS]
+    refused = [control.concept for control in marks.controls if control.effectiveness < LEAST_EFFECTIVENESS]
     rest = f" Counterfactuals of {' and '.join(refused)} are refused: the twin does not obey there." if refused else ""
     if not is_trusted(twin):
         text = (
@@ -155,10 +155,12 @@ def _leak(control: Control, name: str) -> dict[str, Any]:
 def _shown(control: Control, measured: bool, perceived: float) -> str:
     if not measured:
         return "Shown, but what is drawn could not be measured: take it with care."
+    lost = "" if control.measurable > 0.995 else f" {percent(1 - control.measurable)} of it cannot be measured."
     if not control.effective:
-        return f"Refused: what is drawn follows what was asked with {control.correlation:.2f} only."
+        return f"Refused: what is drawn follows what was asked with {control.correlation:.2f} only.{lost}"
     leaks = [name for name, value in control.leak.items() if value > _LEAK]
     said = f"Shown, but setting it also moves {' and '.join(leaks)}." if leaks else "Shown."
+    said += lost
     if not math.isnan(perceived) and perceived < LEAST_PERCEIVED:
         said += " The classifier hardly perceives it, so it is no node of the perceived graph."
     return said

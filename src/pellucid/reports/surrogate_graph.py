@@ -54,7 +54,6 @@ def graph_views(world: GlobalExplanation, class_names: Sequence[str]) -> dict[st
         "decisions": _decisions(world, class_names),
         "notes": [*world.notes, *world.perceived.notes],
         "differences": _differences(world),
-        "made_by": dict(world.perceived.made_by),
     }
 
 
@@ -78,7 +77,7 @@ def _nodes(graph: CausalGraph, layout: Layout, world: GlobalExplanation) -> list
             "name": name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…",
             "full": name,
             "box": box,
-            "kind": "decision" if name == DECISION_NODE else "context" if name in world.perceives else "latent",
+            "kind": "decision" if name == DECISION_NODE else "latent" if name.startswith("latent ") else "context",
             "absent": name not in graph.nodes,
             "class": name in led,
             "below": _below(name, graph, world),
@@ -92,6 +91,8 @@ def _below(name: str, graph: CausalGraph, world: GlobalExplanation) -> str:
         return "margin of the class"
     if name not in graph.nodes:
         return "not perceived" if graph is world.perceived else "not in the table"
+    if name in world.unread and graph is world.perceived:
+        return "not perceived; decides"
     if name in world.perceives and graph is world.perceived:
         return f"perceived, R² {world.perceives[name]:.2f}"
     return "measured" if graph is world.data else "unexplained latent" if name.startswith("latent ") else "context"
@@ -125,7 +126,7 @@ def _decided(edge: Edge, layout: Layout, most: float, world: GlobalExplanation) 
     """An edge to the decision: without a sign where pictures do not agree on one."""
     drawn = _drawn(edge, layout, most)
     agreed = next((each.agreement for each in world.decisions if each.concept == edge.source), 1.0)
-    fact = f"{percent(agreed)} of the pictures agree on the direction"
+    fact = f"{percent(agreed)} of the pictures agree on the direction" if agreed == agreed else "it moves none of them"
     return drawn | {"sign": drawn["sign"] if agreed >= _AGREED else "none", "tips": [*drawn["tips"], fact]}
 
 
@@ -160,7 +161,7 @@ def edge_facts(edge: Edge) -> list[str]:
         if edge.source == CLASS_NODE:
             unit = "share of variance"
         facts.append(f"strength {'+' if edge.strength > 0 else ''}{format_number(round(edge.strength, 3))}, {unit}")
-    facts.append(GROUNDS[edge.ground])
+    facts.append("found by a test of the classes" if edge.source == CLASS_NODE else GROUNDS[edge.ground])
     if not math.isnan(edge.p_value):
         facts.append(p_words(edge.p_value))
     if edge.source_mark == edge.target_mark == "arrow":
@@ -179,12 +180,17 @@ def _difference(world: GlobalExplanation, layout: Layout) -> dict[str, Any]:
     drawn += [_drawn(edge, layout, 1.0, "only perceived") for edge in told.only_second]
     drawn += [_drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in told.turned]
     drawn += [_drawn(edge, layout, 1.0, "in both") for edge, _ in told.common]
-    shared = CausalGraph(tuple(name for name in world.data.nodes if name in world.perceived.nodes), ())
+    shared = CausalGraph(tuple(name for name in world.data.nodes if name in _read_nodes(world)), ())
     nodes = [
         node | {"below": "not compared" if node["absent"] else "in both graphs"}
         for node in _nodes(shared, layout, world)
     ]
     return {"name": "Difference", "nodes": nodes, "edges": drawn}
+
+
+def _read_nodes(world: GlobalExplanation) -> set[str]:
+    """The nodes that were discovered, not only drawn because they decide."""
+    return set(world.perceived.nodes) - set(world.unread)
 
 
 def _among_concepts(told: GraphDifference) -> GraphDifference:
@@ -219,7 +225,7 @@ def _differences(world: GlobalExplanation) -> list[str] | None:
     lines += [
         f"{name}: in the table, but the classifier perceives it too badly (R² {world.perceives[name]:.2f}) to compare."
         for name in world.data.nodes
-        if name not in world.perceived.nodes
+        if name not in _read_nodes(world) and name in world.perceives
     ]
     return lines or ["No two contexts are joined in either graph."]
 
@@ -236,7 +242,7 @@ def _decisions(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str
             "share": round(100 * edge.strength / most, 1),
             "flips": percent(edge.flips),
             "dose": _dose(edge.dose),
-            "agreement": percent(edge.agreement),
+            "agreement": "" if math.isnan(edge.agreement) else percent(edge.agreement),
             "p": p_words(edge.p_value),
             "significant": edge.significant,
             "tentative": edge.concept in tentative,

@@ -169,7 +169,6 @@ def _curves(shares: Tensor, target: int, names: Sequence[str]) -> list[dict[str,
                 f"{100 * (place + 0.5) / count:.2f},{100 - 100 * share:.2f}"
                 for place, share in enumerate(shares[:, index].tolist())
             ),
-            "end": round(100 - 100 * float(shares[-1, index])),
         }
         for index in chosen
     ]

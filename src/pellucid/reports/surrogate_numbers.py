@@ -29,7 +29,7 @@ def numbers_of(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any]:
             "reason": found.fidelity.reason(0),
         },
         "importance": [
-            {"concept": name, "value": value, "error": error, "percentile": place}
+            {"concept": name, "value": value, "error": error, "percentile": place, "refused": name in found.refused}
             for name, value, error, place in zip(
                 shares.names, shares.values[0].tolist(), shares.errors[0].tolist(), found.percentiles.tolist(),
                 strict=True,

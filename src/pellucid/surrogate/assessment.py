@@ -27,7 +27,8 @@ class Control:
         slope: of the re-measured against the asked value; 1 is right.
         leak: other context -> mean absolute change of its measured value against the picture unchanged, in standard
             deviations.
-        pictures: how many could be measured.
+        pictures: how many could be measured before and after.
+        measurable: share of those measured before that could be measured after; NaN where nothing can be measured.
     """
 
     concept: str
@@ -35,11 +36,17 @@ class Control:
     slope: float
     leak: Mapping[str, float]
     pictures: int
+    measurable: float
+
+    @property
+    def effectiveness(self) -> float:
+        """The correlation, less for drawings that cannot be measured: they count as not following at all."""
+        return self.correlation * self.measurable
 
     @property
     def effective(self) -> bool:
         """Whether counterfactuals of this context may be shown as explanations."""
-        return self.correlation >= LEAST_EFFECTIVENESS
+        return self.effectiveness >= LEAST_EFFECTIVENESS
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,8 @@ class Assessment:
 
     @property
     def effectiveness(self) -> dict[str, float]:
-        """Context -> correlation of asked and re-measured value."""
-        return {control.concept: control.correlation for control in self.controls}
+        """Context -> correlation of asked and re-measured value, less for drawings that cannot be measured."""
+        return {control.concept: control.effectiveness for control in self.controls}
 
     def to_json(self) -> str:
         """All marks as JSON text; `from_json` reads it."""
@@ -181,17 +188,21 @@ def _control(
     low, high = span[:, column].tolist()
     asked = torch.rand(len(painting), generator=random).to(painting.pictures) * (high - low) + low
     seen = remeasured(painting, column, asked, measure, transferred=transferred)
-    known = torch.isfinite(seen).all(1) & torch.isfinite(factual).all(1)
+    before = torch.isfinite(factual).all(1)
+    known = torch.isfinite(seen).all(1) & before
+    measurable = float(known.sum() / before.sum())
     if int(known.sum()) < 3:
         nothing = {name: float("nan") for name in names if name != names[column]}
-        return Control(names[column], float("nan"), float("nan"), nothing, int(known.sum()))
+        reached = float("nan") if int(before.sum()) < 3 else 0.0
+        return Control(names[column], reached, float("nan"), nothing, int(known.sum()), measurable)
     wanted, got = asked[known].double(), seen[known, column].double()
     covariance = torch.cov(torch.stack([wanted, got]))
     moved = (seen - factual)[known].abs().mean(0)
     leak = {name: float(moved[other]) for other, name in enumerate(names) if other != column}
     spread = float((covariance[0, 0] * covariance[1, 1]).sqrt())
     correlation = float(covariance[0, 1]) / spread if spread > 0 else 0.0
-    return Control(names[column], correlation, float(covariance[0, 1] / covariance[0, 0]), leak, int(known.sum()))
+    slope = float(covariance[0, 1] / covariance[0, 0])
+    return Control(names[column], correlation, slope, leak, int(known.sum()), measurable)
 
 
 def _r2(true: Tensor, found: Tensor) -> float:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Codes", "Twin"]
+__all__ = ["Codes", "Twin", "latent_names"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,8 @@ class Twin(Protocol):
     def perceived_context(self, pictures: Tensor) -> Tensor:
         """The context that the classifier's own features tell of, (N, K_c), in standard deviations of the table."""
         ...
+
+
+def latent_names(count: int) -> tuple[str, ...]:
+    """What unexplained latents are called."""
+    return tuple(f"latent {number}" for number in range(1, count + 1))

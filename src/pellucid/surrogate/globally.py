@@ -14,7 +14,13 @@ from pellucid.surrogate.causal.discovery import COPY, discover
 from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.causal.scales import rank_gaussian
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull, decision_edges, with_decisions
+from pellucid.surrogate.explaining.decision import (
+    DECISION_NODE,
+    DecisionEdge,
+    NuisanceNull,
+    decision_edges,
+    with_decisions,
+)
 from pellucid.surrogate.explaining.necessity import Necessity, Share, necessity
 from pellucid.surrogate.explaining.painting import Painting
 
@@ -33,7 +39,8 @@ class GlobalExplanation:
     Attributes:
         data: graph of the measured contexts; None when no context was measured.
         perceived: graph of the perceived contexts and the unexplained latents, with edges to the decision.
-        difference: of the two, over contexts; None without a data graph.
+        unread: concepts that were no nodes to be discovered, but move the decision, so that they are drawn.
+        difference: of the two, over contexts that both can have; None without a data graph.
         perceives: context -> R2 of the perceived on the measured value.
         decisions: every concept's edge to the decision, significant or not.
         null: what swaps of nuisance do.
@@ -46,6 +53,7 @@ class GlobalExplanation:
 
     data: CausalGraph | None
     perceived: CausalGraph
+    unread: tuple[str, ...]
     difference: GraphDifference | None
     perceives: Mapping[str, float]
     decisions: tuple[DecisionEdge, ...]
@@ -60,6 +68,7 @@ class GlobalExplanation:
         content = {
             "data": None if self.data is None else json.loads(self.data.to_json()),
             "perceived": json.loads(self.perceived.to_json()),
+            "unread": list(self.unread),
             "perceives": dict(self.perceives),
             "decisions": [asdict(edge) for edge in self.decisions],
             "null": asdict(self.null),
@@ -83,10 +92,12 @@ class GlobalExplanation:
             perceived = CausalGraph.from_json(json.dumps(content["perceived"]))
             decisions = tuple(DecisionEdge(**edge | {"dose": tuple(edge["dose"])}) for edge in content["decisions"])
             null = NuisanceNull(**content["null"] | {"single": tuple(content["null"]["single"])})
+            unread = tuple(content["unread"])
             return cls(
                 data,
                 perceived,
-                None if data is None else difference(data, perceived),
+                unread,
+                None if data is None else difference(data, perceived.without(unread)),
                 content["perceives"],
                 decisions,
                 null,
@@ -122,7 +133,7 @@ def explain_globally(
         measured: (N, K_c) their contexts in standard deviations of the table, or None.
         knowledge: of the user, on contexts and latents.
         options: of the discovery.
-        intervened: pictures that are intervened on, at most.
+        intervened: pictures that are intervened on, at most; evenly thinned, as files often come class by class.
         target: class whose margin the edges to the decision follow; by default each picture's own, but class 1 of two.
         transferred: lay the changes on the pictures instead of measuring them on the twin's own drawings.
         refused: concepts that the twin does not control.
@@ -139,6 +150,8 @@ def explain_globally(
     perceives = {} if measured is None else perception(twin.context_names, said, measured)
     columns, notes = _nodes(painting, said, perceives)
     names = list(columns)
+    if not names:
+        raise PellucidError(f"nothing can be a node of the perceived graph: {'; '.join(notes)}")
     perceived = discover(
         torch.stack(list(columns.values()), 1).double().cpu().numpy(),
         names,
@@ -158,7 +171,7 @@ def explain_globally(
             options=options,
             on_progress=_stage(on_progress, "data graph"),
         )
-    some = painting[:intervened]
+    some = painting[torch.linspace(0, len(painting) - 1, min(intervened, len(painting))).long()]
     shown = some if transferred else some.bare()
     if target is None and painting.logits.shape[1] <= 2:
         target = 1
@@ -170,10 +183,15 @@ def explain_globally(
         on_progress=_stage(on_progress, "interventions"),
     )
     notes += [f"{name}: the twin does not control it, so its edge to the decision may be another's" for name in refused]
+    if not null.single:
+        notes.append("there is no nuisance to compare with: edges to the decision are not tested, and none is drawn")
     graph = with_decisions(perceived, decisions, refused)
+    unread = tuple(name for name in graph.nodes if name not in perceived.nodes and name != DECISION_NODE)
     told = None if data is None else difference(data, perceived)
     needed = () if target is None else _necessity(shown, target, seed, notes)
-    return GlobalExplanation(data, graph, told, perceives, decisions, null, needed, target, transferred, tuple(notes))
+    return GlobalExplanation(
+        data, graph, unread, told, perceives, decisions, null, needed, target, transferred, tuple(notes)
+    )
 
 
 def _necessity(painting: Painting, target: int, seed: int, notes: list[str]) -> tuple[Necessity, ...]:

@@ -7,6 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.effects import Effects, effects, interaction
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.mechanisms import StructuralModel
@@ -121,6 +122,8 @@ def explain_locally(
     Raises:
         PellucidError: more than one picture, or classes that do not exist.
     """
+    if len(painting) != 1:
+        raise PellucidError(f"an explanation is of one picture; {len(painting)} were given")
     twin = painting.twin
     names = (*twin.context_names, *twin.latent_names)
     wanted = int(painting.classes[0]) if target is None else target
@@ -279,9 +282,12 @@ def _sentences(
         speaks = f"speaks {'for' if value > 0 else 'against'} {label(label.target)}"
         if abs(value) <= 2 * error:
             speaks = f"cannot be shown to speak for or against {label(label.target)}"
+        doubt = (
+            "; but the twin does not control it, so this may be another's" if shares.names[column] in refused else ""
+        )
         said.append(
             f"{shares.names[column]} (higher than in {float(percentiles[column]):.0%} of pictures) {speaks}: "
-            f"{value:+.2f} ± {error:.2f} logits."
+            f"{value:+.2f} ± {error:.2f} logits{doubt}."
         )
     if flipped is not None:
         goal = label(int(flipped.targets[0]))

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
@@ -24,6 +26,8 @@ __all__ = ["LEAST_LEAD", "Memory"]
 
 LEAST_LEAD = 0.05
 """R2 by which a context is told better by the classifier than with random weights, for it to count as learnt."""
+
+T = TypeVar("T")
 
 REFERENCE, ASSESSMENT, WORLD = "reference.safetensors", "assessment.json", "graph.json"
 
@@ -89,7 +93,8 @@ class Memory:
 
     def paint(self, pictures: Tensor, max_batch: int = 64) -> Painting:
         """Pictures (N, C, H, W) with codes, reconstructions and logits: what several questions share."""
-        return Painting.of(self, self.classifier.check_pictures(pictures), max_batch=max_batch)  # type: ignore[arg-type]
+        pictures = self.classifier.check_pictures(pictures).to(self.classifier.device, torch.float32)
+        return Painting.of(self, pictures, max_batch=max_batch)  # type: ignore[arg-type]
 
     def remember(self, pictures: Tensor, *, most: int = 2000) -> Reference:
         """Keep the codes of real pictures, for every later question."""
@@ -162,8 +167,16 @@ class Memory:
                 may still follow the single picture better.
             seed: of the swaps.
             on_progress: called with (stage, done, in all).
+
+        Raises:
+            PellucidError: too few pictures, a context of another shape, unknown names, or nothing to be a node.
         """
-        measured = None if context is None else self.standard_context(context.to(self.span))
+        if context is not None and context.shape != (len(pictures), len(self.context_names)):
+            raise PellucidError(
+                f"context has shape {tuple(context.shape)}; wanted a row for each of {len(pictures)} pictures and a "
+                f"column for each of {', '.join(self.context_names) or 'no contexts'}"
+            )
+        measured = None if context is None or not self.context_names else self.standard_context(context.to(self.span))
         self.world = explain_globally(
             self.paint(pictures),
             measured,
@@ -202,12 +215,12 @@ class Memory:
     def load_answers(self, folder: Path) -> None:
         """Read what `save_answers` wrote, as far as it is there."""
         if (folder / ASSESSMENT).exists():
-            self.assessment = Assessment.from_json((folder / ASSESSMENT).read_text(encoding="utf-8"))
+            self.assessment = _read(folder / ASSESSMENT, Assessment.from_json, "evaluate --keep")
         if (folder / REFERENCE).exists():
             device = self.classifier.device
             self.reference = Reference.load(folder / REFERENCE, self._effectiveness(), device)
         if (folder / WORLD).exists():
-            self.world = GlobalExplanation.from_json((folder / WORLD).read_text(encoding="utf-8"))
+            self.world = _read(folder / WORLD, GlobalExplanation.from_json, "graph")
 
     def _effectiveness(self) -> dict[str, float]:
         return {} if self.assessment is None else self.assessment.effectiveness
@@ -232,3 +245,12 @@ class Memory:
         if self.reference is None:
             raise PellucidError("the surrogate knows no real pictures to compare with: call remember(pictures) first")
         return self.reference
+
+
+def _read(path: Path, parse: Callable[[str], T], command: str) -> T:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except PellucidError as error:
+        raise PellucidError(
+            f"{path}: {error}; if an older pellucid wrote it, delete it and run `pellucid surrogate {command}` again"
+        ) from error

@@ -47,7 +47,8 @@ def frechet_distance(found: Tensor, wanted: Tensor) -> float:
     (2017), who use the features of an ImageNet network.
     """
     found, wanted = found.double(), wanted.double()
-    one, other = torch.cov(found.T), torch.cov(wanted.T)
+    size = found.shape[1]  # of one feature torch.cov makes a number
+    one, other = torch.cov(found.T).view(size, size), torch.cov(wanted.T).view(size, size)
     values, vectors = torch.linalg.eigh(one)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     mixed = torch.linalg.eigvalsh(root @ other @ root).clamp_min(0).sqrt().sum()

@@ -10,8 +10,11 @@ from torch import Tensor
 from pellucid.classifiers import Classifier
 from pellucid.data.context import ContextTable
 from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.discovery import CLASS_NODE
 from pellucid.surrogate.checkpoint import RunFolder, digest_of
+from pellucid.surrogate.codes import latent_names
 from pellucid.surrogate.distributed import is_first, join, processes, wait_for_all
+from pellucid.surrogate.explaining.decision import DECISION_NODE
 from pellucid.surrogate.features import Features
 from pellucid.surrogate.judge import Rerender
 from pellucid.surrogate.loop import run
@@ -94,6 +97,11 @@ def _columns(context: ContextTable | None, pictures: int, options: TrainingOptio
     if context is None:
         return (), torch.zeros(pictures, 0)
     context.check(at_least=2 * options.batch, pictures=pictures)
+    if taken := set(context.names) & {CLASS_NODE, DECISION_NODE, *latent_names(options.latents)}:
+        raise PellucidError(
+            f"the context {sorted(taken)[0]!r} has a name that graphs need for themselves: rename the column, or leave "
+            "it out (--columns)"
+        )
     return context.names, context.values.float()
 
 

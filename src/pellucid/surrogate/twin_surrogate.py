@@ -12,7 +12,7 @@ from pellucid.classifiers import Classifier
 from pellucid.data import write_atomically
 from pellucid.surrogate.answers import Answers
 from pellucid.surrogate.checkpoint import CheckpointError
-from pellucid.surrogate.codes import Codes
+from pellucid.surrogate.codes import Codes, latent_names
 from pellucid.surrogate.features import LOGITS_ONLY, Features
 from pellucid.surrogate.instruments import Instruments, Quality
 from pellucid.surrogate.networks import packed
@@ -61,7 +61,7 @@ class TwinSurrogate(Answers):
         self.instruments, self.quality, self.steps = instruments, quality, steps
         self.span = span.to(features.classifier.device)
         self.context_names = sizes.context_names
-        self.latent_names = tuple(f"latent {number}" for number in range(1, options.latents + 1))
+        self.latent_names = latent_names(options.latents)
 
     @property
     def classifier(self) -> Classifier:
@@ -187,7 +187,12 @@ def load(folder: str | Path, *, classifier: Classifier) -> TwinSurrogate:
     networks.load_state_dict(_under(tensors, "networks."))
     instruments = Instruments(sizes.channels, sizes.features, len(sizes.context_names), options)
     instruments.load_state_dict(_under(tensors, "instruments."))
-    quality = Quality.from_record(record["quality"])
+    try:
+        quality = Quality.from_record(record["quality"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / RECORD} is damaged or of another version of pellucid ({error!r}): train the surrogate anew"
+        ) from error
     space = DisplaySpace(tuple(record["space"]["low"]), tuple(record["space"]["high"]), str(record["space"]["origin"]))
     packed(networks, classifier.device)
     packed(instruments, classifier.device)

@@ -5,7 +5,7 @@ tip.hidden = true;
 document.body.append(tip);
 
 function show(edge, x, y) {
-  const [head, ...facts] = edge.dataset.tip.split("|");
+  const [head, ...facts] = edge.dataset.tip.split("\n");
   const title = document.createElement("b");
   title.textContent = head;
   const lines = facts.map((fact) => Object.assign(document.createElement("div"), { textContent: fact }));

@@ -1,7 +1,7 @@
 """A causal graph that claims no more than is identified: edges with marks, confidence, strength and ground."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
@@ -28,7 +28,8 @@ class Edge:
         confidence: share of bootstraps in which the two are adjacent, in [0, 1]; NaN without bootstraps.
         forward, backward: share of bootstraps that point source -> target, and the other way.
         strength: partial correlation of the rank-Gaussianised nodes given the nodes known to point into either, in
-            [-1, 1]; for a class label, which has no sign, the share of variance it explains.
+            [-1, 1]; of an edge to the decision the move of the margin in its standard deviations, signed; for a class
+            label, which has no sign, the share of variance it explains.
         ground: what identifies the orientation: the user's knowledge, a collider (and what follows from it by Meek's
             rules), an intervention, or nothing.
         tentative: less confident than asked for a firm edge; drawn dashed.
@@ -63,6 +64,10 @@ class Edge:
         right = {"tail": "—", "arrow": "→", "circle": "o"}[self.target_mark]
         both = {"—→": "→", "←—": "←", "——": "—", "←→": "↔", "oo": "o—o"}.get(left + right, left + right)
         return f"{self.source} {both} {self.target}"
+
+    def arrow_at(self, end: str) -> bool:
+        """Whether there is an arrowhead at that end: it is no cause of the other."""
+        return (self.source_mark if end == self.source else self.target_mark) == "arrow"
 
     @property
     def pair(self) -> frozenset[str]:
@@ -155,6 +160,11 @@ class CausalGraph:
             placed += free
         return tuple(placed)
 
+    def without(self, names: Collection[str]) -> "CausalGraph":
+        """The graph of the other nodes."""
+        nodes = tuple(name for name in self.nodes if name not in names)
+        return replace(self, nodes=nodes, edges=tuple(edge for edge in self.edges if edge.pair <= set(nodes)))
+
     def without_tentative(self) -> "CausalGraph":
         """The firm edges alone."""
         return replace(self, edges=tuple(edge for edge in self.edges if not edge.tentative))
@@ -163,7 +173,7 @@ class CausalGraph:
         """The graph with cause -> effect pairs decided by the user, as knowledge.
 
         Raises:
-            PellucidError: when a pair has no edge, or one whose direction is decided otherwise.
+            PellucidError: when a pair has no edge, or one whose direction is decided or excluded.
         """
         edges = {edge.pair: edge for edge in self.edges}
         for cause, effect in choices.items() if isinstance(choices, Mapping) else choices:
@@ -172,12 +182,17 @@ class CausalGraph:
                 raise PellucidError(f"no edge between {cause!r} and {effect!r} that could be oriented")
             if edge.reversed().directed:
                 raise PellucidError(f"{effect!r} -> {cause!r} is already decided; it cannot be turned round")
+            if edge.arrow_at(cause):
+                raise PellucidError(f"{edge} says that {cause!r} does not cause {effect!r}")
             decided = replace(edge, source_mark="tail", target_mark="arrow", ground="knowledge")
             edges[edge.pair] = edge if edge.directed else decided
         return replace(self, edges=tuple(edges.values()))
 
     def extensions(self) -> tuple["CausalGraph", ...]:
         """Every acyclic way to orient the undecided edges that adds no collider that the data would have shown.
+
+        An edge with an arrowhead at one end and a circle at the other is directed: it may also be a hidden common
+        cause, which carries no effect, but never the other way round.
 
         Edges found in resamples need not fit one graph: where every way adds a collider, all acyclic ways are given.
         Edges of hidden common causes stay as they are. Without undecided edges it is the graph itself; where directed
@@ -198,6 +213,8 @@ class CausalGraph:
                 (edge.target, edge.source) if turn else (edge.source, edge.target)
                 for edge, turn in zip(undecided, turned, strict=True)
             )
+            if any(edge.arrow_at(cause) for edge, (cause, _) in zip(undecided, choices, strict=True)):
+                continue
             candidate = self.oriented(choices)
             if candidate.acyclic():
                 found.append(candidate)

@@ -89,7 +89,7 @@ def attfind(
         with torch.no_grad():
             return torch.cat([logits(draw(changed[part], rows[part])) for part in chunks(len(rows), max_batch)])
 
-    everyone = torch.arange(count)
+    everyone = torch.arange(count, device=coordinates.device)
     before = probabilities(classified(coordinates, everyone))[:, target]
     effects = torch.empty(count, size, 2)
     for column in range(size):
@@ -99,7 +99,7 @@ def attfind(
             effects[:, column, side] = (probabilities(classified(changed, everyone))[:, target] - before).cpu()
     best = effects.flatten(1).topk(min(top, size), dim=1).indices
     together = coordinates.clone()
-    for chosen in best.T:
+    for chosen in best.T.to(coordinates.device):
         columns, ups = chosen // 2, (chosen % 2).bool()
         together[everyone, columns] = torch.where(ups, high[columns], low[columns])
     flipped = decided(classified(together, everyone)) == target

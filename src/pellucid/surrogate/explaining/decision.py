@@ -30,9 +30,10 @@ class DecisionEdge:
             takes another picture's value, in standard deviations of the margin.
         flips: share of those swaps that change the class, in [0, 1].
         dose: (5,) mean margin change when the concept is set to its 5, 25, 50, 75 and 95 % quantile, same unit.
-        agreement: share of pictures whose margin moves in the direction of the mean between 5 and 95 %, in [0.5, 1].
+        agreement: share of pictures whose margin moves in the direction of the mean between 5 and 95 %, in [0, 1]; NaN
+            where it moves in none.
         p_value: that swaps of the concept move the margin no more than swaps of the nuisance coordinate that moves it
-            most, one-sided Wilcoxon over pictures, corrected over concepts (Benjamini-Hochberg).
+            most, one-sided Wilcoxon over pictures, corrected over concepts (Benjamini-Hochberg); 1 without nuisance.
     """
 
     concept: str
@@ -103,7 +104,10 @@ def decision_edges(
     before = margin(painting.logits, classes)
     spread = float(before.std())
     if not spread > 1e-6 * float(before.abs().max()):
-        raise PellucidError("the classifier's output is the same for every picture: there is no decision to explain")
+        raise PellucidError(
+            "the classifier gives the same margin to every picture: there is no decision to explain. If it does not do "
+            "so for the pictures themselves, the twin's drawings are all alike: train it longer"
+        )
     donors = _derangement(len(painting), seed)
     nuisance, concepts = painting.codes.nuisance, painting.codes.concepts()
     steps = (1 + len(DOSES)) * concepts.shape[1] + nuisance.shape[1] + 1
@@ -129,7 +133,8 @@ def decision_edges(
         levels = torch.quantile(reference.concepts()[:, one], torch.tensor(DOSES).to(concepts))
         doses = torch.stack([moved(painting.codes.with_concepts(_set(concepts, one, level)))[0] for level in levels])
         measured.append((name, swap, flips, doses))
-    p_values = _corrected([_one_sided(swap.abs(), idle) for _, swap, _, _ in measured])
+    untested = not nuisance.shape[1]
+    p_values = _corrected([1.0 if untested else _one_sided(swap.abs(), idle) for _, swap, _, _ in measured])
     edges = tuple(
         DecisionEdge(
             name,
@@ -201,4 +206,5 @@ def _corrected(p_values: list[float]) -> list[float]:
 
 
 def _agreement(change: Tensor) -> float:
-    return float(((change > 0) == (change.mean() > 0)).float().mean())
+    moves = change != 0
+    return float((change.sign() == change.mean().sign())[moves].float().mean())

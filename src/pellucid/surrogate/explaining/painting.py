@@ -91,7 +91,7 @@ class Painting:
             return torch.cat([self.twin.decode(codes[rows]) for rows in chunks(len(codes), self.max_batch)])
 
     def changed_logits(self, codes: Codes) -> Tensor:
-        """The classifier's logits (N, K) of the pictures with their codes changed, residuals transferred."""
+        """The classifier's logits (N, K) with codes changed, what changes laid on `pictures` (see `bare`)."""
         found = []
         with torch.no_grad():
             for rows in chunks(len(self), self.max_batch):

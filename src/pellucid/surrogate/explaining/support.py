@@ -96,7 +96,8 @@ def check_effective(names: Mapping[str, float], wanted: str) -> None:
     """Refuse a concept that the twin does not control.
 
     Args:
-        names: concept -> correlation of asked and independently re-measured values, NaN where nothing can measure it.
+        names: concept -> correlation of asked and independently re-measured values, less for drawings that cannot be
+            measured; NaN where nothing can measure it.
         wanted: the concept to be set.
 
     Raises:
@@ -106,6 +107,7 @@ def check_effective(names: Mapping[str, float], wanted: str) -> None:
     if reached < LEAST_EFFECTIVENESS:
         raise RefusedError(
             f"counterfactuals of {wanted!r} are refused: asked for a value, the twin draws one that correlates only "
-            f"{reached:.2f} with it when re-measured (wanted {LEAST_EFFECTIVENESS}); train longer, or with pictures in "
+            f"{reached:.2f} with it when re-measured, drawings that cannot be measured counted as failures (wanted "
+            f"{LEAST_EFFECTIVENESS}); train longer, or with pictures in "
             f"which {wanted!r} varies on its own"
         )
