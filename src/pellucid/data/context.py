@@ -292,7 +292,8 @@ def _match(named: list[tuple[int, str]], pictures: list[Path], folder: Path) -> 
         if name in row_of:
             raise PellucidError(f"line {line}: a second row for {name!r}; keep one of them")
         row_of[name] = row
-    unknown = [name for name in row_of if name not in set(known)]
+    there = set(known)
+    unknown = [name for name in row_of if name not in there]
     if unknown:
         line = named[row_of[unknown[0]]][0]
         raise PellucidError(

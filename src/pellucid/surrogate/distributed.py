@@ -7,11 +7,23 @@ term only and others run several times in a step, which the wrapper does not all
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 
-__all__ = ["average_gradients", "everyones", "is_first", "join", "process_rank", "processes", "wait_for_all"]
+from pellucid.errors import PellucidError
+
+__all__ = [
+    "average_gradients",
+    "everyones",
+    "is_first",
+    "join",
+    "process_rank",
+    "processes",
+    "refuse_shared_gpu",
+    "wait_for_all",
+]
 
 
 def join() -> None:
@@ -21,9 +33,32 @@ def join() -> None:
     """
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if launched and distributed.is_available() and not distributed.is_initialized():
+        backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            backend = "cpu:gloo,cuda:nccl"
+            torch.cuda.set_device(_own_gpu())
+        # Others wait while the first re-renders and fits the instruments, which may take hours.
+        distributed.init_process_group(backend, timeout=timedelta(days=7))
+
+
+def refuse_shared_gpu(device: torch.device) -> None:
+    """Refuse a classifier on a GPU that is not this process's own.
+
+    Raises:
+        PellucidError: it is on that of another process.
+    """
+    if processes() > 1 and device.type == "cuda" and (device.index or 0) != _own_gpu():
+        raise PellucidError(
+            f"process {process_rank()} has its classifier on {device}, and should have it on GPU {_own_gpu()}: call "
+            "pellucid.surrogate.distributed.join() before the classifier is loaded, and load it on 'cuda'"
+        )
+
+
+def _own_gpu() -> int:
+    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if own >= there:
+        raise PellucidError(f"process {own} of this machine has no GPU of its own, there are {there}: start that many")
+    return own
 
 
 def processes() -> int:
@@ -64,7 +99,6 @@ def everyones(tensor: Tensor) -> Tensor:
     """This tensor as every process has it, (processes, ...)."""
     if processes() == 1:
         return tensor[None]
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    parts = [torch.empty_like(tensor, device=device) for _ in range(processes())]
-    distributed.all_gather(parts, tensor.to(device))
-    return torch.stack(parts).to(tensor.device)
+    parts = [torch.empty_like(tensor) for _ in range(processes())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.stack(parts)

@@ -63,7 +63,7 @@ class Features:
         self._precision = classifier.precision
         self._network = frozen_twin(classifier.module)
         packed(self._network, classifier.device)
-        black_box = layers == LOGITS_ONLY
+        self.black_box = black_box = layers == LOGITS_ONLY
         named = [layers] if isinstance(layers, str) else layers
         wanted = [] if black_box else stages(classifier) if named is None else named
         self.layers = tuple(_module_named(layer, classifier) for layer in wanted)

@@ -137,7 +137,7 @@ def _rolled_back(trainer: Trainer, folder: RunFolder, trouble: str, tell: Report
     if is_first():
         folder.forget_after(trainer.steps)
         folder.log({"step": trainer.steps, "rolled_back": line})
-    _say(trainer, f"{line}; back to step {trainer.steps}, discriminator slowed down, roll-back {times}", tell)
+    _say(trainer, f"{line}; back to step {trainer.steps}, roll-back {times}", tell)
     return watch
 
 
@@ -156,4 +156,4 @@ def _save(trainer: Trainer, folder: RunFolder, watch: Watch, keep: Callable[[], 
 def _dead_latents(trainer: Trainer) -> int:
     data, twin = trainer.data, trainer.mean.network
     latents = twin.latent(data.phi[: min(data.given, 2000)].to(trainer.device))
-    return int((torch.linalg.eigvalsh(latents.T.cov().cpu()) < COLLAPSED).sum())
+    return int((torch.linalg.eigvalsh(latents.T.cov().view(latents.shape[1], -1).cpu()) < COLLAPSED).sum())

@@ -25,7 +25,7 @@ class LossWeights:
         changed_adversarial: of pictures of changed codes; in the discriminator's loss they count half.
         swapped: both, of f(x) and f(picture with another's nuisance).
         hessian, path: interaction of concepts (Hessian penalty), and path length; zero switches a term off.
-        moments: of the nuisance; of the latents a fifth more strongly.
+        moments: of the nuisance; of the latents at a fifth of the weight.
         r1: gamma of the discriminator's gradient penalty.
     """
 
@@ -57,8 +57,8 @@ class TrainingOptions:
         warm_up: first steps, without adversary and interventions.
         batch: pictures in a step, over all processes.
         latents: K_u, of unexplained latents.
-        nuisance: K_n; 0 is the paper-like mode, in which everything is drawn from what the classifier sees and noise
-            does the rest: it redraws class and style, not the very picture.
+        nuisance: K_n; 0 is the paper-like mode, in which everything is drawn from what the classifier sees, and from
+            noise if `noise` is on: it redraws class and style, not the very picture.
         latent_noise, nuisance_noise: standard deviation of the noise that latents and nuisance (of unit variance) are
             given on their way to the generator in training. A noisy channel is left to what the contexts, which come
             clean, do not tell; without it latents copy contexts, and an intervention on one side only is half obeyed.
@@ -74,7 +74,8 @@ class TrainingOptions:
         path_every: the same for the path length.
         running_mean: long-run beta of the averaged weights.
         decorrelate: draw batches in which contexts look independent.
-        real_share: share of a batch that is drawn from the given pictures where re-rendered ones are there too.
+        real_share: share of the draws from the given pictures alone where re-rendered ones are there too; the others
+            are from all.
         copies: re-rendered versions of each picture, where a re-renderer is given.
         paired: share of a batch's pictures that are redrawn from latents and nuisance of another version.
         judges: context regressors; interventions must convince each of them.
@@ -133,6 +134,17 @@ class TrainingOptions:
             raise PellucidError(f"batch {self.batch} is not a positive multiple of 4")
         if not 0 <= self.warm_up <= self.steps:
             raise PellucidError(f"warm_up {self.warm_up} is not between 0 and steps, {self.steps}")
+        for name in ("lazy", "path_every", "checkpoint_every", "preview_every", "log_every", "judge_steps"):
+            if getattr(self, name) < 1:
+                raise PellucidError(f"{name} {getattr(self, name)} is not 1 or more")
+        for name in ("generator_rate", "encoder_rate", "discriminator_rate", "judge_rate"):
+            if not getattr(self, name) > 0:
+                raise PellucidError(f"{name} {getattr(self, name)} is not above 0")
+        for name in ("real_share", "paired", "running_mean"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PellucidError(f"{name} {getattr(self, name)} is not between 0 and 1")
+        if self.copies < 0:
+            raise PellucidError(f"copies {self.copies} is negative")
         if self.precision not in ("float32", "bfloat16"):
             raise PellucidError(f"precision {self.precision!r} is neither 'float32' nor 'bfloat16'")
 
@@ -143,6 +155,7 @@ class TrainingOptions:
             PellucidError: there is no such option.
         """
         own, losses = ({field.name for field in fields(kind)} for kind in (TrainingOptions, LossWeights))
+        own -= {"weights"}
         unknown = set(changes) - own - losses
         if unknown:
             raise PellucidError(

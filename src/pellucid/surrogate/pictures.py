@@ -90,13 +90,25 @@ def gathered(
         return Held(space.show(pictures)), space
     if not given:
         raise PictureError("no pictures were given: the list of files is empty")
-    first = _checked(classifier.read(list(given[:64])).float(), side)
-    space = DisplaySpace.of(classifier, first)
-    files = Files(given, classifier, space)
-    if first[0].nbytes * len(given) > held_bytes:
-        return files, space
-    chunks = torch.split(torch.arange(len(given)), 256)
-    return Held(torch.cat([files[rows] for rows in chunks])), space
+    kept: list[Tensor] = []
+    extremes: list[Tensor] = []
+    for file in given:  # all of them, once: what is wrong with one is better known now than in the middle of training
+        picture = _read(classifier, file, side)
+        extremes += [picture.amin((0, 2, 3)), picture.amax((0, 2, 3))]
+        if picture.nbytes * len(given) <= held_bytes:
+            kept.append(picture)
+    space = DisplaySpace.of(classifier, torch.stack(extremes)[:, :, None, None])
+    if len(kept) < len(given):
+        return Files(given, classifier, space), space
+    return Held(torch.cat([space.show(picture) for picture in kept])), space
+
+
+def _read(classifier: Classifier, file: str | Path, side: int) -> Tensor:
+    picture = classifier.read([file]).float()
+    try:
+        return _checked(picture, side)
+    except PictureError as error:
+        raise PictureError(f"{file}: {error}") from error
 
 
 def _checked(pictures: Tensor, side: int) -> Tensor:
@@ -107,5 +119,6 @@ def _checked(pictures: Tensor, side: int) -> Tensor:
         raise PictureError(f"the pictures are {width} x {height}, the preset draws {side} x {side}: resize or pad them")
     if not bool(pictures.isfinite().all()):
         bad = (~pictures.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        raise PictureError(f"pictures {bad[:8]} hold NaN or infinite values")
+        which = f"pictures {bad[:8]} hold" if len(pictures) > 1 else "it holds"
+        raise PictureError(f"{which} NaN or infinite values")
     return pictures

@@ -153,7 +153,7 @@ def _seen(features: Features, pictures: Pictures, space: DisplaySpace, rows: Ten
 
 def _span(codes: Tensor) -> Tensor:
     """(2, K_c), from at most 100,000 rows: torch.quantile takes no more."""
-    every = max(1, len(codes) // 100_000)
+    every = max(1, -(-len(codes) // 100_000))
     bounds = torch.tensor([0.02, 0.98])
     return torch.quantile(codes[::every], bounds, dim=0) if codes.shape[1] else codes.new_zeros(2, 0)
 
@@ -255,7 +255,9 @@ def _blind(
 ) -> tuple[float, ...]:
     """R^2 of the context read, in the same way, from a classifier of this architecture that learnt nothing."""
     forgotten = next(randomise_cascadingly(features.classifier.module, seed=options.seed, layers=[""]))
-    blind = Features(with_network(features.classifier, forgotten.network), features.layers or LOGITS_ONLY)
+    blind = Features(
+        with_network(features.classifier, forgotten.network), LOGITS_ONLY if features.black_box else features.layers
+    )
     phi, _ = _seen(blind, given, space, torch.arange(len(given)))
     mean, std = scale_of(phi)
     _, unseen = fit_perception((phi - mean) / std, context, steps=options.judge_steps, seed=options.seed + 3)

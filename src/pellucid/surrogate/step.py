@@ -61,16 +61,18 @@ def draw_batch(data: Prepared, rows: int, paired: float, random: torch.Generator
     chosen = draw(data.weights, rows, random)
     shift = data.given * torch.randint(data.versions, (rows,), generator=random)
     elsewhere = torch.rand(rows, generator=random) < paired
-    source = torch.where(elsewhere, (chosen + shift) % (data.given * data.versions), chosen)
+    other = (chosen + shift) % (data.given * data.versions)
+    source = torch.where(elsewhere & (data.weights[other] > 0), other, chosen)  # not those that are left out
 
     def at(table: Tensor, where: Tensor) -> Tensor:
         return table[where].to(device)
 
+    pictures = data.pictures[chosen].to(device)
     return Batch(
-        data.pictures[chosen].to(device),
+        pictures,
         at(data.codes, chosen),
         at(data.phi, chosen),
-        data.pictures[source].to(device),
+        pictures if torch.equal(source, chosen) else data.pictures[source].to(device),
         at(data.codes, source),
         at(data.phi, source),
         at(data.logits, source),
@@ -178,7 +180,7 @@ class StepLosses:
         return {
             "pixel": weight.pixel * (redrawn - batch.pictures).abs().mean(),
             "brightness": weight.brightness * brightness_divergence(redrawn, batch.pictures),
-            "features": weight.features * feature_distance(found.maps, wanted.maps),
+            "features": weight.features * feature_distance(found.maps, wanted.maps).to(redrawn),
             "teacher": weight.teacher * divergence(wanted.logits, found.logits).mean(),
             "logits": weight.logits * self._logit_distance(wanted, found).mean(),
             "head": weight.head * divergence(batch.source_logits, predicted).mean(),

@@ -33,4 +33,4 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise PellucidError(f"{path} does not exist") from error
     except SafetensorError as error:
-        raise PellucidError(f"{path} is damaged ({error}); delete it to have it made again") from error
+        raise PellucidError(f"{path} is damaged ({error}); it has to be made again") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -13,9 +14,9 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.discovery import CLASS_NODE
 from pellucid.surrogate.checkpoint import RunFolder, digest_of
 from pellucid.surrogate.codes import latent_names
-from pellucid.surrogate.distributed import is_first, join, processes, wait_for_all
+from pellucid.surrogate.distributed import is_first, join, processes, refuse_shared_gpu, wait_for_all
 from pellucid.surrogate.explaining.decision import DECISION_NODE
-from pellucid.surrogate.features import Features
+from pellucid.surrogate.features import LOGITS_ONLY, Features
 from pellucid.surrogate.judge import Rerender
 from pellucid.surrogate.loop import run
 from pellucid.surrogate.options import TrainingOptions, preset_named
@@ -24,7 +25,7 @@ from pellucid.surrogate.preparation import prepare
 from pellucid.surrogate.progress import Progress, Report, print_progress
 from pellucid.surrogate.space import DisplaySpace
 from pellucid.surrogate.trainer import Trainer
-from pellucid.surrogate.twin_networks import Sizes
+from pellucid.surrogate.twin_networks import Sizes, gain_column
 from pellucid.surrogate.twin_surrogate import TwinSurrogate
 
 __all__ = ["train"]
@@ -70,8 +71,12 @@ def train(
     options = preset_named(preset) if isinstance(preset, str) else preset
     if options.batch % (4 * processes()):
         raise PellucidError(f"batch {options.batch} does not divide into multiples of 4 for {processes()} processes")
+    refuse_shared_gpu(classifier.device)
     pictures, space = gathered(images, classifier, options.resolution, held_bytes)
     names, values = _columns(context, len(pictures), options)
+    gain_column(options.gain, names)
+    if not isinstance(images, Tensor) and context is not None and context.files is not None:
+        _same_order(images, context.files)
     features = Features(classifier, layers)
     folder = RunFolder(out)
     with folder.locked() if is_first() else nullcontext():
@@ -95,14 +100,36 @@ def train(
 def _columns(context: ContextTable | None, pictures: int, options: TrainingOptions) -> tuple[tuple[str, ...], Tensor]:
     """Names and values (N, K_c) of the context; without a table there are none."""
     if context is None:
+        if pictures < 2 * options.batch:
+            raise PellucidError(
+                f"{pictures} pictures are too few for batches of {options.batch}; give at least twice that"
+            )
         return (), torch.zeros(pictures, 0)
+    if pictures < 10 * options.judges:
+        raise PellucidError(f"{pictures} pictures are too few for {options.judges} judges: give ten times as many")
     context.check(at_least=2 * options.batch, pictures=pictures)
     if taken := set(context.names) & {CLASS_NODE, DECISION_NODE, *latent_names(options.latents)}:
         raise PellucidError(
             f"the context {sorted(taken)[0]!r} has a name that graphs need for themselves: rename the column, or leave "
             "it out (--columns)"
         )
+    for name, column in zip(context.names, context.values.T, strict=True):
+        spread = float(column.std())
+        if not spread > 1e-4 * float(column.abs().max()) or spread < 1e-5:
+            raise PellucidError(
+                f"the context {name!r} varies by {spread:.3g} about {float(column.mean()):.6g}, too little for "
+                "float32: take its mean away and divide it by its standard deviation"
+            )
     return context.names, context.values.float()
+
+
+def _same_order(images: Sequence[str | Path], files: Sequence[Path]) -> None:
+    for row, (image, file) in enumerate(zip(images, files, strict=True)):
+        if Path(image).resolve() != file.resolve():
+            raise PellucidError(
+                f"row {row} of the context table is that of {file}, and picture {row} is {image}: give the pictures in "
+                "the table's order, context.files"
+            )
 
 
 def _say_nothing(progress: Progress) -> None:
@@ -124,10 +151,10 @@ def _identity(
     rerender: Rerender | None,
 ) -> dict[str, object]:
     held = isinstance(images, Tensor)
-    files = [] if held else [str(Path(file).name) for file in images]
+    files = [] if held else [sha256(Path(file).read_bytes()).hexdigest() for file in images]
     return {
         "classifier": classifier.fingerprint(),
-        "layers": list(features.layers),
+        "layers": LOGITS_ONLY if features.black_box else list(features.layers),
         "options": options.record(),
         "context": list(names),
         "data": digest_of(files, [values, *([images] if isinstance(images, Tensor) else [])]),

@@ -12,7 +12,7 @@ from pellucid.surrogate.fitting import seeded
 from pellucid.surrogate.networks import ConvEncoder, Discriminator, Generator, Perceptron
 from pellucid.surrogate.options import TrainingOptions
 
-__all__ = ["Sizes", "TwinNetworks", "make_discriminator"]
+__all__ = ["Sizes", "TwinNetworks", "gain_column", "make_discriminator"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TwinNetworks(nn.Module):
                 base=options.base,
                 most=options.most,
                 noise=options.noise,
-                gain=_gain_column(options.gain, sizes.context_names),
+                gain=gain_column(options.gain, sizes.context_names),
                 equalised=options.equalised,
             )
 
@@ -76,7 +76,12 @@ def make_discriminator(sizes: Sizes, options: TrainingOptions) -> Discriminator:
         )
 
 
-def _gain_column(name: str | None, names: Sequence[str]) -> int | None:
+def gain_column(name: str | None, names: Sequence[str]) -> int | None:
+    """Which context drives the gain layer.
+
+    Raises:
+        PellucidError: there is no such context.
+    """
     if name is None:
         return None
     if name not in names:

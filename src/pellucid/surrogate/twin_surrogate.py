@@ -76,7 +76,10 @@ class TwinSurrogate(Answers):
     def encode(self, pictures: Tensor, max_batch: int = 128) -> Codes:
         """The codes of pictures, without gradients, at most `max_batch` at a time."""
         with torch.no_grad():
-            parts = [self._encode(chunk) for chunk in torch.split(pictures.to(self.classifier.device), max_batch)]
+            parts = [
+                self._encode(chunk)
+                for chunk in torch.split(pictures.to(self.classifier.device, torch.float32), max_batch)
+            ]
         return Codes(*(torch.cat(blocks) for blocks in zip(*parts, strict=True)))
 
     def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +151,7 @@ class TwinSurrogate(Answers):
             "version": VERSION,
             "made_with": {"pellucid": __version__, "torch": torch.__version__},
             "classifier": {"name": self.classifier.name, "weights": self.classifier.fingerprint()},
-            "layers": list(self.features.layers) if self.features.layers else LOGITS_ONLY,
+            "layers": LOGITS_ONLY if self.features.black_box else list(self.features.layers),
             "sizes": asdict(self.sizes),
             "space": asdict(self.space),
             "options": self.options.record(),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pellucid.data.context import ContextTable
 from pellucid.data.morphomnist.measuring import measure
+from pellucid.data.morphomnist.morphology import check_pictures
 from pellucid.data.morphomnist.setting import SETTABLE, redraw
 from pellucid.errors import PellucidError
 
@@ -47,7 +48,8 @@ def render(
     Args:
         digits: (N, H, W) bright on dark, any number type.
         context: N rows; of its columns thickness, slant, width and intensity are set, others refused.
-        size: of the pictures, at least that of the digits, which are put in the middle; by default the digits' own.
+        size: of the pictures, at least that of the digits, which are put in the middle; by default the digits' own
+            longer side.
         scale: of the fine grid that digits are drawn on.
         batch: most digits to draw at once; bounds the memory.
 
@@ -57,6 +59,7 @@ def render(
     unknown = [name for name in context.names if name not in SETTABLE]
     if unknown:
         raise PellucidError(f"context column {unknown[0]!r} cannot be drawn; these can: {', '.join(SETTABLE)}")
+    digits = check_pictures(digits)
     if len(digits) != len(context):
         raise PellucidError(f"{len(digits)} digits for {len(context)} rows of context; give one each")
     thickness, slant, width, intensity = (context.column(n) if n in context.names else None for n in SETTABLE)
