@@ -8,9 +8,8 @@ are alignment.json and alignment.md.
 """
 
 import argparse
-import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -24,18 +23,18 @@ from torch import Tensor
 import pellucid as pl
 from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits
 from experiments.surrogate.parts import Parts
+from pellucid.classifiers.randomised import initialised_anew, with_network
 from pellucid.data import write_atomically
 from pellucid.surrogate import LOGITS_ONLY, TwinSurrogate, load
 from pellucid.surrogate.disentanglement import alignment
 from pellucid.surrogate.features import Features
-from pellucid.surrogate.fitting import seeded
 from pellucid.surrogate.globally import perception
 from pellucid.surrogate.instruments import scale_of
 from pellucid.surrogate.morphometry import digit_measure
 from pellucid.surrogate.movement import what_moves
 from pellucid.surrogate.perception import fit_perception
 
-__all__ = ["blind_copy", "main"]
+__all__ = ["main"]
 
 _RESULTS = Path(__file__).parent / "results"
 _BLIND_SEEDS = (0, 1, 2)
@@ -102,7 +101,10 @@ def _readings(twin: TwinSurrogate, digits: Digits, parts: Parts) -> dict[str, di
     """View -> classifier -> context of the held-out digits (N, K) as read off it: the trained one, and blind ones."""
     views: dict[str, Sequence[str] | str] = {"features": twin.features.layers, "logits": LOGITS_ONLY}
     classifiers = {"trained": twin.classifier}
-    classifiers |= {f"blind {seed}": blind_copy(twin.classifier, seed) for seed in _BLIND_SEEDS}
+    own = twin.classifier
+    classifiers |= {
+        f"blind {seed}": with_network(own, initialised_anew(own.module, seed=seed)) for seed in _BLIND_SEEDS
+    }
     return {
         view: {
             name: torch.tensor(parts.part(f"{view} {name}", partial(_read, twin, classifier, layers, digits)))
@@ -137,23 +139,6 @@ def _compared(read: dict[str, Tensor], factors: Tensor) -> dict[str, Any]:
         if name != "trained"
     }
     return {"r2": {name: perception(CONTEXTS, found, factors) for name, found in read.items()}, "lead": lead}
-
-
-def blind_copy(classifier: pl.Classifier, seed: int) -> pl.Classifier:
-    """A copy with the weights and running statistics of a fresh network."""
-    module = copy.deepcopy(classifier.module)
-    with seeded(seed):
-        for layer in module.modules():
-            reset: Callable[[], None] | None = getattr(layer, "reset_parameters", None)
-            if reset is not None:
-                reset()
-    return pl.Classifier(
-        module.eval(),
-        preprocess=classifier.preprocess,
-        class_names=list(classifier.class_names),
-        name=f"{classifier.name}, weights drawn anew",
-        input_size=classifier.input_shape,
-    )
 
 
 def _lead(trained: Tensor, blind: Tensor, factor: Tensor) -> dict[str, float]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pellucid as pl
-from experiments.surrogate.alignment import blind_copy
 from experiments.surrogate.digits import Digits, digit_classifier, input_of
 from experiments.surrogate.parts import Parts
+from pellucid.classifiers.randomised import initialised_anew, with_network
 from pellucid.data.context import ContextTable
 from pellucid.data.idx import read_mnist
 from pellucid.data.morphomnist import CAUSAL_MODELS, StructuralModel, measure, redraw
@@ -147,7 +147,7 @@ def _read_level(
     folder.mkdir(parents=True, exist_ok=True)
     classifier = digit_classifier(further.digits(), folder, epochs=plan.epochs)
     if level == "blind":
-        classifier = blind_copy(classifier, seed)
+        classifier = with_network(classifier, initialised_anew(classifier.module, seed=seed))
     with torch.no_grad():
         classes = torch.cat([classifier.logits(chunk) for chunk in torch.split(drawn.pictures, 128)]).argmax(1)
     said, r2 = read_off(classifier, drawn, plan, seed)

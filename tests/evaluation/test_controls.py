@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pellucid.classifiers.randomised import initialised_anew
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation import (
     attainable_score,
@@ -164,3 +165,25 @@ def test_layers_that_cannot_be_randomised_are_refused() -> None:
         next(randomise_independently(nn.ReLU()))
     with pytest.raises(PellucidError, match="named twice"):
         next(randomise_cascadingly(network(), layers=["0", "0"]))
+
+
+def test_a_network_initialised_anew_is_as_it_was_made_and_leaves_all_else_alone() -> None:
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+
+    trained = made().eval()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.fill_(3.0)
+        trained[1].running_mean.fill_(2.0)
+    state = torch.random.get_rng_state()
+    fresh, again = initialised_anew(trained, seed=4), initialised_anew(trained, seed=4)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(4)
+    for (name, found), (_, same), (_, wanted) in zip(
+        fresh.state_dict().items(), again.state_dict().items(), made().state_dict().items(), strict=True
+    ):
+        assert torch.equal(found, same), name
+        assert torch.equal(found, wanted), name
+    assert all(bool((parameter == 3).all()) for parameter in trained.parameters())
+    assert not fresh.training

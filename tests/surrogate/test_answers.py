@@ -9,7 +9,7 @@ from tests.surrogate.test_checkpoint import TINY
 from torch import nn
 
 from pellucid import Classifier, PellucidError
-from pellucid.classifiers.randomised import randomise_cascadingly, with_network
+from pellucid.classifiers.randomised import initialised_anew, with_network
 from pellucid.errors import TargetError
 from pellucid.surrogate import load, train
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
@@ -182,7 +182,7 @@ def test_necessity_is_asked_of_pictures_of_a_class_and_of_others(twin):
 def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(twin, tmp_path):
     pytest.importorskip("causallearn")
     classifier = classifier_of(small_cnn())
-    forgotten = next(randomise_cascadingly(classifier.module, seed=TINY.seed, layers=[""])).network
+    forgotten = initialised_anew(classifier.module, seed=TINY.seed)
     data = bars(64, 0, 0.5)
     unlearnt = train(
         with_network(classifier, forgotten), data.pictures, data.context, TINY, tmp_path / "run", report=None

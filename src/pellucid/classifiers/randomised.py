@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from pellucid.classifiers.model import Classifier
 from pellucid.errors import LayerError, ModelError, PellucidError
 
-__all__ = ["Randomised", "randomisable", "randomise_cascadingly", "randomise_independently", "with_network"]
+__all__ = [
+    "Randomised",
+    "initialised_anew",
+    "randomisable",
+    "randomise_cascadingly",
+    "randomise_independently",
+    "with_network",
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,33 @@ def randomise_independently(
     """Forget one layer at a time, all others as learnt; otherwise as `randomise_cascadingly`."""
     for name in _checked(network, layers):
         yield Randomised(_set_back(network, name, seed), name, (name,))
+
+
+def initialised_anew(network: nn.Module, *, seed: int = 0) -> nn.Module:
+    """A copy as it was before training: each module initialised in its own way, where it has one.
+
+    It can do more than a `Randomised` network, whose biases are zero: what is not learnt shows better. Parameters of
+    modules without a `reset_parameters` are drawn from N(0, 0.01^2), biases zero.
+
+    Args:
+        network: any module, left as it is.
+        seed: of the weights; the global random numbers stay as they are.
+    """
+    fresh = copy.deepcopy(network).cpu()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, module in fresh.named_modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+                continue
+            generator = _generator(f"{seed}/{name}")
+            for own, parameter in _owned(module).items():
+                parameter.copy_(_drawn(module, own, parameter, generator))
+    for old, new in zip(network.parameters(), fresh.parameters(), strict=True):
+        new.data = new.data.to(old.device)
+    for old, new in zip(network.buffers(), fresh.buffers(), strict=True):
+        new.data = new.data.to(old.device)
+    return fresh
 
 
 def with_network(classifier: Classifier, network: nn.Module) -> Classifier:

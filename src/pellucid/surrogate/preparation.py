@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pellucid.classifiers.randomised import randomise_cascadingly, with_network
+from pellucid.classifiers.randomised import initialised_anew, with_network
 from pellucid.data import write_atomically
 from pellucid.errors import ModelError, PellucidError
 from pellucid.surrogate.checkpoint import CheckpointError
@@ -254,9 +254,9 @@ def _blind(
     features: Features, given: Pictures, context: Tensor, space: DisplaySpace, options: TrainingOptions
 ) -> tuple[float, ...]:
     """R^2 of the context read, in the same way, from a classifier of this architecture that learnt nothing."""
-    forgotten = next(randomise_cascadingly(features.classifier.module, seed=options.seed, layers=[""]))
+    forgotten = initialised_anew(features.classifier.module, seed=options.seed)
     blind = Features(
-        with_network(features.classifier, forgotten.network), LOGITS_ONLY if features.black_box else features.layers
+        with_network(features.classifier, forgotten), LOGITS_ONLY if features.black_box else features.layers
     )
     phi, _ = _seen(blind, given, space, torch.arange(len(given)))
     mean, std = scale_of(phi)
