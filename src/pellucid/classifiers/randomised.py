@@ -97,10 +97,9 @@ def initialised_anew(network: nn.Module, *, seed: int = 0) -> nn.Module:
             generator = _generator(f"{seed}/{name}")
             for own, parameter in _owned(module).items():
                 parameter.copy_(_drawn(module, own, parameter, generator))
-    for old, new in zip(network.parameters(), fresh.parameters(), strict=True):
-        new.data = new.data.to(old.device)
-    for old, new in zip(network.buffers(), fresh.buffers(), strict=True):
-        new.data = new.data.to(old.device)
+    for kind in (nn.Module.parameters, nn.Module.buffers):
+        for old, new in zip(kind(network), kind(fresh), strict=True):
+            new.data = new.data.to(old.device)
     return fresh
 
 
