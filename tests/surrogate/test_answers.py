@@ -191,7 +191,9 @@ def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_cl
     twin.quality = replace(twin.quality, perceived=(0.95, 0.9), blind=(0.85, 0.89))
     options = DiscoveryOptions(bootstraps=0)
     notes = twin.discover(bars(80, 4, 0.5).pictures, options=options, intervened=20).notes
-    assert any(note.startswith("intensity: the classifier with random weights tells it nearly as well") for note in notes)
+    assert any(
+        note.startswith("intensity: the classifier with random weights tells it nearly as well") for note in notes
+    )
     assert not any(note.startswith("thickness: the classifier with random weights") for note in notes)
 
 

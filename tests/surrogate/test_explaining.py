@@ -209,3 +209,21 @@ def test_a_constant_classifier_and_too_few_pictures_are_refused():
         decision_edges(painted(LinearTwin((0.0, 0.0, 0.0)), 30), some_codes(100))
     with pytest.raises(PellucidError, match="10 pictures are too few"):
         decision_edges(painted(LinearTwin(), 10), some_codes(100))
+
+
+class Smudged(LinearTwin):
+    """Its classifier also reads what the twin cannot draw, as it reads the width."""
+
+    def read(self, pictures):
+        outside = pictures.flatten(1) - pictures.flatten(1) @ self.basis.T @ self.basis
+        return super().read(pictures) + 3 * outside.sum(1)
+
+
+def test_a_flip_turns_the_picture_and_the_twins_own_drawing_of_it():
+    painting = painted(Smudged((2.0, 0.0, 0.5)), 12)
+    assert not torch.equal(painting.classes, painting.bare().classes)
+    flipped = flip(painting, 1 - painting.classes, some_codes(600, 3))
+    assert flipped.valid.all()
+    assert flipped.raw_valid.all()
+    assert torch.equal(painting.twin.logits(flipped.pictures).argmax(1), flipped.targets)
+    assert torch.equal(painting.twin.logits(flipped.raw).argmax(1), flipped.targets)

@@ -235,8 +235,8 @@ class Memory:
     def _told_blindly(self) -> list[str]:
         """The contexts that the classifier's features need not have learnt to tell."""
         return [
-            f"{name}: the classifier with random weights tells it nearly as well (R2 {blind:.2f}; trained {own:.2f}), so that "
-            "it is perceived does not show that it was learnt"
+            f"{name}: the classifier with random weights tells it nearly as well (R2 {blind:.2f}; trained {own:.2f}), "
+            "so that it is perceived does not show that it was learnt"
             for name, own, blind in zip(self.context_names, self.quality.perceived, self.quality.blind, strict=False)
             if own - blind < LEAST_LEAD
         ]

@@ -78,6 +78,8 @@ def flip(
 ) -> Flipped:
     """Search the concepts for the smallest change after which the classifier says another class.
 
+    It must say so of the picture with the change laid on it and of the twin's own drawing: either alone is easily
+    fooled, the first by remains of the old strokes, the second by what the twin does not draw.
     Gradients through classifier and generator find a change; then the fewest of its concepts are kept that still flip
     the picture, and the whole is shortened as far as it stays flipped.
 
@@ -141,12 +143,13 @@ def _search(painting: Painting, targets: Tensor, space: _Space, options: FlipOpt
     with torch.enable_grad():
         for _ in range(options.steps):
             codes = space.codes(painting, change * space.free)
-            logits = painting.twin.logits(painting.transferred(painting.twin.decode(codes)))
+            drawn = painting.twin.decode(codes)
+            laid, own = painting.twin.logits(painting.transferred(drawn)), painting.twin.logits(drawn)
             size = (change * space.free).abs().sum(1)
-            flipped = (decided(logits) == targets) & (size.detach() < least)
+            flipped = (decided(laid) == targets) & (decided(own) == targets) & (size.detach() < least)
             best = torch.where(flipped[:, None], change.detach() * space.free, best)
             least = torch.where(flipped, size.detach(), least)
-            loss = _surprise(logits, targets) + options.sparsity * size
+            loss = (_surprise(laid, targets) + _surprise(own, targets)) / 2 + options.sparsity * size
             loss = loss + options.plausibility * space.excess(codes.concepts())
             change.grad = torch.autograd.grad(loss.sum(), change)[0]
             adam.step()
@@ -160,17 +163,24 @@ def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _flips(painting: Painting, targets: Tensor, change: Tensor, space: _Space) -> Tensor:
-    return decided(_logits(painting, change, space)) == targets
+    laid, own = _logits(painting, change, space)
+    return (decided(laid) == targets) & (decided(own) == targets)
 
 
-def _logits(painting: Painting, change: Tensor, space: _Space) -> Tensor:
-    return painting.changed_logits(space.codes(painting, change))
+def _logits(painting: Painting, change: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
+    """Of the pictures with the change laid on them, and of the twin's own drawings."""
+    drawn = painting.drawn(space.codes(painting, change))
+    laid = classified(painting.twin, painting.transferred(drawn), painting.max_batch)
+    return laid, classified(painting.twin, drawn, painting.max_batch)
 
 
 def _sparse(painting: Painting, targets: Tensor, change: Tensor, space: _Space, options: FlipOptions) -> Tensor:
     """The fewest concepts that flip at a bounded length, those that gain most on their own first."""
     columns = torch.eye(change.shape[1]).to(change)
-    gains = [margin(_logits(painting, change * one, space), targets) for one in columns]
+    gains = []
+    for one in columns:
+        laid, own = _logits(painting, change * one, space)
+        gains.append(margin(laid, targets) + margin(own, targets))
     rank = torch.stack(gains, 1).argsort(1, descending=True).argsort(1)
     longest = options.slack * change.abs().sum(1)
     best, searching = change, torch.ones(len(change), dtype=torch.bool, device=change.device)
