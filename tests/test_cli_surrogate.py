@@ -193,6 +193,8 @@ def test_graph_prints_edges_and_writes_them(run):
         (("--tier", "thickness"), "is not NAME=VALUE"),
         (("--tier", "hue=0"), "['hue'], which are no concepts"),
         (("--required", "thickness"), "is not CAUSE->EFFECT"),
+        (("--tier", "thickness=-1"), "wanted a whole number"),
+        (("--target", "zebra"), "zebra"),
         (("--method", "pcc"), "'pcc' is unknown"),
         (("--out", "graph.pdf"), "must end in"),
         (("--context", "context.csv"), "give both"),
@@ -201,6 +203,22 @@ def test_graph_prints_edges_and_writes_them(run):
 def test_graph_refuses_what_it_does_not_know(run, arguments, message):
     code, _, err = pellucid("graph", run, *arguments)
     assert message in refused(code, err)
+
+
+def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run):
+    code, said, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--transferred")
+    assert code == 0, err
+    assert "edges to the decision for thick, by intervention laid on the pictures" in said
+    world = json.loads((run / "graph.json").read_text())
+    assert (world["target"], world["transferred"]) == (2, True)
+
+
+def test_held_out_pictures_are_those_of_the_training_or_none(run, place, tmp_path):
+    moved = shutil.copytree(place / "pictures", tmp_path / "pictures")
+    command = json.loads((run / "command.json").read_text())
+    (run / "command.json").write_text(json.dumps(command | {"data": str(moved), "context": None}))
+    code, _, err = pellucid("evaluate", run)
+    assert "no longer holds the pictures that the training began with" in refused(code, err)
 
 
 def test_explain_writes_a_page_numbers_and_strips(run, place):

@@ -101,3 +101,35 @@ def test_marks_survive_json():
     assert Assessment.from_json(marks.to_json()) == marks
     with pytest.raises(PellucidError, match="no assessment"):
         Assessment.from_json("[]")
+
+
+def test_drawings_that_cannot_be_measured_count_against_control():
+    twin = LinearTwin()
+    pictures = painted(twin, 100)
+
+    def measure(seen):
+        found = twin.encode(seen).context
+        found[found[:, 0] > 1.2] = torch.nan  # asked to be wide, it is no bar at all
+        return found
+
+    def head(codes):
+        return torch.zeros(len(codes), 2)
+
+    marks = assess(pictures, head, lambda x: x.flatten(1), SPAN, measure, "code")
+    width, grey = marks.controls
+    assert width.correlation > 0.99
+    assert 0.6 < width.measurable < 0.95
+    assert width.effectiveness == pytest.approx(width.correlation * width.measurable)
+    assert grey.measurable == 1
+    lost = assess(pictures, head, lambda x: x.flatten(1), SPAN, _measures_reconstructions_only(pictures), "code")
+    assert not lost.controls[0].effective
+    assert lost.effectiveness["width"] == 0
+
+
+def _measures_reconstructions_only(pictures):
+    def measure(seen):
+        if torch.equal(seen, pictures.reconstructions):
+            return torch.zeros(len(seen), 2)
+        return torch.full((len(seen), 2), torch.nan)
+
+    return measure

@@ -97,3 +97,12 @@ def test_two_graphs_differ_where_one_edge_is_absent_or_turned():
     assert [edge.pair for edge in told.only_second] == [frozenset("cd")]
     assert [first.source for first, _ in told.turned] == ["a"]
     assert told.common == ()
+
+
+def test_an_arrowhead_excludes_the_turned_orientation():
+    graph = CausalGraph(("a", "b", "c"), (Edge("a", "b", "circle", "arrow"), Edge("b", "c", "circle", "circle")))
+    found = {tuple(sorted(str(edge) for edge in one.edges)) for one in graph.extensions()}
+    assert all("a → b" in edges for edges in found)
+    with pytest.raises(PellucidError, match="'b' does not cause 'a'"):
+        graph.oriented({"b": "a"})
+    assert graph.without(["b"]) == CausalGraph(("a", "c"), ())

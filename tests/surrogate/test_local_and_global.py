@@ -255,3 +255,51 @@ def test_edges_in_a_circle_are_left_out_and_named():
     assert left_out == circle.edges
     found = explain_locally(painted(LinearTwin(), 1), reference(LinearTwin()), circle, permutations=2)
     assert any("they form a circle" in sentence for sentence in found.sentences)
+
+
+def test_pictures_that_come_class_by_class_are_thinned_evenly_for_interventions():
+    pytest.importorskip("causallearn")
+    painting = painted(LinearTwin((2.0, 0.0, 1.0)), 120)
+    sorted_ = painting[painting.classes.argsort()]
+    found = world_of(sorted_, intervened=30)
+    trials = found.necessity[0].necessity.trials, found.necessity[0].sufficiency.trials
+    assert sum(trials) == 30
+    assert min(trials) > 5
+
+
+def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading():
+    pytest.importorskip("causallearn")
+
+    class Deaf(LinearTwin):
+        def perceived_context(self, pictures):
+            return super().perceived_context(pictures) * torch.tensor([0.0, 1.0])
+
+    codes = tied_codes(300)
+    painting = painted_codes(Deaf((2.0, 0.0, 1.0)), codes)
+    found = explain_globally(painting, codes.context, options=DiscoveryOptions(bootstraps=2))
+    assert found.unread == ("width",)
+    assert found.perceived.edge("width", "decision").ground == "intervention"
+    again = GlobalExplanation.from_json(found.to_json())
+    assert again.difference == found.difference
+    assert not any("width" in edge.pair for edge in again.difference.only_first)
+
+
+def test_without_nuisance_no_edge_to_the_decision_is_claimed():
+    pytest.importorskip("causallearn")
+
+    class Bare(LinearTwin):
+        def encode(self, pictures):
+            found = super().encode(pictures)
+            return Codes(found.context, found.latent, found.nuisance[:, :0])
+
+        def decode(self, codes):
+            return super().decode(Codes(codes.context, codes.latent, torch.zeros(len(codes), 3)))
+
+    found = world_of(painted(Bare((2.0, 0.0, 1.0)), 60))
+    assert not any(edge.significant for edge in found.decisions)
+    assert any("no nuisance to compare with" in note for note in found.notes)
+
+
+def test_one_picture_at_a_time_is_explained():
+    with pytest.raises(PellucidError, match="one picture; 2 were given"):
+        explain_locally(painted(LinearTwin(), 2), reference(LinearTwin()))

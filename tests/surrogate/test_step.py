@@ -1,5 +1,7 @@
 """What is changed in a training step, what learns from it, and what a step's losses are made of."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.surrogate.support import bars, classifier_of, small_cnn
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.features import Features
 from pellucid.surrogate.interventions import change
-from pellucid.surrogate.pictures import Held
+from pellucid.surrogate.pictures import Held, Stacked
 from pellucid.surrogate.preparation import prepare
 from pellucid.surrogate.space import DisplaySpace
 from pellucid.surrogate.step import StepLosses, draw_batch
@@ -77,17 +79,17 @@ def stepped(tmp_path_factory):
     batch = draw_batch(ready, 16, 0.0, random, torch.device("cpu"))
     losses, fakes = step.twin(networks, batch, None, warm=False, step=1)
     logits = [classifier.logits(space.back(seen)) for seen in (batch.pictures, fakes.redrawn, fakes.changed)]
-    return losses, logits, ready.logits.std()
+    return losses, logits, ready.logits.std(), ready
 
 
 def test_the_logit_loss_is_the_smooth_distance_in_standard_deviations_of_the_logits(stepped):
-    losses, (wanted, redrawn, _), scale = stepped
+    losses, (wanted, redrawn, _), scale, _ = stepped
     by_hand = 2.0 * F.smooth_l1_loss(redrawn / scale, wanted / scale)
     torch.testing.assert_close(losses["logits"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(stepped):
-    losses, (wanted, _, changed), scale = stepped
+    losses, (wanted, _, changed), scale, _ = stepped
     rows = len(changed)
     swapped = slice(rows - round(0.35 * rows), rows)  # of eight rows, three: context .45, latent .2, nuisance .35
     before, after = wanted[:rows][swapped], changed[swapped]
@@ -95,3 +97,21 @@ def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(ste
     distance = F.smooth_l1_loss(after / scale, before / scale, reduction="none").mean(1).sum()
     by_hand = 3.0 * (0.7 * teacher + 2.0 * distance) / rows
     torch.testing.assert_close(losses["swapped"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_versions_that_are_left_out_lend_no_nuisance_either(stepped):
+    ready = stepped[3]
+    weights = torch.ones(2 * ready.given)
+    weights[ready.given :: 2] = 0
+    data = replace(
+        ready,
+        pictures=Stacked([ready.pictures, ready.pictures]),
+        weights=weights,
+        **{name: torch.cat([getattr(ready, name)] * 2) for name in ("codes", "phi", "logits")},
+    )
+    marked = replace(data, phi=torch.arange(2.0 * ready.given)[:, None].expand(-1, data.phi.shape[1]))
+    random = torch.Generator().manual_seed(0)
+    batch = draw_batch(marked, 256, 1.0, random, torch.device("cpu"))
+    source = batch.source_phi[:, 0].long()
+    assert bool((weights[source] > 0).all())
+    assert bool((source != batch.phi[:, 0].long()).any())

@@ -190,6 +190,48 @@ def test_context_that_does_not_fit_is_refused(tmp_path):
     refused(tmp_path, "60 rows for 64 pictures", context=context.subset(slice(60)))
     refused(tmp_path, "without any variation", context=ContextTable(("a",), torch.ones(64, 1)))
     refused(tmp_path, "copies", context=ContextTable(("a", "b"), torch.cat([column, 2 * column], dim=1)))
+    for name in ("class", "decision", "latent 1"):
+        refused(tmp_path, f"'{name}' has a name that graphs need", context=ContextTable((name,), column))
+    refused(tmp_path, "too little for float32", context=ContextTable(("date",), 1.6e9 + 1e4 * column))
+    refused(tmp_path, "too little for float32", context=ContextTable(("share",), 1e-7 * column))
+
+
+def test_files_are_all_looked_at_before_training_and_stand_in_the_order_of_the_context(tmp_path):
+    from PIL import Image
+
+    files = [tmp_path / f"{index:02d}.png" for index in range(70)]
+    for index, file in enumerate(files):
+        Image.new("L", (18, 18) if index == 69 else (16, 16), color=index).save(file)
+    classifier = Classifier(small_cnn(), preprocess=_as_it_is, class_names=["a", "b", "c"], input_size=(1, 16, 16))
+    context = ContextTable(("a",), bars(70, 0, 0.5).context.values[:, :1], tuple(files))
+    with pytest.raises(PellucidError, match=r"69\.png: .*the preset draws 16 x 16"):
+        train(classifier, files, context, TINY, tmp_path / "run", report=None)
+    with pytest.raises(PellucidError, match=r"row 0 of the context table is that of .*00\.png, and picture 0 is .*68"):
+        train(classifier, files[:69][::-1], context.subset(slice(69)), TINY, tmp_path / "run", report=None)
+
+
+def _as_it_is(picture):
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(picture.convert("L"), dtype="float32")[None] / 255)
+
+
+def test_one_latent_is_enough(tmp_path):
+    data = bars(64, 0, 0.5)
+    twin = train(classifier_of(small_cnn()), data.pictures, data.context, TINY.but(latents=1), tmp_path / "run")
+    assert twin.encode(data.pictures[:2]).latent.shape == (2, 1)
+
+
+def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 3))
+    classifier, data = classifier_of(network), bars(64, 0, 0.5)
+    twin = train(classifier, data.pictures, data.context, TINY, tmp_path / "run", layers=[], report=None)
+    assert (twin.features.length, twin.features.black_box) == (20, False)
+    again = load(tmp_path / "run", classifier=classifier)
+    assert again.features.length == 20
+    pictures = data.pictures[:2].double()  # numpy's own kind
+    torch.testing.assert_close(again.encode(pictures).joined(), twin.encode(pictures.float()).joined())
 
 
 def test_too_few_pictures_are_refused(tmp_path):
@@ -212,6 +254,7 @@ def test_a_re_renderer_must_return_pictures_and_context(tmp_path):
 
 def test_a_gain_must_name_a_context(tmp_path):
     refused(tmp_path, "gain='hue' is no context", options=TINY.but(gain="hue"))
+    assert not list(tmp_path.rglob("run.json"))  # so that the same folder takes the command once it is mended
 
 
 @pytest.mark.parametrize(
@@ -223,6 +266,10 @@ def test_a_gain_must_name_a_context(tmp_path):
         ({"precision": "float16"}, "precision"),
         ({"latents": 0}, "at least one latent"),
         ({"pixels": 1.0}, "no training option 'pixels'"),
+        ({"log_every": 0}, "log_every 0 is not 1 or more"),
+        ({"generator_rate": -1.0}, "generator_rate -1.0 is not above 0"),
+        ({"real_share": 2.0}, "real_share 2.0 is not between 0 and 1"),
+        ({"copies": -1}, "copies -1 is negative"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(changes, message):
