@@ -103,7 +103,7 @@ def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run
     page = render_surrogate_page(twin, [])
     assert f"the margin of <b>{twin.class_names[1]}</b> move" in page
     assert "on the twin's own drawings?" in page
-    assert "<td>25.0 % [10.0 %, 50.0 %]</td><td>40.0 % [10.0 %, 50.0 %]</td>" in page
+    assert "<td>25 % [10, 50]</td><td>40 % [10, 50]</td>" in page
     assert "but the twin does not control it" in page
     assert "tentative: the twin does not control this concept" in page
 

@@ -265,7 +265,7 @@ def _decisions(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str
 
 
 def _share(share: Share) -> str:
-    return f"{percent(share.estimate)} [{percent(share.low)}, {percent(share.high)}]"
+    return f"{100 * share.estimate:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
 def _dose(dose: Sequence[float]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Share:
     share = successes / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return Share(share, centre - half, centre + half, trials)
+    return Share(share, max(0.0, centre - half), min(1.0, centre + half), trials)
 
 
 def necessity(inside: Painting, contrast: Painting, *, seed: int = 0) -> tuple[Necessity, ...]:
