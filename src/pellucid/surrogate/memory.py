@@ -17,7 +17,7 @@ from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 from pellucid.surrogate.codes import Codes
 from pellucid.surrogate.explaining.painting import Painting
 from pellucid.surrogate.explaining.support import RefusedError, check_effective
-from pellucid.surrogate.globally import GlobalExplanation, explain_globally
+from pellucid.surrogate.globally import LEAST_PERCEIVED, GlobalExplanation, explain_globally
 from pellucid.surrogate.instruments import Quality
 from pellucid.surrogate.movement import Measure
 from pellucid.surrogate.reference import Reference
@@ -238,7 +238,7 @@ class Memory:
             f"{name}: the classifier with random weights tells it nearly as well (R2 {blind:.2f}; trained {own:.2f}), "
             "so that it is perceived does not show that it was learnt"
             for name, own, blind in zip(self.context_names, self.quality.perceived, self.quality.blind, strict=False)
-            if own - blind < LEAST_LEAD
+            if own >= LEAST_PERCEIVED and own - blind < LEAST_LEAD
         ]
 
     def _known(self) -> Reference:

@@ -83,12 +83,8 @@ def prepare(
         say: told what is being done.
 
     Raises:
-        PellucidError: there are too few pictures, or the classifier answers the same to all.
+        PellucidError: the classifier answers the same to all, or the re-renderer gives something else.
     """
-    if len(given) < 2 * options.batch:
-        raise PellucidError(
-            f"{len(given)} pictures are too few for batches of {options.batch}; give at least twice that"
-        )
     pictures, table = _with_versions(given, context, space, options, out, rerender, say)
     rows = torch.arange(len(pictures))
     say(f"looking at {len(rows)} pictures through the classifier")
