@@ -195,6 +195,12 @@ def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_cl
         note.startswith("intensity: the classifier with random weights tells it nearly as well") for note in notes
     )
     assert not any(note.startswith("thickness: the classifier with random weights") for note in notes)
+    assert not any("when they are redrawn" in note for note in notes)
+    twin.assess(bars(60, 2, 0.5).pictures)
+    twin.assessment = replace(twin.assessment, agreement=0.8)
+    for transferred in (False, True):
+        world = twin.discover(bars(80, 4, 0.5).pictures, options=options, intervened=20, transferred=transferred)
+        assert any("only 80.0% of pictures keep their class" in note for note in world.notes) != transferred
 
 
 def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path):

@@ -22,10 +22,13 @@ from pellucid.surrogate.instruments import Quality
 from pellucid.surrogate.movement import Measure
 from pellucid.surrogate.reference import Reference
 
-__all__ = ["LEAST_LEAD", "Memory"]
+__all__ = ["LEAST_AGREEMENT", "LEAST_LEAD", "Memory"]
 
 LEAST_LEAD = 0.05
 """R2 by which a context is told better by the classifier than with random weights, for it to count as learnt."""
+
+LEAST_AGREEMENT = 0.95
+"""Share of pictures that keep their class when redrawn, below which effects on the drawings need a warning."""
 
 T = TypeVar("T")
 
@@ -189,7 +192,8 @@ class Memory:
             seed=seed,
             on_progress=on_progress,
         )
-        self.world = replace(self.world, notes=(*self.world.notes, *self._told_blindly()))
+        notes = self._told_blindly() if transferred else [*self._redrawn_badly(), *self._told_blindly()]
+        self.world = replace(self.world, notes=(*self.world.notes, *notes))
         return self.world
 
     @property
@@ -231,6 +235,15 @@ class Memory:
         except RefusedError:
             return True
         return False
+
+    def _redrawn_badly(self) -> list[str]:
+        """A warning where effects measured on drawings may be those of other pictures."""
+        if self.assessment is None or self.assessment.agreement >= LEAST_AGREEMENT:
+            return []
+        return [
+            f"only {self.assessment.agreement:.1%} of pictures keep their class when they are redrawn, so effects "
+            "measured on drawings may be those of other pictures: compare with transferred=True (--transferred)"
+        ]
 
     def _told_blindly(self) -> list[str]:
         """The contexts that the classifier's features need not have learnt to tell."""
