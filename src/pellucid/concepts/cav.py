@@ -1,10 +1,7 @@
 """A concept activation vector with all that is needed to know what it is, and its file."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +15,7 @@ from pellucid.attribution import View
 from pellucid.classifiers import Classifier
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.concepts.maps import Emblems
+from pellucid.data import write_atomically
 from pellucid.errors import PellucidError
 
 __all__ = ["CAV", "FORMAT", "WEAK_AUC", "Null", "check_cavs", "null_directions"]
@@ -104,7 +102,7 @@ class CAV:
         metadata = {"format": str(FORMAT), "cav": json.dumps(plain)}
         content = save({name: getattr(self, name).contiguous() for name in _TENSORS}, metadata)
         try:
-            _write_whole(path, content)
+            write_atomically(path, content)
         except OSError as error:
             raise PellucidError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
@@ -190,16 +188,3 @@ def check_cavs(view: View, cavs: Sequence[CAV]) -> None:
                 f"CAV {cav.name!r} was fitted on {cav.classifier!r}, whose weights are not those of this classifier; "
                 "fit it again"
             )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise

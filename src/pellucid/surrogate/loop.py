@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -100,7 +99,7 @@ def _report(progress: Progress, folder: RunFolder, tell: Report) -> None:
 
 
 def _say(trainer: Trainer, line: str, tell: Report) -> None:
-    tell(replace(Progress(trainer.steps, trainer.options.steps, {}, 0.0), note=line))
+    tell(Progress(trainer.steps, trainer.options.steps, {}, 0.0, line))
 
 
 def _resumed(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Report) -> Watch:

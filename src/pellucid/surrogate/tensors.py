@@ -8,7 +8,7 @@ from torch import Tensor
 from pellucid.data import write_atomically
 from pellucid.errors import PellucidError
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "under", "write_tensors"]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -34,3 +34,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise PellucidError(f"{path} does not exist") from error
     except SafetensorError as error:
         raise PellucidError(f"{path} is damaged ({error}); it has to be made again") from error
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -12,6 +12,7 @@ from pellucid.surrogate.options import TrainingOptions
 from pellucid.surrogate.preparation import Prepared
 from pellucid.surrogate.space import DisplaySpace
 from pellucid.surrogate.step import StepLosses, draw_batch, total
+from pellucid.surrogate.tensors import under
 from pellucid.surrogate.twin_networks import Sizes, TwinNetworks, make_discriminator
 
 __all__ = ["Trainer"]
@@ -134,11 +135,11 @@ class Trainer:
         self.random.set_state(state[f"random.{process_rank()}"].clone())
         self.losses.mean_path = state["mean_path"].to(self.device)
         for name, network in self._networks().items():
-            network.load_state_dict(_under(state, f"{name}."))
+            network.load_state_dict(under(state, f"{name}."))
         self._optimisers = self._new_optimisers()
         for name, optimiser in self._optimisers.items():
             moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under(state, f"optimiser.{name}.").items():
+            for key, value in under(state, f"optimiser.{name}.").items():
                 index, _, moment = key.partition(".")
                 moments.setdefault(int(index), {})[moment] = value
             _restore(optimiser, moments)
@@ -159,7 +160,3 @@ def _restore(optimiser: torch.optim.Adam, moments: dict[int, dict[str, Tensor]])
         for index, kept in moments.items()
     }
     optimiser.load_state_dict({"state": placed, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -136,8 +136,8 @@ def _say_nothing(progress: Progress) -> None:
     pass
 
 
-def _note(options: TrainingOptions, line: str, step: int = 0) -> Progress:
-    return Progress(step, options.steps, {}, 0.0, line)
+def _note(options: TrainingOptions, line: str) -> Progress:
+    return Progress(0, options.steps, {}, 0.0, line)
 
 
 def _identity(

@@ -18,7 +18,7 @@ from pellucid.surrogate.instruments import Instruments, Quality
 from pellucid.surrogate.networks import packed
 from pellucid.surrogate.options import TrainingOptions
 from pellucid.surrogate.space import DisplaySpace
-from pellucid.surrogate.tensors import read_tensors, write_tensors
+from pellucid.surrogate.tensors import read_tensors, under, write_tensors
 from pellucid.surrogate.twin_networks import Sizes, TwinNetworks
 
 __all__ = ["TwinSurrogate", "load"]
@@ -187,9 +187,9 @@ def load(folder: str | Path, *, classifier: Classifier) -> TwinSurrogate:
     features = Features(classifier, record["layers"])
     tensors = read_tensors(path / TENSORS)
     networks = TwinNetworks(sizes, options)
-    networks.load_state_dict(_under(tensors, "networks."))
+    networks.load_state_dict(under(tensors, "networks."))
     instruments = Instruments(sizes.channels, sizes.features, len(sizes.context_names), options)
-    instruments.load_state_dict(_under(tensors, "instruments."))
+    instruments.load_state_dict(under(tensors, "instruments."))
     try:
         quality = Quality.from_record(record["quality"])
     except (KeyError, TypeError) as error:
@@ -224,7 +224,3 @@ def _read_record(path: Path) -> dict[str, Any]:
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise CheckpointError(f"{path} is no surrogate that this pellucid reads (format {FORMAT!r}, version {VERSION})")
     return dict(record)
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
