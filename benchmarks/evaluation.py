@@ -39,8 +39,20 @@ from benchmarks.torchvision_operators import declare_missing_operators
 from pellucid.attribution import Method, Passes
 from pellucid.attribution.perturbation import occlusion_windows, rise_masks
 from pellucid.classifiers import Classifier
-from pellucid.evaluation import Candidate, GridSet, SweepOptions, join_cells, split_cells
-from pellucid.evaluation.sweep.plan import Plan, PlannedData, PlannedMethod, PlannedModel, Shard
+from pellucid.evaluation import (
+    Candidate,
+    GridSet,
+    SweepOptions,
+    join_cells,
+    split_cells,
+)
+from pellucid.evaluation.sweep.plan import (
+    Plan,
+    PlannedData,
+    PlannedMethod,
+    PlannedModel,
+    Shard,
+)
 from pellucid.evaluation.sweep.shard import evaluate_shard
 
 RESULTS = Path(__file__).parent / "results"

@@ -28,7 +28,7 @@ from benchmarks.surrogate_bench import (
 )
 from benchmarks.surrogate_explanations import TOGETHER, Explained, time_explanations
 from pellucid.surrogate import PRESETS
-from pellucid.surrogate.explaining.stylespace import StyleSpace
+from pellucid.surrogate.explain.stylespace import StyleSpace
 
 RESULTS = Path(__file__).parent / "results"
 

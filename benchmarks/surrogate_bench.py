@@ -21,14 +21,19 @@ from benchmarks.surrogate_rivals import (
 )
 from benchmarks.timing import Timing, interleaved
 from pellucid.data import Preprocess
-from pellucid.data.strokes import draw_digits
 from pellucid.surrogate import TrainingOptions, TwinSurrogate
-from pellucid.surrogate.features import Features
-from pellucid.surrogate.networks import Generator, ModulatedConv, modulated_conv, packed
-from pellucid.surrogate.pictures import gathered
-from pellucid.surrogate.preparation import prepare
-from pellucid.surrogate.trainer import Trainer
-from pellucid.surrogate.twin_networks import Sizes
+from pellucid.surrogate.model import (
+    Generator,
+    ModulatedConv,
+    modulated_conv,
+    packed,
+)
+from pellucid.surrogate.model.features import Features
+from pellucid.surrogate.model.surrogate_networks import Sizes
+from pellucid.surrogate.training.image_datasets import gathered
+from pellucid.surrogate.training.preparation import prepare
+from pellucid.surrogate.training.trainer import Trainer
+from pellucid.synthetic.strokes import draw_digits
 
 __all__ = [
     "TOLERANCE",

@@ -10,11 +10,11 @@ from benchmarks.surrogate_bench import TOLERANCE, Bench, PassCounter, timed
 from benchmarks.surrogate_rivals import Searched, coordinate_search
 from benchmarks.timing import Timing
 from pellucid.surrogate import Codes, TwinSurrogate
-from pellucid.surrogate.explaining.attfind import attfind
-from pellucid.surrogate.explaining.importance import importance
-from pellucid.surrogate.explaining.minimal import Flipped, flip
-from pellucid.surrogate.explaining.strips import strip
-from pellucid.surrogate.explaining.stylespace import StyleSpace
+from pellucid.surrogate.explain.attfind import attfind
+from pellucid.surrogate.explain.minimal_counterfactual import Flipped, flip
+from pellucid.surrogate.explain.shapley import importance
+from pellucid.surrogate.explain.stylespace import StyleSpace
+from pellucid.surrogate.explain.traversal import strip
 
 __all__ = ["TOGETHER", "Explained", "time_explanations"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.surrogate.networks import ModulatedConv, channels_at, resolutions_to
+from pellucid.surrogate.model import ModulatedConv, channels_at, resolutions_to
 
 __all__ = ["Convolutions", "PlainStyleGAN2", "Searched", "coordinate_search", "grouped_conv", "recorded"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 from tests.test_cli import run
 
 from pellucid.concepts import load_cavs
-from pellucid.concepts.table import COLUMNS
-from pellucid.data.textures import draw_pictures
+from pellucid.concepts.concept_table import COLUMNS
+from pellucid.synthetic.textures import draw_pictures
 
 Pellucid = Callable[..., tuple[int, str, str]]
 

@@ -9,7 +9,15 @@ from experiments.attribution_evaluation.commands import arguments, prepare
 from experiments.attribution_evaluation.pictures import Labelled, cifar_pictures
 from experiments.attribution_evaluation.results import write_results
 from experiments.attribution_evaluation.sweeps import Job, run_jobs
-from pellucid.attribution import METHODS, RISE, InputXGradient, IntegratedGradients, Method, Occlusion, SmoothGrad
+from pellucid.attribution import (
+    METHODS,
+    RISE,
+    InputXGradient,
+    IntegratedGradients,
+    Method,
+    Occlusion,
+    SmoothGrad,
+)
 from pellucid.evaluation import SweepOptions
 
 __all__ = ["KERNELS", "NETWORKS", "all_jobs", "main", "smoothing_jobs", "some_pictures", "write"]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from experiments.attribution_evaluation.networks import CifarResNet
 from pellucid import Classifier
 from pellucid.attribution import LRP, Method
-from pellucid.attribution.relevance.rules import ZPlus
+from pellucid.attribution.lrp.rules import ZPlus
 
 __all__ = ["HEADS", "connected_classifier", "toy_shares"]
 

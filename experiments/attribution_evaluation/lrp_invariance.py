@@ -22,9 +22,9 @@ from experiments.attribution_evaluation.pictures import Labelled, cifar_pictures
 from experiments.attribution_evaluation.results import write_json, write_table
 from pellucid import Classifier
 from pellucid.attribution import LRP, InputXGradient, Method
-from pellucid.attribution.relevance.rules import ZPlus
-from pellucid.classifiers.randomised import with_network
-from pellucid.data import write_atomically
+from pellucid.attribution.lrp.rules import ZPlus
+from pellucid.classifiers import randomise_cascadingly, randomise_independently
+from pellucid.classifiers.randomize import with_network
 from pellucid.evaluation import (
     DiFull,
     GridPG,
@@ -32,11 +32,10 @@ from pellucid.evaluation import (
     candidate_pool,
     distinct_grids,
     evaluate_maps,
-    randomise_cascadingly,
-    randomise_independently,
     twin_grids,
 )
 from pellucid.evaluation.sweep.arrow import encode, read
+from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,8 @@ from experiments.attribution_evaluation.pictures import CIFAR_CLASSES
 from experiments.attribution_evaluation.replica import SEEDS, load_replica
 from experiments.attribution_evaluation.tflite_weights import convolutions
 from pellucid import Classifier
-from pellucid.classifiers.imagenet import imagenet_class_names
-from pellucid.classifiers.weights import copy_in_order, load_weights
+from pellucid.classifiers.loading.imagenet import imagenet_class_names
+from pellucid.classifiers.loading.weights import copy_in_order, load_weights
 from pellucid.data import Preprocess
 from pellucid.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.classifiers.efficientnet_lite import SamePadding
+from pellucid.classifiers.loading.efficientnet_lite import SamePadding
 
 __all__ = ["CifarResNet", "MobileNetV2"]
 

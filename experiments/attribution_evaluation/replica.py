@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from experiments.attribution_evaluation.pictures import Labelled
 from pellucid import Classifier
-from pellucid.classifiers.weights import load_weights
-from pellucid.data import Preprocess, write_atomically
+from pellucid.classifiers.loading.weights import load_weights
+from pellucid.data import Preprocess
+from pellucid.storage import write_atomically
 
 __all__ = [
     "SEEDS",

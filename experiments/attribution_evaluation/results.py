@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from experiments.attribution_evaluation.sweeps import Job, table_of
-from pellucid.data import write_atomically
 from pellucid.errors import PellucidError
 from pellucid.evaluation import Run
+from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa

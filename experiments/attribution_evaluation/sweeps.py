@@ -14,10 +14,16 @@ import torch
 from experiments.attribution_evaluation.models import load_model
 from experiments.attribution_evaluation.pictures import Labelled
 from pellucid.attribution import Method
-from pellucid.data import write_atomically
 from pellucid.errors import PellucidError
-from pellucid.evaluation import Run, SweepOptions, candidate_pool, common_pool, evaluate
+from pellucid.evaluation import (
+    Run,
+    SweepOptions,
+    candidate_pool,
+    common_pool,
+    evaluate,
+)
 from pellucid.evaluation.sweep import Progress
+from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.attribution_evaluation.commands import RESULTS
 from experiments.attribution_evaluation.results import read_results, write_json
-from pellucid.data import write_atomically
-from pellucid.evaluation.claims import Check, Claim, Finding, judge_claims
+from pellucid.evaluation.claims import (
+    Check,
+    Claim,
+    Finding,
+    judge_claims,
+)
 from pellucid.evaluation.sweep import SummaryLine, compare, summarise
+from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa

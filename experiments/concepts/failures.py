@@ -21,7 +21,7 @@ from experiments.concepts.failures_figure import draw_figure
 from experiments.concepts.textures_data import Sizes, class_pictures, few_pictures, photo_sets
 from pellucid import load
 from pellucid.concepts import ConceptWarning
-from pellucid.data import write_atomically
+from pellucid.storage import write_atomically
 
 __all__ = ["FULL", "main", "run"]
 

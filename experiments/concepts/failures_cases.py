@@ -11,8 +11,15 @@ from torch import Tensor, nn
 
 from pellucid.attribution import Target
 from pellucid.classifiers import Classifier
-from pellucid.concepts import CAV, ConceptExplanation, ConceptSet, VisualTCAV, fit_cavs, gram_matrix
-from pellucid.evaluation.concepts import remove_concepts
+from pellucid.concepts import (
+    CAV,
+    ConceptExplanation,
+    ConceptSet,
+    VisualTCAV,
+    fit_cavs,
+    gram_matrix,
+)
+from pellucid.evaluation.metrics.concepts import remove_concepts
 
 __all__ = ["SIGNED", "Bench", "Result", "baselines", "correlated", "gauge", "hidden_sign", "silent_zeros"]
 

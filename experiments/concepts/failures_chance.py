@@ -4,11 +4,16 @@ import torch
 from torch import Tensor
 
 from experiments.concepts.failures_cases import SIGNED, Bench, Result
-from pellucid.concepts import CAV, VisualTCAV, fit_cavs, null_directions
+from pellucid.concepts import (
+    CAV,
+    VisualTCAV,
+    fit_cavs,
+    null_directions,
+)
+from pellucid.concepts.concept_scores import sample_scores
 from pellucid.concepts.estimators import DifferenceOfMeans, fit_directions
 from pellucid.concepts.evidence import gather_evidence
-from pellucid.concepts.significance import rank_p_value
-from pellucid.concepts.weighing import sample_scores
+from pellucid.statistics.significance import rank_p_value
 
 __all__ = ["chance", "chance_directions"]
 

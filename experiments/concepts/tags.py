@@ -28,7 +28,7 @@ from experiments.concepts.tags_measures import LAYERS, PARTS, Exhibits, measure
 from experiments.concepts.tags_networks import Recipe, classifier_for
 from experiments.concepts.tags_statistics import by_network, compare, markdown
 from pellucid.concepts import ConceptWarning
-from pellucid.data import write_atomically
+from pellucid.storage import write_atomically
 
 AGREEMENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _CODE = sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in (tags_measures, tags_networks))).hexdigest()

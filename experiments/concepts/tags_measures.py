@@ -24,9 +24,14 @@ from pellucid.concepts import (
     null_directions,
     tcav,
 )
-from pellucid.data.tags import BLANK, SHAPES, Scene, draw_scenes
 from pellucid.evaluation import relevance_mass_accuracy
-from pellucid.evaluation.concepts import false_alarm, remove_concepts, soft_iou
+from pellucid.evaluation.metrics.concepts import false_alarm, remove_concepts, soft_iou
+from pellucid.synthetic.tagged_objects import (
+    BLANK,
+    SHAPES,
+    Scene,
+    draw_scenes,
+)
 
 __all__ = ["LAYERS", "PARTS", "Exhibits", "Row", "measure"]
 

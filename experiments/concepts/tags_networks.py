@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import pellucid as pl
-from pellucid.data import write_atomically
-from pellucid.data.tags import SHAPES, Scene, draw_scenes
+from pellucid.storage import write_atomically
+from pellucid.synthetic.tagged_objects import SHAPES, Scene, draw_scenes
 
 __all__ = ["SIZE", "Recipe", "classifier_for", "random_tags", "to_input", "train"]
 

@@ -33,9 +33,16 @@ from experiments.concepts.textures_figures import draw_figures
 from experiments.concepts.textures_summary import Tables, read_tables, summarise, write_tables
 from pellucid.attribution import Case
 from pellucid.classifiers import Classifier, LayerView
-from pellucid.concepts import CAV, ConceptWarning, VisualTCAV, fit_cavs, global_explanation, tcav
-from pellucid.concepts.significance import area_under_curve
-from pellucid.data import write_atomically
+from pellucid.concepts import (
+    CAV,
+    ConceptWarning,
+    VisualTCAV,
+    fit_cavs,
+    global_explanation,
+    tcav,
+)
+from pellucid.statistics.significance import area_under_curve
+from pellucid.storage import write_atomically
 
 __all__ = ["main", "measure", "run"]
 

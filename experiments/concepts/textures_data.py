@@ -11,8 +11,8 @@ from experiments.attribution_evaluation.models import load_model
 from pellucid.classifiers import Classifier
 from pellucid.concepts import ConceptSet, concept_set
 from pellucid.data import Preprocess, find_pictures
-from pellucid.data.textures import NEGATIVES, TEXTURES, draw_pictures
 from pellucid.errors import PictureError
+from pellucid.synthetic.textures import NEGATIVES, TEXTURES, draw_pictures
 
 __all__ = [
     "EXPECTED",

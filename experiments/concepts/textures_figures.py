@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.concepts.textures_data import EXPECTED, PLACEBO
 from experiments.concepts.textures_summary import Tables, few_ranks, places, select, textures_of
-from pellucid.data import write_atomically
+from pellucid.storage import write_atomically
 
 __all__ = ["draw_figures", "save_figure"]
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.concepts.textures_data import EXPECTED, HONEYCOMB, LAYERS, PLACEBO, drawn_name
-from pellucid.concepts.significance import correct, sign_flip_p_value
-from pellucid.data import write_atomically
+from pellucid.statistics.significance import correct, sign_flip_p_value
+from pellucid.storage import write_atomically
 
 __all__ = [
     "SCORES",

@@ -23,16 +23,16 @@ from torch import Tensor
 import pellucid as pl
 from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits
 from experiments.surrogate.parts import Parts
-from pellucid.classifiers.randomised import initialised_anew, with_network
-from pellucid.data import write_atomically
+from pellucid.classifiers.randomize import initialised_anew, with_network
+from pellucid.storage import write_atomically
 from pellucid.surrogate import LOGITS_ONLY, TwinSurrogate, load
+from pellucid.surrogate.assess.leakage import what_moves
+from pellucid.surrogate.assess.morphometry import digit_measure
 from pellucid.surrogate.disentanglement import alignment
-from pellucid.surrogate.features import Features
-from pellucid.surrogate.globally import perception
-from pellucid.surrogate.instruments import scale_of
-from pellucid.surrogate.morphometry import digit_measure
-from pellucid.surrogate.movement import what_moves
-from pellucid.surrogate.perception import fit_perception
+from pellucid.surrogate.explain.global_explanation import perception
+from pellucid.surrogate.model.auxiliary_models import scale_of
+from pellucid.surrogate.model.features import Features
+from pellucid.surrogate.model.probes import fit_perception
 
 __all__ = ["main"]
 

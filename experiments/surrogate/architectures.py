@@ -23,15 +23,22 @@ from torch.nn import functional as F
 import pellucid as pl
 from experiments.surrogate import networks
 from experiments.surrogate.networks import NETWORKS
-from pellucid.data import Preprocess, write_atomically
-from pellucid.data.context import ContextTable
-from pellucid.data.morphomnist import thickness_to_intensity
-from pellucid.data.strokes import draw_digits
-from pellucid.surrogate import LOGITS_ONLY, PRESETS, Rerender, TwinSurrogate, train
-from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull, decision_edges
-from pellucid.surrogate.explaining.painting import Painting, margin
-from pellucid.surrogate.morphometry import digit_measure, measured
-from pellucid.surrogate.tensors import read_tensors, write_tensors
+from pellucid.data import Preprocess
+from pellucid.data.context_table import ContextTable
+from pellucid.storage import write_atomically
+from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.surrogate import (
+    LOGITS_ONLY,
+    PRESETS,
+    Rerender,
+    TwinSurrogate,
+    train,
+)
+from pellucid.surrogate.assess.morphometry import digit_measure, measured
+from pellucid.surrogate.explain.decision_effects import DecisionEdge, NuisanceNull, decision_edges
+from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.synthetic.morphomnist import thickness_to_intensity
+from pellucid.synthetic.strokes import draw_digits
 
 __all__ = ["CASES", "Strokes", "classifier_of", "draw_strokes", "measurements", "versions_of"]
 

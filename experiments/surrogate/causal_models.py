@@ -24,7 +24,8 @@ from experiments.surrogate.causal_models_figure import draw_figure
 from experiments.surrogate.causal_models_tables import GIVEN, tables
 from experiments.surrogate.digits import CONTEXTS, load_digits
 from experiments.surrogate.parts import Parts
-from pellucid.data import read_context, write_atomically
+from pellucid.data import read_context
+from pellucid.storage import write_atomically
 from pellucid.surrogate.causal.discovery import discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge

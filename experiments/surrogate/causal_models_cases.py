@@ -14,22 +14,27 @@ from torch.nn import functional as F
 import pellucid as pl
 from experiments.surrogate.digits import Digits, digit_classifier, input_of
 from experiments.surrogate.parts import Parts
-from pellucid.classifiers.randomised import initialised_anew, with_network
-from pellucid.data.context import ContextTable
-from pellucid.data.idx import read_mnist
-from pellucid.data.morphomnist import CAUSAL_MODELS, StructuralModel, measure, redraw
-from pellucid.data.structural import Mechanism
+from pellucid.classifiers.randomize import initialised_anew, with_network
+from pellucid.data.context_table import ContextTable
+from pellucid.storage.tensors import read_tensors, write_tensors
 from pellucid.surrogate.causal.compare import score_graph
 from pellucid.surrogate.causal.discovery import discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.scales import rank_gaussian
+from pellucid.surrogate.causal.rank_normalize import rank_gaussian
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.features import Features
-from pellucid.surrogate.globally import LEAST_PERCEIVED, perception
-from pellucid.surrogate.instruments import scale_of
-from pellucid.surrogate.locally import structural_models
-from pellucid.surrogate.perception import fit_perception
-from pellucid.surrogate.tensors import read_tensors, write_tensors
+from pellucid.surrogate.explain.global_explanation import LEAST_PERCEIVED, perception
+from pellucid.surrogate.explain.local_explanation import structural_models
+from pellucid.surrogate.model.auxiliary_models import scale_of
+from pellucid.surrogate.model.features import Features
+from pellucid.surrogate.model.probes import fit_perception
+from pellucid.synthetic.causal_model import Mechanism
+from pellucid.synthetic.idx import read_mnist
+from pellucid.synthetic.morphomnist import (
+    CAUSAL_MODELS,
+    StructuralModel,
+    measure,
+    redraw,
+)
 
 __all__ = ["LEVELS", "MODELS", "Plan", "levels_of", "scored", "tie", "truth_of"]
 

@@ -19,10 +19,15 @@ from experiments.surrogate.cifar_context import CONTEXTS, LAYER, Concepts, fit_c
 from experiments.surrogate.picture_statistics import STATISTICS, effect_of_code, shown, unshown, versions_of
 from experiments.surrogate.real_pictures import HeldOut, Questions, examine, rounded
 from pellucid.classifiers import Classifier
-from pellucid.data import write_atomically
-from pellucid.data.context import ContextTable
-from pellucid.surrogate import PRESETS, Rerender, TrainingOptions, train
-from pellucid.surrogate.tensors import read_tensors, write_tensors
+from pellucid.data.context_table import ContextTable
+from pellucid.storage import write_atomically
+from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.surrogate import (
+    PRESETS,
+    Rerender,
+    TrainingOptions,
+    train,
+)
 
 __all__ = ["OPTIONS", "main"]
 

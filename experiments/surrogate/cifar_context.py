@@ -14,7 +14,12 @@ from torch import Tensor
 import pellucid as pl
 from experiments.attribution_evaluation.pictures import cifar_pictures
 from experiments.surrogate.picture_statistics import STATISTICS, measure_statistics, shown, surround_mask, unshown
-from pellucid.concepts import CAV, ConceptWarning, VisualTCAV, fit_cavs
+from pellucid.concepts import (
+    CAV,
+    ConceptWarning,
+    VisualTCAV,
+    fit_cavs,
+)
 from pellucid.data import find_pictures, read_picture
 
 __all__ = ["CONTEXTS", "LAYER", "Concepts", "fit_concepts", "load_pictures"]

@@ -21,12 +21,12 @@ from torch.nn import functional as F
 import pellucid as pl
 from experiments.surrogate.digits import TRAINING, Digits, digit_classifier, load_digits
 from experiments.surrogate.train_digits import RESULTS
-from pellucid.data import write_atomically
+from pellucid.storage import write_atomically
 from pellucid.surrogate import Codes, TwinSurrogate, load
-from pellucid.surrogate.explaining.attfind import attfind
-from pellucid.surrogate.explaining.minimal import flip
-from pellucid.surrogate.explaining.painting import Painting
-from pellucid.surrogate.explaining.stylespace import StyleSpace
+from pellucid.surrogate.explain.attfind import attfind
+from pellucid.surrogate.explain.encoded_batch import Painting
+from pellucid.surrogate.explain.minimal_counterfactual import flip
+from pellucid.surrogate.explain.stylespace import StyleSpace
 
 __all__ = ["Changed", "judged", "main"]
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.classifiers.digit_cnn import digit_cnn
-from pellucid.data.context import ContextTable
-from pellucid.data.idx import read_mnist
-from pellucid.data.morphomnist.measuring import measure
-from pellucid.surrogate.morphometry import digit_rerender
-from pellucid.surrogate.space import DisplaySpace
-from pellucid.surrogate.tensors import read_tensors, write_tensors
+from pellucid.classifiers.loading.digit_cnn import digit_cnn
+from pellucid.data.context_table import ContextTable
+from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.surrogate.assess.morphometry import digit_rerender
+from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.synthetic.idx import read_mnist
+from pellucid.synthetic.morphomnist.measure import measure
 
 __all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "grey_of", "input_of", "load_digits", "redraw_anew"]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from experiments.surrogate.digits import CONTEXTS, Digits, grey_of, input_of
-from pellucid.data.morphomnist.setting import redraw
 from pellucid.surrogate import TwinSurrogate
-from pellucid.surrogate.explaining.painting import margin
+from pellucid.surrogate.explain.encoded_batch import margin
+from pellucid.synthetic.morphomnist.redraw import redraw
 
 __all__ = ["oracle_agreement"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid.data import write_atomically
+from pellucid.storage import write_atomically
 
 __all__ = ["Parts"]
 

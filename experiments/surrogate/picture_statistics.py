@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.surrogate.space import DisplaySpace
+from pellucid.surrogate.model.image_space import DisplaySpace
 
 __all__ = [
     "STATISTICS",

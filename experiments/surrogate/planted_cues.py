@@ -24,7 +24,7 @@ from experiments.surrogate import planted_cues_bars, planted_cues_digits, plante
 from experiments.surrogate.digits import TRAINING, load_digits
 from experiments.surrogate.planted_cues_bars import BARS, explained_bars
 from experiments.surrogate.planted_cues_digits import CUES, explained_digits
-from pellucid.data import write_atomically
+from pellucid.storage import write_atomically
 
 __all__ = ["main"]
 

@@ -16,9 +16,14 @@ from experiments.surrogate.planted_cues_effects import (
     told,
     true_effects,
 )
-from pellucid.data.bars import IntensityClassifier, ThicknessClassifier, bars_model, draw_bars
 from pellucid.surrogate import LOGITS_ONLY, PRESETS, train
-from pellucid.surrogate.explaining.decision import decision_edges
+from pellucid.surrogate.explain.decision_effects import decision_edges
+from pellucid.synthetic.bars import (
+    IntensityClassifier,
+    ThicknessClassifier,
+    bars_model,
+    draw_bars,
+)
 
 __all__ = ["BARS", "OPTIONS", "explained_bars"]
 

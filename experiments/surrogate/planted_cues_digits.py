@@ -20,14 +20,14 @@ from experiments.surrogate.planted_cues_effects import (
     told,
     true_effects,
 )
-from pellucid.classifiers.digit_cnn import digit_preprocess
-from pellucid.data.context import ContextTable
-from pellucid.data.morphomnist import measure, redraw
+from pellucid.classifiers.loading.digit_cnn import digit_preprocess
+from pellucid.data.context_table import ContextTable
+from pellucid.storage.tensors import read_tensors, write_tensors
 from pellucid.surrogate import PRESETS, Rerender, train
-from pellucid.surrogate.checkpoint import digest_of
-from pellucid.surrogate.explaining.decision import decision_edges
-from pellucid.surrogate.morphometry import digit_measure
-from pellucid.surrogate.tensors import read_tensors, write_tensors
+from pellucid.surrogate.assess.morphometry import digit_measure
+from pellucid.surrogate.explain.decision_effects import decision_edges
+from pellucid.surrogate.training.checkpoint import digest_of
+from pellucid.synthetic.morphomnist import measure, redraw
 
 __all__ = [
     "CUES",

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate import Codes
-from pellucid.surrogate.explaining.decision import DOSES, DecisionEdge, NuisanceNull
-from pellucid.surrogate.explaining.importance import importance
-from pellucid.surrogate.explaining.painting import Painting, margin
+from pellucid.surrogate.explain.decision_effects import DOSES, DecisionEdge, NuisanceNull
+from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.explain.shapley import importance
 
 __all__ = ["causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
 

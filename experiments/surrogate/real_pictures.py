@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 import pellucid
-from pellucid.data.context import ContextTable
+from pellucid.data.context_table import ContextTable
 from pellucid.surrogate import TwinSurrogate
 from pellucid.surrogate.causal.graph import Edge
-from pellucid.surrogate.explaining.painting import Painting, margin
-from pellucid.surrogate.explaining.support import RefusedError, fidelity
-from pellucid.surrogate.globally import GlobalExplanation
-from pellucid.surrogate.locally import LocalExplanation
+from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.explain.global_explanation import GlobalExplanation
+from pellucid.surrogate.explain.local_explanation import LocalExplanation
+from pellucid.surrogate.explain.validity import RefusedError, fidelity
 
 __all__ = ["HeldOut", "Questions", "Setter", "changes", "examine", "rounded"]
 

@@ -18,11 +18,17 @@ import torch
 from torch import nn
 
 import pellucid as pl
-from pellucid.data import read_context, write_atomically
-from pellucid.surrogate import PRESETS, TrainingOptions, TwinSurrogate, train
-from pellucid.surrogate.judge import Judges
-from pellucid.surrogate.networks import Discriminator, Generator
-from pellucid.surrogate.twin_networks import Sizes, TwinNetworks, make_discriminator
+from pellucid.data import read_context
+from pellucid.storage import write_atomically
+from pellucid.surrogate import (
+    PRESETS,
+    TrainingOptions,
+    TwinSurrogate,
+    train,
+)
+from pellucid.surrogate.model import Discriminator, Generator
+from pellucid.surrogate.model.attribute_predictors import Judges
+from pellucid.surrogate.model.surrogate_networks import Sizes, TwinNetworks, make_discriminator
 
 __all__ = ["cost", "main", "train_on_gpus"]
 

@@ -27,10 +27,15 @@ from experiments.surrogate.smiles_data import (
     smile_classifier,
 )
 from pellucid.classifiers import Classifier
-from pellucid.data import write_atomically
-from pellucid.data.context import ContextTable
-from pellucid.surrogate import PRESETS, TrainingOptions, TwinSurrogate, train
-from pellucid.surrogate.tensors import read_tensors, write_tensors
+from pellucid.data.context_table import ContextTable
+from pellucid.storage import write_atomically
+from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.surrogate import (
+    PRESETS,
+    TrainingOptions,
+    TwinSurrogate,
+    train,
+)
 
 __all__ = ["KINDS", "OPTIONS", "main"]
 

@@ -15,12 +15,18 @@ import torch
 
 from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits, redraw_anew
 from experiments.surrogate.digits_evaluation import oracle_agreement
-from pellucid.classifiers.digit_cnn import DIGIT_WEIGHTS
-from pellucid.data import write_atomically
-from pellucid.surrogate import PRESETS, TrainingOptions, TwinSurrogate, load, train
+from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS
+from pellucid.storage import write_atomically
+from pellucid.surrogate import (
+    PRESETS,
+    TrainingOptions,
+    TwinSurrogate,
+    load,
+    train,
+)
+from pellucid.surrogate.assess.morphometry import digit_measure
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.morphometry import digit_measure
-from pellucid.surrogate.shipped import DIGITS, folder_of
+from pellucid.surrogate.pretrained import DIGITS, folder_of
 
 __all__ = ["MORPHOMETRY", "answered", "main", "options_of", "results_of"]
 

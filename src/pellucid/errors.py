@@ -1,7 +1,5 @@
 """Errors a user can mend. Each message names the thing, what was found, and the mend."""
 
-__all__ = ["LayerError", "MissingExtraError", "ModelError", "PellucidError", "PictureError", "TargetError"]
-
 
 class PellucidError(ValueError):
     """Bad input. The command line prints the message on one line and exits with code 2."""

@@ -16,7 +16,12 @@ from tests.attribution.support import (
 )
 from torch import Tensor, nn
 
-from pellucid.attribution import Gradient, InputXGradient, SmoothGrad, Target
+from pellucid.attribution import (
+    Gradient,
+    InputXGradient,
+    SmoothGrad,
+    Target,
+)
 from pellucid.attribution.gradient import sample_noise
 from pellucid.errors import ModelError, PellucidError
 

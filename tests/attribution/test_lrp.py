@@ -9,10 +9,25 @@ from tests.attribution.support import WiredNet, lite0, pictures, relative_error,
 from torch import Tensor, nn
 
 import pellucid as pl
-from pellucid.attribution import LRP, Explanation, InputXGradient, Target
-from pellucid.attribution.relevance import Epsilon, Flat, ZBox, ZPlus
-from pellucid.attribution.relevance.composites import COMPOSITES, Layer, RuleMap, composites
-from pellucid.attribution.relevance.propagation import Propagation
+from pellucid.attribution import (
+    LRP,
+    Explanation,
+    InputXGradient,
+    Target,
+)
+from pellucid.attribution.lrp import (
+    Epsilon,
+    Flat,
+    ZBox,
+    ZPlus,
+)
+from pellucid.attribution.lrp.composites import (
+    COMPOSITES,
+    Layer,
+    RuleMap,
+    composites,
+)
+from pellucid.attribution.lrp.propagation import Propagation
 from pellucid.data import Preprocess
 from pellucid.errors import LayerError, PellucidError, TargetError
 

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import pellucid as pl
 from pellucid.attribution import LRP, Explanation
-from pellucid.attribution.relevance import Epsilon, Pass, ZPlus
+from pellucid.attribution.lrp import Epsilon, Pass, ZPlus
 from pellucid.errors import LayerError
 
 SIZE = 12

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution.relevance.rules import (
+from pellucid.attribution.lrp.rules import (
     AlphaBeta,
     Epsilon,
     Flat,

@@ -18,8 +18,16 @@ from tests.attribution.support import (
 from torch import Tensor, nn
 
 import pellucid as pl
-from pellucid.attribution import METHODS, GradCAM, Gradient, GuidedBackprop, IntegratedGradients, Occlusion, ScoreCAM
-from pellucid.attribution.memory import Budget, peak_bytes
+from pellucid.attribution import (
+    METHODS,
+    GradCAM,
+    Gradient,
+    GuidedBackprop,
+    IntegratedGradients,
+    Occlusion,
+    ScoreCAM,
+)
+from pellucid.attribution.batch_budget import Budget, peak_bytes
 from pellucid.errors import PellucidError
 
 FLOAT = 4

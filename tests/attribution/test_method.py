@@ -16,7 +16,16 @@ from tests.attribution.support import (
 from torch import Tensor, nn
 
 import pellucid as pl
-from pellucid.attribution import METHODS, Attribution, Case, Explanation, GradCAM, Gradient, Method, Occlusion
+from pellucid.attribution import (
+    METHODS,
+    Attribution,
+    Case,
+    Explanation,
+    GradCAM,
+    Gradient,
+    Method,
+    Occlusion,
+)
 from pellucid.errors import ModelError, PellucidError, TargetError
 
 

@@ -18,7 +18,12 @@ from tests.attribution.support import (
 )
 from torch import Tensor, nn
 
-from pellucid.attribution import RISE, InputXGradient, Occlusion, Target
+from pellucid.attribution import (
+    RISE,
+    InputXGradient,
+    Occlusion,
+    Target,
+)
 from pellucid.attribution.perturbation import occlusion_windows, rise_masks
 from pellucid.errors import PellucidError
 

@@ -17,7 +17,7 @@ from pellucid.attribution import (
     SmoothGrad,
     Target,
 )
-from pellucid.attribution.several import explain
+from pellucid.attribution.cases import explain
 from pellucid.errors import PellucidError
 
 METHODS = [

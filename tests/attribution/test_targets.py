@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pellucid.attribution.targets import Target, count_targets, resolve_target, targets_of_rows
+from pellucid.attribution.targets import (
+    Target,
+    count_targets,
+    resolve_target,
+    targets_of_rows,
+)
 from pellucid.errors import TargetError
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0], [0.5, -1.0, 4.0]])

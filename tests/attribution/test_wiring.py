@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.attribution import METHODS, Method
-from pellucid.attribution.several import explain
+from pellucid.attribution.cases import explain
 from pellucid.errors import LayerError
 
 WITHOUT_TRACE = [name for name in METHODS if name != "LRP"]

@@ -5,7 +5,12 @@ import torch
 from tests.classifiers.oracles import classifier
 from tests.networks import pictures
 
-from pellucid.classifiers.crossing import Carried, PerPicture, UnfollowableError, pattern_of
+from pellucid.classifiers.side_inputs import (
+    Carried,
+    PerPicture,
+    UnfollowableError,
+    pattern_of,
+)
 
 
 def test_patterns_tell_which_part_of_a_value_belongs_to_which_picture() -> None:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from pellucid.classifiers.efficientnet_lite import (
+from pellucid.classifiers.loading.efficientnet_lite import (
     EFFICIENTNET_LITE,
     EfficientNetLite,
     SamePadding,
     lite_preprocess,
     published_weights,
 )
-from pellucid.classifiers.weights import copy_in_order, read_state_dict
+from pellucid.classifiers.loading.weights import copy_in_order, read_state_dict
 from pellucid.errors import MissingExtraError, ModelError
 
 NAMES = tuple(EFFICIENTNET_LITE)

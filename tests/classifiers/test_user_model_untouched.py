@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.attribution import METHODS
-from pellucid.errors import LayerError, ModelError, PellucidError, TargetError
+from pellucid.errors import (
+    LayerError,
+    ModelError,
+    PellucidError,
+    TargetError,
+)
 
 # Wirings that tempt a tool to change them: in-place and shared modules, hooks, computed weights, replay.
 NAMES = ["residual", "in_place_module", "preactivation", "hooked", "weight_norm", "vit", "control_flow", "remembers"]

@@ -12,7 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pellucid.classifiers.weights import build_with_weights, copy_in_order, load_weights, read_state_dict
+from pellucid.classifiers.loading.weights import (
+    build_with_weights,
+    copy_in_order,
+    load_weights,
+    read_state_dict,
+)
 from pellucid.errors import ModelError
 
 

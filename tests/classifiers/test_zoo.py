@@ -13,17 +13,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pellucid.classifiers.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLite
-from pellucid.classifiers.imagenet import imagenet_class_names
-from pellucid.classifiers.model import Classifier
-from pellucid.classifiers.named import _TORCHVISION_LAYERS
-from pellucid.classifiers.zoo import available, load
+from pellucid.classifiers.classifier import Classifier
+from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLite
+from pellucid.classifiers.loading.imagenet import imagenet_class_names
+from pellucid.classifiers.loading.model_libraries import _TORCHVISION_LAYERS
+from pellucid.classifiers.loading.registry import available, load
 from pellucid.errors import MissingExtraError, ModelError, PellucidError
 
 FACTORIES = """
 import torch
 from torch import nn
-from pellucid.classifiers.model import Classifier
+from pellucid.classifiers.classifier import Classifier
 from pellucid.errors import TargetError
 
 def module():

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.classifiers import LayerView
-from pellucid.concepts import CAV, ConceptWarning, FitOptions, fit_cav, fit_cavs, null_directions
+from pellucid.concepts import (
+    CAV,
+    ConceptWarning,
+    FitOptions,
+    fit_cav,
+    fit_cavs,
+    null_directions,
+)
 from pellucid.concepts.cav import Null
 from pellucid.concepts.estimators import Ridge
 from pellucid.errors import PellucidError

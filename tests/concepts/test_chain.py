@@ -15,13 +15,15 @@ from pellucid.concepts import (
     explain_layers,
     fit_cavs,
     fit_layers,
-    fitting,
     global_explanation,
     global_explanations,
 )
-from pellucid.concepts.chain import LayerChain
-from pellucid.concepts.significance import benjamini_hochberg
+from pellucid.concepts import (
+    cav_fitting as fitting,
+)
+from pellucid.concepts.multi_layer import LayerChain
 from pellucid.errors import PellucidError
+from pellucid.statistics.significance import benjamini_hochberg
 
 PICTURES = torch.randn(5, 3, 12, 10, generator=torch.Generator().manual_seed(1))
 

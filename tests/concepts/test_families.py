@@ -9,8 +9,14 @@ from torch import Tensor
 
 import pellucid as pl
 from pellucid.classifiers import Activation, LayerView
-from pellucid.concepts import FitOptions, VisualTCAV, concept_map, fit_cavs, reference_attribution
-from pellucid.concepts.reference import class_weights
+from pellucid.concepts import (
+    FitOptions,
+    VisualTCAV,
+    concept_map,
+    fit_cavs,
+    reference_attribution,
+)
+from pellucid.concepts.reference_attribution import class_weights
 
 
 def explained(classifier: pl.Classifier, layer: str, shape: tuple[int, int, int]) -> None:

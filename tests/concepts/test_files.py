@@ -22,9 +22,15 @@ from pellucid.concepts import (
     save_cavs,
     tcav,
 )
-from pellucid.concepts.table import COLUMNS, global_rows, local_rows, tcav_rows, write_table
-from pellucid.data.textures import draw_pictures
+from pellucid.concepts.concept_table import (
+    COLUMNS,
+    global_rows,
+    local_rows,
+    tcav_rows,
+    write_table,
+)
 from pellucid.errors import PellucidError, PictureError
+from pellucid.synthetic.textures import draw_pictures
 
 VIEW = curved_view()
 PICTURES = torch.randn(3, 4, 3, 5, generator=torch.Generator().manual_seed(3))

@@ -11,8 +11,15 @@ from tests.concepts.support import LinearHead, curved_view, view_of
 from torch import Tensor, nn
 
 from pellucid.classifiers import LayerView
-from pellucid.concepts import ConceptWarning, FitOptions, contraharmonic_mean, fit_cav, fit_cavs, sample_median
-from pellucid.concepts import fitting as module
+from pellucid.concepts import (
+    ConceptWarning,
+    FitOptions,
+    contraharmonic_mean,
+    fit_cav,
+    fit_cavs,
+    sample_median,
+)
+from pellucid.concepts import cav_fitting as module
 from pellucid.concepts.estimators import ESTIMATORS, Ridge
 from pellucid.errors import PellucidError
 

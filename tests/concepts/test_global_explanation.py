@@ -12,10 +12,10 @@ from torch import Tensor
 import pellucid as pl
 from pellucid.attribution import Target
 from pellucid.concepts import Estimate, VisualTCAV, global_explanation
-from pellucid.concepts.explanation import score_p_values
-from pellucid.concepts.significance import bootstrap_interval, holm, sign_flip_p_value
+from pellucid.concepts.concept_explanation import score_p_values
 from pellucid.data import Preprocess
 from pellucid.errors import PellucidError, TargetError
+from pellucid.statistics.significance import bootstrap_interval, holm, sign_flip_p_value
 
 VIEW = curved_view()
 PICTURES = torch.randn(20, 4, 3, 5, generator=torch.Generator().manual_seed(3))

@@ -6,8 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.concepts.support import HAND_F, HAND_P
 
-from pellucid.concepts import concept_map, contraharmonic_mean, negative_concept_map, sample_median
-from pellucid.concepts.maps import project
+from pellucid.concepts import (
+    concept_map,
+    contraharmonic_mean,
+    negative_concept_map,
+    sample_median,
+)
+from pellucid.concepts.concept_maps import project
 from pellucid.errors import PellucidError
 
 

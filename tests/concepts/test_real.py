@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 
 import pellucid as pl
-from pellucid.concepts import VisualTCAV, concept_set, fit_cavs, global_explanation
-from pellucid.data.textures import NEGATIVES, draw_pictures
+from pellucid.concepts import (
+    VisualTCAV,
+    concept_set,
+    fit_cavs,
+    global_explanation,
+)
+from pellucid.synthetic.textures import NEGATIVES, draw_pictures
 
 
 @pytest.mark.slow

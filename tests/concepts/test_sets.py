@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pellucid.concepts import ConceptSet, concept_folders, concept_set
-from pellucid.concepts.sets import check_sets
+from pellucid.concepts.concept_sets import check_sets
 from pellucid.errors import PellucidError, PictureError
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from pellucid.concepts.significance import (
+from pellucid.errors import PellucidError
+from pellucid.statistics.significance import (
     area_under_curve,
     benjamini_hochberg,
     bonferroni,
@@ -21,7 +22,6 @@ from pellucid.concepts.significance import (
     sign_flip_p_value,
     two_sample_p_value,
 )
-from pellucid.errors import PellucidError
 
 
 def test_the_area_under_the_curve_is_that_of_scikit_learn_ties_included() -> None:

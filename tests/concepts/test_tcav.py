@@ -6,9 +6,15 @@ from tests.concepts.support import LinearHead, cav_for, curved_view, make_cav, v
 from torch import Tensor
 
 from pellucid.attribution import Target
-from pellucid.concepts import FitOptions, fit_cav, fit_cavs, null_directions, tcav
-from pellucid.concepts.significance import two_sample_p_value
+from pellucid.concepts import (
+    FitOptions,
+    fit_cav,
+    fit_cavs,
+    null_directions,
+    tcav,
+)
 from pellucid.errors import PellucidError, TargetError
+from pellucid.statistics.significance import two_sample_p_value
 
 VIEW = curved_view()
 PICTURES = torch.randn(15, 4, 3, 5, generator=torch.Generator().manual_seed(3))

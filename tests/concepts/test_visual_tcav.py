@@ -37,8 +37,8 @@ from pellucid.concepts import (
     reference_attribution,
     signed_contribution,
 )
-from pellucid.concepts.significance import CORRECTIONS
 from pellucid.errors import ModelError, PellucidError, TargetError
+from pellucid.statistics.significance import CORRECTIONS
 
 VIEW = curved_view()
 PICTURES = torch.randn(3, 4, 3, 5, generator=torch.Generator().manual_seed(3))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid.data import read_idx, read_mnist
 from pellucid.errors import PictureError
+from pellucid.synthetic import read_idx, read_mnist
 
 
 def _idx(array: np.ndarray, code: int) -> bytes:

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from pellucid.data import ContextTable
-from pellucid.data.morphomnist import (
+from pellucid.errors import PellucidError
+from pellucid.synthetic.morphomnist import (
     CAUSAL_MODELS,
     Mechanism,
     StructuralModel,
@@ -17,7 +18,6 @@ from pellucid.data.morphomnist import (
     thickness_to_intensity,
     thickness_to_slant,
 )
-from pellucid.errors import PellucidError
 
 MANY = 100_000
 

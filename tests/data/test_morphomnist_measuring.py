@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from pellucid.data import read_context, read_mnist
-from pellucid.data.morphomnist import MEASURES, measure, measure_intensity
-from pellucid.data.morphomnist.morphology import (
+from pellucid.data import read_context
+from pellucid.errors import PellucidError
+from pellucid.synthetic import read_mnist
+from pellucid.synthetic.morphomnist import MEASURES, measure, measure_intensity
+from pellucid.synthetic.morphomnist.morphology import (
     binarise,
     downscale,
     medial_axis,
@@ -19,7 +21,6 @@ from pellucid.data.morphomnist.morphology import (
     squared_distances,
     upscale,
 )
-from pellucid.errors import PellucidError
 
 
 def _stroke(

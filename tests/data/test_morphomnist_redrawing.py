@@ -8,8 +8,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from pellucid.data import ContextTable, read_mnist
-from pellucid.data.morphomnist import (
+from pellucid.data import ContextTable
+from pellucid.errors import PellucidError
+from pellucid.synthetic import read_mnist
+from pellucid.synthetic.morphomnist import (
     CAUSAL_MODELS,
     fracture,
     measure,
@@ -23,9 +25,8 @@ from pellucid.data.morphomnist import (
     thicken,
     thin,
 )
-from pellucid.data.morphomnist.morphology import binarise, upscale
-from pellucid.data.strokes import draw_digits
-from pellucid.errors import PellucidError
+from pellucid.synthetic.morphomnist.morphology import binarise, upscale
+from pellucid.synthetic.strokes import draw_digits
 
 
 @pytest.fixture(scope="module")

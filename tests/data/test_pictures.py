@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
-from pellucid.data import PictureFailure, find_pictures, read_picture, read_pictures, to_rgb
+from pellucid.data import (
+    PictureFailure,
+    find_pictures,
+    read_picture,
+    read_pictures,
+    to_rgb,
+)
 from pellucid.errors import PictureError
 
 ORIENTATION = 0x0112

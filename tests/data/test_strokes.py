@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from pellucid.data.morphomnist import measure
-from pellucid.data.strokes import draw_digits
 from pellucid.errors import PellucidError
+from pellucid.synthetic.morphomnist import measure
+from pellucid.synthetic.strokes import draw_digits
 
 DIGITS = torch.arange(10)
 

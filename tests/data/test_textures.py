@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pellucid.data.textures import COLOURS, NEGATIVES, TEXTURES, draw_pictures
 from pellucid.errors import PellucidError
+from pellucid.synthetic.textures import (
+    COLOURS,
+    NEGATIVES,
+    TEXTURES,
+    draw_pictures,
+)
 
 NAMES = [*TEXTURES, *COLOURS, NEGATIVES]
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid.data import write_atomically
+from pellucid.storage import write_atomically
 
 
 def test_a_place_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:

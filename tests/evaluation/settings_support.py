@@ -11,7 +11,12 @@ from torch.nn import functional as F
 
 import pellucid as pl
 from pellucid.attribution.perturbation import occlusion_windows, rise_masks
-from pellucid.evaluation import DiFull, DiPart, GridPG, Setting
+from pellucid.evaluation import (
+    DiFull,
+    DiPart,
+    GridPG,
+    Setting,
+)
 
 CELL = 12
 SETTINGS: dict[str, type[Setting]] = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}

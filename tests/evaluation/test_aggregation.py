@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation import agg_att, agg_att_batches, localize, rank_bins, rank_scale
+from pellucid.evaluation import (
+    agg_att,
+    agg_att_batches,
+    localize,
+    rank_bins,
+    rank_scale,
+)
 
 
 def made(count: int, seed: int = 0, side: int = 4) -> tuple[Tensor, Tensor, Tensor]:

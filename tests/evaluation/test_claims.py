@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pellucid.evaluation.claims import Claim, Finding, judge_claims
 from pellucid.evaluation.claims_evidence import check, gap
-from pellucid.evaluation.statistics import Interval, bootstrap_interval
 from pellucid.evaluation.sweep import summarise
-from pellucid.evaluation.sweep.table import schema
+from pellucid.evaluation.sweep.score_table import schema
+from pellucid.statistics.intervals import Interval, bootstrap_interval
 
 Medians = Mapping[tuple[str, str, str], float]
 LAYERS = ("input", "middle", "final")

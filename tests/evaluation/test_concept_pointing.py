@@ -9,8 +9,14 @@ from torch import Tensor, nn
 import pellucid as pl
 from pellucid.concepts import CAV, VisualTCAV
 from pellucid.errors import PellucidError, TargetError
-from pellucid.evaluation import DiFull, DiPart, GridPG, Setting, split_cells
-from pellucid.evaluation.concepts import concept_evidence, concept_grids, concept_pointing_game
+from pellucid.evaluation import (
+    DiFull,
+    DiPart,
+    GridPG,
+    Setting,
+    split_cells,
+)
+from pellucid.evaluation.metrics.concepts import concept_evidence, concept_grids, concept_pointing_game
 
 CELL = 12
 SETTINGS = [GridPG, DiFull, DiPart]

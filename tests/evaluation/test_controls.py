@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pellucid.classifiers.randomised import initialised_anew
+from pellucid.classifiers import randomisable, randomise_cascadingly, randomise_independently
+from pellucid.classifiers.randomize import initialised_anew
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation import (
     attainable_score,
@@ -13,9 +14,6 @@ from pellucid.evaluation import (
     localization_score,
     oracle_mask,
     random_map,
-    randomisable,
-    randomise_cascadingly,
-    randomise_independently,
     sobel_edges,
     uniform_map,
 )

@@ -5,7 +5,13 @@ from torch.nn import functional as F
 
 from pellucid.attribution import smooth
 from pellucid.errors import PellucidError
-from pellucid.evaluation import Deletion, Insertion, NoisyLinear, baseline_pictures, impute_linearly
+from pellucid.evaluation import (
+    Deletion,
+    Insertion,
+    NoisyLinear,
+    baseline_pictures,
+    impute_linearly,
+)
 
 WEIGHTS = torch.linspace(-1, 1, 3 * 6 * 8, dtype=torch.float64).view(3, 6, 8)
 

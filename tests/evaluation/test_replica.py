@@ -12,7 +12,13 @@ import pytest
 import torch
 from experiments.attribution_evaluation.replica import SEEDS, load_replica, write_pictures
 
-from pellucid.attribution import GradCAM, Gradient, InputXGradient, IntegratedGradients, LayerCAM
+from pellucid.attribution import (
+    GradCAM,
+    Gradient,
+    InputXGradient,
+    IntegratedGradients,
+    LayerCAM,
+)
 from pellucid.evaluation import SweepOptions, evaluate
 from pellucid.evaluation.sweep import SummaryLine
 

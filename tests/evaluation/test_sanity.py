@@ -6,8 +6,14 @@ from tests.evaluation.settings_support import classifier, grids, vgg_net
 from torch import Tensor, nn
 
 from pellucid import Classifier
-from pellucid.attribution import GradCAM, Gradient, InputXGradient, Method
-from pellucid.classifiers.randomised import with_network
+from pellucid.attribution import (
+    GradCAM,
+    Gradient,
+    InputXGradient,
+    Method,
+)
+from pellucid.classifiers import randomise_cascadingly, randomise_independently
+from pellucid.classifiers.randomize import with_network
 from pellucid.errors import ModelError, PellucidError, TargetError
 from pellucid.evaluation import (
     DiFull,
@@ -15,8 +21,6 @@ from pellucid.evaluation import (
     map_similarity,
     parameter_randomisation_test,
     random_logit_test,
-    randomise_cascadingly,
-    randomise_independently,
     target_sensitivity,
 )
 from pellucid.evaluation.sweep.control_methods import ControlMap

@@ -21,8 +21,19 @@ from tests.evaluation.settings_support import (
 from tests.networks import FIXED_SIZE, NETWORKS, UNTRACEABLE, input_shape
 
 import pellucid as pl
-from pellucid.errors import LayerError, ModelError, PellucidError, TargetError
-from pellucid.evaluation import DiFull, DiPart, GridPG, join_cells, split_cells
+from pellucid.errors import (
+    LayerError,
+    ModelError,
+    PellucidError,
+    TargetError,
+)
+from pellucid.evaluation import (
+    DiFull,
+    DiPart,
+    GridPG,
+    join_cells,
+    split_cells,
+)
 
 TOKENS = {"vit", "vit_mean", "vit_two_tokens", "vit_five_tokens"}
 WITH_A_LAST_MAP = sorted(set(NETWORKS) - UNTRACEABLE - TOKENS)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.attribution.memory import peak_bytes
+from pellucid.attribution.batch_budget import peak_bytes
 from pellucid.errors import LayerError, ModelError, PellucidError
 from pellucid.evaluation import DiPart, GridPG
 from pellucid.evaluation.settings.blocks import windows

@@ -24,9 +24,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.attribution import METHODS, Explanation, Method, Target
+from pellucid.attribution import (
+    METHODS,
+    Explanation,
+    Method,
+    Target,
+)
 from pellucid.errors import TargetError
-from pellucid.evaluation import DiFull, DiPart, GridPG, Setting, localization_score, split_cells
+from pellucid.evaluation import (
+    DiFull,
+    DiPart,
+    GridPG,
+    Setting,
+    localization_score,
+    split_cells,
+)
 
 QUICK: dict[str, dict[str, Any]] = {
     "IntegratedGradients": {"steps": 3},

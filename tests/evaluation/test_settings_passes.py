@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pellucid as pl
 from pellucid.attribution import METHODS, Case, Passes
-from pellucid.attribution.memory import Budget
+from pellucid.attribution.batch_budget import Budget
 from pellucid.attribution.perturbation import occlusion_windows
 from pellucid.classifiers import LayerView
 from pellucid.evaluation import DiFull, DiPart, GridPG

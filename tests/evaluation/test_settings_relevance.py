@@ -8,9 +8,14 @@ from tests.attribution.support import gap_net
 from tests.evaluation.settings_support import classifier, grids, vgg_net
 from torch import Tensor
 
-from pellucid.attribution import LRP, METHODS, RISE, Passes
+from pellucid.attribution import (
+    LRP,
+    METHODS,
+    RISE,
+    Passes,
+)
+from pellucid.attribution.lrp.composites import COMPOSITES
 from pellucid.attribution.perturbation import rise_masks
-from pellucid.attribution.relevance.composites import COMPOSITES
 from pellucid.classifiers import Classifier
 from pellucid.evaluation import DiFull, split_cells
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation import (
+from pellucid.statistics import (
     bootstrap_interval,
     cliffs_delta,
     compare_methods,
@@ -18,7 +18,7 @@ from pellucid.evaluation import (
     spearman_matrix,
     wilcoxon_p,
 )
-from pellucid.evaluation.statistics import _weighted
+from pellucid.statistics.intervals import _weighted
 
 RNG_SEEDS = st.integers(0, 2**31 - 1)
 

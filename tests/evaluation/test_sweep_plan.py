@@ -11,7 +11,7 @@ import torch
 from pellucid.attribution import GradCAM, IntegratedGradients, Occlusion
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep import SweepOptions
-from pellucid.evaluation.sweep.driver import planned_methods
+from pellucid.evaluation.sweep.evaluate import planned_methods
 from pellucid.evaluation.sweep.plan import Plan, PlannedData, PlannedModel
 
 

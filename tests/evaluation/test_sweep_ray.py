@@ -15,7 +15,13 @@ from tests.evaluation.sweep_support import MODEL, colour_classifier, write_squar
 
 from pellucid.attribution import RISE, GradCAM
 from pellucid.errors import PellucidError
-from pellucid.evaluation.sweep import ModelSource, Progress, Run, SweepOptions, evaluate
+from pellucid.evaluation.sweep import (
+    ModelSource,
+    Progress,
+    Run,
+    SweepOptions,
+    evaluate,
+)
 from pellucid.evaluation.sweep.plan import Shard
 
 ray = pytest.importorskip("ray", reason="the cluster backend is not tested: pip install 'pellucid[cluster]'")

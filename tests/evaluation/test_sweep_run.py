@@ -10,11 +10,22 @@ import torch
 from tests.evaluation.sweep_support import COLOURS, colour_classifier, colour_network, columns, rows, write_squares
 
 from pellucid import Classifier
-from pellucid.attribution import GradCAM, InputXGradient, Occlusion, smooth
+from pellucid.attribution import (
+    GradCAM,
+    InputXGradient,
+    Occlusion,
+    smooth,
+)
 from pellucid.errors import PellucidError
 from pellucid.evaluation import agg_att, localization_score
 from pellucid.evaluation.settings import DiFull, GridPG
-from pellucid.evaluation.sweep import Progress, Run, SweepOptions, evaluate, grid_pictures
+from pellucid.evaluation.sweep import (
+    Progress,
+    Run,
+    SweepOptions,
+    evaluate,
+    grid_pictures,
+)
 from pellucid.evaluation.sweep.control_methods import CONTROLS
 
 OPTIONS = SweepOptions(

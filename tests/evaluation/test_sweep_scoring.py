@@ -10,11 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation import Candidate, GridSet, input_magnitude, localization_score, oracle_mask
+from pellucid.evaluation import (
+    Candidate,
+    GridSet,
+    input_magnitude,
+    localization_score,
+    oracle_mask,
+)
 from pellucid.evaluation.sweep import evaluate_maps, grid_targets, summarise
 from pellucid.evaluation.sweep.arrow import encode
-from pellucid.evaluation.sweep.maps import LARGEST_SIDE, KeptMap, MapRows, read_maps
 from pellucid.evaluation.sweep.scoring import score_maps
+from pellucid.evaluation.sweep.stored_maps import (
+    LARGEST_SIDE,
+    KeptMap,
+    MapRows,
+    read_maps,
+)
 
 
 def slow_shares(one: Tensor, size: tuple[int, int]) -> np.ndarray:

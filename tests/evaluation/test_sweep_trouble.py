@@ -21,10 +21,27 @@ from tests.evaluation.sweep_support import (
 )
 
 from pellucid import Classifier
-from pellucid.attribution import Attribution, Case, GradCAM, InputXGradient, Method
-from pellucid.errors import LayerError, MissingExtraError, ModelError, PellucidError
+from pellucid.attribution import (
+    Attribution,
+    Case,
+    GradCAM,
+    InputXGradient,
+    Method,
+)
+from pellucid.errors import (
+    LayerError,
+    MissingExtraError,
+    ModelError,
+    PellucidError,
+)
 from pellucid.evaluation import GridSetError
-from pellucid.evaluation.sweep import Progress, Run, RunError, SweepOptions, evaluate
+from pellucid.evaluation.sweep import (
+    Progress,
+    Run,
+    RunError,
+    SweepOptions,
+    evaluate,
+)
 
 OPTIONS = SweepOptions(
     settings=("GridPG", "DiFull"), layers=("input", "final"), grids=5, kernel_sizes=(5,), shard_size=2, keep_maps="all"

@@ -21,8 +21,8 @@ from tests.networks import NETWORKS
 
 import pellucid as pl
 from pellucid.cli import main
-from pellucid.data.strokes import draw_digits
-from pellucid.data.textures import draw_pictures
+from pellucid.synthetic.strokes import draw_digits
+from pellucid.synthetic.textures import draw_pictures
 
 Numbers = dict[str, np.ndarray]
 NETS = ("nested_sequential", "residual", "vit")

@@ -11,17 +11,29 @@ from PIL import Image
 from torch import nn
 
 import pellucid as pl
-from pellucid.concepts import ConceptWarning, Status, VisualTCAV, collect_sets, fit_cavs, global_explanations
-from pellucid.data.textures import draw_pictures
-from pellucid.reports.concepts import (
+from pellucid.concepts import (
+    ConceptWarning,
+    Status,
+    VisualTCAV,
+    collect_sets,
+    fit_cavs,
+    global_explanations,
+)
+from pellucid.reports.concepts.class_page import render_class_page, write_class_page
+from pellucid.reports.concepts.examples import chosen_examples
+from pellucid.reports.concepts.image_page import (
     ConceptReport,
     explain_picture_by_concepts,
     render_concept_page,
     write_concept_page,
 )
-from pellucid.reports.concepts_examples import chosen_examples
-from pellucid.reports.concepts_global import render_class_page, write_class_page
-from pellucid.reports.concepts_parts import Scale, at_size, gap_words, verdict
+from pellucid.reports.concepts.parts import (
+    Scale,
+    at_size,
+    gap_words,
+    verdict,
+)
+from pellucid.synthetic.textures import draw_pictures
 
 NAMES = ["<b>bee</b>", "zebra", "tiger"]
 

@@ -15,11 +15,21 @@ import torch
 from PIL import Image
 from tests.evaluation.sweep_support import COLOURS, colour_classifier, write_squares
 
-from pellucid.attribution import GradCAM, InputXGradient, IntegratedGradients, LayerCAM
+from pellucid.attribution import (
+    GradCAM,
+    InputXGradient,
+    IntegratedGradients,
+    LayerCAM,
+)
 from pellucid.data import Preprocess
-from pellucid.evaluation.sweep import Progress, Run, SweepOptions, evaluate
+from pellucid.evaluation.sweep import (
+    Progress,
+    Run,
+    SweepOptions,
+    evaluate,
+)
 from pellucid.reports import ReportError, render_evaluation, write_evaluation
-from pellucid.reports.evaluation_pictures import preprocess_of
+from pellucid.reports.evaluation.example_images import preprocess_of
 
 METHODS = (GradCAM(), LayerCAM(), InputXGradient(), IntegratedGradients(steps=3))
 OPTIONS = SweepOptions(

@@ -8,9 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pellucid.data import write_atomically
-from pellucid.reports.colours import ReportError, format_number, palette, robust_scale
-from pellucid.reports.figures import (
+from pellucid.reports.shared.colors import (
+    ReportError,
+    format_number,
+    palette,
+    robust_scale,
+)
+from pellucid.reports.shared.overlays import (
     blank_reason,
     colour_bar,
     display_picture,
@@ -19,6 +23,7 @@ from pellucid.reports.figures import (
     overlay,
     save_overlay,
 )
+from pellucid.storage import write_atomically
 
 SIDE = 300
 NAN = float("nan")

@@ -14,8 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pellucid.reports import PageInput, Panel, ReportError, render_page, robust_scale, write_page
-from pellucid.reports.page import gap_reading
+from pellucid.reports import (
+    PageInput,
+    Panel,
+    ReportError,
+    render_page,
+    robust_scale,
+    write_page,
+)
+from pellucid.reports.attribution.page import gap_reading
 
 NASTY = '</style><script>alert("x")</script>\'&"><img src=http://evil.example/x.png onerror=alert(1)>'
 NAN = float("nan")

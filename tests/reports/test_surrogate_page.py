@@ -12,18 +12,18 @@ from PIL import Image
 from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 
-from pellucid.reports.html import script_hash
-from pellucid.reports.surrogate import ExplainedPicture, render_surrogate_page
-from pellucid.reports.surrogate_graph import graph_views
-from pellucid.reports.surrogate_layout import lay_out, layers_of
-from pellucid.reports.surrogate_numbers import numbers_of
-from pellucid.reports.surrogate_pictures import difference_uri, picture_uri, strip_png
+from pellucid.reports.shared.html import script_hash
+from pellucid.reports.surrogate.graph_figure import graph_views
+from pellucid.reports.surrogate.graph_layout import lay_out, layers_of
+from pellucid.reports.surrogate.graph_page import ExplainedPicture, render_surrogate_page
+from pellucid.reports.surrogate.image_parts import difference_uri, picture_uri, strip_png
+from pellucid.reports.surrogate.numbers import numbers_of
 from pellucid.surrogate import load, train
 from pellucid.surrogate.causal.compare import difference
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.explaining.decision import DecisionEdge, NuisanceNull
-from pellucid.surrogate.explaining.necessity import Necessity, Share
-from pellucid.surrogate.globally import GlobalExplanation
+from pellucid.surrogate.explain.decision_effects import DecisionEdge, NuisanceNull
+from pellucid.surrogate.explain.global_explanation import GlobalExplanation
+from pellucid.surrogate.explain.necessity import Necessity, Share
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.explaining.painting import Painting
+from pellucid.surrogate.explain.encoded_batch import Painting
+from pellucid.surrogate.model.codes import Codes
 
 
 class LinearTwin:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import Classifier
-from pellucid.data.bars import bars_model, draw_bars
-from pellucid.data.context import ContextTable
+from pellucid.data.context_table import ContextTable
 from pellucid.surrogate import TwinSurrogate
+from pellucid.synthetic.bars import bars_model, draw_bars
 
 SIDE = 16
 CONTEXTS = ("thickness", "intensity")

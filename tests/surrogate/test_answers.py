@@ -9,14 +9,14 @@ from tests.surrogate.test_checkpoint import TINY
 from torch import nn
 
 from pellucid import Classifier, PellucidError
-from pellucid.classifiers.randomised import initialised_anew, with_network
+from pellucid.classifiers.randomize import initialised_anew, with_network
 from pellucid.errors import TargetError
 from pellucid.surrogate import load, train
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.explaining.decision import NuisanceNull
-from pellucid.surrogate.explaining.support import RefusedError
-from pellucid.surrogate.globally import GlobalExplanation
+from pellucid.surrogate.explain.decision_effects import NuisanceNull
+from pellucid.surrogate.explain.global_explanation import GlobalExplanation
+from pellucid.surrogate.explain.validity import RefusedError
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import torch
 from tests.surrogate.linear_twin import LinearTwin, painted
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.assessment import Assessment, assess
-from pellucid.surrogate.codes import Codes
+from pellucid.surrogate.assess.assessment import Assessment, assess
+from pellucid.surrogate.model.codes import Codes
 
 SPAN = torch.tensor([[-2.0, -2.0], [2.0, 2.0]])
 

@@ -7,7 +7,7 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.compare import score_graph
 from pellucid.surrogate.causal.discovery import CLASS_NODE, discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.scales import Marginal, rank_gaussian, within_class
+from pellucid.surrogate.causal.rank_normalize import Marginal, rank_gaussian, within_class
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
 
 

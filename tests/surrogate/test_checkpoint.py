@@ -9,11 +9,11 @@ from tests.surrogate.support import bars, classifier_of, small_cnn
 from torch import nn
 
 from pellucid.surrogate import CheckpointError, DivergedError, train
-from pellucid.surrogate.checkpoint import RunFolder
-from pellucid.surrogate.divergence import PATIENCE, Watch
-from pellucid.surrogate.options import PRESETS
-from pellucid.surrogate.step import StepLosses
-from pellucid.surrogate.trainer import Trainer
+from pellucid.surrogate.training.checkpoint import RunFolder
+from pellucid.surrogate.training.divergence import PATIENCE, Watch
+from pellucid.surrogate.training.step import StepLosses
+from pellucid.surrogate.training.trainer import Trainer
+from pellucid.surrogate.training.training_options import PRESETS
 
 TINY = PRESETS["ci-16"].but(
     steps=8,

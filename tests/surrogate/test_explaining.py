@@ -6,14 +6,19 @@ from tests.surrogate.linear_twin import LinearTwin, painted, some_codes
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.explaining.decision import decision_edges, with_decisions
-from pellucid.surrogate.explaining.importance import importance
-from pellucid.surrogate.explaining.minimal import flip
-from pellucid.surrogate.explaining.necessity import necessity, wilson
-from pellucid.surrogate.explaining.painting import margin, probabilities
-from pellucid.surrogate.explaining.strips import difference_map, strip
-from pellucid.surrogate.explaining.support import RefusedError, Support, check_effective, fidelity
+from pellucid.surrogate.explain.decision_effects import decision_edges, with_decisions
+from pellucid.surrogate.explain.encoded_batch import margin, probabilities
+from pellucid.surrogate.explain.minimal_counterfactual import flip
+from pellucid.surrogate.explain.necessity import necessity, wilson
+from pellucid.surrogate.explain.shapley import importance
+from pellucid.surrogate.explain.traversal import difference_map, strip
+from pellucid.surrogate.explain.validity import (
+    RefusedError,
+    Support,
+    check_effective,
+    fidelity,
+)
+from pellucid.surrogate.model.codes import Codes
 
 
 def signed(painting):

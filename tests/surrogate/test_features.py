@@ -6,7 +6,7 @@ from tests.surrogate.support import classifier_of, small_cnn
 from torch import nn
 
 from pellucid import Classifier, PellucidError
-from pellucid.surrogate.features import LOGITS_ONLY, Features, stages
+from pellucid.surrogate.model.features import LOGITS_ONLY, Features, stages
 
 
 class Residual(nn.Module):

@@ -3,11 +3,11 @@
 import torch
 from tests.surrogate.support import bars
 
-from pellucid.surrogate.fitting import determination
-from pellucid.surrogate.judge import Judges, fit_judges
-from pellucid.surrogate.options import PRESETS
-from pellucid.surrogate.perception import fit_perception
-from pellucid.surrogate.pictures import Held
+from pellucid.surrogate.model.attribute_predictors import Judges, fit_judges
+from pellucid.surrogate.model.probes import fit_perception
+from pellucid.surrogate.training.fitting import determination
+from pellucid.surrogate.training.image_datasets import Held
+from pellucid.surrogate.training.training_options import PRESETS
 
 OPTIONS = PRESETS["ci-16"].but(encoder_base=64, encoder_most=8, judge_steps=150, judge_batch=32)
 

@@ -7,13 +7,13 @@ from tests.surrogate.linear_twin import LinearTwin, painted, some_codes
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.explaining.attfind import attfind
-from pellucid.surrogate.explaining.decision import decision_edges
-from pellucid.surrogate.explaining.painting import Painting, margin
-from pellucid.surrogate.globally import GlobalExplanation, explain_globally
-from pellucid.surrogate.locally import explain_locally, structural_models
-from pellucid.surrogate.reference import Reference
+from pellucid.surrogate.explain.attfind import attfind
+from pellucid.surrogate.explain.decision_effects import decision_edges
+from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.explain.global_explanation import GlobalExplanation, explain_globally
+from pellucid.surrogate.explain.local_explanation import explain_locally, structural_models
+from pellucid.surrogate.explain.reference_set import Reference
+from pellucid.surrogate.model.codes import Codes
 
 NAMES = ("width", "grey", "u0")
 

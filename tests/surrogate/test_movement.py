@@ -5,8 +5,8 @@ import torch
 from tests.surrogate.linear_twin import LinearTwin, painted
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.movement import ENDS, remeasured, what_moves
+from pellucid.surrogate.assess.leakage import ENDS, remeasured, what_moves
+from pellucid.surrogate.model.codes import Codes
 
 
 def test_in_a_clean_twin_only_what_is_set_moves_and_by_as_much_as_asked():

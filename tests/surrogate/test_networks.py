@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.explaining.stylespace import StyleSpace
-from pellucid.surrogate.networks import (
+from pellucid.surrogate.explain.stylespace import StyleSpace
+from pellucid.surrogate.model import (
     ConvEncoder,
     Discriminator,
     Generator,

@@ -5,8 +5,14 @@ import itertools
 import pytest
 import torch
 
-from pellucid.surrogate.losses import brightness_divergence, divergence, feature_distance
-from pellucid.surrogate.penalties import hessian_penalty, moment_penalty, path_lengths, r1, second_differences
+from pellucid.surrogate.training.losses import brightness_divergence, divergence, feature_distance
+from pellucid.surrogate.training.penalties import (
+    hessian_penalty,
+    moment_penalty,
+    path_lengths,
+    r1,
+    second_differences,
+)
 
 
 def all_signs(coordinates, pictures):

@@ -15,8 +15,8 @@ from experiments.surrogate.planted_cues_effects import (
 from tests.surrogate.linear_twin import LinearTwin, painted
 
 from pellucid import Classifier
-from pellucid.data.context import ContextTable
-from pellucid.surrogate.features import Features
+from pellucid.data.context_table import ContextTable
+from pellucid.surrogate.model.features import Features
 
 
 class ScaledTwin(LinearTwin):

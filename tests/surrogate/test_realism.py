@@ -3,7 +3,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.realism import frechet_distance, realism
+from pellucid.surrogate.assess.realism import frechet_distance, realism
 
 RANDOM = torch.Generator().manual_seed(0)
 

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from pellucid.surrogate.sampling import correlation, decorrelating_weights, draw, mixed
+from pellucid.surrogate.training.sampling import (
+    correlation,
+    decorrelating_weights,
+    draw,
+    mixed,
+)
 
 
 def tied(rows, columns, seed=0):

@@ -8,14 +8,14 @@ from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 from torch.nn import functional as F
 
-from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.features import Features
-from pellucid.surrogate.interventions import change
-from pellucid.surrogate.pictures import Held, Stacked
-from pellucid.surrogate.preparation import prepare
-from pellucid.surrogate.space import DisplaySpace
-from pellucid.surrogate.step import StepLosses, draw_batch
-from pellucid.surrogate.twin_networks import Sizes, TwinNetworks
+from pellucid.surrogate.explain.interventions import change
+from pellucid.surrogate.model.codes import Codes
+from pellucid.surrogate.model.features import Features
+from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.model.surrogate_networks import Sizes, TwinNetworks
+from pellucid.surrogate.training.image_datasets import Held, Stacked
+from pellucid.surrogate.training.preparation import prepare
+from pellucid.surrogate.training.step import StepLosses, draw_batch
 
 SPAN = torch.tensor([[5.0, 7.0], [6.0, 8.0]])  # of contexts that no code below has by itself
 

@@ -8,9 +8,16 @@ from torch import nn
 
 from pellucid import Classifier, PellucidError
 from pellucid.data import Preprocess
-from pellucid.data.context import ContextTable
-from pellucid.surrogate import LOGITS_ONLY, CheckpointError, Codes, TrainingOptions, load, train
-from pellucid.surrogate.space import DisplaySpace
+from pellucid.data.context_table import ContextTable
+from pellucid.surrogate import (
+    LOGITS_ONLY,
+    CheckpointError,
+    Codes,
+    TrainingOptions,
+    load,
+    train,
+)
+from pellucid.surrogate.model.image_space import DisplaySpace
 
 
 @pytest.fixture(scope="module")

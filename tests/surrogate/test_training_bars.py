@@ -18,8 +18,8 @@ import pytest
 import torch
 from tests.surrogate.support import SIDE, agreement, bars, classifier_of, effect_of
 
-from pellucid.data.bars import IntensityClassifier, ThicknessClassifier, draw_bars
 from pellucid.surrogate import LOGITS_ONLY, train
+from pellucid.synthetic.bars import IntensityClassifier, ThicknessClassifier, draw_bars
 
 LONG = os.environ.get("PELLUCID_LONG_TESTS") == "1"
 

@@ -9,14 +9,19 @@ import sys
 import pytest
 import torch
 
-from pellucid.surrogate.checkpoint import RunFolder
-from pellucid.surrogate.distributed import average_gradients, everyones, is_first, processes
+from pellucid.surrogate.training.checkpoint import RunFolder
+from pellucid.surrogate.training.distributed import (
+    average_gradients,
+    everyones,
+    is_first,
+    processes,
+)
 
 PROGRAM = """
 import json, sys
 import torch
 from pellucid.surrogate import train
-from pellucid.surrogate.distributed import average_gradients, join, process_rank
+from pellucid.surrogate.training.distributed import average_gradients, join, process_rank
 from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 

@@ -1,15 +1,26 @@
 """Attribution: where a classifier found its evidence, at the input or at any layer."""
 
-from pellucid.attribution.cam import AblationCAM, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
+from pellucid.attribution.cam import (
+    AblationCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    LayerCAM,
+    ScoreCAM,
+)
 from pellucid.attribution.case import Case
+from pellucid.attribution.cases import explain
 from pellucid.attribution.explanation import Explanation, Passes
-from pellucid.attribution.gradient import Gradient, GuidedBackprop, InputXGradient, SmoothGrad
+from pellucid.attribution.gradient import (
+    Gradient,
+    GuidedBackprop,
+    InputXGradient,
+    SmoothGrad,
+)
 from pellucid.attribution.integrated_gradients import IntegratedGradients
+from pellucid.attribution.lrp import LRP
 from pellucid.attribution.method import Attribution, Method
-from pellucid.attribution.naming import make_methods
+from pellucid.attribution.method_names import make_methods
 from pellucid.attribution.perturbation import RISE, Occlusion
-from pellucid.attribution.relevance import LRP
-from pellucid.attribution.several import explain
 from pellucid.attribution.smoothed import Smoothed
 from pellucid.attribution.smoothing import smooth
 from pellucid.attribution.targets import Target

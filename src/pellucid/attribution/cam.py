@@ -11,8 +11,6 @@ from pellucid.attribution.case import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 
-__all__ = ["AblationCAM", "GradCAM", "GradCAMPlusPlus", "LayerCAM", "ScoreCAM"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class _CAM(Method):

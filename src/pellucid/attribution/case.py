@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.attribution.batch_budget import Budget, Part
 from pellucid.attribution.explanation import Passes
-from pellucid.attribution.memory import Budget, Part
 from pellucid.attribution.targets import ResolvedTarget, count_targets, resolve_target
-from pellucid.attribution.view import View, headed, restricted, rows_per_picture
+from pellucid.attribution.view import (
+    View,
+    headed,
+    restricted,
+    rows_per_picture,
+)
 from pellucid.errors import ModelError
-
-__all__ = ["Case"]
 
 
 class Case:

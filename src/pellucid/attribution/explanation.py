@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Explanation", "Passes"]
-
 
 @dataclass(frozen=True)
 class Passes:

@@ -13,8 +13,6 @@ from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
-__all__ = ["Gradient", "GuidedBackprop", "InputXGradient", "SmoothGrad", "sum_channels"]
-
 _NO_RELU = "no ReLU comes after this layer, so that the map is the plain gradient's"
 
 

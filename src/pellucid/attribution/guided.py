@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["GuidedReLUs"]
-
 F = nn.functional
 # What modules, functions and in-place calls arrive as, with their arguments in order. nn.ReLU6 arrives as hardtanh.
 _ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {

@@ -14,8 +14,6 @@ from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
-__all__ = ["IntegratedGradients", "quadrature_nodes"]
-
 Quadrature = Literal["gauss_legendre", "trapezoid", "midpoint", "left", "right"]
 
 

@@ -10,12 +10,10 @@ from torch import Tensor
 
 import pellucid
 from pellucid.attribution.case import Case
+from pellucid.attribution.cases import explain
 from pellucid.attribution.explanation import Explanation
-from pellucid.attribution.several import explain
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
-
-__all__ = ["Attribution", "Method"]
 
 
 @dataclass(frozen=True)

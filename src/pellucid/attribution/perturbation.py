@@ -13,8 +13,6 @@ from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
-__all__ = ["RISE", "Occlusion", "occlusion_windows", "rise_masks"]
-
 
 def occlusion_windows(size: int, window: int, stride: int) -> list[tuple[int, int]]:
     """Windows [start, end) along an axis, cut at its ends.

@@ -7,8 +7,6 @@ from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.smoothing import gaussian_weights, smooth
 from pellucid.attribution.view import View
 
-__all__ = ["Smoothed"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed(Method):

@@ -6,8 +6,6 @@ from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
 
-__all__ = ["gaussian_weights", "smooth"]
-
 
 def gaussian_weights(kernel_size: int) -> Tensor:
     """Normalised weights (K,) of a Gaussian with sigma = K / 4, cut at the window."""

@@ -10,17 +10,6 @@ from torch import Tensor
 
 from pellucid.errors import TargetError
 
-__all__ = [
-    "ClassNames",
-    "Output",
-    "ResolvedTarget",
-    "Target",
-    "count_targets",
-    "named_heads",
-    "resolve_target",
-    "targets_of_rows",
-]
-
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Output = Literal["logit", "probability", "log_probability", "margin", "centred"]
 ClassRef = int | str | tuple[int, int | str]

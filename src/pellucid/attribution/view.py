@@ -8,8 +8,6 @@ from torch import Tensor, fx
 from pellucid.attribution.targets import ClassNames, named_heads
 from pellucid.classifiers import Activation, Carried
 
-__all__ = ["HeadedView", "View", "headed", "restricted", "rows_per_picture"]
-
 
 class _Classifier(ClassNames, Protocol):
     def logits(self, pictures: Tensor) -> Tensor: ...

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from pellucid.classifiers.tracing import depends_on
 
-__all__ = ["is_affine"]
-
 _MODULES = (
     nn.Conv2d,
     nn.Linear,

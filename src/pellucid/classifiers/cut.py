@@ -5,12 +5,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, fx
 
-from pellucid.classifiers.crossing import Carried, Pattern, UnfollowableError
 from pellucid.classifiers.dry_run import DryRun
+from pellucid.classifiers.side_inputs import Carried, Pattern, UnfollowableError
 from pellucid.classifiers.tracing import TracedNetwork, depends_on, needed_by
 from pellucid.errors import LayerError
-
-__all__ = ["Cut", "TracedCut", "equal_logits"]
 
 
 class Cut(Protocol):

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pellucid.classifiers.crossing import Pattern, pattern_of
+from pellucid.classifiers.side_inputs import Pattern, pattern_of
 from pellucid.classifiers.tracing import TracedNetwork
-
-__all__ = ["DryRun", "gradients_of_logits", "node_gradients"]
 
 
 class DryRun:

@@ -12,19 +12,13 @@ from torch import Tensor, fx, nn
 from pellucid.classifiers.dry_run import DryRun, gradients_of_logits, node_gradients
 from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.replay import module_outputs
-from pellucid.classifiers.tracing import TracedNetwork, call_name, depends_on, needed_by
+from pellucid.classifiers.tracing import (
+    TracedNetwork,
+    call_name,
+    depends_on,
+    needed_by,
+)
 from pellucid.errors import LayerError
-
-__all__ = [
-    "LayerInfo",
-    "final_layer",
-    "middle_layer",
-    "no_such_layer",
-    "replayed_layers",
-    "replayed_with_gradient",
-    "traced_layers",
-    "traced_with_gradient",
-]
 
 # Operations that only pool or rearrange a map: the map before them is the one to look at.
 _POOLS_OR_MOVES = (

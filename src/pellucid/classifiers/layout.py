@@ -8,8 +8,6 @@ from torch import Tensor
 
 from pellucid.errors import LayerError
 
-__all__ = ["LAYOUTS", "Layout", "find_layout"]
-
 LAYOUTS = ("NCHW", "NHWC", "NTC", "NC")
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.classifiers.crossing import Carried
 from pellucid.classifiers.cut import Cut, TracedCut, equal_logits
 from pellucid.classifiers.dry_run import DryRun
+from pellucid.classifiers.frozen_copy import frozen_twin
 from pellucid.classifiers.layers import (
     LayerInfo,
     final_layer,
@@ -21,13 +21,16 @@ from pellucid.classifiers.layers import (
     traced_with_gradient,
 )
 from pellucid.classifiers.layout import Layout, find_layout
+from pellucid.classifiers.precision import (
+    Precision,
+    checked_logits,
+    in_one_line,
+    running_on,
+)
 from pellucid.classifiers.replay import ReplayCut
-from pellucid.classifiers.running import Precision, checked_logits, in_one_line, running_on
+from pellucid.classifiers.side_inputs import Carried
 from pellucid.classifiers.tracing import TracedNetwork, UntraceableError, trace
-from pellucid.classifiers.twin import frozen_twin
 from pellucid.errors import LayerError
-
-__all__ = ["Network"]
 
 
 class Network:

@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pellucid.classifiers.crossing import Carried, Pattern, PerPicture, UnfollowableError, pattern_of
+from pellucid.classifiers.side_inputs import (
+    Carried,
+    Pattern,
+    PerPicture,
+    UnfollowableError,
+    pattern_of,
+)
 from pellucid.errors import LayerError
-
-__all__ = ["ReplayCut", "module_outputs"]
 
 Call = tuple[str, int]
 """A module's path and which of its calls in one forward."""

@@ -2,12 +2,10 @@
 
 from torch import Tensor, fx
 
-from pellucid.classifiers.crossing import Carried
+from pellucid.classifiers.layer_view import LayerView
+from pellucid.classifiers.side_inputs import Carried
 from pellucid.classifiers.tracing import needed_by
-from pellucid.classifiers.view import LayerView
 from pellucid.errors import LayerError
-
-__all__ = ["Segment"]
 
 
 class Segment:

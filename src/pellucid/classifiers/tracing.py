@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-__all__ = ["ALIASES", "TracedNetwork", "UntraceableError", "call_name", "depends_on", "needed_by", "trace"]
-
 ALIASES = ("input", "middle", "final")
 
 

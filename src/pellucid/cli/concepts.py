@@ -39,7 +39,6 @@ from pellucid.errors import PellucidError
 if TYPE_CHECKING:
     from pellucid.concepts import CAV
 
-__all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="What did it see, and how much did it count? CAVs, TCAV and Visual-TCAV.")
 
@@ -70,7 +69,7 @@ def fit(
 ) -> None:
     """Fit CAVs: directions that point towards concepts, with their quality on held-out pictures."""
     from pellucid.concepts import save_cavs
-    from pellucid.concepts.store import cav_files
+    from pellucid.concepts.cav_store import cav_files
 
     if concepts is not None and cav_files(concepts):
         raise PellucidError(f"{concepts} holds fitted CAVs; fit needs folders of pictures")
@@ -90,7 +89,7 @@ def list_(folder: Listed = None, as_json: AsJson = False) -> None:
     if folder is None:
         _list_drawn(as_json)
         return
-    from pellucid.concepts.store import cav_files
+    from pellucid.concepts.cav_store import cav_files
 
     files = cav_files(folder)
     if not files:
@@ -111,7 +110,7 @@ def list_(folder: Listed = None, as_json: AsJson = False) -> None:
 
 
 def _list_drawn(as_json: bool) -> None:
-    from pellucid.data.textures import COLOURS, NEGATIVES, TEXTURES
+    from pellucid.synthetic.textures import COLOURS, NEGATIVES, TEXTURES
 
     if as_json:
         print_json({"textures": list(TEXTURES), "colours": list(COLOURS), "negatives": NEGATIVES})
@@ -138,7 +137,7 @@ def _readable(files: list[Path]) -> "tuple[dict[Path, CAV], dict[str, str]]":
 def _report(
     found: "dict[str, list[CAV]]", files: list[Path], out: Path, as_json: bool, receipt: dict[str, Any]
 ) -> None:
-    from pellucid.concepts.table import plain
+    from pellucid.concepts.concept_table import plain
 
     if as_json:
         print_json(plain({**receipt, "files": [str(file) for file in files]}))

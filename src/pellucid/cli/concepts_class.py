@@ -39,13 +39,19 @@ from pellucid.cli.concepts_common import (
     concept_targets,
     readable_pictures,
 )
-from pellucid.cli.concepts_explain import Baseline, Outputs, explainers, outputs, tell_files, write_outputs
+from pellucid.cli.concepts_explain import (
+    Baseline,
+    Outputs,
+    explainers,
+    outputs,
+    tell_files,
+    write_outputs,
+)
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
     from pellucid.concepts import GlobalExplanation, TCAVResult
 
-__all__ = ["rank", "tcav"]
 
 ClassTargets = Annotated[list[str], typer.Option("--target", help="Class name or index; repeat for several.")]
 ClassTarget = Annotated[str, typer.Option("--target", help="Class name or index.")]
@@ -110,7 +116,7 @@ def rank(
     whole = _global_result(classifier, found, results, made[0].options, skipped)
 
     def pages(place: Path) -> list[Path]:
-        from pellucid.reports.concepts_global import write_class_page
+        from pellucid.reports.concepts.class_page import write_class_page
 
         file = place if place.suffix else place / "concepts.html"
         write_class_page(file, classifier, made, results)
@@ -129,7 +135,7 @@ def rank(
 def _global_result(
     classifier: Any, found: Any, results: "Sequence[GlobalExplanation]", options: Any, skipped: Any
 ) -> dict[str, Any]:
-    from pellucid.concepts.table import global_rows, plain
+    from pellucid.concepts.concept_table import global_rows, plain
 
     notes = list(dict.fromkeys(note for result in results for note in result.notes))
     rankings = [
@@ -197,7 +203,7 @@ def tcav(
 ) -> None:
     """TCAV scores of a class with random-set tests: for how many pictures a step towards a concept raises its logit."""
     from pellucid.concepts import tcav as score_class
-    from pellucid.concepts.table import plain, tcav_rows
+    from pellucid.concepts.concept_table import plain, tcav_rows
 
     files, skipped = readable_pictures(images)
     places = outputs(out, Path())

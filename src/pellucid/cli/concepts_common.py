@@ -68,7 +68,7 @@ class Wanted:
 
 def cavs_by_layer(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str, list[CAV]]":
     """The CAVs at each layer in the order of the layers asked for: read from files, or fitted."""
-    from pellucid.concepts.store import cav_files
+    from pellucid.concepts.cav_store import cav_files
 
     with told_once():
         if wanted.concepts is not None and cav_files(wanted.concepts):
@@ -127,7 +127,7 @@ def _fitted(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str,
 
 def _sets(classifier: "Classifier", wanted: Wanted, on_set: Any) -> "tuple[list[ConceptSet], ConceptSet]":
     from pellucid.concepts import collect_sets
-    from pellucid.data.textures import COLOURS, TEXTURES
+    from pellucid.synthetic.textures import COLOURS, TEXTURES
 
     groups = {"textures": list(TEXTURES), "colours": list(COLOURS)}
     drawn = [name for text in split_names(wanted.builtin) for name in groups.get(text, [text])]
@@ -178,7 +178,12 @@ def readable_pictures(images: Sequence[str]) -> "tuple[list[Path], list[dict[str
     Raises:
         PictureError: there is one file only, or none that can be read.
     """
-    from pellucid.data import PictureFailure, find_pictures, read_picture, read_pictures
+    from pellucid.data import (
+        PictureFailure,
+        find_pictures,
+        read_picture,
+        read_pictures,
+    )
 
     files = find_pictures(images)
     if len(files) == 1:

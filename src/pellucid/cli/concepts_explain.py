@@ -46,9 +46,8 @@ from pellucid.errors import PellucidError
 if TYPE_CHECKING:
     from pellucid.classifiers import Classifier
     from pellucid.concepts import CAV, ConceptExplanation, VisualTCAV
-    from pellucid.reports.concepts import ConceptReport
+    from pellucid.reports.concepts.image_page import ConceptReport
 
-__all__ = ["Baseline", "Outputs", "explain", "explainers", "pages_of", "write_outputs"]
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -125,7 +124,7 @@ def _explained(
     classifier: "Classifier", files: Sequence[Path], made: "Sequence[VisualTCAV]", targets: Any, quiet: bool
 ) -> "list[ConceptReport]":
     """A report on each picture."""
-    from pellucid.reports.concepts import explain_picture_by_concepts
+    from pellucid.reports.concepts.image_page import explain_picture_by_concepts
 
     reports = []
     with progress_bar(quiet) as progress:
@@ -144,7 +143,7 @@ def local_result(
     skipped: Sequence[dict[str, str]],
 ) -> dict[str, Any]:
     """All numbers of local reports: what made them, and tidy rows."""
-    from pellucid.concepts.table import cav_rows, plain
+    from pellucid.concepts.concept_table import cav_rows, plain
 
     options = reports[0].explanations[0].options
     told = about(classifier, found, options=options, skipped=skipped, pictures=[_picture(each) for each in reports])
@@ -157,7 +156,7 @@ def local_result(
 
 def report_rows(report: "ConceptReport") -> list[dict[str, Any]]:
     """The tidy rows of one picture, plainly typed."""
-    from pellucid.concepts.table import local_rows, plain
+    from pellucid.concepts.concept_table import local_rows, plain
 
     rows: list[dict[str, Any]] = plain(list(local_rows(report.explanations, [str(report.path)])))
     return rows
@@ -174,7 +173,7 @@ def _picture(report: "ConceptReport") -> dict[str, object]:
 
 def outputs(out: Sequence[Path] | None, default: Path, *, several_pages: bool = False) -> list[Path]:
     """The places to write to, refused before anything long is computed."""
-    from pellucid.concepts.table import TABLE_SUFFIXES
+    from pellucid.concepts.concept_table import TABLE_SUFFIXES
 
     places = list(out) if out else [default]
     for place in places:
@@ -193,7 +192,7 @@ def write_outputs(places: Sequence[Path], whole: dict[str, Any], pages: Any) -> 
         whole: "about" and "rows".
         pages: given a place, writes the pages that belong there and returns their files.
     """
-    from pellucid.concepts.table import TABLE_SUFFIXES, write_table
+    from pellucid.concepts.concept_table import TABLE_SUFFIXES, write_table
 
     written = []
     for place in places:
@@ -210,7 +209,7 @@ def write_outputs(places: Sequence[Path], whole: dict[str, Any], pages: Any) -> 
 
 def pages_of(reports: "Sequence[ConceptReport]", place: Path) -> list[Path]:
     """Write a page per picture: into the file, or into a folder per picture."""
-    from pellucid.reports.concepts import write_concept_page
+    from pellucid.reports.concepts.image_page import write_concept_page
 
     folders = picture_folders([report.path for report in reports], place)
     files = [place] if place.suffix else [folder / "concepts.html" for folder in folders]

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pellucid.classifiers import Classifier
     from pellucid.evaluation import Run
 
-__all__ = ["demo"]
 
 EXPLAINED = ("chelsea.png", "coffee.png", "rocket.jpg")
 GRID = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.png", "motorcycle_right.png")
@@ -83,8 +82,8 @@ def demo(
 
 def _why(out: Path, device: str | None, quiet: bool) -> dict[str, object]:
     """Digits explained by the twin that comes with pellucid."""
-    from pellucid.reports.surrogate_local import ExplainedPicture
-    from pellucid.surrogate.shipped import digit_twin
+    from pellucid.reports.surrogate.why_page import ExplainedPicture
+    from pellucid.surrogate.pretrained import digit_twin
 
     twin = digit_twin(device)
     files = _drawn_digits(out)
@@ -98,7 +97,7 @@ def _drawn_digits(out: Path) -> list[Path]:
     import torch
     from PIL import Image
 
-    from pellucid.data.strokes import draw_digits
+    from pellucid.synthetic.strokes import draw_digits
 
     out.mkdir(parents=True, exist_ok=True)
     files = []
@@ -128,7 +127,7 @@ def _evaluated(pictures: Path, out: Path, device: str | None, quiet: bool) -> "R
 
 def _labelled(classifier: "Classifier", folder: Path, out: Path) -> Path:
     """A list of the photographs with what the classifier takes them for."""
-    from pellucid.data import write_atomically
+    from pellucid.storage import write_atomically
 
     rows: list[list[Any]] = [["file", "label"]]
     for name in GRID:

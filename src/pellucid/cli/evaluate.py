@@ -30,10 +30,14 @@ from pellucid.cli.common import (
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
-    from pellucid.evaluation.statistics import Interval
-    from pellucid.evaluation.sweep import ModelSource, Progress, Run, SummaryLine
+    from pellucid.evaluation.sweep import (
+        ModelSource,
+        Progress,
+        Run,
+        SummaryLine,
+    )
+    from pellucid.statistics.intervals import Interval
 
-__all__ = ["evaluate", "print_run", "report", "run_record", "told_progress"]
 
 DEFAULT_METHODS = "Gradient,InputXGradient,IntegratedGradients,GradCAM,LayerCAM"
 _INTERRUPTED = 130  # what shells say of a command that was stopped with Ctrl-C

@@ -34,17 +34,27 @@ from pellucid.cli.common import (
     screen,
     split_names,
 )
-from pellucid.cli.concepts_common import Builtin, Cache, Concepts, Wanted, cavs_by_layer
-from pellucid.cli.concepts_explain import explainers, pages_of, print_report, report_rows
+from pellucid.cli.concepts_common import (
+    Builtin,
+    Cache,
+    Concepts,
+    Wanted,
+    cavs_by_layer,
+)
+from pellucid.cli.concepts_explain import (
+    explainers,
+    pages_of,
+    print_report,
+    report_rows,
+)
 from pellucid.errors import PellucidError, PictureError
 
 if TYPE_CHECKING:
     from pellucid.attribution import Method
     from pellucid.classifiers import Classifier
     from pellucid.concepts import CAV, VisualTCAV
-    from pellucid.reports.local import LocalReport
+    from pellucid.reports.attribution.explain_image import LocalReport
 
-__all__ = ["DEFAULT_METHODS", "concepts_at", "explain", "explain_files"]
 
 DEFAULT_METHODS = "GradCAM,IntegratedGradients,LRP"
 
@@ -104,7 +114,7 @@ def concepts_at(
     """CAVs at each layer, none if none were asked for."""
     if folder is None and not builtin:
         return {}
-    from pellucid.concepts.store import cav_files
+    from pellucid.concepts.cav_store import cav_files
 
     fitted = folder is not None and bool(cav_files(folder))
     inner = [layer for layer in layers if classifier.resolve(layer) != "input"] or list(layers)
@@ -126,7 +136,7 @@ def explain_files(
     by_concepts: "Sequence[VisualTCAV]" = (),
 ) -> dict[str, Any]:
     """Explain pictures by maps, and by concepts where there are some: a folder for each, and what `--json` prints."""
-    from pellucid.reports.local import explain_picture, write_report
+    from pellucid.reports.attribution.explain_image import explain_picture, write_report
 
     distinct = {classifier.resolve(layer) for layer in layers}
     done, skipped = [], []
@@ -164,7 +174,7 @@ def _explain_by_concepts(
     quiet: bool,
 ) -> dict[str, Any]:
     """Write the concept page beside the other, and return its numbers."""
-    from pellucid.reports.concepts import explain_picture_by_concepts
+    from pellucid.reports.concepts.image_page import explain_picture_by_concepts
 
     found = explain_picture_by_concepts(classifier, file, by_concepts, target, top=top)
     (page,) = pages_of([found], folder / "concepts.html")

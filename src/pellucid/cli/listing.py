@@ -13,8 +13,6 @@ from pellucid.cli.common import (
     screen,
 )
 
-__all__ = ["layers", "models"]
-
 
 def layers(
     model: Model = DEFAULT_MODEL,

@@ -50,11 +50,10 @@ from pellucid.cli.surrogate_measures import (
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
-    from pellucid.data.context import ContextTable
+    from pellucid.data.context_table import ContextTable
     from pellucid.surrogate import TrainingOptions, TwinSurrogate
-    from pellucid.surrogate.progress import Progress
+    from pellucid.surrogate.training.training_progress import Progress
 
-__all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,7 +119,7 @@ def resume(run: RunFolder, device: Device = None, as_json: AsJson = False) -> No
 
 def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) -> None:
     from pellucid.surrogate import train as train_twin
-    from pellucid.surrogate.distributed import is_first, join
+    from pellucid.surrogate.training.distributed import is_first, join
 
     join()
     options = _options(command)
@@ -156,7 +155,7 @@ def _options(command: TrainCommand) -> "TrainingOptions":
     """The preset with what was asked for changed; fewer steps have a shorter warm-up."""
     from dataclasses import fields
 
-    from pellucid.surrogate.options import LossWeights, preset_named
+    from pellucid.surrogate.training.training_options import LossWeights, preset_named
 
     options = preset_named(command.preset).but(seed=command.seed)
     if command.steps is not None:
@@ -253,7 +252,7 @@ def _resumable(out: Path) -> Iterator[None]:
 @contextmanager
 def _told() -> "Iterator[Callable[[Progress], None]]":
     """A bar with losses and throughput on a terminal, lines elsewhere; always on stderr."""
-    from pellucid.surrogate.progress import print_progress
+    from pellucid.surrogate.training.training_progress import print_progress
 
     if not messages.is_terminal:
         yield print_progress

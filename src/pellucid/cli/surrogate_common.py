@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pellucid.classifiers import Classifier
-    from pellucid.data.context import ContextTable
+    from pellucid.data.context_table import ContextTable
     from pellucid.surrogate import TwinSurrogate
 
 COMMAND = "command.json"
@@ -64,7 +64,7 @@ class TrainCommand:
 
     def save(self, run: Path) -> None:
         """Write it into the run's folder."""
-        from pellucid.data import write_atomically
+        from pellucid.storage import write_atomically
 
         write_atomically(run / COMMAND, json.dumps(asdict(self), indent=1).encode())
 

@@ -9,7 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pellucid.cli.common import AsJson, Device, Weights, print_json, screen
+from pellucid.cli.common import (
+    AsJson,
+    Device,
+    Weights,
+    print_json,
+    screen,
+)
 from pellucid.cli.surrogate_common import (
     COMMAND,
     RunContext,
@@ -30,7 +36,6 @@ from pellucid.cli.surrogate_measures import DESCRIPTIONS, JUDGES, measure_named
 if TYPE_CHECKING:
     from pellucid.surrogate import TwinSurrogate
 
-__all__ = ["evaluate", "print_marks"]
 
 MeasureChoice = Annotated[
     str | None,
@@ -85,7 +90,7 @@ def evaluate(
 
 
 def _page(twin: "TwinSurrogate", out: Path) -> Path:
-    from pellucid.reports.surrogate import write_surrogate_page
+    from pellucid.reports.surrogate.graph_page import write_surrogate_page
 
     write_surrogate_page(out, twin)
     return out
@@ -96,7 +101,7 @@ def _read_off(twin: "TwinSurrogate", sample: Sample) -> dict[str, dict[str, floa
 
     `unlearnt` is what the features tell with random weights, on training pictures.
     """
-    from pellucid.surrogate.globally import perception
+    from pellucid.surrogate.explain.global_explanation import perception
 
     if sample.context is None:
         return {}

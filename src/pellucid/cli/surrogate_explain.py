@@ -6,16 +6,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli.common import AsJson, Device, Images, Weights, messages, picture_folders, print_json, screen
+from pellucid.cli.common import (
+    AsJson,
+    Device,
+    Images,
+    Weights,
+    messages,
+    picture_folders,
+    print_json,
+    screen,
+)
 from pellucid.cli.concepts_common import readable_pictures
-from pellucid.cli.surrogate_common import RunModel, Seed, Transferred, assignments, class_of, load_run, number, stages
+from pellucid.cli.surrogate_common import (
+    RunModel,
+    Seed,
+    Transferred,
+    assignments,
+    class_of,
+    load_run,
+    number,
+    stages,
+)
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
-    from pellucid.reports.surrogate_local import ExplainedPicture
+    from pellucid.reports.surrogate.why_page import ExplainedPicture
     from pellucid.surrogate import TwinSurrogate
 
-__all__ = ["explain", "write_and_print"]
 
 Target = Annotated[str | None, typer.Option(help="Class explained, by name or index. \\[default: the predicted one]")]
 FlipTo = Annotated[str | None, typer.Option(help="Class to flip to. \\[default: the runner-up]")]
@@ -80,7 +97,7 @@ def write_and_print(
     quiet: bool,
 ) -> dict[str, object]:
     """Write explanations where they are wanted, print them unless `quiet`, and give all as JSON has it."""
-    from pellucid.reports.surrogate_numbers import numbers_of
+    from pellucid.reports.surrogate.numbers import numbers_of
 
     whole = {**record, "pictures": [numbers_of(twin, each) for each in explained]}
     written = [file for place in places for file in _write(place, twin, explained, whole)]
@@ -93,7 +110,7 @@ def write_and_print(
 
 
 def _twin(run: Path, model: str | None, weights: str | None, device: str | None) -> "TwinSurrogate":
-    from pellucid.surrogate.shipped import DIGITS, digit_twin
+    from pellucid.surrogate.pretrained import DIGITS, digit_twin
 
     if str(run) == DIGITS and not run.exists():
         return digit_twin(device)
@@ -111,7 +128,7 @@ def _explained(
     transferred: bool,
     seed: int,
 ) -> "ExplainedPicture":
-    from pellucid.reports.surrogate_local import ExplainedPicture
+    from pellucid.reports.surrogate.why_page import ExplainedPicture
 
     picture = twin.classifier.read(file)
     found = twin.explain(
@@ -139,9 +156,9 @@ def _write(
 ) -> list[Path]:
     import json
 
-    from pellucid.data import write_atomically
-    from pellucid.reports.surrogate import write_surrogate_page
-    from pellucid.reports.surrogate_pictures import strip_png
+    from pellucid.reports.surrogate.graph_page import write_surrogate_page
+    from pellucid.reports.surrogate.image_parts import strip_png
+    from pellucid.storage import write_atomically
 
     folder = None if place.suffix else place
     files = [place] if folder is None else [folder / "explanation.html", folder / "explanation.json"]

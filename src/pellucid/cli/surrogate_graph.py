@@ -9,7 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pellucid.cli.common import AsJson, Device, Weights, print_json, screen
+from pellucid.cli.common import (
+    AsJson,
+    Device,
+    Weights,
+    print_json,
+    screen,
+)
 from pellucid.cli.surrogate_common import (
     RunContext,
     RunFolder,
@@ -30,9 +36,8 @@ if TYPE_CHECKING:
     from pellucid.surrogate import TwinSurrogate
     from pellucid.surrogate.causal.graph import CausalGraph, Edge
     from pellucid.surrogate.causal.search import Knowledge
-    from pellucid.surrogate.globally import GlobalExplanation
+    from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 
-__all__ = ["graph"]
 
 SUFFIXES = (".json", ".graphml", ".html")
 
@@ -141,10 +146,10 @@ def _checked(files: Sequence[Path]) -> list[Path]:
 
 
 def _write(file: Path, twin: "TwinSurrogate", world: "GlobalExplanation") -> None:
-    from pellucid.data import write_atomically
+    from pellucid.storage import write_atomically
 
     if file.suffix.lower() == ".html":
-        from pellucid.reports.surrogate import write_surrogate_page
+        from pellucid.reports.surrogate.graph_page import write_surrogate_page
 
         write_surrogate_page(file, twin)
         return
@@ -153,7 +158,7 @@ def _write(file: Path, twin: "TwinSurrogate", world: "GlobalExplanation") -> Non
 
 
 def _print(world: "GlobalExplanation", class_names: Sequence[str]) -> None:
-    from pellucid.surrogate.explaining.decision import DECISION_NODE
+    from pellucid.surrogate.explain.decision_effects import DECISION_NODE
 
     _print_edges(world.perceived, "what the classifier perceives", DECISION_NODE)
     if world.data is not None:

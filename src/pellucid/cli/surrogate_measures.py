@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pellucid.classifiers import Classifier
-    from pellucid.data.context import ContextTable
+    from pellucid.data.context_table import ContextTable
     from pellucid.surrogate import Rerender, TwinSurrogate
-    from pellucid.surrogate.movement import Measure
+    from pellucid.surrogate.assess.leakage import Measure
 
 JUDGES = "judges"
 MORPHOMNIST = "morphomnist"
@@ -41,7 +41,7 @@ DESCRIPTIONS = {JUDGES: "the twin's own judges (upper bounds)", MORPHOMNIST: "Mo
 
 def check_names(measure: str, rerender: str, contexts: Sequence[str]) -> None:
     """Refuse unknown names, and contexts that are no measures of digits, before anything long is computed."""
-    from pellucid.data.morphomnist import MEASURES, SETTABLE
+    from pellucid.synthetic.morphomnist import MEASURES, SETTABLE
 
     if measure not in DESCRIPTIONS or rerender not in ("none", MORPHOMNIST):
         raise PellucidError(
@@ -64,7 +64,7 @@ def measure_named(name: str, twin: "TwinSurrogate", sample: Sample) -> "Measure 
     check_names(name, "none", twin.context_names)
     if name == JUDGES:
         return None
-    from pellucid.surrogate.morphometry import digit_measure
+    from pellucid.surrogate.assess.morphometry import digit_measure
 
     if sample.context is not None:
         _check_units(twin, sample)
@@ -72,8 +72,8 @@ def measure_named(name: str, twin: "TwinSurrogate", sample: Sample) -> "Measure 
 
 
 def _check_units(twin: "TwinSurrogate", sample: Sample) -> None:
-    from pellucid.surrogate.globally import perception
-    from pellucid.surrogate.morphometry import measured
+    from pellucid.surrogate.assess.morphometry import measured
+    from pellucid.surrogate.explain.global_explanation import perception
 
     assert sample.context is not None
     table = twin.standard_context(sample.context.values.float())
@@ -103,8 +103,8 @@ def rerender_named(
 
     if name != MORPHOMNIST or context is None:
         return None
-    from pellucid.surrogate.morphometry import digit_rerender
-    from pellucid.surrogate.space import DisplaySpace
+    from pellucid.surrogate.assess.morphometry import digit_rerender
+    from pellucid.surrogate.model.image_space import DisplaySpace
 
     low, high = torch.quantile(context.values, torch.tensor(_RANGE, dtype=torch.float64), dim=0).float()
     return digit_rerender(context.names, low, high, DisplaySpace.of(classifier, examples))

@@ -1,28 +1,34 @@
 """Concepts: what a classifier saw in pictures, and how much it counted for its classes."""
 
 from pellucid.concepts.cav import CAV, null_directions
+from pellucid.concepts.cav_fitting import fit_cav, fit_cavs, fit_layers
+from pellucid.concepts.cav_store import load_cavs, save_cavs
+from pellucid.concepts.class_explanation import Estimate, GlobalExplanation, Ranked
 from pellucid.concepts.collecting import collect_sets, concept_folders, drawn_set
+from pellucid.concepts.concept_explanation import ConceptExplanation, adjust_over_layers
+from pellucid.concepts.concept_maps import (
+    Emblems,
+    concept_map,
+    contraharmonic_mean,
+    negative_concept_map,
+    sample_median,
+)
+from pellucid.concepts.concept_sets import ConceptSet, ConceptWarning, concept_set
 from pellucid.concepts.estimators import ESTIMATORS, Estimator
-from pellucid.concepts.explanation import ConceptExplanation, adjust_over_layers
-from pellucid.concepts.fitting import fit_cav, fit_cavs, fit_layers
-from pellucid.concepts.global_explanation import global_explanation, global_explanations
-from pellucid.concepts.global_result import Estimate, GlobalExplanation, Ranked
+from pellucid.concepts.explain_class import global_explanation, global_explanations
 from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
 from pellucid.concepts.layer_fit import FitOptions
-from pellucid.concepts.maps import Emblems, concept_map, contraharmonic_mean, negative_concept_map, sample_median
-from pellucid.concepts.reference import (
+from pellucid.concepts.reference_attribution import (
     binary_class_weights,
     class_weights,
     direction_weights,
     reference_attribution,
     signed_contribution,
 )
-from pellucid.concepts.sets import ConceptSet, ConceptWarning, concept_set
-from pellucid.concepts.significance import CORRECTIONS
 from pellucid.concepts.status import Status
-from pellucid.concepts.store import load_cavs, save_cavs
 from pellucid.concepts.tcav import TCAVResult, tcav
 from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
+from pellucid.statistics.significance import CORRECTIONS
 
 __all__ = [
     "CAV",

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from pellucid.attribution import View
 from pellucid.classifiers import Classifier
+from pellucid.concepts.concept_maps import Emblems
 from pellucid.concepts.estimators import find_estimator, fit_directions
-from pellucid.concepts.maps import Emblems
-from pellucid.data import write_atomically
 from pellucid.errors import PellucidError
-
-__all__ = ["CAV", "FORMAT", "WEAK_AUC", "Null", "check_cavs", "null_directions"]
+from pellucid.storage import write_atomically
 
 Null = Literal["centred", "relabel"]
 

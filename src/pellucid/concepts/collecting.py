@@ -4,12 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pellucid.concepts.sets import ConceptSet, concept_set, warn
+from pellucid.concepts.concept_sets import ConceptSet, concept_set, warn
 from pellucid.data import find_pictures
-from pellucid.data.textures import NEGATIVES, draw_pictures
 from pellucid.errors import PellucidError, PictureError
-
-__all__ = ["DRAWN_COUNT", "collect_sets", "concept_folders", "drawn_set"]
+from pellucid.synthetic.textures import NEGATIVES, draw_pictures
 
 DRAWN_COUNT = 40
 """So many pictures of a concept are drawn unless another number is asked for."""
@@ -19,7 +17,7 @@ def drawn_set(name: str, count: int = DRAWN_COUNT, *, size: int = 224, seed: int
     """A concept set of drawn pictures.
 
     Args:
-        name: a texture or colour, or "negatives" for pictures without any (see `pellucid.data.textures`).
+        name: a texture or colour, or "negatives" for pictures without any (see `pellucid.synthetic.textures`).
         count, size, seed: how many, side in pixels, and what varies.
     """
     drawn = concept_set(draw_pictures(name, count, size, seed), name)

@@ -9,21 +9,6 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 
-__all__ = [
-    "ESTIMATORS",
-    "LDA",
-    "DifferenceOfMeans",
-    "Estimator",
-    "LinearSVM",
-    "LogisticRegression",
-    "Pattern",
-    "Ridge",
-    "estimator_name",
-    "find_estimator",
-    "fit_directions",
-    "ledoit_wolf_shrinkage",
-]
-
 
 @dataclass(frozen=True)
 class Estimator(ABC):

@@ -6,14 +6,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pellucid.attribution import Case, Passes, Target, View
-from pellucid.attribution.memory import Budget
+from pellucid.attribution import (
+    Case,
+    Passes,
+    Target,
+    View,
+)
+from pellucid.attribution.batch_budget import Budget
 from pellucid.classifiers import Activation
 from pellucid.concepts.path import PathIntegral, integrate_path, refine
-from pellucid.concepts.reference import binary_class_weights, class_weights
+from pellucid.concepts.reference_attribution import binary_class_weights, class_weights
 from pellucid.errors import ModelError, TargetError
-
-__all__ = ["DEFAULT_TARGETS", "Evidence", "gather_evidence"]
 
 DEFAULT_TARGETS = 3
 """So many most likely classes are explained when no targets are given."""

@@ -8,10 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pellucid.concepts.maps import project
+from pellucid.concepts.concept_maps import project
 from pellucid.errors import PellucidError
-
-__all__ = ["SHAPLEY_LIMIT", "JointAttribution", "JointMethod", "gram_matrix", "joint_attribution", "sharing_rule"]
 
 JointMethod = Literal["least_squares", "shapley"]
 SHAPLEY_LIMIT = 10

@@ -10,15 +10,13 @@ from torch import Tensor
 
 import pellucid
 from pellucid.classifiers import LayerView
-from pellucid.concepts.activations import LayerActivations
 from pellucid.concepts.cav import CAV, WEAK_AUC
+from pellucid.concepts.concept_maps import Emblems, sample_median
+from pellucid.concepts.concept_sets import ConceptSet
 from pellucid.concepts.estimators import Estimator, estimator_name, fit_directions
-from pellucid.concepts.maps import Emblems, sample_median
-from pellucid.concepts.sets import ConceptSet
-from pellucid.concepts.significance import area_under_curve
+from pellucid.concepts.layer_activations import LayerActivations
 from pellucid.errors import PellucidError
-
-__all__ = ["Draft", "FitOptions", "LayerFit"]
+from pellucid.statistics.significance import area_under_curve
 
 Division = tuple[Tensor, Tensor]
 

@@ -8,8 +8,6 @@ from torch import Tensor
 from pellucid.attribution import Case
 from pellucid.attribution.integrated_gradients import quadrature_nodes
 
-__all__ = ["REFERENCE_STEPS", "PathIntegral", "integrate_path", "refine"]
-
 REFERENCE_STEPS = 50
 """Intervals of the trapezoid rule in Visual-TCAV's reference algorithm."""
 

@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Status", "choose_statuses"]
-
 
 class Status(StrEnum):
     """What is known against a number; `explanation` says it in words."""

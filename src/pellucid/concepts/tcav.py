@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.attribution import Case, Passes, Target, View
+from pellucid.attribution import (
+    Case,
+    Passes,
+    Target,
+    View,
+)
 from pellucid.concepts.cav import CAV, check_cavs, null_directions
 from pellucid.concepts.estimators import find_estimator, fit_directions
-from pellucid.concepts.significance import correct, rank_p_value, two_sample_p_value
 from pellucid.errors import PellucidError, TargetError
-
-__all__ = ["TCAVResult", "tcav"]
+from pellucid.statistics.significance import correct, rank_p_value, two_sample_p_value
 
 MIN_RANDOM_SET = 5
 """Pictures that each random set has at least: the sets are parts of the negatives that a CAV was fitted with."""

@@ -10,20 +10,28 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import View
-from pellucid.attribution.memory import Budget
+from pellucid.attribution.batch_budget import Budget
 from pellucid.attribution.targets import Target, count_targets, targets_of_rows
 from pellucid.classifiers import Activation
-from pellucid.concepts.cav import CAV, Null, check_cavs, null_directions
-from pellucid.concepts.chain import LayerChain
+from pellucid.concepts.cav import (
+    CAV,
+    Null,
+    check_cavs,
+    null_directions,
+)
+from pellucid.concepts.concept_explanation import ConceptExplanation, Samples
+from pellucid.concepts.concept_scores import maps_of, sample_scores, statuses
 from pellucid.concepts.evidence import DEFAULT_TARGETS, Evidence, gather_evidence
-from pellucid.concepts.explanation import ConceptExplanation, Samples
-from pellucid.concepts.joint import JointMethod, gram_matrix, joint_attribution, sharing_rule
-from pellucid.concepts.reference import reference_attribution, signed_contribution
-from pellucid.concepts.significance import correct
-from pellucid.concepts.weighing import maps_of, sample_scores, statuses
+from pellucid.concepts.joint import (
+    JointMethod,
+    gram_matrix,
+    joint_attribution,
+    sharing_rule,
+)
+from pellucid.concepts.multi_layer import LayerChain
+from pellucid.concepts.reference_attribution import reference_attribution, signed_contribution
 from pellucid.errors import PellucidError
-
-__all__ = ["CORRELATED", "VisualTCAV", "explain_layers"]
+from pellucid.statistics.significance import correct
 
 CORRELATED = 0.5
 """Cosine between CAVs from which a note says that they share evidence."""

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 
-__all__ = ["Geometry", "PlaceMode"]
-
 PlaceMode = Literal["bilinear", "nearest"]
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from pellucid.data.geometry import Geometry
 from pellucid.errors import PellucidError, PictureError
 
-__all__ = ["Interpolation", "Preprocess"]
-
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
 

@@ -1,14 +1,35 @@
 """Evaluation: is an explanation true? Known-truth grids, localization, AggAtt, controls and statistics."""
 
-from pellucid.classifiers.randomised import (
-    Randomised,
-    randomisable,
-    randomise_cascadingly,
-    randomise_independently,
+from pellucid.evaluation.aggregation import (
+    AggAtt,
+    Bins,
+    agg_att,
+    agg_att_batches,
+    rank_bins,
+    rank_scale,
 )
-from pellucid.evaluation.aggregation import AggAtt, Bins, agg_att, agg_att_batches, rank_bins, rank_scale
 from pellucid.evaluation.claims import Claim, Finding, judge_claims
-from pellucid.evaluation.concepts import (
+from pellucid.evaluation.grids import (
+    Candidate,
+    GridSet,
+    GridSetError,
+    candidate_pool,
+    common_pool,
+    distinct_grids,
+    twin_grids,
+)
+from pellucid.evaluation.localization import (
+    Grid,
+    Localization,
+    attainable_score,
+    cell_slices,
+    interpolation_matrix,
+    join_cells,
+    localization_score,
+    localize,
+    split_cells,
+)
+from pellucid.evaluation.metrics.concepts import (
     ConceptCurves,
     ConceptPointing,
     balanced_mse,
@@ -21,36 +42,21 @@ from pellucid.evaluation.concepts import (
     remove_concepts,
     soft_iou,
 )
-from pellucid.evaluation.controls import (
+from pellucid.evaluation.metrics.controls import (
     input_magnitude,
     oracle_mask,
     random_map,
     sobel_edges,
     uniform_map,
 )
-from pellucid.evaluation.grids import (
-    Candidate,
-    GridSet,
-    GridSetError,
-    candidate_pool,
-    common_pool,
-    distinct_grids,
-    twin_grids,
+from pellucid.evaluation.metrics.deletion import (
+    Deletion,
+    Insertion,
+    PerturbationCurves,
+    baseline_pictures,
 )
-from pellucid.evaluation.imputation import NoisyLinear, impute_linearly
-from pellucid.evaluation.localization import (
-    Grid,
-    Localization,
-    attainable_score,
-    cell_slices,
-    interpolation_matrix,
-    join_cells,
-    localization_score,
-    localize,
-    split_cells,
-)
-from pellucid.evaluation.perturbing import Deletion, Insertion, PerturbationCurves, baseline_pictures
-from pellucid.evaluation.regions import (
+from pellucid.evaluation.metrics.imputation import NoisyLinear, impute_linearly
+from pellucid.evaluation.metrics.regions import (
     RegionScores,
     box_masks,
     energy_pointing_game,
@@ -58,7 +64,7 @@ from pellucid.evaluation.regions import (
     relevance_mass_accuracy,
     relevance_rank_accuracy,
 )
-from pellucid.evaluation.sanity import (
+from pellucid.evaluation.metrics.sanity import (
     MapSimilarity,
     RandomisationStep,
     map_similarity,
@@ -66,27 +72,27 @@ from pellucid.evaluation.sanity import (
     random_logit_test,
     target_sensitivity,
 )
-from pellucid.evaluation.settings import DiFull, DiPart, GridPG, Setting, SettingView
-from pellucid.evaluation.statistics import (
-    Comparison,
-    Interval,
-    bootstrap_interval,
-    cliffs_delta,
-    compare_methods,
-    holm,
-    rank_biserial,
-    sign_flip_p,
-    spearman_matrix,
-    wilcoxon_p,
+from pellucid.evaluation.settings import (
+    DiFull,
+    DiPart,
+    GridPG,
+    Setting,
+    SettingView,
 )
-from pellucid.evaluation.sweep import ModelSource, Run, RunError, SweepOptions, evaluate, evaluate_maps
+from pellucid.evaluation.sweep import (
+    ModelSource,
+    Run,
+    RunError,
+    SweepOptions,
+    evaluate,
+    evaluate_maps,
+)
 
 __all__ = [
     "AggAtt",
     "Bins",
     "Candidate",
     "Claim",
-    "Comparison",
     "ConceptCurves",
     "ConceptPointing",
     "Deletion",
@@ -98,14 +104,12 @@ __all__ = [
     "GridSet",
     "GridSetError",
     "Insertion",
-    "Interval",
     "Localization",
     "MapSimilarity",
     "ModelSource",
     "NoisyLinear",
     "PerturbationCurves",
     "RandomisationStep",
-    "Randomised",
     "RegionScores",
     "Run",
     "RunError",
@@ -117,14 +121,11 @@ __all__ = [
     "attainable_score",
     "balanced_mse",
     "baseline_pictures",
-    "bootstrap_interval",
     "box_masks",
     "candidate_pool",
     "cell_shares",
     "cell_slices",
-    "cliffs_delta",
     "common_pool",
-    "compare_methods",
     "concept_evidence",
     "concept_grids",
     "concept_pointing_game",
@@ -134,7 +135,6 @@ __all__ = [
     "evaluate",
     "evaluate_maps",
     "false_alarm",
-    "holm",
     "impute_linearly",
     "input_magnitude",
     "interpolation_matrix",
@@ -148,22 +148,15 @@ __all__ = [
     "pointing_game",
     "random_logit_test",
     "random_map",
-    "randomisable",
-    "randomise_cascadingly",
-    "randomise_independently",
     "rank_bins",
-    "rank_biserial",
     "rank_scale",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
     "remove_concepts",
-    "sign_flip_p",
     "sobel_edges",
     "soft_iou",
-    "spearman_matrix",
     "split_cells",
     "target_sensitivity",
     "twin_grids",
     "uniform_map",
-    "wilcoxon_p",
 ]

@@ -10,8 +10,6 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import as_maps, blocks, upsample
 
-__all__ = ["PERCENTILES", "AggAtt", "Bins", "agg_att", "agg_att_batches", "rank_bins", "rank_scale"]
-
 PERCENTILES = (0, 2, 5, 50, 95, 98, 100)
 """Edges of the bins in percent of the maps, best first: unequal, because the tails tell most."""
 

@@ -17,7 +17,6 @@ from pellucid.evaluation.sweep.summary import SummaryLine, summarise
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Check", "Claim", "Finding", "Verdict", "judge_claims"]
 
 Verdict = Literal["holds", "partly", "does not hold", "not measured"]
 

@@ -11,26 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.evaluation.statistics import Interval
 from pellucid.evaluation.sweep.arrow import arrow
 from pellucid.evaluation.sweep.summary import SummaryLine, correlate
+from pellucid.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "ACTIVATION",
-    "BACKPROPAGATION",
-    "NON_NEGATIVE",
-    "PERTURBATION",
-    "POOLED",
-    "SMOOTHED",
-    "Check",
-    "Scores",
-    "base_name",
-    "check",
-    "gap",
-]
 
 BACKPROPAGATION = ("Gradient", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "SmoothGrad")
 POOLED = ("GradCAM", "GradCAMPlusPlus", "AblationCAM", "ScoreCAM")

@@ -15,8 +15,6 @@ from pellucid.evaluation.claims_evidence import (
     Scores,
 )
 
-__all__ = ["PUBLISHED", "PublishedClaim"]
-
 _LOCAL = (*BACKPROPAGATION, "LayerCAM")
 
 

@@ -26,24 +26,7 @@ from pellucid.evaluation.claims_evidence import (
     check,
     gap,
 )
-from pellucid.evaluation.statistics import Interval, bootstrap_interval
-
-__all__ = [
-    "LAYERS",
-    "activation_is_below_chance_at_the_input",
-    "backpropagation_is_poor_at_the_input",
-    "dipart_equals_difull",
-    "four_methods_agree_at_the_final_layer",
-    "local_methods_are_near_perfect_on_difull",
-    "methods_improve_towards_the_final_layer",
-    "more_cells_are_harder",
-    "occlusion_is_high_on_difull",
-    "pooled_activation_lights_up_the_twin",
-    "ranks_agree_at_the_final_layer_only",
-    "rise_is_poor_everywhere",
-    "smoothing_helps_at_the_input",
-    "the_worst_maps_are_bad_for_all_methods",
-]
+from pellucid.statistics.intervals import Interval, bootstrap_interval
 
 LAYERS = ("input", "middle", "final")
 _ALIKE = 0.05  # medians closer than this count as the same

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.data import write_atomically
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import Grid, grid_shape
-
-__all__ = ["Candidate", "GridSet", "GridSetError", "candidate_pool", "common_pool", "distinct_grids", "twin_grids"]
+from pellucid.storage import write_atomically
 
 _FORMAT = "pellucid grid set"
 _VERSION = 1

@@ -10,23 +10,6 @@ from torch.nn import functional as F
 from pellucid.attribution.smoothing import smooth
 from pellucid.errors import PellucidError
 
-__all__ = [
-    "NEGLIGIBLE",
-    "Grid",
-    "Localization",
-    "as_maps",
-    "attainable_score",
-    "blocks",
-    "cell_slices",
-    "grid_shape",
-    "interpolation_matrix",
-    "join_cells",
-    "localization_score",
-    "localize",
-    "split_cells",
-    "upsample",
-]
-
 Grid = int | tuple[int, int]
 """n for n x n cells, or (rows, columns)."""
 

@@ -1,18 +1,24 @@
 """Figures and pages: maps laid over photographs, as PNG files and as one offline HTML page per picture."""
 
-from pellucid.reports.colours import ReportError, robust_scale
-from pellucid.reports.concepts import (
+from pellucid.reports.attribution.explain_image import LocalReport, explain_picture, write_report
+from pellucid.reports.attribution.page import (
+    PageInput,
+    Panel,
+    render_page,
+    write_page,
+)
+from pellucid.reports.concepts.class_page import render_class_page, write_class_page
+from pellucid.reports.concepts.image_page import (
     ConceptReport,
     explain_picture_by_concepts,
     render_concept_page,
     write_concept_page,
 )
-from pellucid.reports.concepts_global import render_class_page, write_class_page
-from pellucid.reports.evaluation import render_evaluation, write_evaluation
-from pellucid.reports.figures import colour_bar, overlay, save_overlay
-from pellucid.reports.local import LocalReport, explain_picture, write_report
-from pellucid.reports.page import PageInput, Panel, render_page, write_page
-from pellucid.reports.surrogate import ExplainedPicture, render_surrogate_page, write_surrogate_page
+from pellucid.reports.evaluation.evaluation_page import render_evaluation, write_evaluation
+from pellucid.reports.shared.colors import ReportError, robust_scale
+from pellucid.reports.shared.overlays import colour_bar, overlay, save_overlay
+from pellucid.reports.surrogate.graph_page import render_surrogate_page, write_surrogate_page
+from pellucid.reports.surrogate.why_page import ExplainedPicture
 
 __all__ = [
     "ConceptReport",

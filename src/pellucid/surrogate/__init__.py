@@ -1,14 +1,14 @@
 """The surrogate (GLANCE): why does the classifier decide so?"""
 
-from pellucid.surrogate.checkpoint import CheckpointError
-from pellucid.surrogate.codes import Codes, Twin
-from pellucid.surrogate.divergence import DivergedError
-from pellucid.surrogate.features import LOGITS_ONLY
-from pellucid.surrogate.judge import Rerender
-from pellucid.surrogate.options import PRESETS, LossWeights, TrainingOptions
-from pellucid.surrogate.shipped import digit_twin
-from pellucid.surrogate.training import train
-from pellucid.surrogate.twin_surrogate import TwinSurrogate, load
+from pellucid.surrogate.model.attribute_predictors import Rerender
+from pellucid.surrogate.model.codes import Codes, Twin
+from pellucid.surrogate.model.features import LOGITS_ONLY
+from pellucid.surrogate.pretrained import digit_twin
+from pellucid.surrogate.surrogate import TwinSurrogate, load
+from pellucid.surrogate.training.checkpoint import CheckpointError
+from pellucid.surrogate.training.divergence import DivergedError
+from pellucid.surrogate.training.train import train
+from pellucid.surrogate.training.training_options import PRESETS, LossWeights, TrainingOptions
 
 __all__ = [
     "LOGITS_ONLY",

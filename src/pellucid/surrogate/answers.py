@@ -7,17 +7,15 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.explaining.counterfactual import Counterfactual
-from pellucid.surrogate.explaining.importance import Importance, importance
-from pellucid.surrogate.explaining.minimal import FlipOptions, Flipped, flip
-from pellucid.surrogate.explaining.necessity import Necessity, necessity
-from pellucid.surrogate.explaining.painting import Painting, probabilities
-from pellucid.surrogate.explaining.strips import difference_map
-from pellucid.surrogate.explaining.support import Support, check_effective, fidelity
-from pellucid.surrogate.locally import LocalExplanation, explain_locally, structural_models
+from pellucid.surrogate.explain.counterfactual import Counterfactual
+from pellucid.surrogate.explain.encoded_batch import Painting, probabilities
+from pellucid.surrogate.explain.local_explanation import LocalExplanation, explain_locally, structural_models
+from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, Flipped, flip
+from pellucid.surrogate.explain.necessity import Necessity, necessity
+from pellucid.surrogate.explain.shapley import Importance, importance
+from pellucid.surrogate.explain.traversal import difference_map
+from pellucid.surrogate.explain.validity import Support, check_effective, fidelity
 from pellucid.surrogate.memory import Memory
-
-__all__ = ["Answers", "Counterfactual"]
 
 
 class Answers(Memory):

@@ -13,19 +13,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.fitting import determination
-
-__all__ = [
-    "Alignment",
-    "alignment",
-    "boosted_importance",
-    "completeness",
-    "disentanglement",
-    "linear_r2",
-    "mutual_information",
-    "mutual_information_gap",
-    "separated_predictability",
-]
+from pellucid.surrogate.training.fitting import determination
 
 BINS, FOLDS = 20, 5
 

@@ -9,20 +9,18 @@ import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.data import write_atomically
 from pellucid.errors import PellucidError, TargetError
-from pellucid.surrogate.assessment import Assessment, assess
+from pellucid.storage import write_atomically
+from pellucid.surrogate.assess.assessment import Assessment, assess
+from pellucid.surrogate.assess.leakage import Measure
 from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.codes import Codes
-from pellucid.surrogate.explaining.painting import Painting
-from pellucid.surrogate.explaining.support import RefusedError, check_effective
-from pellucid.surrogate.globally import LEAST_PERCEIVED, GlobalExplanation, explain_globally
-from pellucid.surrogate.instruments import Quality
-from pellucid.surrogate.movement import Measure
-from pellucid.surrogate.reference import Reference
-
-__all__ = ["LEAST_AGREEMENT", "LEAST_LEAD", "Memory"]
+from pellucid.surrogate.explain.encoded_batch import Painting
+from pellucid.surrogate.explain.global_explanation import LEAST_PERCEIVED, GlobalExplanation, explain_globally
+from pellucid.surrogate.explain.reference_set import Reference
+from pellucid.surrogate.explain.validity import RefusedError, check_effective
+from pellucid.surrogate.model.auxiliary_models import Quality
+from pellucid.surrogate.model.codes import Codes
 
 LEAST_LEAD = 0.05
 """R2 by which a context is told better by the classifier than with random weights, for it to count as learnt."""

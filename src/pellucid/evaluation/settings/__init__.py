@@ -2,7 +2,7 @@
 
 from pellucid.evaluation.settings.difull import DiFull
 from pellucid.evaluation.settings.dipart import DiPart
+from pellucid.evaluation.settings.grid_setting import Setting, SettingView
 from pellucid.evaluation.settings.gridpg import GridPG, Order
-from pellucid.evaluation.settings.setting import Setting, SettingView
 
 __all__ = ["DiFull", "DiPart", "GridPG", "Order", "Setting", "SettingView"]

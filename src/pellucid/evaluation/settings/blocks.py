@@ -9,8 +9,6 @@ from torch import Tensor
 from pellucid.errors import LayerError
 from pellucid.evaluation.localization import cell_slices
 
-__all__ = ["block_masks", "blocks", "check_divides", "chosen_blocks", "divides", "windows"]
-
 
 def divides(grid: tuple[int, int], maps: Tensor) -> bool:
     """Whether a grid of (rows, columns) divides maps (N, C, h, w) along both axes."""

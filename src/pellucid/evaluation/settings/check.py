@@ -14,10 +14,8 @@ from pellucid.evaluation.settings.blocks import blocks, divides
 from pellucid.evaluation.settings.heads import probe_pictures
 
 if TYPE_CHECKING:
-    from pellucid.evaluation.settings.setting import Setting
-    from pellucid.evaluation.settings.whole import WholeGridSetting
-
-__all__ = ["check_cell_by_cell", "check_whole_grid"]
+    from pellucid.evaluation.settings.grid_setting import Setting
+    from pellucid.evaluation.settings.whole_grid import WholeGridSetting
 
 
 @torch.no_grad()

@@ -5,8 +5,6 @@ from typing import Any
 
 from torch import fx
 
-__all__ = ["Composition"]
-
 
 class Composition:
     """A graph in the making: its inputs and values are `fx.Proxy` objects, on which tensor code runs as it is."""

@@ -5,17 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pellucid.classifiers import Activation, Carried, Classifier, LayerView
+from pellucid.classifiers import (
+    Activation,
+    Carried,
+    Classifier,
+    LayerView,
+)
 from pellucid.classifiers.layout import Layout
 from pellucid.errors import LayerError
 from pellucid.evaluation.localization import Grid, join_cells, split_cells
 from pellucid.evaluation.settings.blocks import block_masks, blocks, chosen_blocks
+from pellucid.evaluation.settings.cell_cache import CellCarried, CellMemory
 from pellucid.evaluation.settings.check import check_cell_by_cell
 from pellucid.evaluation.settings.composition import Composition
-from pellucid.evaluation.settings.memory import CellCarried, CellMemory
-from pellucid.evaluation.settings.setting import Setting, SettingView
-
-__all__ = ["DiFull"]
+from pellucid.evaluation.settings.grid_setting import Setting, SettingView
 
 
 class DiFull(Setting):

@@ -8,9 +8,7 @@ from pellucid.classifiers import Classifier
 from pellucid.evaluation.localization import Grid
 from pellucid.evaluation.settings.blocks import block_masks, blocks
 from pellucid.evaluation.settings.check import check_whole_grid
-from pellucid.evaluation.settings.whole import HeadFunction, WholeGridSetting
-
-__all__ = ["DiPart"]
+from pellucid.evaluation.settings.whole_grid import HeadFunction, WholeGridSetting
 
 
 class DiPart(WholeGridSetting):

@@ -8,10 +8,13 @@ from pellucid.classifiers import Classifier
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation.localization import Grid
 from pellucid.evaluation.settings.check import check_whole_grid
-from pellucid.evaluation.settings.heads import alike, mean_over_windows, probe_maps, probe_pictures
-from pellucid.evaluation.settings.whole import HeadFunction, WholeGridSetting
-
-__all__ = ["GridPG", "Order"]
+from pellucid.evaluation.settings.heads import (
+    alike,
+    mean_over_windows,
+    probe_maps,
+    probe_pictures,
+)
+from pellucid.evaluation.settings.whole_grid import HeadFunction, WholeGridSetting
 
 Order = Literal["auto", "pool_first", "classify_first"]
 

@@ -12,8 +12,6 @@ from pellucid.classifiers import Classifier, LayerView
 from pellucid.errors import LayerError, ModelError
 from pellucid.evaluation.settings.blocks import windows
 
-__all__ = ["Head", "alike", "find_head", "mean_over_windows", "probe_maps", "probe_pictures"]
-
 # Operations that belong to the head although their output may still be a map: they pool to a fixed size, or only move
 # values. Pooling with a stride belongs to the spatial part.
 _OF_HEAD = (

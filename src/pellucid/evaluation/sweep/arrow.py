@@ -12,7 +12,6 @@ from pellucid.errors import PellucidError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TAG", "arrow", "encode", "parquet", "read"]
 
 TAG = "pellucid.tag"
 """Where a file says what its content depends on (see `Plan.tag`)."""

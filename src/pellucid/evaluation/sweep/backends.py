@@ -14,8 +14,6 @@ from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.sweep.plan import Task
 from pellucid.evaluation.sweep.worker import Job, Result, Worker
 
-__all__ = ["BACKENDS", "Backend", "BackendName", "run_here", "run_on_ray"]
-
 BackendName = Literal["local", "ray"]
 
 _RETRIES = 20  # of a unit of work whose worker dies

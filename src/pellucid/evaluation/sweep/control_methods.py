@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import Attribution, Case, Method
-from pellucid.evaluation.controls import input_magnitude, oracle_mask, random_map, sobel_edges, uniform_map
-
-__all__ = ["CONTROLS", "ControlMap", "control_methods"]
+from pellucid.evaluation.metrics.controls import (
+    input_magnitude,
+    oracle_mask,
+    random_map,
+    sobel_edges,
+    uniform_map,
+)
 
 CONTROLS = ("Uniform", "Random", "SobelEdges", "InputMagnitude", "OracleMask")
 """What tables call the controls: one value, noise, edges and magnitude of what the layer sees, and the cell itself."""

@@ -12,8 +12,6 @@ from pellucid.classifiers import Classifier
 from pellucid.data import PictureFailure, find_pictures
 from pellucid.errors import PellucidError, TargetError
 
-__all__ = ["Data", "DataSet", "read_data_set"]
-
 Data = str | Path | Sequence[tuple[str | Path, int | str]]
 """A folder, a CSV or TSV file, or pairs of a file and its class."""
 

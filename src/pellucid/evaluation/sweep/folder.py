@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pellucid.data import locked, write_atomically
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep.arrow import TAG, arrow, parquet
 from pellucid.evaluation.sweep.plan import Plan, Task
-from pellucid.evaluation.sweep.table import schema
+from pellucid.evaluation.sweep.score_table import schema
+from pellucid.storage import locked, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["RunError", "RunFolder"]
 
 _FORMAT = "pellucid run"
 _VERSION = 1

@@ -7,13 +7,16 @@ from itertools import islice
 from pathlib import Path
 
 from pellucid.classifiers import Classifier, load
-from pellucid.classifiers.randomised import randomisable, randomise_cascadingly, with_network
+from pellucid.classifiers.randomize import randomisable, randomise_cascadingly, with_network
 from pellucid.errors import ModelError, PellucidError
-from pellucid.evaluation.settings import DiFull, DiPart, GridPG, Setting
-from pellucid.evaluation.sweep.options import SweepOptions
+from pellucid.evaluation.settings import (
+    DiFull,
+    DiPart,
+    GridPG,
+    Setting,
+)
 from pellucid.evaluation.sweep.plan import PlannedModel
-
-__all__ = ["ModelSource", "make_setting", "planned_model", "randomised"]
+from pellucid.evaluation.sweep.sweep_options import SweepOptions
 
 
 @dataclass(frozen=True)

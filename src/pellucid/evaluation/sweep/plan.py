@@ -8,9 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.sweep.options import SweepOptions
-
-__all__ = ["Plan", "PlannedData", "PlannedMethod", "PlannedModel", "PredictionChunk", "Shard", "Task"]
+from pellucid.evaluation.sweep.sweep_options import SweepOptions
 
 PREDICTIONS_PER_CHUNK = 256
 

@@ -19,7 +19,6 @@ from pellucid.evaluation.sweep.dataset import DataSet
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["pool_of", "predict", "unusable"]
 
 _NOT_FINITE = "the network gives NaN or infinite logits"
 

@@ -12,19 +12,23 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 from pellucid.evaluation.aggregation import AggAtt, agg_att_batches
 from pellucid.evaluation.grids import GridSet
-from pellucid.evaluation.statistics import Comparison
 from pellucid.evaluation.sweep.arrow import arrow, read
 from pellucid.evaluation.sweep.folder import RunFolder
-from pellucid.evaluation.sweep.maps import KeptMap, read_maps
-from pellucid.evaluation.sweep.options import setting_names
 from pellucid.evaluation.sweep.plan import Shard
-from pellucid.evaluation.sweep.summary import Correlations, SummaryLine, compare, correlate, summarise
-from pellucid.evaluation.sweep.table import schema
+from pellucid.evaluation.sweep.score_table import schema
+from pellucid.evaluation.sweep.stored_maps import KeptMap, read_maps
+from pellucid.evaluation.sweep.summary import (
+    Correlations,
+    SummaryLine,
+    compare,
+    correlate,
+    summarise,
+)
+from pellucid.evaluation.sweep.sweep_options import setting_names
+from pellucid.statistics.intervals import Comparison
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["Run"]
 
 
 class Run:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from pellucid.evaluation.localization import attainable_score, localize
 
-__all__ = ["MapScores", "score_maps"]
-
 _attainable = lru_cache(maxsize=4096)(attainable_score)
 
 

@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.attribution import Case, Method, Passes, Target, smooth
-from pellucid.attribution.memory import Budget
+from pellucid.attribution import (
+    Case,
+    Method,
+    Passes,
+    Target,
+    smooth,
+)
+from pellucid.attribution.batch_budget import Budget
 from pellucid.attribution.targets import Output
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.settings import SettingView
 from pellucid.evaluation.sweep.control_methods import CONTROLS, control_methods
-from pellucid.evaluation.sweep.maps import MapRows
-from pellucid.evaluation.sweep.pictures import grid_targets
 from pellucid.evaluation.sweep.plan import Plan, Shard
+from pellucid.evaluation.sweep.score_table import Cost, Rows
 from pellucid.evaluation.sweep.scoring import score_maps
-from pellucid.evaluation.sweep.table import Cost, Rows
+from pellucid.evaluation.sweep.stored_maps import MapRows
+from pellucid.evaluation.sweep.sweep_images import grid_targets
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["ShardResult", "evaluate_shard"]
 
 
 def evaluate_shard(

@@ -11,13 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.statistics import Comparison, Interval, bootstrap_interval, compare_methods, spearman_matrix
 from pellucid.evaluation.sweep.arrow import arrow
+from pellucid.statistics.intervals import (
+    Comparison,
+    Interval,
+    bootstrap_interval,
+    compare_methods,
+    spearman_matrix,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Correlations", "SummaryLine", "compare", "correlate", "summarise"]
 
 _KEYS = ("model", "variant", "setting", "layer", "method", "kernel_size")
 

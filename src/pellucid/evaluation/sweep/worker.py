@@ -13,12 +13,15 @@ from pellucid.evaluation.settings import Setting, SettingView
 from pellucid.evaluation.sweep.arrow import TAG, encode
 from pellucid.evaluation.sweep.dataset import DataSet
 from pellucid.evaluation.sweep.models import ModelSource, make_setting, randomised
-from pellucid.evaluation.sweep.pictures import grid_pictures
-from pellucid.evaluation.sweep.plan import Plan, PredictionChunk, Shard, Task
+from pellucid.evaluation.sweep.plan import (
+    Plan,
+    PredictionChunk,
+    Shard,
+    Task,
+)
 from pellucid.evaluation.sweep.predictions import predict
 from pellucid.evaluation.sweep.shard import evaluate_shard
-
-__all__ = ["Job", "Result", "Worker"]
+from pellucid.evaluation.sweep.sweep_images import grid_pictures
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from itertools import combinations
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 
-__all__ = ["GraphDifference", "GraphScore", "difference", "score_graph"]
-
 
 @dataclass(frozen=True)
 class GraphScore:

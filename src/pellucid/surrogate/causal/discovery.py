@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.causal.graph import CausalGraph, Edge, Ground, Mark
-from pellucid.surrogate.causal.scales import rank_gaussian, within_class
+from pellucid.surrogate.causal.graph import (
+    CausalGraph,
+    Edge,
+    Ground,
+    Mark,
+)
+from pellucid.surrogate.causal.rank_normalize import rank_gaussian, within_class
 from pellucid.surrogate.causal.search import (
     ARROW,
     TAIL,
@@ -21,8 +26,6 @@ from pellucid.surrogate.causal.search import (
     Marks,
     make_search,
 )
-
-__all__ = ["CLASS_NODE", "COPY", "discover"]
 
 CLASS_NODE = "class"
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from pellucid.surrogate.causal.mechanisms import Floats, StructuralModel
 
-__all__ = ["Effects", "Outcome", "effects", "interaction", "path_values"]
-
 Outcome = Callable[[Tensor], Tensor]
 """From concepts (N, K) to the outcome (N,), as a logit margin: the rest of the code of each picture is held."""
 

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from pellucid.errors import PellucidError
 
-__all__ = ["CausalGraph", "Edge", "Ground", "Mark"]
-
 Mark = Literal["tail", "arrow", "circle"]
 Ground = Literal["knowledge", "collider", "intervention", "undecided"]
 

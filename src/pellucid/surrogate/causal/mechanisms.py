@@ -10,9 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph
-from pellucid.surrogate.causal.scales import Marginal
-
-__all__ = ["Diagnosis", "MechanismOptions", "StructuralModel", "hsic_p_value"]
+from pellucid.surrogate.causal.rank_normalize import Marginal
 
 Floats = NDArray[np.float64]
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from pellucid.errors import MissingExtraError, PellucidError
 
-__all__ = ["ARROW", "TAIL", "DiscoveryOptions", "Floats", "Knowledge", "Marks", "Search", "make_search"]
-
 Floats = NDArray[np.float64]
 Marks = NDArray[np.int64]  # (K, K), as causal-learn writes them: [i, j] is the mark at i of the edge i - j, 0 for none
 Search = Callable[[Floats], Marks]

@@ -1,0 +1,163 @@
+"""How many rows may go through the network at once: a number of rows, and on request a number of bytes."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pellucid.attribution.explanation import Passes
+from pellucid.attribution.view import View, rows_per_picture
+from pellucid.errors import PellucidError
+
+Part = Literal["prefix", "forward", "gradient"]
+
+
+class Budget:
+    """Bounds on the rows of one pass, so that rows x (bytes of one row) <= `max_bytes`.
+
+    The bytes of one row are measured, not guessed: one picture goes through that part of the network while the tensors
+    alive are added up (see `peak_bytes`), so traced and replayed networks, precisions and devices are alike. Nothing is
+    measured without `max_bytes`. Pictures, their activation and the results of a method come on top.
+
+    Args:
+        view: the classifier seen from a layer.
+        picture: (1, C, H, W), one of the pictures that will be explained.
+        targets: how many targets are explained for every picture.
+        max_batch: most rows in one pass; of a grid setting, whose rows hold several cells, most cells.
+        max_bytes: most bytes that the tensors of one pass may take; None for no bound.
+
+    Attributes:
+        passes: what measuring has cost so far.
+    """
+
+    def __init__(
+        self, view: View, picture: Tensor, *, targets: int = 1, max_batch: int = 16, max_bytes: int | None = None
+    ) -> None:
+        self.view = view
+        self.picture = picture
+        self.targets = targets
+        self._prefix_rows, self._suffix_rows = rows_per_picture(view)
+        self.max_batch = max(1, max_batch // self._suffix_rows)
+        self.max_bytes = max_bytes
+        self.passes = Passes()
+        self._measured: dict[Part, int] = {}
+
+    def rows(self, *parts: Part) -> int:
+        """Rows that may go at once through each of these parts of the network.
+
+        Args:
+            parts: "prefix", the part before the layer; "forward", the part after it without gradients; "gradient", the
+                part after it there and back.
+
+        Raises:
+            PellucidError: `max_bytes` is too small for one row.
+        """
+        if self.max_bytes is None:
+            return self.max_batch
+        return self._fitting(max(map(self.row_bytes, parts)), "one row")
+
+    def pictures(self, *, differentiate: bool) -> int:
+        """Pictures that one `Case` may hold.
+
+        With T targets their gradients (N, T, C, h, w) are kept together, so N is at most `max_batch` / T, or 1.
+
+        Raises:
+            PellucidError: `max_bytes` is too small for one picture.
+        """
+        most = max(1, self.max_batch // self.targets)
+        if self.max_bytes is None:
+            return most
+        after = self.row_bytes("forward")
+        if differentiate:
+            after = self.row_bytes("gradient") + self.targets * self._activation.nbytes
+        what = f"one picture with {self.targets} targets" if self.targets > 1 else "one picture"
+        return min(most, self._fitting(max(self.row_bytes("prefix"), after), what))
+
+    def _fitting(self, needed: int, what: str) -> int:
+        assert self.max_bytes is not None
+        if needed > self.max_bytes:
+            raise PellucidError(
+                f"max_bytes={self.max_bytes} is too small: {what} at layer {self.view.layer!r} takes about {needed} "
+                "bytes; raise max_bytes to that, take a later layer, fewer targets or smaller pictures"
+            )
+        return min(self.max_batch, self.max_bytes // max(1, needed))
+
+    def row_bytes(self, part: Part) -> int:
+        """Bytes that one row takes in a part of the network; measured when first asked for."""
+        if not self._measured:
+            self._measured["prefix"] = peak_bytes(self._run_prefix)
+        if part not in self._measured:
+            self._measured[part] = peak_bytes(self._run_forward if part == "forward" else self._run_gradient)
+        return self._measured[part]
+
+    def _run_prefix(self) -> None:
+        self.passes += Passes(prefix_forward=self._prefix_rows)
+        self._activation = self.view.activation(self.picture)
+
+    def _run_forward(self) -> None:
+        self.passes += Passes(suffix_forward=self._suffix_rows)
+        with torch.no_grad():
+            self.view.logits(self._activation.clone(), self._activation.carried)
+
+    def _run_gradient(self) -> None:
+        self.passes += Passes(suffix_forward=self._suffix_rows, suffix_backward=self._suffix_rows)
+        with torch.enable_grad():
+            leaf = self._activation.clone().requires_grad_()
+            logits = self.view.logits(leaf, self._activation.carried)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Most bytes of tensors made by `run()` that were alive together.
+
+    Every operation is seen, those of the backward pass too. Tensors made before, such as weights, and scratch memory
+    inside an operation do not count.
+    """
+    ledger = _Ledger()
+    with ledger:
+        run()
+    return ledger.peak
+
+
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the memory of the tensors that operations return, for as long as something holds it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, _Storage] = {}
+        self._older: dict[int, _Storage] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for storage in _storages((args, kwargs)):
+            if storage.key not in self._alive:
+                self._older[storage.key] = storage
+        found = func(*args, **(kwargs or {}))
+        self._alive |= {storage.key: storage for storage in _storages(found) if storage.key not in self._older}
+        self._alive = {key: storage for key, storage in self._alive.items() if not storage.is_freed}
+        self.peak = max(self.peak, sum(storage.nbytes for storage in self._alive.values()))
+        return found
+
+
+class _Storage:
+    """A tensor's memory, watched without being kept; its key stays its own for as long as it is watched."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._watched: Any = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        self.key: int = self._watched.cdata
+        self.nbytes = tensor.untyped_storage().nbytes()
+
+    @property
+    def is_freed(self) -> bool:
+        return bool(self._watched.expired())
+
+
+def _storages(tree: Any) -> list[_Storage]:
+    return [_Storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

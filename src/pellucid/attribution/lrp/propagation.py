@@ -1,0 +1,275 @@
+"""Relevance carried back through a traced suffix, from the logits to the activation."""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pellucid.attribution.lrp.composites import Kind, Layer, RuleMap
+from pellucid.attribution.lrp.operation_kinds import (
+    ABSORBING,
+    ADDITIONS,
+    ATTENTION,
+    BATCH_NORMS,
+    BEFORE_FIRST_LAYER,
+    COPIES,
+    ELEMENTWISE,
+    LAYERS,
+    MATRIX_PRODUCTS,
+    NORMALISATIONS,
+    POOLS,
+    PRODUCTS,
+    WITH_RULE,
+)
+from pellucid.attribution.lrp.operations import Recording, no_rule
+from pellucid.attribution.lrp.rules import (
+    Epsilon,
+    LinearLayer,
+    Pass,
+    Rule,
+    ZBox,
+    proportional,
+    routed,
+)
+from pellucid.errors import LayerError
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Where the relevance of T targets of N pictures went.
+
+    Attributes:
+        values: (T, N, *native) what arrived at the activation.
+        carried: (T, N) what went to values that cross the cut beside the activation.
+        absorbed: layer name -> (T, N) what stayed there, with biases, stabilisers and outputs without contributions of
+            the rule's sign; layers whose values do not have one row for each picture are left out.
+    """
+
+    values: Tensor
+    carried: Tensor
+    absorbed: dict[str, Tensor]
+
+
+class Propagation:
+    """A suffix run once, with a rule for every layer that relevance will reach.
+
+    Args:
+        suffix: from `view.suffix`.
+        inputs: native activation (N, ...) first, then what else crosses the cut.
+        rule_map: which rule acts on which layer.
+        stabiliser: of sums and averages.
+        at_pictures: whether the activation is the pictures, so that rules for first layers apply.
+        box: lowest and highest pictures, each broadcasting to the pictures, for `ZBox`.
+        absorb_bias: False leaves biases out of every denominator, so that they take no relevance.
+
+    Attributes:
+        unused: names and patterns of the rule map that fit no layer here.
+
+    Raises:
+        LayerError: an operation that relevance would reach has no rule; the message names it.
+    """
+
+    def __init__(
+        self,
+        suffix: fx.GraphModule,
+        inputs: tuple[Any, ...],
+        rule_map: RuleMap,
+        *,
+        stabiliser: float = 1e-6,
+        at_pictures: bool = False,
+        box: tuple[Tensor, Tensor] | None = None,
+        absorb_bias: bool = True,
+    ) -> None:
+        self._recording = Recording(suffix, inputs)
+        self._stabiliser = stabiliser
+        self._at_pictures = at_pictures
+        self._box = box
+        self._absorb_bias = absorb_bias
+        self._merged: dict[fx.Node, fx.Node] = {}
+        """Batch norm -> the layer that it is merged into; relevance goes from the one to the other's input."""
+        self._takers = self._reached(merge=rule_map.merge_batch_norm)
+        layers = {node: layer for node in self._takers if (layer := self._layer(node)) is not None}
+        in_order = [node for node in self._recording.nodes if node in layers]
+        rules = rule_map.assign([layers[node] for node in in_order])
+        self._rules = dict(zip(in_order, rules, strict=True))
+        self.unused = rule_map.unused(list(layers.values()))
+
+    @property
+    def box_in_use(self) -> tuple[Tensor, Tensor] | None:
+        """The box of the pictures, if the rule of some layer is `ZBox`."""
+        return self._box if any(isinstance(rule, ZBox) for rule in self._rules.values()) else None
+
+    def __call__(self, start: Tensor) -> Relevance:
+        """Carry relevance (T, N, K) of the logits back to the activation."""
+        run = self._recording
+        if start.shape[1:] != run.env[run.output].shape:
+            raise LayerError(
+                f"the suffix yields logits of shape {tuple(run.env[run.output].shape)}, "
+                f"but relevance starts at {tuple(start.shape[1:])}"
+            )
+        native = run.env[run.activation]
+        values = native.new_zeros(len(start), *native.shape)
+        carried = start.new_zeros(start.shape[:2])
+        absorbed: dict[str, Tensor] = defaultdict(partial(torch.zeros_like, carried))
+        arriving: dict[fx.Node, Any] = {run.output: start}
+        for node in reversed(run.nodes):
+            relevance = arriving.pop(node, None)
+            if relevance is None:
+                continue
+            if node is run.activation:
+                values = relevance
+            elif node not in self._takers:
+                carried = carried + _totals(relevance, carried)
+            else:
+                shares = self._shares(node, relevance)
+                for taker, share in shares.items():
+                    arriving[taker] = _joined(arriving.get(taker), share)
+                if run.kind_of(node) in ABSORBING:
+                    lost = _totals(relevance, carried) - _totals(shares, carried)
+                    absorbed[self._name(node)] += lost
+        return Relevance(values, carried, dict(absorbed))
+
+    def _reached(self, *, merge: bool) -> dict[fx.Node, list[fx.Node]]:
+        """Every operation between activation and logits that relevance reaches, with the nodes that take its share."""
+        run = self._recording
+        takers: dict[fx.Node, list[fx.Node]] = {}
+        reached = {run.output}
+        for node in reversed(run.nodes):
+            if node not in reached or node not in run.from_activation or node is run.activation:
+                continue
+            if run.kind_of(node) not in WITH_RULE:
+                raise no_rule(run, node)
+            takers[node] = run.takers(node)
+            layer = run.layer_before(node) if merge and run.kind_of(node) in BATCH_NORMS else None
+            if layer is not None:
+                self._merged[node] = layer
+                takers[node] = run.takers(layer)
+            reached.update(takers[node])
+        return takers
+
+    def _layer(self, node: fx.Node) -> Layer | None:
+        """What the rule of a node is chosen by; None if the node has no weights."""
+        node_or_merged = self._merged.get(node, node)
+        kind = self._recording.kind_of(node_or_merged)
+        found: Kind | None = None
+        if kind in LAYERS:
+            found = "linear" if kind == "linear" else "convolution"
+        elif kind in BATCH_NORMS:
+            found = "batch_norm"
+        elif kind in NORMALISATIONS:
+            found = "normalisation"
+        elif kind in ADDITIONS and self._keeps_shape(node):
+            found = "shift"
+        if found is None:
+            return None
+        return Layer(self._name(node), found, self._is_on_pictures(node))
+
+    def _name(self, node: fx.Node) -> str:
+        return self._recording.name_of(self._merged.get(node, node))
+
+    def _keeps_shape(self, node: fx.Node) -> bool:
+        """Whether each element of a node comes from one element of its only taker."""
+        takers, values = self._takers[node], self._recording.env
+        return len(takers) == 1 and values[takers[0]].shape == values[node].shape
+
+    def _is_on_pictures(self, node: fx.Node) -> bool:
+        run, frontier = self._recording, list(self._takers[node])
+        while self._at_pictures and frontier:
+            before = frontier.pop()
+            if before is run.activation:
+                continue
+            if run.kind_of(before) not in BEFORE_FIRST_LAYER or before not in self._takers or before in self._merged:
+                return False
+            frontier.extend(self._takers[before])
+        return self._at_pictures
+
+    def _shares(self, node: fx.Node, relevance: Any) -> dict[fx.Node, Any]:
+        """The relevance of every taker of a node."""
+        run, takers = self._recording, self._takers[node]
+        kind = run.kind_of(node)
+        if node in self._rules:
+            return {takers[0]: self._by_rule(node, self._rules[node], relevance)}
+        if kind in ELEMENTWISE | PRODUCTS and self._keeps_shape(node):
+            return {takers[0]: relevance}
+        inputs = [run.env[taker] for taker in takers]
+        if kind == "getitem" and not isinstance(inputs[0], Tensor):
+            return {takers[0]: {int(node.args[1]) % len(inputs[0]): relevance}}  # type: ignore[arg-type]
+        if kind in ATTENTION:
+            arrived = relevance[0] if isinstance(relevance, dict) else relevance
+            return {takers[0]: proportional(partial(run.attention, node), inputs, arrived, self._stabiliser)[0]}
+        function = partial(self._compute, node)
+        if kind in COPIES | POOLS:
+            parts = relevance if isinstance(relevance, dict) else {0: relevance}
+            outputs = 1 if isinstance(run.env[node], Tensor) else len(run.env[node])
+            shares = routed(function, inputs, [parts.get(index) for index in range(outputs)])
+        else:
+            # The factors of a product are equal claimants (Achtibat et al., 2024, on bilinear operations).
+            claims = len(takers) if kind in PRODUCTS | MATRIX_PRODUCTS else 1
+            shares = proportional(function, inputs, relevance / claims, self._stabiliser)
+        return dict(zip(takers, shares, strict=True))
+
+    def _compute(self, node: fx.Node, *inputs: Tensor) -> Any:
+        return self._recording.again(node, dict(zip(self._takers[node], inputs, strict=True)))
+
+    def _by_rule(self, node: fx.Node, rule: Rule, relevance: Tensor) -> Tensor:
+        name = self._name(node)
+        if self._recording.kind_of(node) in NORMALISATIONS and not isinstance(rule, Epsilon | Pass):
+            raise LayerError(f"{name!r} subtracts a mean, which only the rules Epsilon and Pass can share, not {rule}")
+        layer = self._linear_layer(node)
+        if isinstance(rule, ZBox):
+            layer = replace(layer, box=self._box_at(node))
+        try:
+            return rule(layer, self._recording.env[self._takers[node][0]], relevance)
+        except LayerError as error:
+            raise LayerError(f"{name!r}: {error}") from error
+
+    def _linear_layer(self, node: fx.Node) -> LinearLayer:
+        run = self._recording
+        if node in self._merged:
+            layer = run.merged(self._merged[node], node)
+        elif run.kind_of(node) in ADDITIONS:
+            layer = self._shift(node)
+        else:
+            layer = run.linear_layer(node)
+        return replace(layer, output=run.env[node]) if self._absorb_bias else replace(layer, bias=None)
+
+    def _shift(self, node: fx.Node) -> LinearLayer:
+        """x + constant, or constant - x, as a layer."""
+        x = self._recording.env[self._takers[node][0]]
+        (slope,) = routed(partial(self._compute, node), [x], [torch.ones_like(x)[None]])
+        return LinearLayer(torch.mul, slope[0], self._compute(node, torch.zeros_like(x)))
+
+    def _box_at(self, node: fx.Node) -> tuple[Tensor, Tensor] | None:
+        """The box of the pictures, sent through whatever lies between the pictures and a layer."""
+        run = self._recording
+        if self._box is None or not self._is_on_pictures(node):
+            return None
+        pictures = run.env[run.activation]
+        ends = [run.value_for(self._takers[node][0], bound.expand_as(pictures)) for bound in self._box]
+        return torch.minimum(*ends), torch.maximum(*ends)
+
+
+def _totals(relevance: Any, like: Tensor) -> Tensor:
+    """(T, N) sums of relevance, `like` another; zero where rows cannot be told by picture.
+
+    Rows are the pictures', or several of one picture after those of the one before.
+    """
+    if isinstance(relevance, dict):
+        return torch.stack([_totals(part, like) for part in relevance.values()]).sum(0)
+    if relevance.ndim < 2 or relevance.shape[1] % like.shape[1]:
+        return torch.zeros_like(like)
+    total: Tensor = relevance.reshape(*like.shape, -1).sum(2)
+    return total
+
+
+def _joined(present: Any, more: Any) -> Any:
+    """Relevance of one value from several of its users; a tuple's relevance is kept by index."""
+    if present is None:
+        return more
+    if isinstance(more, dict):
+        return present | {index: _joined(present.get(index), part) for index, part in more.items()}
+    total: Tensor = present + more
+    return total

@@ -1,0 +1,267 @@
+"""A trained network together with what it takes to use it as an image classifier."""
+
+import difflib
+import hashlib
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.classifiers.frozen_copy import refuse_train_mode
+from pellucid.classifiers.layer_view import LayerView
+from pellucid.classifiers.layers import LayerInfo
+from pellucid.classifiers.network import Network
+from pellucid.classifiers.precision import Precision, dtype_of
+from pellucid.data import read_picture
+from pellucid.errors import ModelError, PellucidError, TargetError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of one picture: its index, name, probability (softmax; sigmoid if there is one logit) and logit."""
+
+    index: int
+    name: str
+    probability: float
+    logit: float
+
+
+class Classifier:
+    """Any image-classifying `nn.Module`, seen as a function from pictures to logits.
+
+    The module itself is never touched: a twin that shares its memory is traced, moved and run (see `frozen_twin`).
+
+    Args:
+        module: a network in eval mode whose forward takes pictures (N, C, H, W) and returns logits (N, K). Of a network
+            made by `torch.compile` the one that was compiled is taken.
+        preprocess: what turns an upright RGB PIL picture into the network's input (C, H, W): a
+            `pellucid.data.Preprocess` or any callable, such as a torchvision transform. Needed by `read` only.
+        class_names: K names in the order of the logits; by default "class 0" ...
+        input_size: side, (H, W) or (C, H, W) of the pictures that layers are listed for; taken from `preprocess` where
+            it says it, else (3, 224, 224). Other sizes work wherever the network takes them.
+        device: where the network runs; by default where its weights are.
+        name: short label for reports; by default the module's class.
+        aliases: layer names to use for "middle" and "final" in place of the ones found.
+        channels_last: run in channels-last memory order; often faster, equal up to rounding. The weights are copied, as
+            they are for another device, so later changes of the module's own are not seen.
+        autocast: run under autocast in this type (torch.bfloat16); activations and logits stay float32.
+
+    Raises:
+        ModelError: the module is in train mode, cannot be run on such pictures, or returns something else than logits.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        preprocess: "Callable[[Image], Tensor] | None" = None,
+        class_names: Sequence[str] | None = None,
+        input_size: int | tuple[int, ...] | None = None,
+        device: str | torch.device | None = None,
+        name: str | None = None,
+        aliases: Mapping[str, str] | None = None,
+        channels_last: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        module = getattr(module, "_orig_mod", module)
+        refuse_train_mode(module)
+        self._module = module
+        self.name = name or type(module).__name__
+        self.preprocess = preprocess
+        self.input_shape = _input_shape(input_size, preprocess)
+        self.precision = Precision(_device(module, device), dtype_of(module), channels_last, autocast)
+        self._network = Network(module, self.input_shape, self.precision, aliases or {})
+        self.num_classes = self._network.num_classes
+        self.class_names = _class_names(class_names, self.num_classes)
+        self._views: dict[tuple[str, str | None], LayerView] = {}
+
+    @property
+    def module(self) -> nn.Module:
+        """The network that was given, never touched."""
+        return self._module
+
+    @property
+    def device(self) -> torch.device:
+        return self.precision.device
+
+    def read(self, pictures: "str | Path | Image | Sequence[str | Path | Image]") -> Tensor:
+        """Read pictures into the classifier's own input space.
+
+        Args:
+            pictures: a file, a PIL picture, or a list of them.
+
+        Returns:
+            (N, C, H, W) float32 on the CPU; N = 1 for a single picture.
+
+        Raises:
+            PictureError: a file is missing or no picture.
+            ModelError: the classifier was made without `preprocess`.
+        """
+        if self.preprocess is None:
+            raise ModelError(f"classifier {self.name!r} was made without preprocess=, so it cannot read picture files")
+        single = isinstance(pictures, str | Path) or not isinstance(pictures, Sequence)
+        items = [pictures] if single else list(pictures)  # type: ignore[arg-type]
+        if not items:
+            raise PellucidError("no pictures to read: the list is empty")
+        upright = [read_picture(item) if isinstance(item, str | Path) else item for item in items]
+        return torch.stack([self.preprocess(picture) for picture in upright])  # type: ignore[arg-type]
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Logits (N, K) float32 of pictures (N, C, H, W) in the classifier's own input space; differentiable."""
+        return self._network.logits(self.check_pictures(pictures))
+
+    def predict(self, pictures: Tensor, top: int = 5, max_batch: int = 16) -> list[list[Prediction]]:
+        """The `top` most probable classes of each picture, most probable first.
+
+        Args:
+            pictures: (N, C, H, W) in the classifier's own input space.
+            top: how many classes; all of them if there are fewer.
+            max_batch: most pictures to run at once.
+
+        Raises:
+            ModelError: a logit is NaN or infinite.
+        """
+        if top < 1 or max_batch < 1:
+            raise PellucidError(f"top and max_batch must be at least 1, not {top} and {max_batch}")
+        chunks = torch.split(self.check_pictures(pictures), max_batch)
+        with torch.no_grad():
+            logits = torch.cat([self.logits(chunk) for chunk in chunks]).cpu()
+        if not bool(logits.isfinite().all()):
+            bad = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
+            raise ModelError(
+                f"{self.name} gives NaN or infinite logits for pictures {bad[:8]}; check weights and input"
+            )
+        probabilities = logits.softmax(1) if self.num_classes > 1 else logits.sigmoid()
+        best, order = probabilities.topk(min(top, self.num_classes), dim=1)
+        return [
+            [
+                Prediction(index, self.class_names[index], probability, float(row[index]))
+                for probability, index in zip(chances.tolist(), indices.tolist(), strict=True)
+            ]
+            for chances, indices, row in zip(best, order, logits, strict=True)
+        ]
+
+    def layers(self, depth: int | None = None) -> list[LayerInfo]:
+        """The layers at which the classifier can be seen, in the order of computation, from one dry run.
+
+        Args:
+            depth: most dots in a name: 0 lists `layer4` but not `layer4.1`. By default every operation is listed, some
+                five hundred in a DenseNet-121.
+        """
+        return [info for info in self._network.layers if depth is None or info.name.count(".") <= depth]
+
+    def resolve(self, layer: str) -> str:
+        """The name behind an alias (`input`, `middle`, `final`), or the name itself.
+
+        Raises:
+            LayerError: there is no such layer; the message names the nearest ones.
+        """
+        return self._network.resolve(layer)
+
+    def at(self, layer: str, *, layout: str | None = None) -> LayerView:
+        """The classifier seen from a layer.
+
+        Args:
+            layer: a name listed by `layers`, or `input`, `middle`, `final` (the last spatial map before pooling); a
+                module that has one of these three names itself is listed as `final:0`.
+            layout: order of the layer's output where it is not what its shape suggests: "NCHW", "NHWC", "NTC" or "NC".
+
+        Raises:
+            LayerError: no such layer, or the network cannot be cut there.
+            ModelError: the module was put into train mode meanwhile.
+        """
+        refuse_train_mode(self._module)
+        key = (self.resolve(layer), layout)
+        if key not in self._views:
+            cut, found = self._network.cut(key[0], layout)
+            self._views[key] = LayerView(self, key[0], cut, found, self.precision)
+        return self._views[key]
+
+    def class_index(self, target: int | str) -> int:
+        """The index of a class given by index or name.
+
+        Raises:
+            TargetError: no such class, or the name belongs to several.
+        """
+        if not isinstance(target, str):
+            index = _integer(target)
+            if not 0 <= index < self.num_classes:
+                raise TargetError(f"class {index} does not exist: {self.name} has classes 0 to {self.num_classes - 1}")
+            return index
+        matches = [index for index, name in enumerate(self.class_names) if name.lower() == target.lower()]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise TargetError(f"class name {target!r} belongs to classes {matches}; give the index")
+        near = difflib.get_close_matches(target.lower(), [name.lower() for name in self.class_names], n=4)
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?" if near else f"{self.name} has {self.num_classes} classes"
+        )
+        raise TargetError(f"no class {target!r}; {hint}")
+
+    def check_pictures(self, pictures: Tensor) -> Tensor:
+        """`pictures` if they are a batch (N, C, H, W) of floats with the right channels; else raises PellucidError."""
+        channels = self.input_shape[0]
+        if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[1] != channels or not len(pictures):
+            found = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
+            raise PellucidError(f"{self.name} takes pictures of shape (N, {channels}, H, W), not {found}")
+        if not pictures.is_floating_point():
+            raise PellucidError(
+                f"pictures are {pictures.dtype}; {self.name} takes its own normalised float input, see classifier.read"
+            )
+        return pictures
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, types, shapes and bytes of all weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in [*self._module.named_parameters(), *self._module.named_buffers()]:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.name!r}, {self.num_classes} classes, input {self.input_shape}, {self.device})"
+
+
+def _input_shape(input_size: int | tuple[int, ...] | None, preprocess: object) -> tuple[int, int, int]:
+    size = input_size if input_size is not None else getattr(preprocess, "input_size", 224)
+    channels = getattr(preprocess, "channels", 3)
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    shape = sizes if len(sizes) == 3 else (channels, *sizes)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ModelError(f"input_size {input_size!r} is neither a side, nor (H, W), nor (C, H, W)")
+    return shape[0], shape[1], shape[2]
+
+
+def _device(module: nn.Module, device: str | torch.device | None) -> torch.device:
+    if device is None:
+        first = next(module.parameters(), None)
+        return first.device if first is not None else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except Exception as error:
+        raise ModelError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use cpu") from error
+    return chosen
+
+
+def _integer(target: object) -> int:
+    try:
+        return operator.index(target)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TargetError(f"a class is given by index or name, not by {target!r}") from error
+
+
+def _class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(f"class {index}" for index in range(count))
+    if len(names) != count:
+        raise ModelError(f"{len(names)} class names were given for a network with {count} logits")
+    return tuple(names)

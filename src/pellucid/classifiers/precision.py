@@ -1,0 +1,87 @@
+"""How a network is run: where, in which type and memory order, and with errors that name the pictures."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.errors import ModelError, PellucidError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where and how precisely a network runs.
+
+    Attributes:
+        device: device of the network's weights; pictures are moved there.
+        dtype: type of the network's weights; pictures are converted to it.
+        channels_last: keep four-dimensional tensors in channels-last order (same numbers up to rounding).
+        autocast: run under autocast in this type, e.g. torch.bfloat16; activations and logits stay float32.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    autocast: torch.dtype | None = None
+
+    def running(self) -> AbstractContextManager[object]:
+        """The context in which the network runs."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def prepare(self, tensor: Tensor) -> Tensor:
+        """Bring a batch to the network's device, type and memory order."""
+        tensor = tensor.to(self.device, self.dtype)
+        if self.channels_last and tensor.ndim == 4:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """A result in float32, or in float64 if the weights are."""
+        return tensor.to(torch.promote_types(self.dtype, torch.float32))
+
+    @property
+    def tolerance(self) -> float:
+        """How far the logits of a picture may move with the batch it is in, in units of the largest logit.
+
+        A batch of another size may take other kernels; inside convolutions GPUs round to ten bits (TF32).
+        """
+        coarse = self.autocast is not None or self.dtype in (torch.float16, torch.bfloat16)
+        return 5e-2 if coarse else 5e-3 if self.device.type != "cpu" else 1e-4
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type of a network's first floating-point weight; float32 if it has none."""
+    kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return next(kinds, torch.float32)
+
+
+@contextmanager
+def running_on(pictures: Tensor, input_shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn what a network that is set up for `input_shape` raises on these pictures into a ModelError that says so."""
+    try:
+        yield
+    except (PellucidError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the network cannot be run on pictures of shape {tuple(pictures.shape)}: {in_one_line(error)}; "
+            f"input_size= is {input_shape}"
+        ) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's message as far as its first line ends, with its type unless the message is pellucid's own."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if isinstance(error, PellucidError) else f"{type(error).__name__}: {line}"
+
+
+def checked_logits(output: object) -> Tensor:
+    """The network's output if it is a batch of logits (N, K)."""
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ModelError(f"the network returns {found}; wrap it so that forward returns logits of shape (N, K)")

@@ -1,0 +1,223 @@
+"""Activations of concept sets, streamed: whole maps are never kept, only what is pooled from them."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pellucid.classifiers import Carried, Classifier, LayerView
+from pellucid.concepts.concept_maps import contraharmonic_mean, project
+from pellucid.concepts.concept_sets import ConceptSet
+from pellucid.concepts.multi_layer import segment_between
+from pellucid.data import (
+    Geometry,
+    Preprocess,
+    measure_geometry,
+    read_picture,
+)
+from pellucid.errors import ModelError, PellucidError
+
+HELD_INPUT_BYTES = 256 * 2**20
+"""Preprocessed pictures of a set are read once and kept if they take no more than this, else read for every pass."""
+
+
+class Inputs:
+    """A concept set in a classifier's own input space, batch by batch."""
+
+    def __init__(self, concept: ConceptSet, classifier: Classifier, max_batch: int) -> None:
+        self.concept = concept
+        self._classifier = classifier
+        self._max_batch = max_batch
+        self._held: list[tuple[Tensor, Tensor | None]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.concept)
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each picture as the network will see it, mask included: equal for copies, whatever their names."""
+        return tuple(
+            _digest(picture, None if masks is None else masks[index])
+            for pictures, masks in self.batches()
+            for index, picture in enumerate(pictures)
+        )
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Pictures (b, C, H, W) and masks (b, H, W) in [0, 1], or None where all of the pictures counts."""
+        if self._held is not None:
+            yield from self._held
+            return
+        held, size = [], 0
+        for start in range(0, len(self), self._max_batch):
+            batch = self._read(range(start, min(start + self._max_batch, len(self))))
+            size += batch[0].nbytes
+            if size <= HELD_INPUT_BYTES:
+                held.append(batch)
+            yield batch
+        if size <= HELD_INPUT_BYTES:
+            self._held = held
+
+    def _read(self, indices: range) -> tuple[Tensor, Tensor | None]:
+        pictures, masks = [], []
+        for index in indices:
+            item = self.concept.pictures[index]
+            upright = item if isinstance(item, Tensor | Image.Image) else read_picture(item)
+            given = upright if isinstance(upright, Tensor) else self._classifier.read(upright)[0]
+            pictures.append(given)
+            if self.concept.masks is not None:
+                masks.append(self._window(self.concept.masks[index], upright, given, self.concept.sources[index]))
+        return torch.stack(pictures), torch.stack(masks) if masks else None
+
+    def _window(self, mask: Tensor, upright: Tensor | Image.Image, given: Tensor, source: str) -> Tensor:
+        """The part of a picture's mask that the network's input shows, (H, W)."""
+        size = tuple(upright.shape[-2:]) if isinstance(upright, Tensor) else (upright.height, upright.width)
+        if tuple(mask.shape) != size or not bool(((mask >= 0) & (mask <= 1)).all()):
+            raise PellucidError(
+                f"{source}: a mask of shape {tuple(mask.shape)} with values {float(mask.min()):g} to "
+                f"{float(mask.max()):g} does not fit a picture of shape {size}; wanted that shape, values 0 to 1"
+            )
+        if not isinstance(upright, Tensor):
+            mask = _look_through(mask, _geometry(self._classifier.preprocess, *upright.size), given.shape[-2:])
+        if not bool(mask.any()):
+            raise PellucidError(f"{source}: its mask holds nothing of the part that the classifier sees; leave it out")
+        return mask
+
+
+class LayerActivations:
+    """Activations of a concept set at a layer, batch by batch; the network runs for every pass over them.
+
+    Args:
+        view: the layer.
+        inputs: N pictures.
+        held_bytes: keep the maps after the first pass if they take no more than this; 0 for never.
+        before: the same pictures at another layer; where it holds its maps and this layer can go on from them, only
+            the part in between runs.
+    """
+
+    def __init__(
+        self, view: LayerView, inputs: Inputs, held_bytes: int = 0, before: "LayerActivations | None" = None
+    ) -> None:
+        self.view = view
+        self.inputs = inputs
+        self._limit = held_bytes
+        self._before = before
+        self._held: list[tuple[Tensor, Tensor | None]] | None = None
+
+    def release(self) -> None:
+        """Let go of the maps; another pass runs the network again."""
+        self._held, self._before = None, None
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Activations (b, C, h, w), and the share of each cell that lies inside the mask (b, h, w) or None.
+
+        Raises:
+            ModelError: an activation is NaN or infinite; the message names the pictures.
+        """
+        if self._held is not None:
+            yield from self._held
+            return
+        held, size, seen = [], 0, 0
+        for activation, masks in self._run():
+            self._check(activation, seen)
+            seen, size = seen + len(activation), size + activation.nbytes
+            batch = activation, None if masks is None else self._cell_shares(masks, activation)
+            if size <= self._limit:
+                held.append(batch)
+            yield batch
+        if size <= self._limit:
+            self._held = held
+
+    def _run(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Activations and the masks of their pictures, from the nearest place that is known."""
+        held = None if self._before is None else self._before._held
+        onward = None if held is None or self._before is None else segment_between(self._before.view, self.view)
+        for index, (pictures, masks) in enumerate(self.inputs.batches()):
+            if held is None or onward is None:
+                yield self.view.activation(pictures).as_subclass(Tensor), masks
+            else:
+                with torch.no_grad():
+                    yield onward(held[index][0], Carried(pictures=len(pictures))).detach(), masks
+
+    def pooled(self) -> Tensor:
+        """Mean of each picture's activation over the cells (over those inside its mask): (N, C) float64."""
+        return torch.cat([_pool(activation, shares) for activation, shares in self.batches()])
+
+    def flattened(self) -> Tensor:
+        """Activations as vectors, (N, C * h * w) float64: what TCAV's linear classifiers were first trained on."""
+        concept = self.inputs.concept
+        if concept.masks is not None:
+            raise PellucidError(f"concept {concept.name!r} has masks; they need pooled features, not flattened ones")
+        return torch.cat([activation.flatten(1).double().cpu() for activation, _ in self.batches()])
+
+    def projection_levels(self, directions: Tensor) -> Tensor:
+        """Contraharmonic mean of ReLU(projection) of each picture on each direction: what emblems are medians of.
+
+        Args:
+            directions: (D, C).
+
+        Returns:
+            (N, D) float64, >= 0.
+        """
+        levels = []
+        for activation, shares in self.batches():
+            # One by one: all directions on all pictures of a batch would be large at early layers.
+            for index, one in enumerate(activation.double()):
+                raw = project(one, directions).relu()
+                levels.append(contraharmonic_mean(raw, None if shares is None else shares[index].double()).cpu())
+        return torch.stack(levels)
+
+    def _check(self, activation: Tensor, seen: int) -> None:
+        bad = (~activation.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        if bad:
+            concept = self.inputs.concept
+            sources = ", ".join(concept.sources[seen + index] for index in bad[:4])
+            raise ModelError(
+                f"layer {self.view.layer!r} is NaN or infinite for {sources} of {concept.name!r}; "
+                "check the weights and these pictures"
+            )
+
+    def _cell_shares(self, masks: Tensor, activation: Tensor) -> Tensor:
+        height, width = activation.shape[2:]
+        if height == width == 1:
+            raise PellucidError(
+                f"layer {self.view.layer!r} has no spatial extent: masks and boxes select nothing there"
+            )
+        return F.adaptive_avg_pool2d(masks[:, None], (height, width))[:, 0].to(activation)
+
+
+def _pool(activation: Tensor, shares: Tensor | None) -> Tensor:
+    if shares is None:
+        return activation.double().mean((2, 3)).cpu()
+    inside = torch.einsum("nchw,nhw->nc", activation.double(), shares.double())
+    return (inside / shares.double().sum((1, 2))[:, None]).cpu()
+
+
+def _digest(picture: Tensor, mask: Tensor | None) -> str:
+    digest = hashlib.sha256()
+    for tensor in (picture,) if mask is None else (picture, mask):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _geometry(preprocess: object, width: int, height: int) -> Geometry:
+    if isinstance(preprocess, Preprocess):
+        return preprocess.geometry(width, height)
+    assert callable(preprocess)  # classifier.read has used it
+    return measure_geometry(preprocess, width, height)
+
+
+def _look_through(mask: Tensor, geometry: Geometry, size: torch.Size) -> Tensor:
+    """A picture's mask seen through the input window (H, W): the nearest pixel, and 0 beyond the picture."""
+    left, top, right, bottom = geometry.box
+    y = (top + (torch.arange(size[0]) + 0.5) / size[0] * (bottom - top)).floor().long()
+    x = (left + (torch.arange(size[1]) + 0.5) / size[1] * (right - left)).floor().long()
+    height, width = mask.shape
+    inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+    return mask[y.clamp(0, height - 1)][:, x.clamp(0, width - 1)] * inside

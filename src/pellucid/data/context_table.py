@@ -1,0 +1,313 @@
+"""Tables of context features: what is known of each picture besides its pixels, such as thickness or age."""
+
+import csv
+import difflib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pellucid.data.images import find_pictures
+from pellucid.errors import PellucidError
+from pellucid.storage.files import write_atomically
+
+FilePath: TypeAlias = str | os.PathLike[str]
+
+_SAME = 0.9999  # correlation from which two columns are one feature under two names
+_SHOWN = 3  # examples in a message
+
+
+@dataclass(frozen=True)
+class ContextScale:
+    """What context features are standardised with: those of a training table, to be used on any other.
+
+    Attributes:
+        names: K features.
+        means: (K,) float64.
+        sds: (K,) float64, above 0.
+    """
+
+    names: tuple[str, ...]
+    means: Tensor
+    sds: Tensor
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """Values (..., K) in standard deviations from the mean, float32, on the values' device."""
+        means, sds = self.means.to(values.device), self.sds.to(values.device)
+        return ((values.double() - means) / sds).float()
+
+    def unstandardise(self, standardised: Tensor) -> Tensor:
+        """What `standardise` was given, (..., K) float64; differentiable."""
+        means, sds = self.means.to(standardised.device), self.sds.to(standardised.device)
+        return standardised.double() * sds + means
+
+
+@dataclass(frozen=True)
+class ContextTable:
+    """Context features of pictures, one row per picture.
+
+    Constant columns and copies are allowed, as in a table made by an intervention; `check` refuses them where a
+    surrogate is to learn from the table.
+
+    Attributes:
+        names: K features, none twice.
+        values: (N, K) float64, finite.
+        files: the pictures of the rows, if they are files.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    files: tuple[Path, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_names(self.names)
+        if self.values.ndim != 2 or self.values.shape[1] != len(self.names):
+            raise PellucidError(
+                f"context values are {tuple(self.values.shape)}, not one row per picture with "
+                f"{len(self.names)} columns ({', '.join(self.names)})"
+            )
+        if self.files is not None and len(self.files) != len(self.values):
+            raise PellucidError(f"the context has {len(self.values)} rows for {len(self.files)} files; give one each")
+        object.__setattr__(self, "values", self.values.double())
+        self._refuse_gaps()
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, ArrayLike], files: Sequence[Path] | None = None) -> "ContextTable":
+        """A table from one array of N numbers per feature.
+
+        Raises:
+            PellucidError: the columns differ in length, or a number is missing.
+        """
+        arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+            raise PellucidError(f"context columns must be equally long lists of numbers, not {shapes}")
+        values = torch.from_numpy(np.stack(list(arrays.values()), axis=1)) if arrays else torch.zeros(0, 0)
+        return cls(tuple(arrays), values, tuple(files) if files is not None else None)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def column(self, name: str) -> Tensor:
+        """The values (N,) of one feature."""
+        return self.values[:, self._place(name)]
+
+    def select(self, names: Sequence[str]) -> "ContextTable":
+        """The same rows with the named columns only, in that order."""
+        return ContextTable(tuple(names), self.values[:, [self._place(name) for name in names]], self.files)
+
+    def subset(self, rows: Sequence[int] | Tensor | slice) -> "ContextTable":
+        """Some rows, by their numbers, a mask or a slice."""
+        chosen = torch.arange(len(self))[rows if isinstance(rows, slice | Tensor) else list(rows)]
+        files = self.files and tuple(self.files[row] for row in chosen.tolist())
+        return ContextTable(self.names, self.values[chosen.to(self.values.device)], files)
+
+    def replaced(self, values: Mapping[str, float | Tensor]) -> "ContextTable":
+        """The same rows with some columns set to a number, or to one number per row."""
+        columns = list(self.values.unbind(1))
+        for name, value in values.items():
+            columns[self._place(name)] = torch.as_tensor(value).to(columns[0]).expand(len(self))
+        return ContextTable(self.names, torch.stack(columns, dim=1), self.files)
+
+    def scale(self) -> ContextScale:
+        """Means and standard deviations (of the population) of the columns.
+
+        Raises:
+            PellucidError: a column is constant.
+        """
+        self._refuse_constants()
+        return ContextScale(self.names, self.values.mean(0), self.values.std(0, correction=0))
+
+    def check(self, *, at_least: int = 2, pictures: int | None = None) -> None:
+        """Refuse a table from which nothing can be learnt.
+
+        Args:
+            at_least: so many rows are needed.
+            pictures: how many pictures it must describe, if known.
+
+        Raises:
+            PellucidError: too few rows, not one per picture, a constant column, or two columns that are copies of
+                each other (correlation beyond ±0.9999): their effects could never be told apart.
+        """
+        if pictures is not None and pictures != len(self):
+            raise PellucidError(f"the context table has {len(self)} rows for {pictures} pictures; give one row each")
+        if len(self) < at_least:
+            raise PellucidError(f"{len(self)} pictures with context are too few; at least {at_least} are needed")
+        self._refuse_constants()
+        correlations = torch.corrcoef(self.values.T).reshape(len(self.names), -1)
+        for first, second in combinations(range(len(self.names)), 2):
+            if abs(float(correlations[first, second])) > _SAME:
+                raise PellucidError(
+                    f"context columns {self.names[first]!r} and {self.names[second]!r} are copies of each other "
+                    f"(correlation {float(correlations[first, second]):.5f}); leave one of them out"
+                )
+
+    def _place(self, name: str) -> int:
+        if name not in self.names:
+            raise PellucidError(f"no context column {name!r}{_nearest(name, self.names)}")
+        return self.names.index(name)
+
+    def _refuse_constants(self) -> None:
+        spread, size = self.values.std(0, correction=0), self.values.abs().amax(0) if len(self) else torch.zeros(0)
+        constant = [name for name, s, m in zip(self.names, spread, size, strict=False) if not s > 1e-9 * m]
+        if constant or not len(self):
+            found = ", ".join(map(repr, constant)) or "every column"
+            raise PellucidError(f"context columns without any variation: {found}; leave them out")
+
+    def _refuse_gaps(self) -> None:
+        rows, columns = (~self.values.isfinite()).nonzero(as_tuple=True)
+        if not len(rows):
+            return
+        row, name = int(rows[0]), self.names[int(columns[0])]
+        where = str(self.files[row]) if self.files else f"row {row}"
+        raise PellucidError(
+            f"the context has {len(rows)} missing or infinite values, the first at {where}, column {name!r}; "
+            "fill them in, or leave out those pictures or columns"
+        )
+
+
+def read_context(
+    table: FilePath,
+    folder: FilePath | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    file_column: str = "file",
+) -> ContextTable:
+    """Read context features from a CSV file, with a header and one row per picture.
+
+    Args:
+        table: the CSV file, in UTF-8.
+        folder: of the pictures, searched with all its folders. Each of them must have a row that names it by its
+            path below the folder; the table then comes in the order of `find_pictures`. Without a folder the rows
+            stay as they are and name no files.
+        columns: the features to read; by default all columns but the file column.
+        file_column: the column with the pictures' names; needed with a folder only.
+
+    Returns:
+        The table; with a folder its `files` are the pictures' paths. Call `check` before training on it.
+
+    Raises:
+        PellucidError: the file is no such table, a cell is no number, a row names an unknown picture or one that
+            had a row already, or pictures have no row. The message begins with the path and names the line.
+        PictureError: the folder has no pictures.
+    """
+    try:
+        header, rows = _read_rows(Path(table))
+        chosen = tuple(columns) if columns is not None else tuple(name for name in header if name != file_column)
+        _check_names(chosen)
+        places = [_place_in_header(name, header) for name in chosen]
+        numbers = [[_number(row[place], line, header[place]) for place in places] for line, row in rows]
+        values = torch.tensor(numbers, dtype=torch.float64).reshape(len(rows), len(chosen))
+        if folder is None:
+            return ContextTable(chosen, values)
+        named = _place_in_header(file_column, header)
+        pictures = find_pictures(Path(folder), recursive=True)
+        order = _match([(line, row[named]) for line, row in rows], pictures, Path(folder))
+        return ContextTable(chosen, values[order], tuple(pictures))
+    except PellucidError as error:
+        raise type(error)(f"{table}: {error}") from error
+
+
+def write_context(context: ContextTable, path: FilePath, *, folder: FilePath | None = None) -> None:
+    """Write a table as CSV that `read_context` reads back to the last bit.
+
+    Args:
+        context: the table.
+        path: the file to write; replaced at once if it exists.
+        folder: the files of the table are named by their paths below this one; needed if it has files.
+
+    Raises:
+        PellucidError: the table has files, and no folder is given or one is outside of it.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(["file"] if context.files is not None else []), *context.names])
+    for row, values in enumerate(context.values.tolist()):
+        name = [_relative(context.files[row], folder)] if context.files is not None else []
+        writer.writerow([*name, *map(repr, values)])
+    write_atomically(path, text.getvalue().encode())
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and the rows with the lines they stand on."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PellucidError(f"cannot be read as a table ({error}); give a CSV file in UTF-8") from error
+    if not header or not rows:
+        raise PellucidError("has no rows; give a header and one row per picture")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise PellucidError(f"line {line} has {len(row)} cells, the header {len(header)}; mend that line")
+    return header, rows
+
+
+def _check_names(names: Sequence[str]) -> None:
+    doubled = [name for place, name in enumerate(names) if name in names[:place]]
+    if doubled:
+        raise PellucidError(f"two context columns are named {doubled[0]!r}; rename or leave out one of them")
+    if not names or not all(names):
+        raise PellucidError(f"context columns need names, at least one; found {tuple(names)}")
+
+
+def _place_in_header(name: str, header: list[str]) -> int:
+    if header.count(name) != 1:
+        found = "two columns" if name in header else "no column"
+        raise PellucidError(f"{found} {name!r}{_nearest(name, header)}")
+    return header.index(name)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, _SHOWN, 0.6) or list(known[:10])
+    return f"; did you mean one of {', '.join(near)}?"
+
+
+def _number(cell: str, line: int, column: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        found = f"{cell!r} is no number" if cell.strip() else "the cell is empty"
+        raise PellucidError(f"line {line}, column {column!r}: {found}; fill it in or drop the picture") from None
+
+
+def _match(named: list[tuple[int, str]], pictures: list[Path], folder: Path) -> list[int]:
+    """For each picture the row that names it."""
+    row_of: dict[str, int] = {}
+    known = [path.relative_to(folder).as_posix() for path in pictures]
+    for row, (line, name) in enumerate(named):
+        name = PurePosixPath(name.strip()).as_posix()
+        if name in row_of:
+            raise PellucidError(f"line {line}: a second row for {name!r}; keep one of them")
+        row_of[name] = row
+    there = set(known)
+    unknown = [name for name in row_of if name not in there]
+    if unknown:
+        line = named[row_of[unknown[0]]][0]
+        raise PellucidError(
+            f"line {line}: no picture {unknown[0]!r} in {folder}{_nearest(unknown[0], known)} "
+            f"({len(unknown)} such rows; drop them or add the pictures)"
+        )
+    missing = [name for name in known if name not in row_of]
+    if missing:
+        raise PellucidError(
+            f"{len(missing)} of {len(known)} pictures in {folder} have no row ({', '.join(missing[:_SHOWN])}, ...); "
+            "add rows for them or move them away"
+        )
+    return [row_of[name] for name in known]
+
+
+def _relative(path: Path, folder: FilePath | None) -> str:
+    if folder is None or not path.is_relative_to(folder):
+        raise PellucidError(f"the context's file {path} is not below the folder {folder}; give the pictures' folder")
+    return path.relative_to(folder).as_posix()

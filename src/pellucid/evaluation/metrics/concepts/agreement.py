@@ -1,0 +1,95 @@
+"""Concept maps against masks of the concept: is it seen where it is, and nowhere else?
+
+The masks are brought to the map's resolution, not the other way round: a map is not blamed for the size of its cells.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pellucid.errors import PellucidError
+from pellucid.evaluation.localization import as_maps
+
+_WHOLE = 1 - 1e-9
+
+
+def cell_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """The share of each cell of a map that lies in a mask, by area averaging.
+
+    Args:
+        masks: (N, H, W) boolean or in [0, 1], 1 inside, as the classifier's input shows the pictures.
+        size: (h, w) of the map, at most (H, W). Where it does not divide (H, W), neighbouring cells share pixels.
+
+    Returns:
+        (N, h, w) float64 in [0, 1].
+    """
+    if masks.ndim != 3 or masks.shape[1] < size[0] or masks.shape[2] < size[1]:
+        raise PellucidError(f"masks {tuple(masks.shape)} for maps of {size[0]} x {size[1]}; wanted (N, H, W), no fewer")
+    shares = masks.detach().double()
+    if not bool(((shares >= 0) & (shares <= 1)).all()):
+        raise PellucidError(f"masks hold {float(shares.min()):g} to {float(shares.max()):g}; wanted 0 to 1")
+    averaged: Tensor = F.adaptive_avg_pool2d(shares[:, None], size)[:, 0]
+    return averaged
+
+
+def soft_iou(maps: Tensor, masks: Tensor) -> Tensor:
+    """Intersection over union of a concept map M and a mask's cell shares G: sum MG / (sum M + sum G - sum MG).
+
+    Args:
+        maps: (N, h, w) or (N, 1, h, w) in [0, 1], such as `explanation.maps[:, concept]`.
+        masks: (N, H, W), see `cell_shares`.
+
+    Returns:
+        (N,) float64 in [0, 1]; NaN where map and mask are both empty, and for a map that is not finite. A mask that
+        covers parts of cells cannot be matched fully: M = G gives 1 only where all shares are 0 or 1.
+    """
+    seen, shares = _fitting(maps, masks)
+    both = (seen * shares).sum((1, 2))
+    return both / (seen.sum((1, 2)) + shares.sum((1, 2)) - both)
+
+
+def balanced_mse(maps: Tensor, masks: Tensor) -> Tensor:
+    """Mean squared error of a concept map with the inside and the outside of a mask weighing alike.
+
+    (mean of (M - G)^2 over the cells wholly inside + the mean over the cells wholly outside) / 2. A map that says the
+    same everywhere reaches 0.25 at best.
+
+    Args:
+        maps, masks: as in `soft_iou`.
+
+    Returns:
+        (N,) float64 in [0, 1]; NaN where no cell is wholly inside or none wholly outside, and for a map that is not
+        finite.
+    """
+    seen, shares = _fitting(maps, masks)
+    inside, outside = shares >= _WHOLE, shares == 0
+
+    def mean_error(cells: Tensor) -> Tensor:
+        squared = torch.where(cells, (seen - shares).square(), 0.0)
+        return squared.sum((1, 2)) / cells.sum((1, 2))
+
+    balanced = (mean_error(inside) + mean_error(outside)) / 2
+    return torch.where(seen.isfinite().flatten(1).all(1), balanced, torch.nan)
+
+
+def false_alarm(maps: Tensor) -> Tensor:
+    """Mean of concept maps of pictures that do not show the concept: (N, h, w) or (N, 1, h, w) -> (N,); 0 is right."""
+    return _checked(maps).mean((1, 2))
+
+
+def _fitting(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps and cell shares of the masks, (N, h, w) float64 each."""
+    seen = _checked(maps)
+    if len(masks) != len(seen):
+        raise PellucidError(f"{len(seen)} concept maps and {len(masks)} masks; wanted one mask for each map")
+    return seen, cell_shares(masks, (seen.shape[1], seen.shape[2])).to(seen.device)
+
+
+def _checked(maps: Tensor) -> Tensor:
+    """Concept maps (N, h, w) float64."""
+    seen = as_maps(maps).double()
+    if bool(((seen < 0) | (seen > 1)).any()):
+        raise PellucidError(
+            f"concept maps hold {float(seen.min()):g} to {float(seen.max()):g}; wanted 0 to 1, as concept_map gives"
+        )
+    return seen

@@ -1,0 +1,136 @@
+"""The concept grid pointing game: grids with one cell that holds a concept. Is it seen there, and only there?
+
+Concept maps, and maps of the evidence that they select, are scored by the cells that their mass lies in, like any map
+of Rao et al., Towards Better Understanding Attribution Methods, CVPR 2022.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import View
+from pellucid.attribution.batch_budget import Budget
+from pellucid.attribution.targets import count_targets, targets_of_rows
+from pellucid.concepts.cav import CAV, check_cavs
+from pellucid.concepts.concept_scores import maps_of
+from pellucid.concepts.evidence import gather_evidence
+from pellucid.concepts.reference_attribution import direction_weights
+from pellucid.errors import PellucidError
+from pellucid.evaluation.localization import (
+    Grid,
+    grid_shape,
+    join_cells,
+    localize,
+    split_cells,
+)
+from pellucid.evaluation.settings import SettingView
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptPointing:
+    """Concept maps of D concepts on N grid pictures, each against the cell that holds the concept.
+
+    Attributes:
+        concepts: D names.
+        maps: (N, D, h, w) concept maps of whole grids, in [0, 1].
+        scores: (N, D) float64 localization score: share of the map's mass in the concept's cell. 0 for an empty map.
+        strongest: (N, D) largest value of each map in the concept's cell: 0 where the concept is not seen there.
+        chance: score of a map that is the same everywhere, 1 / cells.
+    """
+
+    concepts: tuple[str, ...]
+    maps: Tensor
+    scores: Tensor
+    strongest: Tensor
+    chance: float
+
+
+def concept_grids(shown: Tensor, others: Tensor, n: Grid = 2, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Grids with one picture of a concept each, in a random cell, among pictures without it.
+
+    Args:
+        shown: (N, C, h, w) pictures of the concept.
+        others: (M, C, h, w) pictures without it, at least as many as there are other cells; no grid has one twice.
+        n: n for n x n cells, or (rows, columns).
+        seed: of the draw.
+
+    Returns:
+        Grid pictures (N, C, rows * h, columns * w), and the cell of the concept in each (N,).
+    """
+    rows, columns = grid_shape(n)
+    count = rows * columns
+    if len(others) < count - 1 or count < 2 or shown.shape[1:] != others.shape[1:]:
+        raise PellucidError(
+            f"{tuple(shown.shape)} pictures of the concept and {tuple(others.shape)} others for {rows} x {columns} "
+            f"cells; wanted at least 2 cells, pictures of one size, and {count - 1} others or more"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(count, (len(shown),), generator=generator)
+    laid = []
+    for picture, place in zip(shown, places.tolist(), strict=True):
+        around = others[torch.randperm(len(others), generator=generator)[: count - 1]]
+        laid.append(torch.cat([around[:place], picture[None], around[place:]]))
+    return join_cells(torch.stack(laid), n), places
+
+
+def concept_pointing_game(view: SettingView, grids: Tensor, cavs: Sequence[CAV], cells: Tensor) -> ConceptPointing:
+    """Score concept maps of grid pictures by the share that lies in the cell of the concept.
+
+    A concept map does not depend on a target, so neither do these scores; `concept_evidence` does.
+
+    Args:
+        view: `setting.at(layer)` of GridPG, DiFull or DiPart.
+        grids: (N, C, H, W) grid pictures.
+        cavs: D concepts, fitted at this layer of the setting's classifier.
+        cells: (N,) or (N, D) which cell holds the concept.
+
+    Raises:
+        PellucidError: the cells do not fit, or a CAV of another layer.
+    """
+    check_cavs(view, cavs)
+    own = cells[:, None].expand(-1, len(cavs)) if cells.ndim == 1 else cells
+    if own.shape != (len(grids), len(cavs)):
+        raise PellucidError(
+            f"cells {tuple(cells.shape)} for {len(grids)} grids and {len(cavs)} concepts; wanted (N,) or (N, D)"
+        )
+    grid, size = view.classifier.grid, (grids.shape[2], grids.shape[3])
+    maps = maps_of(view.activation(grids).as_subclass(Tensor), cavs)[0]
+    whole = localize(maps.flatten(0, 1), grid, size).own_score(own.flatten())
+    strongest = split_cells(maps, grid).amax((3, 4))  # (N, cells, D)
+    held = strongest.gather(1, own[:, None].to(maps.device))[:, 0]
+    names = tuple(cav.name for cav in cavs)
+    return ConceptPointing(names, maps, whole.reshape(own.shape), held, 1 / (grid[0] * grid[1]))
+
+
+def concept_evidence(
+    view: View, pictures: Tensor, cavs: Sequence[CAV], target: Any = None, *, max_batch: int = 16
+) -> Tensor:
+    """Where the evidence lies that makes up the signed contributions of concepts: M_ij sum_c phat_c IG_c,ij.
+
+    Args:
+        view: the classifier, or a grid setting, seen from the layer of the CAVs.
+        pictures: (N, C, H, W).
+        cavs: D concepts.
+        target: as `VisualTCAV` takes it; (head, class) for settings with several heads.
+        max_batch: most rows that go through the network at once.
+
+    Returns:
+        (N, D, T, h, w), signed, in the target's unit; the sum over the cells is `explanation.signed` from a zero
+        baseline with 50 steps. On DiFull it is 0 in the cells that a head does not see.
+    """
+    check_cavs(view, cavs)
+    budget = Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch)
+    directions = torch.stack([cav.direction for cav in cavs])
+    found, size = [], budget.pictures(differentiate=True)
+    for start in range(0, len(pictures), size):
+        chunk = slice(start, min(start + size, len(pictures)))
+        wanted = targets_of_rows(target, chunk, len(pictures))
+        evidence = gather_evidence(view, pictures[chunk], wanted, budget=budget)
+        maps = maps_of(evidence.activation, cavs)[0]
+        weights = direction_weights(evidence.activation, directions, maps)
+        aligned = torch.einsum("ndc,ntchw->ndthw", weights, evidence.path.values)
+        found.append((maps[:, :, None] * aligned).cpu())
+    return torch.cat(found)

@@ -1,0 +1,193 @@
+"""Deletion and insertion: how the score changes when the pixels a map ranks highest are taken away or put in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution.smoothing import smooth
+from pellucid.errors import PellucidError
+from pellucid.evaluation.localization import as_maps, upsample
+from pellucid.evaluation.metrics.imputation import NoisyLinear
+
+Baseline = Literal["blur", "mean", "zero"]
+Score = Literal["probability", "logit"]
+
+
+@dataclass(frozen=True)
+class PerturbationCurves:
+    """Score of the target class while pixels are replaced, map by map, and the same in random order.
+
+    Attributes:
+        fractions: (S + 1,) share of the pixels that were deleted or inserted, 0 to 1.
+        scores: (N, S + 1) float64, in the order of the map; NaN for a map with NaN or infinite values.
+        random: (N, S + 1) float64, mean over random orders.
+        inserting: True for insertion, where a large area is good; False for deletion, where a small one is.
+        baseline: what pixels are replaced by.
+        score: what the curves measure.
+    """
+
+    fractions: Tensor
+    scores: Tensor
+    random: Tensor
+    inserting: bool
+    baseline: str
+    score: Score
+
+    @property
+    def area(self) -> Tensor:
+        """(N,) area under the curve (trapezoids), in the unit of the score."""
+        return torch.trapezoid(self.scores, self.fractions)
+
+    @property
+    def random_area(self) -> Tensor:
+        """(N,) area under the mean curve of random orders."""
+        return torch.trapezoid(self.random, self.fractions)
+
+    @property
+    def ratio(self) -> Tensor:
+        """(N,) area over random area; 1 is no better than random. NaN where the random area is not positive."""
+        return torch.where(self.random_area > 0, self.area / self.random_area, torch.nan)
+
+    @property
+    def gain(self) -> Tensor:
+        """(N,) how much better than random order, in the unit of the score: positive is good, inserting or deleting."""
+        return self.area - self.random_area if self.inserting else self.random_area - self.area
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """Replace pixels by a baseline, those with the largest values first (MoRF), and follow the score of the target.
+
+    Random orders are those of noise at the map's own resolution, brought to the picture like the map: single pixels in
+    random order would be judged against blocks. Equal values are ordered at random. Source: Petsiuk et al., RISE,
+    BMVC 2018; the comparison with random order after Samek et al., IEEE TNNLS 2017.
+
+    Attributes:
+        baseline: "blur", "mean" (of each picture's channels) or "zero" (in the input space), see `baseline_pictures`;
+            pictures (N, C, H, W) or (1, C, H, W); or `NoisyLinear()`, which fills in what is missing from its
+            surroundings (ROAD). Results with different baselines are not comparable.
+        score: "probability" (softmax) or "logit" of the target.
+        steps: S equal portions of the pixels.
+        random_orders: how many random orders are averaged; each costs as much as the map.
+        seed: of the random orders, of ties and of imputation's noise; picture n has those of seed + n.
+        max_batch: most pictures per call of the classifier.
+    """
+
+    baseline: Baseline | Tensor | NoisyLinear = "blur"
+    score: Score = "probability"
+    steps: int = 20
+    random_orders: int = 2
+    seed: int = 0
+    max_batch: int = 16
+    inserting: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        least = min(self.steps, self.random_orders, self.max_batch)
+        if least < 1 or self.score not in ("probability", "logit"):
+            raise PellucidError(
+                f"steps={self.steps}, random_orders={self.random_orders}, max_batch={self.max_batch}, "
+                f"score={self.score!r}: wanted at least 1 of each, and 'probability' or 'logit'"
+            )
+
+    def __call__(
+        self, logits: Callable[[Tensor], Tensor], pictures: Tensor, values: Tensor, targets: Tensor
+    ) -> PerturbationCurves:
+        """Measure the curves of N maps.
+
+        Args:
+            logits: pictures (B, C, H, W) -> (B, K), for instance `classifier.logits`.
+            pictures: (N, C, H, W) in the classifier's own input space.
+            values: (N, 1, h, w) or (N, h, w), signed; brought to the pictures' size by bilinear interpolation.
+            targets: (N,) class indices.
+
+        Raises:
+            PellucidError: the shapes do not fit.
+        """
+        maps = as_maps(values).to(pictures.device)
+        if pictures.ndim != 4 or not len(pictures) == len(maps) == len(targets):
+            raise PellucidError(
+                f"pictures {tuple(pictures.shape)}, {len(maps)} maps and {len(targets)} targets; "
+                "wanted (N, C, H, W) and one map and one target per picture"
+            )
+        without = self._without(pictures)
+        pixels = pictures.shape[2] * pictures.shape[3]
+        counts = (torch.arange(self.steps + 1) * pixels / self.steps).round().long()
+        curves = torch.full((len(maps), 1 + self.random_orders, len(counts)), torch.nan, dtype=torch.float64)
+        for index in torch.nonzero(maps.isfinite().flatten(1).all(1))[:, 0].tolist():
+            ranks = self._ranks(maps[index], pictures.shape[2:], self.seed + index)
+            curves[index] = self._follow(logits, partial(without, index), ranks, counts, int(targets[index]))
+        name = "given pictures" if isinstance(self.baseline, Tensor) else str(self.baseline)
+        return PerturbationCurves(
+            counts / pixels, curves[:, 0], curves[:, 1:].mean(1), self.inserting, name, self.score
+        )
+
+    def _without(self, pictures: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """A function from the index of a picture and what is removed of it (B, H, W) to pictures (B, C, H, W)."""
+        if isinstance(self.baseline, NoisyLinear):
+            impute = self.baseline
+            return lambda index, removed: impute(pictures[index], removed, seed=self.seed + index)
+        fill = baseline_pictures(pictures, self.baseline)
+        return lambda index, removed: torch.where(removed[:, None], fill[index], pictures[index])
+
+    def _ranks(self, own: Tensor, size: Sequence[int], seed: int) -> Tensor:
+        """When each pixel is replaced, by the map and by the random orders: (1 + R, H, W), 0 first."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(self.random_orders, *own.shape, dtype=torch.float64, generator=generator).to(own.device)
+        large = upsample(torch.cat([own[None].double(), noise]), (size[0], size[1])).flatten(1)
+        shuffled = torch.randperm(large.shape[1], generator=generator).to(own.device)
+        order = shuffled[large[:, shuffled].argsort(dim=1, descending=True, stable=True)]
+        return order.argsort(dim=1).view(-1, *size)
+
+    def _follow(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        without: Callable[[Tensor], Tensor],
+        ranks: Tensor,
+        counts: Tensor,
+        target: int,
+    ) -> Tensor:
+        """The curves (1 + R, S + 1) of one picture; their ends, common to all orders, are measured once."""
+        inner = [(order, int(count)) for order in range(len(ranks)) for count in counts[1:-1]]
+        jobs = [(0, 0), (0, int(counts[-1])), *inner]
+        found = []
+        for start in range(0, len(jobs), self.max_batch):
+            order, count = torch.tensor(jobs[start : start + self.max_batch], device=ranks.device).T
+            replaced = ranks[order] < count[:, None, None]
+            with torch.no_grad():
+                output = logits(without(~replaced if self.inserting else replaced)).double()
+            found.append((output.softmax(1) if self.score == "probability" else output)[:, target].cpu())
+        scores = torch.cat(found)
+        first, last = scores[:2].expand(len(ranks), 2)[:, :, None].unbind(1)
+        return torch.cat([first, scores[2:].view(len(ranks), len(counts) - 2), last], dim=1)
+
+
+class Insertion(Deletion):
+    """Put the picture's pixels into the baseline, those with the largest values first; otherwise as `Deletion`.
+
+    Read from its end, the curve is that of deleting the pixels with the smallest values first (LeRF).
+    """
+
+    inserting: ClassVar[bool] = True
+
+
+def baseline_pictures(pictures: Tensor, baseline: Baseline | Tensor) -> Tensor:
+    """What pixels are replaced by: (N, C, H, W) -> (N, C, H, W).
+
+    "zero" is 0 in the input space, for normalised pictures the mean colour of the training set; "mean" each picture's
+    own mean colour; "blur" a Gaussian with a window of about a quarter of the shorter side (sigma a quarter of that).
+    """
+    if isinstance(baseline, Tensor):
+        if baseline.ndim != 4 or baseline.shape[1:] != pictures.shape[1:] or len(baseline) not in (1, len(pictures)):
+            raise PellucidError(f"baseline {tuple(baseline.shape)} does not fit pictures {tuple(pictures.shape)}")
+        return baseline.to(pictures).expand_as(pictures)
+    if baseline == "zero":
+        return torch.zeros_like(pictures)
+    if baseline == "mean":
+        return pictures.mean((2, 3), keepdim=True).expand_as(pictures)
+    if baseline == "blur":
+        return smooth(pictures, min(pictures.shape[2:]) // 4 | 1)
+    raise PellucidError(f"no baseline {baseline!r}; choose 'blur', 'mean' or 'zero', or give pictures")

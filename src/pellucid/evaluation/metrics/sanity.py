@@ -1,0 +1,218 @@
+"""Sanity checks: a map must depend on which class it explains, and on what the network has learnt."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pellucid.attribution import Method, Target
+from pellucid.attribution.targets import Output
+from pellucid.attribution.view import View
+from pellucid.classifiers import Classifier
+from pellucid.classifiers.randomize import randomise_cascadingly, randomise_independently, with_network
+from pellucid.errors import PellucidError, TargetError
+from pellucid.evaluation.localization import as_maps
+from pellucid.statistics.intervals import spearman_matrix
+
+_WINDOW, _SIGMA = 11, 1.5  # of the structural similarity: Wang et al., 2004
+
+
+@dataclass(frozen=True)
+class MapSimilarity:
+    """How alike pairs of maps are: 1 is the same up to a positive factor; NaN where a map is constant or not finite.
+
+    Attributes:
+        ssim: structural similarity in [-1, 1], each map brought to [0, 1] by its least and largest value.
+        spearman: rank correlation of the signed values in [-1, 1].
+        spearman_absolute: rank correlation of the absolute values.
+    """
+
+    ssim: Tensor
+    spearman: Tensor
+    spearman_absolute: Tensor
+
+
+@dataclass(frozen=True)
+class RandomisationStep:
+    """Similarity (N,) of the maps of a network with random weights to those of the trained one.
+
+    Attributes:
+        layer: the layer that was set back in this step.
+        layers: all layers that are random.
+        similarity: picture by picture.
+    """
+
+    layer: str
+    layers: tuple[str, ...]
+    similarity: MapSimilarity
+
+
+def map_similarity(first: Tensor, second: Tensor) -> MapSimilarity:
+    """Compare maps pair by pair.
+
+    Structural similarity: Wang et al., IEEE TIP 2004, with its Gaussian window of 11 cells (sigma 1.5), or the largest
+    odd one that fits a smaller map, over the windows that lie inside the map. It is not made for negative values, whose
+    means and covariances may cancel in it, so maps are brought to [0, 1] first.
+
+    Args:
+        first, second: (N, 1, h, w) or (N, h, w), signed.
+
+    Returns:
+        Three numbers (N,) float64 for every pair.
+
+    Raises:
+        PellucidError: the shapes differ.
+    """
+    a, b = as_maps(first).double(), as_maps(second).double()
+    if a.shape != b.shape:
+        raise PellucidError(f"maps {tuple(first.shape)} and {tuple(second.shape)}: wanted two of one shape")
+    spread = [maps.flatten(1).amax(1) - maps.flatten(1).amin(1) for maps in (a, b)]
+    defined = torch.stack([width.isfinite() & (width > 0) for width in spread]).all(0)
+    ssim, spearman, absolute = torch.full((3, len(a)), torch.nan, dtype=torch.float64)
+    for index in defined.nonzero().flatten().tolist():
+        ssim[index] = _ssim(_scaled(a[index]), _scaled(b[index]))
+        spearman[index] = _spearman(a[index], b[index])
+        absolute[index] = _spearman(a[index].abs(), b[index].abs())
+    return MapSimilarity(ssim, spearman, absolute)
+
+
+def random_logit_test(
+    method: Method, view: View, pictures: Tensor, target: Tensor | None = None, *, seed: int = 0
+) -> MapSimilarity:
+    """Compare the maps of the target's logit with those of another class, drawn at random for every picture.
+
+    A method whose map hardly changes does not explain the class. Both maps come from one pass. Source: Sixt, Granz and
+    Landgraf, When Explanations Lie, ICML 2020, section 5.
+
+    Args:
+        method: any.
+        view: `classifier.at(layer)`, or a grid setting's.
+        pictures: (N, C, H, W) in the classifier's own input space.
+        target: (N,) class indices, or (head, class) pairs (N, 1, 2) where a setting has several heads; the other class
+            is of the same head. None for the predicted classes.
+        seed: picture n gets its other class from seed + n.
+
+    Returns:
+        Similarity (N,).
+
+    Raises:
+        TargetError: the targets do not fit, or there is one class only.
+    """
+    if target is None:
+        target = view.classifier.logits(pictures).detach().cpu().argmax(-1)
+    if target.shape not in ((len(pictures),), (len(pictures), 1, 2)):
+        raise TargetError(f"targets {tuple(target.shape)} for {len(pictures)} pictures; wanted (N,) or (N, 1, 2)")
+    both = target.reshape(len(pictures), 1, -1).cpu().repeat(1, 2, 1)  # (N, own and other, 1 or 2)
+    both[:, 1, -1] = _other_classes(both[:, 0, -1], len(view.classifier.class_names), seed)
+    values = method(view, pictures, both if target.ndim == 3 else both[:, :, 0]).values
+    return map_similarity(values[:, 0], values[:, 1])
+
+
+def target_sensitivity(
+    method: Method,
+    view: View,
+    pictures: Tensor,
+    target: Tensor | None = None,
+    *,
+    outputs: Sequence[Output] = ("centred", "log_probability", "margin"),
+) -> dict[Output, MapSimilarity]:
+    """Compare the maps for a class's logit with those for what no shift of all logits can change.
+
+    Adding one vector to the weights of every class leaves all probabilities as they are and moves every logit's map at
+    will. Where the maps for "centred" or "log_probability" differ much from those for the logit, so might those for
+    the logit of an equivalent network. Source: Gairola et al., How to Probe, ICLR 2025.
+
+    Args:
+        method: any.
+        view: the classifier, or a setting, seen from a layer.
+        pictures: (N, C, H, W) in its own input space.
+        target: (N,) class indices, or (N, T, 2) heads and classes of a setting; None for the predicted class.
+        outputs: what is compared with "logit", see `Target`.
+
+    Returns:
+        For each output the similarities (N,) to the first target's map of the logit.
+    """
+    if target is None:
+        target = view.classifier.logits(pictures).detach().cpu().argmax(-1)
+    plain = method(view, pictures, Target(target)).values[:, 0]
+    return {
+        output: map_similarity(plain, method(view, pictures, Target(target, output)).values[:, 0]) for output in outputs
+    }
+
+
+def parameter_randomisation_test(
+    method: Method,
+    classifier: Classifier,
+    pictures: Tensor,
+    target: Tensor | None = None,
+    *,
+    layer: str = "final",
+    layers: Sequence[str] | None = None,
+    cascading: bool = True,
+    seed: int = 0,
+) -> Iterator[RandomisationStep]:
+    """Compare the maps of a network with those of copies that forget their weights, layer by layer from the top.
+
+    A method whose maps stay alike does not show what was learnt. Source: Adebayo et al., Sanity Checks for Saliency
+    Maps, NeurIPS 2018.
+
+    Args:
+        method: any.
+        classifier: the trained one; it is not changed.
+        pictures: (N, C, H, W) in its own input space.
+        target: (N,) class indices, the same for all copies; None for what the trained classifier predicts.
+        layer: where the maps are.
+        layers: modules that are set back, see `randomise_cascadingly`; None for all, one by one.
+        cascading: False sets back one layer at a time, with all others as learnt.
+        seed: of the weights.
+
+    Yields:
+        One step after the other, with similarities (N,).
+
+    Raises:
+        ModelError: no such module.
+        TargetError: the targets do not fit.
+    """
+    if target is None:
+        target = classifier.logits(pictures).detach().cpu().argmax(1)
+    wanted = method(classifier.at(layer), pictures, target).values
+    randomise = randomise_cascadingly if cascading else randomise_independently
+    for step in randomise(classifier.module, seed=seed, layers=layers):
+        found = method(with_network(classifier, step.network).at(layer), pictures, target).values
+        yield RandomisationStep(step.layer, step.layers, map_similarity(wanted, found))
+
+
+def _other_classes(classes: Tensor, count: int, seed: int) -> Tensor:
+    if count < 2:
+        raise TargetError("the random-logit test needs at least two classes; the classifier has one")
+    drawn = [
+        int(torch.randint(count - 1, (), generator=torch.Generator().manual_seed(seed + row)))
+        for row in range(len(classes))
+    ]
+    others = torch.tensor(drawn)
+    return others + (others >= classes)  # all classes but the own one, each as likely
+
+
+def _scaled(values: Tensor) -> Tensor:
+    return (values - values.min()) / (values.max() - values.min())
+
+
+def _ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Mean structural similarity of two maps (h, w) with values in [0, 1]."""
+    side = min(_WINDOW, *((size - 1) // 2 * 2 + 1 for size in first.shape))
+    offsets = torch.arange(side, dtype=first.dtype, device=first.device) - side // 2
+    weights = torch.exp(-0.5 * (offsets / _SIGMA).square())
+    weights = torch.outer(weights, weights) / weights.sum().square()
+    moments = torch.stack([first, second, first * first, second * second, first * second])
+    a, b, aa, bb, ab = F.conv2d(moments[:, None], weights[None, None])[:, 0]
+    luminance = (2 * a * b + 0.01**2) / (a * a + b * b + 0.01**2)
+    structure = (2 * (ab - a * b) + 0.03**2) / (aa - a * a + bb - b * b + 0.03**2)
+    similarity: Tensor = (luminance * structure).mean()
+    return similarity
+
+
+def _spearman(first: Tensor, second: Tensor) -> float:
+    values = {"first": first.flatten().cpu().numpy(), "second": second.flatten().cpu().numpy()}
+    return float(spearman_matrix(values)[0, 1])

@@ -1,0 +1,248 @@
+"""What all grid settings are: classifiers of grid pictures, with one head or one for each cell."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx
+
+from pellucid.classifiers import (
+    Activation,
+    Carried,
+    Classifier,
+    LayerInfo,
+    LayerView,
+)
+from pellucid.classifiers.layout import Layout
+from pellucid.classifiers.precision import Precision, running_on
+from pellucid.errors import PellucidError, TargetError
+from pellucid.evaluation.localization import Grid, grid_shape
+
+
+class Setting(ABC):
+    """A classifier of grid pictures, made of a classifier of their cells.
+
+    Like a `Classifier` it has `logits`, `at`, `resolve`, `layers`, classes and preprocessing, so every attribution
+    method works on `setting.at(layer)`. A grid picture is (N, C, rows * h, columns * w), the cells row by row; h and w
+    may be anything that the classifier takes.
+
+    Passes are counted in cells, which cost what a picture of the classifier costs, so that settings compare.
+
+    Attributes:
+        classifier: of the cells.
+        grid: (rows, columns).
+        cell_size: (h, w) of the cells that the self-tests are run on.
+        head_numbers: what targets call the heads that there are logits of, in their order.
+        names_heads: False where there is one head only, which targets need not name.
+    """
+
+    names_heads = True
+
+    def __init__(self, classifier: Classifier, n: Grid, cell_size: tuple[int, int] | None) -> None:
+        self.classifier = classifier
+        self.grid = grid_shape(n)
+        height, width = classifier.input_shape[1:]
+        self.cell_size = cell_size or (height, width)
+        self.head_numbers: tuple[int, ...] = (0,)
+        self._restricted: dict[tuple[int, ...], Setting] = {}
+        self._views: dict[tuple[str, str | None], SettingView] = {}
+
+    @property
+    def heads(self) -> int:
+        """How many heads there are logits of."""
+        return len(self.head_numbers)
+
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__} {self.grid[0]}x{self.grid[1]} of {self.classifier.name}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classifier.class_names
+
+    @property
+    def num_classes(self) -> int:
+        return self.classifier.num_classes
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a grid of cells of `cell_size`."""
+        (rows, columns), (height, width) = self.grid, self.cell_size
+        return self.classifier.input_shape[0], rows * height, columns * width
+
+    @property
+    def preprocess(self) -> "Callable[[Any], Tensor] | None":
+        """What makes the picture of one cell."""
+        return self.classifier.preprocess
+
+    @property
+    def precision(self) -> Precision:
+        return self.classifier.precision
+
+    @property
+    def device(self) -> torch.device:
+        return self.classifier.device
+
+    def class_index(self, target: int | str) -> int:
+        """The index of a class given by index or name, as `Classifier.class_index`."""
+        return self.classifier.class_index(target)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the classifier's weights."""
+        return self.classifier.fingerprint()
+
+    def resolve(self, layer: str) -> str:
+        """The name behind an alias (`input`, `middle`, `final`), or the name itself."""
+        return self.classifier.resolve(layer)
+
+    def layers(self) -> list[LayerInfo]:
+        """The classifier's layers; their shapes are those of one cell."""
+        return self.classifier.layers()
+
+    def logits(self, grids: Tensor) -> Tensor:
+        """Logits (N, heads, K) of grid pictures (N, C, H, W); differentiable.
+
+        Raises:
+            PellucidError: the grid does not divide the pictures.
+            ModelError: the network cannot be run on cells or grids of this size.
+        """
+        with running_on(grids, self.input_shape):
+            return self.at("input").logits(self.check_pictures(grids))
+
+    def at(self, layer: str, *, layout: str | None = None) -> "SettingView":
+        """The setting seen from a layer of the classifier; arguments as `Classifier.at`.
+
+        Raises:
+            LayerError: no such layer, or the setting is not defined there.
+        """
+        key = (self.resolve(layer), layout)
+        if key not in self._views:
+            self._views[key] = self._view(self.classifier.at(layer, layout=layout))
+        return self._views[key]
+
+    def only(self, heads: Sequence[int]) -> "Setting":
+        """The same setting without the other heads, which are then not run: logits are (N, len(heads), K).
+
+        Targets keep the numbers that the heads have here.
+
+        Raises:
+            TargetError: no such head.
+        """
+        key = tuple(sorted(set(heads)))
+        if not key or not set(key) <= set(self.head_numbers):
+            raise TargetError(f"{self.name} has heads {', '.join(map(str, self.head_numbers))}, not {list(heads)}")
+        if key == self.head_numbers:
+            return self
+        if key not in self._restricted:
+            self._restricted[key] = self._varied(self.grid, key)
+        return self._restricted[key]
+
+    def on_one_cell(self) -> Self:
+        """The same setting on a grid of one cell."""
+        return self._varied((1, 1), (0,))
+
+    def _varied(self, grid: tuple[int, int], heads: tuple[int, ...]) -> Self:
+        other = copy.copy(self)
+        other.grid, other.head_numbers = grid, heads
+        other._restricted, other._views = {}, {}
+        return other
+
+    def check_pictures(self, grids: Tensor) -> Tensor:
+        """`grids` if they are a batch of pictures that the grid divides; raises PellucidError if not."""
+        grids = self.classifier.check_pictures(grids)
+        (rows, columns), (height, width) = self.grid, grids.shape[2:]
+        if height % rows or width % columns:
+            raise PellucidError(
+                f"grid pictures of {height} x {width} are not divided by {rows} x {columns} cells; make all cells of "
+                "one size, see pellucid.evaluation.join_cells"
+            )
+        return grids
+
+    @abstractmethod
+    def _view(self, base: LayerView) -> "SettingView":
+        """The setting seen from where the classifier is seen from."""
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, heads {', '.join(map(str, self.head_numbers))}>"
+
+
+class SettingView(ABC):
+    """`setting.at(layer)`: grid pictures -> activation -> logits of every head.
+
+    Attributes:
+        classifier: the setting.
+        base: the classifier of the cells, seen from the layer.
+        prefix_rows, suffix_rows: how many cells are run for one grid picture before the layer, and after it.
+    """
+
+    def __init__(self, setting: Setting, base: LayerView) -> None:
+        self.classifier = setting
+        self.base = base
+        self.prefix_rows = self.suffix_rows = setting.grid[0] * setting.grid[1]
+
+    @property
+    def head_numbers(self) -> tuple[int, ...] | None:
+        """What targets call the heads; None where there is one that they need not name."""
+        return self.classifier.head_numbers if self.classifier.names_heads else None
+
+    @property
+    def layer(self) -> str:
+        return self.base.layer
+
+    @property
+    def layout(self) -> Layout:
+        """How `suffix` takes the activation."""
+        return self.base.layout
+
+    @property
+    def carried_names(self) -> tuple[str, ...]:
+        """What else crosses the cut, in the user's words."""
+        return self.base.carried_names
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the logits are known to be affine in the activation: a setting adds only crops and averages."""
+        return self.base.is_affine
+
+    @cached_property
+    def suffix(self) -> fx.GraphModule | None:
+        """The traced operations from `suffix_inputs` to logits (R, heads, K); None for an untraceable network."""
+        return None if self.base.suffix is None else self._compose()
+
+    def only(self, heads: Sequence[int]) -> "SettingView":
+        """The view of the setting without the other heads (see `Setting.only`)."""
+        setting = self.classifier.only(heads)
+        return self if setting is self.classifier else setting._view(self.base)
+
+    def head_masks(self, height: int, width: int) -> Tensor | None:
+        """Masks (heads, height, width) of the part of the activation that alone influences each head.
+
+        None unless those parts are known to be disjoint.
+        """
+        return None
+
+    @abstractmethod
+    def activation(self, grids: Tensor) -> Activation:
+        """The part before the layer: grid pictures (N, C, H, W) -> maps (N, C, h, w) of whole grids, detached."""
+
+    def logits(self, activation: Tensor, carried: Carried | None = None) -> Tensor:
+        """The part after the layer, as `LayerView.logits`: (R, C, h, w) -> (R, heads, K); differentiable."""
+        return self.counted_logits(activation, carried)[0]
+
+    @abstractmethod
+    def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
+        """The logits, and how many cells the network after the layer was run on for them."""
+
+    @abstractmethod
+    def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]:
+        """What `suffix` is called with."""
+
+    @abstractmethod
+    def _compose(self) -> fx.GraphModule:
+        """Write `suffix`; called only for traced networks."""
+
+    def __repr__(self) -> str:
+        return f"<{self.classifier.name} at {self.layer!r}>"

@@ -1,0 +1,212 @@
+"""The global concept page: how much concepts count for a class over many pictures of it, layer by layer."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import pellucid
+from pellucid.classifiers import Classifier
+from pellucid.concepts import GlobalExplanation, Status, VisualTCAV
+from pellucid.reports.concepts.examples import Examples, chosen_examples
+from pellucid.reports.concepts.parts import (
+    SIGNIFICANT,
+    Scale,
+    cosine_table,
+    layer_labels,
+    p_words,
+    quality_rows,
+    unproven,
+    verdict,
+)
+from pellucid.reports.shared.html import script_hash, templates
+from pellucid.storage import write_atomically
+
+
+def write_class_page(
+    path: str | os.PathLike[str],
+    classifier: Classifier,
+    explainers: Sequence[VisualTCAV],
+    results: Sequence[GlobalExplanation],
+) -> None:
+    """Write `render_class_page(...)` as a UTF-8 file: all of it or nothing; missing folders are made."""
+    write_atomically(path, render_class_page(classifier, explainers, results).encode())
+
+
+def render_class_page(
+    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[GlobalExplanation]
+) -> str:
+    """The page as one HTML document that needs no other file and no network.
+
+    Args:
+        classifier: made with `preprocess`; it reads the example pictures again.
+        explainers, results: what `global_explanations` was given and returned, for files.
+
+    Raises:
+        PictureError: an example picture is not there any more.
+    """
+    from markupsafe import Markup
+
+    targets = results[0].targets
+    examples = chosen_examples(classifier, explainers, results)
+    labels = layer_labels(classifier, [found.layer for found in results])
+    script = templates().get_template("concepts.js").render()
+    style = templates().get_template("concepts.css").render(photo=None, targets=len(targets), layers=len(results))
+    scales = [_scale(results, t) for t in range(len(targets))]
+    return (
+        templates()
+        .get_template("concepts_global.html")
+        .render(
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=script_hash(script),
+            classifier=classifier.name,
+            targets=targets,
+            count=len(results[0].sources),
+            confidence=f"{100 * results[0].confidence:g} %",
+            hierarchical=results[0].hierarchical,
+            thumbs=examples.thumbs,
+            aspect=examples.aspect,
+            first=examples.first,
+            overview=[_overview(results, t, scale, labels) for t, scale in enumerate(scales)],
+            layers=[_layer_view(found, labels[found.layer], scales, examples) for found in results],
+            provenance=_provenance(classifier, explainers, results),
+        )
+    )
+
+
+def _scale(results: Sequence[GlobalExplanation], t: int) -> Scale:
+    """One range for the bars of a target at all layers."""
+    parts = (
+        end[:, t].tolist() for found in results for end in (found.signed.low, found.signed.high, found.signed.mean)
+    )
+    return Scale.over(value for part in parts for value in part)
+
+
+def _overview(results: Sequence[GlobalExplanation], t: int, scale: Scale, labels: Any) -> dict[str, Any]:
+    """Concepts by layers: mean evidence, dim where chance does as well."""
+    strongest = max(abs(scale.low), scale.high)
+    names = dict.fromkeys(name for found in results for name in found.concepts)
+    order = sorted(names, key=lambda name: -max(_mean(found, name, t) for found in results if name in found.concepts))
+    return {
+        "layers": [labels[found.layer] for found in results],
+        "rows": [(name, [_overview_cell(found, name, t, scale, strongest) for found in results]) for name in order],
+    }
+
+
+def _mean(found: GlobalExplanation, name: str, t: int) -> float:
+    return float(found.signed.mean[found.concepts.index(name), t])
+
+
+def _overview_cell(
+    found: GlobalExplanation, name: str, t: int, scale: Scale, strongest: float
+) -> dict[str, Any] | None:
+    if name not in found.concepts:
+        return None
+    value = _mean(found, name, t)
+    believed = _verdict(found, found.concepts.index(name), t)["kind"] in ("yes", "open")
+    return {
+        "text": scale.write(value),
+        "kind": ("for" if value >= 0 else "against") if believed else "dim",
+        "share": round(100 * min(abs(value) / strongest, 1.0)) if strongest else 0,
+    }
+
+
+def _layer_view(found: GlobalExplanation, label: str, scales: Sequence[Scale], examples: Examples) -> dict[str, Any]:
+    return {
+        "name": label,
+        "charts": [_chart(found, t, scale) for t, scale in enumerate(scales)],
+        "examples": [examples.of(found, t, scale) for t, scale in enumerate(scales)],
+        "quality": quality_rows(found.cavs),
+        "cosines": cosine_table(found.cavs),
+        "notes": found.notes,
+    }
+
+
+def _chart(found: GlobalExplanation, t: int, scale: Scale) -> dict[str, Any]:
+    """The ranking of one target at one layer."""
+    published = {place.concept: rank for rank, place in enumerate(found.ranking(t, "reference"), start=1)}
+    low, high = found.published_interval[:, :, t]
+    rows = []
+    for place in found.ranking(t, "signed"):
+        d = found.concepts.index(place.concept)
+        rows.append(
+            {
+                "name": place.concept,
+                "bar": scale.bar(place.mean, place.low, place.high),
+                "text": scale.write(place.mean),
+                "interval": f"{scale.write(place.low)} to {scale.write(place.high)}",
+                "verdict": _verdict(found, d, t),
+                "weak": found.cavs[d].is_weak,
+                "seen": f"{100 * place.share_seen:.0f} %",
+                "published": f"{float(found.reference.mean[d, t]):.4f}",
+                "published_interval": f"{float(low[d]):.4f} to {float(high[d]):.4f}",
+                "published_place": published[place.concept],
+                "lead": _lead_words(place, scale),
+            }
+        )
+    return {
+        "target": found.targets[t],
+        "rows": rows,
+        "ticks": scale.ticks,
+        "headline": _headline(rows, found.targets[t]),
+        "missed": int((found.gap[:, t] > 0.1).sum()),
+    }
+
+
+def _verdict(found: GlobalExplanation, d: int, t: int) -> dict[str, str]:
+    """Whether to believe a mean, with the commonest reason for zeros in single pictures."""
+    counts = Counter(found.signed_status[:, d, t])
+    total = len(found.sources)
+    if found.cavs[d].is_weak and counts.get(Status.CAV_WEAK):
+        status = Status.CAV_WEAK
+    else:
+        status = next((one for one, count in counts.items() if count == total), Status.OK)
+    raw, adjusted = (
+        None if values is None else float(values[d, t])
+        for values in (found.signed.p_values, found.signed.adjusted_p_values)
+    )
+    said = verdict(adjusted, status, raw, found.permutations)
+    unseen = counts[Status.EMPTY_MAP] + counts[Status.NO_POSITIVE_DIRECTION]
+    if said["kind"] != "zero" and unseen:
+        said["text"] += f"; nowhere seen in {unseen} of {total} pictures"
+    return said
+
+
+def _lead_words(place: Any, scale: Scale) -> str | None:
+    """How far a concept is ahead of the next, in words."""
+    if place.lead is None:
+        return None
+    clear = place.lead_p_value < SIGNIFICANT and place.lead_low > 0
+    amounts = f"{scale.write(place.lead)} ({scale.write(place.lead_low)} to {scale.write(place.lead_high)})"
+    return f"{'clearly' if clear else 'not clearly'} ahead of the next: {amounts}, {p_words(place.lead_p_value)}"
+
+
+def _headline(rows: Sequence[dict[str, Any]], target: str) -> str:
+    """The result in one sentence."""
+    told = [row for row in rows if row["verdict"]["kind"] == "yes" and row["bar"]["sign"] == "for"]
+    if not told:
+        return unproven(rows, target)
+    first = told[0]
+    lead = first["lead"] or ""
+    ahead = " and is clearly ahead of the next" if lead.startswith("clearly") and rows[0] is first else ""
+    ahead = ahead or (", but not clearly more than the next" if lead and rows[0] is first else "")
+    name = f"{first['name'][0].upper()}{first['name'][1:]}"
+    return f"{name} speaks most for {target}, {first['text']} logits in the mean picture{ahead}."
+
+
+def _provenance(
+    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[GlobalExplanation]
+) -> dict[str, object]:
+    first, cav = results[0], results[0].cavs[0]
+    passes = sum((found.passes for found in results[1:]), first.passes)
+    return {
+        "classifier": {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
+        "CAVs": {"estimator": cav.estimator, **cav.options},
+        "Visual-TCAV": explainers[0].options,
+        "bootstrap": {"repeats": first.repeats, "seed": first.seed, "over CAVs too": first.hierarchical},
+        "passes": {name.replace("_", " "): count for name, count in vars(passes).items() if count},
+        "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
+    }

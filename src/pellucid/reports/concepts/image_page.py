@@ -1,0 +1,272 @@
+"""The local concept page: where one picture shows concepts, and how much they counted for its classes."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import pellucid
+from pellucid.classifiers import Classifier, Prediction
+from pellucid.concepts import (
+    ConceptExplanation,
+    VisualTCAV,
+    adjust_over_layers,
+    explain_layers,
+)
+from pellucid.concepts.class_explanation import SEEN
+from pellucid.data import Geometry, read_picture
+from pellucid.reports.attribution.explain_image import geometry_of
+from pellucid.reports.concepts.parts import (
+    Scale,
+    cosine_table,
+    gap_words,
+    layer_labels,
+    map_uri,
+    quality_rows,
+    unproven,
+    verdict,
+)
+from pellucid.reports.shared.html import (
+    data_uri,
+    frame,
+    percent,
+    script_hash,
+    templates,
+)
+from pellucid.reports.shared.overlays import display_picture
+from pellucid.storage import write_atomically
+
+_MAP_LONG_SIDE = 360
+
+
+@dataclass(frozen=True)
+class ConceptReport:
+    """Everything found out about one picture's concepts.
+
+    Attributes:
+        path: the picture's file.
+        picture: the original picture, upright RGB.
+        geometry: which part of it the classifier saw.
+        predictions: the most probable classes.
+        explanations: one for every layer, of this picture alone.
+        classifier: name, fingerprint of the weights and device.
+        layers: what each layer is called on the page.
+    """
+
+    path: Path
+    picture: Image.Image
+    geometry: Geometry
+    predictions: Sequence[Prediction]
+    explanations: Sequence[ConceptExplanation]
+    classifier: Mapping[str, str]
+    layers: Mapping[str, str]
+
+
+def explain_picture_by_concepts(
+    classifier: Classifier, path: str | Path, explainers: Sequence[VisualTCAV], targets: Any = None, *, top: int = 5
+) -> ConceptReport:
+    """Explain one picture file by concepts at several layers, from one pass of the picture.
+
+    Args:
+        classifier: made with `preprocess`.
+        path: picture file.
+        explainers: one per layer.
+        targets: as `VisualTCAV` takes them; None for the three most likely classes.
+        top: how many predictions to keep.
+
+    Raises:
+        PictureError: the file is no picture.
+        TargetError: no such class.
+    """
+    path = Path(path)
+    picture = read_picture(path)
+    pictures = classifier.read(picture)
+    explanations = explain_layers(explainers, pictures, targets, resample=True)
+    return ConceptReport(
+        path,
+        picture,
+        geometry_of(classifier, picture),
+        classifier.predict(pictures, top=top)[0],
+        explanations,
+        {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
+        layer_labels(classifier, [found.layer for found in explanations]),
+    )
+
+
+def write_concept_page(path: str | os.PathLike[str], report: ConceptReport) -> None:
+    """Write `render_concept_page(report)` as a UTF-8 file: all of it or nothing; missing folders are made."""
+    write_atomically(path, render_concept_page(report).encode())
+
+
+def render_concept_page(report: ConceptReport) -> str:
+    """The page as one HTML document that needs no other file and no network."""
+    from markupsafe import Markup
+
+    photo = display_picture(report.picture)
+    targets = report.explanations[0].targets[0]
+    counts = {"targets": len(targets), "layers": len(report.explanations)}
+    script = templates().get_template("concepts.js").render()
+    style = templates().get_template("concepts.css").render(
+        photo=data_uri(photo, "JPEG", quality=86), aspect=f"{photo.width} / {photo.height}", **counts
+    )  # fmt: skip
+    return (
+        templates()
+        .get_template("concepts_local.html")
+        .render(
+            report=report,
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=script_hash(script),
+            crop=frame(report.picture.size, report.geometry.box),
+            predictions=[(each.name, 100 * each.probability, percent(each.probability)) for each in report.predictions],
+            targets=targets,
+            layers=_layer_views(report, photo),
+            resamples=len(report.explanations[0].cavs[0].resamples),
+            options=report.explanations[0].options,
+            provenance=_provenance(report),
+        )
+    )
+
+
+def _layer_views(report: ConceptReport, photo: Image.Image) -> list[dict[str, Any]]:
+    """What the template prints of each layer."""
+    tested = all(found.nulls is not None for found in report.explanations)
+    adjusted = adjust_over_layers(report.explanations) if tested else [None] * len(report.explanations)
+    scales = [_scale(report, t) for t in range(len(report.explanations[0].targets[0]))]
+    return [
+        {
+            "name": report.layers[found.layer],
+            "charts": [_chart(found, t, scale, p_values) for t, scale in enumerate(scales)],
+            "maps": _maps(report, found, photo),
+            "quality": quality_rows(found.cavs),
+            "cosines": cosine_table(found.cavs),
+            "flat": tuple(found.maps.shape[2:]) == (1, 1),
+            "notes": found.notes,
+        }
+        for found, p_values in zip(report.explanations, adjusted, strict=True)
+    ]
+
+
+def _scale(report: ConceptReport, t: int) -> Scale:
+    """One range for the bars of a target at all layers."""
+    ends = []
+    for found in report.explanations:
+        interval = found.interval()
+        parts = (found.signed, *([] if interval is None else interval))
+        ends += [float(value) for part in parts for value in part[0, :, t]]
+    return Scale.over(ends)
+
+
+def _chart(found: ConceptExplanation, t: int, scale: Scale, p_values: Tensor | None) -> dict[str, Any]:
+    """The bars of one target at one layer, from the one that speaks most for the target to the one most against it."""
+    interval = found.interval()
+    published, raw = found.reference[0, :, t], found.p_values
+    permutations = 0 if found.nulls is None else found.nulls.signed.shape[2]
+    places = {int(d): place for place, d in enumerate(published.argsort(descending=True, stable=True), start=1)}
+    rows = []
+    for d in found.signed[0, :, t].argsort(descending=True, stable=True).tolist():
+        value = float(found.signed[0, d, t])
+        low, high = _ends(interval, d, t)
+        p_value = None if p_values is None else float(p_values[0, d, t])
+        rows.append(
+            {
+                "name": found.concepts[d],
+                "text": scale.write(value),
+                "interval": scale.write_range(low, high),
+                "bar": scale.bar(value, low, high),
+                "verdict": verdict(
+                    p_value, found.signed_status[0, d, t], None if raw is None else float(raw[0, d, t]), permutations
+                ),
+                "weak": found.cavs[d].is_weak,
+                "published": f"{float(published[d]):.3f}",
+                "place": places[d] if float(published[d]) > 0 else None,
+                "published_status": str(found.status[0, d, t]),
+                "published_reason": found.status[0, d, t].explanation,
+                "positive": scale.write(float(found.positive[0, d, t])),
+                "negative": scale.write(float(found.negative[0, d, t])),
+                "joint": scale.write(float(found.joint.contributions[0, d, t])),
+            }
+        )
+    return {
+        "target": found.targets[0][t],
+        "rows": rows,
+        "ticks": scale.ticks,
+        "score": f"{float(found.scores[0, t]):.2f}".replace("-", "−"),
+        "gap": gap_words(float(found.gap[0, t]), float(found.delta[0, t])),
+        "trusted": float(found.gap[0, t]) <= 0.1,
+        "for_mass": scale.write(float(found.positive_mass[0, t])),
+        "against_mass": scale.write(float(found.negative_mass[0, t])),
+        "residual": scale.write(float(found.joint.residual[0, t])),
+        "headline": _headline(rows, found.targets[0][t]),
+    }
+
+
+def _ends(interval: Tensor | None, d: int, t: int) -> tuple[float | None, float | None]:
+    """The interval (2, 1, D, T) of one score."""
+    return (None, None) if interval is None else (float(interval[0, 0, d, t]), float(interval[1, 0, d, t]))
+
+
+def _headline(rows: Sequence[Mapping[str, Any]], target: str) -> str:
+    """The result in one sentence."""
+    told = [row for row in rows if row["verdict"]["kind"] == "yes"]
+    speaks = [row for row in told if row["bar"]["sign"] == "for"]
+    against = [row for row in reversed(told) if row["bar"]["sign"] == "against"]
+    if not told:
+        return unproven(rows, target)
+    parts = []
+    if speaks:
+        parts.append(f"{speaks[0]['name']} speaks most for {target} ({speaks[0]['text']} logits)")
+    if against:
+        parts.append(f"{against[0]['name']} most against it ({against[0]['text']})")
+    sentence = (
+        ", ".join(parts) if speaks else f"{against[0]['name']} speaks against {target} ({against[0]['text']} logits)"
+    )
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _maps(report: ConceptReport, found: ConceptExplanation, photo: Image.Image) -> list[dict[str, Any]]:
+    """The maps of each concept as layers over the photograph, and what they show in words."""
+    shrink = min(1.0, _MAP_LONG_SIDE / max(photo.size))
+    size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
+    views = []
+    for d, cav in enumerate(found.cavs):
+        seen, opposite = found.maps[0, d], found.negative_maps[0, d]
+        views.append(
+            {
+                "name": cav.name,
+                "seen": map_uri(seen, report.geometry, size),
+                "opposite": map_uri(opposite, report.geometry, size, opposite=True),
+                "text": _seen_words(float(seen.max()), float((seen >= SEEN).double().mean()), cav.is_separable),
+            }
+        )
+    return views
+
+
+def _seen_words(strongest: float, share: float, separable: bool) -> str:
+    if not separable:
+        return "cannot be told from other pictures at this layer"
+    if strongest == 0:
+        return "not seen in this picture"
+    if strongest < SEEN:
+        return f"hardly seen: {strongest:.2f} where it is strongest"
+    return f"seen in {percent(share)} of what the network saw, {strongest:.2f} where it is strongest"
+
+
+def _provenance(report: ConceptReport) -> dict[str, object]:
+    first = report.explanations[0]
+    cav = first.cavs[0]
+    passes = sum((found.passes for found in report.explanations[1:]), first.passes)
+    return {
+        "picture": {"file": report.path.name, "sha256": hashlib.sha256(report.path.read_bytes()).hexdigest()},
+        "classifier": report.classifier,
+        "CAVs": {"estimator": cav.estimator, **cav.options},
+        "Visual-TCAV": first.options,
+        "passes": {name.replace("_", " "): count for name, count in vars(passes).items() if count},
+        "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
+    }

@@ -1,0 +1,196 @@
+"""AggAtt on a page: six mean maps in a row on one scale, and an example of each bin beside its grid picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pellucid.evaluation import (
+    AggAtt,
+    Bins,
+    agg_att_batches,
+    cell_slices,
+    rank_bins,
+)
+from pellucid.evaluation.aggregation import PERCENTILES, rank_scale
+from pellucid.evaluation.localization import upsample
+from pellucid.evaluation.sweep import KeptMap, Run
+from pellucid.reports.evaluation.example_images import GridPictures
+from pellucid.reports.shared.html import data_uri
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+BIN_NAMES = tuple(f"{low}–{high} %" for low, high in pairwise(PERCENTILES))
+"""The bins, best maps first."""
+
+_SIDE, _GAP = 112, 6  # pixels of one map in a strip, and between two
+_LEVELS = 48  # colours of a map: the eye tells fewer, and the page stays small
+_CELL = 0
+_FRAME, _EMPTY, _EDGE, _CLEAR = range(_LEVELS, _LEVELS + 4)
+_GREEN = ((255, 255, 255), (199, 233, 192), (116, 196, 118), (35, 139, 69), (0, 68, 27))
+_BLUE = (31, 90, 230)
+_GREYS = ((228, 230, 235), (200, 204, 212), (200, 204, 212))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where maps come from: model, setting, layer as asked for, and method as the table calls it."""
+
+    model: str
+    setting: str
+    layer: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """The map of median rank of a bin: data URI, grid, score, and number of the grid's picture."""
+
+    uri: str
+    grid: int
+    score: float
+    picture: int | None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """AggAtt of one method: the strip as data URI, sizes and median scores of the bins, and an example of each.
+
+    `sizes` are how many maps each bin holds; an empty bin has no score (None) and no example (None).
+    """
+
+    place: Place
+    uri: str
+    width: int
+    height: int
+    sizes: tuple[int, ...]
+    scores: tuple[float | None, ...]
+    examples: tuple[Example | None, ...]
+    excluded: int
+
+
+def make_strip(run: Run, table: pa.Table, place: Place, pictures: GridPictures) -> Strip | None:
+    """Aggregate a method's maps of the first cell over the finished grids; None where there is no map.
+
+    The maps are read once, one after the other. They are averaged at the size at which large maps are kept.
+
+    Args:
+        run: with maps of the first cell.
+        table: its rows for this place, of the first cell, without smoothing.
+        place: model, setting, layer and method.
+        pictures: of the grids, to which those of the examples are added.
+    """
+    scores, mass = _by_grid(table)
+    bins = rank_bins(scores, mass)
+    if not sum(bins.sizes):
+        return None
+    size = _display_size(run, place.model)
+    wanted = [found[0] if found else None for found in bins.examples()]
+    kept: dict[int, Tensor] = {}
+    maps = run.maps(place.setting, place.layer, place.method, model=place.model)
+    found = agg_att_batches(_batches(maps, len(scores), size, set(wanted), kept), scores, mass, size=size)
+    strip = _strip_image(found, run.plan.options.grid)
+    examples = tuple(
+        None if grid is None else _example(run, place, grid, float(scores[grid]), kept[grid], pictures)
+        for grid in wanted
+    )
+    medians = tuple(float(scores[members].median()) if len(members) else None for members in bins.members)
+    return Strip(place, data_uri(strip, "PNG", optimize=True), *strip.size, bins.sizes, medians, examples, _lost(bins))
+
+
+def _by_grid(table: pa.Table) -> tuple[Tensor, Tensor]:
+    """Scores and masses (grids,) up to the first grid that is not done; NaN where a map could not be scored."""
+    rows = {row["grid"]: row for row in table.select(["grid", "score", "cell_mass"]).to_pylist()}
+    done = next(grid for grid in range(len(rows) + 1) if grid not in rows)
+    columns = [[rows[grid][name] for grid in range(done)] for name in ("score", "cell_mass")]
+    return torch.tensor(columns[0], dtype=torch.float64), torch.tensor(columns[1], dtype=torch.float64)
+
+
+def _batches(
+    maps: Iterator[KeptMap], count: int, size: tuple[int, int], wanted: set[int | None], kept: dict[int, Tensor]
+) -> Iterator[Tensor]:
+    """The positive parts (1, h, w) in the order of the grids, zeros where there is none; the wanted ones are kept."""
+    following = 0
+    for one in maps:
+        if one.grid >= count:  # finished after the table was read
+            break
+        positive = (one.values if one.positive is None else one.positive)[None]
+        positive = upsample(positive, size).clamp(min=0)
+        if one.grid in wanted:
+            kept[one.grid] = positive[0]
+        yield torch.zeros(one.grid - following, *size)
+        yield positive
+        following = one.grid + 1
+    yield torch.zeros(count - following, *size)
+
+
+def _display_size(run: Run, model: str) -> tuple[int, int]:
+    """The size at which the maps of a grid picture are kept when they are large."""
+    _, height, width = run.plan.models[run.plan.model_index(model)].input_shape
+    rows, columns = run.plan.options.grid
+    factor = -(-max(rows * height, columns * width) // _SIDE)
+    return -(-rows * height // factor), -(-columns * width // factor)
+
+
+def _example(run: Run, place: Place, grid: int, score: float, values: Tensor, pictures: GridPictures) -> Example:
+    scale = rank_scale(values)
+    shown = (values / scale).clamp(0, 1) if scale > 0 else values.sign()
+    image = _coloured(_framed(_levels(shown), run.plan.options.grid))
+    number = pictures.number(place.model, place.setting, grid)
+    return Example(data_uri(image, "PNG", optimize=True), grid, score, number)
+
+
+def _strip_image(found: AggAtt, grid: tuple[int, int]) -> Image.Image:
+    """The six mean maps side by side, each with the cell framed; empty bins are grey."""
+    tiles = [
+        _framed(_levels(one), grid) if size else np.full_like(_levels(one.nan_to_num()), _EMPTY)
+        for one, size in zip(found.maps, found.bins.sizes, strict=True)
+    ]
+    gap = np.full((len(tiles[0]), _GAP), _CLEAR, np.uint8)
+    parts = [part for tile in tiles for part in (gap, tile)]
+    return _coloured(np.concatenate(parts[1:], axis=1))
+
+
+def _levels(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Palette indices of a map in [0, 1], at about `_SIDE` pixels."""
+    levels = (values * (_LEVELS - 1)).round().to(torch.uint8).numpy()
+    enlarge = max(1, _SIDE // max(levels.shape))
+    return levels.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+
+
+def _framed(
+    levels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], grid: tuple[int, int]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The map with a thin edge, and a frame around the first cell."""
+    height, width = levels.shape
+    rows, columns = cell_slices(_CELL, grid, (height - height % grid[0], width - width % grid[1]))
+    framed = np.full_like(levels, _EDGE)
+    framed[1:-1, 1:-1] = levels[1:-1, 1:-1]
+    inner = framed[rows, columns][2:-2, 2:-2].copy()
+    framed[rows, columns] = _FRAME
+    framed[rows, columns][2:-2, 2:-2] = inner
+    return framed
+
+
+def _coloured(levels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Image.Image:
+    """Indices as a picture: white for nothing to dark green for the end of the scale."""
+    ends = np.linspace(0, 1, len(_GREEN))
+    ramp = [np.interp(np.linspace(0, 1, _LEVELS), ends, channel) for channel in zip(*_GREEN, strict=True)]
+    colours = np.concatenate([np.stack(ramp, axis=1).round(), [_BLUE], _GREYS]).astype(np.uint8)
+    image = Image.fromarray(levels)
+    image.putpalette(colours.tobytes())
+    image.info["transparency"] = _CLEAR
+    return image
+
+
+def _lost(bins: Bins) -> int:
+    return len(bins.excluded)

@@ -1,0 +1,112 @@
+"""What colours mean: one stated scale, a sign that survives, and the numbers under a colour bar."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pellucid.errors import PellucidError
+
+SCALE_PERCENTILE = 99.5
+ALPHA = 0.88
+_OPACITY_EXPONENT = 0.85  # below 1: weak evidence shows, and the strongest still lets the photograph through
+
+# Orange and blue differ in hue for every common colour vision and stand out from grey at any brightness.
+_POSITIVE = ((255, 196, 120), (250, 130, 30), (206, 66, 0))
+_NEGATIVE = ((140, 200, 255), (54, 134, 244), (20, 66, 200))
+# Violet to yellow: weak, strong and the grey below stay apart for every common colour vision, too.
+_SEQUENTIAL = ((80, 40, 160), (155, 28, 170), (255, 205, 30))
+
+# Indices of a map layer: 0..252 hold values (zero in the middle where signed), 253..255 the hatching.
+_TOP, _ZERO, _UNSEEN = 252, 126, 253
+_VEIL = ((86, 89, 97, 195), (100, 103, 111, 195), (114, 117, 125, 195))  # ground, edge, core of a line
+
+
+class ReportError(PellucidError):
+    """A figure or page cannot be made from what it was given."""
+
+
+def robust_scale(values: Tensor, percentile: float = SCALE_PERCENTILE) -> float:
+    """The |value| at which colours end: a percentile of the non-zero, finite |values|.
+
+    A few extreme pixels do not wash out a map, and a map with few non-zero pixels still gets a scale.
+
+    Args:
+        values: map or maps that share the scale, any shape, signed, NaN outside the network's view.
+        percentile: in (0, 100]; 100 is the maximum.
+
+    Returns:
+        The scale, in the map's own unit; 0.0 where no value is finite and non-zero.
+    """
+    if not 0 < percentile <= 100:
+        raise ReportError(f"percentile is {percentile}, wanted one above 0 and up to 100, such as 99.5")
+    magnitudes = values.detach().to("cpu", torch.float32).abs()
+    magnitudes = magnitudes[magnitudes.isfinite() & (magnitudes > 0)]
+    return float(np.percentile(magnitudes.numpy(), percentile)) if magnitudes.numel() else 0.0
+
+
+def palette(*, signed: bool = True, alpha: float = ALPHA) -> NDArray[np.uint8]:
+    """The 256 RGBA colours of a map layer, (256, 4).
+
+    Entries 0..252 run over the scale: -s..+s where signed (126 is zero), 0..s where not (0 is zero). Zero is
+    transparent, opacity grows with |value| up to `alpha`, in (0, 1]. Entries 253..255 draw the hatching.
+    """
+    if not 0 < alpha <= 1:
+        raise ReportError(f"alpha is {alpha}, wanted an opacity above 0 and up to 1")
+    colours = np.empty((256, 4), np.uint8)
+    if signed:
+        colours[_ZERO : _TOP + 1] = _ramp(_POSITIVE, _TOP - _ZERO + 1, alpha)
+        colours[: _ZERO + 1] = _ramp(_NEGATIVE, _ZERO + 1, alpha)[::-1]
+    else:
+        colours[: _TOP + 1] = _ramp(_SEQUENTIAL, _TOP + 1, alpha)
+    colours[_UNSEEN:] = _VEIL
+    return colours
+
+
+def colour_row(*, signed: bool = True) -> Image.Image:
+    """The colours of the scale, from its lower to its upper end, as one row of RGBA pixels."""
+    return Image.fromarray(palette(signed=signed)[None, : _TOP + 1])
+
+
+def levels(values: NDArray[np.float32], scale: float, signed: bool) -> NDArray[np.uint8]:
+    """Palette indices of a map, hatching where it is NaN: (h, w)."""
+    relative = np.clip(np.nan_to_num(values / scale), -1, 1)
+    levels = _ZERO + np.round(_ZERO * relative) if signed else np.round(_TOP * relative)
+    rows, columns = np.indices(values.shape)
+    period = max(8, max(values.shape) // 40)
+    distance = np.abs((rows + columns) % period - period // 2)
+    hatch = _UNSEEN + np.clip(2 - distance, 0, 2)
+    indices: NDArray[np.uint8] = np.where(np.isnan(values), hatch, levels).astype(np.uint8)
+    return indices
+
+
+def scale_ticks(scale: float, signed: bool) -> list[tuple[float, str, str]]:
+    """Place along a colour bar in [0, 1], text anchor and label of each of its three numbers."""
+    if not signed:
+        return [(0.0, "la", "0"), (0.5, "ma", format_number(scale / 2)), (1.0, "ra", format_number(scale))]
+    return [(0.0, "la", format_number(-scale)), (0.5, "ma", "0"), (1.0, "ra", "+" + format_number(scale))]
+
+
+def format_number(value: float) -> str:
+    """Three significant digits with a real minus sign and a power of ten where needed: "−1.23×10⁻⁵"."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    raised = str(int(exponent or 0)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return mantissa.replace("-", "−") + (f"×10{raised}" if exponent else "")
+
+
+def sign_convention(signed: bool) -> str:
+    """What the colours of an overlay say, in one line."""
+    if signed:
+        return "Orange: evidence for the target. Blue: evidence against it. No colour: zero."
+    return "Violet to yellow: weak to strong. Maps of this method are never negative. No colour: zero."
+
+
+def _ramp(anchors: Sequence[tuple[int, int, int]], steps: int, alpha: float) -> NDArray[np.uint8]:
+    """Colours from zero (transparent) to the end of the scale, (steps, 4)."""
+    t = np.linspace(0, 1, steps)
+    stops = np.linspace(0, 1, len(anchors))
+    channels = [np.interp(t, stops, channel) for channel in zip(*anchors, strict=True)]
+    return np.stack([*channels, 255 * alpha * t**_OPACITY_EXPONENT], axis=1).round().astype(np.uint8)

@@ -1,0 +1,78 @@
+"""What all pages share: templates that escape, pictures as data URIs, and numbers as readers write them."""
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+def data_uri(image: Image.Image, kind: str, **options: object) -> str:
+    """A picture inside the page; `kind` is PNG or JPEG, `options` are Pillow's."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def script_hash(script: str) -> str:
+    """The hash under which a page's content security policy allows its script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def frame(size: tuple[int, int], box: tuple[float, float, float, float]) -> dict[str, str] | None:
+    """What the network saw of a picture of a size (width, height), as CSS percentages; None where it saw all of it."""
+    width, height = size
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    if (left, top, right, bottom) == (0, 0, width, height):
+        return None
+    shares = {"left": left / width, "top": top / height}
+    shares |= {"width": (right - left) / width, "height": (bottom - top) / height}
+    return {side: f"{100 * share:.3f}%" for side, share in shares.items()}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names without repetition, in the order in which they first come."""
+    return list(dict.fromkeys(names))
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as "12.3 %"; never 0 or 100 % unless it is."""
+    if 0 < share < 0.001:
+        return "<0.1 %"
+    return ">99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Milliseconds below a second."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+@cache
+def templates() -> "Environment":
+    """The templates of this package: every text is escaped, and an unknown name is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("pellucid.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(name: str) -> "Markup":
+    """An escaped name that may break before each capital that follows a small letter."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(re.split(r"(?<=[a-z])(?=[A-Z])", name))

@@ -1,0 +1,289 @@
+"""The causal graphs of a surrogate as drawings: perceived, in the data, and what the two tell differently."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pellucid.reports.concepts.parts import p_words
+from pellucid.reports.shared.colors import format_number
+from pellucid.reports.shared.html import in_order, percent
+from pellucid.reports.surrogate.graph_layout import (
+    Layout,
+    Route,
+    lay_out,
+    layers_of,
+)
+from pellucid.surrogate.causal.compare import GraphDifference
+from pellucid.surrogate.causal.discovery import CLASS_NODE
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.explain.decision_effects import DECISION_NODE
+from pellucid.surrogate.explain.global_explanation import GlobalExplanation
+from pellucid.surrogate.explain.necessity import Share
+
+GROUNDS = {
+    "knowledge": "direction from what you said beforehand",
+    "collider": "direction from the data: a collider, or what follows from one",
+    "intervention": "by intervention through the generator",
+    "undecided": "direction open: the data cannot tell",
+}
+_LONGEST = 17
+_ARROW, _CIRCLE = 9, 4.5
+_AGREED = 0.6
+"""Share of pictures from which the direction of a decision edge is given a colour."""
+
+Pair = tuple[str, str]
+
+
+def graph_views(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
+    """What the template draws: one layout, and a view of it for each graph."""
+    graphs = [world.perceived, *([] if world.data is None else [world.data])]
+    nodes = [name for name in in_order(name for graph in graphs for name in graph.nodes) if name != CLASS_NODE]
+    if DECISION_NODE not in nodes:
+        nodes.append(DECISION_NODE)
+    edges = [edge for graph in graphs for edge in graph.edges if CLASS_NODE not in edge.pair]
+    directed = [(edge.source, edge.target) for edge in edges if edge.directed]
+    layers = layers_of(nodes, directed, DECISION_NODE)
+    pairs = list({frozenset(edge.pair): (edge.source, edge.target) for edge in edges}.values())
+    layout = lay_out(nodes, pairs, layers)
+    views = [_view("What the classifier perceives", world.perceived, layout, world)]
+    if world.data is not None:
+        views.append(_view("What the data say", world.data, layout, world))
+        views.append(_difference(world, layout))
+    return {
+        "width": layout.width,
+        "height": layout.height,
+        "views": views,
+        "rows": [row for graph, name in zip(graphs, ("perceived", "data"), strict=False) for row in _rows(graph, name)],
+        "decisions": _decisions(world, class_names),
+        "notes": [*world.notes, *world.perceived.notes],
+        "differences": _differences(world),
+    }
+
+
+def _view(name: str, graph: CausalGraph, layout: Layout, world: GlobalExplanation) -> dict[str, Any]:
+    inner = [edge for edge in graph.edges if CLASS_NODE not in edge.pair]
+    most = max((abs(edge.strength) for edge in inner if DECISION_NODE in edge.pair), default=1.0)
+    return {
+        "name": name,
+        "nodes": _nodes(graph, layout, world),
+        "edges": [
+            _decided(edge, layout, most, world) if DECISION_NODE in edge.pair else _drawn(edge, layout, 1.0)
+            for edge in inner
+        ],
+    }
+
+
+def _nodes(graph: CausalGraph, layout: Layout, world: GlobalExplanation) -> list[dict[str, Any]]:
+    led = {edge.target for edge in graph.edges if edge.source == CLASS_NODE}
+    return [
+        {
+            "name": name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…",
+            "full": name,
+            "box": box,
+            "kind": "decision" if name == DECISION_NODE else "latent" if name.startswith("latent ") else "context",
+            "absent": name not in graph.nodes,
+            "class": name in led,
+            "below": _below(name, graph, world),
+        }
+        for name, box in layout.boxes.items()
+    ]
+
+
+def _below(name: str, graph: CausalGraph, world: GlobalExplanation) -> str:
+    if name == DECISION_NODE:
+        return "margin of the class"
+    if name not in graph.nodes:
+        return "not perceived" if graph is world.perceived else "not in the table"
+    if name in world.unread and graph is world.perceived:
+        return "not perceived; decides"
+    if name in world.perceives and graph is world.perceived:
+        return f"perceived, R² {world.perceives[name]:.2f}"
+    return "measured" if graph is world.data else "unexplained latent" if name.startswith("latent ") else "context"
+
+
+def _drawn(edge: Edge, layout: Layout, most: float, story: str = "") -> dict[str, Any]:
+    pair = (edge.source, edge.target)
+    known = pair if pair in layout.routes else pair[::-1]
+    route = layout.routes[known]
+    ends = route.ends if known == pair else route.ends[::-1]
+    strength = 0.0 if math.isnan(edge.strength) else min(1.0, abs(edge.strength) / most)
+    return {
+        "label": str(edge),
+        "path": route.path,
+        "width": round(1.3 + 5.2 * strength, 1),
+        "sign": "none" if math.isnan(edge.strength) else "for" if edge.strength >= 0 else "against",
+        "tentative": edge.tentative,
+        "story": story,
+        "marks": [
+            _mark(end, mark)
+            for end, mark in zip(ends, (edge.source_mark, edge.target_mark), strict=True)
+            if mark != "tail"
+        ],
+        "tips": [*([story] if story else []), *edge_facts(edge)],
+        "open": edge.source_mark == edge.target_mark == "tail",
+        "middle": _middle(route),
+    }
+
+
+def _decided(edge: Edge, layout: Layout, most: float, world: GlobalExplanation) -> dict[str, Any]:
+    """An edge to the decision: without a sign where pictures do not agree on one."""
+    drawn = _drawn(edge, layout, most)
+    agreed = next((each.agreement for each in world.decisions if each.concept == edge.source), 1.0)
+    fact = f"{percent(agreed)} of the pictures agree on the direction" if agreed == agreed else "it moves none of them"
+    return drawn | {"sign": drawn["sign"] if agreed >= _AGREED else "none", "tips": [*drawn["tips"], fact]}
+
+
+def _mark(end: tuple[float, float, int], mark: str) -> dict[str, Any]:
+    x, y, way = end
+    if mark == "circle":
+        return {"circle": (round(x - way * _CIRCLE, 1), round(y, 1), _CIRCLE)}
+    back = x - way * _ARROW
+    return {"points": f"{x:.1f},{y:.1f} {back:.1f},{y - 5:.1f} {back:.1f},{y + 5:.1f}"}
+
+
+def _middle(route: Route) -> tuple[float, float]:
+    """Half way along an edge, near enough for a mark: the middle of a bow, else between the ends."""
+    (x1, y1, _), (x2, y2, _) = route.ends
+    if abs(x1 - x2) < 1:
+        bend = float(route.path.split("C")[1].split(",")[0])
+        return x1 + 0.75 * (bend - x1), (y1 + y2) / 2
+    return (x1 + x2) / 2, (y1 + y2) / 2
+
+
+def edge_facts(edge: Edge) -> list[str]:
+    """What is known of an edge, in words."""
+    facts = []
+    if not math.isnan(edge.confidence):
+        ways = ""
+        if not math.isnan(edge.forward + edge.backward):
+            one, other = percent(edge.forward), percent(edge.backward)
+            ways = f" ({edge.source} causes {edge.target} in {one}, the other way in {other})"
+        facts.append(f"found in {percent(edge.confidence)} of the bootstraps{ways}")
+    if not math.isnan(edge.strength):
+        unit = "sd of the margin" if edge.ground == "intervention" else "partial correlation"
+        if edge.source == CLASS_NODE:
+            unit = "share of variance"
+        facts.append(f"strength {'+' if edge.strength > 0 else ''}{format_number(round(edge.strength, 3))}, {unit}")
+    facts.append("found by a test of the classes" if edge.source == CLASS_NODE else GROUNDS[edge.ground])
+    if not math.isnan(edge.p_value):
+        facts.append(p_words(edge.p_value))
+    if edge.source_mark == edge.target_mark == "arrow":
+        facts.append("a hidden common cause")
+    if "circle" in (edge.source_mark, edge.target_mark):
+        facts.append("circle: that end may be a cause or an effect")
+    doubt = "the twin does not control this concept" if edge.ground == "intervention" else "less sure than asked for"
+    return [*facts, f"tentative: {doubt}"] if edge.tentative else facts
+
+
+def _difference(world: GlobalExplanation, layout: Layout) -> dict[str, Any]:
+    assert world.difference is not None
+    assert world.data is not None
+    told = _among_concepts(world.difference)
+    drawn = [_drawn(edge, layout, 1.0, "only in the data") for edge in told.only_first]
+    drawn += [_drawn(edge, layout, 1.0, "only perceived") for edge in told.only_second]
+    drawn += [_drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in told.turned]
+    drawn += [_drawn(edge, layout, 1.0, "in both") for edge, _ in told.common]
+    shared = CausalGraph(tuple(name for name in world.data.nodes if name in _read_nodes(world)), ())
+    nodes = [
+        node | {"below": "not compared" if node["absent"] else "in both graphs"}
+        for node in _nodes(shared, layout, world)
+    ]
+    return {"name": "Difference", "nodes": nodes, "edges": drawn}
+
+
+def _read_nodes(world: GlobalExplanation) -> set[str]:
+    """The nodes that were discovered, not only drawn because they decide."""
+    return set(world.perceived.nodes) - set(world.unread)
+
+
+def _among_concepts(told: GraphDifference) -> GraphDifference:
+    """The difference without the edges of the class label, which both graphs have as a root."""
+    return GraphDifference(
+        tuple(edge for edge in told.only_first if CLASS_NODE not in edge.pair),
+        tuple(edge for edge in told.only_second if CLASS_NODE not in edge.pair),
+        tuple(pair for pair in told.turned if CLASS_NODE not in pair[0].pair),
+        tuple(pair for pair in told.common if CLASS_NODE not in pair[0].pair),
+    )
+
+
+def _differences(world: GlobalExplanation) -> list[str] | None:
+    """The difference in sentences; None without a data graph."""
+    if world.difference is None:
+        return None
+    told = _among_concepts(world.difference)
+    lines = [
+        f"{edge}: in the data, but not in what the classifier perceives. It does not see, or does not use, "
+        "that the two go together."
+        for edge in told.only_first
+    ]
+    lines += [
+        f"{edge}: perceived, but not in the data. It may confuse the two, or read one off the other."
+        for edge in told.only_second
+    ]
+    lines += [
+        f"{one} in the data, {other} as perceived: joined in both, told differently." for one, other in told.turned
+    ]
+    lines += [f"{one}: the same in both." for one, _ in told.common]
+    assert world.data is not None
+    lines += [
+        f"{name}: in the table, but the classifier perceives it too badly (R² {world.perceives[name]:.2f}) to compare."
+        for name in world.data.nodes
+        if name not in _read_nodes(world) and name in world.perceives
+    ]
+    return lines or ["No two contexts are joined in either graph."]
+
+
+def _decisions(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
+    most = max((edge.strength for edge in world.decisions), default=1.0)
+    most = max(most, world.null.block, 1e-9)
+    tentative = {edge.source for edge in world.perceived.edges if edge.target == DECISION_NODE and edge.tentative}
+    needed = {each.concept: each for each in world.necessity}
+    rows = [
+        {
+            "name": edge.concept,
+            "strength": f"{edge.strength:.2f}",
+            "share": round(100 * edge.strength / most, 1),
+            "flips": percent(edge.flips),
+            "dose": _dose(edge.dose),
+            "agreement": "" if math.isnan(edge.agreement) else percent(edge.agreement),
+            "p": p_words(edge.p_value),
+            "significant": edge.significant,
+            "tentative": edge.concept in tentative,
+            "necessity": _share(needed[edge.concept].necessity) if needed else "",
+            "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
+        }
+        for edge in sorted(world.decisions, key=lambda each: -each.strength)
+    ]
+    return {
+        "rows": rows,
+        "target": None if world.target is None else class_names[world.target],
+        "transferred": world.transferred,
+        "needed": bool(needed),
+        "null": f"{world.null.strongest:.3f}",
+        "null_share": round(100 * world.null.strongest / most, 1),
+        "block": f"{world.null.block:.3f}",
+        "block_share": round(100 * world.null.block / most, 1),
+        "block_flips": percent(world.null.flips),
+    }
+
+
+def _share(share: Share) -> str:
+    return f"{100 * share.estimate:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def _dose(dose: Sequence[float]) -> dict[str, Any]:
+    """A little curve: the margin at five values of the concept, on a scale of its own around zero."""
+    most = max(0.05, *(abs(value) for value in dose))
+    points = [(20 * place + 4, 14 - 12 * value / most) for place, value in enumerate(dose)]
+    return {
+        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        "text": f"{dose[0]:+.2f} to {dose[-1]:+.2f}".replace("-", "−"),
+        "sign": "for" if dose[-1] >= dose[0] else "against",
+    }
+
+
+def _rows(graph: CausalGraph, name: str) -> list[dict[str, Any]]:
+    return [
+        {"graph": name, "label": str(edge), "facts": edge_facts(edge)}
+        for edge in sorted(graph.edges, key=lambda each: each.source == CLASS_NODE)
+    ]

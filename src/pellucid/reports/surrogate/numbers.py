@@ -1,0 +1,96 @@
+"""The numbers of a picture's explanation, plainly typed, for JSON."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pellucid.reports.surrogate.why_page import ExplainedPicture, redrawn_probabilities, values_of
+from pellucid.surrogate.explain.encoded_batch import probabilities
+
+if TYPE_CHECKING:
+    from pellucid.surrogate import TwinSurrogate
+
+
+def numbers_of(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any]:
+    """All that is said of one picture but the pictures; what is no number is null."""
+    found, names = each.explanation, list(each.class_names)
+    seen = probabilities(found.painting.logits)[0]
+    shares = found.importance
+    return {
+        "file": each.name,
+        "target": names[found.target],
+        "probabilities": _named(names, seen.tolist()),
+        "redrawn_probabilities": _named(names, redrawn_probabilities(found).tolist()),
+        "fidelity": {
+            "reliable": bool(found.fidelity.reliable[0]),
+            "kl": float(found.fidelity.kl[0]),
+            "agrees": bool(found.fidelity.agrees[0]),
+            "reason": found.fidelity.reason(0),
+        },
+        "importance": [
+            {"concept": name, "value": value, "error": error, "percentile": place, "refused": name in found.refused}
+            for name, value, error, place in zip(
+                shares.names, shares.values[0].tolist(), shares.errors[0].tolist(), found.percentiles.tolist(),
+                strict=True,
+            )
+        ],
+        "transferred": found.transferred,
+        "margin": float(shares.margin[0]),
+        "baseline": float(shares.baseline[0]),
+        "effects": [
+            {
+                "concept": effect.concept,
+                "direct": effect.direct,
+                "total": list(effect.total),
+                "paths": [{"path": list(path), "effect": value} for path, value in effect.paths.items()],
+                "remainder": None if math.isnan(effect.remainder) else effect.remainder,
+                "supported": effect.supported,
+            }
+            for effect in found.effects
+        ],
+        "interactions": [{"pair": list(pair), "value": value} for pair, value in found.interactions.items()],
+        "strips": [
+            {
+                "concept": strip.concept,
+                "values": values_of(twin, strip.concept, strip.levels)[0],
+                "read_back": values_of(twin, strip.concept, strip.judged)[0],
+                "probabilities": strip.probabilities.tolist(),
+                "supported": strip.supported.tolist(),
+            }
+            for strip in found.strips
+        ],
+        "flip": _flip(each),
+        "counterfactual": _counterfactual(twin, each),
+        "refused": dict(found.refused),
+        "sentences": list(found.sentences),
+    }  # fmt: skip
+
+
+def _flip(each: ExplainedPicture) -> dict[str, Any] | None:
+    flipped = each.explanation.flipped
+    if flipped is None:
+        return None
+    change = _named(each.explanation.importance.names, flipped.change[0].tolist())
+    return {
+        "target": each.class_names[int(flipped.targets[0])],
+        "valid": bool(flipped.valid[0]),
+        "raw_valid": bool(flipped.raw_valid[0]),
+        "change_sd": {name: by for name, by in change.items() if by},
+        "pixels": float(flipped.pixels[0]),
+    }
+
+
+def _counterfactual(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any] | None:
+    asked = each.counterfactual
+    if asked is None:
+        return None
+    return {
+        "do": dict(asked.do),
+        "before": _named(each.class_names, asked.before[0].tolist()),
+        "after": _named(each.class_names, asked.after[0].tolist()),
+        "read_back": _named(twin.context_names, asked.judged[0].tolist()),
+        "supported": bool(asked.supported[0]),
+    }
+
+
+def _named(names: "list[str] | tuple[str, ...] | Any", values: list[float]) -> dict[str, float]:
+    return dict(zip(names, values, strict=True))

@@ -1,0 +1,23 @@
+""""""
+
+from pellucid.statistics.intervals import (
+    bootstrap_interval,
+    cliffs_delta,
+    compare_methods,
+    holm,
+    rank_biserial,
+    sign_flip_p,
+    spearman_matrix,
+    wilcoxon_p,
+)
+
+__all__ = [
+    "bootstrap_interval",
+    "cliffs_delta",
+    "compare_methods",
+    "holm",
+    "rank_biserial",
+    "sign_flip_p",
+    "spearman_matrix",
+    "wilcoxon_p",
+]

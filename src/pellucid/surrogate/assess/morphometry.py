@@ -1,0 +1,63 @@
+"""Contexts of digits measured by code and set by code: judges that no generator can please."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pellucid.surrogate.assess.leakage import Measure
+from pellucid.surrogate.model.attribute_predictors import Rerender
+from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.synthetic.morphomnist.measure import measure
+from pellucid.synthetic.morphomnist.redraw import redraw
+
+if TYPE_CHECKING:
+    from pellucid.surrogate.surrogate import TwinSurrogate
+
+
+GROUND = 0.1
+"""Share of the brightest grey that counts as black in drawn pictures: they are not quite black around the digit."""
+
+_ROUNDS = 3  # of redrawing; what was reached is measured, so that it need not be what was asked
+
+
+def measured(shown: Tensor, names: Sequence[str], ground: float = 0.0) -> Tensor:
+    """Measures (N, K) of bright digits on black (N, C, H, W), display space; NaN where there is nothing to measure.
+
+    Args:
+        shown: the pictures.
+        names: of `pellucid.data.morphomnist.MEASURES`.
+        ground: share of a picture's brightest grey that counts as black.
+    """
+    found = measure(_grey(shown), background=ground)
+    return torch.stack([getattr(found, name) for name in names], dim=1)
+
+
+def digit_measure(twin: "TwinSurrogate") -> Measure:
+    """What re-measures the digits that a twin draws; all its contexts must be measures of digits."""
+    return lambda pictures: twin.standard_context(measured(twin.space.show(pictures), twin.context_names, GROUND))
+
+
+def digit_rerender(names: Sequence[str], low: Tensor, high: Tensor, space: DisplaySpace) -> Rerender:
+    """What redraws digits with contexts drawn evenly and independently between bounds, and measures what came of it.
+
+    Args:
+        names: of `pellucid.data.morphomnist.SETTABLE`.
+        low, high: (K,) bounds.
+        space: display space of the pictures.
+    """
+
+    def anew(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        asked = low + (high - low) * torch.rand(len(pictures), len(names), generator=random)
+        settings = dict(zip(names, asked.T, strict=True))
+        grey = redraw(_grey(space.show(pictures)), rounds=_ROUNDS, **settings)
+        shown = (grey / 127.5 - 1)[:, None].expand_as(pictures)
+        return space.back(shown), measured(shown, names)
+
+    return anew
+
+
+def _grey(shown: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) of display space as grey (N, H, W), 0..255."""
+    return ((shown.mean(1) + 1) * 127.5).clamp(0, 255)

@@ -1,0 +1,86 @@
+"""Ranks as Gaussians: a learned concept has an arbitrary monotone scale, and what is found must not depend on it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pellucid.errors import PellucidError
+
+Floats = NDArray[np.float64]
+
+_QUANTILES = 201
+
+
+def rank_gaussian(values: ArrayLike, seed: int = 0) -> Floats:
+    """Each column as standard normal scores of its ranks (nonparanormal), ties broken at random.
+
+    Source: Liu, Lafferty, Wasserman (2009). The score of rank r of N is the normal quantile of (r - 0.5) / N.
+
+    Args:
+        values: (N, K).
+        seed: of the order among equal values.
+
+    Returns:
+        (N, K), invariant to any increasing transformation of a column.
+    """
+    from scipy.special import ndtri
+
+    table = np.asarray(values, dtype=np.float64)
+    shuffled = np.random.default_rng(seed).random(table.shape)
+    ranks = np.stack(
+        [np.argsort(np.lexsort((tie, column))) for tie, column in zip(shuffled.T, table.T, strict=True)], axis=1
+    )
+    return np.asarray(ndtri((ranks + 0.5) / len(table)), dtype=np.float64)
+
+
+def within_class(values: Floats, labels: ArrayLike) -> Floats:
+    """What is left of each column (N, K) when the mean of its class is taken away."""
+    _, rows = np.unique(np.asarray(labels), return_inverse=True)
+    sums = np.zeros((rows.max() + 1, values.shape[1]))
+    np.add.at(sums, rows, values)
+    return values - (sums / np.bincount(rows)[:, None])[rows]
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """The distribution of one node as a monotone map to a standard normal and back, linear beyond the data.
+
+    Attributes:
+        values: (Q,) increasing quantiles of the node, in its unit.
+        normals: (Q,) the standard normal quantiles they stand at, increasing.
+    """
+
+    values: Floats
+    normals: Floats
+
+    @classmethod
+    def of(cls, sample: ArrayLike) -> "Marginal":
+        """The marginal of a sample (N,).
+
+        Raises:
+            PellucidError: when the sample is constant.
+        """
+        from scipy.special import ndtri
+
+        numbers = np.sort(np.asarray(sample, dtype=np.float64))
+        count = min(_QUANTILES, len(numbers))
+        shares = (np.arange(count) + 0.5) / count
+        quantiles, first = np.unique(np.quantile(numbers, shares), return_index=True)
+        if len(quantiles) < 2:
+            raise PellucidError("a node of the graph is constant, so it has no effect to speak of: leave it out")
+        return cls(quantiles, np.asarray(ndtri(shares[first]), dtype=np.float64))
+
+    def to_normal(self, values: ArrayLike) -> Floats:
+        """Values (...) in the node's unit as normal scores."""
+        return _piecewise(np.asarray(values, dtype=np.float64), self.values, self.normals)
+
+    def from_normal(self, normals: ArrayLike) -> Floats:
+        """Normal scores (...) as values in the node's unit."""
+        return _piecewise(np.asarray(normals, dtype=np.float64), self.normals, self.values)
+
+
+def _piecewise(points: Floats, knots: Floats, heights: Floats) -> Floats:
+    slopes = np.diff(heights) / np.diff(knots)
+    piece = np.clip(np.searchsorted(knots, points) - 1, 0, len(slopes) - 1)
+    return np.asarray(heights[piece] + slopes[piece] * (points - knots[piece]), dtype=np.float64)

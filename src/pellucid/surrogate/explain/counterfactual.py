@@ -1,0 +1,37 @@
+"""What comes of setting contexts: pictures, the classifier's answers to them, and whether to believe them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pellucid.surrogate.explain.validity import Fidelity
+from pellucid.surrogate.model.codes import Codes
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """Pictures as they would be, had some concepts other values.
+
+    Attributes:
+        do: context -> the value asked for, in the table's units.
+        codes: after the change.
+        raw: (N, C, H, W) as the twin draws them.
+        pictures: (N, C, H, W) the pictures themselves with the change transferred.
+        before, after: (N, K) probabilities that the classifier gives to the pictures and to `pictures`.
+        judged: (N, K_c) the contexts that the twin reads off `pictures`, in the table's units.
+        maps: (N, 1, H, W) where the pictures changed, >= 0, in input units: a map of evidence like any other.
+        supported: (N,) whether real pictures lie near the changed concepts.
+        fidelity: of the twin at the pictures.
+    """
+
+    do: Mapping[str, float]
+    codes: Codes
+    raw: Tensor
+    pictures: Tensor
+    before: Tensor
+    after: Tensor
+    judged: Tensor
+    maps: Tensor
+    supported: Tensor
+    fidelity: Fidelity

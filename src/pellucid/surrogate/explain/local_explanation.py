@@ -1,0 +1,298 @@
+"""The local explanation of one picture: what counts, along which paths, what would flip it, and may it be believed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.effects import Effects, effects, interaction
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal.mechanisms import StructuralModel
+from pellucid.surrogate.explain.encoded_batch import Painting
+from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, Flipped, flip
+from pellucid.surrogate.explain.reference_set import Reference
+from pellucid.surrogate.explain.shapley import Importance, importance
+from pellucid.surrogate.explain.traversal import Strip, difference_map, strip
+from pellucid.surrogate.explain.validity import (
+    Fidelity,
+    RefusedError,
+    Support,
+    check_effective,
+    fidelity,
+)
+from pellucid.surrogate.model.codes import Codes
+
+_PAIRED = 4
+_MOST_OPEN = 4  # undecided edges of which every orientation is tried: up to 16 models
+
+
+@dataclass(frozen=True)
+class ConceptEffect:
+    """What one standard deviation more of a concept does to the margin of the class, in logits.
+
+    Attributes:
+        concept: its name.
+        direct: the concept alone.
+        total: lowest and highest total effect over the orientations that the data leave open.
+        paths: each path of the graph -> effect along it; empty where orientations are open.
+        remainder: what acts only together; NaN where orientations are open.
+        supported: whether real pictures lie near the changed concepts.
+    """
+
+    concept: str
+    direct: float
+    total: tuple[float, float]
+    paths: Mapping[tuple[str, ...], float]
+    remainder: float
+    supported: bool
+
+
+@dataclass(frozen=True)
+class LocalExplanation:
+    """All that the twin says of one picture.
+
+    Attributes:
+        painting: the picture, its codes, its reconstruction and the classifier's logits.
+        fidelity: how well the twin stands for the classifier here.
+        target: the class explained.
+        importance: Shapley values of the concepts for the margin of that class.
+        effects: per concept that the twin controls.
+        strips: the same concepts moved over their range.
+        interactions: pairs of the concepts that count most and are controlled -> what one standard deviation more of
+            both does to the margin beyond what each does alone, in logits.
+        maps: concept -> (1, 1, H, W), where the picture changes between both ends of its strip.
+        flipped: the smallest flip to the runner-up or the class asked for; None where every concept is refused.
+        refused: concept -> why its counterfactuals are not shown.
+        transferred: whether importance, effects and interactions were measured with the changes laid on the picture,
+            not on the twin's own drawing of it.
+        percentiles: (K,) where each concept of this picture lies among real pictures, in [0, 1].
+        sentences: the same in words.
+    """
+
+    painting: Painting
+    fidelity: Fidelity
+    target: int
+    importance: Importance
+    effects: tuple[ConceptEffect, ...]
+    strips: tuple[Strip, ...]
+    interactions: Mapping[tuple[str, str], float]
+    maps: Mapping[str, Tensor]
+    flipped: Flipped | None
+    refused: Mapping[str, str]
+    transferred: bool
+    percentiles: Tensor
+    sentences: tuple[str, ...]
+
+
+def explain_locally(
+    painting: Painting,
+    reference: Reference,
+    graph: CausalGraph | None = None,
+    *,
+    target: int | None = None,
+    flip_to: int | None = None,
+    permutations: int = 64,
+    values: int = 9,
+    transferred: bool = False,
+    options: FlipOptions | None = None,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> LocalExplanation:
+    """Answer every local question about one picture.
+
+    Args:
+        painting: one picture.
+        reference: real pictures.
+        graph: perceived graph, for effects along paths; without it all effects are direct.
+        target: class explained; the factual one by default.
+        flip_to: class of the counterfactual; the runner-up by default.
+        permutations: of the Shapley values.
+        values: levels of each strip.
+        transferred: measure importance and effects with the changes laid on the picture, not on the twin's own
+            drawing of it.
+        options: of the flip.
+        class_names: for the sentences; "class 0" ... by default.
+        seed: of everything drawn.
+
+    Raises:
+        PellucidError: more than one picture, or classes that do not exist.
+    """
+    if len(painting) != 1:
+        raise PellucidError(f"an explanation is of one picture; {len(painting)} were given")
+    twin = painting.twin
+    names = (*twin.context_names, *twin.latent_names)
+    wanted = int(painting.classes[0]) if target is None else target
+    classes = torch.tensor([wanted], device=painting.logits.device)
+    refused = _refused(names, reference.effectiveness)
+    shown = [name for name in names if name not in refused]
+    support = Support(reference.codes)
+    measured = painting if transferred else painting.bare()
+    shares = importance(measured, reference.codes, classes=classes, permutations=permutations, seed=seed)
+    models, open_edges = structural_models(graph, twin.context_names, twin.latent_names, reference.codes.concepts())
+    strips = tuple(strip(painting, name, reference.codes, values=values, support=support) for name in shown)
+    free = torch.tensor([name in shown for name in names])
+    goal = torch.tensor([_runner_up(painting.logits[0]) if flip_to is None else flip_to]).to(classes)
+    flipped = flip(painting, goal, reference.codes, allowed=free, options=options) if shown else None
+    trust = fidelity(painting)
+    percentiles = (reference.codes.concepts() < painting.codes.concepts()).float().mean(0)
+    return LocalExplanation(
+        painting,
+        trust,
+        wanted,
+        shares,
+        tuple(_effect(measured, models, name, classes, reference.codes, support) for name in shown),
+        strips,
+        _interactions(measured, classes, shares, shown, reference.codes),
+        {one.concept: _where(painting, one) for one in strips},
+        flipped,
+        refused,
+        transferred,
+        percentiles,
+        tuple(
+            _sentences(trust, shares, flipped, percentiles, refused, _Labels(wanted, class_names))
+            + _left_out(open_edges)
+        ),
+    )
+
+
+def structural_models(
+    graph: CausalGraph | None, contexts: tuple[str, ...], latents: tuple[str, ...], concepts: Tensor
+) -> tuple[tuple[StructuralModel, ...], tuple[Edge, ...]]:
+    """A structural model of the concepts (R, K) for every orientation that the graph leaves open.
+
+    Edges of hidden common causes carry no effect, nor do those between two latents: their axes are arbitrary, so a
+    direction between them means nothing. Concepts that are no nodes have neither causes nor effects.
+
+    Returns:
+        The models, one or more; and the edges that are left out of all: the undecided ones where they are too many to
+        try, or every one where they fit no graph without a circle, as edges found in resamples may.
+    """
+    names = (*contexts, *latents)
+    firm = () if graph is None else graph.without_tentative().edges
+    known = tuple(edge for edge in firm if edge.pair <= set(names) and not edge.pair <= set(latents))
+    directed = tuple(edge for edge in known if edge.directed)
+    undecided = tuple(edge for edge in known if edge.undecided)
+    left_out = undecided if len(undecided) > _MOST_OPEN else ()
+    extensions = CausalGraph(names, directed if left_out else directed + undecided).extensions()
+    if not extensions:
+        extensions, left_out = (CausalGraph(names, ()),), known
+    table = concepts.detach().double().cpu().numpy()
+    return tuple(StructuralModel.fit(table, extension) for extension in extensions), left_out
+
+
+def _refused(names: tuple[str, ...], effectiveness: Mapping[str, float]) -> dict[str, str]:
+    refused = {}
+    for name in names:
+        try:
+            check_effective(effectiveness, name)
+        except RefusedError as error:
+            refused[name] = str(error)
+    return refused
+
+
+def _runner_up(logits: Tensor) -> int:
+    if len(logits) == 1:
+        return int(logits[0] <= 0)
+    return int(logits.argsort(descending=True)[1])
+
+
+def _effect(
+    painting: Painting,
+    models: tuple[StructuralModel, ...],
+    name: str,
+    classes: Tensor,
+    reference: Codes,
+    support: Support,
+) -> ConceptEffect:
+    concepts = painting.codes.concepts()
+    column = models[0].graph.nodes.index(name)
+    value = concepts[:, column] + reference.concepts()[:, column].std()
+    outcome = painting.outcome(classes)
+    found: list[Effects] = [effects(model, outcome, concepts, name, value) for model in models]
+    totals = [float(one.total) for one in found]
+    changed = concepts.clone()
+    changed[:, column] = value
+    decided = len(found) == 1
+    return ConceptEffect(
+        name,
+        float(found[0].direct),
+        (min(totals), max(totals)),
+        {path: float(effect) for path, effect in found[0].paths.items()} if decided else {},
+        float(found[0].remainder) if decided else float("nan"),
+        bool(support.holds(changed)),
+    )
+
+
+def _interactions(
+    painting: Painting, classes: Tensor, shares: Importance, shown: Sequence[str], reference: Codes
+) -> dict[tuple[str, str], float]:
+    """The second difference of the margin for each pair of the concepts shown that count most."""
+    concepts, spread = painting.codes.concepts(), reference.concepts().std(0)
+    order = shares.values[0].abs().argsort(descending=True).tolist()
+    first = [column for column in order if shares.names[column] in shown][:_PAIRED]
+    set_to = {column: (column, float(concepts[0, column] + spread[column])) for column in first}
+    outcome = painting.outcome(classes)
+    return {
+        (shares.names[one], shares.names[other]): float(interaction(outcome, concepts, set_to[one], set_to[other]))
+        for one, other in combinations(first, 2)
+    }
+
+
+def _where(painting: Painting, shown: Strip) -> Tensor:
+    ends = shown.pictures[[0, -1]]
+    return difference_map(painting.repeat(2), ends).mean(0, keepdim=True)
+
+
+def _left_out(edges: Sequence[Edge]) -> list[str]:
+    if not edges:
+        return []
+    named = ", ".join(map(str, edges))
+    reason = "the data do not orient them" if any(edge.undecided for edge in edges) else "they form a circle"
+    return [f"Effects through {named} are left out: {reason}; knowledge of tiers would mend that."]
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What classes are called in sentences."""
+
+    target: int
+    names: Sequence[str] | None
+
+    def __call__(self, index: int) -> str:
+        return f"class {index}" if self.names is None else self.names[index]
+
+
+def _sentences(
+    trust: Fidelity,
+    shares: Importance,
+    flipped: Flipped | None,
+    percentiles: Tensor,
+    refused: Mapping[str, str],
+    label: _Labels,
+) -> "list[str]":
+    reason = trust.reason(0)
+    said = [f"Do not rely on what follows: {reason}."] if reason else []
+    for column in shares.values[0].abs().argsort(descending=True).tolist()[:3]:
+        value, error = float(shares.values[0, column]), float(shares.errors[0, column])
+        speaks = f"speaks {'for' if value > 0 else 'against'} {label(label.target)}"
+        if abs(value) <= 2 * error:
+            speaks = f"cannot be shown to speak for or against {label(label.target)}"
+        doubt = (
+            "; but the twin does not control it, so this may be another's" if shares.names[column] in refused else ""
+        )
+        said.append(
+            f"{shares.names[column]} (higher than in {float(percentiles[column]):.0%} of pictures) {speaks}: "
+            f"{value:+.2f} ± {error:.2f} logits{doubt}."
+        )
+    if flipped is not None:
+        goal = label(int(flipped.targets[0]))
+        moved = [f"{name} {float(by):+.2f} sd" for name, by in zip(shares.names, flipped.change[0], strict=True) if by]
+        said.append(
+            f"It would be {goal} with {', '.join(moved)}."
+            if bool(flipped.valid[0])
+            else f"No change of the concepts was found that makes it {goal}."
+        )
+    return said + [f"Not shown: {text}." for text in refused.values()]

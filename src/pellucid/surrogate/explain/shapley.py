@@ -1,0 +1,110 @@
+"""How much each concept of a picture counts for its class: interventional Shapley values through the twin."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.model.codes import Codes
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Shapley values of concepts for the margin of a class, in logits.
+
+    Attributes:
+        names: of the concepts, contexts first.
+        values: (N, K) signed; with `baseline` they sum to `margin` exactly.
+        errors: (N, K) standard errors over the permutations drawn.
+        margin: (N,) with nothing replaced.
+        baseline: (N,) mean margin with all concepts from the baseline pictures.
+        against: what concepts were replaced by: "all" real pictures, or those of "other" classes.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    errors: Tensor
+    margin: Tensor
+    baseline: Tensor
+    against: str
+
+
+def importance(
+    painting: Painting,
+    reference: Codes,
+    *,
+    classes: Tensor | None = None,
+    reference_classes: Tensor | None = None,
+    against: Literal["all", "other"] = "all",
+    permutations: int = 64,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Importance:
+    """Shapley values of all concepts, each coalition drawn by the twin.
+
+    Concepts outside a coalition take the values of a real picture; permutations come in antithetic pairs that share it.
+    Source: Strumbelj and Kononenko (2010); Mitchell et al. (2022) for antithetic permutations.
+
+    Args:
+        painting: N pictures, on which the changes are laid; `bare` for the twin's own drawings.
+        reference: codes of real pictures.
+        classes: (N,) whose margin is explained; the factual ones by default.
+        reference_classes: (R,) classes of the reference; needed against "other".
+        against: draw baselines from all real pictures or from those of other classes than the one explained.
+        permutations: drawn for each picture; even.
+        seed: of permutations and baselines.
+        on_progress: called with (pictures done, in all).
+
+    Raises:
+        PellucidError: an odd number of permutations, or no baseline pictures of other classes.
+    """
+    if permutations < 2 or permutations % 2:
+        raise PellucidError(f"permutations come in antithetic pairs: wanted an even number, got {permutations}")
+    wanted = painting.classes if classes is None else classes
+    random = torch.Generator().manual_seed(seed)
+    names = (*painting.twin.context_names, *painting.twin.latent_names)
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for one in range(len(painting)):
+        pool = _pool(reference, reference_classes, int(wanted[one]), against)
+        rows.append(_of_one(painting[one : one + 1], wanted[one], pool, permutations, random))
+        if on_progress:
+            on_progress(one + 1, len(painting))
+    values, errors, baseline = (torch.stack(part) for part in zip(*rows, strict=True))
+    return Importance(names, values, errors, margin(painting.logits, wanted), baseline, against)
+
+
+def _pool(reference: Codes, classes: Tensor | None, wanted: int, against: str) -> Tensor:
+    if against == "all":
+        return reference.concepts()
+    if against != "other" or classes is None:
+        raise PellucidError(f"against={against!r} needs reference_classes; choose 'all' or give them with 'other'")
+    others = reference.concepts()[classes != wanted]
+    if not len(others):
+        raise PellucidError("no reference picture is of another class: use against='all'")
+    return others
+
+
+def _of_one(
+    one: Painting, wanted: Tensor, pool: Tensor, permutations: int, random: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values (K,), standard errors (K,) and mean baseline margin () of one picture."""
+    factual = one.codes.concepts()[0]
+    nodes = len(factual)
+    half = torch.stack([torch.randperm(nodes, generator=random) for _ in range(permutations // 2)])
+    orders = torch.cat([half, half.flip(1)])
+    drawn = torch.randint(len(pool), (permutations // 2,), generator=random).repeat(2)
+    # Step s of a permutation has its first s concepts from the picture, the rest from the baseline.
+    place = orders.argsort(1).to(factual.device)
+    kept = place[:, None, :] < torch.arange(nodes + 1, device=factual.device)[None, :, None]
+    coalitions = torch.where(kept, factual, pool[drawn.to(pool.device)][:, None, :])
+    many = one.repeat(permutations * (nodes + 1))
+    logits = many.changed_logits(many.codes.with_concepts(coalitions.flatten(0, 1)))
+    margins = margin(logits, wanted.expand(len(many))).view(permutations, nodes + 1)
+    gains = (margins[:, 1:] - margins[:, :-1]).gather(1, place)
+    pairs = (gains[: permutations // 2] + gains[permutations // 2 :]) / 2
+    error = pairs.std(0, correction=min(1, len(pairs) - 1)) / len(pairs) ** 0.5
+    return pairs.mean(0), error, margins[:, 0].mean()

@@ -1,0 +1,94 @@
+"""What a twin knows of a picture: context concepts, unexplained latents and nuisance; and what a twin can do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The code of pictures in the surrogate's latent space, one row per picture.
+
+    Attributes:
+        context: (N, K_c), the aligned concepts in standard deviations of the training table, 0 at its mean.
+        latent: (N, K_u), what the classifier sees that no context explains; about zero mean and unit variance.
+        nuisance: (N, K_n), what is needed to redraw the picture and the classifier must not use.
+    """
+
+    context: Tensor
+    latent: Tensor
+    nuisance: Tensor
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Codes":
+        return Codes(self.context[rows], self.latent[rows], self.nuisance[rows])
+
+    def detach(self) -> "Codes":
+        """The same codes without gradients."""
+        return Codes(self.context.detach(), self.latent.detach(), self.nuisance.detach())
+
+    def joined(self) -> Tensor:
+        """The vector that drives the generator, (N, K_c + K_u + K_n)."""
+        return torch.cat([self.context, self.latent, self.nuisance], dim=1)
+
+    def concepts(self) -> Tensor:
+        """Context and latents side by side, (N, K_c + K_u): the nodes of the perceived graph."""
+        return torch.cat([self.context, self.latent], dim=1)
+
+    def with_concepts(self, concepts: Tensor) -> "Codes":
+        """The same codes with context and latents (N, K_c + K_u) replaced."""
+        known = self.context.shape[1]
+        return replace(self, context=concepts[:, :known], latent=concepts[:, known:])
+
+    @classmethod
+    def joined_rows(cls, parts: "Sequence[Codes]") -> "Codes":
+        """The rows of several codes, one after the other."""
+        return cls(
+            torch.cat([part.context for part in parts]),
+            torch.cat([part.latent for part in parts]),
+            torch.cat([part.nuisance for part in parts]),
+        )
+
+    def repeat(self, times: int) -> "Codes":
+        """Every row so many times in a row: (N * times, ...)."""
+        return Codes(*(block.repeat_interleave(times, dim=0) for block in (self.context, self.latent, self.nuisance)))
+
+
+class Twin(Protocol):
+    """What every explanation needs of a surrogate: pictures to codes and back, and the classifier it mimics.
+
+    Pictures are (N, C, H, W) in the classifier's own input space.
+    """
+
+    context_names: tuple[str, ...]
+    latent_names: tuple[str, ...]
+
+    def encode(self, pictures: Tensor) -> Codes:
+        """The codes of pictures."""
+        ...
+
+    def decode(self, codes: Codes) -> Tensor:
+        """The pictures of codes; differentiable with respect to them."""
+        ...
+
+    def clip(self, pictures: Tensor) -> Tensor:
+        """Pictures brought into the range that real ones have."""
+        ...
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """The classifier's logits (N, K); differentiable with respect to the pictures."""
+        ...
+
+    def perceived_context(self, pictures: Tensor) -> Tensor:
+        """The context that the classifier's own features tell of, (N, K_c), in standard deviations of the table."""
+        ...
+
+
+def latent_names(count: int) -> tuple[str, ...]:
+    """What unexplained latents are called."""
+    return tuple(f"latent {number}" for number in range(1, count + 1))

@@ -1,0 +1,118 @@
+"""The generative twin: StyleGAN2 synthesis with skip outputs, driven by a code whose coordinates mean something."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.surrogate.model.equalized import (
+    ScaledLinear,
+    activate,
+    channels_at,
+    resolutions_to,
+    twice,
+)
+from pellucid.surrogate.model.modulated import ModulatedConv
+
+
+class Generator(nn.Module):
+    """Codes (N, D) to pictures (N, channels, R, R) in [-1, 1].
+
+    There is no mapping network: every style is an affine function of the code, so that each concept keeps an axis. The
+    output is tanh(1.5 rgb): flat saturated backgrounds cost nothing, and cannot carry faint smudges.
+
+    Args:
+        code: D.
+        resolution: R, a power of two.
+        channels: of the pictures.
+        base, most: channels at a resolution are base / resolution, at most `most`.
+        noise: add noise of learned strength (0 at first) to every convolution; without a generator of random numbers
+            the noise is a fixed one, so that decoding is a function.
+        gain: coordinate of the code that also scales the brightness of the whole picture above black, or None.
+        equalised: equalised learning rate.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        resolution: int,
+        channels: int,
+        *,
+        base: int,
+        most: int,
+        noise: bool = False,
+        gain: int | None = None,
+        equalised: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [channels_at(size, base, most) for size in resolutions_to(resolution)]
+        self.start = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.blocks = nn.ModuleList(
+            _Block(wide, narrow, code, channels, 4 * 2**level, noise=noise, equalised=equalised)
+            for level, (wide, narrow) in enumerate(zip([widths[0], *widths], widths, strict=False))
+        )
+        self.gain = _Gain(gain) if gain is not None else None
+
+    def forward(self, code: Tensor, random: torch.Generator | None = None) -> Tensor:
+        x = self.start.expand(len(code), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        rgb: Tensor | None = None
+        for block in self.blocks:
+            x, rgb = block(x, rgb, code, random)
+        assert rgb is not None
+        picture = torch.tanh(1.5 * rgb.float())
+        return picture if self.gain is None else self.gain(picture, code)
+
+
+class _Block(nn.Module):
+    """One resolution: upsample, two modulated convolutions, and what the picture gains from them."""
+
+    def __init__(
+        self, inputs: int, outputs: int, code: int, channels: int, size: int, *, noise: bool, equalised: bool
+    ) -> None:
+        super().__init__()
+        first = [] if size == 4 else [ModulatedConv(inputs, outputs, 3, code, equalised=equalised)]
+        self.convolutions = nn.ModuleList([*first, ModulatedConv(outputs, outputs, 3, code, equalised=equalised)])
+        self.noises = nn.ModuleList(_Noise(size) for _ in self.convolutions) if noise else None
+        self.to_rgb = ModulatedConv(outputs, channels, 1, code, demodulate=False, equalised=equalised)
+        self._grows = size > 4
+
+    def forward(
+        self, x: Tensor, rgb: Tensor | None, code: Tensor, random: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        for index, convolution in enumerate(self.convolutions):
+            x = convolution(x, code, grow=self._grows and index == 0)
+            x = activate(x if self.noises is None else self.noises[index](x, random))
+        added = self.to_rgb(x, code)
+        return x, added if rgb is None else twice(rgb) + added
+
+
+class _Noise(nn.Module):
+    """Adds noise of learned strength."""
+
+    fixed: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(()))
+        self.register_buffer("fixed", torch.randn(1, 1, size, size))
+
+    def forward(self, x: Tensor, random: torch.Generator | None) -> Tensor:
+        noise = self.fixed
+        if random is not None:
+            noise = torch.randn(len(x), 1, *x.shape[2:], generator=random, device=random.device).to(x.device)
+        return x + self.strength.to(x.dtype) * noise.to(x.dtype)
+
+
+class _Gain(nn.Module):
+    """Scales a picture's height above black (-1) by a factor in (0, 1) that one coordinate of the code sets."""
+
+    def __init__(self, coordinate: int) -> None:
+        super().__init__()
+        self._coordinate = coordinate
+        self.scale = ScaledLinear(1, 1, bias=2.0)
+        nn.init.constant_(self.scale.weight, 0.5)
+
+    def forward(self, picture: Tensor, code: Tensor) -> Tensor:
+        coordinates: Sequence[int] = [self._coordinate]
+        factor = torch.sigmoid(self.scale(code[:, coordinates].float()))
+        return (picture + 1) * factor[:, :, None, None] - 1

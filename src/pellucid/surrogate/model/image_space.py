@@ -1,0 +1,60 @@
+"""Between a classifier's input space and the display space [-1, 1] in which the generator draws."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pellucid.classifiers import Classifier
+from pellucid.errors import PictureError
+
+
+@dataclass(frozen=True)
+class DisplaySpace:
+    """An affine map per channel: `low` of the classifier's input space is shown as -1 (black), `high` as 1 (full).
+
+    Attributes:
+        low, high: one number for each channel, in the classifier's input space.
+        origin: where the numbers come from, for reports.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    origin: str
+
+    @classmethod
+    def of(cls, classifier: Classifier, pictures: Tensor) -> "DisplaySpace":
+        """The space of a classifier whose preprocessing states mean and std; else that of the extremes of pictures.
+
+        Args:
+            classifier: whose `preprocess` is asked.
+            pictures: (N, C, H, W), asked where there is no such preprocessing.
+
+        Raises:
+            PictureError: a channel of `pictures` is constant.
+        """
+        mean = getattr(classifier.preprocess, "mean", None)
+        std = getattr(classifier.preprocess, "std", None)
+        if mean is not None and std is not None and len(mean) == len(std) == pictures.shape[1]:
+            low = tuple(-m / s for m, s in zip(mean, std, strict=True))
+            high = tuple((1 - m) / s for m, s in zip(mean, std, strict=True))
+            return cls(low, high, "the classifier's preprocessing")
+        least, most = (extreme.tolist() for extreme in (pictures.amin((0, 2, 3)), pictures.amax((0, 2, 3))))
+        flat = [channel for channel, (a, b) in enumerate(zip(least, most, strict=True)) if not a < b]
+        if flat:
+            raise PictureError(f"channel {flat[0]} is {least[flat[0]]:g} in every picture: its range cannot be told")
+        return cls(tuple(least), tuple(most), "the extremes of the training pictures")
+
+    def show(self, pictures: Tensor) -> Tensor:
+        """Pictures (N, C, H, W) of the input space in display space, [-1, 1] unless they exceed the known range."""
+        low, high = self._bounds(pictures)
+        return (pictures - low) / (high - low) * 2 - 1
+
+    def back(self, shown: Tensor) -> Tensor:
+        """Pictures (N, C, H, W) of display space in the classifier's input space."""
+        low, high = self._bounds(shown)
+        return (shown + 1) / 2 * (high - low) + low
+
+    def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (torch.tensor(bound, dtype=like.dtype, device=like.device) for bound in (self.low, self.high))
+        return low[:, None, None], high[:, None, None]

@@ -1,0 +1,25 @@
+"""The twin that comes with pellucid, of the digit classifier `digit_cnn`: something to ask at once."""
+
+from pathlib import Path
+
+from pellucid.surrogate.surrogate import TwinSurrogate, load
+
+DIGITS = "digits"
+
+
+def folder_of(name: str) -> Path:
+    """Where a twin of that name would lie in the package."""
+    return Path(__file__).with_name("twins") / name
+
+
+def digit_twin(device: str | None = None) -> TwinSurrogate:
+    """The twin of `pellucid.load("digit_cnn")`, trained on Morpho-MNIST by `experiments/surrogate/train_digits.py`.
+
+    It knows thickness, intensity, slant and width, and has its marks and its graphs.
+
+    Args:
+        device: where it runs.
+    """
+    from pellucid.classifiers import load as load_classifier
+
+    return load(folder_of(DIGITS), classifier=load_classifier("digit_cnn", device=device))

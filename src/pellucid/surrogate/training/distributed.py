@@ -1,0 +1,93 @@
+"""One training over several processes, as torchrun starts them.
+
+Each process draws its own batches and all average their gradients before a step. Gradients are averaged by hand and not
+by wrapping each network in DistributedDataParallel: several networks take part in one loss, some of them frozen for one
+term only and others run several times in a step, which the wrapper does not allow. What is communicated is the same.
+"""
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+
+from pellucid.errors import PellucidError
+
+
+def join() -> None:
+    """Join the processes that torchrun started, if it did and nobody has joined them yet.
+
+    Each takes a GPU of its own, which is from then on what "cuda" means: join before anything is put on one.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if launched and distributed.is_available() and not distributed.is_initialized():
+        backend = "gloo"
+        if torch.cuda.is_available():
+            backend = "cpu:gloo,cuda:nccl"
+            torch.cuda.set_device(_own_gpu())
+        # Others wait while the first re-renders and fits the instruments, which may take hours.
+        distributed.init_process_group(backend, timeout=timedelta(days=7))
+
+
+def refuse_shared_gpu(device: torch.device) -> None:
+    """Refuse a classifier on a GPU that is not this process's own.
+
+    Raises:
+        PellucidError: it is on that of another process.
+    """
+    if processes() > 1 and device.type == "cuda" and (device.index or 0) != _own_gpu():
+        raise PellucidError(
+            f"process {process_rank()} has its classifier on {device}, and should have it on GPU {_own_gpu()}: call "
+            "pellucid.surrogate.distributed.join() before the classifier is loaded, and load it on 'cuda'"
+        )
+
+
+def _own_gpu() -> int:
+    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if own >= there:
+        raise PellucidError(f"process {own} of this machine has no GPU of its own, there are {there}: start that many")
+    return own
+
+
+def processes() -> int:
+    """How many processes take part."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """The number of this process, 0 for the first."""
+    return distributed.get_rank() if processes() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes files and reports."""
+    return process_rank() == 0
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come this far."""
+    if processes() > 1:
+        distributed.barrier()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in one message."""
+    if processes() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= processes()
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def everyones(tensor: Tensor) -> Tensor:
+    """This tensor as every process has it, (processes, ...)."""
+    if processes() == 1:
+        return tensor[None]
+    parts = [torch.empty_like(tensor) for _ in range(processes())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.stack(parts)

@@ -1,0 +1,71 @@
+"""Batches in which dependent contexts look independent: weights ~ prod_k p(c_k) / p(c), estimated by raking."""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+
+def decorrelating_weights(context: Tensor, *, bins: int = 12, sweeps: int = 20, most: float = 30.0) -> Tensor:
+    """Weights under which every pair of contexts is (nearly) independent, marginals kept.
+
+    Values are binned by quantiles. For two contexts the weights are those of the histogram, p(c_1) p(c_2) / p(c_1, c_2)
+    at the bin of each row. The joint histogram of more is too thin to divide by, so that all two-dimensional tables are
+    raked in turn (iterative proportional fitting) to the product of their margins.
+
+    Args:
+        context: (N, K).
+        bins: for each context; fewer where there are not 20 rows for each cell of a pair's table.
+        sweeps: how often all pairs are raked.
+        most: weights are clipped at so many times their mean.
+
+    Returns:
+        (N,), mean 1; uniform for fewer than two contexts.
+    """
+    rows, columns = context.shape
+    weights = torch.ones(rows)
+    if columns < 2:
+        return weights
+    bins = max(2, min(bins, int((rows / 20) ** 0.5)))
+    cells = [_quantile_bins(context[:, column], bins) for column in range(columns)]
+    pairs = list(combinations(range(columns), 2))
+    for _ in range(sweeps if len(pairs) > 1 else 1):
+        for first, second in pairs:
+            weights = weights * _raking_factors(cells[first], cells[second], weights, bins)
+            weights = weights.clamp(max=most * float(weights.mean()))
+    return weights / weights.mean()
+
+
+def _quantile_bins(values: Tensor, bins: int) -> Tensor:
+    edges = torch.quantile(values.double(), torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1])
+    return torch.bucketize(values.double().contiguous(), edges)
+
+
+def _raking_factors(first: Tensor, second: Tensor, weights: Tensor, bins: int) -> Tensor:
+    """p(a) p(b) / p(a, b) at each row, with p(a), p(b) the unweighted and p(a, b) the weighted table."""
+    table = torch.zeros(bins, bins, dtype=torch.float64)
+    table.index_put_((first, second), weights.double(), accumulate=True)
+    margins = [torch.bincount(cells, minlength=bins).double() / len(cells) for cells in (first, second)]
+    wanted = margins[0][:, None] * margins[1][None, :]
+    return (wanted / (table / table.sum()).clamp_min(1e-12))[first, second].float()
+
+
+def mixed(parts: list[tuple[float, Tensor]]) -> Tensor:
+    """One set of weights (N,) that gives each part, weights (N,) of its own, its share of the draws."""
+    return torch.stack([share * weights / weights.sum() for share, weights in parts]).sum(0)
+
+
+def draw(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """So many rows, with replacement, with probability proportional to the weights."""
+    cumulated = weights.double().cumsum(0)
+    points = torch.rand(count, generator=random, dtype=torch.float64) * cumulated[-1]
+    return torch.searchsorted(cumulated, points, right=True).clamp(max=len(weights) - 1)
+
+
+def correlation(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted correlation matrix (K, K) of values (N, K)."""
+    share = (weights / weights.sum()).double()[:, None]
+    centred = values.double() - (values.double() * share).sum(0)
+    covariance = (centred * share).T @ centred
+    deviation = covariance.diagonal().sqrt()
+    return (covariance / (deviation[:, None] * deviation)).float()

@@ -1,0 +1,60 @@
+"""Morpho-MNIST: measuring and redrawing digits, perturbing them, and sets of digits with a known causal model."""
+
+from pellucid.synthetic.causal_model import Interventions, Mechanism, StructuralModel
+from pellucid.synthetic.morphomnist.generate import (
+    CAUSAL_MODELS,
+    intensity_to_thickness,
+    thickness_slant_width_to_intensity,
+    thickness_to_intensity,
+    thickness_to_slant,
+)
+from pellucid.synthetic.morphomnist.measure import (
+    MEASURES,
+    Measures,
+    measure,
+    measure_intensity,
+    measure_thickness,
+)
+from pellucid.synthetic.morphomnist.perturb import (
+    fracture,
+    swell,
+    thicken,
+    thin,
+)
+from pellucid.synthetic.morphomnist.redraw import (
+    SETTABLE,
+    redraw,
+    set_intensity,
+    set_slant,
+    set_thickness,
+    set_width,
+)
+from pellucid.synthetic.morphomnist.render import Rendering, render
+
+__all__ = [
+    "CAUSAL_MODELS",
+    "MEASURES",
+    "SETTABLE",
+    "Interventions",
+    "Measures",
+    "Mechanism",
+    "Rendering",
+    "StructuralModel",
+    "fracture",
+    "intensity_to_thickness",
+    "measure",
+    "measure_intensity",
+    "measure_thickness",
+    "redraw",
+    "render",
+    "set_intensity",
+    "set_slant",
+    "set_thickness",
+    "set_width",
+    "swell",
+    "thicken",
+    "thickness_slant_width_to_intensity",
+    "thickness_to_intensity",
+    "thickness_to_slant",
+    "thin",
+]

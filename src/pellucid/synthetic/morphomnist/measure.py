@@ -1,0 +1,188 @@
+"""Morphometry of handwritten digits: how large, long, thick, slanted, wide, high and bright their strokes are.
+
+The measures are those of Castro et al., "Morpho-MNIST: Quantitative Assessment and Diagnostics for Representation
+Learning", JMLR 2019, and the intensity of Pawlowski et al., "Deep Structural Causal Models for Tractable
+Counterfactual Inference", NeurIPS 2020. Thousands of digits are measured at once, on any device.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from pellucid.data.context_table import ContextTable
+from pellucid.errors import PellucidError
+from pellucid.synthetic.morphomnist.morphology import (
+    binarise,
+    check_pictures,
+    medial_axis,
+    squared_distances,
+    upscale,
+)
+
+_TRIM = 0.01  # of the mass, left out at either end of width and height
+_STEPS_PER_PIXEL = 2  # at which the mass along the slanted axis is summed up
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Morphometry of N digits; each field is (N,) float32, NaN for a picture of one even grey.
+
+    Attributes:
+        area: of the strokes, in square pixels.
+        length: of the skeleton, in pixels.
+        thickness: twice the mean distance from the skeleton to the outside, in pixels.
+        slant: arctan(-u11 / u02) of the grey values' second moments, in radians; positive leans to the right.
+        width: horizontal extent of the middle 98 % of the mass once the slant is taken out, in pixels.
+        height: vertical extent of the middle 98 % of the mass, in pixels.
+        intensity: median of the grey values at least half way from the darkest to the brightest.
+    """
+
+    area: Tensor
+    length: Tensor
+    thickness: Tensor
+    slant: Tensor
+    width: Tensor
+    height: Tensor
+    intensity: Tensor
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+    def table(self, *names: str) -> ContextTable:
+        """The named measures as a context table; all of them if none is named.
+
+        Raises:
+            PellucidError: unknown name, or a digit that could not be measured.
+        """
+        unknown = [name for name in names if name not in MEASURES]
+        if unknown:
+            raise PellucidError(f"no measure {unknown[0]!r}; choose of {', '.join(MEASURES)}")
+        chosen = names or MEASURES
+        return ContextTable(chosen, torch.stack([getattr(self, name) for name in chosen], dim=1).double().cpu())
+
+
+MEASURES = tuple(field.name for field in fields(Measures))
+"""Names of the measures."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Where the mass of pictures lies, each (N,) float32: x to the right and y downwards, in pixels.
+
+    Attributes:
+        x: centroid.
+        y: centroid.
+        shear: u11 / u02, how far the mass moves to the right per pixel downwards: -tan(slant).
+    """
+
+    x: Tensor
+    y: Tensor
+    shear: Tensor
+
+
+def measure(pictures: Tensor, *, scale: int = 4, background: float = 0.0, batch: int = 512) -> Measures:
+    """Measure digits.
+
+    Area, length and thickness are those of the digit on a grid `scale` times finer, binarised half way between its
+    darkest and brightest grey; on that grid a stroke of an odd number of pixels counts as one pixel thicker. All
+    measures but the intensity are the same whatever the grey values are multiplied by.
+
+    Args:
+        pictures: (N, H, W) bright digits on dark ground, of any number type; 0..255 gives the usual intensities.
+        scale: of the fine grid.
+        background: grey values below this part of a picture's maximum count as 0 first; above 0 for generated
+            pictures, whose ground may be faintly uneven.
+        batch: most pictures to measure at once; bounds the memory (about 1 MB each at 28 x 28 and scale 4).
+
+    Returns:
+        The measures, on the pictures' device.
+
+    Raises:
+        PellucidError: the pictures are not (N, H, W) or have NaN, or an option is out of range.
+    """
+    if scale < 1 or batch < 1 or not 0 <= background < 1:
+        raise PellucidError(
+            f"wanted scale and batch of at least 1 and background in [0, 1), not {scale}, {batch} and {background}"
+        )
+    parts = [_measure_batch(check_pictures(part), scale, background) for part in torch.split(pictures, batch)]
+    return Measures(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def measure_intensity(pictures: Tensor) -> Tensor:
+    """The intensities (N,) of pictures (N, H, W): the median grey of what is at least half way to the brightest."""
+    flat = check_pictures(pictures).flatten(1)
+    count = binarise(pictures.float()).sum((1, 2))
+    brightest = flat.topk(int(count.max()), dim=1).values if len(flat) else flat  # (N, pixels), falling
+    middle = torch.stack([(count - 1) // 2, count // 2], dim=1)
+    return brightest.gather(1, middle).mean(1)
+
+
+def measure_thickness(pictures: Tensor, *, scale: int = 4) -> Tensor:
+    """The thicknesses (N,) of digits (N, H, W), in pixels, as in `measure`; a picture of one even grey is refused."""
+    thickness = measure(pictures, scale=scale).thickness
+    blank = thickness.isnan().nonzero()
+    if len(blank):
+        raise PellucidError(f"picture {int(blank[0])} is of one even grey, not a digit; leave it out")
+    return thickness
+
+
+def moments(pictures: Tensor) -> Moments:
+    """Centroid and shear of pictures (N, H, W), with the grey values as mass."""
+    y, x = (torch.arange(size, dtype=torch.float32, device=pictures.device) for size in pictures.shape[1:])
+    mass = pictures.sum((1, 2))
+    over_rows, over_columns = pictures.sum(2), pictures.sum(1)
+    centre_y, centre_x = over_rows @ y / mass, over_columns @ x / mass
+    below, right = y - centre_y[:, None], x - centre_x[:, None]  # (N, H), (N, W)
+    u11 = torch.einsum("nhw,nh,nw->n", pictures, below, right)
+    return Moments(centre_x, centre_y, u11 / (over_rows * below**2).sum(1))
+
+
+def _measure_batch(pictures: Tensor, scale: int, background: float) -> tuple[Tensor, ...]:
+    pictures = pictures * (pictures >= background * pictures.amax((1, 2), keepdim=True))
+    area, length, thickness = _measure_strokes(binarise(upscale(pictures, scale)), scale)
+    where = moments(pictures)
+    columns = (
+        *(area, length, thickness, torch.atan(-where.shear)),
+        *(_width(pictures, where), _extent(pictures.sum(2).cumsum(1), 1), measure_intensity(pictures)),
+    )
+    even = pictures.amax((1, 2)) == pictures.amin((1, 2))
+    return tuple(column.masked_fill(even, torch.nan) for column in columns)
+
+
+def _measure_strokes(shapes: Tensor, scale: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Area, skeleton length and mean thickness of shapes (N, H, W) on the fine grid, in coarse pixels."""
+    squared = squared_distances(shapes)
+    skeleton = medial_axis(shapes, squared)
+    straight = _count(skeleton[:, 1:] & skeleton[:, :-1]) + _count(skeleton[:, :, 1:] & skeleton[:, :, :-1])
+    diagonal = _count(skeleton[:, 1:, 1:] & skeleton[:, :-1, :-1]) + _count(skeleton[:, 1:, :-1] & skeleton[:, :-1, 1:])
+    spine = skeleton.nonzero(as_tuple=True)
+    total = torch.zeros(len(shapes), device=shapes.device).index_add_(0, spine[0], squared[spine].float().sqrt())
+    thickness = 2 * total / _count(skeleton)
+    return _count(shapes) / scale**2, (straight + 2**0.5 * diagonal) / scale, thickness / scale
+
+
+def _count(mask: Tensor) -> Tensor:
+    return mask.sum((1, 2)).float()
+
+
+def _width(pictures: Tensor, where: Moments) -> Tensor:
+    """Extent along rows once every row is moved back by the shear; grey is spread evenly over its pixel."""
+    size = pictures.shape[2]
+    y = torch.arange(pictures.shape[1], device=pictures.device) - where.y[:, None]  # (N, H)
+    steps = torch.arange(2 * size * _STEPS_PER_PIXEL + 1, device=pictures.device) / _STEPS_PER_PIXEL - size / 2
+    edge = (steps + (where.shear[:, None] * y)[..., None]).clamp(0, size)  # (N, H, steps), from the left border
+    upto = torch.nn.functional.pad(pictures.cumsum(2), (1, 0))  # (N, H, W + 1), mass left of each pixel edge
+    left = edge.nan_to_num().long().clamp(max=size - 1)
+    low, high = upto.gather(2, left), upto.gather(2, left + 1)
+    return _extent((low + (high - low) * (edge - left)).sum(1), _STEPS_PER_PIXEL)
+
+
+def _extent(upto: Tensor, steps_per_pixel: int) -> Tensor:
+    """Distance between the ends of the middle of the mass, which is summed up along an axis to (N, steps)."""
+    share = torch.nn.functional.pad(upto, (1, 0)) / upto[:, -1:]
+    levels = torch.tensor([_TRIM, 1 - _TRIM], device=upto.device).expand(len(upto), 2).contiguous()
+    after = torch.searchsorted(share, levels).clamp(1, share.shape[1] - 1)
+    low, high = share.gather(1, after - 1), share.gather(1, after)
+    position = (after - 1 + (levels - low) / (high - low)) / steps_per_pixel
+    return position[:, 1] - position[:, 0]

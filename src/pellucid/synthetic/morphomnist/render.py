@@ -1,0 +1,85 @@
+"""Sets of digits with a known context, made from real digits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pellucid.data.context_table import ContextTable
+from pellucid.errors import PellucidError
+from pellucid.synthetic.morphomnist.measure import measure
+from pellucid.synthetic.morphomnist.morphology import check_pictures
+from pellucid.synthetic.morphomnist.redraw import SETTABLE, redraw
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Digits redrawn to a context.
+
+    Attributes:
+        pictures: (N, H, W) uint8.
+        asked: the context that was asked for.
+        measured: the same features, measured on the pictures.
+    """
+
+    pictures: Tensor
+    asked: ContextTable
+    measured: ContextTable
+
+    def reached(self, tolerances: Mapping[str, float]) -> Tensor:
+        """Which pictures (N,) came within these distances of what was asked; features not named do not count."""
+        close = [
+            (self.measured.column(name) - self.asked.column(name)).abs() <= tolerance
+            for name, tolerance in tolerances.items()
+        ]
+        return torch.stack(close).all(0) if close else torch.ones(len(self.asked), dtype=torch.bool)
+
+
+def render(
+    digits: Tensor, context: ContextTable, *, size: int | None = None, scale: int = 4, batch: int = 256
+) -> Rendering:
+    """Redraw digits to a context, one row each, and measure what came out.
+
+    Not every digit can take every context (a 1 cannot be 20 pixels wide and thin): see `Rendering.reached`.
+
+    Args:
+        digits: (N, H, W) bright on dark, any number type.
+        context: N rows; of its columns thickness, slant, width and intensity are set, others refused.
+        size: of the pictures, at least that of the digits, which are put in the middle; by default the digits' own
+            longer side.
+        scale: of the fine grid that digits are drawn on.
+        batch: most digits to draw at once; bounds the memory.
+
+    Raises:
+        PellucidError: not one row per digit, a column that cannot be set, or a size below the digits'.
+    """
+    unknown = [name for name in context.names if name not in SETTABLE]
+    if unknown:
+        raise PellucidError(f"context column {unknown[0]!r} cannot be drawn; these can: {', '.join(SETTABLE)}")
+    digits = check_pictures(digits)
+    if len(digits) != len(context):
+        raise PellucidError(f"{len(digits)} digits for {len(context)} rows of context; give one each")
+    thickness, slant, width, intensity = (context.column(n) if n in context.names else None for n in SETTABLE)
+    drawn = redraw(
+        _in_the_middle(digits, size),
+        thickness=thickness,
+        slant=slant,
+        width=width,
+        intensity=intensity,
+        scale=scale,
+        batch=batch,
+    )
+    pictures = drawn.round().to(torch.uint8)
+    return Rendering(pictures, context, measure(pictures, scale=scale, batch=batch).table(*context.names))
+
+
+def _in_the_middle(digits: Tensor, size: int | None) -> Tensor:
+    height, width = digits.shape[1:]
+    size = size or max(height, width)
+    if size < max(height, width):
+        raise PellucidError(
+            f"digits of {height} x {width} do not fit into {size} x {size}; give a size at least as large"
+        )
+    top, left = (size - height) // 2, (size - width) // 2
+    return torch.nn.functional.pad(digits, (left, size - width - left, top, size - height - top))
