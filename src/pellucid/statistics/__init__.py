@@ -1,4 +1,4 @@
-""""""
+"""Statistics of scores: bootstrap intervals, permutation and sign-flip tests, corrections for many tests."""
 
 from pellucid.statistics.intervals import (
     bootstrap_interval,

@@ -1,8 +1,35 @@
-""""""
+"""Files that are whole or not there, locks between processes, JSON records of dataclasses, and folders of runs."""
 
 from pellucid.storage.files import locked, write_atomically
+from pellucid.storage.locks import hold_lock
+from pellucid.storage.records import (
+    RecordError,
+    from_record,
+    read_json,
+    read_record,
+    to_record,
+    write_json,
+    write_record,
+)
+from pellucid.storage.run_folder import Difference, RunFolder, RunFolderError, find_differences
+from pellucid.storage.tensors import read_tensors, under, write_tensors
 
 __all__ = [
+    "Difference",
+    "RecordError",
+    "RunFolder",
+    "RunFolderError",
+    "find_differences",
+    "from_record",
+    "hold_lock",
     "locked",
+    "read_json",
+    "read_record",
+    "read_tensors",
+    "to_record",
+    "under",
     "write_atomically",
+    "write_json",
+    "write_record",
+    "write_tensors",
 ]
