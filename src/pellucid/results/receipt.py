@@ -1,0 +1,119 @@
+"""How a result was made (provenance), and what it cost and how far to believe it (receipt)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How many images (rows) went through each part of the network: what a result cost.
+
+    Prefix and suffix are the parts before and after the layer; `network_forward` counts passes of the whole.
+
+    >>> Passes(suffix_forward=2) + Passes(suffix_forward=1, suffix_backward=1)
+    Passes(prefix_forward=0, suffix_forward=3, suffix_backward=1, network_forward=0)
+    """
+
+    prefix_forward: int = 0
+    suffix_forward: int = 0
+    suffix_backward: int = 0
+    network_forward: int = 0
+
+    def __add__(self, other: "Passes") -> "Passes":
+        return Passes(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Passes)))
+
+    def __sub__(self, other: "Passes") -> "Passes":
+        return Passes(*(getattr(self, part.name) - getattr(other, part.name) for part in fields(Passes)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """How a result was made.
+
+    Attributes:
+        model: name of the classifier.
+        layers: the layers it was explained at; the last one is the network's nearest to the output.
+        method: name of the method.
+        options: every option of the method with its value; loaded from a file, as JSON has them (a tuple is a list).
+        seeds: what was drawn -> the seed of it.
+        versions: package -> version, see `library_versions`.
+
+    >>> made = Provenance(model="digit_cnn", layers=("features.7",), method="GradCAM")
+    >>> made.layer
+    'features.7'
+    """
+
+    model: str
+    layers: tuple[str, ...]
+    method: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> str:
+        """The layer's name; several are joined by a comma."""
+        return ", ".join(self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How well a method did in one kind of test, on the model that the result explains.
+
+    Attributes:
+        test: what was measured, in words.
+        value: the mean score.
+        chance: the score without any knowledge, where there is one.
+        count: over how many cases it was measured.
+        higher_is_better: whether more is better.
+
+    >>> Measurement(test="right cell of a 2 x 2 grid", value=0.93, chance=0.25, count=100).beats_chance
+    True
+    """
+
+    test: str
+    value: float
+    chance: float | None = None
+    count: int = 1
+    higher_is_better: bool = True
+
+    @property
+    def beats_chance(self) -> bool | None:
+        """Whether the score is better than chance; None where chance has no score."""
+        if self.chance is None:
+            return None
+        return self.value > self.chance if self.higher_is_better else self.value < self.chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a result cost, and how far to believe it; None stands for "was not measured".
+
+    Attributes:
+        passes: rows that went through the network.
+        gap: the largest relative completeness gap, a share of the change in score (0 is exact); None where the method
+            promises no completeness.
+        localization: how often the method finds the known place on this model.
+        fidelity: how closely the result follows the model, measured by changing images.
+
+    >>> Receipt(passes=Passes(network_forward=1)).gap is None
+    True
+    """
+
+    passes: Passes = Passes()
+    gap: float | None = None
+    localization: Measurement | None = None
+    fidelity: Measurement | None = None
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of pellucid and torch, for `Provenance.versions`.
+
+    >>> sorted(library_versions())
+    ['pellucid', 'torch']
+    """
+    import torch
+
+    import pellucid
+
+    return {"pellucid": pellucid.__version__, "torch": torch.__version__}

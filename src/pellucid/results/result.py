@@ -1,0 +1,121 @@
+"""The base of every result: a frozen dataclass that can be kept, printed as JSON and read as a table."""
+
+import json
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from pellucid.results.receipt import Provenance, Receipt
+from pellucid.storage import to_record
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SCHEMA_VERSION = 1
+"""Of saved results; raised when an older pellucid could no longer read a new one."""
+
+
+class Result(ABC):
+    """What all results offer: `values`, `scores`, `targets`, `notes`, `provenance`, `receipt`, and ways to keep them.
+
+    A result is a frozen dataclass that derives from `Result`, names its `kind` (a key of `KINDS`) and gives its numbers
+    by `rows`. Saving and loading follow from the dataclass's fields.
+
+    Attributes:
+        kind: name of this kind of result.
+        values: the maps (N, ..., h, w), or named tensors.
+        scores: the explained numbers themselves.
+        targets: what was explained, as readers see it.
+        notes: remarks on the whole, or on each image.
+        provenance: how it was made.
+        receipt: what it cost, and how far to believe it.
+    """
+
+    kind: ClassVar[str]
+    keys: ClassVar[frozenset[str]] = frozenset({"image"})
+    """Names of whole-number columns of `rows` that say which image is meant, and are no measured numbers."""
+
+    if TYPE_CHECKING:
+        # Fields or properties of the dataclasses; declared here for type checkers only, so that they are no fields.
+        @property
+        def values(self) -> Tensor | Mapping[str, Tensor]: ...
+        @property
+        def scores(self) -> Tensor | Mapping[str, Tensor]: ...
+        @property
+        def targets(self) -> Any: ...
+        @property
+        def notes(self) -> Any: ...
+        @property
+        def provenance(self) -> Provenance: ...
+        @property
+        def receipt(self) -> Receipt: ...
+
+    @abstractmethod
+    def rows(self) -> Iterable[Mapping[str, object]]:
+        """One mapping for each thing measured: texts that say which it is, and its numbers by name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON: dicts, lists, texts, numbers and None; tensors become lists."""
+        return {"kind": self.kind, "schema_version": SCHEMA_VERSION, "record": to_record(self)}
+
+    def to_table(self) -> "pyarrow.Table":
+        """A tidy table, one row per number.
+
+        Returns:
+            The columns kind, model, layer, method, options (JSON), those that `rows` identifies a number by, then
+            `quantity` (its name) and `value` (None where it is not known).
+        """
+        import pyarrow
+
+        made = self.provenance
+        options = json.dumps(to_record(dict(made.options)), sort_keys=True)
+        common = {
+            "kind": self.kind, "model": made.model, "layer": made.layer, "method": made.method, "options": options,
+        }  # fmt: skip
+        return pyarrow.Table.from_pylist([{**common, **row} for row in long_rows(self.rows(), self.keys)])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the result into a folder, whole or not at all: `result.json` and `tensors.safetensors`.
+
+        Args:
+            folder: made if missing; a result already there is replaced, other files stay.
+
+        Returns:
+            The folder, which `pellucid.results.load` takes.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        from pellucid.results.saved import save
+
+        return save(self, folder)
+
+
+def long_rows(rows: Iterable[Mapping[str, object]], keys: frozenset[str]) -> list[dict[str, object]]:
+    """Rows with many numbers as rows with one number each.
+
+    Args:
+        rows: texts, truth values and the columns named in `keys` say which row it is, all others are numbers or None.
+        keys: names of whole-number columns that identify a row.
+
+    >>> long_rows([{"image": 0, "target": "cat", "score": 2.0, "gap": None}], frozenset({"image"}))[0]
+    {'image': 0, 'target': 'cat', 'quantity': 'score', 'value': 2.0}
+    """
+    long: list[dict[str, object]] = []
+    for row in rows:
+        names = {name: value for name, value in row.items() if name in keys or isinstance(value, str | bool)}
+        long += [{**names, "quantity": name, "value": _number(row[name])} for name in row if name not in names]
+    return long
+
+
+def _number(value: object) -> float | None:
+    """A number of a table; what is not known is None, and so is "not a number"."""
+    if value is None:
+        return None
+    number = float(value)  # type: ignore[arg-type]
+    return None if math.isnan(number) else number
