@@ -219,14 +219,14 @@ def tcav(
         ),
         as_json,
     )  # fmt: skip
-    pictures = classifier.read(files)
+    class_images = classifier.read(files)
     results = []
     with progress_bar(as_json) as progress:
         task = progress.add_task(f"{target} in {len(files)} pictures", total=len(found))
         for layer, cavs in found.items():
             results.append(
                 score_class(
-                    classifier.at(layer), cavs, pictures, wanted_class,
+                    classifier.at(layer), cavs, class_images, wanted_class,
                     random_sets=random_sets, permutations=permutations, seed=seed, max_batch=max_batch,
                 )
             )  # fmt: skip

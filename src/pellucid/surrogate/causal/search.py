@@ -139,13 +139,13 @@ def _causal_learn() -> tuple[Any, Any, Any, Callable[[Sequence[str], Knowledge],
             from causallearn.search.ConstraintBased.FCI import fci
             from causallearn.search.ConstraintBased.PC import pc
             from causallearn.search.ScoreBased.GES import ges
-            from causallearn.utils.PCUtils.BackgroundKnowledge import BackgroundKnowledge
+            from causallearn.utils.PCUtils.BackgroundKnowledge import BackgroundKnowledge as KnowledgeForLearner
     except ImportError as error:
         raise MissingExtraError("causal-learn", "causal", "causal discovery") from error
 
     def background(names: Sequence[str], knowledge: Knowledge) -> Any:
         nodes = {name: GraphNode(name) for name in names}
-        told = BackgroundKnowledge()
+        told = KnowledgeForLearner()
         for name, tier in knowledge.tiers.items():
             told.add_node_to_tier(nodes[name], tier)
         for cause, effect in knowledge.required:

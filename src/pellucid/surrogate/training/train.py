@@ -76,8 +76,8 @@ def train(
     if options.batch % (4 * processes()):
         raise PellucidError(f"batch {options.batch} does not divide into multiples of 4 for {processes()} processes")
     refuse_shared_gpu(classifier.device)
-    pictures, space = gathered(images, classifier, options.resolution, held_bytes)
-    names, values = _columns(context, len(pictures), options)
+    dataset, space = gathered(images, classifier, options.resolution, held_bytes)
+    names, values = _columns(context, len(dataset), options)
     gain_column(options.gain, names)
     if not isinstance(images, Tensor) and context is not None and context.files is not None:
         _same_order(images, context.files)
@@ -89,7 +89,7 @@ def train(
         wait_for_all()
         told = report if is_first() and report is not None else _say_nothing
         data = prepare(
-            pictures, values, space, features, options, folder.path, rerender, lambda line: told(_note(options, line))
+            dataset, values, space, features, options, folder.path, rerender, lambda line: told(_note(options, line))
         )
         sizes = Sizes(classifier.input_shape[0], features.length, classifier.num_classes, names)
         trainer = Trainer(features, space, data, sizes, options)
