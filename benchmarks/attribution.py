@@ -2,7 +2,7 @@
 
 python -m benchmarks.attribution [--rounds 3] [--quick]
 
-Writes benchmarks/results/attribution.md and attribution.json. One thread; pictures are random, which changes no cost.
+Writes benchmarks/results/attribution.md and attribution.json. One thread; images are random, which changes no cost.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pellucid.attribution import Explanation, Passes
 from pellucid.classifiers import Classifier, LayerView
 
 RESULTS = Path(__file__).parent / "results"
-TARGETS = [1, 2, 3, 4]  # what a 2 x 2 grid asks for: n^2 classes of one picture
+TARGETS = [1, 2, 3, 4]  # what a 2 x 2 grid asks for: n^2 classes of one image
 RISE_MASKS = 256
 
 
@@ -58,11 +58,11 @@ class Contest:
     fewest: str
 
 
-def contests(classifier: Classifier, network: nn.Module, layer: str, pictures: Tensor, channels: bool) -> list[Contest]:
+def contests(classifier: Classifier, network: nn.Module, layer: str, images: Tensor, channels: bool) -> list[Contest]:
     """What is measured at one layer."""
     view = classifier.at(layer)
     module = network.get_submodule(view.layer)
-    side = view.activation(pictures).shape[-1]
+    side = view.activation(images).shape[-1]
     window = max(1, side // 7)
     ig = pl.attribution.IntegratedGradients(steps=50)
     occlusion = pl.attribution.Occlusion(window=window, stride=window)
@@ -72,50 +72,50 @@ def contests(classifier: Classifier, network: nn.Module, layer: str, pictures: T
     fewest_occlusion = "1 + 1 + 1" if view.is_affine else f"1 + {1 + int(windows.max()) + 1} + 0"
     found = [
         Contest(
-            "IG, 50 steps", "Captum", lambda: ig(view, pictures, 1),
-            lambda: rival_ig.attribute(pictures, target=1, n_steps=50), fewest_ig,
+            "IG, 50 steps", "Captum", lambda: ig(view, images, 1),
+            lambda: rival_ig.attribute(images, target=1, n_steps=50), fewest_ig,
         ),
         Contest(
-            "IG, 50 steps", "Captum, batches of 8", lambda: ig(view, pictures, 1),
-            lambda: rival_ig.attribute(pictures, target=1, n_steps=50, internal_batch_size=8), fewest_ig,
+            "IG, 50 steps", "Captum, batches of 8", lambda: ig(view, images, 1),
+            lambda: rival_ig.attribute(images, target=1, n_steps=50, internal_batch_size=8), fewest_ig,
         ),
         Contest(
-            "IG, 50 steps, 4 targets", "Captum, batches of 8", lambda: ig(view, pictures, TARGETS),
+            "IG, 50 steps, 4 targets", "Captum, batches of 8", lambda: ig(view, images, TARGETS),
             lambda: [
-                rival_ig.attribute(pictures, target=t, n_steps=50, internal_batch_size=8) for t in TARGETS
+                rival_ig.attribute(images, target=t, n_steps=50, internal_batch_size=8) for t in TARGETS
             ],
             "1 + 1 + 4" if view.is_affine else "1 + 50 + 200",
         ),
         Contest(
-            "Occlusion, 49 windows", "Captum, batches of 8", lambda: occlusion(view, pictures, 1),
-            lambda: _ablate(network, module, pictures, windows, 1), fewest_occlusion,
+            "Occlusion, 49 windows", "Captum, batches of 8", lambda: occlusion(view, images, 1),
+            lambda: _ablate(network, module, images, windows, 1), fewest_occlusion,
         ),
         Contest(
-            "Occlusion, 49 windows, 4 targets", "Captum, batches of 8", lambda: occlusion(view, pictures, TARGETS),
-            lambda: [_ablate(network, module, pictures, windows, t) for t in TARGETS],
+            "Occlusion, 49 windows, 4 targets", "Captum, batches of 8", lambda: occlusion(view, images, TARGETS),
+            lambda: [_ablate(network, module, images, windows, t) for t in TARGETS],
             "1 + 1 + 4" if view.is_affine else fewest_occlusion,
         ),
     ]  # fmt: skip
     if channels:
-        found += _final_contests(view, network, module, pictures)
+        found += _final_contests(view, network, module, images)
     return found
 
 
-def _final_contests(view: LayerView, network: nn.Module, module: nn.Module, pictures: Tensor) -> list[Contest]:
+def _final_contests(view: LayerView, network: nn.Module, module: nn.Module, images: Tensor) -> list[Contest]:
     ablation, rise = pl.attribution.AblationCAM(), pl.attribution.RISE(masks=RISE_MASKS)
-    activation = view.activation(pictures)
+    activation = view.activation(images)
     each_channel = torch.arange(activation.shape[1])[None, :, None, None].expand(1, -1, *activation.shape[2:])
     cells = activation.shape[2] * activation.shape[3]
     return [
         Contest(
             f"Ablation-CAM, {activation.shape[1]} channels", "Captum, batches of 8",
-            lambda: ablation(view, pictures, 1),
-            lambda: _ablate(network, module, pictures, each_channel, 1), "1 + 1 + 1",
+            lambda: ablation(view, images, 1),
+            lambda: _ablate(network, module, images, each_channel, 1), "1 + 1 + 1",
         ),
         Contest(
             f"RISE, {RISE_MASKS} masks, 4 targets", "full network with a hook, batches of 8",
-            lambda: rise(view, pictures, TARGETS),
-            lambda: _rise_with_a_hook(network, module, pictures, tuple(activation.shape[2:])), f"1 + {cells + 1} + 0",
+            lambda: rise(view, images, TARGETS),
+            lambda: _rise_with_a_hook(network, module, images, tuple(activation.shape[2:])), f"1 + {cells + 1} + 0",
         ),
     ]  # fmt: skip
 
@@ -125,12 +125,12 @@ def _window_mask(side: int, window: int) -> Tensor:
     return (cell[:, None] * (int(cell[-1]) + 1) + cell[None, :])[None, None]
 
 
-def _ablate(network: nn.Module, module: nn.Module, pictures: Tensor, mask: Tensor, target: int) -> object:
+def _ablate(network: nn.Module, module: nn.Module, images: Tensor, mask: Tensor, target: int) -> object:
     rival = captum_attr.LayerFeatureAblation(network, module)
-    return rival.attribute(pictures, target=target, layer_mask=mask, perturbations_per_eval=8)
+    return rival.attribute(images, target=target, layer_mask=mask, perturbations_per_eval=8)
 
 
-def _rise_with_a_hook(network: nn.Module, module: nn.Module, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+def _rise_with_a_hook(network: nn.Module, module: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
     masks = pl.attribution.perturbation.rise_masks(RISE_MASKS, *size, cells=6, keep=0.1, seed=0)
     total = torch.zeros(len(TARGETS), *size)
     for indices in torch.arange(RISE_MASKS).split(8):
@@ -138,7 +138,7 @@ def _rise_with_a_hook(network: nn.Module, module: nn.Module, pictures: Tensor, s
         handle = module.register_forward_hook(lambda _m, _i, out, chosen=chosen: out * chosen[:, None])
         try:
             with torch.no_grad():
-                probabilities = network(pictures.expand(len(indices), -1, -1, -1)).softmax(1)[:, TARGETS]
+                probabilities = network(images.expand(len(indices), -1, -1, -1)).softmax(1)[:, TARGETS]
         finally:
             handle.remove()
         total += torch.einsum("rt,rhw->thw", probabilities, chosen)
@@ -147,10 +147,10 @@ def _rise_with_a_hook(network: nn.Module, module: nn.Module, pictures: Tensor, s
 
 def measure(name: str, classifier: Classifier, network: nn.Module, rounds: int, quick: bool) -> list[Row]:
     """All contests on one network."""
-    pictures = torch.randn(1, *classifier.input_shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, *classifier.input_shape, generator=torch.Generator().manual_seed(0))
     rows = []
     for layer in ("middle", "final"):
-        for contest in contests(classifier, network, layer, pictures, channels=layer == "final" and not quick):
+        for contest in contests(classifier, network, layer, images, channels=layer == "final" and not quick):
             timings = interleaved({"ours": contest.ours, "theirs": contest.theirs}, rounds)
             label = f"{layer} ({classifier.resolve(layer)})"
             passes = contest.ours().passes
@@ -172,11 +172,11 @@ def precision_table(module: nn.Module, name: str, rounds: int) -> list[str]:
         "bfloat16": Classifier(module, input_size=224, autocast=torch.bfloat16),
         "bfloat16, channels last": Classifier(module, input_size=224, autocast=torch.bfloat16, channels_last=True),
     }
-    pictures = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     method = pl.attribution.IntegratedGradients(steps=20, max_batch=8)
     lines = []
     for layer in ("input", "middle"):
-        runs = {label: partial(method, made.at(layer), pictures, 1) for label, made in options.items()}
+        runs = {label: partial(method, made.at(layer), images, 1) for label, made in options.items()}
         timings = interleaved(runs, rounds)
         wanted = runs["float32"]().values.flatten()
         for label, run in runs.items():
@@ -193,7 +193,7 @@ def report(rows: list[Row], precision: list[str]) -> str:
     head = [
         "# Attribution against Captum",
         "",
-        f"One picture, CPU time on one thread, medians of interleaved runs; torch {torch.__version__}, captum "
+        f"One image, CPU time on one thread, medians of interleaved runs; torch {torch.__version__}, captum "
         f"{captum.__version__}, {platform.machine()}. Ratio: rival / pellucid. Passes: rows through prefix forward + "
         "suffix forward + suffix backward, made and fewest possible for the result; pellucid's IG makes two more "
         "forwards (the score and the baseline's) to report the completeness gap.",

@@ -1,8 +1,8 @@
 """Concepts against the straightforward way and Captum's TCAV: CPU time in one interleaved run, passes, and equality.
 
-python -m benchmarks.concepts [--rounds 3] [--pictures 50]
+python -m benchmarks.concepts [--rounds 3] [--images 50]
 
-Writes benchmarks/results/concepts.md. One thread, EfficientNet-Lite0, drawn concepts; pictures are random, which
+Writes benchmarks/results/concepts.md. One thread, EfficientNet-Lite0, drawn concepts; images are random, which
 changes no cost. Where two sides compute the same thing, the results are compared before anything is timed.
 """
 
@@ -31,7 +31,7 @@ from pellucid.concepts import (
     ConceptWarning,
     FitOptions,
     VisualTCAV,
-    drawn_set,
+    draw_concept_set,
     explain_layers,
     fit_cavs,
     fit_layers,
@@ -50,13 +50,13 @@ COPIES = 4
 
 @dataclass(frozen=True)
 class Bench:
-    """A classifier, concepts at its layers, and pictures."""
+    """A classifier, concepts at its layers, and images."""
 
     classifier: Classifier
     concepts: list[ConceptSet]
     negatives: ConceptSet
     cavs: dict[str, list[CAV]]
-    pictures: Tensor
+    images: Tensor
 
     @property
     def network(self) -> nn.Module:
@@ -69,14 +69,14 @@ class Bench:
         ]
 
 
-def make_bench(pictures: int) -> Bench:
+def make_bench(images: int) -> Bench:
     classifier = pl.load("efficientnet_lite0")
-    concepts = [drawn_set(name, PER_CONCEPT) for name in TEXTURES]
-    negatives = drawn_set(NEGATIVES, NEGATIVE_COUNT)
+    concepts = [draw_concept_set(name, PER_CONCEPT) for name in TEXTURES]
+    negatives = draw_concept_set(NEGATIVES, NEGATIVE_COUNT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConceptWarning)
         cavs = {layer: fit_cavs(classifier.at(layer), concepts, negatives) for layer in LAYERS}
-    drawn = torch.randn(pictures, *classifier.input_shape, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(images, *classifier.input_shape, generator=torch.Generator().manual_seed(0))
     return Bench(classifier, concepts, negatives, cavs, drawn)
 
 
@@ -95,33 +95,33 @@ def check_visual_tcav(bench: Bench) -> float:
 
 def check_tcav(bench: Bench, count: int = 10) -> None:
     """With the same CAVs (flattened differences of means) both sides give the same sign counts."""
-    pictures, layer = bench.pictures[:count], LAYERS[1]
+    images, layer = bench.images[:count], LAYERS[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConceptWarning)
         view, options = bench.classifier.at(layer), FitOptions(features="flattened")
         cavs = fit_cavs(view, bench.concepts, bench.negatives, options=options)
-    ours = tcav(view, cavs, pictures, CLASSES[0], permutations=1).scores
-    theirs = captum_scores(bench, [layer], pictures, difference=True)[layer]
+    ours = tcav(view, cavs, images, CLASSES[0], permutations=1).scores
+    theirs = captum_scores(bench, [layer], images, difference=True)[layer]
     assert torch.allclose(ours, theirs.double()), f"the two sides disagree: {ours} and {theirs}"
 
 
 def local(bench: Bench, options: Mapping[str, Any]) -> list[pl.concepts.ConceptExplanation]:
-    return explain_layers(bench.explainers(1, options), bench.pictures[:1], CLASSES)
+    return explain_layers(bench.explainers(1, options), bench.images[:1], CLASSES)
 
 
 def straightforward(bench: Bench) -> Tensor:
-    """Published scores (layers, concepts, 1) of the first picture for one class; an IG serves all concepts."""
-    network, picture = bench.network, bench.pictures[:1]
+    """Published scores (layers, concepts, 1) of the first image for one class; an IG serves all concepts."""
+    network, image = bench.network, bench.images[:1]
     return torch.stack(
         [
-            straightforward_scores(network, network.get_submodule(layer), picture, cavs, CLASSES[:1], STEPS)
+            straightforward_scores(network, network.get_submodule(layer), image, cavs, CLASSES[:1], STEPS)
             for layer, cavs in bench.cavs.items()
         ]
     )
 
 
 def global_visual_tcav(bench: Bench) -> object:
-    return global_explanations(bench.explainers(1, PLAIN), bench.pictures, CLASSES[0])
+    return global_explanations(bench.explainers(1, PLAIN), bench.images, CLASSES[0])
 
 
 def fit_and_tcav(bench: Bench) -> object:
@@ -129,22 +129,22 @@ def fit_and_tcav(bench: Bench) -> object:
         warnings.simplefilter("ignore", ConceptWarning)
         views = [bench.classifier.at(layer) for layer in LAYERS]
         return [
-            tcav(view, cavs, bench.pictures, CLASSES[0])
+            tcav(view, cavs, bench.images, CLASSES[0])
             for view, cavs in zip(views, fit_layers(views, bench.concepts, bench.negatives), strict=True)
         ]
 
 
-def captum_scores(bench: Bench, layers: Sequence[str], pictures: Tensor, *, difference: bool) -> dict[str, Tensor]:
+def captum_scores(bench: Bench, layers: Sequence[str], images: Tensor, *, difference: bool) -> dict[str, Tensor]:
     """Captum's sign counts by layer, everything from scratch."""
-    drawn = [[one for one in concept.pictures if isinstance(one, Image.Image)] for concept in bench.concepts]
-    absent = [one for one in bench.negatives.pictures if isinstance(one, Image.Image)]
-    sets = [bench.classifier.read(pictures) for pictures in (*drawn, absent)]
+    drawn = [[one for one in concept.images if isinstance(one, Image.Image)] for concept in bench.concepts]
+    absent = [one for one in bench.negatives.images if isinstance(one, Image.Image)]
+    sets = [bench.classifier.read(images) for images in (*drawn, absent)]
     with tempfile.TemporaryDirectory() as folder:
-        return captum_tcav(bench.network, list(layers), sets, pictures, CLASSES[0], Path(folder), difference=difference)
+        return captum_tcav(bench.network, list(layers), sets, images, CLASSES[0], Path(folder), difference=difference)
 
 
 def fewest(bench: Bench) -> str:
-    """Passes that the published scores of one picture cannot do without."""
+    """Passes that the published scores of one image cannot do without."""
     curved = sum(not bench.classifier.at(layer).is_affine for layer in LAYERS)
     affine = len(LAYERS) - curved
     forward = curved * (STEPS + 1) + affine * 2
@@ -159,8 +159,8 @@ def one_more_concept(bench: Bench, rounds: int) -> list[str]:
             at_layer = replace(bench, cavs={layer: bench.cavs[layer]})
             few, many = (at_layer.explainers(copies, options) for copies in (1, COPIES))
             runs = {
-                "few": lambda few=few: explain_layers(few, bench.pictures[:1], CLASSES),
-                "many": lambda many=many: explain_layers(many, bench.pictures[:1], CLASSES),
+                "few": lambda few=few: explain_layers(few, bench.images[:1], CLASSES),
+                "many": lambda many=many: explain_layers(many, bench.images[:1], CLASSES),
             }
             timings = interleaved(runs, rounds)
             assert runs["few"]()[0].passes == runs["many"]()[0].passes, "a concept must cost no pass"
@@ -175,11 +175,11 @@ def one_more_concept(bench: Bench, rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=50, help="of the global explanation")
+    parser.add_argument("--images", type=int, default=50, help="of the global explanation")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Using default classifier for TCAV")
-    bench = make_bench(arguments.pictures)
+    bench = make_bench(arguments.images)
     difference = check_visual_tcav(bench)
     check_tcav(bench)
     print(f"results agree: published scores to {difference:.1e}, TCAV's counts exactly", flush=True)
@@ -195,8 +195,8 @@ def main() -> None:
         {
             "ours": lambda: global_visual_tcav(bench),
             "our tcav": lambda: fit_and_tcav(bench),
-            "captum": lambda: captum_scores(bench, LAYERS, bench.pictures, difference=False),
-            "captum, difference": lambda: captum_scores(bench, LAYERS, bench.pictures, difference=True),
+            "captum": lambda: captum_scores(bench, LAYERS, bench.images, difference=False),
+            "captum, difference": lambda: captum_scores(bench, LAYERS, bench.images, difference=True),
         },
         max(1, arguments.rounds - 2),
     )
@@ -220,21 +220,21 @@ def report(
     head = [
         "# Concepts against the straightforward way and Captum's TCAV",
         "",
-        f"EfficientNet-Lite0 at {', '.join(LAYERS)}; {len(bench.concepts)} concepts of {PER_CONCEPT} drawn pictures, "
+        f"EfficientNet-Lite0 at {', '.join(LAYERS)}; {len(bench.concepts)} concepts of {PER_CONCEPT} drawn images, "
         f"{NEGATIVE_COUNT} negatives. CPU time on one thread, medians of interleaved runs; torch {torch.__version__}, "
         f"captum {captum.__version__}, {platform.machine()}. Before timing, the published scores of both sides were "
         f"found equal to {difference:.0e} of the largest, and TCAV's sign counts from the same CAVs equal.",
         "",
         "The straightforward way runs the full network with a hook at every step of every class. It was timed for one "
-        f"picture, one class and all layers, with one integrated gradient for all concepts: {unit:.1f} s, {once} "
+        f"image, one class and all layers, with one integrated gradient for all concepts: {unit:.1f} s, {once} "
         "passes there and back. Rows marked * are multiples of that: the same passes, made again for every class, "
-        "picture or concept.",
+        "image or concept.",
         "",
     ]
     tail = [
         "## One more concept, once the integrated gradients are there",
         "",
-        "One picture, 3 classes; from 6 concepts to 24. Fitting its CAV takes its own pictures through the network "
+        "One image, 3 classes; from 6 concepts to 24. Fitting its CAV takes its own images through the network "
         "once and is not counted.",
         "",
         "| layer | what | s with 6 | each further concept | of the whole | passes |",
@@ -251,7 +251,7 @@ def _local_table(bench: Bench, timings: dict[str, Timing], passes: Passes) -> li
     made = f"{passes.prefix_forward} + {passes.suffix_forward} + {passes.suffix_backward}"
     everything = timings["ours, all"].median
     return [
-        f"## One picture, {concepts} concepts x {len(CLASSES)} classes x {len(LAYERS)} layers",
+        f"## One image, {concepts} concepts x {len(CLASSES)} classes x {len(LAYERS)} layers",
         "",
         "| who | s | ratio to pellucid | passes |",
         "|---|---|---|---|",
@@ -268,7 +268,7 @@ def _local_table(bench: Bench, timings: dict[str, Timing], passes: Passes) -> li
 
 
 def _global_table(bench: Bench, unit: float, timings: dict[str, Timing]) -> list[str]:
-    concepts, count = len(bench.concepts), len(bench.pictures)
+    concepts, count = len(bench.concepts), len(bench.images)
     ours, our_tcav, shared = timings["ours"].median, timings["our tcav"].median, unit * count
     rivals = {"default classifier (SGD)": "captum", "differences of means": "captum, difference"}
     captum_rows = [
@@ -277,7 +277,7 @@ def _global_table(bench: Bench, unit: float, timings: dict[str, Timing]) -> list
         for label, key in rivals.items()
     ]
     return [
-        f"## {count} pictures of one class, {concepts} concepts, {len(LAYERS)} layers",
+        f"## {count} images of one class, {concepts} concepts, {len(LAYERS)} layers",
         "",
         "| who | what | s | ratio |",
         "|---|---|---|---|",

@@ -17,25 +17,25 @@ CHUNK = 10
 
 
 def straightforward_scores(
-    network: nn.Module, module: nn.Module, picture: Tensor, cavs: Sequence[CAV], classes: Sequence[int], steps: int
+    network: nn.Module, module: nn.Module, image: Tensor, cavs: Sequence[CAV], classes: Sequence[int], steps: int
 ) -> Tensor:
-    """Published scores (concepts, classes) of one picture, written down as the paper says them.
+    """Published scores (concepts, classes) of one image, written down as the paper says them.
 
     A hook replaces the layer's output, so the full network runs for every step of every class.
     """
     seen: list[Tensor] = []
     handle = module.register_forward_hook(lambda _m, _i, out: seen.append(out))
     with torch.no_grad():
-        logits = network(picture)[0]
+        logits = network(image)[0]
     handle.remove()
     activation = seen[0].detach()
     with torch.no_grad():
-        baseline = _replaced(network, module, picture, torch.zeros_like(activation))[0]
+        baseline = _replaced(network, module, image, torch.zeros_like(activation))[0]
     rise = (logits - baseline).relu()
     weights = rise / rise.max()
     scores = torch.zeros(len(cavs), len(classes))
     for t, target in enumerate(classes):
-        gradients = _path_gradients(network, module, picture, activation, target, steps)
+        gradients = _path_gradients(network, module, image, activation, target, steps)
         evidence = (((gradients[:-1] + gradients[1:]) / 2).mean(0) * activation[0]).relu()
         share = evidence / (evidence.sum() + 1e-7) * weights[target]
         for d, cav in enumerate(cavs):
@@ -44,20 +44,20 @@ def straightforward_scores(
 
 
 def _path_gradients(
-    network: nn.Module, module: nn.Module, picture: Tensor, activation: Tensor, target: int, steps: int
+    network: nn.Module, module: nn.Module, image: Tensor, activation: Tensor, target: int, steps: int
 ) -> Tensor:
     found = []
     for alphas in torch.split(torch.arange(steps + 1) / steps, BATCH):
         points = (alphas[:, None, None, None] * activation).requires_grad_()
-        logits = _replaced(network, module, picture, points)
+        logits = _replaced(network, module, image, points)
         found += torch.autograd.grad(logits[:, target].sum(), points)
     return torch.cat(found)
 
 
-def _replaced(network: nn.Module, module: nn.Module, picture: Tensor, output: Tensor) -> Tensor:
+def _replaced(network: nn.Module, module: nn.Module, image: Tensor, output: Tensor) -> Tensor:
     handle = module.register_forward_hook(lambda _m, _i, _o: output)
     try:
-        logits: Tensor = network(picture.expand(len(output), -1, -1, -1))
+        logits: Tensor = network(image.expand(len(output), -1, -1, -1))
     finally:
         handle.remove()
     return logits
@@ -83,7 +83,7 @@ def captum_tcav(
     network: nn.Module,
     layers: list[str],
     sets: Sequence[Tensor],
-    pictures: Tensor,
+    images: Tensor,
     target: int,
     folder: Path,
     *,
@@ -94,8 +94,8 @@ def captum_tcav(
     Args:
         network: the classifier's module.
         layers: names of modules.
-        sets: pictures of each concept, and of the negatives last.
-        pictures: of the class, given in chunks, since Captum runs what it gets at once.
+        sets: images of each concept, and of the negatives last.
+        images: of the class, given in chunks, since Captum runs what it gets at once.
         target: the class.
         folder: where Captum keeps activations and CAVs.
         difference: differences of means in place of Captum's linear classifier.
@@ -105,12 +105,12 @@ def captum_tcav(
     rival = TCAV(network, layers, save_path=str(folder), **chosen)
     pairs = [[concept, concepts[-1]] for concept in concepts[:-1]]
     positive = {layer: torch.zeros(len(pairs)) for layer in layers}
-    for chunk in torch.split(pictures, CHUNK):
+    for chunk in torch.split(images, CHUNK):
         found = rival.interpret(chunk, pairs, target=target)
         for layer, counts in positive.items():
             for index in range(len(pairs)):
                 counts[index] += len(chunk) * found[f"{index}-{len(pairs)}"][layer]["sign_count"][0]
-    return {layer: counts / len(pictures) for layer, counts in positive.items()}
+    return {layer: counts / len(images) for layer, counts in positive.items()}
 
 
 class DifferenceOfMeans(Classifier):
@@ -139,10 +139,10 @@ class DifferenceOfMeans(Classifier):
 
 
 class _Batches:
-    """Pictures in batches, as often as they are asked for."""
+    """Images in batches, as often as they are asked for."""
 
-    def __init__(self, pictures: Tensor) -> None:
-        self._pictures = pictures
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.split(self._pictures, BATCH))
+        return iter(torch.split(self._images, BATCH))

@@ -3,7 +3,7 @@
 python -m benchmarks.evaluation [--rounds 2]
 
 Writes benchmarks/results/evaluation.md. One thread, CPU time, the contenders take turns in one
-process. The maps of both sides are compared before anything is timed. Pictures are those of scikit-image.
+process. The maps of both sides are compared before anything is timed. Images are those of scikit-image.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def contests(place: Place, layer: str) -> list[Contest]:
     methods, side = pl.attribution, place.size[0]
     windows, coarse, wide = _count(side, 5, 2), max(1, side // 4), layer == "middle" and not place.in_difull
     masks = MASKS if layer == "final" else OURS_MASKS
-    nothing = place.view.activation(torch.zeros_like(place.picture)).as_subclass(Tensor)
+    nothing = place.view.activation(torch.zeros_like(place.image)).as_subclass(Tensor)
     return [
         Contest("Grad-CAM", methods.GradCAM(), cam, methods.GradCAM(), cam),
         Contest(
@@ -132,7 +132,7 @@ def _count(side: int, window: int, stride: int) -> int:
 
 def measure(place: Place, layer: str, contest: Contest, rounds: int) -> Row:
     """Compare the maps of both sides, then let them take turns: the rival, ours, the rival, ..."""
-    found = contest.method(place.view, place.picture, place.targets).values[0, -1]
+    found = contest.method(place.view, place.image, place.targets).values[0, -1]
     wanted = contest.rival(place, len(place.targets) - 1)
     error = float((found - wanted).abs().max() / wanted.abs().max())
     if error > TOLERANCE:
@@ -140,7 +140,7 @@ def measure(place: Place, layer: str, contest: Contest, rounds: int) -> Row:
     theirs, ours = [_seconds(lambda: contest.timed_rival(place, 0))], []
     for _ in range(rounds):
         started = time.process_time()
-        passes = contest.timed_method(place.view, place.picture, place.targets).passes
+        passes = contest.timed_method(place.view, place.image, place.targets).passes
         ours.append(time.process_time() - started)
         theirs.append(_seconds(lambda: contest.timed_rival(place, 0)))
         if ours[0] + theirs[0] > 4:  # long runs do not need many
@@ -201,7 +201,7 @@ def rivals_passes(place: Place, task: str) -> str:
     return f"{times * CELLS} + {times * suffix}{back}"
 
 
-# --- Networks and pictures
+# --- Networks and images
 
 
 def parts_of(network: nn.Module) -> dict[str, nn.Module]:
@@ -215,20 +215,20 @@ def parts_of(network: nn.Module) -> dict[str, nn.Module]:
     return parts
 
 
-def grid_picture(classifier: Classifier) -> Tensor:
+def grid_image(classifier: Classifier) -> Tensor:
     """(1, 3, 448, 448)."""
     from PIL import Image
     from skimage import data
 
-    pictures = [Image.fromarray(made()) for made in (data.astronaut, data.chelsea, data.coffee, data.rocket)]
-    return join_cells(classifier.read(pictures)[None])
+    images = [Image.fromarray(made()) for made in (data.astronaut, data.chelsea, data.coffee, data.rocket)]
+    return join_cells(classifier.read(images)[None])
 
 
 def places(name: str, classifier: Classifier, layer: str) -> list[Place]:
     """GridPG with all four cells' classes, DiFull with those of its two corners."""
-    picture = grid_picture(classifier)
+    image = grid_image(classifier)
     with torch.no_grad():
-        classes = classifier.logits(split_cells(picture)[0]).topk(CELLS).indices.tolist()
+        classes = classifier.logits(split_cells(image)[0]).topk(CELLS).indices.tolist()
     distinct = list(dict.fromkeys(one for row in classes for one in row))[:CELLS]
     parts = parts_of(classifier.module)
     after = list(parts).index(classifier.resolve(layer)) + 1
@@ -239,23 +239,23 @@ def places(name: str, classifier: Classifier, layer: str) -> list[Place]:
         (pl.evaluation.DiFull, [(0, distinct[0]), (3, distinct[0])]),
     ):
         view = setting(classifier).at(layer)
-        height, width = view.activation(picture).shape[2:]
+        height, width = view.activation(image).shape[2:]
         heads = [target[0] if isinstance(target, tuple) else None for target in targets]
         models = [Straightforward(modules, after, head).eval() for head in heads]
-        made.append(Place(name, view, picture, targets, models, (height, width)))
+        made.append(Place(name, view, image, targets, models, (height, width)))
     return made
 
 
 def unit_costs(place: Place) -> str:
     """Milliseconds of a row (one window or mask): the rival's full forward, and the part after the layer alone."""
     rows = 1 if place.in_difull else CELLS
-    view = place.view.only([0]) if place.in_difull else place.view
-    activation = view.activation(place.picture)
+    view = place.view.select_heads([0]) if place.in_difull else place.view
+    activation = view.activation(place.image)
     changed = activation.repeat(16 // rows, 1, 1, 1) + 1.0  # everywhere, so that every cell is run
-    carried = activation.carried.rows(torch.zeros(len(changed), dtype=torch.long))
+    side_inputs = activation.side_inputs.rows(torch.zeros(len(changed), dtype=torch.long))
     with torch.no_grad():
-        whole = [_seconds(lambda: place.models[0](place.picture.expand(BATCH, -1, -1, -1))) for _ in range(4)]
-        after = [_seconds(lambda: view.logits(changed, carried)) for _ in range(4)]
+        whole = [_seconds(lambda: place.models[0](place.image.expand(BATCH, -1, -1, -1))) for _ in range(4)]
+        after = [_seconds(lambda: view.logits(changed, side_inputs)) for _ in range(4)]
     shared = 1 if place.in_difull else len(place.targets)
     theirs = 1000 * Timing(tuple(whole[1:])).median / BATCH
     ours = 1000 * Timing(tuple(after[1:])).median / len(changed)
@@ -280,7 +280,7 @@ pass before the layer with them. All else of pellucid is timed in full.
 
 *Error*: largest difference of both sides' maps of the last target over the largest value, asserted below {tolerance:g}
 before anything is timed; there Occlusion has larger windows, RISE 8 masks and IntGrad 4 steps from the activation of
-the zero picture, which is Captum's baseline (pellucid's own is zero activation).
+the zero image, which is Captum's baseline (pellucid's own is zero activation).
 
 Passes are counted in cells: through the part before the layer + the part after it + back. *Fewest*: every cell that is
 not yet known, once. pellucid's others are the score itself and the baseline's, for the completeness gap, and cells
@@ -339,7 +339,7 @@ def sweep_line(place: Place, layer: str, rows: list[Row]) -> str:
     named = tuple(PlannedMethod(method.label, method.label, "{}") for method in methods)
     plan = Plan(options, named, (model,), PlannedData("", CELLS), {})
     shard = Shard(0, 0, 0, place.label, 0, 0, 1, keeps_maps=False)
-    times = [_seconds(lambda: evaluate_shard(plan, shard, place.view, grids, place.picture, methods)) for _ in range(4)]
+    times = [_seconds(lambda: evaluate_shard(plan, shard, place.view, grids, place.image, methods)) for _ in range(4)]
     ours, theirs = Timing(tuple(times[1:])).median, sum(row.seconds[1] for row in rows)
     return (
         f"| {place.network} | {layer} | {place.label} | all four, scored, with five controls | {3600 / theirs:.1f} "

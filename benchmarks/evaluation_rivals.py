@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.attribution.perturbation import occlusion_windows, rise_masks
-from pellucid.evaluation import SettingView, join_cells, split_cells
+from pellucid.evaluation import GridSettingView, join_cells, split_cells
 
 CELLS = 4  # of a 2 x 2 grid
 STEPS, MASKS = 20, 1000
@@ -17,7 +17,7 @@ KEEP = 0.1
 
 
 class Straightforward(nn.Module):
-    """A network run on grid pictures: whole in GridPG; in DiFull cell by cell up to the layer, then one head's cell."""
+    """A network run on grid images: whole in GridPG; in DiFull cell by cell up to the layer, then one head's cell."""
 
     def __init__(self, parts: Sequence[nn.Module], after: int, head: int | None) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Straightforward(nn.Module):
         self.head = head
 
     def forward(self, grids: Tensor) -> Tensor:
-        """Logits (N, K) of grid pictures (N, 3, H, W)."""
+        """Logits (N, K) of grid images (N, 3, H, W)."""
         if self.head is None:
             return self.suffix(self.layer(self.prefix(grids)))  # type: ignore[no-any-return]
         cells = self.prefix(split_cells(grids).flatten(0, 1))
@@ -42,8 +42,8 @@ class Place:
     """A network, a setting and a layer: what both sides are asked."""
 
     network: str
-    view: SettingView
-    picture: Tensor  # (1, 3, H, W)
+    view: GridSettingView
+    image: Tensor  # (1, 3, H, W)
     targets: list[int] | list[tuple[int, int]]
     models: list[Straightforward]  # one for each target
     size: tuple[int, int]
@@ -65,7 +65,7 @@ def cam(place: Place, index: int) -> Tensor:
     """Captum's Grad-CAM."""
     model = place.models[index]
     rival = captum_attr.LayerGradCam(model, model.layer)
-    found: Tensor = rival.attribute(place.picture, target=place.classes[index], relu_attributions=True)
+    found: Tensor = rival.attribute(place.image, target=place.classes[index], relu_attributions=True)
     return found[0, 0].detach()
 
 
@@ -74,7 +74,7 @@ def integrated_gradients(place: Place, index: int, steps: int = STEPS) -> Tensor
     model = place.models[index]
     rival = captum_attr.LayerIntegratedGradients(model, model.layer)
     target = place.classes[index]
-    found: Tensor = rival.attribute(place.picture, target=target, n_steps=steps, internal_batch_size=BATCH)
+    found: Tensor = rival.attribute(place.image, target=target, n_steps=steps, internal_batch_size=BATCH)
     return found[0].sum(0).detach()
 
 
@@ -83,7 +83,7 @@ def occlusion(place: Place, index: int, window: int = 5, stride: int = 2, most: 
     masks = torch.cat(list(window_masks(place.size, window, stride))[:most])
     found = torch.zeros(place.size)
     with torch.no_grad():
-        whole = float(place.models[index](place.picture)[0, place.classes[index]])
+        whole = float(place.models[index](place.image)[0, place.classes[index]])
     for chosen in masks.split(BATCH):
         drops = whole - _hooked(place, index, 1 - chosen)[:, place.classes[index]]
         found += torch.einsum("r,rhw->hw", drops / chosen.sum((1, 2)), chosen)
@@ -105,7 +105,7 @@ def _hooked(place: Place, index: int, masks: Tensor) -> Tensor:
     handle = model.layer.register_forward_hook(lambda _module, _inputs, output: output * masks[:, None])
     try:
         with torch.no_grad():
-            logits: Tensor = model(place.picture.expand(len(masks), -1, -1, -1))
+            logits: Tensor = model(place.image.expand(len(masks), -1, -1, -1))
     finally:
         handle.remove()
     return logits

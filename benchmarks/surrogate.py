@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    options = PRESETS["cpu-32"].but(steps=arguments.steps, warm_up=arguments.steps // 3, judge_steps=150)
+    options = PRESETS["cpu-32"].replace(steps=arguments.steps, warm_up=arguments.steps // 3, judge_steps=150)
     bench = make_bench(options)
     code = sum(bench.twin.networks.blocks)
     found: dict[str, Any] = {
@@ -66,8 +66,8 @@ interleaved runs; torch {torch}, {machine}.
 ## Training, full loss
 
 A step as pellucid makes it, after the warm-up: generator, discriminator, encoders, judges, classifier. The rival is the
-same step with a plain StyleGAN2 in place of the generator: a weight for each picture, convolutions with a group for
-each picture, transposed convolutions to grow (a quarter of the multiplications of ours, which doubles the maps first),
+same step with a plain StyleGAN2 in place of the generator: a weight for each image, convolutions with a group for
+each image, transposed convolutions to grow (a quarter of the multiplications of ours, which doubles the maps first),
 blur by depthwise convolutions. The bound: exactly the convolutions that the step runs, forward and backward, as the
 dispatcher saw them in a real step, with the same shapes and memory orders and nothing around them. Every {lazy}th step
 has R1 and Hessian penalty besides; speeds are of the mix.
@@ -79,7 +79,7 @@ has R1 and Hessian penalty besides; speeds are of the mix.
 _MODULATED = """
 ## Modulated convolutions, batch 32, there and back
 
-Ours: scaled channels around one ordinary convolution. Grouped: a weight and a group for each picture. Error: largest
+Ours: scaled channels around one ordinary convolution. Grouped: a weight and a group for each image. Error: largest
 difference of outputs and gradients (of input, weight and style) over the largest value, asserted below {tolerance:g}.
 
 | weight | pixels | ours, ms | grouped, ms | ratio | error |
@@ -99,24 +99,24 @@ _EXPLANATIONS = """
 ## One local explanation
 
 {concepts} concepts and {styles} styles of a twin after {steps} steps of training, which is no good twin: costs hang on that only
-where a flip is looked for. Passes are counted by hooks, in pictures there + back. The search is StylEx's for one
-picture: one coordinate and one direction at a time, then those that gain most together until the class changes. It
+where a flip is looked for. Passes are counted by hooks, in images there + back. The search is StylEx's for one
+image: one coordinate and one direction at a time, then those that gain most together until the class changes. It
 yields one number for each coordinate; they were found equal to those of pellucid's own search in batches.
 
-| what | pictures drawn | classified | runs of the generator | ms | ratio to the flip | found |
+| what | images drawn | classified | runs of the generator | ms | ratio to the flip | found |
 |---|---|---|---|---|---|---|
 """  # noqa: E501
 
 _ANSWERS = {
     "paint": "codes, redrawing and logits, shared by all answers",
     "flip": "smallest and sparsest flip",
-    "flips together": f"the same for {TOGETHER} pictures at once, per picture",
+    "flips together": f"the same for {TOGETHER} images at once, per image",
     "importance": "Shapley values of all concepts, 64 permutations",
-    "strips": "strips of all concepts, 9 pictures each",
+    "strips": "strips of all concepts, 9 images each",
     "explain": "everything `explain` says",
     "search of styles": "**StylEx's search, styles**",
     "search of concepts": "the same search, concepts only",
-    "search of styles, together": f"its first part for {TOGETHER} pictures at once (`attfind`), per picture",
+    "search of styles, together": f"its first part for {TOGETHER} images at once (`attfind`), per image",
 }
 
 
@@ -131,7 +131,7 @@ def report(
 ) -> str:
     """The tables as Markdown."""
     space = StyleSpace(bench.twin.networks.generator)
-    styles = space.coordinates(bench.twin.encode(bench.pictures[:1]).joined()).shape[1]
+    styles = space.coordinates(bench.twin.encode(bench.images[:1]).joined()).shape[1]
     concepts = len((*bench.twin.context_names, *bench.twin.latent_names))
     return "\n".join(
         [
@@ -174,9 +174,9 @@ def _generator_line(row: Mapping[str, Any]) -> str:
 
 def _explanation_line(name: str, one: Explained, flipped: Explained) -> str:
     drawn, classified = (
-        " + ".join(f"{count // one.pictures}" for count in counts) for counts in (one.drawn, one.classified)
+        " + ".join(f"{count // one.images}" for count in counts) for counts in (one.drawn, one.classified)
     )
-    seconds = one.timing.median / one.pictures
+    seconds = one.timing.median / one.images
     return (
         f"| {_ANSWERS[name]} | {drawn} | {classified} | {one.runs} | {1000 * seconds:.0f} "
         f"| {_ratio(seconds, flipped.timing.median)} | {one.says} |"

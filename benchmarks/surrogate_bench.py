@@ -21,16 +21,16 @@ from benchmarks.surrogate_rivals import (
 )
 from benchmarks.timing import Timing, interleaved
 from pellucid.data import Preprocess
-from pellucid.surrogate import TrainingOptions, TwinSurrogate
+from pellucid.surrogate import SurrogateExplainer, TrainingOptions
 from pellucid.surrogate.model import (
     Generator,
     ModulatedConv,
     modulated_conv,
-    packed,
+    to_channels_last,
 )
-from pellucid.surrogate.model.features import Features
-from pellucid.surrogate.model.surrogate_networks import Sizes
-from pellucid.surrogate.training.image_datasets import gathered
+from pellucid.surrogate.model.features import FeatureExtractor
+from pellucid.surrogate.model.surrogate_networks import DataSizes
+from pellucid.surrogate.training.image_datasets import make_dataset
 from pellucid.surrogate.training.preparation import prepare
 from pellucid.surrogate.training.trainer import Trainer
 from pellucid.synthetic.strokes import draw_digits
@@ -59,7 +59,7 @@ WIDTHS: Mapping[int, Mapping[str, int]] = {32: {"base": 512, "most": 64}, 64: {"
 
 
 class PassCounter:
-    """Pictures that went through a module, there and back, counted by hooks."""
+    """Images that went through a module, there and back, counted by hooks."""
 
     def __init__(self) -> None:
         self.reset()
@@ -69,7 +69,7 @@ class PassCounter:
         self.calls, self.forward, self.backward = 0, 0, 0
 
     @property
-    def pictures(self) -> tuple[int, int]:
+    def images(self) -> tuple[int, int]:
         """There and back."""
         return self.forward, self.backward
 
@@ -89,12 +89,12 @@ class PassCounter:
 
 @dataclass(frozen=True)
 class Bench:
-    """Pictures (N, 1, 32, 32) in [-1, 1], the trainers of both generators on the same data, and a twin."""
+    """Images (N, 1, 32, 32) in [-1, 1], the trainers of both generators on the same data, and a twin."""
 
-    pictures: Tensor
+    images: Tensor
     ours: Trainer
     theirs: Trainer
-    twin: TwinSurrogate
+    twin: SurrogateExplainer
     classified: PassCounter
 
 
@@ -104,16 +104,16 @@ def make_bench(options: TrainingOptions) -> Bench:
     labels = torch.randint(10, (DIGITS + HELD_OUT,), generator=random)
     values = LOW + (HIGH - LOW) * torch.rand(len(labels), len(CONTEXTS), generator=random)
     drawn = draw_digits(labels, **dict(zip(CONTEXTS, values.T, strict=True)), size=SIDE, jitter=0.7)
-    pictures = drawn[:, None] / 127.5 - 1
-    network, classified = _trained_cnn(pictures, labels), PassCounter()
+    images = drawn[:, None] / 127.5 - 1
+    network, classified = _trained_cnn(images, labels), PassCounter()
     classified.watch(network)
     preprocess = Preprocess((SIDE, SIDE), mean=(0.5,), std=(0.5,))
     classifier = pl.Classifier(network, preprocess=preprocess, input_size=(1, SIDE, SIDE), name="digit CNN")
-    shown, space = gathered(pictures[:DIGITS], classifier, SIDE, 0)
-    features = Features(classifier)
+    shown, space = make_dataset(images[:DIGITS], classifier, SIDE, 0)
+    features = FeatureExtractor(classifier)
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(shown, values[:DIGITS], space, features, options, Path(folder))
-    sizes = Sizes(1, features.length, classifier.num_classes, CONTEXTS)
+    sizes = DataSizes(1, features.length, classifier.num_classes, CONTEXTS)
     ours = Trainer(features, space, data, sizes, options)
     with mock.patch("pellucid.surrogate.twin_networks.Generator", PlainStyleGAN2):
         theirs = Trainer(features, space, data, sizes, options)
@@ -122,25 +122,27 @@ def make_bench(options: TrainingOptions) -> Bench:
     for _ in range(options.steps):
         ours.step()
     networks = copy.deepcopy(ours.mean.network)
-    instruments, quality, span = data.instruments, data.quality, data.span
-    surrogate = TwinSurrogate(features, networks, instruments, space, sizes, options, quality, span, options.steps)
-    surrogate.remember(pictures[DIGITS:])
-    return Bench(pictures[DIGITS:], ours, theirs, surrogate, classified)
+    auxiliary_models, quality, span = data.auxiliary_models, data.quality, data.span
+    surrogate = SurrogateExplainer(
+        features, networks, auxiliary_models, space, sizes, options, quality, span, options.steps
+    )
+    surrogate.set_reference(images[DIGITS:])
+    return Bench(images[DIGITS:], ours, theirs, surrogate, classified)
 
 
-def _trained_cnn(pictures: Tensor, labels: Tensor) -> nn.Sequential:
+def _trained_cnn(images: Tensor, labels: Tensor) -> nn.Sequential:
     """Three blocks of convolution, BatchNorm, ReLU and max pooling, three epochs."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, width in ((1, 32), (32, 32), (32, 64)):
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (SIDE // 8) ** 2, 10))
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for rows in [rows for _ in range(3) for rows in torch.split(torch.randperm(DIGITS), 32)]:
-        loss = F.cross_entropy(network(pictures[rows]), labels[rows])
-        optimiser.zero_grad()
+        loss = F.cross_entropy(network(images[rows]), labels[rows])
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
     return network.eval()
 
 
@@ -203,7 +205,7 @@ def time_steps(bench: Bench, rounds: int) -> dict[str, Steps]:
 
 
 def time_convolutions(code: int, rounds: int, batch: int = 32) -> list[dict[str, Any]]:
-    """Each modulated convolution of our generator, there and back, ours against a group for each picture."""
+    """Each modulated convolution of our generator, there and back, ours against a group for each image."""
     rows = []
     for module, x in _modulated_layers(_generator(Generator, code, SIDE), torch.randn(batch, code)).items():
         weight, style = module.weight.detach(), 1 + 0.3 * torch.randn(batch, x.shape[1])
@@ -250,7 +252,7 @@ def _largest_difference(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -
 def _generator(kind: type[nn.Module], code: int, side: int) -> nn.Module:
     generator: nn.Module = kind(code, side, 1, **WIDTHS[side])
     if kind is Generator:
-        packed(generator, torch.device("cpu"))
+        to_channels_last(generator, torch.device("cpu"))
     return generator
 
 

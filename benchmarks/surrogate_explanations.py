@@ -9,16 +9,16 @@ from torch import Tensor
 from benchmarks.surrogate_bench import TOLERANCE, Bench, PassCounter, timed
 from benchmarks.surrogate_rivals import Searched, coordinate_search
 from benchmarks.timing import Timing
-from pellucid.surrogate import Codes, TwinSurrogate
+from pellucid.surrogate import Codes, SurrogateExplainer
 from pellucid.surrogate.explain.attfind import attfind
-from pellucid.surrogate.explain.minimal_counterfactual import Flipped, flip
+from pellucid.surrogate.explain.minimal_counterfactual import MinimalCounterfactual, flip
 from pellucid.surrogate.explain.shapley import importance
 from pellucid.surrogate.explain.stylespace import StyleSpace
 from pellucid.surrogate.explain.traversal import strip
 
 __all__ = ["TOGETHER", "Explained", "time_explanations"]
 
-TOGETHER = 8  # pictures explained at once
+TOGETHER = 8  # images explained at once
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Explained:
 
     Attributes:
         timing: CPU time.
-        pictures: explained in one go.
-        drawn, classified: pictures through generator and classifier, there and back.
+        images: explained in one go.
+        drawn, classified: images through generator and classifier, there and back.
         runs: of the generator.
         says: what was found, in short.
     """
 
     timing: Timing
-    pictures: int
+    images: int
     drawn: tuple[int, int]
     classified: tuple[int, int]
     runs: int
@@ -42,30 +42,30 @@ class Explained:
 
 
 def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
-    """Answers about one picture, and the coordinate search for the same flip on the same generator."""
+    """Answers about one image, and the coordinate search for the same flip on the same generator."""
     twin, reference = bench.twin, bench.twin.reference
     assert reference is not None
     names, concepts = (*twin.context_names, *twin.latent_names), reference.codes.concepts()
-    painting, several = twin.paint(bench.pictures[:1]), twin.paint(bench.pictures[:TOGETHER])
+    batch, several = twin.encode_batch(bench.images[:1]), twin.encode_batch(bench.images[:TOGETHER])
     goals = several.logits.argsort(1, descending=True)[:, 1]
-    goal, code, space = int(goals[0]), painting.codes, StyleSpace(twin.networks.generator)
+    goal, code, space = int(goals[0]), batch.codes, StyleSpace(twin.networks.generator)
     style, styles = space.coordinates(code.joined()), space.coordinates(reference.codes.joined())
 
     def styled(changed: Tensor, codes: Codes) -> Tensor:
         return twin.space.back(space.draw(changed, codes.joined()))
 
     runs: dict[str, Callable[[], Any]] = {
-        "paint": lambda: twin.paint(bench.pictures[:1]),
-        "flip": lambda: flip(painting, goals[:1], reference.codes),
+        "paint": lambda: twin.encode_batch(bench.images[:1]),
+        "flip": lambda: flip(batch, goals[:1], reference.codes),
         "flips together": lambda: flip(several, goals, reference.codes),
-        "importance": lambda: importance(painting, reference.codes),
-        "strips": lambda: [strip(painting, name, reference.codes) for name in names],
-        "explain": lambda: twin.explain(bench.pictures[:1]),
+        "importance": lambda: importance(batch, reference.codes),
+        "strips": lambda: [strip(batch, name, reference.codes) for name in names],
+        "explain": lambda: twin.explain(bench.images[:1]),
         "search of styles": lambda: coordinate_search(
             lambda changed: styled(changed, code), twin.logits, style, styles.amin(0), styles.amax(0), goal
         ),
         "search of concepts": lambda: coordinate_search(
-            lambda changed: twin.decode(code.with_concepts(changed)), twin.logits, code.concepts(),
+            lambda changed: twin.decode(code.replace_concepts(changed)), twin.logits, code.concepts(),
             concepts.amin(0), concepts.amax(0), goal,
         ),
         "search of styles, together": lambda: attfind(
@@ -84,21 +84,21 @@ def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
 
 
 def _counted(
-    runs: Mapping[str, Callable[[], Any]], twin: TwinSurrogate, classified: PassCounter
+    runs: Mapping[str, Callable[[], Any]], twin: SurrogateExplainer, classified: PassCounter
 ) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, int], tuple[int, int], int]]]:
-    """What each says, and how many pictures it draws, classifies, and in how many runs of the generator."""
+    """What each says, and how many images it draws, classifies, and in how many runs of the generator."""
     drawn, found, counted = PassCounter(), {}, {}
     drawn.watch(twin.networks.generator)
     for name, run in runs.items():
         drawn.reset()
         classified.reset()
         found[name] = run()
-        counted[name] = (drawn.pictures, classified.pictures, drawn.calls)
+        counted[name] = (drawn.images, classified.images, drawn.calls)
     return found, counted
 
 
 def _says(found: Any) -> str:
-    if isinstance(found, Flipped):
+    if isinstance(found, MinimalCounterfactual):
         return (
             f"{int(found.valid.sum())} of {len(found.valid)} flipped, {float(found.moved.float().mean()):.1f} concepts"
         )

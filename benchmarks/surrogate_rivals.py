@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.surrogate.model import ModulatedConv, channels_at, resolutions_to
+from pellucid.surrogate.model import ModulatedConv, channels_at, resolutions_up_to
 
 __all__ = ["Convolutions", "PlainStyleGAN2", "Searched", "coordinate_search", "grouped_conv", "recorded"]
 
@@ -79,7 +79,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def grouped_conv(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, grow: bool = False) -> Tensor:
-    """Modulated convolution with a weight for each picture: one convolution with a group per picture.
+    """Modulated convolution with a weight for each image: one convolution with a group per image.
 
     Args:
         x: (N, I, H, W).
@@ -106,7 +106,7 @@ def grouped_conv(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool =
 
 
 class _GroupedConv(ModulatedConv):
-    """The same weights as a modulated convolution, applied picture by picture; then StyleGAN2's blur if it grows."""
+    """The same weights as a modulated convolution, applied image by image; then StyleGAN2's blur if it grows."""
 
     def forward(self, x: Tensor, code: Tensor, grow: bool = False) -> Tensor:
         y = grouped_conv(x, self.weight * self._factor, self.style(code), demodulate=self._demodulate, grow=grow)
@@ -116,7 +116,7 @@ class _GroupedConv(ModulatedConv):
 class PlainStyleGAN2(nn.Module):
     """StyleGAN2 synthesis with skip outputs, in place of `pellucid.surrogate.networks.Generator`: same arguments.
 
-    Maps grow by transposed convolution and a blur of [1, 3, 3, 1], pictures by zero insertion and that blur, both as
+    Maps grow by transposed convolution and a blur of [1, 3, 3, 1], images by zero insertion and that blur, both as
     depthwise convolutions. As in pellucid's there is no mapping network, no noise, and tanh(1.5 rgb) at the end.
     """
 
@@ -130,21 +130,21 @@ class PlainStyleGAN2(nn.Module):
         most: int,
         noise: bool = False,
         gain: int | None = None,
-        equalised: bool = False,
+        equalized: bool = False,
     ) -> None:
         super().__init__()
         if noise or gain is not None:
             raise NotImplementedError("the rival has neither noise nor gain; cpu-32 wants neither")
-        widths = [channels_at(size, base, most) for size in resolutions_to(resolution)]
+        widths = [channels_at(size, base, most) for size in resolutions_up_to(resolution)]
         self.start = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         before = [widths[0], *widths[:-1]]
         sizes = list(zip(before, widths, strict=True))
         self.growing = nn.ModuleList(
-            _GroupedConv(wide, narrow, 3, code, equalised=equalised) for wide, narrow in sizes[1:]
+            _GroupedConv(wide, narrow, 3, code, equalized=equalized) for wide, narrow in sizes[1:]
         )
-        self.staying = nn.ModuleList(_GroupedConv(width, width, 3, code, equalised=equalised) for width in widths)
+        self.staying = nn.ModuleList(_GroupedConv(width, width, 3, code, equalized=equalized) for width in widths)
         self.to_rgb = nn.ModuleList(
-            _GroupedConv(width, channels, 1, code, demodulate=False, equalised=equalised) for width in widths
+            _GroupedConv(width, channels, 1, code, demodulate=False, equalized=equalized) for width in widths
         )
 
     def forward(self, code: Tensor, random: torch.Generator | None = None) -> Tensor:
@@ -177,12 +177,12 @@ def _activated(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Searched:
-    """What the search found for one picture.
+    """What the search found for one image.
 
     Attributes:
         effects: (S, 2) gain of the target's probability with each coordinate set low, set high.
         chosen: coordinates set together in the end, the one that gains most first.
-        flipped: whether the picture drawn with them is of the target class.
+        flipped: whether the image drawn with them is of the target class.
     """
 
     effects: Tensor
@@ -199,15 +199,15 @@ def coordinate_search(
     target: int,
     most: int = 10,
 ) -> Searched:
-    """AttFind for one picture, as its published loop goes: a coordinate and a direction at a time, a picture at a time.
+    """AttFind for one image, as its published loop goes: a coordinate and a direction at a time, an image at a time.
 
     Then the coordinates that gain most are set together, one more each time, until the class is the target.
     Source: Lang et al., Explaining in Style (ICCV 2021), section 3.3, independent selection.
 
     Args:
-        draw: from coordinates (1, S) to a picture.
+        draw: from coordinates (1, S) to an image.
         logits: the classifier.
-        coordinates: (1, S), the picture's.
+        coordinates: (1, S), the image's.
         low, high: (S,) extremes over the data.
         target: class wanted.
         most: coordinates set together, at most.

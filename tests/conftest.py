@@ -25,7 +25,7 @@ def _one_thread_and_a_fixed_seed() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real pictures and weights that is beside some checkouts; users do not have it."""
+    """Folder of real images and weights that is beside some checkouts; users do not have it."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real data not found at {SHARED_DATA} (set PELLUCID_SHARED_DATA)")
     return SHARED_DATA

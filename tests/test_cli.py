@@ -21,7 +21,7 @@ FAST = ["--methods", "GradCAM", "--layers", "final"]
 @pytest.fixture(scope="module")
 def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = pytest.importorskip("skimage.data")
-    path: Path = tmp_path_factory.mktemp("pictures") / "cat & <dog>.png"
+    path: Path = tmp_path_factory.mktemp("images") / "cat & <dog>.png"
     Image.fromarray(data.chelsea()).save(path)
     return path
 
@@ -55,32 +55,32 @@ def test_explain_writes_a_page_overlays_and_maps_and_says_it_all_in_json(
         "--target", "tiger cat", "--target", "281", "--option", "IntegratedGradients.steps=4", "--out", out,
     )  # fmt: skip
     assert code == 0
-    (picture,) = json.loads(said)["pictures"]
-    assert picture["predictions"][0]["name"] == "tiger cat"
-    assert [(e["method"], e["layer"]) for e in picture["explanations"]] == [
+    (image,) = json.loads(said)["images"]
+    assert image["predictions"][0]["name"] == "tiger cat"
+    assert [(e["method"], e["layer"]) for e in image["explanations"]] == [
         ("GradCAM", "blocks.4"),
         ("IntegratedGradients", "blocks.4"),
         ("GradCAM", "head"),
         ("IntegratedGradients", "head"),
     ]
-    assert picture["explanations"][1]["options"]["steps"] == 4
-    assert picture["explanations"][1]["targets"] == ["tiger cat", "tabby"]
-    assert len(picture["overlays"]) == 2 * 2 * 2
-    for path in picture["overlays"]:
+    assert image["explanations"][1]["options"]["steps"] == 4
+    assert image["explanations"][1]["targets"] == ["tiger cat", "tabby"]
+    assert len(image["overlays"]) == 2 * 2 * 2
+    for path in image["overlays"]:
         with Image.open(path) as overlay:
             assert overlay.width == 451
-    page = Path(picture["page"]).read_text()
+    page = Path(image["page"]).read_text()
     assert "cat &amp; &lt;dog&gt;.png" in page
     assert "middle: blocks" in page
     assert "final: head" in page
 
     from safetensors.torch import load_file
 
-    maps = load_file(picture["maps"])
+    maps = load_file(image["maps"])
     assert maps["head/GradCAM"].shape == (1, 2, 7, 7)
     sums = maps["head/IntegratedGradients"].sum((2, 3))[0]
     for score, total, gap in zip(
-        picture["explanations"][3]["scores"], sums.tolist(), picture["explanations"][3]["gap"], strict=True
+        image["explanations"][3]["scores"], sums.tolist(), image["explanations"][3]["gap"], strict=True
     ):
         assert abs(gap) < 1e-3
         assert total == pytest.approx(score, abs=0.5)  # the score less that of an empty activation
@@ -97,23 +97,23 @@ def test_explain_prints_the_predictions(pellucid, photograph: Path, tmp_path: Pa
 def test_a_folder_run_goes_on_and_lists_what_it_skipped(pellucid, photograph: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
-    (folder / "a.jpg").write_text("no picture")
+    (folder / "a.jpg").write_text("no image")
     (folder / "b.png").write_bytes(photograph.read_bytes())
     (folder / "c.png").write_bytes(photograph.read_bytes()[:2000])
     code, said, errors = pellucid("explain", folder, *FAST, "--json", "--out", tmp_path / "out")
     told = json.loads(said)
     assert code == 0
-    assert [Path(picture["file"]).name for picture in told["pictures"]] == ["b.png"]
+    assert [Path(image["file"]).name for image in told["images"]] == ["b.png"]
     assert [Path(skipped["file"]).name for skipped in told["skipped"]] == ["a.jpg", "c.png"]
-    assert "2 of 3 pictures were skipped" in errors
+    assert "2 of 3 images were skipped" in errors
 
 
-def test_pictures_of_one_name_get_folders_of_their_own(pellucid, photograph: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_get_folders_of_their_own(pellucid, photograph: Path, tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.png").write_bytes(photograph.read_bytes())
     code, said, _ = pellucid("explain", tmp_path / "x", tmp_path / "y", *FAST, "--json", "--out", tmp_path / "out")
-    pages = [Path(picture["page"]).parent.name for picture in json.loads(said)["pictures"]]
+    pages = [Path(image["page"]).parent.name for image in json.loads(said)["images"]]
     assert code == 0
     assert pages == ["same", "same-2"]
 
@@ -129,14 +129,14 @@ def test_pictures_of_one_name_get_folders_of_their_own(pellucid, photograph: Pat
         (["explain", "{cat}", "--layers", ","], "no layers given"),
         (["explain", "{cat}", "--methods", "GradCan"], "did you mean GradCAM"),
         (["explain", "{cat}", "--methods", ""], "no methods given"),
-        (["explain", "{cat}", "--option", "GradCAM.colour=red"], "GradCAM has no option 'colour'"),
+        (["explain", "{cat}", "--option", "GradCAM.color=red"], "GradCAM has no option 'color'"),
         (["explain", "{cat}", "--option", "IntegratedGradients.steps=0"], "at least one step"),
         (["explain", "{cat}", "--option", "steps=3"], "Method.option=value"),
         (["explain", "{cat}", "--smooth", "4"], "odd"),
         (["explain", "{cat}", "--model", "efficientnet_lite9"], "did you mean efficientnet_lite"),
         (["explain", "{cat}", "--model", "no.such.module:build"], "no.such.module:build cannot be called"),
         (["explain", "{cat}", "--device", "quantum"], "device 'quantum' cannot be used"),
-        (["explain", "{empty}"], "no pictures in this folder"),
+        (["explain", "{empty}"], "no images in this folder"),
         (["layers", "--weights", "missing.safetensors"], "missing.safetensors"),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_factory_beside_the_user_is_found(photograph: Path, tmp_path: Path) ->
     command = [sys.executable, "-m", "pellucid.cli", "explain", str(photograph), "--model", "mynet:build", "--json"]
     ran = subprocess.run([*command, "--methods", "LayerCAM"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert {p["name"] for p in json.loads(ran.stdout)["pictures"][0]["predictions"]} == {"yes", "no"}
+    assert {p["name"] for p in json.loads(ran.stdout)["images"][0]["predictions"]} == {"yes", "no"}
     assert (tmp_path / "pellucid-out" / photograph.stem / "index.html").is_file()
 
 
@@ -214,19 +214,19 @@ def test_the_demo_explains_photographs_by_maps_and_concepts_tests_the_maps_and_a
     ran = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"])
     assert ran.exit_code == 0, ran.output
     told = json.loads(ran.stdout)
-    tops = [picture["predictions"][0]["name"] for picture in told["pictures"]]
+    tops = [image["predictions"][0]["name"] for image in told["images"]]
     assert tops == ["tiger cat", "espresso", "missile"]
-    for picture in told["pictures"]:
-        assert Path(picture["page"]).stat().st_size < 3_000_000
-        assert np.isfinite([e["scores"][0] for e in picture["explanations"]]).all()
-        concepts = {row["concept"] for row in picture["concepts"]["rows"]} - {None}
+    for image in told["images"]:
+        assert Path(image["page"]).stat().st_size < 3_000_000
+        assert np.isfinite([e["scores"][0] for e in image["explanations"]]).all()
+        concepts = {row["concept"] for row in image["concepts"]["rows"]} - {None}
         assert concepts == {"striped", "dotted", "chequered", "zigzagged"}
-        assert Path(picture["concepts"]["page"]).is_file()
+        assert Path(image["concepts"]["page"]).is_file()
     medians = {(line["setting"], line["layer"], line["name"]): line for line in told["evaluation"]["summary"]}
     assert medians["DiFull", "input", "InputXGradient"]["median"]["estimate"] == 1
     assert medians["DiFull", "final", "GradCAM"]["median"]["estimate"] < 0.7  # both mopeds light up
     assert Path(told["evaluation"]["report"]).is_file()
-    for digit in told["why"]["pictures"]:
+    for digit in told["why"]["images"]:
         assert f"{digit['target']}.png" == digit["file"]
         assert digit["fidelity"]["reliable"]
         assert digit["flip"]["valid"]

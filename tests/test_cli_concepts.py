@@ -13,7 +13,7 @@ from tests.test_cli import run
 
 from pellucid.concepts import load_cavs
 from pellucid.concepts.concept_table import COLUMNS
-from pellucid.synthetic.textures import draw_pictures
+from pellucid.synthetic.textures import draw_images
 
 Pellucid = Callable[..., tuple[int, str, str]]
 
@@ -67,8 +67,8 @@ def pellucid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 def _draw(folder: Path, name: str, count: int, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(draw_pictures(name, count, 24, seed)):
-        picture.save(folder / f"{index:02}.png")
+    for index, image in enumerate(draw_images(name, count, 24, seed)):
+        image.save(folder / f"{index:02}.png")
     return folder
 
 
@@ -81,8 +81,8 @@ def sets(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return _draw(tmp_path / "pictures", "striped", 6, seed=5)
+def images(tmp_path: Path) -> Path:
+    return _draw(tmp_path / "images", "striped", 6, seed=5)
 
 
 TINY = ("--model", "tinynets:three", "--layers", "1,3")
@@ -101,7 +101,7 @@ def test_fit_writes_cavs_that_can_be_listed_and_loaded(pellucid: Pellucid, sets:
     one, other = (cav.direction for cav in cavs[:2])
     cosine = float(torch.nn.functional.cosine_similarity(one, other, dim=0))
     assert told["cosines"]["1"]["dotted"]["striped"] == pytest.approx(cosine, abs=1e-6)
-    assert all(0 <= c["auc"] <= 1 and c["pictures"] == 12 for c in told["cavs"])
+    assert all(0 <= c["auc"] <= 1 and c["images"] == 12 for c in told["cavs"])
 
     code, said, _ = pellucid("concepts", "list", tmp_path / "cavs", "--json")
     assert code == 0
@@ -126,11 +126,11 @@ def test_what_can_be_drawn_is_listed_and_can_be_fitted_with_every_estimator(pell
 
 
 def test_explain_gives_the_same_numbers_as_json_parquet_and_on_stdout(
-    pellucid: Pellucid, sets: Path, pictures: Path, tmp_path: Path
+    pellucid: Pellucid, sets: Path, images: Path, tmp_path: Path
 ) -> None:
-    picture = pictures / "00.png"
+    image = images / "00.png"
     code, said, _ = pellucid(
-        "concepts", "explain", picture, "--concepts", sets, *QUICK, "--target", "zebra", "--target", "0",
+        "concepts", "explain", image, "--concepts", sets, *QUICK, "--target", "zebra", "--target", "0",
         "--out", "x.json", "--out", "x.parquet", "--out", "x.html", "--json",
     )  # fmt: skip
     told = json.loads(said)
@@ -143,44 +143,42 @@ def test_explain_gives_the_same_numbers_as_json_parquet_and_on_stdout(
     assert {(row["layer"], row["concept"], row["target"]) for row in signed} == {
         (layer, concept, target) for layer in "13" for concept in ("striped", "dotted") for target in ("zebra", "bee")
     }
-    keys = [tuple(row[name] for name in ("picture", "layer", "concept", "target", "number")) for row in told["rows"]]
+    keys = [tuple(row[name] for name in ("image", "layer", "concept", "target", "number")) for row in told["rows"]]
     assert len(set(keys)) == len(keys)
     assert told["about"]["classifier"]["name"]
-    assert told["about"]["pictures"][0]["passes"]["3"]["prefix_forward"] == 0  # layer 3 goes on from layer 1
-    assert told["about"]["pictures"][0]["passes"]["1"]["prefix_forward"] == 1
+    assert told["about"]["images"][0]["passes"]["3"]["prefix_forward"] == 0  # layer 3 goes on from layer 1
+    assert told["about"]["images"][0]["passes"]["1"]["prefix_forward"] == 1
     assert "striped" in Path("x.html").read_text()
     for row in signed:
         assert row["low"] <= row["high"]
         assert 0 < row["p_value"] <= row["adjusted_p_value"] <= 1
 
 
-def test_fitted_cavs_explain_as_the_pictures_they_were_fitted_to(
-    pellucid: Pellucid, sets: Path, pictures: Path, tmp_path: Path
+def test_fitted_cavs_explain_as_the_images_they_were_fitted_to(
+    pellucid: Pellucid, sets: Path, images: Path, tmp_path: Path
 ) -> None:
     arguments = (*QUICK, "--out", "a.json", "--json")
-    _, first, _ = pellucid("concepts", "explain", pictures / "00.png", "--concepts", sets, *arguments)
+    _, first, _ = pellucid("concepts", "explain", images / "00.png", "--concepts", sets, *arguments)
     pellucid("concepts", "fit", "--concepts", sets, *TINY, "--out", "cavs")
-    code, again, _ = pellucid("concepts", "explain", pictures / "00.png", "--concepts", "cavs", *arguments)
+    code, again, _ = pellucid("concepts", "explain", images / "00.png", "--concepts", "cavs", *arguments)
     assert code == 0
     assert json.loads(again)["rows"] == json.loads(first)["rows"]
 
 
-def test_several_pictures_get_a_page_each_and_one_table(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
-    (pictures / "99.png").write_text("no picture")
-    code, said, errors = pellucid("concepts", "explain", pictures, "--concepts", sets, *QUICK, "--out", "found")
+def test_several_images_get_a_page_each_and_one_table(pellucid: Pellucid, sets: Path, images: Path) -> None:
+    (images / "99.png").write_text("no image")
+    code, said, errors = pellucid("concepts", "explain", images, "--concepts", sets, *QUICK, "--out", "found")
     assert code == 0
     assert "skipped" in errors
     assert len(list(Path("found").glob("*/concepts.html"))) == 6
     rows = pq.read_table("found/concepts.parquet").to_pylist()
-    assert len({row["picture"] for row in rows} - {None}) == 6
+    assert len({row["image"] for row in rows} - {None}) == 6
     assert "evidence for" in said
 
 
-def test_rank_orders_the_concepts_with_intervals_and_paired_leads(
-    pellucid: Pellucid, sets: Path, pictures: Path
-) -> None:
+def test_rank_orders_the_concepts_with_intervals_and_paired_leads(pellucid: Pellucid, sets: Path, images: Path) -> None:
     code, said, _ = pellucid(
-        "concepts", "rank", pictures, "--target", "zebra", "--concepts", sets, *QUICK,
+        "concepts", "rank", images, "--target", "zebra", "--concepts", sets, *QUICK,
         "--out", "r.html", "--out", "r.parquet", "--json",
     )  # fmt: skip
     told = json.loads(said)
@@ -197,14 +195,14 @@ def test_rank_orders_the_concepts_with_intervals_and_paired_leads(
         assert mean["low"] <= mean["value"] <= mean["high"]
     assert told["about"]["passes"]["3"]["prefix_forward"] == 0
     assert "zebra" in Path("r.html").read_text()
-    code, said, _ = pellucid("concepts", "rank", pictures, "--target", "zebra", "--concepts", sets, *QUICK)
+    code, said, _ = pellucid("concepts", "rank", images, "--target", "zebra", "--concepts", sets, *QUICK)
     assert code == 0
     assert "ahead of the next by" in said
 
 
-def test_tcav_scores_are_tested_against_random_sets(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
+def test_tcav_scores_are_tested_against_random_sets(pellucid: Pellucid, sets: Path, images: Path) -> None:
     code, said, _ = pellucid(
-        "concepts", "tcav", pictures, "--target", "zebra", "--concepts", sets, *QUICK, "--out", "t.json", "--json"
+        "concepts", "tcav", images, "--target", "zebra", "--concepts", sets, *QUICK, "--out", "t.json", "--json"
     )
     told = json.loads(said)
     assert code == 0
@@ -213,48 +211,48 @@ def test_tcav_scores_are_tested_against_random_sets(pellucid: Pellucid, sets: Pa
         sensitivities = [r["value"] for r in rows if r["number"] == "sensitivity"]
         (score,) = [r["value"] for r in rows if r["number"] == "tcav"]
         assert score == pytest.approx(sum(s > 0 for s in sensitivities) / 6)
-        assert {"p_values", "relabelled_p_values", "tcav_chance"} <= {r["number"] for r in rows}
-    code, said, _ = pellucid("concepts", "tcav", pictures, "--target", "1", "--concepts", sets, *QUICK)
+        assert {"p_values", "relabeled_p_values", "tcav_chance"} <= {r["number"] for r in rows}
+    code, said, _ = pellucid("concepts", "tcav", images, "--target", "1", "--concepts", sets, *QUICK)
     assert code == 0
     assert "over random sets" in said
 
 
-def test_explain_with_concepts_writes_a_second_page(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
+def test_explain_with_concepts_writes_a_second_page(pellucid: Pellucid, sets: Path, images: Path) -> None:
     code, said, _ = pellucid(
-        "explain", pictures / "00.png", "--concepts", sets, "--model", "tinynets:three", "--methods", "GradCAM",
+        "explain", images / "00.png", "--concepts", sets, "--model", "tinynets:three", "--methods", "GradCAM",
         "--layers", "input,3", "--out", "out", "--json",
     )  # fmt: skip
-    (picture,) = json.loads(said)["pictures"]
+    (image,) = json.loads(said)["images"]
     assert code == 0
-    assert Path(picture["page"]).parent == Path(picture["concepts"]["page"]).parent
-    assert "00.png · concepts in" in Path(picture["concepts"]["page"]).read_text()
-    assert {row["layer"] for row in picture["concepts"]["rows"]} == {"3"}  # not the input
+    assert Path(image["page"]).parent == Path(image["concepts"]["page"]).parent
+    assert "00.png · concepts in" in Path(image["concepts"]["page"]).read_text()
+    assert {row["layer"] for row in image["concepts"]["rows"]} == {"3"}  # not the input
 
 
-def test_two_classes_and_one_logit_are_explained_on_both_sides(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
+def test_two_classes_and_one_logit_are_explained_on_both_sides(pellucid: Pellucid, sets: Path, images: Path) -> None:
     for model, expected in (("tinynets:two", {"yes", "no"}), ("tinynets:one", {"smile", "not smile"})):
         code, said, errors = pellucid(
-            "concepts", "explain", pictures / "00.png", "--concepts", sets, "--model", model, "--layers", "3",
+            "concepts", "explain", images / "00.png", "--concepts", sets, "--model", model, "--layers", "3",
             "--permutations", "9", "--json",
         )  # fmt: skip
         assert code == 0, errors
         assert {r["target"] for r in json.loads(said)["rows"] if r["number"] == "signed"} == expected
     code, said, _ = pellucid(
-        "concepts", "explain", pictures / "00.png", "--concepts", sets, "--model", "tinynets:one", "--layers", "3",
+        "concepts", "explain", images / "00.png", "--concepts", sets, "--model", "tinynets:one", "--layers", "3",
         "--permutations", "9", "--target", "not smile", "--json",
     )  # fmt: skip
     assert code == 0
     assert {r["target"] for r in json.loads(said)["rows"] if r["number"] == "signed"} == {"not smile"}
 
 
-def test_a_layer_without_spatial_extent_works_and_says_so(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
+def test_a_layer_without_spatial_extent_works_and_says_so(pellucid: Pellucid, sets: Path, images: Path) -> None:
     code, said, _ = pellucid(
-        "concepts", "explain", pictures / "00.png", "--concepts", sets, "--model", "tinynets:three", "--layers", "4",
+        "concepts", "explain", images / "00.png", "--concepts", sets, "--model", "tinynets:three", "--layers", "4",
         "--permutations", "9", "--out", "x.html", "--json",
     )  # fmt: skip
     told = json.loads(said)
     assert code == 0
-    assert any("no spatial extent" in note for note in told["about"]["pictures"][0]["notes"])
+    assert any("no spatial extent" in note for note in told["about"]["images"][0]["notes"])
     assert "no rows and columns" in Path("x.html").read_text()
 
 
@@ -263,12 +261,12 @@ def test_tiny_sets_are_warned_of(pellucid: Pellucid, sets: Path, tmp_path: Path)
         file.unlink()
     code, said, errors = pellucid("concepts", "fit", "--concepts", sets, *TINY, "--json")
     assert code == 0
-    assert errors.count("concept 'striped': 3 pictures only") == 2  # once per layer
+    assert errors.count("concept 'striped': 3 images only") == 2  # once per layer
     assert "Warning" not in errors
-    assert any("3 pictures only" in r for c in json.loads(said)["cavs"] for r in c["remarks"])
+    assert any("3 images only" in r for c in json.loads(said)["cavs"] for r in c["remarks"])
 
 
-def test_drawn_negatives_for_given_pictures_are_warned_of(pellucid: Pellucid, sets: Path) -> None:
+def test_drawn_negatives_for_given_images_are_warned_of(pellucid: Pellucid, sets: Path) -> None:
     for file in (sets / "negatives").iterdir():
         file.unlink()
     (sets / "negatives").rmdir()
@@ -298,7 +296,7 @@ def test_a_cache_that_cannot_be_used_is_said_and_changes_nothing(
 
 
 def test_a_damaged_file_among_cavs_is_told_by_list_and_refused_by_explain(
-    pellucid: Pellucid, sets: Path, pictures: Path
+    pellucid: Pellucid, sets: Path, images: Path
 ) -> None:
     pellucid("concepts", "fit", "--concepts", sets, *TINY, "--out", "cavs")
     Path("cavs/1/dotted.safetensors").write_bytes(b"nonsense")
@@ -306,7 +304,7 @@ def test_a_damaged_file_among_cavs_is_told_by_list_and_refused_by_explain(
     assert code == 0
     assert list(json.loads(said)["damaged"]) == ["cavs/1/dotted.safetensors"]
     assert "damaged" in errors
-    code, _, errors = pellucid("concepts", "explain", pictures, "--concepts", "cavs", "--model", "tinynets:three")
+    code, _, errors = pellucid("concepts", "explain", images, "--concepts", "cavs", "--model", "tinynets:three")
     assert code == 2
     assert "cavs/1/dotted.safetensors" in errors
 
@@ -315,33 +313,33 @@ def test_a_damaged_file_among_cavs_is_told_by_list_and_refused_by_explain(
     ("arguments", "says"),
     [
         (["fit", "--concepts", "nowhere"], "nowhere: no such folder"),
-        (["fit", "--concepts", "pictures"], "holds no folders"),
+        (["fit", "--concepts", "images"], "holds no folders"),
         (["fit"], "no concepts given"),
         (["fit", "--builtin", "plaid"], "no drawn concept 'plaid'"),
         (["fit", "--concepts", "{sets}", "--builtin", "striped"], "two concepts named striped"),
-        (["fit", "--concepts", "{sets}", "--negatives", "{sets}/empty"], "no pictures in this folder"),
+        (["fit", "--concepts", "{sets}", "--negatives", "{sets}/empty"], "no images in this folder"),
         (["fit", "--concepts", "{sets}", "--estimator", "magic"], "unknown estimator 'magic'"),
         (["fit", "--concepts", "{sets}", "--layers", "99"], "no layer '99'"),
         (["fit", "--concepts", "{sets}", "--layers", ","], "no layers given"),
-        (["fit", "--concepts", "{same}"], "are the same pictures"),
-        (["fit", "--concepts", "{hollow}"], "no pictures in this folder"),
-        (["fit", "--concepts", "{lonely}"], "1 picture; a CAV needs at least 2"),
+        (["fit", "--concepts", "{same}"], "are the same images"),
+        (["fit", "--concepts", "{hollow}"], "no images in this folder"),
+        (["fit", "--concepts", "{lonely}"], "1 image; a CAV needs at least 2"),
         (["fit", "--concepts", "{sets}", "--model", "tinynets:constant"], "so no concept has a direction"),
         (["fit", "--concepts", "{sets}", "--model", "tinynets:broken"], "NaN or infinite"),
-        (["explain", "pictures/00.png", "--concepts", "{sets}", "--target", "zebro"], "did you mean 'zebra'"),
-        (["explain", "pictures/00.png", "--concepts", "{sets}", "--target", "7"], "classes 0 to 2"),
-        (["explain", "pictures/00.png", "--concepts", "{sets}", "--out", "x.csv"], "x.csv: wanted a folder, or a file"),
-        (["explain", "pictures", "--concepts", "{sets}", "--out", "x.html"], "several pictures need a page each"),
-        (["explain", "pictures/00.png", "--concepts", "{sets}", "--baseline", "grey"], "unknown baseline 'grey'"),
+        (["explain", "images/00.png", "--concepts", "{sets}", "--target", "zebro"], "did you mean 'zebra'"),
+        (["explain", "images/00.png", "--concepts", "{sets}", "--target", "7"], "classes 0 to 2"),
+        (["explain", "images/00.png", "--concepts", "{sets}", "--out", "x.csv"], "x.csv: wanted a folder, or a file"),
+        (["explain", "images", "--concepts", "{sets}", "--out", "x.html"], "several images need a page each"),
+        (["explain", "images/00.png", "--concepts", "{sets}", "--baseline", "grey"], "unknown baseline 'grey'"),
         (["explain", "nothing.png", "--concepts", "{sets}"], "nothing.png"),
-        (["rank", "pictures", "--concepts", "{sets}", "--target", "zebro"], "did you mean 'zebra'"),
-        (["tcav", "pictures", "--concepts", "{sets}", "--target", "zebro"], "did you mean 'zebra'"),
-        (["tcav", "pictures", "--concepts", "{sets}", "--target", "zebra", "--out", "x.html"], "tables only"),
-        (["list", "pictures"], "no CAVs"),
+        (["rank", "images", "--concepts", "{sets}", "--target", "zebro"], "did you mean 'zebra'"),
+        (["tcav", "images", "--concepts", "{sets}", "--target", "zebro"], "did you mean 'zebra'"),
+        (["tcav", "images", "--concepts", "{sets}", "--target", "zebra", "--out", "x.html"], "tables only"),
+        (["list", "images"], "no CAVs"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    pellucid: Pellucid, sets: Path, pictures: Path, tmp_path: Path, arguments: list[str], says: str
+    pellucid: Pellucid, sets: Path, images: Path, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     (sets.parent / "hollow" / "striped").mkdir(parents=True)
     (sets / "empty").mkdir() if "{sets}/empty" in arguments else None
@@ -362,33 +360,33 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_cavs_of_another_network_are_refused(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
+def test_cavs_of_another_network_are_refused(pellucid: Pellucid, sets: Path, images: Path) -> None:
     pellucid("concepts", "fit", "--concepts", sets, *TINY, "--out", "cavs")
     code, _, errors = pellucid(
-        "concepts", "explain", pictures / "00.png", "--concepts", "cavs", "--model", "tinynets:two"
+        "concepts", "explain", images / "00.png", "--concepts", "cavs", "--model", "tinynets:two"
     )
     assert code == 2
     assert "whose weights are not those of this classifier" in errors
     code, _, errors = pellucid(
-        "concepts", "explain", pictures / "00.png", "--concepts", "cavs", "--model", "tinynets:three", "--layers", "0"
+        "concepts", "explain", images / "00.png", "--concepts", "cavs", "--model", "tinynets:three", "--layers", "0"
     )
     assert code == 2
     assert "holds CAVs at 1, 3, none at 0" in errors
 
 
-def test_an_output_that_cannot_be_written_is_said(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
+def test_an_output_that_cannot_be_written_is_said(pellucid: Pellucid, sets: Path, images: Path) -> None:
     Path("file").write_text("in the way")
     arguments = ("--concepts", sets, *QUICK, "--out", "file/x.json")
-    code, _, errors = pellucid("concepts", "explain", pictures / "00.png", *arguments)
+    code, _, errors = pellucid("concepts", "explain", images / "00.png", *arguments)
     assert code == 2
     assert errors.strip().splitlines()[-1].startswith("error: file/x.json: cannot be written")
     assert "Traceback" not in errors
 
 
-def test_pictures_that_are_no_pictures_are_one_line(pellucid: Pellucid, sets: Path, pictures: Path) -> None:
-    Image.new("RGB", (4, 4)).save(pictures / "00.png")
-    (pictures / "01.png").write_text("no picture")
-    code, _, errors = pellucid("concepts", "explain", pictures / "01.png", "--concepts", sets, *QUICK)
+def test_images_that_are_no_images_are_one_line(pellucid: Pellucid, sets: Path, images: Path) -> None:
+    Image.new("RGB", (4, 4)).save(images / "00.png")
+    (images / "01.png").write_text("no image")
+    code, _, errors = pellucid("concepts", "explain", images / "01.png", "--concepts", sets, *QUICK)
     assert code == 2
     assert "01.png" in errors
     assert "Traceback" not in errors

@@ -23,7 +23,7 @@ FAST = ("--settings", "GridPG", "--layers", "final", "--methods", "grad-cam", "-
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_squares(tmp_path_factory.mktemp("squares"))
-    (folder / "red" / "bad.png").write_bytes(b"no picture")
+    (folder / "red" / "bad.png").write_bytes(b"no image")
     return folder
 
 
@@ -49,7 +49,7 @@ def evaluate(squares: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_a_run_is_printed_as_json_for_machines(evaluate: Command, squares: Path, tmp_path: Path) -> None:
     code, said, told = evaluate(
         "--out", tmp_path / "run", "--settings", "gridpg,DiFull", "--layers", "input,final", "--grids", "3", "--smooth",
-        "3,5", "--methods", "grad-cam,RISE", "--option", "RISE.masks=20", "--json", "--randomise", "fc",
+        "3,5", "--methods", "grad-cam,RISE", "--option", "RISE.masks=20", "--json", "--randomize", "fc",
     )  # fmt: skip
     assert code == 0
     found = json.loads(said)
@@ -66,17 +66,17 @@ def test_a_run_is_printed_as_json_for_machines(evaluate: Command, squares: Path,
     assert Path(found["table"]).is_file()
     assert run.plan.options.kernel_sizes == (3, 5)
     assert '"masks": 20' in run.plan.methods[1].options
-    assert "pictures of the data set that could not be used: 1" in told
+    assert "images of the data set that could not be used: 1" in told
 
 
 def test_a_run_is_printed_as_a_table_for_people(evaluate: Command, tmp_path: Path) -> None:
     code, said, told = evaluate("--out", tmp_path / "run", *FAST, "--n", "2x3")
     assert code == 0
-    assert "GridPG of colours" in said
+    assert "GridPG of colors" in said
     (row,) = [line for line in said.splitlines() if "GradCAM" in line]
     assert "[" in row
     assert "(OracleMask)" in said
-    assert "skipped: red/bad.png: is not a picture" in told
+    assert "skipped: red/bad.png: is not an image" in told
     assert Run.load(tmp_path / "run").plan.options.grid == (2, 3)
 
 
@@ -99,7 +99,7 @@ def test_the_same_command_again_only_reads(evaluate: Command, tmp_path: Path) ->
         (["--backend", "cloud"], "no backend 'cloud'"),
         (
             ["--grids", "900"],
-            "3552 are missing. It suffices for 12 grids. Only pictures classified right with a probability of 0.99",
+            "3552 are missing. It suffices for 12 grids. Only images classified right with a probability of 0.99",
         ),
         (["--explained", "loggit"], "unknown output 'loggit': logit"),
         (["--out", "/dev/null/run"], "/dev/null/run: Not a directory; choose another place"),

@@ -1,4 +1,4 @@
-"""`pellucid surrogate`, called as a user calls it, on a network and pictures beside the user."""
+"""`pellucid surrogate`, called as a user calls it, on a network and images beside the user."""
 
 import io
 import json
@@ -76,16 +76,16 @@ def pellucid(*arguments: str | Path) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with pictures of bars, their table, networks, and a finished run."""
+    """A folder with images of bars, their table, networks, and a finished run."""
     folder = tmp_path_factory.mktemp("surrogate")
     (folder / "barnets.py").write_text(NETWORKS)
     data = bars(130, 0, 0.5)
-    (folder / "pictures").mkdir()
-    files = [folder / "pictures" / f"{number:03}.png" for number in range(130)]
-    for file, picture in zip(files, data.pictures, strict=True):
-        Image.fromarray((picture[0] * 255).round().byte().numpy()).save(file)
+    (folder / "images").mkdir()
+    files = [folder / "images" / f"{number:03}.png" for number in range(130)]
+    for file, image in zip(files, data.images, strict=True):
+        Image.fromarray((image[0] * 255).round().byte().numpy()).save(file)
     table = ContextTable(data.context.names, data.context.values, tuple(files))
-    write_context(table, folder / "context.csv", folder=folder / "pictures")
+    write_context(table, folder / "context.csv", folder=folder / "images")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums differ in the last bit with the number of threads
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +100,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def begun(place):
     code, said, err = pellucid(
-        "train", "pictures", "--context", "context.csv", "--model", "barnets:net", "--out", "run", *BEGIN, "--json"
+        "train", "images", "--context", "context.csv", "--model", "barnets:net", "--out", "run", *BEGIN, "--json"
     )
     assert code == 0, err
     return json.loads(said)
@@ -120,9 +120,9 @@ def refused(code: int, err: str) -> str:
     return line
 
 
-def test_training_measures_the_twin_on_pictures_held_out_and_keeps_what_it_was_begun_with(place, begun):
+def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_begun_with(place, begun):
     assert begun["steps"] == 8
-    assert begun["assessment"]["pictures"] == 65
+    assert begun["assessment"]["images"] == 65
     assert "upper bounds" in begun["assessment"]["measured_by"]
     assert [control["concept"] for control in begun["assessment"]["controls"]] == ["thickness", "intensity"]
     command = json.loads((place / "run" / "command.json").read_text())
@@ -141,7 +141,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(place, begun, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr("pellucid.surrogate.progress.print_progress", stop)
         code, _, err = pellucid(
-            "train", "pictures", "--context", "context.csv", "-m", "barnets:net", "--out", out, *BEGIN
+            "train", "images", "--context", "context.csv", "-m", "barnets:net", "--out", out, *BEGIN
         )
     assert code == 130
     assert f"pellucid surrogate resume {out}" in err
@@ -159,17 +159,17 @@ def test_evaluate_prints_fidelity_control_and_leaks(run):
     assert "Does each concept obey?" in (run / "marks.html").read_text()
 
 
-def test_evaluate_gives_numbers_of_other_pictures_to_machines_and_keeps_them_only_when_asked(run, place):
+def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_when_asked(run, place):
     before = (run / "assessment.json").read_text()
-    arguments = ("evaluate", run, "--pictures", "pictures", "--context", "context.csv", "--json")
+    arguments = ("evaluate", run, "--images", "images", "--context", "context.csv", "--json")
     code, said, _ = pellucid(*arguments)
     told = json.loads(said)
     assert code == 0
-    assert told["assessment"]["pictures"] == 130
+    assert told["assessment"]["images"] == 130
     assert set(told["judged"]) == {"thickness", "intensity"}
     assert (run / "assessment.json").read_text() == before
     pellucid(*arguments, "--keep")
-    assert json.loads((run / "assessment.json").read_text())["pictures"] == 130
+    assert json.loads((run / "assessment.json").read_text())["images"] == 130
 
 
 def test_graph_prints_edges_and_writes_them(run):
@@ -208,17 +208,17 @@ def test_graph_refuses_what_it_does_not_know(run, arguments, message):
 def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run):
     code, said, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--transferred")
     assert code == 0, err
-    assert "edges to the decision for thick, by intervention laid on the pictures" in said
-    world = json.loads((run / "graph.json").read_text())
-    assert (world["target"], world["transferred"]) == (2, True)
+    assert "edges to the decision for thick, by intervention laid on the images" in said
+    global_explanation = json.loads((run / "graph.json").read_text())
+    assert (global_explanation["target"], global_explanation["transferred"]) == (2, True)
 
 
-def test_held_out_pictures_are_those_of_the_training_or_none(run, place, tmp_path):
-    moved = shutil.copytree(place / "pictures", tmp_path / "pictures")
+def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path):
+    moved = shutil.copytree(place / "images", tmp_path / "images")
     command = json.loads((run / "command.json").read_text())
     (run / "command.json").write_text(json.dumps(command | {"data": str(moved), "context": None}))
     code, _, err = pellucid("evaluate", run)
-    assert "no longer holds the pictures that the training began with" in refused(code, err)
+    assert "no longer holds the images that the training began with" in refused(code, err)
 
 
 def test_explain_writes_a_page_numbers_and_strips(run, place):
@@ -227,19 +227,19 @@ def test_explain_writes_a_page_numbers_and_strips(run, place):
     marks["controls"][0]["correlation"], marks["controls"][1]["correlation"] = 0.95, 0.3
     (run / "assessment.json").write_text(json.dumps(marks))
     code, said, err = pellucid(
-        "explain", run, "pictures/003.png", "--set", "thickness=4.5", "--permutations", "2", "--values", "3",
+        "explain", run, "images/003.png", "--set", "thickness=4.5", "--permutations", "2", "--values", "3",
         "--out", run / "why", "--json",
     )  # fmt: skip
     assert code == 0, err
-    (told,) = json.loads(said)["pictures"]
+    (told,) = json.loads(said)["images"]
     assert told["counterfactual"]["do"] == {"thickness": 4.5}
     assert set(told["refused"]) == {"intensity"}
     assert [strip["concept"] for strip in told["strips"]] == ["thickness", "latent 1", "latent 2", "latent 3"]
     assert "003.png" in (run / "why" / "explanation.html").read_text()
-    assert json.loads((run / "why" / "explanation.json").read_text())["pictures"][0]["file"] == "003.png"
+    assert json.loads((run / "why" / "explanation.json").read_text())["images"][0]["file"] == "003.png"
     with Image.open(run / "why" / "003" / "thickness.png") as strip:
         assert strip.size == (3 * 96, 96)
-    code, _, err = pellucid("explain", run, "pictures/003.png", "--set", "intensity=0.5")
+    code, _, err = pellucid("explain", run, "images/003.png", "--set", "intensity=0.5")
     assert "counterfactuals of 'intensity' are refused" in refused(code, err)
 
 
@@ -253,7 +253,7 @@ def test_explain_writes_a_page_numbers_and_strips(run, place):
     ],
 )
 def test_explain_refuses_what_it_does_not_know(run, arguments, message):
-    code, _, err = pellucid("explain", run, "pictures/003.png", "--permutations", "2", "--values", "3", *arguments)
+    code, _, err = pellucid("explain", run, "images/003.png", "--permutations", "2", "--values", "3", *arguments)
     assert message in refused(code, err)
 
 
@@ -270,7 +270,7 @@ def table_with(place: Path, file: Path, change) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[:-3], "3 of 130 pictures in"),
+        (lambda lines: lines[:-3], "3 of 130 images in"),
         (lambda lines: [lines[0], *([*row[:2], "0.5"] for row in lines[1:])], "without any variation: 'intensity'"),
         (lambda lines: [[*lines[0], "again"], *([*row, row[1]] for row in lines[1:])], "are copies of each other"),
         (lambda lines: [*lines[:-1], [*lines[-1][:2], ""]], "the cell is empty"),
@@ -278,9 +278,7 @@ def table_with(place: Path, file: Path, change) -> Path:
 )
 def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path, change, message):
     table = table_with(place, tmp_path / "bad.csv", change)
-    code, _, err = pellucid(
-        "train", "pictures", "--context", table, "-m", "barnets:net", "--out", tmp_path / "r", *BEGIN
-    )
+    code, _, err = pellucid("train", "images", "--context", table, "-m", "barnets:net", "--out", tmp_path / "r", *BEGIN)
     assert message in refused(code, err)
     assert not (tmp_path / "r").exists()
 
@@ -290,7 +288,7 @@ def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path, ch
     [
         (("--model", "barnets:constant"), "there is nothing to explain"),
         (("--model", "barnets:oblong"), "the twin draws squares"),
-        (("--model", "barnets:net", "--held-out", "0.1"), "130 pictures are too few"),
+        (("--model", "barnets:net", "--held-out", "0.1"), "130 images are too few"),
         (("--model", "barnets:net", "--held-out", "1.5"), "between 0 and 1"),
         (("--model", "barnets:net", "--preset", "cpu-33"), "no preset 'cpu-33'"),
         (("--model", "barnets:net", "--option", "lattents=4"), "no training option 'lattents'"),
@@ -301,16 +299,12 @@ def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path, ch
     ],
 )
 def test_bad_input_is_one_clear_line(place, tmp_path, arguments, message):
-    code, _, err = pellucid(
-        "train", "pictures", "--context", "context.csv", "--out", tmp_path / "r", *BEGIN, *arguments
-    )
+    code, _, err = pellucid("train", "images", "--context", "context.csv", "--out", tmp_path / "r", *BEGIN, *arguments)
     assert message in refused(code, err)
 
 
 def test_a_run_of_another_classifier_is_not_gone_on_with(run):
-    code, _, err = pellucid(
-        "train", "pictures", "--context", "context.csv", "-m", "barnets:other", "--out", run, *BEGIN
-    )
+    code, _, err = pellucid("train", "images", "--context", "context.csv", "-m", "barnets:other", "--out", run, *BEGIN)
     assert "another classifier" in refused(code, err)
 
 
@@ -320,21 +314,21 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 
 class DrawnDigits:
-    """As much of a twin of a digit classifier as measuring needs, with pictures (40, 1, 28, 28)."""
+    """As much of a twin of a digit classifier as measuring needs, with images (40, 1, 28, 28)."""
 
     context_names = ("thickness", "slant")
 
     def __init__(self) -> None:
         random = torch.Generator().manual_seed(0)
         thickness, slant = 2 + 2 * torch.rand(40, generator=random), torch.rand(40, generator=random) - 0.5
-        grey = draw_digits(torch.arange(40) % 10, thickness=thickness, slant=slant)
+        gray = draw_digits(torch.arange(40) % 10, thickness=thickness, slant=slant)
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)).eval()
         self.classifier = Classifier(
             network, preprocess=Preprocess((28, 28), mean=(0.5,), std=(0.5,)), input_size=(1, 28, 28)
         )
-        self.pictures = grey[:, None] / 127.5 - 1
-        self.space = DisplaySpace.of(self.classifier, self.pictures)
-        self.table = measure(grey).table(*self.context_names)
+        self.images = gray[:, None] / 127.5 - 1
+        self.space = DisplaySpace.of(self.classifier, self.images)
+        self.table = measure(gray).table(*self.context_names)
 
     def standard_context(self, values):
         return (values - self.table.values.mean(0).float()) / self.table.values.std(0).float()
@@ -342,20 +336,20 @@ class DrawnDigits:
 
 def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_units():
     digits = DrawnDigits()
-    sample = Sample([], digits.pictures, digits.table)
-    found = measure_named("morphomnist", digits, sample)(digits.pictures)
+    sample = Sample([], digits.images, digits.table)
+    found = measure_named("morphomnist", digits, sample)(digits.images)
     torch.testing.assert_close(found, digits.standard_context(digits.table.values.float()), rtol=0.2, atol=0.2)
     other = digits.table.replaced({"thickness": 2 * digits.table.column("thickness")})
     with pytest.raises(PellucidError, match=r"does not give what the context table says \(thickness R2"):
-        measure_named("morphomnist", digits, Sample([], digits.pictures, other))
+        measure_named("morphomnist", digits, Sample([], digits.images, other))
 
 
 def test_redrawn_digits_have_other_contexts_which_are_told():
     digits = DrawnDigits()
-    anew = rerender_named("morphomnist", digits.classifier, digits.table, digits.pictures)
-    drawn, told = anew(digits.pictures, torch.Generator().manual_seed(1))
-    assert drawn.shape == digits.pictures.shape
+    anew = rerender_named("morphomnist", digits.classifier, digits.table, digits.images)
+    drawn, told = anew(digits.images, torch.Generator().manual_seed(1))
+    assert drawn.shape == digits.images.shape
     again = measure(digits.space.show(drawn)[:, 0].add(1).mul(127.5)).table(*digits.context_names).values.float()
     torch.testing.assert_close(told, again, rtol=0.05, atol=0.05)
     assert abs(float(torch.corrcoef(torch.stack([told[:, 0], digits.table.column("thickness").float()]))[0, 1])) < 0.5
-    assert rerender_named("none", digits.classifier, digits.table, digits.pictures) is None
+    assert rerender_named("none", digits.classifier, digits.table, digits.images) is None

@@ -36,7 +36,7 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert explanation.gap is not None
     assert explanation.gap.abs().max() < 1e-4
     twin, digit = names["twin"], names["digit"]
-    assert isinstance(twin, pl.surrogate.TwinSurrogate)
+    assert isinstance(twin, pl.surrogate.SurrogateExplainer)
     assert twin.classifier.predict(digit)[0][0].name == "3"
     assert twin.assessment.effectiveness["thickness"] > 0.8
 
@@ -53,10 +53,10 @@ def test_the_method_of_the_contributing_guide_works() -> None:
     assert isinstance(method, type)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
     view = pl.Classifier(net, input_size=16).at("input")
-    pictures = torch.randn(2, 3, 16, 16)
-    explanation = method()(view, pictures, [0, 3])
-    leaf = pictures.clone().requires_grad_()
+    images = torch.randn(2, 3, 16, 16)
+    explanation = method()(view, images, [0, 3])
+    leaf = images.clone().requires_grad_()
     for target, values in zip((0, 3), explanation.values.unbind(1), strict=True):
         (gradient,) = torch.autograd.grad(net(leaf)[:, target].sum(), leaf)
-        torch.testing.assert_close(values, (pictures * gradient).relu().sum(1))
+        torch.testing.assert_close(values, (images * gradient).relu().sum(1))
     assert not explanation.signed

@@ -28,7 +28,7 @@ def test_no_public_name_vanishes() -> None:
     assert set(pl.attribution.METHODS) == METHODS
     for name in [*METHODS, "Target", "smooth", "Smoothed", "Explanation", "Method"]:
         assert hasattr(pl.attribution, name)
-    for name in ("read_picture", "find_pictures", "Preprocess", "Geometry", "measure_geometry"):
+    for name in ("read_image", "find_images", "Preprocess", "Geometry", "probe_geometry"):
         assert hasattr(pl.data, name)
     for name in ("GridPG", "DiFull", "DiPart", "localization_score", "agg_att", "evaluate", "Run"):
         assert hasattr(pl.evaluation, name)

@@ -1,1 +1,1 @@
-"""Rao, Böhle and Schiele's evaluation of attribution methods, on other networks and pictures."""
+"""Rao, Böhle and Schiele's evaluation of attribution methods, on other networks and images."""

@@ -1,4 +1,4 @@
-"""The BatchNorm hypothesis: smoothed input x gradient localises only in networks without it.
+"""The BatchNorm hypothesis: smoothed input x gradient localizes only in networks without it.
 
 python -m experiments.attribution_evaluation.batchnorm --data DIR --work DIR [--minutes 20] [--out DIR]
 
@@ -6,7 +6,7 @@ Twins with and without BatchNorm (see `replica`) see the same grids; every kerne
 """
 
 from experiments.attribution_evaluation.commands import arguments, prepare
-from experiments.attribution_evaluation.replica import SEEDS, write_pictures
+from experiments.attribution_evaluation.replica import SEEDS, write_images
 from experiments.attribution_evaluation.results import write_results
 from experiments.attribution_evaluation.sweeps import Job, run_jobs
 from pellucid.attribution import (
@@ -32,7 +32,7 @@ METHODS: tuple[Method, ...] = (
     LayerCAM(),
 )
 _GRIDS = 200
-_PICTURES = 3000
+_IMAGES = 3000
 
 
 def all_jobs() -> list[Job]:
@@ -41,7 +41,7 @@ def all_jobs() -> list[Job]:
         settings=("GridPG", "DiFull"),
         layers=("input", "final"),
         grids=_GRIDS,
-        twin_grids=_GRIDS,
+        same_class_grids=_GRIDS,
         kernel_sizes=KERNELS,
         keep_maps="none",
         reuse=True,
@@ -54,10 +54,10 @@ def main() -> None:
     """Run for as long as allowed, then write what there is."""
     chosen = arguments(__doc__)
     prepare()
-    pictures = write_pictures(chosen.work / "digits", _PICTURES)
+    images = write_images(chosen.work / "digits", _IMAGES)
     jobs, work = all_jobs(), chosen.work / "batchnorm"
     if chosen.minutes:
-        run_jobs(jobs, pictures, chosen.data, work, chosen.minutes)
+        run_jobs(jobs, images, chosen.data, work, chosen.minutes)
     write_results(jobs, work, chosen.out, "batchnorm")
 
 

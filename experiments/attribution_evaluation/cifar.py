@@ -6,7 +6,7 @@ python -m experiments.attribution_evaluation.cifar --data DIR --work DIR [--minu
 from pathlib import Path
 
 from experiments.attribution_evaluation.commands import arguments, prepare
-from experiments.attribution_evaluation.pictures import Labelled, cifar_pictures
+from experiments.attribution_evaluation.images import Labelled, cifar_images
 from experiments.attribution_evaluation.results import write_results
 from experiments.attribution_evaluation.sweeps import Job, run_jobs
 from pellucid.attribution import (
@@ -20,7 +20,7 @@ from pellucid.attribution import (
 )
 from pellucid.evaluation import SweepOptions
 
-__all__ = ["KERNELS", "NETWORKS", "all_jobs", "main", "smoothing_jobs", "some_pictures", "write"]
+__all__ = ["KERNELS", "NETWORKS", "all_jobs", "main", "smoothing_jobs", "some_images", "write"]
 
 NETWORKS = ("resnet20", "resnet56")
 KERNELS = (3, 5, 9, 17, 33)
@@ -51,7 +51,13 @@ def _sweep(name: str, n: int, layer: str) -> Job:
 
 
 def _options(n: int, layer: str, **options: object) -> SweepOptions:
-    settings: dict[str, object] = {"layers": (layer,), "n": n, "grids": _GRIDS, "twin_grids": _GRIDS, "shard_size": 2}
+    settings: dict[str, object] = {
+        "layers": (layer,),
+        "n": n,
+        "grids": _GRIDS,
+        "same_class_grids": _GRIDS,
+        "shard_size": 2,
+    }
     return SweepOptions(reuse=True, **settings, **options)  # type: ignore[arg-type]
 
 
@@ -62,10 +68,10 @@ def _methods(layer: str) -> tuple[Method, ...]:
     return (*_DEFAULT, IntegratedGradients(steps=8), SmoothGrad(samples=4), occlusion, rise)
 
 
-def some_pictures(pictures: Labelled) -> Labelled:
-    """The first pictures of every class."""
+def some_images(images: Labelled) -> Labelled:
+    """The first images of every class."""
     of_class: dict[int, Labelled] = {}
-    for path, label in pictures:
+    for path, label in images:
         of_class.setdefault(label, []).append((path, label))
     return [pair for pairs in of_class.values() for pair in pairs[:_PER_CLASS]]
 
@@ -82,8 +88,8 @@ def main() -> None:
     chosen = arguments(__doc__)
     prepare()
     if chosen.minutes:
-        pictures = some_pictures(cifar_pictures(chosen.data, chosen.work / "cifar10"))
-        run_jobs(all_jobs(), pictures, chosen.data, chosen.work / "cifar", chosen.minutes)
+        images = some_images(cifar_images(chosen.data, chosen.work / "cifar10"))
+        run_jobs(all_jobs(), images, chosen.data, chosen.work / "cifar", chosen.minutes)
     write(chosen.work, chosen.out)
 
 

@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 def arguments(description: str | None) -> argparse.Namespace:
     """The arguments of every experiment: `data`, `work`, `out` and `minutes`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the pictures and weights")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images and weights")
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs; outside the repository")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--minutes", type=float, default=60, help="time for new runs; 0 only writes the results")

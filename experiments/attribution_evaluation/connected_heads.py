@@ -16,7 +16,7 @@ before it adds two units, the sum of the others' features and its negative, to w
 
 
 class _ConnectedHead(nn.Module):
-    """A classifier of one cell of a 2 x 2 grid picture whose head is connected to all cells."""
+    """A classifier of one cell of a 2 x 2 grid image whose head is connected to all cells."""
 
     def __init__(self, network: CifarResNet, cell: int, head: str, side: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _ConnectedHead(nn.Module):
 
 
 def connected_classifier(classifier: Classifier, cell: int, head: str) -> Classifier:
-    """A head of `HEADS` for one cell, as a classifier of grid pictures."""
+    """A head of `HEADS` for one cell, as a classifier of grid images."""
     channels, side, _ = classifier.input_shape
     network = _ConnectedHead(classifier.module, cell, head, side).eval()  # type: ignore[arg-type]
     size = (channels, 2 * side, 2 * side)

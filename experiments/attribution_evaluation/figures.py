@@ -120,14 +120,14 @@ def draw_smoothing(rows: Sequence[dict[str, Any]], path: Path) -> None:
         len(models), 3, figsize=(12, 2.4 * len(models)), squeeze=False, layout="constrained", sharex=False
     )
     for line, model in zip(panels, models, strict=True):
-        for method, colour in (("InputXGradient", _LINE), ("IntegratedGradients", "#1a5fd0")):
+        for method, color in (("InputXGradient", _LINE), ("IntegratedGradients", "#1a5fd0")):
             own = [row for row in rows if row["model"] == model and row["method"] == method]
             kernels = [row["kernel"] for row in own]
-            line[0].plot(kernels, [_number(row["rank_correlation"]) for row in own], "o-", color=colour, ms=4)
+            line[0].plot(kernels, [_number(row["rank_correlation"]) for row in own], "o-", color=color, ms=4)
             for axes, name in ((line[1], "gridpg"), (line[2], "difull")):
                 values = np.array([row.get(name) or [np.nan] * 3 for row in own])
-                axes.plot(kernels, values[:, 0], "o-", color=colour, ms=4, label=f"S-{method}")
-                axes.fill_between(kernels, values[:, 1], values[:, 2], color=colour, alpha=0.15)
+                axes.plot(kernels, values[:, 0], "o-", color=color, ms=4, label=f"S-{method}")
+                axes.fill_between(kernels, values[:, 1], values[:, 2], color=color, alpha=0.15)
         line[1].axhline(0.25, color=_INK, lw=0.8, ls="--")
         line[2].plot(kernels, [row["leak_closed_form"] for row in own], color=_INK, lw=1, label="leak, closed form")
         norm = f"BatchNorm: {own[0]['batch_norm']}"

@@ -9,9 +9,9 @@ hundreds of times; the grids are the same.
 from pathlib import Path
 
 from experiments.attribution_evaluation.commands import arguments, prepare
-from experiments.attribution_evaluation.pictures import Labelled, imagenet_pictures
+from experiments.attribution_evaluation.images import Labelled, imagenet_images
 from experiments.attribution_evaluation.results import write_mean_maps, write_results
-from experiments.attribution_evaluation.sweeps import Job, run_jobs, sure_pictures
+from experiments.attribution_evaluation.sweeps import Job, run_jobs, sure_images
 from pellucid.attribution import (
     LRP,
     RISE,
@@ -38,7 +38,7 @@ THRESHOLD = 0.8
 KERNELS = (5, 9, 17, 33, 65, 129)
 """For maps of 256 x 256; the paper has 9 to 257 for 448 x 448."""
 
-_GRIDS = {"grids": 12, "twin_grids": 12, "threshold": THRESHOLD, "shard_size": 1}
+_GRIDS = {"grids": 12, "same_class_grids": 12, "threshold": THRESHOLD, "shard_size": 1}
 _STEPS = 8
 _SHARES = (("final", 1), ("input", 4), ("middle", 5))  # of the time
 _GRADIENTS: tuple[Method, ...] = (
@@ -61,7 +61,7 @@ def all_jobs() -> list[Job]:
         for name in NETWORKS
     ]
     score_cam = [_job(name, "score_cam", (ScoreCAM(),), layers=("final",), share=2) for name in NETWORKS]
-    return [*jobs, *smoothing_jobs(), _randomised(NETWORKS[0]), *score_cam]
+    return [*jobs, *smoothing_jobs(), _randomized(NETWORKS[0]), *score_cam]
 
 
 def smoothing_jobs() -> list[Job]:
@@ -94,21 +94,21 @@ def _methods(layer: str, model: str) -> tuple[Method, ...]:
     return (*_GRADIENTS, *integrated, *others)
 
 
-def _randomised(model: str) -> Job:
+def _randomized(model: str) -> Job:
     """Half of the layers forgotten, then all."""
     options = SweepOptions(
-        settings=("GridPG",), grids=6, threshold=THRESHOLD, randomise=2, keep_maps="none", shard_size=1
+        settings=("GridPG",), grids=6, threshold=THRESHOLD, randomize=2, keep_maps="none", shard_size=1
     )
     return Job(
-        f"{model}-randomised", (model,), tuple(m for m in _GRADIENTS if not isinstance(m, SmoothGrad)), options, 3
+        f"{model}-randomized", (model,), tuple(m for m in _GRADIENTS if not isinstance(m, SmoothGrad)), options, 3
     )
 
 
 def sure(data: Path, work: Path) -> Labelled:
-    """The pictures of the grids: those that all three networks are sure of, some of them."""
-    file = work / "imagenet_pictures.json"
-    pictures = imagenet_pictures(data)
-    return sure_pictures(NETWORKS, pictures, data, file, threshold=THRESHOLD, per_class=4, most=50)
+    """The images of the grids: those that all three networks are sure of, some of them."""
+    file = work / "imagenet_images.json"
+    images = imagenet_images(data)
+    return sure_images(NETWORKS, images, data, file, threshold=THRESHOLD, per_class=4, most=50)
 
 
 def write(work: Path, out: Path) -> None:

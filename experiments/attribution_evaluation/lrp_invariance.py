@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.attribution_evaluation.cifar import some_pictures
+from experiments.attribution_evaluation.cifar import some_images
 from experiments.attribution_evaluation.commands import arguments, prepare
 from experiments.attribution_evaluation.connected_heads import HEADS, connected_classifier, toy_shares
+from experiments.attribution_evaluation.images import Labelled, cifar_images
 from experiments.attribution_evaluation.models import load_model
-from experiments.attribution_evaluation.pictures import Labelled, cifar_pictures
 from experiments.attribution_evaluation.results import write_json, write_table
 from pellucid import Classifier
 from pellucid.attribution import LRP, InputXGradient, Method
 from pellucid.attribution.lrp.rules import ZPlus
-from pellucid.classifiers import randomise_cascadingly, randomise_independently
-from pellucid.classifiers.randomize import with_network
+from pellucid.classifiers import randomize_cascading, randomize_independent
+from pellucid.classifiers.randomize import replace_module
 from pellucid.evaluation import (
     DiFull,
     GridPG,
@@ -32,7 +32,7 @@ from pellucid.evaluation import (
     candidate_pool,
     distinct_grids,
     evaluate_maps,
-    twin_grids,
+    same_class_grids,
 )
 from pellucid.evaluation.sweep.arrow import encode, read
 from pellucid.storage import write_atomically
@@ -48,7 +48,7 @@ _STAGES = ("linear", "layer3", "layer2", "layer1", "bn1", "conv1")
 _PLUS = ("layer3", "layer2", "layer1")  # get z+; the first convolution has z-B, the last layer epsilon
 
 Explain = Callable[[Tensor, Tensor], Tensor]
-"""Grid pictures (B, C, H, W) and the classes (B, T) of the evaluated cells -> maps (B, T, h, w)."""
+"""Grid images (B, C, H, W) and the classes (B, T) of the evaluated cells -> maps (B, T, h, w)."""
 
 _METHODS: dict[str, Method] = {
     "batch norm merged": LRP(),
@@ -78,42 +78,42 @@ def studies(classifier: Classifier) -> Iterator[tuple[str, str, str, Callable[[]
                 lambda h=head, m=method: _connected(classifier, h, m),
             )
     for study, made in (
-        ("cascading randomisation", randomise_cascadingly(classifier.module, layers=_STAGES)),
-        ("independent randomisation", randomise_independently(classifier.module, layers=_STAGES)),
-        ("cascading randomisation of z+ layers", randomise_cascadingly(classifier.module, layers=_PLUS)),
+        ("cascading randomization", randomize_cascading(classifier.module, layers=_STAGES)),
+        ("independent randomization", randomize_independent(classifier.module, layers=_STAGES)),
+        ("cascading randomization of z+ layers", randomize_cascading(classifier.module, layers=_PLUS)),
     ):
         for step in made:
-            network = with_network(classifier, step.network)
+            network = replace_module(classifier, step.network)
             yield study, "GridPG", step.layer, lambda network=network: _in_gridpg(network, LRP())
 
 
 def _in_gridpg(classifier: Classifier, method: Method) -> Explain:
     view = GridPG(classifier).at("input")
-    return lambda pictures, classes: method(view, pictures, classes).values
+    return lambda images, classes: method(view, images, classes).values
 
 
 def _in_difull(classifier: Classifier, method: Method) -> Explain:
     view = DiFull(classifier).at("input")
     heads = torch.tensor([0, 3])
-    return lambda pictures, classes: method(view, pictures, torch.stack([heads.expand_as(classes), classes], -1)).values
+    return lambda images, classes: method(view, images, torch.stack([heads.expand_as(classes), classes], -1)).values
 
 
 def _connected(classifier: Classifier, head: str, method: Method) -> Explain:
     views = [connected_classifier(classifier, cell, head).at("input") for cell in (0, 3)]
 
-    def explain(pictures: Tensor, classes: Tensor) -> Tensor:
-        maps = [method(view, pictures, own).values for view, own in zip(views, classes.unbind(1), strict=True)]
+    def explain(images: Tensor, classes: Tensor) -> Tensor:
+        maps = [method(view, images, own).values for view, own in zip(views, classes.unbind(1), strict=True)]
         return torch.cat(maps, dim=1)
 
     return explain
 
 
-def grid_sets(classifier: Classifier, pictures: Labelled) -> dict[str, GridSet]:
-    """The grids of both settings, of pictures that the trained network is sure of."""
-    paths, labels = [str(path) for path, _ in pictures], [label for _, label in pictures]
+def grid_sets(classifier: Classifier, images: Labelled) -> dict[str, GridSet]:
+    """The grids of both settings, of images that the trained network is sure of."""
+    paths, labels = [str(path) for path, _ in images], [label for _, label in images]
     logits = torch.cat([classifier.logits(classifier.read(paths[at : at + 64])) for at in range(0, len(paths), 64)])
     pool = candidate_pool(paths, labels, logits)
-    return {"GridPG": distinct_grids(pool, 2, _GRIDS), "DiFull": twin_grids(pool, 2, _GRIDS, reuse=True)}
+    return {"GridPG": distinct_grids(pool, 2, _GRIDS), "DiFull": same_class_grids(pool, 2, _GRIDS, reuse=True)}
 
 
 def measure(classifier: Classifier, grids: dict[str, GridSet], folder: Path, seconds: float) -> "list[pa.Table]":
@@ -148,7 +148,7 @@ def main() -> None:
     chosen = arguments(__doc__)
     prepare()
     classifier = load_model(_MODEL, chosen.data)
-    grids = grid_sets(classifier, some_pictures(cifar_pictures(chosen.data, chosen.work / "cifar10")))
+    grids = grid_sets(classifier, some_images(cifar_images(chosen.data, chosen.work / "cifar10")))
     write_table(measure(classifier, grids, chosen.work / "lrp", 60 * chosen.minutes), chosen.out, "lrp_invariance")
     shares = toy_shares(200)
     write_json({rule: _quantiles(values) for rule, values in shares.items()}, chosen.out, "lrp_toy")

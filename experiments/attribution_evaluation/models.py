@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 import pellucid as pl
+from experiments.attribution_evaluation.images import CIFAR_CLASSES
 from experiments.attribution_evaluation.networks import CifarResNet, MobileNetV2
-from experiments.attribution_evaluation.pictures import CIFAR_CLASSES
 from experiments.attribution_evaluation.replica import SEEDS, load_replica
 from experiments.attribution_evaluation.tflite_weights import convolutions
 from pellucid import Classifier

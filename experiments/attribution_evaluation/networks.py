@@ -36,7 +36,7 @@ class _InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 1.0 with batch norm folded into the convolutions; ReLU6, no normalisation left.
+    """MobileNetV2 1.0 with batch norm folded into the convolutions; ReLU6, no normalization left.
 
     Args:
         classes: number of logits.
@@ -87,7 +87,7 @@ class _BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet for 32 x 32 pictures (He et al., 2016, section 4.2), shortcuts of option A.
+    """ResNet for 32 x 32 images (He et al., 2016, section 4.2), shortcuts of option A.
 
     Args:
         depth: 20, 32, 44, 56 ...: 6 b + 2 for b blocks in each of the three stages.

@@ -1,4 +1,4 @@
-"""A replica small enough for continuous integration: digits on coloured noise, and networks with and without BatchNorm.
+"""A replica small enough for continuous integration: digits on colored noise, and networks with and without BatchNorm.
 
 python -m experiments.attribution_evaluation.replica
 
@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.attribution_evaluation.pictures import Labelled
+from experiments.attribution_evaluation.images import Labelled
 from pellucid import Classifier
 from pellucid.classifiers.loading.weights import load_weights
 from pellucid.data import Preprocess
@@ -28,7 +28,7 @@ __all__ = [
     "replica_network",
     "train",
     "train_and_save",
-    "write_pictures",
+    "write_images",
 ]
 
 SIDE = 32
@@ -36,17 +36,17 @@ SEEDS = (0, 1)
 WEIGHTS = Path(__file__).parent / "weights"
 _WIDTHS = (16, 16, 32, 32, 64, 64)
 _EPOCHS = 12
-_PICTURES = 3000
+_IMAGES = 3000
 _BATCH = 64
 
 
 def digits_on_noise(count: int, seed: int, *, held_out: bool) -> tuple[Tensor, Tensor]:
-    """Pictures (count, 3, 32, 32) in [0, 1] and labels (count,): a digit of random colour and place on coloured noise.
+    """Images (count, 3, 32, 32) in [0, 1] and labels (count,): a digit of random color and place on colored noise.
 
     Args:
         count: how many.
         seed: of everything random.
-        held_out: take the digits of the last 597 of the 1797 pictures, else those of the first 1200.
+        held_out: take the digits of the last 597 of the 1797 images, else those of the first 1200.
     """
     from sklearn.datasets import load_digits
 
@@ -56,13 +56,13 @@ def digits_on_noise(count: int, seed: int, *, held_out: bool) -> tuple[Tensor, T
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(digits), (count,), generator=generator)
     large = F.interpolate(digits[chosen], scale_factor=2, mode="bilinear", align_corners=False)
-    pictures = torch.rand(count, 3, SIDE, SIDE, generator=generator) * 0.5
-    colours = 0.5 + 0.5 * torch.rand(count, 3, 1, 1, generator=generator)
+    images = torch.rand(count, 3, SIDE, SIDE, generator=generator) * 0.5
+    colors = 0.5 + 0.5 * torch.rand(count, 3, 1, 1, generator=generator)
     places = torch.randint(SIDE - 16 + 1, (count, 2), generator=generator).tolist()
-    for picture, digit, colour, (top, left) in zip(pictures, large, colours, places, strict=True):
-        window = picture[:, top : top + 16, left : left + 16]
-        window.copy_(window * (1 - digit) + colour * digit)
-    return pictures, labels[chosen]
+    for image, digit, color, (top, left) in zip(images, large, colors, places, strict=True):
+        window = image[:, top : top + 16, left : left + 16]
+        window.copy_(window * (1 - digit) + color * digit)
+    return images, labels[chosen]
 
 
 def replica_network(*, batch_norm: bool) -> nn.Sequential:
@@ -89,35 +89,35 @@ def load_replica(*, batch_norm: bool, seed: int = 0) -> Classifier:
     return Classifier(network.eval(), preprocess=preprocess, class_names=[str(digit) for digit in range(10)], name=name)
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0) -> Labelled:
-    """Write so many held-out pictures to a folder, and list them with their classes."""
-    pictures, labels = digits_on_noise(count, 1000 + seed, held_out=True)
+def write_images(folder: Path, count: int, seed: int = 0) -> Labelled:
+    """Write so many held-out images to a folder, and list them with their classes."""
+    images, labels = digits_on_noise(count, 1000 + seed, held_out=True)
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    for index, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
+    for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = folder / f"{index:05d}.png"
-        Image.fromarray((255 * picture).round().byte().permute(1, 2, 0).numpy()).save(path)
+        Image.fromarray((255 * image).round().byte().permute(1, 2, 0).numpy()).save(path)
         found.append((path, label))
     return found
 
 
 def train(*, batch_norm: bool, seed: int) -> nn.Sequential:
-    """Train one network; twins, with the same seed, see the same pictures in the same order."""
+    """Train one network; twins, with the same seed, see the same images in the same order."""
     torch.manual_seed(seed)
     network = replica_network(batch_norm=batch_norm).train()
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and not batch_norm:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # with the default it learns nothing
-    pictures, labels = digits_on_noise(_PICTURES, seed, held_out=False)
-    optimiser = torch.optim.Adam(network.parameters())
-    steps = _EPOCHS * (len(pictures) // _BATCH)
+    images, labels = digits_on_noise(_IMAGES, seed, held_out=False)
+    optimizer = torch.optim.Adam(network.parameters())
+    steps = _EPOCHS * (len(images) // _BATCH)
     rate = 4e-3 if batch_norm else 2e-3  # the highest with which it learns
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(_EPOCHS):
-        for rows in _batches(len(pictures)):
-            optimiser.zero_grad()
-            F.cross_entropy(network(2 * pictures[rows] - 1), labels[rows]).backward()
-            optimiser.step()
+        for rows in _batches(len(images)):
+            optimizer.zero_grad()
+            F.cross_entropy(network(2 * images[rows] - 1), labels[rows]).backward()
+            optimizer.step()
             schedule.step()
     return network.eval()
 
@@ -134,9 +134,9 @@ def _file(batch_norm: bool, seed: int) -> Path:
 def train_and_save(*, batch_norm: bool, seed: int) -> None:
     """Train one network, write its weights in half precision, and say how good it is."""
     network, file = train(batch_norm=batch_norm, seed=seed), _file(batch_norm, seed)
-    pictures, labels = digits_on_noise(1000, 999, held_out=True)
+    images, labels = digits_on_noise(1000, 999, held_out=True)
     with torch.no_grad():
-        confidence, guess = network(2 * pictures - 1).softmax(1).max(1)
+        confidence, guess = network(2 * images - 1).softmax(1).max(1)
     right = guess == labels
     sure = (right & (confidence >= 0.99)).float().mean()
     state = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}

@@ -91,7 +91,7 @@ def write_mean_maps(jobs: Sequence[Job], work: Path, out: Path, name: str) -> No
     """Write AggAtt's mean maps of the first cell, on GridPG and DiFull, to `out`/`name`-maps.npz.
 
     Keys are "setting/layer/method", values (bins, h, w) in [-1, 1], best bin first. Bins of fewer than five maps are
-    left out, and so is the input: there a map or two would show the pictures themselves.
+    left out, and so is the input: there a map or two would show the images themselves.
     """
     found = {}
     for job in jobs:
@@ -110,7 +110,7 @@ def write_mean_maps(jobs: Sequence[Job], work: Path, out: Path, name: str) -> No
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
-    """Write a matplotlib figure as a PNG of at most 160 colours, half the size."""
+    """Write a matplotlib figure as a PNG of at most 160 colors, half the size."""
     import matplotlib.pyplot as plt
 
     content = io.BytesIO()

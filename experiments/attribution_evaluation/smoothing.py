@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.attribution_evaluation import cifar, imagenet
 from experiments.attribution_evaluation.commands import arguments, prepare
-from experiments.attribution_evaluation.pictures import cifar_pictures
+from experiments.attribution_evaluation.images import cifar_images
 from experiments.attribution_evaluation.results import SMOOTHED, read_results, write_json
 from experiments.attribution_evaluation.sweeps import run_jobs
-from pellucid.evaluation.sweep import SummaryLine, correlate, summarise
+from pellucid.evaluation.sweep import SummaryLine, correlate, summarize
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ def smoothing_of(table: "pa.Table", side: int) -> list[dict[str, Any]]:
         table: of runs with smoothed maps at the input.
         side: of a cell in pixels, for the closed form (1 - 0.3614 sigma / side)^2.
     """
-    lines = [line for line in summarise(table) if line.method in SMOOTHED and line.layer == "input"]
+    lines = [line for line in summarize(table) if line.method in SMOOTHED and line.layer == "input"]
     ranks = {model: _ranks(table, model) for model in dict.fromkeys(line.model for line in lines)}
     on_difull = {(line.model, line.name): line for line in lines if line.setting == "DiFull"}
     return [
@@ -81,8 +81,8 @@ def main() -> None:
         half = chosen.minutes / 2
         sure = imagenet.sure(chosen.data, chosen.work)
         run_jobs(imagenet.smoothing_jobs(), sure, chosen.data, chosen.work / "imagenet", half)
-        pictures = cifar.some_pictures(cifar_pictures(chosen.data, chosen.work / "cifar10"))
-        run_jobs(cifar.smoothing_jobs(), pictures, chosen.data, chosen.work / "cifar", half)
+        images = cifar.some_images(cifar_images(chosen.data, chosen.work / "cifar10"))
+        run_jobs(cifar.smoothing_jobs(), images, chosen.data, chosen.work / "cifar", half)
         imagenet.write(chosen.work, chosen.out)
         cifar.write(chosen.work, chosen.out)
     write_json(all_rows(chosen.out), chosen.out, "smoothing")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.attribution_evaluation.results import read_results, save_figure
-from pellucid.evaluation.sweep import SummaryLine, summarise
+from pellucid.evaluation.sweep import SummaryLine, summarize
 
 __all__ = ["draw_summaries"]
 
@@ -21,8 +21,8 @@ _LRP = (
     ("GridPG: batch norm as a convolution", ("rules", "GridPG", "batch norm as a diagonal convolution")),
     ("GridPG: z+ in the head too", ("rules", "GridPG", "z+ everywhere")),
     ("GridPG: epsilon everywhere", ("rules", "GridPG", "epsilon everywhere")),
-    ("GridPG: head forgotten", ("cascading randomisation", "GridPG", "linear")),
-    ("GridPG: z+ layers forgotten, head kept", ("cascading randomisation of z+ layers", "GridPG", "layer1")),
+    ("GridPG: head forgotten", ("cascading randomization", "GridPG", "linear")),
+    ("GridPG: z+ layers forgotten, head kept", ("cascading randomization of z+ layers", "GridPG", "layer1")),
     ("DiFull: zero weights, z+ in the head", ("heads", "DiFull", "zero weights, z+ in the head")),
     ("DiFull: cancelling units, epsilon in the head", ("heads", "DiFull", "cancelling units, epsilon in the head")),
     ("DiFull: cancelling units, z+ in the head", ("heads", "DiFull", "cancelling units, z+ in the head")),
@@ -37,14 +37,14 @@ def draw_summaries(out: Path) -> None:
     table = read_results(out, "imagenet")
     if table is not None:
         plain = table.filter(pc.equal(table["kernel_size"], 1))
-        lines = [line for line in summarise(plain) if line.variant == "trained"]
+        lines = [line for line in summarize(plain) if line.variant == "trained"]
         _draw_medians(lines, out / "summary-localization.png")
     if (out / "smoothing.json").is_file():
         rows = json.loads((out / "smoothing.json").read_text())
         _draw_batch_norm(rows, out / "summary-batchnorm.png")
     lrp = read_results(out, "lrp_invariance")
     if lrp is not None:
-        _draw_lrp(summarise(lrp), out / "summary-lrp.png")
+        _draw_lrp(summarize(lrp), out / "summary-lrp.png")
 
 
 def _draw_medians(lines: Sequence[SummaryLine], path: Path) -> None:
@@ -60,14 +60,14 @@ def _draw_medians(lines: Sequence[SummaryLine], path: Path) -> None:
         image = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
-                colour = "white" if value < 0.6 else "black"
+                color = "white" if value < 0.6 else "black"
                 axes.text(
                     column,
                     row,
                     f"{value:.2f}"[-3:] if value < 1 else "1",
                     ha="center",
                     va="center",
-                    color=colour,
+                    color=color,
                     fontsize=7,
                 )
         axes.set_xticks(range(len(columns)), [layer for _, layer in columns], rotation=90, fontsize=8)
@@ -91,13 +91,13 @@ def _draw_batch_norm(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, method in zip(panels, ("InputXGradient", "IntegratedGradients"), strict=True):
         for model in dict.fromkeys(row["model"] for row in own):
             chosen = [row for row in own if (row["model"], row["method"]) == (model, method)]
-            colour = "#c8461e" if chosen[0]["batch_norm"] == "yes" else "#1a5fd0"
+            color = "#c8461e" if chosen[0]["batch_norm"] == "yes" else "#1a5fd0"
             values = np.array([row["gridpg"] for row in chosen])
             kernels = range(len(chosen))
             name = model.removeprefix("replica ")
             label = name.removesuffix(" 0") if name.endswith(" 0") else None
-            axes.plot(kernels, values[:, 0], "o-", color=colour, ms=4, label=label)
-            axes.fill_between(kernels, values[:, 1], values[:, 2], color=colour, alpha=0.12)
+            axes.plot(kernels, values[:, 0], "o-", color=color, ms=4, label=label)
+            axes.fill_between(kernels, values[:, 1], values[:, 2], color=color, alpha=0.12)
         axes.set_xticks(kernels, ["none" if row["kernel"] == 1 else str(row["kernel"]) for row in chosen])
         axes.axhline(0.25, color="#33363d", lw=0.8, ls="--")
         axes.set_title(f"S-{method} at the input", fontsize=10)
@@ -116,8 +116,8 @@ def _draw_lrp(lines: Sequence[SummaryLine], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
     values = [median.estimate for _, median in shown]
     errors = [[max(m.estimate - m.low, 0) for _, m in shown], [max(m.high - m.estimate, 0) for _, m in shown]]
-    colours = ["#1a5fd0" if "DiFull" in text else "#8fb4e8" for text, _ in shown]
-    axes.barh(range(len(shown)), values, xerr=errors, color=colours, height=0.62, error_kw={"lw": 1})
+    colors = ["#1a5fd0" if "DiFull" in text else "#8fb4e8" for text, _ in shown]
+    axes.barh(range(len(shown)), values, xerr=errors, color=colors, height=0.62, error_kw={"lw": 1})
     axes.set_yticks(range(len(shown)), [text for text, _ in shown], fontsize=8)
     axes.axvline(0.25, color="#33363d", lw=0.8, ls="--")
     axes.set_xlim(0, 1.02)

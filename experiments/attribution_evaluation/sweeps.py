@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from experiments.attribution_evaluation.images import Labelled
 from experiments.attribution_evaluation.models import load_model
-from experiments.attribution_evaluation.pictures import Labelled
 from pellucid.attribution import Method
 from pellucid.errors import PellucidError
 from pellucid.evaluation import (
@@ -22,13 +22,13 @@ from pellucid.evaluation import (
     common_pool,
     evaluate,
 )
-from pellucid.evaluation.sweep import Progress
+from pellucid.evaluation.sweep import SweepProgress
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Job", "run_jobs", "sure_pictures", "table_of"]
+__all__ = ["Job", "run_jobs", "sure_images", "table_of"]
 
 _KEYS = ("model", "variant", "setting", "layer", "method", "kernel_size", "grid", "cell")
 
@@ -41,8 +41,8 @@ class Job:
         name: folder of the run.
         models: by name.
         methods: with their options.
-        options: of the run. Jobs with equal `n`, `grids`, `twin_grids` and `seed` have the same grids, however many of
-            them are finished.
+        options: of the run. Jobs with equal `n`, `grids`, `same_class_grids` and `seed` have the same grids, however
+            many of them are finished.
         share: part of the time that all jobs have.
     """
 
@@ -57,7 +57,7 @@ class _TimeIsUpError(Exception):
     """A job has had its share."""
 
 
-def run_jobs(jobs: Sequence[Job], pictures: Labelled, data: Path, work: Path, minutes: float) -> None:
+def run_jobs(jobs: Sequence[Job], images: Labelled, data: Path, work: Path, minutes: float) -> None:
     """Give each job its share of the time, in order; what is finished stays in its folder under `work`.
 
     A unit of work is never cut short, so jobs may take more than their share; those that no time is left for wait.
@@ -69,7 +69,7 @@ def run_jobs(jobs: Sequence[Job], pictures: Labelled, data: Path, work: Path, mi
             print(f"{job.name}: no time left", flush=True)
             continue
 
-        def tell(progress: Progress, job: Job = job, until: float = started + seconds) -> None:
+        def tell(progress: SweepProgress, job: Job = job, until: float = started + seconds) -> None:
             for problem in progress.problems:
                 print(f"{job.name}: not explained: {problem}", flush=True)
             if time.monotonic() > until and progress.task is not None and progress.done < progress.total:
@@ -78,7 +78,7 @@ def run_jobs(jobs: Sequence[Job], pictures: Labelled, data: Path, work: Path, mi
         state = "finished"
         try:
             classifiers = [load_model(name, data) for name in job.models]
-            evaluate(pictures, classifiers, job.methods, work / job.name, job.options, on_progress=tell)
+            evaluate(images, classifiers, job.methods, work / job.name, job.options, on_progress=tell)
         except _TimeIsUpError as stop:
             state = f"stopped at {stop}"
         print(f"{job.name}: {state} after {time.monotonic() - started:.0f} s", flush=True)
@@ -101,25 +101,25 @@ def table_of(jobs: Sequence[Job], work: Path) -> "pa.Table":
     return table.take(kept)
 
 
-def sure_pictures(
-    models: Sequence[str], pictures: Labelled, data: Path, file: Path, *, threshold: float, per_class: int, most: int
+def sure_images(
+    models: Sequence[str], images: Labelled, data: Path, file: Path, *, threshold: float, per_class: int, most: int
 ) -> Labelled:
-    """Pictures that all models classify correctly with at least this probability; listed once, then read from `file`.
+    """Images that all models classify correctly with at least this probability; listed once, then read from `file`.
 
     Args:
         models: by name.
-        pictures: to choose from.
+        images: to choose from.
         data: folder of the weights.
         file: JSON of paths and labels.
         threshold: least probability of the true class.
-        per_class: most pictures of a class.
-        most: most pictures of classes that have a single one, taken at equal steps.
+        per_class: most images of a class.
+        most: most images of classes that have a single one, taken at equal steps.
     """
     if not file.is_file():
-        paths, labels = [str(path) for path, _ in pictures], [label for _, label in pictures]
+        paths, labels = [str(path) for path, _ in images], [label for _, label in images]
         pools = []
         for name in models:
-            print(f"classifying {len(paths)} pictures with {name}", file=sys.stderr, flush=True)
+            print(f"classifying {len(paths)} images with {name}", file=sys.stderr, flush=True)
             classifier = load_model(name, data)
             with torch.no_grad():
                 logits = [classifier.logits(classifier.read(paths[at : at + 16])) for at in range(0, len(paths), 16)]

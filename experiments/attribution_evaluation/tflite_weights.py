@@ -1,4 +1,4 @@
-"""Float weights of a quantised TensorFlow Lite classifier, in the order of its convolutions."""
+"""Float weights of a quantized TensorFlow Lite classifier, in the order of its convolutions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["convolutions"]
 
 
 def convolutions(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
-    """Weight (out, in / groups, h, w) and bias (out,) of every convolution in a file, dequantised.
+    """Weight (out, in / groups, h, w) and bias (out,) of every convolution in a file, dequantized.
 
     Args:
         path: a `.tflite` file whose weights have a scale for the tensor or for each output channel.
@@ -34,7 +34,7 @@ def convolutions(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _float(model: Any, tensor: Any, axis: int) -> Tensor:
-    """A quantised tensor as (q - zero) * scale; several scales lie along `axis`."""
+    """A quantized tensor as (q - zero) * scale; several scales lie along `axis`."""
     import tflite
 
     kinds = {tflite.TensorType.UINT8: np.uint8, tflite.TensorType.INT8: np.int8, tflite.TensorType.INT32: np.int32}
@@ -42,6 +42,6 @@ def _float(model: Any, tensor: Any, axis: int) -> Tensor:
     values = raw.reshape(tensor.ShapeAsNumpy()).astype(np.float64)
     along = [1] * values.ndim
     along[axis] = -1
-    quantisation = tensor.Quantization()
-    zero, scale = (part.reshape(along) for part in (quantisation.ZeroPointAsNumpy(), quantisation.ScaleAsNumpy()))
+    quantization = tensor.Quantization()
+    zero, scale = (part.reshape(along) for part in (quantization.ZeroPointAsNumpy(), quantization.ScaleAsNumpy()))
     return torch.from_numpy((values - zero) * scale).float()

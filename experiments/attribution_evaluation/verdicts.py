@@ -19,7 +19,7 @@ from pellucid.evaluation.claims import (
     Finding,
     judge_claims,
 )
-from pellucid.evaluation.sweep import SummaryLine, compare, summarise
+from pellucid.evaluation.sweep import SummaryLine, compare, summarize
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def claims_table(claims: Sequence[Claim]) -> Iterator[str]:
         yield "| network | verdict | checks that hold | measured: value [95 %] |\n|---|---|---|---|"
         for finding in claim.findings:
             held, total = finding.held
-            unsure = f", {finding.unsettled} within their interval" if finding.unsettled else ""
+            unsure = f", {finding.inconclusive} within their interval" if finding.inconclusive else ""
             numbers = "; ".join(_told(check) for check in _telling(finding))
             yield f"| {finding.model} | {finding.verdict} | {held} of {total}{unsure} | {numbers} |"
         yield ""
@@ -154,7 +154,7 @@ def main() -> None:
     for name in ("imagenet", "cifar-2x2", "cifar-3x3", "batchnorm"):
         table = read_results(out, name)
         if table is not None:
-            medians += [f"## {name}\n", *medians_table(summarise(_unsmoothed(table)))]
+            medians += [f"## {name}\n", *medians_table(summarize(_unsmoothed(table)))]
     title = "# Median localization scores [95 %] and number of grids; controls in brackets\n"
     _write(out / "medians.md", title, medians)
     _write_studies(out)
@@ -168,7 +168,7 @@ def _write_studies(out: Path) -> None:
     if table is not None:
         title = "# LRP of ResNet-20 at the input: median localization scores [95 %] and number of grids\n"
         paired = paired_table(table, "rules", "batch norm merged")
-        _write(out / "lrp.md", title, [*lrp_table(summarise(table)), *paired])
+        _write(out / "lrp.md", title, [*lrp_table(summarize(table)), *paired])
 
 
 def _unsmoothed(table: "pa.Table") -> "pa.Table":

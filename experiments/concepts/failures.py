@@ -18,7 +18,7 @@ import torch
 from experiments.concepts.failures_cases import Bench, baselines, correlated, gauge, hidden_sign, silent_zeros
 from experiments.concepts.failures_chance import chance
 from experiments.concepts.failures_figure import draw_figure
-from experiments.concepts.textures_data import Sizes, class_pictures, few_pictures, photo_sets
+from experiments.concepts.textures_data import Sizes, class_images, few_images, photo_sets
 from pellucid import load
 from pellucid.concepts import ConceptWarning
 from pellucid.storage import write_atomically
@@ -30,11 +30,11 @@ FULL = Sizes(per_concept=40, negatives=80, per_class=12, classes=1, pairs=10)
 
 
 def run(data: Path, out: Path, sizes: Sizes = FULL) -> dict[str, Any]:
-    """All of them, from the same pictures and concepts."""
+    """All of them, from the same images and concepts."""
     classifier = load("efficientnet_lite0")
     concepts, negatives = photo_sets(data, classifier, sizes)
-    (zebras,) = class_pictures(data, sizes).values()
-    mixed = [file for _, file in few_pictures(data, classifier, sizes)]
+    (zebras,) = class_images(data, sizes).values()
+    mixed = [file for _, file in few_images(data, classifier, sizes)]
     *textures, placebo = concepts
     bench = Bench(classifier, textures, placebo, negatives, classifier.read(zebras), classifier.read(mixed))
     found: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def run(data: Path, out: Path, sizes: Sizes = FULL) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the pictures")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the images")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="only the figure, from failures.json")
     arguments = parser.parse_args()

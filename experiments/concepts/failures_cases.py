@@ -27,7 +27,7 @@ Result = dict[str, Any]
 SIGNED, RECTIFIED = "blocks.15", "head"
 """The last layer whose values have both signs, and the last map, which is behind a ReLU6."""
 LOOK_ALIKES = ["zebra", "hartebeest", "sorrel", "tiger", "impala", "gazelle", "ostrich", "cheetah"]
-"""Classes that a picture of a zebra speaks for or against."""
+"""Classes that an image of a zebra speaks for or against."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +55,15 @@ class Bench:
             self._cavs[layer] = fit_cavs(self.classifier.at(layer), self.concepts, self.negatives)
         return self._cavs[layer]
 
-    def explain(self, layer: str, pictures: Tensor, target: object = None, **options: Any) -> ConceptExplanation:
+    def explain(self, layer: str, images: Tensor, target: object = None, **options: Any) -> ConceptExplanation:
         """An explanation without p-values."""
         view = self.classifier.at(layer)
-        return VisualTCAV(view, self.cavs(layer), permutations=0, **options)(pictures, target)
+        return VisualTCAV(view, self.cavs(layer), permutations=0, **options)(images, target)
 
-    def effects(self, layer: str, pictures: Tensor, target: object) -> Tensor:
+    def effects(self, layer: str, images: Tensor, target: object) -> Tensor:
         """(N, D, T) how far the score falls when a concept is taken out of the layer: the truth by intervention."""
         view = self.classifier.at(layer)
-        scores = remove_concepts(view, pictures, self.cavs(layer), target, steps=1).scores
+        scores = remove_concepts(view, images, self.cavs(layer), target, steps=1).scores
         return scores[..., 0] - scores[..., 1]
 
 
@@ -89,7 +89,7 @@ def silent_zeros(bench: Bench) -> Result:
                 "empty_maps": int((found.maps.amax((2, 3)) == 0).sum()),
             }
         )
-    return {"pictures": len(bench.mixed), "concepts": len(bench.concepts), "targets": 3, "layers": rows}
+    return {"images": len(bench.mixed), "concepts": len(bench.concepts), "targets": 3, "layers": rows}
 
 
 def hidden_sign(bench: Bench) -> Result:
@@ -107,7 +107,7 @@ def hidden_sign(bench: Bench) -> Result:
                 "joint": found.joint.contributions.mean(0),
             }
             rows.append(_signs(found, scores, truth) | {"output": output})
-    return {"pictures": len(bench.zebras), "concepts": len(bench.concepts), "rows": rows}
+    return {"images": len(bench.zebras), "concepts": len(bench.concepts), "rows": rows}
 
 
 def _signs(found: ConceptExplanation, scores: dict[str, Tensor], truth: Tensor) -> Result:
@@ -138,7 +138,7 @@ def _agreement(scores: Tensor, truth: Tensor, weights: Tensor | None = None) -> 
 
 
 def baselines(bench: Bench) -> Result:
-    """Zero is no ordinary activation of a signed layer; the mean of ordinary pictures is nearer to one."""
+    """Zero is no ordinary activation of a signed layer; the mean of ordinary images is nearer to one."""
     rows = []
     for layer in ("blocks.11.expand.bn", "blocks.10", SIGNED, RECTIFIED):
         mean = bench.cavs(layer)[0].negative_features.mean(0)
@@ -166,14 +166,14 @@ def baselines(bench: Bench) -> Result:
                     "median_gap": float(found.gap.median()),
                 }
             )
-    return {"pictures": len(bench.mixed), "layers": rows}
+    return {"images": len(bench.mixed), "layers": rows}
 
 
 def gauge(bench: Bench) -> Result:
     """One and the same function to probabilities, written with other logits, gets other published scores."""
     classifier, zebra = bench.classifier, bench.classifier.class_index("zebra")
     weight = _last(classifier.module).weight.detach()
-    shifts = {"as trained": torch.zeros_like(weight[0]), "rows centred": weight.mean(0), "zebra's row": weight[zebra]}
+    shifts = {"as trained": torch.zeros_like(weight[0]), "rows centered": weight.mean(0), "zebra's row": weight[zebra]}
     before = classifier.logits(bench.zebras).detach()
     rows, names = [], [cav.name for cav in bench.cavs(SIGNED)]
     for name, shift in shifts.items():
@@ -182,7 +182,7 @@ def gauge(bench: Bench) -> Result:
         cavs = [replace(cav, fingerprint=other.fingerprint()) for cav in bench.cavs(SIGNED)]
         explainer = VisualTCAV(other.at(SIGNED), cavs, permutations=0)
         by_target = {
-            out: explainer(bench.zebras, Target("zebra", out)) for out in ("logit", "centred", "log_probability")
+            out: explainer(bench.zebras, Target("zebra", out)) for out in ("logit", "centered", "log_probability")
         }
         reference = by_target["logit"].reference.mean(0)[:, 0]
         stripes = names.index("striped")
@@ -198,7 +198,7 @@ def gauge(bench: Bench) -> Result:
                 "reference": reference.tolist(),
             }
         )
-    return {"pictures": len(bench.zebras), "layer": SIGNED, "concepts": names, "gauges": rows}
+    return {"images": len(bench.zebras), "layer": SIGNED, "concepts": names, "gauges": rows}
 
 
 def correlated(bench: Bench) -> Result:
@@ -206,7 +206,7 @@ def correlated(bench: Bench) -> Result:
     view = bench.classifier.at(SIGNED)
     striped = next(concept for concept in bench.concepts if concept.name == "striped")
     halves = [
-        ConceptSet(f"striped {part}", striped.pictures[start::2], striped.sources[start::2])
+        ConceptSet(f"striped {part}", striped.images[start::2], striped.sources[start::2])
         for part, start in (("A", 0), ("B", 1))
     ]
     others = [cav for cav in bench.cavs(SIGNED) if cav.name != "striped"][:7]
@@ -234,7 +234,7 @@ def correlated(bench: Bench) -> Result:
     gram = gram_matrix(torch.stack([cav.direction for cav in [*twice, *bench.cavs(SIGNED)]]))
     names = [cav.name for cav in [*twice, *bench.cavs(SIGNED)]]
     return {
-        "pictures": len(bench.zebras),
+        "images": len(bench.zebras),
         "layer": SIGNED,
         "others": [cav.name for cav in others],
         "cosine_of_halves": float(gram[0, 1]),
@@ -250,7 +250,7 @@ def _three_most_likely(bench: Bench) -> Tensor:
 
 
 def _ordinary_logits(bench: Bench, layer: str) -> Tensor:
-    """Logits (n, K) of the pictures without the concepts, where each cell of the layer is their own mean cell.
+    """Logits (n, K) of the images without the concepts, where each cell of the layer is their own mean cell.
 
     A baseline is the same in all cells, so it is compared with activations that are.
     """
@@ -262,8 +262,8 @@ def _ordinary_logits(bench: Bench, layer: str) -> Tensor:
 
 def _oddness(logits: Tensor, ordinary: Tensor) -> float:
     """Distance (K,) from the mean of ordinary logits (n, K), in units of their own root mean squared distance."""
-    centre = ordinary.mean(0)
-    return float((logits - centre).norm() / (ordinary - centre).square().sum(1).mean().sqrt())
+    center = ordinary.mean(0)
+    return float((logits - center).norm() / (ordinary - center).square().sum(1).mean().sqrt())
 
 
 def _last(module: nn.Module) -> nn.Linear:
@@ -285,7 +285,7 @@ def _spearman(one: Tensor, other: Tensor) -> float:
 
 
 def _mean_spearman(scores: Tensor, truth: Tensor) -> float:
-    """Mean over pictures and targets of the rank correlation over the concepts (N, D, T); constant ones left out."""
+    """Mean over images and targets of the rank correlation over the concepts (N, D, T); constant ones left out."""
     found = [
         _spearman(scores[n, :, t], truth[n, :, t])
         for n, t in np.ndindex(scores.shape[0], scores.shape[2])

@@ -10,7 +10,7 @@ from pellucid.concepts import (
     fit_cavs,
     null_directions,
 )
-from pellucid.concepts.concept_scores import sample_scores
+from pellucid.concepts.concept_scores import score_directions
 from pellucid.concepts.estimators import DifferenceOfMeans, fit_directions
 from pellucid.concepts.evidence import gather_evidence
 from pellucid.statistics.significance import rank_p_value
@@ -29,7 +29,7 @@ def chance(bench: Bench) -> Result:
     rows = []
     for d, cav in enumerate(cavs):
         for name, directions in chance_directions(cav).items():
-            found = [sample_scores(one, directions, *cav.emblems).reference for one in evidence]
+            found = [score_directions(one, directions, *cav.emblems).reference for one in evidence]
             null = torch.cat(found).mean(0)[:, 0]
             cosines = torch.nn.functional.cosine_similarity(directions, cav.direction[None]).abs()
             rows.append(
@@ -45,14 +45,14 @@ def chance(bench: Bench) -> Result:
                     "cosine_95": float(cosines.quantile(0.95)),
                 }
             )
-    return {"pictures": len(bench.zebras), "layer": SIGNED, "draws": _DRAWS, "rows": rows}
+    return {"images": len(bench.zebras), "layer": SIGNED, "draws": _DRAWS, "rows": rows}
 
 
 def chance_directions(cav: CAV) -> dict[str, Tensor]:
     """Random directions (199, C) by name; all but the first have the CAV's length.
 
-    Relabelling mixes the pictures of the concept into both sides. What sets these apart from others then dominates
-    what the sides differ in, so that many of the directions are the CAV's own, or its opposite. Centred pictures, and
+    Relabelling mixes the images of the concept into both sides. What sets these apart from others then dominates
+    what the sides differ in, so that many of the directions are the CAV's own, or its opposite. Centred images, and
     halves of the negatives, know nothing of that.
     """
     shown, absent = cav.concept_features.double(), cav.negative_features.double()
@@ -60,7 +60,7 @@ def chance_directions(cav: CAV) -> dict[str, Tensor]:
     return {
         "relabelled, own length": _random_sides(torch.cat([shown, absent]), len(shown)),
         "relabelled": null_directions(cav, _DRAWS, null="relabel"),
-        "relabelled after centring": null_directions(cav, _DRAWS, null="centred"),
+        "relabelled after centring": null_directions(cav, _DRAWS, null="centered"),
         "halves of the negatives": halves * cav.direction.norm(),
     }
 

@@ -41,10 +41,10 @@ def draw_figure(found: Mapping[str, Any], path: Path) -> None:
 def _zeros(axis: Any, found: Mapping[str, Any]) -> None:
     rows = found["layers"]
     left = [0.0] * len(rows)
-    for reason, colour in _REASONS.items():
+    for reason, color in _REASONS.items():
         shares = [row["reasons"].get(reason, 0) / row["cells"] for row in rows]
         if any(shares):
-            axis.barh(range(len(rows)), shares, left=left, color=colour, label=reason)
+            axis.barh(range(len(rows)), shares, left=left, color=color, label=reason)
             left = [before + share for before, share in zip(left, shares, strict=True)]
     axis.set_yticks(range(len(rows)), [row["layer"] for row in rows])
     axis.invert_yaxis()
@@ -63,19 +63,19 @@ def _sign(axis: Any, found: Mapping[str, Any]) -> None:
         "truth: loss by removal": ([one["effect_of_removal"] for one in row["striped"]], _TRUTH),
     }
     _grouped(axis, classes, bars)
-    axis.set_title("2 Hidden sign: striped, on pictures of zebras", fontsize=11)
+    axis.set_title("2 Hidden sign: striped, on images of zebras", fontsize=11)
     axis.set_ylabel(f"at {row['layer']}")
 
 
 def _baseline(axis: Any, found: Mapping[str, Any]) -> None:
     layers = list(dict.fromkeys(row["layer"] for row in found["layers"]))
     bars = {
-        label: ([row["oddness"] for row in found["layers"] if row["baseline"] == name], colour)
-        for label, name, colour in (("zero", "zero", _BEFORE), ("mean of ordinary pictures", "negatives", _MEND))
+        label: ([row["oddness"] for row in found["layers"] if row["baseline"] == name], color)
+        for label, name, color in (("zero", "zero", _BEFORE), ("mean of ordinary images", "negatives", _MEND))
     }
     _grouped(axis, layers, bars)
     axis.axhline(1, color="black", lw=0.7, ls=":")
-    axis.set_ylabel("distance of its logits from ordinary ones\n(1: as far as an ordinary picture's)")
+    axis.set_ylabel("distance of its logits from ordinary ones\n(1: as far as an ordinary image's)")
     axis.set_title("3 Baseline", fontsize=11)
 
 
@@ -100,7 +100,7 @@ def _correlated(axis: Any, found: Mapping[str, Any]) -> None:
         "joint, least squares": ([by_key[count, "least_squares"]["joint_striped"] for count in counts], _MEND),
         "joint, Shapley": ([by_key[count, "shapley"]["joint_striped"] for count in counts], _THIRD),
     }
-    _grouped(axis, ["striped once", "striped twice\n(two halves of the pictures)"], bars, turned=False)
+    _grouped(axis, ["striped once", "striped twice\n(two halves of the images)"], bars, turned=False)
     axis.set_ylabel("all that striped gets, in logits of zebra")
     axis.set_ylim(0, 6.6)
     axis.set_title(f"5 Correlated concepts (cosine {found['cosine_of_halves']:.2f})", fontsize=11)
@@ -109,9 +109,9 @@ def _correlated(axis: Any, found: Mapping[str, Any]) -> None:
 def _chance(axis: Any, found: Mapping[str, Any]) -> None:
     concepts = list(dict.fromkeys(row["concept"] for row in found["rows"]))
     kinds = dict.fromkeys(row["chance"] for row in found["rows"])
-    for (kind, colour), marker in zip(zip(kinds, (_BEFORE, _TRUTH, _MEND, _THIRD), strict=True), "svo.", strict=True):
+    for (kind, color), marker in zip(zip(kinds, (_BEFORE, _TRUTH, _MEND, _THIRD), strict=True), "svo.", strict=True):
         p_values = [row["p_value"] for row in found["rows"] if row["chance"] == kind]
-        axis.plot(p_values, marker, color=colour, ms=6, label=kind)
+        axis.plot(p_values, marker, color=color, ms=6, label=kind)
     axis.axhline(0.05, color="black", lw=0.7, ls=":")
     axis.set_yscale("log")
     axis.set_xticks(range(len(concepts)), concepts, rotation=45, ha="right")
@@ -125,9 +125,9 @@ def _grouped(
     axis: Any, labels: Sequence[str], bars: Mapping[str, tuple[Sequence[float], str]], *, turned: bool = True
 ) -> None:
     width = 0.8 / len(bars)
-    for place, (label, (values, colour)) in enumerate(bars.items()):
+    for place, (label, (values, color)) in enumerate(bars.items()):
         shift = (place - (len(bars) - 1) / 2) * width
-        axis.bar([index + shift for index in range(len(labels))], values, width, color=colour, label=label)
+        axis.bar([index + shift for index in range(len(labels))], values, width, color=color, label=label)
     axis.axhline(0, color="black", lw=0.7)
     axis.set_xticks(range(len(labels)), labels, rotation=45 if turned else 0, ha="right" if turned else "center")
     axis.legend(fontsize=8)

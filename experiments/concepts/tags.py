@@ -2,7 +2,7 @@
 
 python -m experiments.concepts.tags --out DIR [--seeds 3] [--agreements 0 0.2 0.4 0.6 0.8 1]
 
-A tag is written on drawn pictures and names their class with probability q. One small CNN is trained for each q and
+A tag is written on drawn images and names their class with probability q. One small CNN is trained for each q and
 seed (about 20 seconds each). How far it leans on tag and object is measured by intervention, and compared with what
 explanations say. Networks and measurements are kept in DIR, so that a run that was broken off goes on; the results are
 DIR/tags.json, DIR/tags.parquet, DIR/tags.md and DIR/tags.png.

@@ -1,4 +1,4 @@
-"""The figure of the tag experiment: pictures, the truth, and what each explanation says against it."""
+"""The figure of the tag experiment: images, the truth, and what each explanation says against it."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -31,25 +31,25 @@ _UNITS = {
     "Visual-TCAV signed": "logits",
     "Visual-TCAV signed, contrasted": "logits",
     "Visual-TCAV reference": "share x class weight",
-    "TCAV": "share of pictures",
+    "TCAV": "share of images",
     "TCAV tested": "share, 0.5 if not significant",
     "random CAV signed": "logits",
     "Grad-CAM mass": "share in the mask",
     "IG mass": "share in the mask",
 }
-_COLOURS = "viridis"
+_COLORS = "viridis"
 
 
 def draw_figure(
     table: Table, agreements: Sequence[float], compared: Sequence[Mapping[str, Any]], layer: str = "final"
 ) -> bytes:
-    """PNG: the first row shows pictures and the truth, the others each explanation against it, network by network."""
+    """PNG: the first row shows images and the truth, the others each explanation against it, network by network."""
     figure = Figure(figsize=(21, 11), layout="constrained")
     FigureCanvasAgg(figure)
     halves: Any = figure.subfigures(2, 1, height_ratios=(1, 2))
     top, bottom = halves
     axes = top.subplots(1, 3, width_ratios=(1.9, 1, 1))
-    _pictures(axes[0])
+    _images(axes[0])
     _accuracies(axes[1], table, agreements)
     _logits(axes[2], table, agreements)
     panels = bottom.subplots(len(PARTS), len(_SHOWN), sharex="row")
@@ -62,18 +62,18 @@ def draw_figure(
     return file.getvalue()
 
 
-def _pictures(axes: Axes) -> None:
+def _images(axes: Axes) -> None:
     """Scenes as they are, and after each kind of intervention."""
     scenes = draw_scenes(12, SIZE, seed=7)
     strip = []
     for index, scene in enumerate(scenes):
         own, other = SHAPES[index % len(SHAPES)], SHAPES[(index + 2) % len(SHAPES)]
         column = [(own, own), (own, None), (own, other), (None, own)]
-        strip.append(np.concatenate([scene.picture(*pair) for pair in column]))
+        strip.append(np.concatenate([scene.image(*pair) for pair in column]))
     axes.imshow(np.concatenate(strip, axis=1), interpolation="nearest")
     axes.set_yticks((np.arange(4) + 0.5) * SIZE, ["right tag", "tag removed", "tag swapped", "object removed"])
     axes.set_xticks([])
-    axes.set_title("The pictures and what is done to them")
+    axes.set_title("The images and what is done to them")
 
 
 def _accuracies(axes: Axes, table: Table, agreements: Sequence[float]) -> None:
@@ -117,7 +117,7 @@ def _scatter(
 ) -> PathCollection:
     layer, part, name = key
     said = table[layer if dict(MEASURES)[name] else "input", part, name]
-    dots = axes.scatter(table["truth", part, "logit removed"], said, c=agreements, cmap=_COLOURS, vmin=0, vmax=1, s=28)
+    dots = axes.scatter(table["truth", part, "logit removed"], said, c=agreements, cmap=_COLORS, vmin=0, vmax=1, s=28)
     (row,) = (
         row for row in compared if (row["layer"], row["part"], row["measure"], row["truth"]) == (*key, "logit removed")
     )

@@ -47,11 +47,11 @@ Values = Mapping[tuple[str, str], Iterable[float]]
 
 @dataclass(frozen=True)
 class Exhibits:
-    """The pictures that all networks are examined with.
+    """The images that all networks are examined with.
 
     Attributes:
-        per_class: pictures of each class that are explained and intervened on, all with the right tag.
-        per_concept: pictures of each concept, and of each kind of negatives.
+        per_class: images of each class that are explained and intervened on, all with the right tag.
+        per_concept: images of each concept, and of each kind of negatives.
     """
 
     per_class: int = 20
@@ -68,7 +68,7 @@ class Exhibits:
         return torch.arange(len(SHAPES)).repeat_interleave(self.per_class)
 
     @cached_property
-    def pictures(self) -> dict[str, Tensor]:
+    def images(self) -> dict[str, Tensor]:
         """The same scenes after each intervention, (N, 3, SIZE, SIZE) each."""
         own = [SHAPES[index] for index in self.classes]
         steps = 1 + torch.arange(len(own)) % (len(SHAPES) - 1)
@@ -116,7 +116,7 @@ def measure(classifier: pl.Classifier, exhibits: Exhibits, layers: Sequence[str]
     """Measure one network: a tidy table, one row per layer, part, measure and class.
 
     The rows of layer "truth" tell what the interventions do: "logit removed" and "logit swapped" are how far the logit
-    of the class falls, "accuracy ..." the share of pictures that are given the object's class. "accuracy right", with
+    of the class falls, "accuracy ..." the share of images that are given the object's class. "accuracy right", with
     nothing changed, is the same for both parts.
     """
     rows = _rows("truth", _interventions(classifier, exhibits)) + _rows("input", _input_gradients(classifier, exhibits))
@@ -127,8 +127,8 @@ def measure(classifier: pl.Classifier, exhibits: Exhibits, layers: Sequence[str]
         linear = fit_cavs(view, exhibits.concepts, exhibits.negatives, "logistic", options=_DIRECTION_ONLY)
         for index, name in enumerate(SHAPES):
             own, trained = ([cavs[index], cavs[index + len(SHAPES)]] for cavs in (differences, linear))
-            pictures = exhibits.pictures["right"][exhibits.classes == index]
-            found = {**_visual_tcav(view, own, pictures, index), **_tcav(view, trained, pictures, index)}
+            images = exhibits.images["right"][exhibits.classes == index]
+            found = {**_visual_tcav(view, own, images, index), **_tcav(view, trained, images, index)}
             found |= _seen(view, own, exhibits, index) | _contrasted(view, exhibits, index)
             rows += [
                 {"layer": layer, "part": part, "measure": kind, "class": name, "value": value}
@@ -139,7 +139,7 @@ def measure(classifier: pl.Classifier, exhibits: Exhibits, layers: Sequence[str]
 
 def _interventions(classifier: pl.Classifier, exhibits: Exhibits) -> Values:
     with torch.no_grad():
-        logits = {name: classifier.logits(pictures) for name, pictures in exhibits.pictures.items()}
+        logits = {name: classifier.logits(images) for name, images in exhibits.images.items()}
     own = {name: found.gather(1, exhibits.classes[:, None])[:, 0] for name, found in logits.items()}
     right = {name: (found.argmax(1) == exhibits.classes).double() for name, found in logits.items()}
     found: dict[tuple[str, str], Iterable[float]] = {}
@@ -153,14 +153,14 @@ def _interventions(classifier: pl.Classifier, exhibits: Exhibits) -> Values:
 
 def _input_gradients(classifier: pl.Classifier, exhibits: Exhibits) -> Values:
     """Integrated gradients of the pixels: the share of the positive evidence in the mask, and all evidence in it."""
-    explanation = IntegratedGradients()(classifier.at("input"), exhibits.pictures["right"], exhibits.classes)
+    explanation = IntegratedGradients()(classifier.at("input"), exhibits.images["right"], exhibits.classes)
     inside = {part: (explanation.values[:, 0] * mask).sum((1, 2)) for part, mask in exhibits.masks.items()}
     sums = {(part, "IG sum in mask"): _by_class(total) for part, total in inside.items()}
     return {**_mass_shares(explanation, exhibits, "IG mass"), **sums}
 
 
 def _grad_cam(view: LayerView, exhibits: Exhibits) -> Values:
-    return _mass_shares(GradCAM()(view, exhibits.pictures["right"], exhibits.classes), exhibits, "Grad-CAM mass")
+    return _mass_shares(GradCAM()(view, exhibits.images["right"], exhibits.classes), exhibits, "Grad-CAM mass")
 
 
 def _mass_shares(explanation: Explanation, exhibits: Exhibits, name: str) -> Values:
@@ -170,7 +170,7 @@ def _mass_shares(explanation: Explanation, exhibits: Exhibits, name: str) -> Val
     }
 
 
-def _visual_tcav(view: LayerView, cavs: Sequence[CAV], pictures: Tensor, target: int) -> dict[tuple[str, str], float]:
+def _visual_tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: int) -> dict[tuple[str, str], float]:
     """Global attributions of tag and object, and of a random CAV in place of each under the same emblems.
 
     "tested" is the signed attribution, and 0 where it is not significant or where a warning says that the CAV is weak.
@@ -179,7 +179,7 @@ def _visual_tcav(view: LayerView, cavs: Sequence[CAV], pictures: Tensor, target:
         replace(cav, name=f"random {cav.name}", direction=null_directions(cav, 1, target, "relabel")[0]) for cav in cavs
     ]
     explainer = VisualTCAV(view, [*cavs, *chance], permutations=99, null="relabel", max_batch=32)
-    found = global_explanation(explainer, pictures, target, repeats=1)
+    found = global_explanation(explainer, images, target, repeats=1)
     assert found.signed.p_values is not None
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):
@@ -192,9 +192,9 @@ def _visual_tcav(view: LayerView, cavs: Sequence[CAV], pictures: Tensor, target:
     return scores
 
 
-def _tcav(view: LayerView, cavs: Sequence[CAV], pictures: Tensor, target: int) -> dict[tuple[str, str], float]:
+def _tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: int) -> dict[tuple[str, str], float]:
     """TCAV with logistic CAVs: the sign fraction, the same with 0.5 where it is not significant, mean sensitivity."""
-    found = tcav(view, cavs, pictures, target, permutations=1, max_batch=32)
+    found = tcav(view, cavs, images, target, permutations=1, max_batch=32)
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):
         score, passed = float(found.scores[index]), bool(found.adjusted["p_values"][index] <= SIGNIFICANT)
@@ -209,11 +209,11 @@ def _seen(view: LayerView, cavs: Sequence[CAV], exhibits: Exhibits, target: int)
     """How well concepts are fitted and seen, the joint attribution of both, and their deletion from the layer."""
     rows = exhibits.classes == target
     explainer = VisualTCAV(view, cavs, permutations=0, max_batch=32)
-    curves = remove_concepts(view, exhibits.pictures["right"][rows], cavs, target, max_batch=64)
-    found = explainer(exhibits.pictures["right"][rows], target)
+    curves = remove_concepts(view, exhibits.images["right"][rows], cavs, target, max_batch=64)
+    found = explainer(exhibits.images["right"][rows], target)
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):
-        absent = explainer(exhibits.pictures[f"{part} removed"][rows], target).maps
+        absent = explainer(exhibits.images[f"{part} removed"][rows], target).maps
         scores[part, "concept deletion"] = float(
             (curves.scores[:, index, 0, 0] - curves.scores[:, index, 0, -1]).mean()
         )
@@ -225,18 +225,18 @@ def _seen(view: LayerView, cavs: Sequence[CAV], exhibits: Exhibits, target: int)
 
 
 def _contrasted(view: LayerView, exhibits: Exhibits, target: int) -> dict[tuple[str, str], float]:
-    """Global attributions with the pictures of the other part, tag or object, among the negatives of each."""
+    """Global attributions with the images of the other part, tag or object, among the negatives of each."""
     pair = [exhibits.concepts[target], exhibits.concepts[target + len(SHAPES)]]
     cavs = []
     for own, other in (pair, pair[::-1]):
         negatives = replace(
             exhibits.negatives,
-            pictures=exhibits.negatives.pictures + other.pictures,
+            images=exhibits.negatives.images + other.images,
             sources=exhibits.negatives.sources + other.sources,
         )
         cavs.append(fit_cav(view, own, negatives, options=_DIRECTION_ONLY))
     explainer = VisualTCAV(view, cavs, permutations=0, max_batch=32)
-    found = explainer(exhibits.pictures["right"][exhibits.classes == target], target)
+    found = explainer(exhibits.images["right"][exhibits.classes == target], target)
     return {
         (part, f"Visual-TCAV {score}, contrasted"): float(values[:, index, 0].mean())
         for index, part in enumerate(PARTS)
@@ -245,7 +245,7 @@ def _contrasted(view: LayerView, exhibits: Exhibits, target: int) -> dict[tuple[
 
 
 def _by_class(values: Tensor) -> list[float]:
-    """Means over the pictures of each class."""
+    """Means over the images of each class."""
     means: list[float] = values.double().view(len(SHAPES), -1).mean(1).tolist()
     return means
 

@@ -18,7 +18,7 @@ from pellucid.synthetic.tagged_objects import SHAPES, Scene, draw_scenes
 __all__ = ["SIZE", "Recipe", "classifier_for", "random_tags", "to_input", "train"]
 
 SIZE = 48
-"""Side of the pictures in pixels."""
+"""Side of the images in pixels."""
 Named = Sequence[str | None]
 
 
@@ -27,13 +27,13 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        agreement: chance that a picture's tag names its class; else it names another class, each alike.
+        agreement: chance that an image's tag names its class; else it names another class, each alike.
         seed: of scenes, tags, weights and order.
-        scenes: training pictures.
+        scenes: training images.
         epochs: passes over them.
         width: channels of the first layer; the others have two, three and four times as many.
-        untagged: share of the training pictures without a tag, so that a picture without one is nothing new.
-        batch: pictures of one step.
+        untagged: share of the training images without a tag, so that an image without one is nothing new.
+        batch: images of one step.
         rate: highest learning rate.
     """
 
@@ -58,13 +58,13 @@ class Recipe:
 
 
 def to_input(scenes: Sequence[Scene], shapes: Named, tags: Named) -> Tensor:
-    """Pictures of scenes as the networks take them, (N, 3, SIZE, SIZE), 0 to 255 mapped to -1 to 1."""
-    pictures = [scene.picture(*names) for scene, *names in zip(scenes, shapes, tags, strict=True)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """Images of scenes as the networks take them, (N, 3, SIZE, SIZE), 0 to 255 mapped to -1 to 1."""
+    images = [scene.image(*names) for scene, *names in zip(scenes, shapes, tags, strict=True)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def random_tags(classes: Sequence[int], agreement: float, random: np.random.Generator) -> list[int]:
-    """The class that each picture's tag names: its own with probability `agreement`, else another."""
+    """The class that each image's tag names: its own with probability `agreement`, else another."""
     others = [(own + int(random.integers(1, len(SHAPES)))) % len(SHAPES) for own in classes]
     return [own if random.random() < agreement else other for own, other in zip(classes, others, strict=True)]
 
@@ -90,11 +90,11 @@ def train(recipe: Recipe) -> nn.Sequential:
     classes = random.integers(len(SHAPES), size=len(scenes)).tolist()
     named = random_tags(classes, recipe.agreement, random)
     tags = [SHAPES[tag] if random.random() >= recipe.untagged else None for tag in named]
-    pictures, labels = to_input(scenes, [SHAPES[own] for own in classes], tags), torch.tensor(classes)
+    images, labels = to_input(scenes, [SHAPES[own] for own in classes], tags), torch.tensor(classes)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(recipe.seed)
         network = small_network(recipe.width)
-        _fit(network, pictures, labels, recipe)
+        _fit(network, images, labels, recipe)
     return network.eval()
 
 
@@ -111,16 +111,16 @@ def classifier_for(recipe: Recipe, folder: Path | None = None) -> pl.Classifier:
     return pl.Classifier(network, class_names=SHAPES, input_size=SIZE, name=recipe.name)
 
 
-def _fit(network: nn.Module, pictures: Tensor, labels: Tensor, recipe: Recipe) -> None:
-    steps = recipe.epochs * -(-len(pictures) // recipe.batch)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps)
+def _fit(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> None:
+    steps = recipe.epochs * -(-len(images) // recipe.batch)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
     for _ in range(recipe.epochs):
-        for rows in torch.split(torch.randperm(len(pictures)), recipe.batch):
-            optimiser.zero_grad()
-            loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
+        for rows in torch.split(torch.randperm(len(images)), recipe.batch):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(images[rows]), labels[rows])
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
             schedule.step()
 
 

@@ -1,8 +1,8 @@
-"""Do textures come out as anybody would expect, on real classifiers with real pictures and with drawn ones?
+"""Do textures come out as anybody would expect, on real classifiers with real images and with drawn ones?
 
 python -m experiments.concepts.textures --data DIR [--out DIR]
 
-Writes textures_cavs, textures_classes and textures_pictures (Parquet), textures.json and two figures. Each layer of
+Writes textures_cavs, textures_classes and textures_images (Parquet), textures.json and two figures. Each layer of
 each classifier is kept when it is done, so a run that was stopped goes on where it stopped.
 """
 
@@ -22,15 +22,15 @@ from experiments.concepts.textures_data import (
     FULL,
     LAYERS,
     Sizes,
-    class_pictures,
+    class_images,
     drawn_name,
     drawn_sets,
-    few_pictures,
+    few_images,
     load_classifier,
     photo_sets,
 )
 from experiments.concepts.textures_figures import draw_figures
-from experiments.concepts.textures_summary import Tables, read_tables, summarise, write_tables
+from experiments.concepts.textures_summary import Tables, read_tables, summarize, write_tables
 from pellucid.attribution import Case
 from pellucid.classifiers import Classifier, LayerView
 from pellucid.concepts import (
@@ -41,14 +41,14 @@ from pellucid.concepts import (
     global_explanation,
     tcav,
 )
-from pellucid.statistics.significance import area_under_curve
+from pellucid.statistics.significance import roc_auc
 from pellucid.storage import write_atomically
 
 __all__ = ["main", "measure", "run"]
 
 RESULTS = Path(__file__).parent / "results"
 FEWEST = 2
-"""A class of which fewer pictures are recognised is left out of the means over pictures."""
+"""A class of which fewer images are recognized is left out of the means over images."""
 Row = dict[str, Any]
 
 
@@ -83,14 +83,14 @@ def run(
 def write_report(out: Path) -> None:
     """Summary and figures from the tables."""
     tables = read_tables(out)
-    summary = summarise(tables)
+    summary = summarize(tables)
     rounded = json.loads(json.dumps(summary), parse_float=lambda text: float(f"{float(text):.4g}"))
     write_atomically(out / "textures.json", (json.dumps(rounded, indent=1) + "\n").encode())
     draw_figures(tables, summary, out)
 
 
 def measure(model: str, classifier: Classifier, layer: str, data: Path, sizes: Sizes) -> Tables:
-    """Everything at one layer: rows of the tables cavs, classes and pictures."""
+    """Everything at one layer: rows of the tables cavs, classes and images."""
     view = classifier.at(layer)
     with warnings.catch_warnings():  # remarks on weak CAVs are in the table
         warnings.simplefilter("ignore", ConceptWarning)
@@ -98,12 +98,12 @@ def measure(model: str, classifier: Classifier, layer: str, data: Path, sizes: S
         drawn = fit_cavs(view, *drawn_sets(sizes))
     cavs = [*photographed, *drawn]
     explainer = VisualTCAV(view, cavs, permutations=sizes.permutations)
-    tables: Tables = {"cavs": _cav_rows(photographed, drawn), "classes": [], "pictures": []}
-    for name, files in class_pictures(data, sizes).items():
-        classes, pictures = _many(explainer, classifier, name, files)
+    tables: Tables = {"cavs": _cav_rows(photographed, drawn), "classes": [], "images": []}
+    for name, files in class_images(data, sizes).items():
+        classes, images = _many(explainer, classifier, name, files)
         tables["classes"] += classes
-        tables["pictures"] += pictures
-    tables["pictures"] += _few(explainer, classifier, few_pictures(data, classifier, sizes))
+        tables["images"] += images
+    tables["images"] += _few(explainer, classifier, few_images(data, classifier, sizes))
     place = {"model": model, "layer": layer}
     return {table: [place | row for row in rows] for table, rows in tables.items()}
 
@@ -131,7 +131,7 @@ def _cav_rows(photographed: Sequence[CAV], drawn: Sequence[CAV]) -> list[Row]:
 
 
 def _auc_on(cav: CAV, direction: Tensor) -> float:
-    return area_under_curve(cav.concept_features @ direction, cav.negative_features @ direction)
+    return roc_auc(cav.concept_features @ direction, cav.negative_features @ direction)
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:
@@ -141,18 +141,18 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 def _many(
     explainer: VisualTCAV, classifier: Classifier, name: str, files: Sequence[Path]
 ) -> tuple[list[Row], list[Row]]:
-    """A class with many pictures: those that the classifier gets right, with intervals and tests."""
+    """A class with many images: those that the classifier gets right, with intervals and tests."""
     every = classifier.read(list(files))
     predicted = [found[0].name for found in classifier.predict(every, top=1)]
     right = [index for index, label in enumerate(predicted) if label == name]
     if len(right) < FEWEST:
-        print(f"{name}: {len(right)} of {len(files)} pictures are recognised, left out", flush=True)
+        print(f"{name}: {len(right)} of {len(files)} images are recognized, left out", flush=True)
         return [], []
-    pictures, view = every[right], classifier.at(explainer.view.layer)
-    found = global_explanation(explainer, pictures, name, hierarchical=True)
-    tests = tcav(view, explainer.cavs, pictures, name, permutations=explainer.permutations)
+    images, view = every[right], classifier.at(explainer.view.layer)
+    found = global_explanation(explainer, images, name, hierarchical=True)
+    tests = tcav(view, explainer.cavs, images, name, permutations=explainer.permutations)
     by_concept = {concept: (float(score), float(p)) for concept, score, p in
-                  zip(tests.concepts, tests.scores, tests.relabelled_p_values, strict=True)}  # fmt: skip
+                  zip(tests.concepts, tests.scores, tests.relabeled_p_values, strict=True)}  # fmt: skip
     classes = [
         {
             **{key: value for key, value in row.items() if key not in ("target", "auc", "adjusted_p_value", "layer")},
@@ -165,32 +165,32 @@ def _many(
     ]
     scores = found.reference.values[:, :, 0], found.signed.values[:, :, 0], found.strongest, tests.sensitivities
     names = [(name, files[index].name, predicted[index]) for index in right]
-    return classes, _picture_rows(names, found.concepts, found.status[:, :, 0], found.gap[:, 0], *scores, few=False)
+    return classes, _image_rows(names, found.concepts, found.status[:, :, 0], found.gap[:, 0], *scores, few=False)
 
 
-def _few(explainer: VisualTCAV, classifier: Classifier, labelled: Sequence[tuple[str, Path]]) -> list[Row]:
-    """Classes with one or two pictures: each picture explained on its own, for its true class."""
-    pictures = classifier.read([file for _, file in labelled])
-    predicted = [found[0].name for found in classifier.predict(pictures, top=1)]
-    targets = torch.tensor([classifier.class_index(name) for name, _ in labelled])
-    local = VisualTCAV(explainer.view, explainer.cavs, permutations=0)(pictures, targets)
-    along = _sensitivities(classifier.at(local.layer), explainer.cavs, pictures, targets)
+def _few(explainer: VisualTCAV, classifier: Classifier, labeled: Sequence[tuple[str, Path]]) -> list[Row]:
+    """Classes with one or two images: each image explained on its own, for its true class."""
+    images = classifier.read([file for _, file in labeled])
+    predicted = [found[0].name for found in classifier.predict(images, top=1)]
+    targets = torch.tensor([classifier.class_index(name) for name, _ in labeled])
+    local = VisualTCAV(explainer.view, explainer.cavs, permutations=0)(images, targets)
+    along = _sensitivities(classifier.at(local.layer), explainer.cavs, images, targets)
     scores = local.reference[:, :, 0], local.signed[:, :, 0], local.maps.amax((2, 3)), along
-    names = [(name, file.name, label) for (name, file), label in zip(labelled, predicted, strict=True)]
-    return _picture_rows(names, local.concepts, local.status[:, :, 0], local.gap[:, 0], *scores, few=True)
+    names = [(name, file.name, label) for (name, file), label in zip(labeled, predicted, strict=True)]
+    return _image_rows(names, local.concepts, local.status[:, :, 0], local.gap[:, 0], *scores, few=True)
 
 
-def _sensitivities(view: LayerView, cavs: Sequence[CAV], pictures: Tensor, targets: Tensor) -> Tensor:
-    """Derivatives (N, D) of each picture's own class along each CAV of length 1: what TCAV counts the signs of."""
+def _sensitivities(view: LayerView, cavs: Sequence[CAV], images: Tensor, targets: Tensor) -> Tensor:
+    """Derivatives (N, D) of each image's own class along each CAV of length 1: what TCAV counts the signs of."""
     directions = torch.nn.functional.normalize(torch.stack([cav.direction for cav in cavs]), dim=1)
     found = []
-    for rows in torch.split(torch.arange(len(pictures)), 8):
-        case = Case(view, pictures[rows], targets[rows], differentiate=True)
+    for rows in torch.split(torch.arange(len(images)), 8):
+        case = Case(view, images[rows], targets[rows], differentiate=True)
         found.append(case.gradients[:, 0].sum((2, 3)) @ directions.T)
     return torch.cat(found)
 
 
-def _picture_rows(
+def _image_rows(
     names: Sequence[tuple[str, str, str]],
     concepts: Sequence[str],
     status: Any,
@@ -202,11 +202,11 @@ def _picture_rows(
     *,
     few: bool,
 ) -> list[Row]:
-    """One row per picture and concept; scores are (N, D), the completeness gap is (N,)."""
+    """One row per image and concept; scores are (N, D), the completeness gap is (N,)."""
     return [
         {
             "class": name,
-            "picture": file,
+            "image": file,
             "predicted": predicted,
             "few": few,
             "concept": concept,
@@ -225,7 +225,7 @@ def _picture_rows(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the pictures and weights")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the images and weights")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="only summary and figures, from the tables")
     arguments = parser.parse_args()

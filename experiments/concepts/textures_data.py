@@ -10,9 +10,9 @@ import pellucid as pl
 from experiments.attribution_evaluation.models import load_model
 from pellucid.classifiers import Classifier
 from pellucid.concepts import ConceptSet, concept_set
-from pellucid.data import Preprocess, find_pictures
-from pellucid.errors import PictureError
-from pellucid.synthetic.textures import NEGATIVES, TEXTURES, draw_pictures
+from pellucid.data import Preprocess, find_images
+from pellucid.errors import ImageError
+from pellucid.synthetic.textures import NEGATIVES, TEXTURES, draw_images
 
 __all__ = [
     "EXPECTED",
@@ -21,10 +21,10 @@ __all__ = [
     "LAYERS",
     "PLACEBO",
     "Sizes",
-    "class_pictures",
+    "class_images",
     "drawn_name",
     "drawn_sets",
-    "few_pictures",
+    "few_images",
     "load_classifier",
     "photo_sets",
 ]
@@ -81,9 +81,9 @@ class Sizes:
 
     Attributes:
         per_concept, negatives: photographs of each texture, and without any.
-        drawn, drawn_negatives: the same for drawn pictures.
-        per_class: most pictures of a class that has many.
-        classes: how many of the classes with many pictures.
+        drawn, drawn_negatives: the same for drawn images.
+        per_class: most images of a class that has many.
+        classes: how many of the classes with many images.
         pairs: how many of `EXPECTED`.
         permutations: relabellings behind each p-value.
     """
@@ -116,7 +116,7 @@ def photo_sets(data: Path, classifier: Classifier, sizes: Sizes) -> tuple[list[C
     """Photographed textures and the placebo, with photographs of other classes as their negatives."""
     folders = sorted(path for path in (data / "dtd_concepts").iterdir() if path.is_dir())
     textures = [
-        concept_set(folder, folder.name, count=min(sizes.per_concept, len(find_pictures(folder)))) for folder in folders
+        concept_set(folder, folder.name, count=min(sizes.per_concept, len(find_images(folder)))) for folder in folders
     ]
     samples = _samples(data)
     explained = {classifier.class_index(name) for name in (*EXPECTED, *_MANY, HONEYCOMB)}
@@ -128,33 +128,33 @@ def photo_sets(data: Path, classifier: Classifier, sizes: Sizes) -> tuple[list[C
 
 
 def drawn_name(texture: str) -> str:
-    """What the drawn pictures of a texture are called here."""
+    """What the drawn images of a texture are called here."""
     return f"drawn {texture}"
 
 
 def drawn_sets(sizes: Sizes) -> tuple[list[ConceptSet], ConceptSet]:
-    """pellucid's own textures, with its own pictures without regular texture as their negatives."""
-    textures = [concept_set(draw_pictures(name, sizes.drawn), drawn_name(name)) for name in TEXTURES]
-    return textures, concept_set(draw_pictures(NEGATIVES, sizes.drawn_negatives), "drawn negatives")
+    """pellucid's own textures, with its own images without regular texture as their negatives."""
+    textures = [concept_set(draw_images(name, sizes.drawn), drawn_name(name)) for name in TEXTURES]
+    return textures, concept_set(draw_images(NEGATIVES, sizes.drawn_negatives), "drawn negatives")
 
 
-def class_pictures(data: Path, sizes: Sizes) -> dict[str, list[Path]]:
+def class_images(data: Path, sizes: Sizes) -> dict[str, list[Path]]:
     """Files of the classes of which there are many, a seeded sample."""
     found = {}
     for name in list(_MANY)[: sizes.classes]:
-        files = find_pictures(data / _MANY[name])
+        files = find_images(data / _MANY[name])
         chosen = concept_set(files, name, count=min(sizes.per_class, len(files)))
-        found[name] = [path for path in chosen.pictures if isinstance(path, Path)]
+        found[name] = [path for path in chosen.images if isinstance(path, Path)]
     return found
 
 
-def few_pictures(data: Path, classifier: Classifier, sizes: Sizes) -> list[tuple[str, Path]]:
-    """The one or two pictures of each class in `EXPECTED`, and of honeycombs: (class, file)."""
-    samples, labelled = _samples(data), find_pictures(data / "foolbox_imagenet20")
+def few_images(data: Path, classifier: Classifier, sizes: Sizes) -> list[tuple[str, Path]]:
+    """The one or two images of each class in `EXPECTED`, and of honeycombs: (class, file)."""
+    samples, labeled = _samples(data), find_images(data / "foolbox_imagenet20")
     found = []
     for name in (*list(EXPECTED)[: sizes.pairs], HONEYCOMB):
         index = classifier.class_index(name)
-        files = [samples[index], *(file for file in labelled if file.stem.endswith(f"_{index}"))]
+        files = [samples[index], *(file for file in labeled if file.stem.endswith(f"_{index}"))]
         found += [(name, file) for file in files]
     return found
 
@@ -163,7 +163,5 @@ def _samples(data: Path) -> Sequence[Path]:
     """One photograph of each of the 1000 classes, in the order of the classes."""
     files = sorted((data / "imagenet_samples_256").glob("*.jpg"))
     if len(files) != 1000:
-        raise PictureError(
-            f"{data / 'imagenet_samples_256'}: {len(files)} pictures, wanted one for each of 1000 classes"
-        )
+        raise ImageError(f"{data / 'imagenet_samples_256'}: {len(files)} images, wanted one for each of 1000 classes")
     return files

@@ -1,4 +1,4 @@
-"""Figures of the texture experiment: numbers only, no pictures of the data."""
+"""Figures of the texture experiment: numbers only, no images of the data."""
 
 import io
 from collections.abc import Sequence
@@ -48,9 +48,9 @@ def _draw_zebra(tables: Tables, path: Path) -> None:
             _dots(axes[line, column], [found[name] for name in names])
             if column == 0:
                 axes[line, 0].set_ylabel(_LABELS[score])
-        axes[0, column].set_title(f"{model}\n{layer}, {found[PLACEBO]['pictures']} pictures", fontsize=9)
+        axes[0, column].set_title(f"{model}\n{layer}, {found[PLACEBO]['images']} images", fontsize=9)
     figure.suptitle(
-        "How much each texture counts for the class zebra: mean and 95 % interval over pictures and resampled CAVs",
+        "How much each texture counts for the class zebra: mean and 95 % interval over images and resampled CAVs",
         fontsize=11,
     )
     save_figure(figure, path)
@@ -58,9 +58,9 @@ def _draw_zebra(tables: Tables, path: Path) -> None:
 
 def _dots(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
     for place, row in enumerate(rows):
-        colour = {"striped": _LEADER, PLACEBO: _CONTROL}.get(row["concept"], _OTHER)
-        axis.plot([row["low"], row["high"]], [place, place], color=colour, lw=2, solid_capstyle="butt")
-        axis.plot(row["mean"], place, "o", color=colour, ms=5)
+        color = {"striped": _LEADER, PLACEBO: _CONTROL}.get(row["concept"], _OTHER)
+        axis.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
+        axis.plot(row["mean"], place, "o", color=color, ms=5)
     axis.axvline(0, color="black", lw=0.6)
     axis.set_yticks(range(len(rows)), [row["concept"] for row in rows], fontsize=8)
     axis.set_ylim(len(rows) - 0.4, -0.6)
@@ -69,7 +69,7 @@ def _dots(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_few(tables: Tables, chosen: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rank of each texture in each class with one or two pictures; the expected one is framed."""
+    """Rank of each texture in each class with one or two images; the expected one is framed."""
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
 
@@ -97,7 +97,7 @@ def _draw_few(tables: Tables, chosen: Sequence[dict[str, Any]], path: Path) -> N
     bar.set_label("rank of the texture by signed contribution (1: counts most)")
     bar.ax.invert_yaxis()
     figure.suptitle(
-        "Classes with one or two pictures: the texture that the class's name makes one expect (framed), among all",
+        "Classes with one or two images: the texture that the class's name makes one expect (framed), among all",
         fontsize=11,
     )
     save_figure(figure, path)

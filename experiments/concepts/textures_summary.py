@@ -21,7 +21,7 @@ __all__ = [
     "places",
     "read_tables",
     "select",
-    "summarise",
+    "summarize",
     "textures_of",
     "write_tables",
 ]
@@ -31,8 +31,8 @@ Tables = dict[str, list[Row]]
 Floats = NDArray[np.float64]
 
 SCORES = ("reference", "signed", "strongest", "sensitivity")
-"""Scores of a picture: published, signed contribution, largest value of the concept map, TCAV's derivative."""
-_TABLES = ("cavs", "classes", "pictures")
+"""Scores of an image: published, signed contribution, largest value of the concept map, TCAV's derivative."""
+_TABLES = ("cavs", "classes", "images")
 _PERMUTATIONS = 9999
 _SHOWN = 5  # concepts of a ranking; all of them are in the tables
 
@@ -74,8 +74,8 @@ def textures_of(tables: Tables) -> list[str]:
     return [name for name in names if name != PLACEBO and not name.startswith(drawn_name(""))]
 
 
-def summarise(tables: Tables) -> dict[str, list[Row]]:
-    """CAV quality, classes with many pictures, classes with few, and drawn against photographed textures."""
+def summarize(tables: Tables) -> dict[str, list[Row]]:
+    """CAV quality, classes with many images, classes with few, and drawn against photographed textures."""
     at = places(tables)
     return {
         "cavs": [_quality(tables, *place) for place in at],
@@ -107,7 +107,7 @@ def _quality(tables: Tables, model: str, layer: str) -> Row:
 
 
 def _many(tables: Tables) -> list[Row]:
-    """Classes with many pictures; p-values adjusted over concepts x classes x layers of a model, for each score."""
+    """Classes with many images; p-values adjusted over concepts x classes x layers of a model, for each score."""
     found = []
     for model, score in product(dict.fromkeys(model for model, _ in places(tables)), ("reference", "signed")):
         family = [
@@ -126,14 +126,14 @@ def _many(tables: Tables) -> list[Row]:
 
 
 def _values(tables: Tables, row: Row, concept: str) -> torch.Tensor:
-    """The scores (N,) of a concept in the pictures behind a row of the table of classes."""
+    """The scores (N,) of a concept in the images behind a row of the table of classes."""
     place = {key: row[key] for key in ("model", "layer")}
-    pictures = select(tables["pictures"], **place, class_=row["class"], few=False, concept=concept)
-    return torch.tensor([picture[row["score"]] for picture in pictures])
+    images = select(tables["images"], **place, class_=row["class"], few=False, concept=concept)
+    return torch.tensor([image[row["score"]] for image in images])
 
 
 def _against_placebo(tables: Tables, row: Row) -> float:
-    """Sign-flip test, paired by picture, that a concept counts as much as the placebo does; 1 if it counts less."""
+    """Sign-flip test, paired by image, that a concept counts as much as the placebo does; 1 if it counts less."""
     ahead = _values(tables, row, row["concept"]) - _values(tables, row, PLACEBO)
     return float(sign_flip_p_value(ahead)) if float(ahead.mean()) > 0 else 1.0
 
@@ -149,7 +149,7 @@ def _class(tables: Tables, rows: Sequence[Row], score: str) -> Row:
     kept = ("concept", "mean", "low", "high", "share_seen", "p_value", "adjusted_p_value", "adjusted_placebo_test",
             "tcav", "adjusted_tcav_p_value")  # fmt: skip
     return {
-        **{key: first[key] for key in ("model", "layer", "class", "pictures", "given")},
+        **{key: first[key] for key in ("model", "layer", "class", "images", "given")},
         "score": score,
         "ranking": [{key: row[key] for key in kept} for row in ranked[:_SHOWN]],
         "expected": expected,
@@ -167,19 +167,19 @@ def _class(tables: Tables, rows: Sequence[Row], score: str) -> Row:
 
 
 def few_ranks(tables: Tables, model: str, layer: str, score: str, concepts: Sequence[str]) -> tuple[list[str], Floats]:
-    """Ranks (classes, concepts) of the concepts in each class with few pictures, 1 the highest; ties share a rank."""
+    """Ranks (classes, concepts) of the concepts in each class with few images, 1 the highest; ties share a rank."""
     from scipy.stats import rankdata
 
     values: dict[str, dict[str, list[float]]] = {}
-    for row in tables["pictures"]:
+    for row in tables["images"]:
         if row["few"] and (row["model"], row["layer"]) == (model, layer) and row["concept"] in concepts:
-            values.setdefault(row["class"], {}).setdefault(row["picture"], []).append(row[score])
-    ranks = [np.mean([rankdata(-np.array(one)) for one in pictures.values()], axis=0) for pictures in values.values()]
+            values.setdefault(row["class"], {}).setdefault(row["image"], []).append(row[score])
+    ranks = [np.mean([rankdata(-np.array(one)) for one in images.values()], axis=0) for images in values.values()]
     return list(values), np.array(ranks)
 
 
 def _few(tables: Tables, model: str, layer: str, score: str) -> Row:
-    """Where the expected texture stands among all in the classes with one or two pictures."""
+    """Where the expected texture stands among all in the classes with one or two images."""
     textures = textures_of(tables)
     every, ranks = few_ranks(tables, model, layer, score, textures)
     kept = [index for index, name in enumerate(every) if EXPECTED.get(name) in textures]

@@ -23,16 +23,16 @@ from torch import Tensor
 import pellucid as pl
 from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits
 from experiments.surrogate.parts import Parts
-from pellucid.classifiers.randomize import initialised_anew, with_network
+from pellucid.classifiers.randomize import reinitialize, replace_module
 from pellucid.storage import write_atomically
-from pellucid.surrogate import LOGITS_ONLY, TwinSurrogate, load
-from pellucid.surrogate.assess.leakage import what_moves
+from pellucid.surrogate import LOGITS_ONLY, SurrogateExplainer, load
+from pellucid.surrogate.assess.leakage import concept_leakage
 from pellucid.surrogate.assess.morphometry import digit_measure
 from pellucid.surrogate.disentanglement import alignment
-from pellucid.surrogate.explain.global_explanation import perception
-from pellucid.surrogate.model.auxiliary_models import scale_of
-from pellucid.surrogate.model.features import Features
-from pellucid.surrogate.model.probes import fit_perception
+from pellucid.surrogate.explain.global_explanation import r2_by_context
+from pellucid.surrogate.model.auxiliary_models import mean_and_std
+from pellucid.surrogate.model.features import FeatureExtractor
+from pellucid.surrogate.model.probes import fit_context_probe
 
 __all__ = ["main"]
 
@@ -47,28 +47,28 @@ def main() -> None:
     torch.set_num_threads(1)
     digits = load_digits(chosen.data, chosen.work)
     classifier = digit_classifier(digits.rows(0, TRAINING), chosen.work)
-    twin = load(chosen.work / chosen.twin, classifier=classifier)
-    weights = sha256((chosen.work / chosen.twin / "twin.safetensors").read_bytes()).hexdigest()
+    explainer = load(chosen.work / chosen.explainer, classifier=classifier)
+    weights = sha256((chosen.work / chosen.explainer / "twin.safetensors").read_bytes()).hexdigest()
     settings = {"twin": weights, "moved": chosen.moved, "torch": torch.__version__, "pellucid": pl.__version__}
     parts = Parts(chosen.work / "alignment", settings)
-    found = measured(twin, digits, chosen.moved, parts)
-    found |= {"settings": settings | {"scikit-learn": version("scikit-learn"), "steps": twin.steps}}
+    found = measured(explainer, digits, chosen.moved, parts)
+    found |= {"settings": settings | {"scikit-learn": version("scikit-learn"), "steps": explainer.steps}}
     write_atomically(chosen.out / "alignment.json", json.dumps(found, indent=1).encode())
     write_atomically(chosen.out / "alignment.md", tables(found).encode())
     print(tables(found))
 
 
-def measured(twin: TwinSurrogate, digits: Digits, moved: int, parts: Parts) -> dict[str, Any]:
+def measured(explainer: SurrogateExplainer, digits: Digits, moved: int, parts: Parts) -> dict[str, Any]:
     """All numbers, made part by part."""
     held_out = digits.rows(TRAINING)
-    factors = twin.standard_context(held_out.context.values.float())
-    codes = twin.encode(held_out.pictures)
+    factors = explainer.standard_context(held_out.context.values.float())
+    codes = explainer.encode(held_out.images)
     sets = {
         "morphometry itself": (factors, CONTEXTS),
-        "judged contexts": (codes.context, twin.context_names),
-        "perceived contexts": (twin.perceived_context(held_out.pictures), twin.context_names),
-        "latents": (codes.latent, twin.latent_names),
-        "contexts and latents": (codes.concepts(), (*twin.context_names, *twin.latent_names)),
+        "judged contexts": (codes.context, explainer.context_names),
+        "perceived contexts": (explainer.perceived_context(held_out.images), explainer.context_names),
+        "latents": (codes.latent, explainer.latent_names),
+        "contexts and latents": (codes.concepts(), (*explainer.context_names, *explainer.latent_names)),
     }
     order = torch.randperm(len(factors), generator=torch.Generator().manual_seed(0))
     marks, shuffled = {}, {}
@@ -80,8 +80,8 @@ def measured(twin: TwinSurrogate, digits: Digits, moved: int, parts: Parts) -> d
         "held_out": len(factors),
         "marks": marks,
         "rows_permuted": shuffled,
-        "perceived": {view: _compared(read, factors) for view, read in _readings(twin, digits, parts).items()},
-        "moves": parts.part("moves", partial(_moves, twin, held_out.rows(0, moved))),
+        "perceived": {view: _compared(read, factors) for view, read in _readings(explainer, digits, parts).items()},
+        "moves": parts.part("moves", partial(_moves, explainer, held_out.rows(0, moved))),
     }
 
 
@@ -90,24 +90,22 @@ def _marks(codes: Tensor, factors: Tensor, names: Sequence[str]) -> dict[str, An
     return asdict(found) | {"mig": found.mig, "sap": found.sap}
 
 
-def _moves(twin: TwinSurrogate, digits: Digits) -> dict[str, Any]:
+def _moves(explainer: SurrogateExplainer, digits: Digits) -> dict[str, Any]:
     def tell(done: int, total: int) -> None:
         print(f"setting coordinate {done} of {total}", flush=True)
 
-    return asdict(what_moves(twin.paint(digits.pictures), digit_measure(twin), on_progress=tell))
+    return asdict(concept_leakage(explainer.encode_batch(digits.images), digit_measure(explainer), on_progress=tell))
 
 
-def _readings(twin: TwinSurrogate, digits: Digits, parts: Parts) -> dict[str, dict[str, Tensor]]:
+def _readings(explainer: SurrogateExplainer, digits: Digits, parts: Parts) -> dict[str, dict[str, Tensor]]:
     """View -> classifier -> context of the held-out digits (N, K) as read off it: the trained one, and blind ones."""
-    views: dict[str, Sequence[str] | str] = {"features": twin.features.layers, "logits": LOGITS_ONLY}
-    classifiers = {"trained": twin.classifier}
-    own = twin.classifier
-    classifiers |= {
-        f"blind {seed}": with_network(own, initialised_anew(own.module, seed=seed)) for seed in _BLIND_SEEDS
-    }
+    views: dict[str, Sequence[str] | str] = {"features": explainer.features.layers, "logits": LOGITS_ONLY}
+    classifiers = {"trained": explainer.classifier}
+    own = explainer.classifier
+    classifiers |= {f"blind {seed}": replace_module(own, reinitialize(own.module, seed=seed)) for seed in _BLIND_SEEDS}
     return {
         view: {
-            name: torch.tensor(parts.part(f"{view} {name}", partial(_read, twin, classifier, layers, digits)))
+            name: torch.tensor(parts.part(f"{view} {name}", partial(_read, explainer, classifier, layers, digits)))
             for name, classifier in classifiers.items()
         }
         for view, layers in views.items()
@@ -115,17 +113,17 @@ def _readings(twin: TwinSurrogate, digits: Digits, parts: Parts) -> dict[str, di
 
 
 def _read(
-    twin: TwinSurrogate, classifier: pl.Classifier, layers: Sequence[str] | str, digits: Digits
+    explainer: SurrogateExplainer, classifier: pl.Classifier, layers: Sequence[str] | str, digits: Digits
 ) -> list[list[float]]:
     """What readers fitted in the twin's way read off a classifier, on the held-out digits."""
-    features = Features(classifier, layers)
+    features = FeatureExtractor(classifier, layers)
     with torch.no_grad():
-        phi = torch.cat([features(chunk).phi for chunk in torch.split(digits.pictures, 128)])
-    mean, spread = scale_of(phi[:TRAINING])
+        phi = torch.cat([features(chunk).phi for chunk in torch.split(digits.images, 128)])
+    mean, spread = mean_and_std(phi[:TRAINING])
     standard = (phi - mean) / spread
-    context = twin.standard_context(digits.context.values.float())[:TRAINING]
-    steps, seed = twin.options.judge_steps, twin.options.seed + 3
-    reader, _ = fit_perception(standard[:TRAINING], context, steps=steps, seed=seed)
+    context = explainer.standard_context(digits.context.values.float())[:TRAINING]
+    steps, seed = explainer.options.judge_steps, explainer.options.seed + 3
+    reader, _ = fit_context_probe(standard[:TRAINING], context, steps=steps, seed=seed)
     with torch.no_grad():
         found: list[list[float]] = reader(standard[TRAINING:]).tolist()
     return found
@@ -138,11 +136,11 @@ def _compared(read: dict[str, Tensor], factors: Tensor) -> dict[str, Any]:
         for name, found in read.items()
         if name != "trained"
     }
-    return {"r2": {name: perception(CONTEXTS, found, factors) for name, found in read.items()}, "lead": lead}
+    return {"r2": {name: r2_by_context(CONTEXTS, found, factors) for name, found in read.items()}, "lead": lead}
 
 
 def _lead(trained: Tensor, blind: Tensor, factor: Tensor) -> dict[str, float]:
-    """R2 of the trained minus that of the blind classifier, with the 95 % interval over pictures drawn anew."""
+    """R2 of the trained minus that of the blind classifier, with the 95 % interval over images drawn anew."""
     errors = torch.stack([(trained - factor).square(), (blind - factor).square(), (factor - factor.mean()).square()])
     random = torch.Generator().manual_seed(0)
     draws = torch.randint(len(factor), (_RESAMPLES, len(factor)), generator=random)
@@ -189,12 +187,16 @@ def _blind_table(perceived: dict[str, Any]) -> str:
 
 def _moves_table(moves: dict[str, Any]) -> str:
     rows = [
-        [name, *(f"{size:.2f} ({signed:+.2f})" for size, signed in zip(change, swing, strict=True)), str(pictures)]
-        for name, change, swing, pictures in zip(
-            moves["coordinates"], moves["change"], moves["swing"], moves["pictures"], strict=True
+        [
+            name,
+            *(f"{size:.2f} ({signed:+.2f})" for size, signed in zip(change, signed_change, strict=True)),
+            str(images),
+        ]
+        for name, change, signed_change, images in zip(
+            moves["coordinates"], moves["change"], moves["swing"], moves["images"], strict=True
         )
     ]
-    return _table(["set", *moves["contexts"], "pictures"], rows)
+    return _table(["set", *moves["contexts"], "images"], rows)
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

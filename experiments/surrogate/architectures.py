@@ -3,7 +3,7 @@
 python -m experiments.surrogate.architectures --work DIR [--only NAME ...]
 
 The digits are drawn from strokes at 16 pixels, thick ones tend to be bright, so that nothing is downloaded and the true
-picture of every intervention is known. Networks, twins and measurements are kept in DIR, so that a run that was broken
+image of every intervention is known. Networks, twins and measurements are kept in DIR, so that a run that was broken
 off goes on; the results are results/architectures.json and results/architectures.md. A network and its twin take two to
 four minutes of one core.
 """
@@ -31,12 +31,12 @@ from pellucid.surrogate import (
     LOGITS_ONLY,
     PRESETS,
     Rerender,
-    TwinSurrogate,
+    SurrogateExplainer,
     train,
 )
-from pellucid.surrogate.assess.morphometry import digit_measure, measured
-from pellucid.surrogate.explain.decision_effects import DecisionEdge, NuisanceNull, decision_edges
-from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.assess.morphometry import digit_measure, measure_digits
+from pellucid.surrogate.explain.decision_effects import DecisionEffect, NuisanceNull, measure_decision_effects
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.synthetic.morphomnist import thickness_to_intensity
 from pellucid.synthetic.strokes import draw_digits
 
@@ -44,7 +44,7 @@ __all__ = ["CASES", "Strokes", "classifier_of", "draw_strokes", "measurements", 
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXTS = ("thickness", "intensity", "slant", "width")
-OPTIONS = PRESETS["ci-16"].but(steps=800, latents=8, nuisance=8, gain="intensity", swapped=4.0)
+OPTIONS = PRESETS["ci-16"].replace(steps=800, latents=8, nuisance=8, gain="intensity", swapped=4.0)
 _SIDE = 16
 _PEN = 0.6  # pixels of 16 for one of the pens of 28-pixel digits, a little more than to scale: thin pens are faint
 _TRAINING, _HELD_OUT, _INTERVENED = 4000, 1000, 300
@@ -59,13 +59,13 @@ CASES = {name: name for name in NETWORKS} | {_BLACK_BOX: "CNN"}
 class Strokes:
     """Drawn digits, (N, 1, 16, 16) in [-1, 1], their classes (N,), what they are drawn from, and the seed of shapes."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     context: ContextTable
     seed: int
 
     def redrawn(self, values: Tensor) -> Tensor:
-        """The same shapes at the same places with other pens: the true pictures of contexts (N, K)."""
+        """The same shapes at the same places with other pens: the true images of contexts (N, K)."""
         return _drawn(self.labels, values, self.seed)
 
 
@@ -83,15 +83,15 @@ def draw_strokes(count: int, seed: int) -> Strokes:
 
 def _drawn(labels: Tensor, values: Tensor, seed: int) -> Tensor:
     pens = dict(zip(CONTEXTS, values.float().T, strict=True))
-    grey = draw_digits(labels, **pens, size=_SIDE, jitter=0.7, seed=seed)
-    return grey[:, None] / 127.5 - 1
+    gray = draw_digits(labels, **pens, size=_SIDE, jitter=0.7, seed=seed)
+    return gray[:, None] / 127.5 - 1
 
 
 def versions_of(strokes: Strokes) -> Rerender:
     """Draws digits of a set with pens of any kind; which digits they are is told by their pixels."""
 
-    def rerender(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.cdist(pictures.flatten(1), strokes.pictures.flatten(1)).argmin(1)
+    def rerender(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.cdist(images.flatten(1), strokes.images.flatten(1)).argmin(1)
         values = strokes.context.values.float().clone()
         values[rows] = _LOW + (_HIGH - _LOW) * torch.rand(len(rows), len(CONTEXTS), generator=random)
         return strokes.redrawn(values)[rows], values[rows]
@@ -118,15 +118,15 @@ def classifier_of(name: str, strokes: Strokes, work: Path) -> pl.Classifier:
 
 def _fit(network: nn.Module, strokes: Strokes) -> None:
     steps = _EPOCHS * -(-len(strokes.labels) // _BATCH)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     network.train()
     for _ in range(_EPOCHS):
         for rows in torch.split(torch.randperm(len(strokes.labels)), _BATCH):
-            loss = F.cross_entropy(network(strokes.pictures[rows]), strokes.labels[rows])
-            optimiser.zero_grad()
+            loss = F.cross_entropy(network(strokes.images[rows]), strokes.labels[rows])
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
             schedule.step()
 
 
@@ -141,8 +141,8 @@ def measurements(case: str, training: Strokes, held_out: Strokes, work: Path) ->
     classifier = classifier_of(CASES[case], training, work)
     layers = LOGITS_ONLY if case == _BLACK_BOX else None
     out, rerender = work / f"twin-{_slug(case)}", versions_of(training)
-    twin = train(classifier, training.pictures, training.context, OPTIONS, out, layers=layers, rerender=rerender)
-    row = _judged(twin, held_out)
+    explainer = train(classifier, training.images, training.context, OPTIONS, out, layers=layers, rerender=rerender)
+    row = _judged(explainer, held_out)
     write_atomically(file, json.dumps({"settings": settings, "row": row}, indent=1).encode())
     return row
 
@@ -151,32 +151,35 @@ def _code() -> str:
     return sha256(b"".join(Path(part).read_bytes() for part in (__file__, str(networks.__file__)))).hexdigest()
 
 
-def _judged(twin: TwinSurrogate, held_out: Strokes) -> dict[str, Any]:
-    marks = twin.assess(held_out.pictures, digit_measure(twin), measured_by="morphometry")
-    painting = twin.paint(held_out.pictures)
-    world = twin.discover(held_out.pictures, held_out.context.values, intervened=_INTERVENED)
-    drawn = painting.bare()
-    edges, null = decision_edges(drawn[:_INTERVENED], painting.codes)
+def _judged(explainer: SurrogateExplainer, held_out: Strokes) -> dict[str, Any]:
+    marks = explainer.assess(held_out.images, digit_measure(explainer), measured_by="morphometry")
+    batch = explainer.encode_batch(held_out.images)
+    global_explanation = explainer.discover(held_out.images, held_out.context.values, max_interventions=_INTERVENED)
+    drawn = batch.reconstructed()
+    edges, null = measure_decision_effects(drawn[:_INTERVENED], batch.codes)
     return {
-        "layers": list(twin.features.layers) or LOGITS_ONLY,
-        "features": twin.features.length,
-        "parameters": sum(weight.numel() for weight in twin.classifier.module.parameters()),
+        "layers": list(explainer.features.layers) or LOGITS_ONLY,
+        "features": explainer.features.length,
+        "parameters": sum(weight.numel() for weight in explainer.classifier.module.parameters()),
         "tie": _correlation(*held_out.context.values[:, :2].T),
-        "accuracy": _share(painting.classes == held_out.labels),
+        "accuracy": _share(batch.classes == held_out.labels),
         "agreement": marks.agreement,
         "kl": marks.kl,
         "head_agreement": marks.head_agreement,
         "swap_flips": marks.swap_flips,
         "pixels": marks.pixels / 2,
-        "judged": [dict(zip(CONTEXTS, judge, strict=True)) for judge in twin.quality.judged],
+        "judged": [dict(zip(CONTEXTS, judge, strict=True)) for judge in explainer.quality.judged],
         "effectiveness": marks.effectiveness,
-        "perceived": dict(world.perceives),
-        "transferred": {**_edges(world.decisions, world.null), "effects": _effects(twin, painting, painting, held_out)},
-        "drawn": {**_edges(edges, null), "effects": _effects(twin, drawn, painting, held_out)},
+        "perceived": dict(global_explanation.perceives),
+        "transferred": {
+            **_edges(global_explanation.decisions, global_explanation.null),
+            "effects": _effects(explainer, batch, batch, held_out),
+        },
+        "drawn": {**_edges(edges, null), "effects": _effects(explainer, drawn, batch, held_out)},
     }
 
 
-def _edges(edges: Sequence[DecisionEdge], null: NuisanceNull) -> dict[str, Any]:
+def _edges(edges: Sequence[DecisionEffect], null: NuisanceNull) -> dict[str, Any]:
     return {
         "top": max(edges, key=lambda edge: edge.strength).concept,
         "strengths": {edge.concept: edge.strength for edge in edges},
@@ -186,42 +189,42 @@ def _edges(edges: Sequence[DecisionEdge], null: NuisanceNull) -> dict[str, Any]:
 
 
 def _ceiling(held_out: Strokes) -> dict[str, float]:
-    """Correlation of what true pictures of interventions were drawn from with what they measure: the best there is."""
+    """Correlation of what true images of interventions were drawn from with what they measure: the best there is."""
     random, found = torch.Generator().manual_seed(1), {}
     for column, name in enumerate(CONTEXTS):
         values = held_out.context.values.float().clone()
         low, high = torch.quantile(values[:, column], torch.tensor([0.02, 0.98]))
         values[:, column] = low + (high - low) * torch.rand(len(values), generator=random)
-        found[name] = _correlation(values[:, column], measured(held_out.redrawn(values), [name])[:, 0])
+        found[name] = _correlation(values[:, column], measure_digits(held_out.redrawn(values), [name])[:, 0])
     return found
 
 
 @torch.no_grad()
 def _effects(
-    twin: TwinSurrogate, shown: Painting, painting: Painting, held_out: Strokes
+    explainer: SurrogateExplainer, shown: EncodedBatch, batch: EncodedBatch, held_out: Strokes
 ) -> dict[str, dict[str, float]]:
     """What another digit's value of a context does to the margin, by the twin and by drawing the digit anew.
 
     Args:
         twin: of the classifier.
-        shown: how the twin's interventions are shown: laid on the pictures, or drawn.
-        painting: of the pictures.
-        held_out: the same pictures with all that they are drawn from.
+        shown: how the twin's interventions are shown: laid on the images, or drawn.
+        painting: of the images.
+        held_out: the same images with all that they are drawn from.
 
     Returns:
-        For each context the mean absolute change `twin` and `truth`, in standard deviations of the margin, and their
-        `correlation` over pictures.
+        For each context the mean absolute change `explainer` and `truth`, in standard deviations of the margin, and
+        their `correlation` over images.
     """
-    before, own = (margin(one.logits, painting.classes) for one in (shown, painting))
+    before, own = (margin(one.logits, batch.classes) for one in (shown, batch))
     found = {}
     for column, name in enumerate(CONTEXTS):
         values = held_out.context.values.float().clone()
         values[:, column] = values[:, column].roll(1)
-        context = painting.codes.context.clone()
-        context[:, column] = twin.standard_context(values)[:, column]
-        codes = painting.codes.with_concepts(torch.cat([context, painting.codes.latent], dim=1))
-        ours = margin(shown.changed_logits(codes), painting.classes) - before
-        true = margin(twin.logits(held_out.redrawn(values)), painting.classes) - own
+        context = batch.codes.context.clone()
+        context[:, column] = explainer.standard_context(values)[:, column]
+        codes = batch.codes.replace_concepts(torch.cat([context, batch.codes.latent], dim=1))
+        ours = margin(shown.changed_logits(codes), batch.classes) - before
+        true = margin(explainer.logits(held_out.redrawn(values)), batch.classes) - own
         sizes = {"twin": float(ours.abs().mean() / own.std()), "truth": float(true.abs().mean() / own.std())}
         found[name] = sizes | {"correlation": _correlation(ours, true)}
     return found
@@ -254,7 +257,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def effects_markdown(rows: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    """The table of effects, the twin's beside the true ones with their correlation over pictures, and of the edges."""
+    """The table of effects, the twin's beside the true ones with their correlation over images, and of the edges."""
     head = ["network", *CONTEXTS, "strongest decision edge", "nuisance: one, all", "edges that stand out"]
     lines = [_line(head), _line(["---"] * len(head))]
     for name, row in rows.items():
@@ -294,12 +297,12 @@ def report(rows: Mapping[str, Mapping[str, Any]], held_out: Strokes, out: Path) 
     summary = {
         "options": OPTIONS.record(),
         "versions": {"pellucid": pl.__version__, "torch": torch.__version__},
-        "pictures": {"training": _TRAINING, "held_out": _HELD_OUT, "intervened": _INTERVENED},
-        "morphometry_of_true_pictures": _ceiling(held_out),
+        "images": {"training": _TRAINING, "held_out": _HELD_OUT, "intervened": _INTERVENED},
+        "morphometry_of_true_images": _ceiling(held_out),
         "rows": rows,
     }
     tables = [markdown(rows)]
-    for kind, shown in (("drawn", "the twin's own drawings"), ("transferred", "changes laid on the picture")):
+    for kind, shown in (("drawn", "the twin's own drawings"), ("transferred", "changes laid on the image")):
         tables.append(f"Effects twin / truth, {shown}:\n\n{effects_markdown(rows, kind)}")
     write_atomically(out / "architectures.json", json.dumps(summary, indent=1).encode())
     write_atomically(out / "architectures.md", "\n".join(tables).encode())

@@ -28,7 +28,7 @@ from pellucid.data import read_context
 from pellucid.storage import write_atomically
 from pellucid.surrogate.causal.discovery import discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
+from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
 
 __all__ = ["main"]
 
@@ -68,7 +68,7 @@ def _real_table(data: Path) -> dict[str, Any]:
     names = ("thickness", "intensity")
     table = read_context(data / "morphomnist_ti" / "t10k-morpho.csv", columns=names)
     truth = CausalGraph(names, (Edge("thickness", "intensity", "tail", "arrow"),))
-    tiers = Knowledge(tiers={"thickness": 0, "intensity": 1})
+    tiers = BackgroundKnowledge(tiers={"thickness": 0, "intensity": 1})
     return {
         said: scored(discover(table.values.numpy(), names, knowledge=knowledge, options=_options()), truth)
         for said, knowledge in (("with tiers", tiers), ("without tiers", None))
@@ -76,10 +76,10 @@ def _real_table(data: Path) -> dict[str, Any]:
 
 
 def _real_measured(data: Path, work: Path) -> dict[str, Any]:
-    """The same of all four contexts as morphometry finds them on the pictures, class means taken away."""
+    """The same of all four contexts as morphometry finds them on the images, class means taken away."""
     digits = load_digits(data, work)
     truth = CausalGraph(CONTEXTS, (Edge("thickness", "intensity", "tail", "arrow"),))
-    tiers = Knowledge(tiers={name: int(name != "thickness") for name in CONTEXTS})
+    tiers = BackgroundKnowledge(tiers={name: int(name != "thickness") for name in CONTEXTS})
     values, labels = digits.context.values.numpy(), digits.labels.numpy()
     return {
         said: scored(discover(values, CONTEXTS, labels=labels, knowledge=knowledge, options=_options()), truth)

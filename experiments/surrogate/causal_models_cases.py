@@ -14,36 +14,36 @@ from torch.nn import functional as F
 import pellucid as pl
 from experiments.surrogate.digits import Digits, digit_classifier, input_of
 from experiments.surrogate.parts import Parts
-from pellucid.classifiers.randomize import initialised_anew, with_network
+from pellucid.classifiers.randomize import reinitialize, replace_module
 from pellucid.data.context_table import ContextTable
 from pellucid.storage.tensors import read_tensors, write_tensors
 from pellucid.surrogate.causal.compare import score_graph
 from pellucid.surrogate.causal.discovery import discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.rank_normalize import rank_gaussian
-from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.explain.global_explanation import LEAST_PERCEIVED, perception
-from pellucid.surrogate.explain.local_explanation import structural_models
-from pellucid.surrogate.model.auxiliary_models import scale_of
-from pellucid.surrogate.model.features import Features
-from pellucid.surrogate.model.probes import fit_perception
+from pellucid.surrogate.causal.rank_normalize import rank_gaussianize
+from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.explain.global_explanation import MIN_PROBE_R2, r2_by_context
+from pellucid.surrogate.explain.local_explanation import fit_structural_models
+from pellucid.surrogate.model.auxiliary_models import mean_and_std
+from pellucid.surrogate.model.features import FeatureExtractor
+from pellucid.surrogate.model.probes import fit_context_probe
 from pellucid.synthetic.causal_model import Mechanism
 from pellucid.synthetic.idx import read_mnist
 from pellucid.synthetic.morphomnist import (
     CAUSAL_MODELS,
-    StructuralModel,
+    CausalModel,
     measure,
     redraw,
 )
 
 __all__ = ["LEVELS", "MODELS", "Plan", "levels_of", "scored", "tie", "truth_of"]
 
-_LEFT_OUT = 1  # the digit: it cannot be both thin and wide. Digits are drawn apart from contexts, so none is favoured
+_LEFT_OUT = 1  # the digit: it cannot be both thin and wide. Digits are drawn apart from contexts, so none is favored
 _SIDE = 32
 _GRID = torch.linspace(0.02, 0.98, 17).double()
 
 
-def _heavier_width(model: StructuralModel, weight: float = 0.25) -> StructuralModel:
+def _heavier_width(model: CausalModel, weight: float = 0.25) -> CausalModel:
     """TSWI with another weight of the width, of which the intensity is 64 + 191 σ(.. + 0.12 (w - 14) + ..).
 
     With 0.25 thickness and width are all but independent given the intensity (partial correlation -0.02): what they
@@ -58,7 +58,7 @@ def _heavier_width(model: StructuralModel, weight: float = 0.25) -> StructuralMo
     def explained(values: Mapping[str, Tensor], value: Tensor) -> Tensor:
         return intensity.noise(values, value) - change * (values["width"] - 14) / 0.5
 
-    return StructuralModel(UNFAITHFUL, (*others, Mechanism("intensity", intensity.parents, shifted, explained)))
+    return CausalModel(UNFAITHFUL, (*others, Mechanism("intensity", intensity.parents, shifted, explained)))
 
 
 UNFAITHFUL = "TSWI-0.25"
@@ -66,7 +66,7 @@ UNFAITHFUL = "TSWI-0.25"
 LEVELS = ("true", "measured", "perceived", "blind")
 """Where variables come from: the model itself, measuring the digits, a CNN, and one that has learnt nothing."""
 
-MODELS: Mapping[str, StructuralModel] = {**CAUSAL_MODELS, UNFAITHFUL: _heavier_width(CAUSAL_MODELS["TSWI"])}
+MODELS: Mapping[str, CausalModel] = {**CAUSAL_MODELS, UNFAITHFUL: _heavier_width(CAUSAL_MODELS["TSWI"])}
 """The known models, and one of them with an edge that hides."""
 
 
@@ -93,40 +93,40 @@ class Plan:
 class Drawn:
     """Digits (N, 1, 32, 32) drawn to a context, and what came out."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     asked: ContextTable
     measured: ContextTable
 
     def digits(self) -> Digits:
         """As the classifier's training takes them."""
-        return Digits(self.pictures, self.labels, self.measured)
+        return Digits(self.images, self.labels, self.measured)
 
 
-def truth_of(model: StructuralModel, nodes: Sequence[str] | None = None) -> CausalGraph:
+def truth_of(model: CausalModel, nodes: Sequence[str] | None = None) -> CausalGraph:
     """The true graph; of some of the nodes, the edges among them."""
     kept = tuple(name for name in model.names if nodes is None or name in nodes)
     edges = [Edge(cause, effect, "tail", "arrow") for cause, effect in model.edges if {cause, effect} <= set(kept)]
     return CausalGraph(kept, tuple(edges))
 
 
-def tie(model: StructuralModel, one: str, other: str, given: str, rows: int = 200_000) -> float:
+def tie(model: CausalModel, one: str, other: str, given: str, rows: int = 200_000) -> float:
     """The partial correlation of two variables given a third, on rank-Gaussian scales."""
     table = model.sample(rows).select([one, other, given]).values.numpy()
-    precision = np.linalg.inv(np.corrcoef(rank_gaussian(table).T))
+    precision = np.linalg.inv(np.corrcoef(rank_gaussianize(table).T))
     return float(-precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1]))
 
 
-def knowledge_of(model: StructuralModel) -> Knowledge:
+def knowledge_of(model: CausalModel) -> BackgroundKnowledge:
     """Tiers: how many arrows lead to a variable at most."""
     tiers: dict[str, int] = {}
     for mechanism in model.mechanisms:
         tiers[mechanism.name] = max((tiers[parent] + 1 for parent in mechanism.parents), default=0)
-    return Knowledge(tiers=tiers)
+    return BackgroundKnowledge(tiers=tiers)
 
 
 def levels_of(
-    model: StructuralModel, seed: int, plan: Plan, mnist: Path, work: Path, parts: Parts, *, perceived: bool
+    model: CausalModel, seed: int, plan: Plan, mnist: Path, work: Path, parts: Parts, *, perceived: bool
 ) -> dict[str, Any]:
     """Every level's graphs and effects, for one model and seed; kept one by one."""
     name = f"{model.title} {seed}"
@@ -143,7 +143,7 @@ def levels_of(
 
 
 def _read_level(
-    level: str, model: StructuralModel, drawn: Drawn, plan: Plan, seed: int, mnist: Path, work: Path
+    level: str, model: CausalModel, drawn: Drawn, plan: Plan, seed: int, mnist: Path, work: Path
 ) -> dict[str, Any]:
     """Graphs of what a CNN trained on further digits of the model tells, or of one whose weights are drawn anew."""
     name = f"{model.title}-{seed}"
@@ -152,60 +152,60 @@ def _read_level(
     folder.mkdir(parents=True, exist_ok=True)
     classifier = digit_classifier(further.digits(), folder, epochs=plan.epochs)
     if level == "blind":
-        classifier = with_network(classifier, initialised_anew(classifier.module, seed=seed))
+        classifier = replace_module(classifier, reinitialize(classifier.module, seed=seed))
     with torch.no_grad():
-        classes = torch.cat([classifier.logits(chunk) for chunk in torch.split(drawn.pictures, 128)]).argmax(1)
+        classes = torch.cat([classifier.logits(chunk) for chunk in torch.split(drawn.images, 128)]).argmax(1)
     said, r2 = read_off(classifier, drawn, plan, seed)
     found = {"accuracy": float((classes == drawn.labels).double().mean()), "r2": r2}
-    nodes = [name for name in model.names if r2[name] >= LEAST_PERCEIVED]
+    nodes = [name for name in model.names if r2[name] >= MIN_PROBE_R2]
     if len(nodes) < 2:
         return found
     values = ContextTable(model.names, said).select(nodes)
     return found | judged(model, values, drawn, classes, plan, seed)
 
 
-def draw(model: StructuralModel, seed: int, first: int, count: int, mnist: Path, kept: Path) -> Drawn:
+def draw(model: CausalModel, seed: int, first: int, count: int, mnist: Path, kept: Path) -> Drawn:
     """Draw `count` rows of a model and MNIST digits to them, those from place `first` on in the order of the seed.
 
     Digits of which nothing is left, because thinner strokes were asked for than they can take, are dropped.
     """
-    pictures, labels = read_mnist(mnist, "t10k")
+    images, labels = read_mnist(mnist, "t10k")
     usable = (labels != _LEFT_OUT).nonzero()[:, 0]
     order = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))]
     chosen = order[first : first + count]
     asked = model.sample(len(chosen), seed=10 * seed + (first > 0))
     if not kept.exists():
-        write_tensors(kept, _redrawn(pictures[chosen], asked))
+        write_tensors(kept, _redrawn(images[chosen], asked))
     found = read_tensors(kept)
     rows = found["rows"]
     measured = ContextTable(model.names, found["measured"])
-    return Drawn(input_of(found["pictures"].float()), labels[chosen][rows], asked.subset(rows), measured)
+    return Drawn(input_of(found["images"].float()), labels[chosen][rows], asked.subset(rows), measured)
 
 
 def _redrawn(digits: Tensor, asked: ContextTable) -> dict[str, Tensor]:
     margin = (_SIDE - digits.shape[-1]) // 2
     settings = {name: asked.column(name) for name in asked.names}
-    pictures = redraw(F.pad(digits, (margin,) * 4), **settings).round().to(torch.uint8)  # type: ignore[arg-type]
-    found = measure(pictures)
+    images = redraw(F.pad(digits, (margin,) * 4), **settings).round().to(torch.uint8)  # type: ignore[arg-type]
+    found = measure(images)
     values = torch.stack([getattr(found, name) for name in asked.names], dim=1).double()
     rows = values.isfinite().all(1).nonzero()[:, 0]
-    return {"pictures": pictures[rows], "measured": values[rows], "rows": rows}
+    return {"images": images[rows], "measured": values[rows], "rows": rows}
 
 
 def read_off(classifier: pl.Classifier, drawn: Drawn, plan: Plan, seed: int) -> tuple[Tensor, dict[str, float]]:
     """The perceived context (N, K) in the table's units, each row by a reader that never saw it, and its R2."""
-    features = Features(classifier)
+    features = FeatureExtractor(classifier)
     with torch.no_grad():
-        phi = torch.cat([features(chunk).phi for chunk in torch.split(drawn.pictures, 128)])
-    mean, spread = scale_of(phi)
+        phi = torch.cat([features(chunk).phi for chunk in torch.split(drawn.images, 128)])
+    mean, spread = mean_and_std(phi)
     scale = drawn.measured.scale()
-    context = scale.standardise(drawn.measured.values)
-    _, unseen = fit_perception((phi - mean) / spread, context, steps=plan.reading, seed=seed)
-    return scale.unstandardise(unseen), perception(drawn.measured.names, unseen, context)
+    context = scale.standardize(drawn.measured.values)
+    _, unseen = fit_context_probe((phi - mean) / spread, context, steps=plan.reading, seed=seed)
+    return scale.unstandardize(unseen), r2_by_context(drawn.measured.names, unseen, context)
 
 
 def judged(
-    model: StructuralModel, values: ContextTable, drawn: Drawn, labels: Tensor | None, plan: Plan, seed: int
+    model: CausalModel, values: ContextTable, drawn: Drawn, labels: Tensor | None, plan: Plan, seed: int
 ) -> dict[str, Any]:
     """Graphs of a table with and without knowledge of tiers, held against the truth; and effects by these graphs.
 
@@ -218,7 +218,7 @@ def judged(
         seed: of rows and bootstraps.
     """
     tiers = knowledge_of(model)
-    known = Knowledge({name: tier for name, tier in tiers.tiers.items() if name in values.names})
+    known = BackgroundKnowledge({name: tier for name, tier in tiers.tiers.items() if name in values.names})
     options = DiscoveryOptions(bootstraps=plan.bootstraps, show=0.0, seed=seed)  # all pairs, for their confidence
     truth = truth_of(model, values.names)
     found: dict[str, Any] = {"rows": len(values)}
@@ -249,18 +249,16 @@ def scored(graph: CausalGraph, truth: CausalGraph) -> dict[str, Any]:
         }
         for edge in own
     ]
-    return asdict(score_graph(graph.without_tentative(), truth)) | {"edges": edges}
+    return asdict(score_graph(graph.drop_tentative(), truth)) | {"edges": edges}
 
 
-def _effects(
-    model: StructuralModel, values: ContextTable, asked: ContextTable, graph: CausalGraph
-) -> list[dict[str, Any]]:
+def _effects(model: CausalModel, values: ContextTable, asked: ContextTable, graph: CausalGraph) -> list[dict[str, Any]]:
     """The total effect of every cause on its effects, along the graph and by the true equations.
 
     Where the graph leaves orientations open, that of the worst; nothing where they contradict each other.
     """
     table = values.values.numpy()
-    fitted, _ = structural_models(graph, tuple(values.names), (), values.values)
+    fitted, _ = fit_structural_models(graph, tuple(values.names), (), values.values)
     rows = []
     for edge in truth_of(model, values.names).edges if fitted else ():
         column = values.names.index(edge.target)

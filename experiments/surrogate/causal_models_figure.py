@@ -40,12 +40,10 @@ def draw_figure(cases: Mapping[str, Any]) -> bytes:
 
 def _panel(axis: Axes, model: str, edge: str, seeds: Mapping[str, Any]) -> None:
     cause, effect = edge.split(" → ")
-    for level, (colour, label) in _STYLES.items():
+    for level, (color, label) in _STYLES.items():
         found = [row for levels in seeds.values() for row in levels.get(level, {}).get("effects", ())]
         for index, row in enumerate(row for row in found if row["edge"] == edge):
-            axis.plot(
-                row["levels"], row["found"], color=colour, linewidth=1.1, alpha=0.75, label="" if index else label
-            )
+            axis.plot(row["levels"], row["found"], color=color, linewidth=1.1, alpha=0.75, label="" if index else label)
     (true,) = (row for row in seeds["0"]["true"]["effects"] if row["edge"] == edge)
     axis.plot(true["levels"], true["true"], "k--", linewidth=1.8, label="the true equation", zorder=5)
     axis.set_title(f"{model}: do({cause}) on {effect}", fontsize=10)

@@ -15,7 +15,7 @@ def tables(found: dict[str, Any]) -> str:
     """All tables."""
     cases = found["cases"]
     heads = ["model", "variables", "knowledge", "seeds", "skeleton F1", "worst", "SHD", "errors", "false orientations"]
-    effects = ["model", "variables", "edge", "seeds", "range error", "worst", "curve RMSE", "worst", "per picture"]
+    effects = ["model", "variables", "edge", "seeds", "range error", "worst", "curve RMSE", "worst", "per image"]
     sections = {
         "Graphs (means over seeds; errors: SHD less undecided edges; false orientations: sum over seeds)": _table(
             [*heads, "undecided", "least true", "most spurious"], _graph_rows(cases)

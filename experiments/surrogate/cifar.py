@@ -1,9 +1,9 @@
-"""A colour classifier that was not made here: the twin of CIFAR-10's published ResNet-20, with concepts as context.
+"""A color classifier that was not made here: the twin of CIFAR-10's published ResNet-20, with concepts as context.
 
 python -m experiments.surrogate.cifar --data DIR --work DIR [--out DIR] [--steps N]
 
 Contexts and checkpoints are kept in --work, so that a run that was broken off goes on; the numbers go to
-OUT/cifar.json. No picture is among them.
+OUT/cifar.json. No image is among them.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from experiments.attribution_evaluation.models import load_model
-from experiments.surrogate.cifar_context import CONTEXTS, LAYER, Concepts, fit_concepts, load_pictures
-from experiments.surrogate.picture_statistics import STATISTICS, effect_of_code, shown, unshown, versions_of
-from experiments.surrogate.real_pictures import HeldOut, Questions, examine, rounded
+from experiments.surrogate.cifar_context import CONTEXTS, LAYER, Concepts, fit_concepts, load_images
+from experiments.surrogate.image_statistics import STATISTICS, effect_of_code, shown, unshown, versions_of
+from experiments.surrogate.real_images import HeldOut, Questions, examine, rounded
 from pellucid.classifiers import Classifier
 from pellucid.data.context_table import ContextTable
 from pellucid.storage import write_atomically
@@ -32,7 +32,7 @@ from pellucid.surrogate import (
 __all__ = ["OPTIONS", "main"]
 
 TRAINING, HELD_OUT = 5000, 1000
-OPTIONS = PRESETS["cpu-32"].but(
+OPTIONS = PRESETS["cpu-32"].replace(
     steps=4000,
     batch=16,
     latents=12,
@@ -49,23 +49,23 @@ _MEASURED_BY = "code (statistics) and Visual-TCAV through the classifier (concep
 def run(data: Path, work: Path, options: TrainingOptions, questions: Questions) -> dict[str, Any]:
     """Train, or go on training, and examine."""
     classifier = load_model("resnet20", data)
-    pictures, labels = load_pictures(classifier, data, work)
-    pictures, labels = pictures[: TRAINING + HELD_OUT], labels[: TRAINING + HELD_OUT]
+    images, labels = load_images(classifier, data, work)
+    images, labels = images[: TRAINING + HELD_OUT], labels[: TRAINING + HELD_OUT]
     cavs = fit_concepts(classifier, data)
     concepts = Concepts(classifier, cavs)
-    context = _context(concepts, pictures, work)
+    context = _context(concepts, images, work)
     training = context.subset(slice(0, TRAINING))
-    twin = train(
+    explainer = train(
         classifier,
-        pictures[:TRAINING],
+        images[:TRAINING],
         training,
         options,
         work / "twin",
         rerender=_versions(concepts, training, classifier),
     )
-    held_out = HeldOut(pictures[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
+    held_out = HeldOut(images[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
     found = examine(
-        twin,
+        explainer,
         held_out,
         concepts,
         _MEASURED_BY,
@@ -74,16 +74,16 @@ def run(data: Path, work: Path, options: TrainingOptions, questions: Questions) 
         questions,
         lambda line: print(line, flush=True),
     )
-    twin.save(work / "twin")
+    explainer.save(work / "twin")
     quality = {cav.name: {"auc": cav.auc, "stability": cav.stability} for cav in cavs}
-    return found | {"concepts": {"layer": LAYER, "cavs": quality}, "training_pictures": TRAINING}
+    return found | {"concepts": {"layer": LAYER, "cavs": quality}, "training_images": TRAINING}
 
 
-def _context(concepts: Concepts, pictures: Tensor, work: Path) -> ContextTable:
+def _context(concepts: Concepts, images: Tensor, work: Path) -> ContextTable:
     """Measured once, then kept."""
     kept = work / "context.safetensors"
     if not kept.exists():
-        write_tensors(kept, {"context": concepts(pictures, lambda line: print(line, flush=True))})
+        write_tensors(kept, {"context": concepts(images, lambda line: print(line, flush=True))})
     return ContextTable(CONTEXTS, read_tensors(kept)["context"])
 
 
@@ -92,15 +92,15 @@ def _versions(concepts: Concepts, training: ContextTable, classifier: Classifier
     statistics = training.select(STATISTICS).values.float()
     low, high = torch.quantile(statistics, torch.tensor(_BOUNDS), dim=0)
 
-    def anew(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        drawn = unshown(classifier, versions_of(shown(classifier, pictures), low, high, random))
+    def anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = unshown(classifier, versions_of(shown(classifier, images), low, high, random))
         return drawn, concepts(drawn)
 
     return anew
 
 
 def _setter(classifier: Classifier) -> Any:
-    return lambda pictures, name, value: unshown(classifier, effect_of_code(shown(classifier, pictures), name, value))
+    return lambda images, name, value: unshown(classifier, effect_of_code(shown(classifier, images), name, value))
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=OPTIONS.steps)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    found = run(chosen.data, chosen.work, OPTIONS.but(steps=chosen.steps), Questions(measured=250))
+    found = run(chosen.data, chosen.work, OPTIONS.replace(steps=chosen.steps), Questions(measured=250))
     write_atomically(chosen.out / "cifar.json", (json.dumps(rounded(found), indent=1) + "\n").encode())
     print(f"wrote {chosen.out / 'cifar.json'}")
 

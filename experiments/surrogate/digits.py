@@ -1,6 +1,6 @@
-"""Morpho-MNIST digits (thickness -> intensity) at 32 pixels: pictures, measures, a classifier, versions to learn from.
+"""Morpho-MNIST digits (thickness -> intensity) at 32 pixels: images, measures, a classifier, versions to learn from.
 
-The pictures stay where they are; what is kept in the work folder is weights and numbers.
+The images stay where they are; what is kept in the work folder is weights and numbers.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.synthetic.idx import read_mnist
 from pellucid.synthetic.morphomnist.measure import measure
 
-__all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "grey_of", "input_of", "load_digits", "redraw_anew"]
+__all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "gray_of", "input_of", "load_digits", "redraw_anew"]
 
 CONTEXTS = ("thickness", "intensity", "slant", "width")
 TRAINING = 8500
@@ -31,25 +31,25 @@ _RANGES = {"thickness": (1.4, 4.2), "intensity": (70.0, 255.0), "slant": (-0.5, 
 class Digits:
     """Digits in the classifier's input space (N, 1, 32, 32), [-1, 1], classes (N,), and measured context."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     context: ContextTable
 
     def rows(self, start: int, stop: int | None = None) -> "Digits":
         """Some of them."""
         part = slice(start, stop)
-        return Digits(self.pictures[part], self.labels[part], self.context.subset(part))
+        return Digits(self.images[part], self.labels[part], self.context.subset(part))
 
 
 def load_digits(data: Path, work: Path) -> Digits:
     """The 10,000 digits of the set; measured once, the measures are kept in `work`."""
-    pictures, labels = read_mnist(data / "morphomnist_ti", "t10k")
-    margin = (_SIDE - pictures.shape[-1]) // 2
-    grey = F.pad(pictures.float(), (margin,) * 4)
+    images, labels = read_mnist(data / "morphomnist_ti", "t10k")
+    margin = (_SIDE - images.shape[-1]) // 2
+    gray = F.pad(images.float(), (margin,) * 4)
     kept = work / "measures.safetensors"
     if not kept.exists():
-        write_tensors(kept, {"context": measure(grey).table(*CONTEXTS).values})
-    return Digits(input_of(grey), labels, ContextTable(CONTEXTS, read_tensors(kept)["context"]))
+        write_tensors(kept, {"context": measure(gray).table(*CONTEXTS).values})
+    return Digits(input_of(gray), labels, ContextTable(CONTEXTS, read_tensors(kept)["context"]))
 
 
 _LOW, _HIGH = torch.tensor([_RANGES[name] for name in CONTEXTS]).T
@@ -57,14 +57,14 @@ redraw_anew = digit_rerender(CONTEXTS, _LOW, _HIGH, DisplaySpace((-1.0,), (1.0,)
 """Versions of digits with thickness, intensity, slant and width drawn independently, and what they measure then."""
 
 
-def input_of(grey: Tensor) -> Tensor:
-    """Grey pictures (N, H, W), 0..255, in the classifier's input space (N, 1, H, W)."""
-    return grey[:, None] / 127.5 - 1
+def input_of(gray: Tensor) -> Tensor:
+    """Grey images (N, H, W), 0..255, in the classifier's input space (N, 1, H, W)."""
+    return gray[:, None] / 127.5 - 1
 
 
-def grey_of(pictures: Tensor) -> Tensor:
+def gray_of(images: Tensor) -> Tensor:
     """The inverse of `input_of`."""
-    return ((pictures[:, 0] + 1) * 127.5).clamp(0, 255)
+    return ((images[:, 0] + 1) * 127.5).clamp(0, 255)
 
 
 def digit_classifier(digits: Digits, work: Path, epochs: int = 6, seed: int = 0) -> pl.Classifier:
@@ -81,12 +81,12 @@ def digit_classifier(digits: Digits, work: Path, epochs: int = 6, seed: int = 0)
 
 def _train(network: nn.Module, digits: Digits, epochs: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     network.train()
     for epoch in range(epochs):
-        optimiser.param_groups[0]["lr"] = 1e-3 if epoch < epochs * 2 // 3 else 1e-4
+        optimizer.param_groups[0]["lr"] = 1e-3 if epoch < epochs * 2 // 3 else 1e-4
         for rows in torch.split(torch.randperm(len(digits.labels), generator=random), 32):
-            loss = F.cross_entropy(network(digits.pictures[rows]), digits.labels[rows])
-            optimiser.zero_grad()
+            loss = F.cross_entropy(network(digits.images[rows]), digits.labels[rows])
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experiments.surrogate.digits import CONTEXTS, Digits, grey_of, input_of
-from pellucid.surrogate import TwinSurrogate
+from experiments.surrogate.digits import CONTEXTS, Digits, gray_of, input_of
+from pellucid.surrogate import SurrogateExplainer
 from pellucid.surrogate.explain.encoded_batch import margin
 from pellucid.synthetic.morphomnist.redraw import redraw
 
@@ -16,33 +16,33 @@ _INSIDE = torch.tensor([0.05, 0.95])  # quantiles between which values are asked
 
 
 def oracle_agreement(
-    twin: TwinSurrogate, digits: Digits, names: Sequence[str] = CONTEXTS
+    explainer: SurrogateExplainer, digits: Digits, names: Sequence[str] = CONTEXTS
 ) -> dict[str, dict[str, float]]:
     """The decision's change by the twin's interventions against its change when the real digits are redrawn.
 
-    The margin is the logit of the class that the classifier gives the unchanged picture over the best other one. A
-    context is set to its 5 % and 95 % quantile; what is compared is the difference, over pictures.
+    The margin is the logit of the class that the classifier gives the unchanged image over the best other one. A
+    context is set to its 5 % and 95 % quantile; what is compared is the difference, over images.
 
     Returns:
         For each context: `correlation`, `slope` of the change of the twin's own drawings on the true one, and the
         standard deviations of both (`ours`, `true`), in logits; and the first two for changes laid on the digits.
     """
-    painting = twin.paint(digits.pictures)
-    bare = painting.bare()
+    batch = explainer.encode_batch(digits.images)
+    reconstructed = batch.reconstructed()
     results = {}
     for name in names:
         column = CONTEXTS.index(name)
         bounds = torch.quantile(digits.context.values[:, column].float(), _INSIDE)
         ours, laid, true = [], [], []
         for value in bounds.tolist():
-            asked = torch.full((len(painting),), value)
-            concepts = painting.codes.concepts().clone()
-            concepts[:, column] = _standard(twin, column, value)
-            codes = painting.codes.with_concepts(concepts)
-            ours.append(margin(bare.changed_logits(codes), painting.classes))
-            laid.append(margin(painting.changed_logits(codes), painting.classes))
-            drawn = input_of(redraw(grey_of(digits.pictures), **{name: asked}))  # type: ignore[arg-type]
-            true.append(margin(twin.paint(drawn).logits, painting.classes))
+            asked = torch.full((len(batch),), value)
+            concepts = batch.codes.concepts().clone()
+            concepts[:, column] = _standard(explainer, column, value)
+            codes = batch.codes.replace_concepts(concepts)
+            ours.append(margin(reconstructed.changed_logits(codes), batch.classes))
+            laid.append(margin(batch.changed_logits(codes), batch.classes))
+            drawn = input_of(redraw(gray_of(digits.images), **{name: asked}))  # type: ignore[arg-type]
+            true.append(margin(explainer.encode_batch(drawn).logits, batch.classes))
         over = _line(true[1] - true[0], laid[1] - laid[0])
         results[name] = _line(true[1] - true[0], ours[1] - ours[0]) | {
             "laid_on_correlation": over["correlation"],
@@ -51,10 +51,10 @@ def oracle_agreement(
     return results
 
 
-def _standard(twin: TwinSurrogate, column: int, value: float) -> float:
+def _standard(explainer: SurrogateExplainer, column: int, value: float) -> float:
     row = torch.zeros(1, len(CONTEXTS))
     row[0, column] = value
-    return float(twin.standard_context(row)[0, column])
+    return float(explainer.standard_context(row)[0, column])
 
 
 def _line(true: Tensor, ours: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Small classifiers of grey pictures with the wirings of well-known ones, to be trained in a minute."""
+"""Small classifiers of grey images with the wirings of well-known ones, to be trained in a minute."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,7 +24,7 @@ def plain_cnn(classes: int, *, batch_norm: bool) -> nn.Sequential:
 
 
 def resnet20(classes: int) -> CifarResNet:
-    """ResNet-20 of He et al. (2016), section 4.2, for grey pictures."""
+    """ResNet-20 of He et al. (2016), section 4.2, for grey images."""
     network = CifarResNet(20, classes)
     network.conv1 = _conv(1, 16, bias=False)
     return network
@@ -116,7 +116,7 @@ class VisionTransformer(nn.Module):
 
     Args:
         classes: number of logits.
-        size: side of the pictures.
+        size: side of the images.
         width: length of a token.
         depth: number of blocks.
         heads: of the attention.
@@ -178,4 +178,4 @@ NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {
     "Inception": Inception,
     "ViT": VisionTransformer,
 }
-"""Name -> network of so many classes for grey pictures of 16 x 16 pixels, with random weights."""
+"""Name -> network of so many classes for grey images of 16 x 16 pixels, with random weights."""

@@ -63,7 +63,7 @@ def digits(data: Path, work: Path) -> Iterator[dict[str, Any]]:
         yield kept(work / f"digits-{cue}.json", partial(explained_digits, cue, training, held_out, work))
 
 
-KINDS = {"transferred": "change laid on the picture", "drawn": "twin's own drawing"}
+KINDS = {"transferred": "change laid on the image", "drawn": "twin's own drawing"}
 """How the twin's intervention is shown to the classifier: the first is how explanations are made."""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pellucid as pl
-from experiments.surrogate.digits import CONTEXTS, Digits, grey_of, input_of, redraw_anew
+from experiments.surrogate.digits import CONTEXTS, Digits, gray_of, input_of, redraw_anew
 from experiments.surrogate.networks import plain_cnn
 from experiments.surrogate.planted_cues_effects import (
     causal_effects,
@@ -25,7 +25,7 @@ from pellucid.data.context_table import ContextTable
 from pellucid.storage.tensors import read_tensors, write_tensors
 from pellucid.surrogate import PRESETS, Rerender, train
 from pellucid.surrogate.assess.morphometry import digit_measure
-from pellucid.surrogate.explain.decision_effects import decision_edges
+from pellucid.surrogate.explain.decision_effects import measure_decision_effects
 from pellucid.surrogate.training.checkpoint import digest_of
 from pellucid.synthetic.morphomnist import measure, redraw
 
@@ -43,7 +43,9 @@ __all__ = [
 
 DIGIT = "digit"
 CUES = ("intensity", "thickness", DIGIT)
-OPTIONS = PRESETS["cpu-32"].but(steps=3000, warm_up=200, judge_steps=1000, gain="intensity", nuisance=12, swapped=8.0)
+OPTIONS = PRESETS["cpu-32"].replace(
+    steps=3000, warm_up=200, judge_steps=1000, gain="intensity", nuisance=12, swapped=8.0
+)
 _SLOPE = 3.0  # of the planted margin, in logits per standard deviation of the cue
 _SMOOTHING = 0.1  # of the labels, where the digit is the cue: sure, but not without bounds
 _EPOCHS, _BATCH, _RATE = 8, 64, 2e-3
@@ -55,10 +57,10 @@ _BINS = 20
 def remembered(rerender: Rerender, folder: Path) -> Rerender:
     """The same re-renderer, which draws the same request only once: what came of it is kept in `folder`."""
 
-    def recall(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        file = folder / f"{digest_of([], [pictures, random.get_state()])[:16]}.safetensors"
+    def recall(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        file = folder / f"{digest_of([], [images, random.get_state()])[:16]}.safetensors"
         if not file.exists():
-            drawn, context = rerender(pictures, random)
+            drawn, context = rerender(images, random)
             write_tensors(file, {"drawn": drawn, "context": context, "random": random.get_state()})
         kept = read_tensors(file)
         random.set_state(kept["random"])
@@ -69,12 +71,12 @@ def remembered(rerender: Rerender, folder: Path) -> Rerender:
 
 
 def versions(digits: Digits, rerender: Rerender, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures, context and labels of digits redrawn with independent contexts, as far as they can be measured."""
+    """Images, context and labels of digits redrawn with independent contexts, as far as they can be measured."""
     random = torch.Generator().manual_seed(seed)
-    parts = [rerender(chunk, random) for chunk in torch.split(digits.pictures, 256)]
-    pictures, context = (torch.cat(column) for column in zip(*parts, strict=True))
+    parts = [rerender(chunk, random) for chunk in torch.split(digits.images, 256)]
+    images, context = (torch.cat(column) for column in zip(*parts, strict=True))
     known = context.isfinite().all(1)
-    return pictures[known], context[known], digits.labels[known]
+    return images[known], context[known], digits.labels[known]
 
 
 def planted_margin(cue: str, context: Tensor, given: ContextTable) -> Tensor:
@@ -95,8 +97,8 @@ def planted_classifier(cue: str, training: Digits, rerender: Rerender, work: Pat
         network = plain_cnn(len(names), batch_norm=True)
         kept = work / f"{cue}.safetensors"
         if not kept.exists():
-            pictures, context, labels = versions(training, rerender, seed=1)
-            _fit(network, pictures, labels if cue == DIGIT else _shares(planted_margin(cue, context, training.context)))
+            images, context, labels = versions(training, rerender, seed=1)
+            _fit(network, images, labels if cue == DIGIT else _shares(planted_margin(cue, context, training.context)))
             write_tensors(kept, network.state_dict())
     network.load_state_dict(read_tensors(kept))
     preprocess = digit_preprocess()
@@ -108,18 +110,18 @@ def _shares(margins: Tensor) -> Tensor:
     return torch.stack([torch.sigmoid(-margins), torch.sigmoid(margins)], dim=1)
 
 
-def _fit(network: nn.Module, pictures: Tensor, targets: Tensor) -> None:
-    steps = _EPOCHS * -(-len(pictures) // _BATCH)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
+def _fit(network: nn.Module, images: Tensor, targets: Tensor) -> None:
+    steps = _EPOCHS * -(-len(images) // _BATCH)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     smoothing = 0.0 if targets.is_floating_point() else _SMOOTHING
     network.train()
     for _ in range(_EPOCHS):
-        for rows in torch.split(torch.randperm(len(pictures)), _BATCH):
-            loss = F.cross_entropy(network(pictures[rows]), targets[rows], label_smoothing=smoothing)
-            optimiser.zero_grad()
+        for rows in torch.split(torch.randperm(len(images)), _BATCH):
+            loss = F.cross_entropy(network(images[rows]), targets[rows], label_smoothing=smoothing)
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
             schedule.step()
 
 
@@ -143,7 +145,7 @@ class Oracle:
 def oracle(digits: Digits, work: Path) -> Oracle:
     """Redraw real digits with one context set at a time, all four asked for; kept in `work`."""
     digits = digits.rows(0, _ORACLE)
-    file = work / f"oracle-{sha256(digits.pictures.numpy().tobytes()).hexdigest()[:8]}.safetensors"
+    file = work / f"oracle-{sha256(digits.images.numpy().tobytes()).hexdigest()[:8]}.safetensors"
     if not file.exists():
         own = digits.context.values.float()
         parts = {"kept": _redrawn(digits, own)}
@@ -157,17 +159,17 @@ def oracle(digits: Digits, work: Path) -> Oracle:
 
 
 def _redrawn(digits: Digits, asked: Tensor) -> dict[str, Tensor]:
-    grey = redraw(grey_of(digits.pictures), rounds=_ROUNDS, **dict(zip(CONTEXTS, asked.T, strict=True)))
-    found = measure(grey)
+    gray = redraw(gray_of(digits.images), rounds=_ROUNDS, **dict(zip(CONTEXTS, asked.T, strict=True)))
+    found = measure(gray)
     reached = torch.stack([getattr(found, name) for name in CONTEXTS], dim=1)
     error = ((reached - asked).abs() / digits.context.values.std(0).float()).nan_to_num(torch.inf)
-    return {"pictures": input_of(grey), "near": (error <= _NEAR).all(1)}
+    return {"images": input_of(gray), "near": (error <= _NEAR).all(1)}
 
 
 def _read_oracle(digits: Digits, kept: dict[str, Tensor]) -> Oracle:
-    redrawn = {name: torch.stack([kept[f"{name}.{row}.pictures"] for row in range(6)]) for name in CONTEXTS}
+    redrawn = {name: torch.stack([kept[f"{name}.{row}.images"] for row in range(6)]) for name in CONTEXTS}
     near = [torch.stack([kept[f"{name}.{row}.near"] for row in range(6)]).all(0) for name in CONTEXTS]
-    return Oracle(digits, kept["kept.pictures"], redrawn, torch.stack(near) & kept["kept.near"])
+    return Oracle(digits, kept["kept.images"], redrawn, torch.stack(near) & kept["kept.near"])
 
 
 @torch.no_grad()
@@ -178,7 +180,7 @@ def proof(
 
     Args:
         classifier: with a planted cue.
-        fresh: pictures, context and labels of held-out digits redrawn with independent contexts.
+        fresh: images, context and labels of held-out digits redrawn with independent contexts.
         wanted: (N,) the classes that these should be given.
         seen: true interventions.
 
@@ -187,11 +189,11 @@ def proof(
         digit tell by themselves; `redrawing`: mean absolute change of the score by redrawing with nothing changed, in
         its standard deviations: the noise of the oracle.
     """
-    pictures, context, labels = fresh
-    logits = classifier.logits(pictures)
+    images, context, labels = fresh
+    logits = classifier.logits(images)
     scores = score(logits, logits.argmax(1))
     shares = {name: correlation_ratio(scores, _bins(column)) for name, column in zip(CONTEXTS, context.T, strict=True)}
-    before = classifier.logits(seen.digits.pictures)
+    before = classifier.logits(seen.digits.images)
     own, kept = (score(x, before.argmax(1)) for x in (before, classifier.logits(seen.kept)))
     return {
         "accuracy": float((logits.argmax(1) == wanted).float().mean()),
@@ -216,13 +218,13 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
     classifier, seen = planted_classifier(cue, training, rerender, work), oracle(held_out, work)
     fresh = versions(held_out, rerender, seed=2)
     wanted = fresh[2] if cue == DIGIT else (planted_margin(cue, fresh[1], training.context) > 0).long()
-    twin = train(classifier, training.pictures, training.context, OPTIONS, work / f"twin-{cue}", rerender=rerender)
-    marks = twin.assess(seen.digits.pictures, digit_measure(twin), measured_by="Morpho-MNIST morphometry")
-    painting = twin.paint(seen.digits.pictures)
+    explainer = train(classifier, training.images, training.context, OPTIONS, work / f"twin-{cue}", rerender=rerender)
+    marks = explainer.assess(seen.digits.images, digit_measure(explainer), measured_by="Morpho-MNIST morphometry")
+    batch = explainer.encode_batch(seen.digits.images)
     context = {name: seen.digits.context.column(name).float() for name in CONTEXTS}
-    truth = true_effects(twin.logits, painting.pictures, seen.kept, seen.redrawn)
-    world = twin.discover(held_out.pictures, held_out.context.values, intervened=_INTERVENED)
-    drawn, codes = painting.bare(), twin.remember(training.pictures).codes
+    truth = true_effects(explainer.logits, batch.images, seen.kept, seen.redrawn)
+    global_explanation = explainer.discover(held_out.images, held_out.context.values, max_interventions=_INTERVENED)
+    drawn, codes = batch.reconstructed(), explainer.set_reference(training.images).codes
     return {
         "cue": cue,
         "agreement": marks.agreement,
@@ -230,16 +232,16 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
         "head_agreement": marks.head_agreement,
         "swap_flips": marks.swap_flips,
         "effectiveness": marks.effectiveness,
-        "perceived": dict(world.perceives),
+        "perceived": dict(global_explanation.perceives),
         "tie": float(torch.corrcoef(held_out.context.select(("thickness", "intensity")).values.T)[0, 1]),
-        "plain_correlation": plain_correlation(score(painting.logits, painting.classes), context),
+        "plain_correlation": plain_correlation(score(batch.logits, batch.classes), context),
         "proof": proof(classifier, fresh, wanted, seen),
         "transferred": {
-            "effects": causal_effects(painting, painting, twin.standard_context, context, truth, seen.usable),
-            **told(painting, *decision_edges(painting[:_INTERVENED], codes), codes),
+            "effects": causal_effects(batch, batch, explainer.standard_context, context, truth, seen.usable),
+            **told(batch, *measure_decision_effects(batch[:_INTERVENED], codes), codes),
         },
         "drawn": {
-            "effects": causal_effects(drawn, painting, twin.standard_context, context, truth, seen.usable),
-            **told(drawn, *decision_edges(drawn[:_INTERVENED], codes), codes),
+            "effects": causal_effects(drawn, batch, explainer.standard_context, context, truth, seen.usable),
+            **told(drawn, *measure_decision_effects(drawn[:_INTERVENED], codes), codes),
         },
     }

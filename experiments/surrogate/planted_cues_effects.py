@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate import Codes
-from pellucid.surrogate.explain.decision_effects import DOSES, DecisionEdge, NuisanceNull
-from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.explain.decision_effects import DOSE_QUANTILES, DecisionEffect, NuisanceNull
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.surrogate.explain.shapley import importance
 
 __all__ = ["causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
 
 _PERMUTATIONS = 16
-_SHAPLEY_PICTURES = 50
+_SHAPLEY_IMAGES = 50
 
 
 def score(logits: Tensor, classes: Tensor) -> Tensor:
@@ -24,34 +24,34 @@ def score(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def interventions(values: Tensor) -> Tensor:
-    """What a context (N,) is set to, (1 + 5, N): another picture's value, then its quantiles."""
-    doses = torch.quantile(values, torch.tensor(DOSES).to(values))
+    """What a context (N,) is set to, (1 + 5, N): another image's value, then its quantiles."""
+    doses = torch.quantile(values, torch.tensor(DOSE_QUANTILES).to(values))
     return torch.cat([values.roll(1)[None], doses[:, None].expand(-1, len(values))])
 
 
 @torch.no_grad()
 def true_effects(
-    logits: Callable[[Tensor], Tensor], pictures: Tensor, kept: Tensor, redrawn: Mapping[str, Tensor]
+    logits: Callable[[Tensor], Tensor], images: Tensor, kept: Tensor, redrawn: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Change of the score by true interventions.
 
     Args:
         logits: the classifier.
-        pictures: (N, C, H, W).
+        images: (N, C, H, W).
         kept: the same drawn anew with nothing set.
         redrawn: context -> (1 + 5, N, C, H, W), drawn anew with what `interventions` sets.
 
     Returns:
         context -> (1 + 5, N).
     """
-    classes = logits(pictures).argmax(1)
+    classes = logits(images).argmax(1)
     before = score(logits(kept), classes)
     return {name: torch.stack([score(logits(row), classes) - before for row in rows]) for name, rows in redrawn.items()}
 
 
 def causal_effects(
-    shown: Painting,
-    painting: Painting,
+    shown: EncodedBatch,
+    batch: EncodedBatch,
     standard: Callable[[Tensor], Tensor],
     context: Mapping[str, Tensor],
     truth: Mapping[str, Tensor],
@@ -60,27 +60,27 @@ def causal_effects(
     """The twin's effect of every context beside the true one.
 
     Args:
-        shown: how the twin's interventions are shown: `painting` itself, or it `bare`.
-        painting: of N pictures.
+        shown: how the twin's interventions are shown: `batch` itself, or it `reconstructed`.
+        painting: of N images.
         standard: from contexts (N, K) in the table's units to the codes'.
         context: name -> (N,) measured values of all contexts, in the codes' order.
         truth: of `true_effects`.
-        usable: name by name (K, N), pictures whose true counterfactuals are what was asked for.
+        usable: name by name (K, N), images whose true counterfactuals are what was asked for.
 
     Returns:
         For each context: `strength` and `true_strength`, the mean absolute change of the score when the context takes
-        another picture's value, in standard deviations of the score; `flips` and `true_flips`, the share of pictures
+        another image's value, in standard deviations of the score; `flips` and `true_flips`, the share of images
         whose class changes then; `reach` and `true_reach`, the range of the mean score over five quantiles of the
-        context, in logits; `correlation` of the change with the true one over pictures, mean over the quantiles;
-        `pictures` that were usable.
+        context, in logits; `correlation` of the change with the true one over images, mean over the quantiles;
+        `images` that were usable.
     """
-    classes = painting.classes
-    before, own = score(shown.logits, classes), score(painting.logits, classes)
+    classes = batch.classes
+    before, own = score(shown.logits, classes), score(batch.logits, classes)
     measured = torch.stack(list(context.values()), dim=1)
     found = {}
     for column, (name, values) in enumerate(context.items()):
         asked = [standard(_with(measured, column, row))[:, column] for row in interventions(values)]
-        logits = [shown.changed_logits(_set(painting.codes, column, row)) for row in asked]
+        logits = [shown.changed_logits(_set(batch.codes, column, row)) for row in asked]
         mine = torch.stack([score(after, classes) - before for after in logits])[:, usable[column]]
         true = truth[name][:, usable[column]]
         means, true_means = mine[1:].mean(1), true[1:].mean(1)
@@ -93,7 +93,7 @@ def causal_effects(
             "reach": float(means.max() - means.min()),
             "true_reach": float(true_means.max() - true_means.min()),
             "correlation": float(torch.stack([_correlation(x, y) for x, y in pairs]).mean()),
-            "pictures": int(usable[column].sum()),
+            "images": int(usable[column].sum()),
         }
     return found
 
@@ -105,7 +105,7 @@ def _with(table: Tensor, column: int, values: Tensor) -> Tensor:
 
 
 def _set(codes: Codes, column: int, values: Tensor) -> Codes:
-    return codes.with_concepts(_with(codes.concepts(), column, values))
+    return codes.replace_concepts(_with(codes.concepts(), column, values))
 
 
 def _flips(before: Tensor, change: Tensor) -> float:
@@ -121,15 +121,15 @@ def _correlation(x: Tensor, y: Tensor) -> Tensor:
     return torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1]
 
 
-def told(painting: Painting, edges: Sequence[DecisionEdge], null: NuisanceNull, reference: Codes) -> dict[str, Any]:
+def told(batch: EncodedBatch, edges: Sequence[DecisionEffect], null: NuisanceNull, reference: Codes) -> dict[str, Any]:
     """What a user is told: decision edges beside the nuisance null, and Shapley values of the concepts.
 
     Args:
-        painting: held-out pictures; the first of them get Shapley values.
-        edges, null: of `decision_edges`.
-        reference: codes of real pictures.
+        painting: held-out images; the first of them get Shapley values.
+        edges, null: of `measure_decision_effects`.
+        reference: codes of real images.
     """
-    shares = importance(painting[:_SHAPLEY_PICTURES], reference, permutations=_PERMUTATIONS)
+    shares = importance(batch[:_SHAPLEY_IMAGES], reference, permutations=_PERMUTATIONS)
     sizes = shares.values.abs().mean(0)
     return {
         "edges": {edge.concept: asdict(edge) for edge in edges},

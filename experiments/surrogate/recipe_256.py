@@ -1,9 +1,9 @@
-"""The recipe for pictures of 256 pixels on one GPU or several, and what it costs in arithmetic.
+"""The recipe for images of 256 pixels on one GPU or several, and what it costs in arithmetic.
 
-torchrun --nproc-per-node 8 -m experiments.surrogate.recipe_256 --pictures DIR --model MODULE:FACTORY --out DIR
+torchrun --nproc-per-node 8 -m experiments.surrogate.recipe_256 --images DIR --model MODULE:FACTORY --out DIR
 python -m experiments.surrogate.recipe_256 --cost FILE
 
-DIR holds pictures, in folders or not, and context.csv: a row for each picture, its path below DIR in the column "file",
+DIR holds images, in folders or not, and context.csv: a row for each image, its path below DIR in the column "file",
 and its context. FACTORY returns a `pellucid.Classifier` on the device "cuda". A run that was broken off goes on when
 the command is given again. With --cost nothing is trained: the operations of the networks of a preset are counted.
 """
@@ -22,13 +22,13 @@ from pellucid.data import read_context
 from pellucid.storage import write_atomically
 from pellucid.surrogate import (
     PRESETS,
+    SurrogateExplainer,
     TrainingOptions,
-    TwinSurrogate,
     train,
 )
 from pellucid.surrogate.model import Discriminator, Generator
-from pellucid.surrogate.model.attribute_predictors import Judges
-from pellucid.surrogate.model.surrogate_networks import Sizes, TwinNetworks, make_discriminator
+from pellucid.surrogate.model.attribute_predictors import AttributePredictors
+from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
 
 __all__ = ["cost", "main", "train_on_gpus"]
 
@@ -36,8 +36,8 @@ _FEATURES, _CONTEXTS = 960, 8  # as of a ResNet-18 seen at four layers, with eig
 _BACKWARD = 3  # a forward and a backward pass, in forward passes
 
 
-def train_on_gpus(folder: Path, model: str, run: Path, options: TrainingOptions) -> TwinSurrogate:
-    """Train, or go on training, on the GPU of this process; the pictures are read as they are needed."""
+def train_on_gpus(folder: Path, model: str, run: Path, options: TrainingOptions) -> SurrogateExplainer:
+    """Train, or go on training, on the GPU of this process; the images are read as they are needed."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what "cuda" means from here on
     context = read_context(folder / "context.csv", folder)
@@ -46,40 +46,40 @@ def train_on_gpus(folder: Path, model: str, run: Path, options: TrainingOptions)
 
 
 def cost(preset: str) -> dict[str, Any]:
-    """Operations (multiplications, additions) of a preset's networks for one training picture, all but the classifier.
+    """Operations (multiplications, additions) of a preset's networks for one training image, all but the classifier.
 
-    In a step the generator redraws every picture and half of them with changed codes; the discriminator sees these for
+    In a step the generator redraws every image and half of them with changed codes; the discriminator sees these for
     the generator's sake, and for its own these and the real ones. Lazy terms are left out.
     """
     options = PRESETS[preset]
-    sizes = Sizes(3, _FEATURES, 2, tuple(f"context {number}" for number in range(_CONTEXTS)))
-    twin, discriminator = TwinNetworks(sizes, options), make_discriminator(sizes, options)
-    judges = Judges(3, _CONTEXTS, options)
+    sizes = DataSizes(3, _FEATURES, 2, tuple(f"context {number}" for number in range(_CONTEXTS)))
+    explainer, discriminator = SurrogateNetworks(sizes, options), make_discriminator(sizes, options)
+    judges = AttributePredictors(3, _CONTEXTS, options)
     side = options.resolution
-    picture, code = torch.zeros(4, 3, side, side), torch.zeros(4, sum(twin.blocks))
+    image, code = torch.zeros(4, 3, side, side), torch.zeros(4, sum(explainer.blocks))
     forward = {
-        "generator": _operations(twin.generator, code),
-        "discriminator": _operations(discriminator, picture, torch.zeros(4, _FEATURES)),
-        "judges": _operations(judges, picture),
-        "nuisance encoder": _operations(twin.nuisance, picture),
+        "generator": _operations(explainer.generator, code),
+        "discriminator": _operations(discriminator, image, torch.zeros(4, _FEATURES)),
+        "judges": _operations(judges, image),
+        "nuisance encoder": _operations(explainer.nuisance, image),
     }
     drawn = 1.5 * (forward["generator"] + forward["discriminator"]) + 0.5 * forward["judges"]
     read = forward["nuisance encoder"] * 1.5
     step = _BACKWARD * (drawn + read + 2.5 * forward["discriminator"])
-    pictures = options.steps * options.batch
+    images = options.steps * options.batch
     return {
         "preset": preset,
         "torch": torch.__version__,
         "parameters": {
-            "twin": _parameters(twin),
-            "generator": _parameters(twin.generator),
+            "twin": _parameters(explainer),
+            "generator": _parameters(explainer.generator),
             "discriminator": _parameters(discriminator),
         },
         "forward_gflop": {name: value / 1e9 for name, value in forward.items()},
-        "step_gflop_per_picture": step / 1e9,
-        "training_pictures": pictures,
-        "training_exaflop": step * pictures / 1e18,
-        "hours_at_100_teraflops": step * pictures / 1e14 / 3600,
+        "step_gflop_per_image": step / 1e9,
+        "training_images": images,
+        "training_exaflop": step * images / 1e18,
+        "hours_at_100_teraflops": step * images / 1e14 / 3600,
     }
 
 
@@ -99,7 +99,7 @@ def _parameters(network: nn.Module) -> int:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, help="folder with pictures and context.csv")
+    parser.add_argument("--images", type=Path, help="folder with images and context.csv")
     parser.add_argument("--model", help="module:factory that returns the classifier")
     parser.add_argument("--out", type=Path, help="folder of the training")
     parser.add_argument("--preset", choices=PRESETS, default="gpu-256")
@@ -109,13 +109,15 @@ def main() -> None:
     if chosen.cost is not None:
         write_atomically(chosen.cost, (json.dumps(cost(chosen.preset), indent=1) + "\n").encode())
         return
-    if None in (chosen.pictures, chosen.model, chosen.out):
-        parser.error("give --pictures, --model and --out, or --cost")
+    if None in (chosen.images, chosen.model, chosen.out):
+        parser.error("give --images, --model and --out, or --cost")
     options = PRESETS[chosen.preset]
     options = (
-        options if chosen.steps is None else options.but(steps=chosen.steps, warm_up=min(options.warm_up, chosen.steps))
+        options
+        if chosen.steps is None
+        else options.replace(steps=chosen.steps, warm_up=min(options.warm_up, chosen.steps))
     )
-    print(train_on_gpus(chosen.pictures, chosen.model, chosen.out, options))
+    print(train_on_gpus(chosen.images, chosen.model, chosen.out, options))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m experiments.surrogate.smiles --data DIR --work DIR [--kinds honest shortcut] [--out DIR] [--steps N]
 
 Weights, contexts and checkpoints are kept in --work, so that a run that was broken off goes on; the numbers of all
-kinds that are finished go to OUT/smiles.json and, as tables, to OUT/smiles.md. No picture is among them.
+kinds that are finished go to OUT/smiles.json and, as tables, to OUT/smiles.md. No image is among them.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.surrogate.real_pictures import HeldOut, Questions, changes, examine, rounded
+from experiments.surrogate.real_images import HeldOut, Questions, changes, examine, rounded
 from experiments.surrogate.smiles_data import (
     CONTEXTS,
     SETTABLE,
@@ -32,8 +32,8 @@ from pellucid.storage import write_atomically
 from pellucid.storage.tensors import read_tensors, write_tensors
 from pellucid.surrogate import (
     PRESETS,
+    SurrogateExplainer,
     TrainingOptions,
-    TwinSurrogate,
     train,
 )
 
@@ -41,7 +41,7 @@ __all__ = ["KINDS", "OPTIONS", "main"]
 
 KINDS: tuple[Kind, ...] = ("honest", "shortcut")
 TRAINING, HELD_OUT = 4000, 1000
-OPTIONS = PRESETS["cpu-32"].but(
+OPTIONS = PRESETS["cpu-32"].replace(
     resolution=64,
     steps=2600,
     batch=16,
@@ -64,25 +64,25 @@ def run(kind: Kind, data: Path, work: Path, options: TrainingOptions, questions:
     faces, labels = load_faces(data)
     faces, labels = faces[: TRAINING + HELD_OUT], labels[: TRAINING + HELD_OUT]
     levels = frame_levels(kind, labels)
-    pictures = framed(faces, levels)
+    images = framed(faces, levels)
     classifier = smile_classifier(
-        pictures[:TRAINING], labels[:TRAINING], work / kind / "classifier.safetensors", f"{kind} smile CNN"
+        images[:TRAINING], labels[:TRAINING], work / kind / "classifier.safetensors", f"{kind} smile CNN"
     )
     instruments = Faces(classifier, data)
     context = _context(instruments, faces, work).replaced({"frame": levels})
     training = context.subset(slice(0, TRAINING))
     out = work / kind / "twin"
-    twin = train(
-        classifier, pictures[:TRAINING], training, options, out, rerender=instruments.versions(*_bounds(training))
+    explainer = train(
+        classifier, images[:TRAINING], training, options, out, rerender=instruments.versions(*_bounds(training))
     )
-    held_out = HeldOut(pictures[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
+    held_out = HeldOut(images[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
     found = examine(
-        twin, held_out, instruments.measure, _MEASURED_BY, instruments.set_by_code, SETTABLE, questions, _say
+        explainer, held_out, instruments.measure, _MEASURED_BY, instruments.set_by_code, SETTABLE, questions, _say
     )
-    twin.save(out)
+    explainer.save(out)
     reliance = _reliance(classifier, faces[TRAINING:], labels[TRAINING:])
-    moved = _by_class(twin, held_out, instruments, questions.intervened)
-    return found | {"accuracy": reliance, "frame_by_class": moved, "training_pictures": TRAINING}
+    moved = _by_class(explainer, held_out, instruments, questions.max_interventions)
+    return found | {"accuracy": reliance, "frame_by_class": moved, "training_images": TRAINING}
 
 
 def compare(found: Mapping[Kind, dict[str, Any]], name: str = "frame") -> dict[str, Any]:
@@ -156,7 +156,8 @@ def _contexts_table(result: dict[str, Any]) -> list[str]:
         gate = "refused" if "refused" in result["gate"][name] else "shown"
         size = result["importance"]["mean_absolute_logits"][name]
         lines.append(
-            f"| {name} | {judges} | {result['world']['perceives'][name]:.2f} | {control['correlation']:.2f} "
+            f"| {name} | {judges} | {result['global_explanation']['perceives'][name]:.2f} | "
+            f"{control['correlation']:.2f} "
             f"| {control['slope']:.2f} | {gate} | {edges[name]['strength']:.2f} | {size:.2f} |"
         )
     return lines
@@ -179,7 +180,7 @@ def _bounds(training: ContextTable) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _reliance(classifier: Classifier, faces: Tensor, labels: Tensor) -> dict[str, float]:
-    """Held-out accuracy with frames that tell nothing, the label (in 95 % of pictures), and the contrary."""
+    """Held-out accuracy with frames that tell nothing, the label (in 95 % of images), and the contrary."""
     frames = {
         "even": frame_levels("honest", labels, seed=1),
         "telling": frame_levels("shortcut", labels, seed=1),
@@ -192,18 +193,20 @@ def _reliance(classifier: Classifier, faces: Tensor, labels: Tensor) -> dict[str
     return found
 
 
-def _by_class(twin: TwinSurrogate, held_out: HeldOut, instruments: Faces, pictures: int) -> dict[str, dict[str, float]]:
-    """How far a frame that becomes bright moves the margin of pictures that the classifier gives to each class."""
-    painting = twin.paint(held_out.pictures[:pictures])
-    by_code, by_twin = changes(twin, painting, held_out.context, "frame", instruments.set_by_code)
+def _by_class(
+    explainer: SurrogateExplainer, held_out: HeldOut, instruments: Faces, images: int
+) -> dict[str, dict[str, float]]:
+    """How far a frame that becomes bright moves the margin of images that the classifier gives to each class."""
+    batch = explainer.encode_batch(held_out.images[:images])
+    by_code, by_twin = changes(explainer, batch, held_out.context, "frame", instruments.set_by_code)
     return {
         name: {
             "by_code": float(by_code[mine].mean()),
             "by_twin": float(by_twin[mine].mean()),
-            "pictures": int(mine.sum()),
+            "images": int(mine.sum()),
         }
-        for index, name in enumerate(twin.class_names)
-        for mine in [painting.classes == index]
+        for index, name in enumerate(explainer.class_names)
+        for mine in [batch.classes == index]
     }
 
 
@@ -223,7 +226,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     for kind in [] if chosen.report else chosen.kinds:
-        found = run(kind, chosen.data, chosen.work, OPTIONS.but(steps=chosen.steps), Questions(measured=250))
+        found = run(kind, chosen.data, chosen.work, OPTIONS.replace(steps=chosen.steps), Questions(measured=250))
         write_atomically(chosen.work / kind / "found.json", json.dumps(rounded(found)).encode())
     files: dict[Kind, Path] = {kind: chosen.work / kind / "found.json" for kind in KINDS}
     every = {kind: json.loads(file.read_bytes()) for kind, file in files.items() if file.exists()}

@@ -1,6 +1,6 @@
 """Faces that smile or not, in frames whose brightness code sets, and all that is measured of them besides the label.
 
-The pictures stay where they are; what is kept in the work folder is weights and numbers.
+The images stay where they are; what is kept in the work folder is weights and numbers.
 """
 
 import csv
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import pellucid as pl
 from experiments.surrogate.face_networks import EXPRESSIONS, load_face_networks, prepared
-from experiments.surrogate.picture_statistics import effect_of_code, measure_statistics, set_statistics, shown
+from experiments.surrogate.image_statistics import effect_of_code, measure_statistics, set_statistics, shown
 from pellucid.data import Preprocess
 from pellucid.storage.tensors import read_tensors, write_tensors
 
@@ -31,7 +31,7 @@ SIDE, FRAME = 64, 4
 """The face has 56 pixels, the frame 4 on each side."""
 
 AGREEMENT = 0.95
-"""Share of a shortcut's pictures whose frame tells the label."""
+"""Share of a shortcut's images whose frame tells the label."""
 
 INSIDE = ("detail", "contrast", "brightness")
 SETTABLE = (*INSIDE, "frame")
@@ -47,23 +47,23 @@ _CHUNK = 128
 def load_faces(data: Path) -> tuple[Tensor, Tensor]:
     """Faces (N, 1, 56, 56) in [0, 1] and labels, half of them smiling, in a fixed random order.
 
-    Of pictures that occur twice one is kept; those that occur with both labels are left out.
+    Of images that occur twice one is kept; those that occur with both labels are left out.
     """
     folder = data / "smiles_64"
     with (folder / "labels.csv").open(encoding="utf-8") as file:
-        labelled = [(row["file"], int(row["smile"])) for row in csv.DictReader(file)]
+        labeled = [(row["file"], int(row["smile"])) for row in csv.DictReader(file)]
     labels_of: dict[bytes, set[int]] = {}
     with zipfile.ZipFile(folder / "images.zip") as archive:
-        for name, smile in sorted(labelled):
+        for name, smile in sorted(labeled):
             labels_of.setdefault(archive.read(name), set()).add(smile)
     random = torch.Generator().manual_seed(0)
     of_label = [[content for content, found in labels_of.items() if found == {smile}] for smile in (0, 1)]
     count = min(map(len, of_label))
     chosen = [group[row] for group in of_label for row in torch.randperm(len(group), generator=random)[:count].tolist()]
     order = torch.randperm(2 * count, generator=random)
-    pictures = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(each)).convert("L"))) for each in chosen])
+    images = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(each)).convert("L"))) for each in chosen])
     inside = SIDE - 2 * FRAME
-    small = F.interpolate(pictures[:, None].float() / 255, (inside, inside), mode="bilinear", antialias=True)
+    small = F.interpolate(images[:, None].float() / 255, (inside, inside), mode="bilinear", antialias=True)
     return small[order], (order >= count).long()
 
 
@@ -77,14 +77,14 @@ def frame_levels(kind: Kind, labels: Tensor, seed: int = 0) -> Tensor:
 
 
 def framed(faces: Tensor, levels: Tensor) -> Tensor:
-    """Faces (N, 1, 56, 56) in frames of those levels (N,): pictures (N, 1, 64, 64) in the classifier's input space."""
-    pictures = levels[:, None, None, None].expand(-1, 1, SIDE, SIDE).clone()
-    pictures[:, :, FRAME:-FRAME, FRAME:-FRAME] = faces
-    return 2 * pictures - 1
+    """Faces (N, 1, 56, 56) in frames of those levels (N,): images (N, 1, 64, 64) in the classifier's input space."""
+    images = levels[:, None, None, None].expand(-1, 1, SIDE, SIDE).clone()
+    images[:, :, FRAME:-FRAME, FRAME:-FRAME] = faces
+    return 2 * images - 1
 
 
 class Faces:
-    """Measures and sets contexts of pictures (N, 1, 64, 64) in the classifier's input space.
+    """Measures and sets contexts of images (N, 1, 64, 64) in the classifier's input space.
 
     Args:
         classifier: whose input space that is.
@@ -95,28 +95,28 @@ class Faces:
         self._classifier = classifier
         self._gender, self._expression = load_face_networks(data / "faceapi_models")
 
-    def measure(self, pictures: Tensor, tell: Callable[[str], None] = lambda line: None) -> Tensor:
+    def measure(self, images: Tensor, tell: Callable[[str], None] = lambda line: None) -> Tensor:
         """All contexts (N, K) in the order of `CONTEXTS`."""
         found: list[Tensor] = []
-        for chunk in torch.split(shown(self._classifier, pictures), _CHUNK):
+        for chunk in torch.split(shown(self._classifier, images), _CHUNK):
             inside = _inside(chunk)
             found.append(torch.cat([measure_statistics(inside, INSIDE), _frame(chunk), self._read(inside)], dim=1))
-            tell(f"measured the context of {sum(map(len, found))} of {len(pictures)} pictures")
+            tell(f"measured the context of {sum(map(len, found))} of {len(images)} images")
         return torch.cat(found)
 
-    def set_by_code(self, pictures: Tensor, name: str, value: float) -> Tensor:
-        """Pictures with one context of `SETTABLE` set, the others held."""
-        whole = shown(self._classifier, pictures)
+    def set_by_code(self, images: Tensor, name: str, value: float) -> Tensor:
+        """Images with one context of `SETTABLE` set, the others held."""
+        whole = shown(self._classifier, images)
         if name == "frame":
-            return framed(_inside(whole), torch.full((len(pictures),), value))
+            return framed(_inside(whole), torch.full((len(images),), value))
         return framed(effect_of_code(_inside(whole), name, value, INSIDE), _frame(whole)[:, 0])
 
     def versions(self, low: Tensor, high: Tensor) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
         """A re-renderer that draws detail, contrast, brightness and frame evenly between bounds (4,) and (4,)."""
 
-        def anew(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-            wanted = low + (high - low) * torch.rand(len(pictures), len(SETTABLE), generator=random)
-            faces = set_statistics(_inside(shown(self._classifier, pictures)), wanted[:, : len(INSIDE)], INSIDE)
+        def anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+            wanted = low + (high - low) * torch.rand(len(images), len(SETTABLE), generator=random)
+            faces = set_statistics(_inside(shown(self._classifier, images)), wanted[:, : len(INSIDE)], INSIDE)
             drawn = framed(faces, wanted[:, -1])
             return drawn, self.measure(drawn)
 
@@ -133,13 +133,13 @@ class Faces:
         return torch.cat([odds.clamp(-_MOST_LOG_ODDS, _MOST_LOG_ODDS), age[:, None]], dim=1)
 
 
-def smile_classifier(pictures: Tensor, labels: Tensor, kept: Path, name: str, epochs: int = 6) -> pl.Classifier:
-    """A four-block CNN, trained on pictures (N, 1, 64, 64) and kept in a file."""
+def smile_classifier(images: Tensor, labels: Tensor, kept: Path, name: str, epochs: int = 6) -> pl.Classifier:
+    """A four-block CNN, trained on images (N, 1, 64, 64) and kept in a file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = _network((16, 32, 64, 64))
     if not kept.exists():
-        _train(network, pictures, labels, epochs)
+        _train(network, images, labels, epochs)
         write_tensors(kept, network.state_dict())
     network.load_state_dict(read_tensors(kept))
     preprocess = Preprocess((SIDE, SIDE), mean=(0.5,), std=(0.5,))
@@ -170,16 +170,16 @@ def _network(widths: Sequence[int]) -> nn.Sequential:
     )
 
 
-def _train(network: nn.Module, pictures: Tensor, labels: Tensor, epochs: int) -> None:
+def _train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
     random = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     network.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of the dropout
         for epoch in range(epochs):
-            optimiser.param_groups[0]["lr"] = 1e-3 if epoch < epochs * 2 // 3 else 1e-4
+            optimizer.param_groups[0]["lr"] = 1e-3 if epoch < epochs * 2 // 3 else 1e-4
             for rows in torch.split(torch.randperm(len(labels), generator=random), 32):
-                loss = F.cross_entropy(network(pictures[rows]), labels[rows])
-                optimiser.zero_grad()
+                loss = F.cross_entropy(network(images[rows]), labels[rows])
+                optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
+                optimizer.step()

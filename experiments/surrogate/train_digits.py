@@ -19,20 +19,20 @@ from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS
 from pellucid.storage import write_atomically
 from pellucid.surrogate import (
     PRESETS,
+    SurrogateExplainer,
     TrainingOptions,
-    TwinSurrogate,
     load,
     train,
 )
 from pellucid.surrogate.assess.morphometry import digit_measure
-from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.pretrained import DIGITS, folder_of
+from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.pretrained import DIGITS, pretrained_folder
 
 __all__ = ["MORPHOMETRY", "answered", "main", "options_of", "results_of"]
 
 RESULTS = Path(__file__).with_name("results")
 MORPHOMETRY = "Morpho-MNIST morphometry"
-KNOWLEDGE = Knowledge({"thickness": 0, "slant": 0, "intensity": 1, "width": 1})
+KNOWLEDGE = BackgroundKnowledge({"thickness": 0, "slant": 0, "intensity": 1, "width": 1})
 """Pen and hand come before what they draw; the set makes intensity from thickness."""
 
 _REDRAWN = 300  # digits for the comparison with real ones redrawn
@@ -41,36 +41,36 @@ _BOOTSTRAPS = 100
 
 def options_of(steps: int) -> TrainingOptions:
     """The preset, two redrawn versions of each digit, a gain layer, and little nuisance that is kept idle."""
-    return PRESETS["cpu-32"].but(steps=steps, copies=2, gain="intensity", nuisance=12, swapped=8.0)
+    return PRESETS["cpu-32"].replace(steps=steps, copies=2, gain="intensity", nuisance=12, swapped=8.0)
 
 
-def answered(twin: TwinSurrogate, held_out: Digits) -> None:
+def answered(explainer: SurrogateExplainer, held_out: Digits) -> None:
     """Let the twin remember, be measured on, and discover from digits that nothing was trained on."""
-    twin.remember(held_out.pictures)
-    twin.assess(held_out.pictures, digit_measure(twin), measured_by=MORPHOMETRY)
+    explainer.set_reference(held_out.images)
+    explainer.assess(held_out.images, digit_measure(explainer), measured_by=MORPHOMETRY)
     options = DiscoveryOptions(bootstraps=_BOOTSTRAPS)
-    twin.discover(held_out.pictures, held_out.context.values.float(), knowledge=KNOWLEDGE, options=options)
+    explainer.discover(held_out.images, held_out.context.values.float(), knowledge=KNOWLEDGE, options=options)
 
 
-def results_of(twin: TwinSurrogate, held_out: Digits) -> dict[str, Any]:
+def results_of(explainer: SurrogateExplainer, held_out: Digits) -> dict[str, Any]:
     """All numbers of a twin that has answered."""
-    assert twin.assessment is not None
-    assert twin.world is not None
-    assert twin.world.data is not None
-    accurate = (twin.paint(held_out.pictures).classes == held_out.labels).float().mean()
+    assert explainer.assessment is not None
+    assert explainer.global_explanation is not None
+    assert explainer.global_explanation.data is not None
+    accurate = (explainer.encode_batch(held_out.images).classes == held_out.labels).float().mean()
     return {
-        "steps": twin.steps,
-        "options": twin.options.record(),
+        "steps": explainer.steps,
+        "options": explainer.options.record(),
         "classifier_accuracy": float(accurate),
-        "judges": dict(zip(CONTEXTS, torch.tensor(twin.quality.judged).T.tolist(), strict=True)),
-        "perceived": dict(zip(CONTEXTS, twin.quality.perceived, strict=True)),
-        "assessment": asdict(twin.assessment),
-        "decisions": [asdict(edge) for edge in twin.world.decisions],
-        "null": asdict(twin.world.null),
-        "data_graph": json.loads(twin.world.data.to_json()),
-        "perceived_graph": json.loads(twin.world.perceived.to_json()),
-        "notes": list(twin.world.notes),
-        "oracle_agreement": oracle_agreement(twin, held_out.rows(0, _REDRAWN)),
+        "judges": dict(zip(CONTEXTS, torch.tensor(explainer.quality.judged).T.tolist(), strict=True)),
+        "perceived": dict(zip(CONTEXTS, explainer.quality.perceived, strict=True)),
+        "assessment": asdict(explainer.assessment),
+        "decisions": [asdict(edge) for edge in explainer.global_explanation.decisions],
+        "null": asdict(explainer.global_explanation.null),
+        "data_graph": json.loads(explainer.global_explanation.data.to_json()),
+        "perceived_graph": json.loads(explainer.global_explanation.perceived.to_json()),
+        "notes": list(explainer.global_explanation.notes),
+        "oracle_agreement": oracle_agreement(explainer, held_out.rows(0, _REDRAWN)),
     }
 
 
@@ -84,17 +84,17 @@ def main() -> None:
     classifier = digit_classifier(training, chosen.work)
     out = chosen.work / "twin"
     if chosen.judge_only:
-        twin = load(out, classifier=classifier)
+        explainer = load(out, classifier=classifier)
     else:
         options = options_of(chosen.steps)
-        twin = train(classifier, training.pictures, training.context, options, out, rerender=redraw_anew)
-    answered(twin, held_out)
-    twin.save(out)
-    text = json.dumps(results_of(twin, held_out), indent=1)
+        explainer = train(classifier, training.images, training.context, options, out, rerender=redraw_anew)
+    answered(explainer, held_out)
+    explainer.save(out)
+    text = json.dumps(results_of(explainer, held_out), indent=1)
     write_atomically(RESULTS / "digits.json" if chosen.ship else out.with_suffix(".json"), text.encode())
     if chosen.ship:
         write_atomically(DIGIT_WEIGHTS, (chosen.work / "classifier.safetensors").read_bytes())
-        twin.save(folder_of(DIGITS))
+        explainer.save(pretrained_folder(DIGITS))
     print(text)
 
 

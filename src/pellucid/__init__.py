@@ -3,8 +3,8 @@
 import pellucid as pl
 
 classifier = pl.load("efficientnet_lite0")
-pictures = classifier.read("cat.jpg")
-explanation = pl.attribution.GradCAM()(classifier.at("final"), pictures, "tabby")
+images = classifier.read("cat.jpg")
+explanation = pl.attribution.GradCAM()(classifier.at("final"), images, "tabby")
 """
 
 from importlib import import_module

@@ -10,15 +10,15 @@ class LayerError(PellucidError):
 
 
 class TargetError(PellucidError):
-    """No such class, or a target that does not fit the pictures."""
+    """No such class, or a target that does not fit the images."""
 
 
 class ModelError(PellucidError):
     """The network or its weights cannot be used as a classifier."""
 
 
-class PictureError(PellucidError):
-    """A file cannot be read as a picture."""
+class ImageError(PellucidError):
+    """A file cannot be read as an image."""
 
 
 class MissingExtraError(PellucidError, ImportError):

@@ -94,7 +94,7 @@ class BranchingNet(WiredNet):
 
     def forward(self, x: Tensor) -> Tensor:
         if bool(x.isnan().any()):
-            raise ValueError("NaN picture")
+            raise ValueError("NaN image")
         return super().forward(x)
 
 
@@ -145,7 +145,7 @@ def classifier(net: nn.Module, size: int = SIZE) -> pl.Classifier:
     return pl.Classifier(net, input_size=size)
 
 
-def pictures(count: int = 2, size: int = SIZE, seed: int = 5) -> Tensor:
+def images(count: int = 2, size: int = SIZE, seed: int = 5) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -200,10 +200,10 @@ class CountingView:
         self.counts["prefix_forward"] += len(x)
         return self._view.activation(x)
 
-    def logits(self, activation: Tensor, carried: Any = None) -> Tensor:
+    def logits(self, activation: Tensor, side_inputs: Any = None) -> Tensor:
         self.counts["suffix_forward"] += len(activation)
         self.largest = max(self.largest, len(activation))
-        logits = self._view.logits(activation, carried)
+        logits = self._view.logits(activation, side_inputs)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
         return logits
@@ -227,7 +227,7 @@ class _CountingClassifier:
 @cache
 def _lite0() -> tuple[pl.Classifier, Tensor]:
     made = pl.load("efficientnet_lite0")
-    skimage = pytest.importorskip("skimage", reason="the real picture is scikit-image's (extra demo)")
+    skimage = pytest.importorskip("skimage", reason="the real image is scikit-image's (extra demo)")
     return made, made.read(Path(skimage.__file__).parent / "data" / "chelsea.png")
 
 

@@ -11,9 +11,9 @@ from tests.attribution.support import (
     gap_net,
     halves,
     hand_gradient,
+    images,
     lite0,
     lite0_module,
-    pictures,
     plain_net,
     relative_error,
 )
@@ -35,7 +35,7 @@ LAYERS = ("input", "1", "4")
 
 
 def weighed(activation: Tensor, weights: list[float], *, relu: bool = True) -> Tensor:
-    """sum_c w_c a_c of one picture's activation (C, h, w), channel by channel."""
+    """sum_c w_c a_c of one image's activation (C, h, w), channel by channel."""
     total = torch.zeros(activation.shape[1:])
     for channel, weight in zip(activation, weights, strict=True):
         total = total + weight * channel
@@ -103,7 +103,7 @@ SLOW = {
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("make", [plain_net, gap_net])
 def test_maps_are_those_of_the_definition(method: type[Method], layer: str, make: object) -> None:
-    net, x = make(), pictures(2)  # type: ignore[operator]
+    net, x = make(), images(2)  # type: ignore[operator]
     with torch.no_grad():
         target = int(net(x)[0].argmax())
     found = method()(classifier(net).at(layer), x, target).values[:, 0]
@@ -115,7 +115,7 @@ def test_maps_are_those_of_the_definition(method: type[Method], layer: str, make
 @pytest.mark.parametrize("layer", ["1", "4"])
 def test_grad_cam_is_captums(layer: str, relu: bool) -> None:
     captum = pytest.importorskip("captum.attr")
-    net, x = plain_net(), pictures(3)
+    net, x = plain_net(), images(3)
     wanted = captum.LayerGradCam(net, net[int(layer)]).attribute(x, target=2, relu_attributions=relu)
     found = GradCAM(relu=relu)(classifier(net).at(layer), x, 2)
     assert relative_error(found.values, wanted) < 1e-6
@@ -144,7 +144,7 @@ def map_of_captums_ablation(captum: object, run: object, activation: Tensor, tar
 @pytest.mark.parametrize("layer", LAYERS)
 def test_ablation_cams_drops_are_captums_feature_ablation(layer: str) -> None:
     captum = pytest.importorskip("captum.attr")
-    net, x = plain_net(), pictures(1)
+    net, x = plain_net(), images(1)
     before, after = halves(net, layer)
     wanted = map_of_captums_ablation(captum, after, before(x).detach(), 1)
     assert relative_error(AblationCAM(relu=False)(classifier(net).at(layer), x, 1).values, wanted) < 1e-5
@@ -165,7 +165,7 @@ def test_ablation_cams_drops_on_a_real_network_are_captums(layer: str) -> None:
 
 
 def test_channels_that_are_zero_everywhere_are_not_run() -> None:
-    net, x = plain_net(), pictures(1)
+    net, x = plain_net(), images(1)
     with torch.no_grad():
         net[3].bias[3] = -100.0  # dead after the ReLU
     counting = CountingView(classifier(net).at("4"))
@@ -176,7 +176,7 @@ def test_channels_that_are_zero_everywhere_are_not_run() -> None:
 
 
 def test_a_constant_channel_gives_score_cam_no_nan() -> None:
-    net, x = plain_net(), pictures(1)
+    net, x = plain_net(), images(1)
     with torch.no_grad():
         net[3].weight[2], net[3].bias[2] = 0.0, 5.0
     found = ScoreCAM()(classifier(net).at("4"), x, 1)
@@ -189,14 +189,14 @@ def test_a_score_of_zero_gives_ablation_cam_a_map_of_zeros_and_a_note() -> None:
     net = gap_net()
     with torch.no_grad():
         net[7].weight[1], net[7].bias[1] = 0.0, 0.0
-    found = AblationCAM()(classifier(net).at("final"), pictures(1), 1)
+    found = AblationCAM()(classifier(net).at("final"), images(1), 1)
     assert not found.values.any()
     assert "zero everywhere" in found.notes[0][0]
 
 
 @pytest.mark.parametrize("shift", [-300.0, -90.0, 90.0, 300.0])
 def test_grad_cam_plus_plus_neither_overflows_nor_vanishes(shift: float) -> None:
-    net, x = plain_net(), pictures(1)
+    net, x = plain_net(), images(1)
     view = classifier(net).at("1")
     wanted = GradCAMPlusPlus()(view, x, 1).values
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_grad_cam_plus_plus_neither_overflows_nor_vanishes(shift: float) -> None
 
 
 def test_grad_cam_plus_plus_survives_the_tiny_gradients_of_a_probability() -> None:
-    net, x = plain_net(), pictures(1)
+    net, x = plain_net(), images(1)
     with torch.no_grad():
         net[9].bias[1] -= 40.0
     found = GradCAMPlusPlus(relu=False)(classifier(net).at("1"), x, Target(1, "probability")).values
@@ -222,7 +222,7 @@ def test_grad_cam_plus_plus_survives_the_tiny_gradients_of_a_probability() -> No
 
 
 def test_closed_forms_hold_where_pooling_and_a_linear_head_follow() -> None:
-    net, x = gap_net(), pictures(3)
+    net, x = gap_net(), images(3)
     view = classifier(net).at("final")
     activation, cells = view.activation(x), 6 * 6
     weights = net[7].weight.detach()[1][:, None, None]
@@ -239,7 +239,7 @@ def test_closed_forms_hold_where_pooling_and_a_linear_head_follow() -> None:
 
 @pytest.mark.parametrize("target", [Target([0, 3]), Target(1, minus=2), Target(1, "margin"), Target(1, "probability")])
 def test_ablation_cams_affine_path_equals_the_general_one(target: Target) -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(3)
+    view, x = classifier(gap_net()).at("final"), images(3)
     fast = AblationCAM(relu=False)(view, x, target)
     general = AblationCAM(relu=False)(GeneralView(view), x, target)
     assert relative_error(fast.values, general.values) < 1e-4
@@ -250,7 +250,7 @@ def test_ablation_cams_affine_path_equals_the_general_one(target: Target) -> Non
 
 
 def test_the_relu_is_applied_at_the_layers_own_resolution() -> None:
-    view, x = classifier(plain_net()).at("4"), pictures(2)
+    view, x = classifier(plain_net()).at("4"), images(2)
     for method in SLOW:
         kept = method(relu=False)(view, x, [0, 1, 2])  # type: ignore[call-arg]
         clipped = method()(view, x, [0, 1, 2])

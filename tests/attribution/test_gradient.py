@@ -9,8 +9,8 @@ from tests.attribution.support import (
     gap_net,
     halves,
     hand_gradient,
+    images,
     lite0,
-    pictures,
     plain_net,
     relative_error,
 )
@@ -31,7 +31,7 @@ LAYERS = ("input", "1", "4")
 @pytest.mark.parametrize("net", [plain_net, gap_net])
 def test_gradient_and_input_x_gradient_at_the_input_are_captums(net: Callable[[], nn.Module]) -> None:
     captum = pytest.importorskip("captum.attr")
-    module, x = net(), pictures(3)
+    module, x = net(), images(3)
     view = classifier(module).at("input")
     saliency = captum.Saliency(module).attribute(x.clone().requires_grad_(), target=2).sum(1, keepdim=True)
     signed = captum.Saliency(module).attribute(x.clone().requires_grad_(), target=2, abs=False).sum(1, keepdim=True)
@@ -43,7 +43,7 @@ def test_gradient_and_input_x_gradient_at_the_input_are_captums(net: Callable[[]
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_gradient_and_input_x_gradient_at_a_layer_are_those_of_a_cut_by_hand(layer: str) -> None:
-    module, x = plain_net(), pictures(3)
+    module, x = plain_net(), images(3)
     view = classifier(module).at(layer)
     activation, gradient, logits = hand_gradient(module, layer, x, 1)
     found = InputXGradient()(view, x, 1)
@@ -70,9 +70,9 @@ def test_input_gradients_of_a_real_network_are_captums() -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("target", [Target(1), Target(1, "log_probability"), Target(1, "centred"), Target(1, minus=3)])
+@pytest.mark.parametrize("target", [Target(1), Target(1, "log_probability"), Target(1, "centered"), Target(1, minus=3)])
 def test_gradients_agree_with_finite_differences(layer: str, target: Target) -> None:
-    module, x = plain_net(), pictures(1)
+    module, x = plain_net(), images(1)
     view = classifier(module).at(layer)
     before, after = halves(module.double(), layer)
     activation = before(x.double()).detach()
@@ -82,7 +82,7 @@ def test_gradients_agree_with_finite_differences(layer: str, target: Target) -> 
         logits = after(at)[0]
         if target.output == "log_probability":
             return logits.log_softmax(0)[1]
-        if target.output == "centred":
+        if target.output == "centered":
             return logits[1] - logits.mean()
         return logits[1] - (0.0 if target.minus is None else logits[3])
 
@@ -113,7 +113,7 @@ def explicit_smoothgrad(module: nn.Sequential, layer: str, x: Tensor, samples: i
 
 @pytest.mark.parametrize("layer", ["input", "1"])
 def test_smoothgrad_is_an_explicit_loop_over_noisy_activations(layer: str) -> None:
-    module, x = plain_net(), pictures(2)
+    module, x = plain_net(), images(2)
     view = classifier(module).at(layer)
     gradients, points = explicit_smoothgrad(module, layer, x, samples=7, noise=0.2, seed=3)
 
@@ -130,12 +130,12 @@ def test_smoothgrad_is_an_explicit_loop_over_noisy_activations(layer: str) -> No
 
 
 def test_without_noise_smoothgrad_is_the_gradient() -> None:
-    view, x = classifier(plain_net()).at("input"), pictures(2)
+    view, x = classifier(plain_net()).at("input"), images(2)
     assert relative_error(SmoothGrad(noise=0.0, samples=3)(view, x, 1).values, Gradient()(view, x, 1).values) < 1e-6
 
 
 def test_the_variance_of_a_constant_gradient_is_nothing_beside_its_square() -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(2)
+    view, x = classifier(gap_net()).at("final"), images(2)
     variance = SmoothGrad(statistic="variance")(view, x, 1).values
     square = SmoothGrad(statistic="square")(view, x, 1).values
     assert bool((variance <= 1e-12 * square).all())
@@ -153,7 +153,7 @@ def test_the_noise_is_standard_normal_and_belongs_to_seed_and_sample() -> None:
 
 
 def test_more_samples_bring_smoothgrad_nearer_to_its_mean() -> None:
-    view, x = classifier(plain_net()).at("input"), pictures(1)
+    view, x = classifier(plain_net()).at("input"), images(1)
 
     def spread(samples: int) -> float:
         maps = [SmoothGrad(samples=samples, seed=seed)(view, x, 1).values for seed in range(6)]
@@ -163,7 +163,7 @@ def test_more_samples_bring_smoothgrad_nearer_to_its_mean() -> None:
 
 
 def test_the_seed_decides_smoothgrad_and_leaves_the_users_random_state_alone() -> None:
-    view, x = classifier(plain_net()).at("input"), pictures(1)
+    view, x = classifier(plain_net()).at("input"), images(1)
     state = torch.random.get_rng_state()
     first = SmoothGrad(seed=4)(view, x, 1).values
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -182,7 +182,7 @@ def test_a_network_that_no_gradient_flows_through_is_an_error_that_says_so() -> 
     module[6] = nn.Sequential(nn.Flatten(), Rounding()).eval()
     view = classifier(module).at("4")
     with pytest.raises(ModelError, match=r"no gradient flows .* layer '4'.*Occlusion"):
-        Gradient()(view, pictures(1), 1)
+        Gradient()(view, images(1), 1)
 
 
 @pytest.mark.parametrize(

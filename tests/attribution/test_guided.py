@@ -8,9 +8,9 @@ import torch
 from tests.attribution.support import (
     classifier,
     halves,
+    images,
     lite0,
     lite0_module,
-    pictures,
     plain_net,
     relative_error,
     seeded,
@@ -38,7 +38,7 @@ def hooked_gradient(module: nn.Module, x: Tensor, target: int, layer: str = "") 
 
 def test_guided_backprop_is_captums_on_relu_modules() -> None:
     captum = pytest.importorskip("captum.attr")
-    module, x = plain_net(), pictures(3)
+    module, x = plain_net(), images(3)
     view = classifier(module).at("input")
     with warnings.catch_warnings(action="ignore"):
         wanted = captum.GuidedBackprop(copy.deepcopy(module)).attribute(x.clone().requires_grad_(), target=1)
@@ -49,7 +49,7 @@ def test_guided_backprop_is_captums_on_relu_modules() -> None:
 
 @pytest.mark.parametrize("layer", ["1", "2", "4"])
 def test_only_relus_after_the_layer_are_guided(layer: str) -> None:
-    module, x = plain_net(), pictures(2)
+    module, x = plain_net(), images(2)
     before, after = halves(module, layer)
     wanted = hooked_gradient(after, before(x).detach(), 3).abs().sum(1, keepdim=True)
     assert relative_error(GuidedBackprop()(classifier(module).at(layer), x, 3).values, wanted) < 1e-6
@@ -139,7 +139,7 @@ def test_a_network_without_relus_gets_the_gradient_and_a_note() -> None:
     module = seeded(
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     )
-    view, x = classifier(module).at("input"), pictures(2)
+    view, x = classifier(module).at("input"), images(2)
     found = GuidedBackprop()(view, x, 0)
     assert torch.equal(found.values, Gradient()(view, x, 0).values)
     assert found.notes == (("no ReLU comes after this layer, so that the map is the plain gradient's",),) * 2

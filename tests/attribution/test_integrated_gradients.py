@@ -8,8 +8,8 @@ from tests.attribution.support import (
     classifier,
     gap_net,
     halves,
+    images,
     lite0,
-    pictures,
     plain_net,
     relative_error,
 )
@@ -31,7 +31,7 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 def test_integrated_gradients_at_the_input_are_captums(rule: str) -> None:
     captum = pytest.importorskip("captum.attr")
-    module, x = plain_net(), pictures(2)
+    module, x = plain_net(), images(2)
     found = IntegratedGradients(steps=12, quadrature=rule)(classifier(module).at("input"), x, 1)  # type: ignore[arg-type]
     wanted, gap = captum.IntegratedGradients(module).attribute(
         x, target=1, n_steps=12, method=RULES[rule], return_convergence_delta=True
@@ -43,7 +43,7 @@ def test_integrated_gradients_at_the_input_are_captums(rule: str) -> None:
 
 def test_captums_trapezoid_takes_its_steps_as_nodes() -> None:
     captum = pytest.importorskip("captum.attr")
-    module, x = plain_net(), pictures(1)
+    module, x = plain_net(), images(1)
     found = IntegratedGradients(steps=11, quadrature="trapezoid")(classifier(module).at("input"), x, 1)
     wanted = captum.IntegratedGradients(module).attribute(x, target=1, n_steps=12, method="riemann_trapezoid")
     # Captum weighs the m nodes of m - 1 intervals by 1 / m, halved at the ends.
@@ -53,9 +53,9 @@ def test_captums_trapezoid_takes_its_steps_as_nodes() -> None:
 @pytest.mark.parametrize("layer", ["1", "2", "4"])
 def test_layer_integrated_gradients_are_captums(layer: str) -> None:
     captum = pytest.importorskip("captum.attr")
-    module, x = plain_net(), pictures(2)
+    module, x = plain_net(), images(2)
     view = classifier(module).at(layer)
-    # Captum starts from the activation of the baseline picture, not from no activation.
+    # Captum starts from the activation of the baseline image, not from no activation.
     start = view.activation(torch.zeros_like(x[:1]))
     found = IntegratedGradients(steps=15, baseline=start)(view, x, 3)
     wanted = captum.LayerIntegratedGradients(module, module[int(layer)]).attribute(x, target=3, n_steps=15)
@@ -96,7 +96,7 @@ def test_gauss_legendre_is_exact_for_polynomials_of_degree_2m_minus_1() -> None:
 
 
 class Head(nn.Module):
-    """A score computed from the sum of the picture."""
+    """A score computed from the sum of the image."""
 
     def __init__(self, formula: str) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def classifier_of(formula: str) -> pl.Classifier:
 
 
 def test_a_linear_head_makes_integrated_gradients_input_x_gradient_for_any_steps() -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(3)
+    view, x = classifier(gap_net()).at("final"), images(3)
     wanted = InputXGradient()(view, x, [0, 3]).values
     assert torch.equal(IntegratedGradients(steps=1)(view, x, [0, 3]).values, wanted)
     general = IntegratedGradients(steps=5)(GeneralView(view), x, [0, 3])
@@ -149,10 +149,10 @@ def test_a_linear_head_makes_integrated_gradients_input_x_gradient_for_any_steps
     assert float(general.gap.abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("target", [Target(1), Target(1, minus=2), Target([0, 4], "margin"), Target(2, "centred")])
+@pytest.mark.parametrize("target", [Target(1), Target(1, minus=2), Target([0, 4], "margin"), Target(2, "centered")])
 @pytest.mark.parametrize("baseline", [0.0, 0.7])
 def test_the_affine_path_equals_the_general_one(target: Target, baseline: float) -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(3)
+    view, x = classifier(gap_net()).at("final"), images(3)
     fast = IntegratedGradients(baseline=baseline)(view, x, target)
     general = IntegratedGradients(baseline=baseline, steps=3)(GeneralView(view), x, target)
     assert relative_error(fast.values, general.values) < 1e-5
@@ -163,7 +163,7 @@ def test_the_affine_path_equals_the_general_one(target: Target, baseline: float)
 
 
 def test_a_probability_is_not_taken_for_affine() -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(2)
+    view, x = classifier(gap_net()).at("final"), images(2)
     target = Target(1, "probability")
     found = IntegratedGradients(steps=30)(view, x, target)
     assert relative_error(found.values, IntegratedGradients(steps=30)(GeneralView(view), x, target).values) < 1e-6
@@ -171,8 +171,8 @@ def test_a_probability_is_not_taken_for_affine() -> None:
     assert float(found.relative_gap.max()) < 1e-3
 
 
-def test_refinement_goes_on_until_each_pictures_gap_is_below_the_tolerance() -> None:
-    view, x = classifier(plain_net()).at("input"), pictures(4)
+def test_refinement_goes_on_until_each_images_gap_is_below_the_tolerance() -> None:
+    view, x = classifier(plain_net()).at("input"), images(4)
     rough = IntegratedGradients(steps=2)(view, x, [0, 1])
     fine = IntegratedGradients(steps=2, tolerance=0.01, max_steps=2048)(view, x, [0, 1])
     assert rough.relative_gap is not None
@@ -182,8 +182,8 @@ def test_refinement_goes_on_until_each_pictures_gap_is_below_the_tolerance() -> 
     assert fine.notes == ((),) * 4
 
 
-def test_only_pictures_that_miss_the_tolerance_are_integrated_again() -> None:
-    view, x = classifier(plain_net()).at("input"), pictures(4)
+def test_only_images_that_miss_the_tolerance_are_integrated_again() -> None:
+    view, x = classifier(plain_net()).at("input"), images(4)
     once = IntegratedGradients(steps=8)(view, x, 1)
     assert once.relative_gap is not None
     gaps = once.relative_gap.tolist()
@@ -206,8 +206,8 @@ def test_a_tolerance_that_is_not_met_is_noted_with_the_gap_that_is_left() -> Non
     assert found.relative_gap.tolist() == pytest.approx([0.05, 0.0], abs=1e-6)
 
 
-def test_baselines_may_be_numbers_maps_or_one_for_each_picture() -> None:
-    module, x = plain_net(), pictures(3)
+def test_baselines_may_be_numbers_maps_or_one_for_each_image() -> None:
+    module, x = plain_net(), images(3)
     view = classifier(module).at("1")
     _, after = halves(module, "1")
     activation = view.activation(x)
@@ -228,12 +228,12 @@ def test_baselines_may_be_numbers_maps_or_one_for_each_picture() -> None:
     ("baseline", "message"),
     [
         (torch.zeros(4, 12, 12), r"\(4, 12, 12\) does not fit"),
-        (torch.zeros(2, 6, 12, 12), "for 2 pictures .* 3 pictures"),
+        (torch.zeros(2, 6, 12, 12), "for 2 images .* 3 images"),
     ],
 )
 def test_a_baseline_that_does_not_fit_is_refused_with_its_shape(baseline: Tensor, message: str) -> None:
     with pytest.raises(PellucidError, match=message):
-        IntegratedGradients(baseline=baseline)(classifier(plain_net()).at("1"), pictures(3), 1)
+        IntegratedGradients(baseline=baseline)(classifier(plain_net()).at("1"), images(3), 1)
 
 
 def test_methods_with_different_baselines_are_different_and_options_describe_them() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attribution.support import WiredNet, lite0, pictures, relative_error, seeded
+from tests.attribution.support import WiredNet, images, lite0, relative_error, seeded
 from torch import Tensor, nn
 
 import pellucid as pl
@@ -60,14 +60,14 @@ def classifier(net: nn.Module, **options: Any) -> pl.Classifier:
 
 
 def explain(net: nn.Module, layer: str = "input", target: Any = 0, **options: Any) -> Explanation:
-    return LRP(**(BOX | options))(classifier(net).at(layer), pictures(size=SIZE).double(), target)
+    return LRP(**(BOX | options))(classifier(net).at(layer), images(size=SIZE).double(), target)
 
 
 @pytest.mark.parametrize("layer", ["input", "1", "4", "6"])
 def test_epsilon_to_zero_is_input_x_gradient_on_a_relu_network_without_biases(layer: str) -> None:
     view = classifier(conv_net(bias=False)).at(layer)
-    x = pictures(size=SIZE).double()
-    found = LRP(composite="epsilon", epsilon=1e-12, stabiliser=1e-12)(view, x, [0, 3])
+    x = images(size=SIZE).double()
+    found = LRP(composite="epsilon", epsilon=1e-12, stabilizer=1e-12)(view, x, [0, 3])
     assert relative_error(found.values, InputXGradient()(view, x, [0, 3]).values) < 1e-6
     assert float(found.relative_gap.max()) < 1e-6
 
@@ -75,7 +75,7 @@ def test_epsilon_to_zero_is_input_x_gradient_on_a_relu_network_without_biases(la
 @pytest.mark.parametrize("layer", ["input", "3"])
 @pytest.mark.parametrize("composite", COMPOSITES)
 def test_without_biases_all_relevance_arrives(composite: str, layer: str) -> None:
-    found = explain(conv_net(bias=False), layer=layer, composite=composite, epsilon=1e-9, stabiliser=1e-9)
+    found = explain(conv_net(bias=False), layer=layer, composite=composite, epsilon=1e-9, stabilizer=1e-9)
     assert float(found.relative_gap.max()) < 1e-5
     torch.testing.assert_close(found.delta, found.scores)
 
@@ -83,25 +83,25 @@ def test_without_biases_all_relevance_arrives(composite: str, layer: str) -> Non
 @pytest.mark.parametrize("composite", ["epsilon_plus_box", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "epsilon"])
 def test_biases_keep_a_part_that_is_told_unless_they_may_not(composite: str) -> None:
     net = conv_net(bias=True)
-    found = explain(net, composite=composite, epsilon=1e-9, stabiliser=1e-9)
+    found = explain(net, composite=composite, epsilon=1e-9, stabilizer=1e-9)
     lost = float(-found.gap[0] / found.delta[0, 0])
     assert abs(lost) > 0.02
     assert f"class 0: {lost:.0%} of the relevance was lost to biases" in found.notes[0][0]
-    whole = explain(net, composite=composite, epsilon=1e-9, stabiliser=1e-9, absorb_bias=False)
+    whole = explain(net, composite=composite, epsilon=1e-9, stabilizer=1e-9, absorb_bias=False)
     assert float(whole.relative_gap.max()) < 1e-4
     assert whole.notes == ((), ())
 
 
 def test_every_bit_of_relevance_is_accounted_for() -> None:
     view = classifier(seeded(lambda: WiredNet("module"))).at("left")
-    activation = view.activation(pictures(1, size=SIZE).double())
-    inputs = view.suffix_inputs(activation, activation.carried)
+    activation = view.activation(images(1, size=SIZE).double())
+    inputs = view.suffix_inputs(activation, activation.side_inputs)
     chosen = composites(0.1, 0.25, 1e-6)["epsilon_plus"]
     start = torch.randn(3, 1, CLASSES, dtype=torch.float64)
     relevance = Propagation(view.suffix, inputs, RuleMap(chosen))(start)
-    assert float(relevance.carried.abs().max()) > 0
+    assert float(relevance.side_inputs.abs().max()) > 0
     assert float(relevance.absorbed["narrow"].abs().max()) > 0
-    found = relevance.values.flatten(2).sum(2) + relevance.carried + sum(relevance.absorbed.values())
+    found = relevance.values.flatten(2).sum(2) + relevance.side_inputs + sum(relevance.absorbed.values())
     torch.testing.assert_close(found, start.sum(2))
     assert set(relevance.absorbed) == {"head", "mean", "narrow", "add", "bn"}
 
@@ -111,7 +111,7 @@ def test_every_bit_of_relevance_is_accounted_for() -> None:
 
 def test_relevance_starts_at_the_logit() -> None:
     net = conv_net(bias=False)
-    logits = net.double()(pictures(size=SIZE).double()).float()
+    logits = net.double()(images(size=SIZE).double()).float()
     found = explain(net, target=[2, 4])
     torch.testing.assert_close(found.delta, logits[:, [2, 4]])
 
@@ -119,10 +119,10 @@ def test_relevance_starts_at_the_logit() -> None:
 @pytest.mark.parametrize(
     ("target", "weights"),
     [
-        (Target(1, output="centred"), torch.tensor([-0.2, 0.8, -0.2, -0.2, -0.2])),
+        (Target(1, output="centered"), torch.tensor([-0.2, 0.8, -0.2, -0.2, -0.2])),
         (Target(1, minus=3), torch.tensor([0.0, 1.0, 0.0, -1.0, 0.0])),
     ],
-    ids=["centred", "contrast"],
+    ids=["centered", "contrast"],
 )
 def test_a_difference_of_logits_is_a_last_layer_without_stabiliser(target: Target, weights: Tensor) -> None:
     net = conv_net(bias=False)
@@ -135,7 +135,7 @@ def test_a_difference_of_logits_is_a_last_layer_without_stabiliser(target: Targe
 
 def test_a_margin_starts_at_the_class_and_at_the_runner_up() -> None:
     net = conv_net(bias=False)
-    logits = net.double()(pictures(size=SIZE).double())
+    logits = net.double()(images(size=SIZE).double())
     logits[:, 1] = -torch.inf
     contrasts = [explain(net, target=Target(1, minus=int(other))).values for other in logits.argmax(1)]
     found = explain(net, target=Target(1, output="margin"))
@@ -150,7 +150,7 @@ def test_probabilities_have_no_relevance_to_start_from(output: Any) -> None:
 
 def test_without_rules_the_map_is_the_gradient_times_the_logit() -> None:
     net = conv_net(bias=True).double()
-    x = pictures(size=SIZE).double().requires_grad_()
+    x = images(size=SIZE).double().requires_grad_()
     logits = net(x)[:, 1]
     (gradient,) = torch.autograd.grad(logits.sum(), x)
     found = explain(net, target=1, composite="gradient")
@@ -163,7 +163,7 @@ def test_without_rules_the_map_is_the_gradient_times_the_logit() -> None:
 
 
 def rules_of(layers: str, composite: str = "epsilon_plus_box", **options: Any) -> list[str]:
-    """Names of the rules of layers written as `name kind`, those applied to the pictures with a star."""
+    """Names of the rules of layers written as `name kind`, those applied to the images with a star."""
     described = [Layer(name, kind.strip("*"), kind.endswith("*")) for name, kind in map(str.split, layers.split(","))]
     rules = RuleMap(composites(1e-6, 0.25, 1e-6)[composite], **options).assign(described)
     return [type(rule).__name__ for rule in rules]
@@ -208,8 +208,8 @@ def test_names_come_before_kinds(options: dict[str, Any], wanted: str) -> None:
 
 
 def test_batch_norms_that_stay_pass_or_are_convolutions() -> None:
-    layers = "a convolution*,bn batch_norm,ln normalisation,add shift,fc linear*"
-    assert rules_of(layers, "epsilon_plus_flat") == ["Flat", "Pass", "Epsilon", "Pass", "Flat"]
+    layers = "a convolution*,bn batch_norm,ln normalization,add shift,fc linear*"
+    assert rules_of(layers, "epsilon_plus_flat") == ["Flat", "IdentityRule", "Epsilon", "IdentityRule", "Flat"]
     assert rules_of(layers, merge_batch_norm=False)[1] == "ZPlus"
     assert rules_of(layers, "epsilon") == ["Epsilon"] * 5
 
@@ -227,7 +227,7 @@ def test_a_convolutional_head_is_told_by_name_and_then_equals_the_linear_one() -
     assert relative_error(explain(convolutional).values, wanted) > 0.05
 
 
-def test_only_the_pictures_have_a_box() -> None:
+def test_only_the_images_have_a_box() -> None:
     net = conv_net(bias=False)
     boxed, plus = (explain(net, layer="3", composite=name).values for name in ("epsilon_plus_box", "epsilon_plus"))
     assert torch.equal(boxed, plus)
@@ -238,7 +238,7 @@ def test_only_the_pictures_have_a_box() -> None:
 def test_the_box_is_black_and_white_in_the_classifiers_input_space() -> None:
     preprocess = Preprocess(input_size=(SIZE, SIZE), mean=(0.2, 0.4, 0.5), std=(0.1, 0.2, 0.25))
     view = classifier(conv_net(bias=True), preprocess=preprocess).at("input")
-    x = pictures(size=SIZE).double().clamp(-2, 2)
+    x = images(size=SIZE).double().clamp(-2, 2)
     found = LRP()(view, x, 0).values
     assert torch.equal(found, LRP(low=(-2, -2, -2), high=(8, 3, 2))(view, x, 0).values)
     widened = LRP(widen_box=0.1)(view, x, 0).values
@@ -251,12 +251,12 @@ def test_the_mean_and_deviation_may_be_a_step_of_the_preprocessing() -> None:
         transforms = (object(), Preprocess((SIZE, SIZE), mean=(0.2, 0.4, 0.5), std=(0.1, 0.2, 0.25)))
 
     view = classifier(conv_net(bias=True), preprocess=Steps()).at("input")
-    x = pictures(size=SIZE).double()
+    x = images(size=SIZE).double()
     assert torch.equal(LRP()(view, x, 0).values, LRP(low=(-2, -2, -2), high=(8, 3, 2))(view, x, 0).values)
 
 
-def test_a_box_goes_through_what_the_network_does_to_the_pictures_first() -> None:
-    class Normalising(nn.Module):
+def test_a_box_goes_through_what_the_network_does_to_the_images_first() -> None:
+    class Normalizing(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
             self.inner = inner
@@ -266,9 +266,9 @@ def test_a_box_goes_through_what_the_network_does_to_the_pictures_first() -> Non
             return self.inner((x.flip(1) - 0.3) / self.scale)
 
     net = conv_net(bias=True).double()
-    x = pictures(size=SIZE).double().clamp(-4, 4)
+    x = images(size=SIZE).double().clamp(-4, 4)
     moved = (x.flip(1) - 0.3) / torch.tensor([-2.0, 0.5, 1.0])[:, None, None]
-    found = LRP(**BOX)(classifier(Normalising(net).eval()).at("input"), x, 0)
+    found = LRP(**BOX)(classifier(Normalizing(net).eval()).at("input"), x, 0)
     box = {"low": (-1.85, -8.6, -4.3), "high": (2.15, 7.4, 3.7)}
     wanted = LRP(**box)(classifier(net).at("input"), moved, 0)
     assert relative_error(found.values, wanted.values) < 1e-6
@@ -277,13 +277,13 @@ def test_a_box_goes_through_what_the_network_does_to_the_pictures_first() -> Non
 def test_a_box_that_is_not_known_is_an_error_that_names_the_layer_and_the_options() -> None:
     view = classifier(conv_net(bias=True)).at("input")
     with pytest.raises(LayerError, match=r"'0': .*give low= and high="):
-        LRP()(view, pictures(size=SIZE).double(), 0)
+        LRP()(view, images(size=SIZE).double(), 0)
 
 
-def test_pictures_beyond_the_box_are_told() -> None:
+def test_images_beyond_the_box_are_told() -> None:
     net = conv_net(bias=True)
     notes = " ".join(explain(net, low=-1.0, high=1.0).notes[0])
-    assert "the picture reaches beyond the box" in notes
+    assert "the image reaches beyond the box" in notes
     assert "beyond the box" not in " ".join(explain(net, low=-9.0, high=9.0).notes[0])
 
 
@@ -330,9 +330,9 @@ def positive_share(found: Explanation) -> float:
 # What every method promises
 
 
-def test_several_targets_and_pictures_together_are_each_alone() -> None:
+def test_several_targets_and_images_together_are_each_alone() -> None:
     view = classifier(seeded(lambda: WiredNet("reused"))).at("stem")
-    x = pictures(5, size=SIZE).double()
+    x = images(5, size=SIZE).double()
     together = LRP()(view, x, [4, 0, 2])
     assert together.values.shape == (5, 3, SIZE, SIZE)
     for options in ({"max_batch": 1}, {"max_batch": 7}, {"max_bytes": 400_000}):
@@ -347,9 +347,9 @@ def test_the_network_is_left_as_it_was() -> None:
     before = copy.deepcopy(net.state_dict())
     view = pl.Classifier(net, input_size=SIZE).at("input")
     random = torch.random.get_rng_state()
-    LRP(**BOX)(view, pictures(size=SIZE), 0)
+    LRP(**BOX)(view, images(size=SIZE), 0)
     with pytest.raises(LayerError):
-        LRP(rules={"left": ZBox()})(view, pictures(size=SIZE), 0)
+        LRP(rules={"left": ZBox()})(view, images(size=SIZE), 0)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
     assert all(part.inplace for part in net.modules() if isinstance(part, nn.ReLU))
@@ -372,7 +372,7 @@ def test_rules_are_written_into_the_receipt() -> None:
         ({"low": 0.0}, "low and high are given together"),
         ({"epsilon": -1.0}, "epsilon of the rule Epsilon is -1.0"),
         ({"num_conv_epsilon": -1}, "at least 0"),
-        ({"stabiliser": -1.0}, "stabiliser"),
+        ({"stabilizer": -1.0}, "stabilizer"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
@@ -381,15 +381,15 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), ((0.0, 1.0), 2.0), ((0.0, 3.0, 0.0), 2.0)])
-def test_a_box_must_fit_the_pictures(low: Any, high: Any) -> None:
-    with pytest.raises(PellucidError, match=r"the box is empty|2 numbers were given for pictures of 3 channels"):
+def test_a_box_must_fit_the_images(low: Any, high: Any) -> None:
+    with pytest.raises(PellucidError, match=r"the box is empty|2 numbers were given for images of 3 channels"):
         explain(conv_net(bias=True), low=low, high=high)
 
 
 def test_half_precision_is_refused_with_the_mend() -> None:
     view = pl.Classifier(conv_net(bias=True).to(torch.bfloat16), input_size=SIZE).at("input")
     with pytest.raises(PellucidError, match=r"make the classifier of module.float\(\)"):
-        LRP(**BOX)(view, pictures(size=SIZE), 0)
+        LRP(**BOX)(view, images(size=SIZE), 0)
 
 
 # A real classifier
@@ -409,8 +409,8 @@ def test_real_weights_give_finite_relevance_whose_loss_is_accounted_for(layer: s
     start = torch.where(logits == logits.max(), logits, 0.0)[None]
     rule_map = LRP(composite=composite)._rule_map()
     box = tuple(torch.tensor(value).reshape(1, 1, 1, 1) for value in (-127 / 128, 128 / 128))
-    inputs = view.suffix_inputs(activation, activation.carried)
-    relevance = Propagation(view.suffix, inputs, rule_map, at_pictures=layer == "input", box=box)(start)
+    inputs = view.suffix_inputs(activation, activation.side_inputs)
+    relevance = Propagation(view.suffix, inputs, rule_map, at_images=layer == "input", box=box)(start)
     lost = sum(relevance.absorbed.values())
     torch.testing.assert_close(found.values.sum() + lost.sum(), found.scores.sum(), rtol=1e-3, atol=0)
     if layer == "final":

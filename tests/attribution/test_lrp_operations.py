@@ -5,31 +5,31 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attribution.support import BranchingNet, TokenNet, WiredNet, pictures, seeded
+from tests.attribution.support import BranchingNet, TokenNet, WiredNet, images, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import pellucid as pl
 from pellucid.attribution import LRP, Explanation
-from pellucid.attribution.lrp import Epsilon, Pass, ZPlus
+from pellucid.attribution.lrp import Epsilon, IdentityRule, ZPlus
 from pellucid.errors import LayerError
 
 SIZE = 12
 BOX = {"low": -4.0, "high": 4.0}
-TINY = {"composite": "epsilon", "epsilon": 1e-12, "stabiliser": 1e-12}
+TINY = {"composite": "epsilon", "epsilon": 1e-12, "stabilizer": 1e-12}
 
 
 def explain(net: nn.Module, layer: str = "input", target: Any = 0, **options: Any) -> Explanation:
-    """LRP in double precision on two fixed pictures."""
+    """LRP in double precision on two fixed images."""
     return LRP(**(BOX | options))(
-        pl.Classifier(net.double(), input_size=SIZE).at(layer), pictures(size=SIZE).double(), target
+        pl.Classifier(net.double(), input_size=SIZE).at(layer), images(size=SIZE).double(), target
     )
 
 
 def input_x_gradient(net: nn.Module, target: int = 0) -> Tensor:
     """(N, 1, H, W), by plain autograd on the untraced network."""
-    x = pictures(size=SIZE).double().requires_grad_()
+    x = images(size=SIZE).double().requires_grad_()
     (gradient,) = torch.autograd.grad(net.double()(x)[:, target].sum(), x)
     return (x * gradient).sum(1, keepdim=True).detach().float()
 
@@ -250,7 +250,7 @@ def test_two_factors_of_which_neither_is_a_gate_share_alike(product: Callable[[A
     assert_same(explain(net, **TINY).values, input_x_gradient(net) / 2)
 
 
-class NormalisedNet(nn.Module):
+class NormalizedNet(nn.Module):
     """Layer norm or group norm; `freeze` cuts the deviation out of the gradient."""
 
     def __init__(self, kind: str, freeze: bool = False) -> None:
@@ -261,7 +261,7 @@ class NormalisedNet(nn.Module):
         nn.init.normal_(self.norm.bias)
         self.kind, self.freeze = kind, freeze
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         if not self.freeze and "function" not in self.kind:
             return self.norm(x)
         if not self.freeze and "group" in self.kind:
@@ -279,20 +279,20 @@ class NormalisedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
         if "group" in self.kind:
-            return self.head(F.relu(self.normalise(x)).mean((2, 3)))
-        return self.head(F.relu(self.normalise(x.permute(0, 2, 3, 1))).mean((1, 2)))
+            return self.head(F.relu(self.normalize(x)).mean((2, 3)))
+        return self.head(F.relu(self.normalize(x.permute(0, 2, 3, 1))).mean((1, 2)))
 
 
 @pytest.mark.parametrize("kind", ["layer", "layer function", "group", "group function"])
 def test_layer_and_group_norm_are_linear_with_a_constant_deviation(kind: str) -> None:
-    found = explain(seeded(lambda: NormalisedNet(kind)), **TINY)
-    assert_same(found.values, input_x_gradient(seeded(lambda: NormalisedNet(kind, freeze=True))))
+    found = explain(seeded(lambda: NormalizedNet(kind)), **TINY)
+    assert_same(found.values, input_x_gradient(seeded(lambda: NormalizedNet(kind, freeze=True))))
 
 
 def test_layer_norm_can_pass_its_relevance_but_has_no_positive_contributions_of_its_own() -> None:
-    net = seeded(lambda: NormalisedNet("layer"))
+    net = seeded(lambda: NormalizedNet("layer"))
     net.head.bias.data.zero_()
-    found = explain(net, composite="epsilon_plus", rules={"norm": Pass()})
+    found = explain(net, composite="epsilon_plus", rules={"norm": IdentityRule()})
     assert float(found.relative_gap.max()) < 1e-4
     with pytest.raises(LayerError, match=r"'norm' subtracts a mean"):
         explain(net, rules={"norm": ZPlus()})
@@ -340,12 +340,12 @@ def test_values_that_cross_the_cut_take_their_part_and_a_note_says_how_much() ->
         )
     )
     found = explain(net, layer="branch", **TINY)
-    stem = net.stem(pictures(size=SIZE).double()).detach()
+    stem = net.stem(images(size=SIZE).double()).detach()
     weights = net.head.weight[0, :, None, None].detach() / SIZE**2
     assert_same(found.values, (net.branch(stem) * weights).sum(1, keepdim=True).detach().float())
-    carried = (stem * weights).sum((1, 2, 3)).float()
-    torch.testing.assert_close(-found.gap, carried, rtol=1e-4, atol=1e-5)
-    share = float(carried[0] / found.delta[0, 0])
+    side_inputs = (stem * weights).sum((1, 2, 3)).float()
+    torch.testing.assert_close(-found.gap, side_inputs, rtol=1e-4, atol=1e-5)
+    share = float(side_inputs[0] / found.delta[0, 0])
     assert f"class 0: {share:.0%} of the relevance went to what crosses the cut too (stem)" in found.notes[0]
 
 
@@ -379,16 +379,16 @@ def test_an_operation_without_rule_is_named(forward: Callable[[Any, Tensor], Ten
         explain(net)
 
 
-def with_filters_of_each_picture(self: Any, x: Tensor) -> Tensor:
+def with_filters_of_each_image(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x)
     n, c = x.shape[:2]
     x = F.conv2d(x.flatten(0, 1)[None], x.mean((2, 3)).view(n * c, 1, 1, 1), groups=n * c)
     return self.head(x.view(n, c, -1).mean(2))
 
 
-def test_weights_computed_from_the_pictures_are_an_error() -> None:
-    net = seeded(lambda: Net(with_filters_of_each_picture, stem=conv(3, 6), head=nn.Linear(6, 5)))
-    with pytest.raises(LayerError, match="'conv2d': its weights are computed from the pictures"):
+def test_weights_computed_from_the_images_are_an_error() -> None:
+    net = seeded(lambda: Net(with_filters_of_each_image, stem=conv(3, 6), head=nn.Linear(6, 5)))
+    with pytest.raises(LayerError, match="'conv2d': its weights are computed from the images"):
         explain(net)
 
 

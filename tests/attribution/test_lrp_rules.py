@@ -14,18 +14,18 @@ from pellucid.attribution.lrp.rules import (
     Epsilon,
     Flat,
     Gamma,
+    IdentityRule,
     LinearLayer,
-    Pass,
     Rule,
     ZBox,
     ZPlus,
-    proportional,
-    routed,
+    epsilon_share,
     stabilised_quotient,
+    vjp_routing,
 )
 from pellucid.errors import LayerError, PellucidError
 
-STABILISER = 0.01  # large enough that leaving it out would be seen
+STABILIZER = 0.01  # large enough that leaving it out would be seen
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def matrix(shape: Shape, weight: Tensor) -> Tensor:
 
 
 def divide(contributions: Tensor, denominators: Tensor, relevance: Tensor) -> Tensor:
-    stabilised = denominators + STABILISER * signs(denominators)
+    stabilised = denominators + STABILIZER * signs(denominators)
     return sum(c * r / d for c, r, d in zip(contributions, relevance, stabilised, strict=True))  # over outputs
 
 
@@ -90,12 +90,12 @@ def by_flat(z: Tensor, b: Tensor, r: Tensor, connected: Tensor, **_: Tensor) -> 
 
 
 RULES: dict[str, tuple[Rule, Callable[..., Tensor]]] = {
-    "epsilon": (Epsilon(STABILISER), by_epsilon),
-    "z_plus": (ZPlus(STABILISER), partial(by_alpha_beta, alpha=1.0)),
-    "alpha_beta": (AlphaBeta(2, 1, STABILISER), by_alpha_beta),
-    "gamma": (Gamma(0.3, STABILISER), by_gamma),
-    "box": (ZBox(STABILISER), by_box),
-    "flat": (Flat(STABILISER), by_flat),
+    "epsilon": (Epsilon(STABILIZER), by_epsilon),
+    "z_plus": (ZPlus(STABILIZER), partial(by_alpha_beta, alpha=1.0)),
+    "alpha_beta": (AlphaBeta(2, 1, STABILIZER), by_alpha_beta),
+    "gamma": (Gamma(0.3, STABILIZER), by_gamma),
+    "box": (ZBox(STABILIZER), by_box),
+    "flat": (Flat(STABILIZER), by_flat),
 }
 
 
@@ -122,10 +122,10 @@ def test_a_rule_is_the_formula_of_its_paper(name: str, kind: str, with_bias: boo
     connected = matrix(shape, torch.ones_like(weight))
     details = {"w": dense, "low": low.flatten(), "high": high.flatten(), "connected": connected}
     for target in range(3):
-        for picture in range(2):
-            z = dense * x[picture].flatten()
-            wanted = formula(z, biases.flatten(), relevance[target, picture].flatten(), **details)
-            torch.testing.assert_close(found[target, picture].flatten(), wanted)
+        for image in range(2):
+            z = dense * x[image].flatten()
+            wanted = formula(z, biases.flatten(), relevance[target, image].flatten(), **details)
+            torch.testing.assert_close(found[target, image].flatten(), wanted)
 
 
 def test_the_box_rule_says_what_it_lacks_where_no_box_is_known() -> None:
@@ -137,9 +137,9 @@ def test_the_box_rule_says_what_it_lacks_where_no_box_is_known() -> None:
 def test_passing_needs_as_many_outputs_as_inputs() -> None:
     layer = LinearLayer(torch.mul, torch.randn(3))
     relevance = torch.randn(2, 4, 3)
-    assert torch.equal(Pass()(layer, torch.randn(4, 3), relevance), relevance)
+    assert torch.equal(IdentityRule()(layer, torch.randn(4, 3), relevance), relevance)
     with pytest.raises(LayerError, match="mixes inputs"):
-        Pass()(LinearLayer(F.linear, torch.randn(2, 3)), torch.randn(4, 3), torch.randn(2, 4, 2))
+        IdentityRule()(LinearLayer(F.linear, torch.randn(2, 3)), torch.randn(4, 3), torch.randn(2, 4, 2))
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,17 @@ def test_the_stabiliser_moves_denominators_away_from_zero() -> None:
 
 def test_a_sum_shares_in_proportion_to_its_terms() -> None:
     a, b = torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, 6.0]])
-    shares = proportional(torch.add, [a, b], torch.tensor([[[8.0, 8.0]]]), 0.0)
+    shares = epsilon_share(torch.add, [a, b], torch.tensor([[[8.0, 8.0]]]), 0.0)
     assert [share.flatten().tolist() for share in shares] == [[2.0, -4.0], [6.0, 12.0]]
 
 
 def test_max_pooling_gives_all_to_the_winner() -> None:
     x = torch.tensor([[[[1.0, 5.0, 2.0, 3.0], [4.0, 0.0, 9.0, 7.0]]]])
-    (share,) = routed(partial(F.max_pool2d, kernel_size=2), [x], [torch.tensor([[[[[10.0, 20.0]]]]])])
+    (share,) = vjp_routing(partial(F.max_pool2d, kernel_size=2), [x], [torch.tensor([[[[[10.0, 20.0]]]]])])
     assert share.flatten().tolist() == [0.0, 10.0, 0.0, 0.0, 0.0, 0.0, 20.0, 0.0]
 
 
 def test_a_copy_made_twice_gets_the_relevance_of_both() -> None:
     x = torch.tensor([[2.0, 3.0]])
-    (share,) = routed(lambda x: (x, x.flip(1)), [x], [torch.tensor([[[1.0, 10.0]]]), torch.tensor([[[5.0, 7.0]]])])
+    (share,) = vjp_routing(lambda x: (x, x.flip(1)), [x], [torch.tensor([[[1.0, 10.0]]]), torch.tensor([[[5.0, 7.0]]])])
     assert share.tolist() == [[[8.0, 15.0]]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attribution.support import pictures, relative_error, seeded
+from tests.attribution.support import images, relative_error, seeded
 from torch import Tensor, nn
 
 import pellucid as pl
@@ -92,7 +92,7 @@ def test_relevance_is_zennits(name: str, kind: str) -> None:
     build, canonizer = NETS[kind]
     ours, theirs, their_options = COMPOSITES[name]
     net = seeded(build).double()
-    x = pictures(size=SIZE).double()
+    x = images(size=SIZE).double()
     found = LRP(composite=name, low=LOW, high=HIGH, **ours)(pl.Classifier(net, input_size=SIZE).at("input"), x, 1)
     wanted = zennit_relevance(net, zennit_composite(theirs, dict(their_options), canonizer), x, 1)
     assert relative_error(found.values, wanted.float()) < 1e-5

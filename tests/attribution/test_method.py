@@ -8,7 +8,7 @@ from tests.attribution.support import (
     CountingView,
     classifier,
     gap_net,
-    pictures,
+    images,
     plain_net,
     quick,
     relative_error,
@@ -36,7 +36,7 @@ def made() -> pl.Classifier:
 
 @cache
 def reference(name: str, layer: str) -> Explanation:
-    return quick(name)(made().at(layer), pictures(5), [1, 4, 0])
+    return quick(name)(made().at(layer), images(5), [1, 4, 0])
 
 
 LAYERS = ("input", "4")
@@ -52,7 +52,7 @@ def test_maps_have_the_layers_size_and_the_scores_of_the_network(name: str, laye
     assert found.layer == layer
     assert found.targets == (("class 1", "class 4", "class 0"),) * 5
     assert found.signed or bool((found.values >= 0).all())
-    logits = plain_net()(pictures(5))[:, [1, 4, 0]].detach()
+    logits = plain_net()(images(5))[:, [1, 4, 0]].detach()
     assert torch.allclose(found.scores, logits, atol=1e-6)
     empty = (found.values == 0).flatten(2).all(2)
     noted = [[any(f"{label} is zero" in note for note in notes) for label in ("1", "4", "0")] for notes in found.notes]
@@ -64,15 +64,15 @@ def test_maps_have_the_layers_size_and_the_scores_of_the_network(name: str, laye
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("max_batch", [1, 7, 100])
 def test_the_batch_size_changes_no_map(name: str, layer: str, max_batch: int) -> None:
-    found = quick(name, max_batch=max_batch)(made().at(layer), pictures(5), [1, 4, 0])
+    found = quick(name, max_batch=max_batch)(made().at(layer), images(5), [1, 4, 0])
     assert relative_error(found.values, reference(name, layer).values) < 1e-6
     assert (found.delta is None) == (reference(name, layer).delta is None)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("layer", LAYERS)
-def test_pictures_explained_one_by_one_or_in_another_order_have_the_same_maps(name: str, layer: str) -> None:
-    view, x = made().at(layer), pictures(5)
+def test_images_explained_one_by_one_or_in_another_order_have_the_same_maps(name: str, layer: str) -> None:
+    view, x = made().at(layer), images(5)
     singly = torch.cat([quick(name)(view, one[None], [1, 4, 0]).values for one in x])
     assert relative_error(singly, reference(name, layer).values) < 1e-6
     backwards = quick(name)(view, x.flip(0), [1, 4, 0]).values.flip(0)
@@ -81,7 +81,7 @@ def test_pictures_explained_one_by_one_or_in_another_order_have_the_same_maps(na
 
 @pytest.mark.parametrize("name", METHODS)
 def test_several_targets_in_one_pass_are_those_asked_for_singly(name: str) -> None:
-    view, x = made().at("4"), pictures(5)
+    view, x = made().at("4"), images(5)
     for index, target in enumerate([1, 4, 0]):
         found = quick(name)(view, x, target)
         one = reference(name, "4").target(index)
@@ -94,15 +94,15 @@ def test_several_targets_in_one_pass_are_those_asked_for_singly(name: str) -> No
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("max_batch", [2, 16])
-def test_a_tensor_gives_each_picture_its_own_targets(name: str, max_batch: int) -> None:
-    view, x = made().at("4"), pictures(5)
+def test_a_tensor_gives_each_image_its_own_targets(name: str, max_batch: int) -> None:
+    view, x = made().at("4"), images(5)
     columns = torch.tensor([0, 2, 1, 1, 0])
     found = quick(name, max_batch=max_batch)(view, x, torch.tensor([1, 4, 0])[columns])
     assert relative_error(found.values, reference(name, "4").values[torch.arange(5), columns, None]) < 1e-6
 
 
 def test_no_target_explains_the_predicted_class() -> None:
-    x = pictures(5)
+    x = images(5)
     found = GradCAM()(made().at("4"), x)
     assert torch.equal(found.values, GradCAM()(made().at("4"), x, made().logits(x).argmax(1)).values)
 
@@ -112,7 +112,7 @@ def test_the_passes_reported_are_those_made(name: str) -> None:
     for view in (made().at("input"), made().at("4"), classifier(gap_net()).at("final")):
         for max_batch in (3, 16):
             counting = CountingView(view)
-            found = quick(name, max_batch=max_batch)(counting, pictures(3), [1, 2])  # type: ignore[arg-type]
+            found = quick(name, max_batch=max_batch)(counting, images(3), [1, 2])  # type: ignore[arg-type]
             if name == "LRP":  # runs the operations of the suffix itself
                 assert counting.counts["prefix_forward"] == found.passes.prefix_forward == 3
             else:
@@ -129,8 +129,8 @@ class TwoHeads:
     def __getattr__(self, name: str) -> object:
         return getattr(self._view, name)
 
-    def logits(self, activation: Tensor, carried: object = None) -> Tensor:
-        logits = self._view.logits(activation, carried)  # type: ignore[attr-defined]
+    def logits(self, activation: Tensor, side_inputs: object = None) -> Tensor:
+        logits = self._view.logits(activation, side_inputs)  # type: ignore[attr-defined]
         return torch.stack([logits, 2 * logits], dim=1)
 
 
@@ -138,7 +138,7 @@ class TwoHeads:
     "name", [name for name in METHODS if name not in ("ScoreCAM", "LRP", "GradCAMPlusPlus", "RISE")]
 )
 def test_each_target_is_explained_at_its_own_head(name: str) -> None:
-    x, wanted = pictures(5), reference(name, "4")
+    x, wanted = images(5), reference(name, "4")
     found = quick(name)(TwoHeads(made().at("4")), x, [(1, 1), (0, 4), (1, 0)])  # type: ignore[arg-type]
     factor = 1.0 if name == "AblationCAM" else 2.0  # drops relative to the score
     scales = torch.tensor([factor, 1.0, factor])[:, None, None]
@@ -158,7 +158,7 @@ class Half(Method):
 
 
 def test_notes_say_which_maps_are_empty_or_broken() -> None:
-    found = Half()(made().at("4"), pictures(2), [1, 4])
+    found = Half()(made().at("4"), images(2), [1, 4])
     nothing = "is zero everywhere: at this layer the method finds no evidence for the target"
     assert found.notes == (
         ("the map of class 1 holds NaN or infinite values",),
@@ -172,14 +172,14 @@ def test_a_dead_layer_is_noted() -> None:
     with torch.no_grad():
         net[3].bias[:] = -100.0
     for name in ("InputXGradient", "AblationCAM", "ScoreCAM", "IntegratedGradients"):
-        found = quick(name)(classifier(net).at("4"), pictures(1), 1)
+        found = quick(name)(classifier(net).at("4"), images(1), 1)
         assert not found.values.any()
         assert found.notes[0][0].startswith("the map is zero everywhere")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_pictures_that_give_no_finite_logits_are_refused(value: float) -> None:
-    x = pictures(2)
+def test_images_that_give_no_finite_logits_are_refused(value: float) -> None:
+    x = images(2)
     x[1, 0, 3, 3] = value
     with pytest.raises(ModelError, match="NaN or infinite logits"):
         Gradient()(made().at("4"), x, 1)
@@ -208,19 +208,19 @@ def test_impossible_batches_are_refused_when_a_method_is_made(name: str, options
         (torch.zeros(2, 3, 12, 12, dtype=torch.uint8), "torch.uint8"),
     ],
 )
-def test_what_is_no_batch_of_pictures_is_refused_with_its_shape(x: Tensor, message: str) -> None:
+def test_what_is_no_batch_of_images_is_refused_with_its_shape(x: Tensor, message: str) -> None:
     with pytest.raises(PellucidError, match=message):
         Gradient()(made().at("4"), x, 1)
 
 
-def test_targets_for_another_number_of_pictures_are_refused_whatever_the_batch_size() -> None:
-    with pytest.raises(TargetError, match="2 were given for 4 pictures"):
-        Gradient(max_batch=2)(made().at("4"), pictures(4), torch.tensor([0, 1]))
+def test_targets_for_another_number_of_images_are_refused_whatever_the_batch_size() -> None:
+    with pytest.raises(TargetError, match="2 were given for 4 images"):
+        Gradient(max_batch=2)(made().at("4"), images(4), torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_pictures_in_any_memory_order_or_precision_have_the_same_maps(name: str) -> None:
-    view, x = made().at("1"), pictures(2)
+def test_images_in_any_memory_order_or_precision_have_the_same_maps(name: str) -> None:
+    view, x = made().at("1"), images(2)
     wanted = quick(name)(view, x, 1).values
     strided = torch.empty(2, 3, 12, 24)[..., ::2].copy_(x)
     for same in (x.to(memory_format=torch.channels_last), strided, x.double(), x.clone().requires_grad_()):
@@ -232,7 +232,7 @@ def test_pictures_in_any_memory_order_or_precision_have_the_same_maps(name: str)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_methods_work_where_gradients_are_switched_off(name: str, mode: type) -> None:
-    view, x = made().at("1"), pictures(2)
+    view, x = made().at("1"), images(2)
     wanted = quick(name)(view, x, 1).values
     with mode():
         inside = quick(name)(view, x + 0.0, 1).values
@@ -243,7 +243,7 @@ def test_methods_work_where_gradients_are_switched_off(name: str, mode: type) ->
 
 @pytest.mark.parametrize("name", METHODS)
 def test_channels_last_changes_nothing_and_bfloat16_little(name: str) -> None:
-    net, x = plain_net(), pictures(2)
+    net, x = plain_net(), images(2)
     wanted = quick(name)(classifier(net).at("1"), x, 1).values
     for options, error in (({"channels_last": True}, 1e-4), ({"autocast": torch.bfloat16}, 0.3)):
         found = quick(name)(pl.Classifier(net, input_size=12, **options).at("1"), x, 1)  # type: ignore[arg-type]
@@ -253,15 +253,15 @@ def test_channels_last_changes_nothing_and_bfloat16_little(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_layer_without_extent_gets_maps_of_one_cell(name: str) -> None:
-    found = quick(name)(made().at("8"), pictures(2), [0, 1])
+    found = quick(name)(made().at("8"), images(2), [0, 1])
     assert found.values.shape == (2, 2, 1, 1)
     # A channel of one cell is constant, which Score-CAM gives no weight.
     assert bool(found.values.any()) == (name != "ScoreCAM")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_pictures_of_another_size_than_the_classifiers_are_explained(name: str) -> None:
-    found = quick(name)(made().at("4"), pictures(2, 20), 1)
+def test_images_of_another_size_than_the_classifiers_are_explained(name: str) -> None:
+    found = quick(name)(made().at("4"), images(2, 20), 1)
     assert found.values.shape == (2, 1, 10, 10)
     assert bool(found.values.isfinite().all())
 
@@ -275,7 +275,7 @@ class Sharp(nn.Module):
 def test_negative_zeros_are_no_different_from_zeros(name: str) -> None:
     tail = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 6), nn.ReLU(), nn.Linear(6, 5))
     net = nn.Sequential(nn.Conv2d(3, 6, 3), Sharp(), tail).eval()
-    view, x = classifier(net).at("1"), pictures(2)
+    view, x = classifier(net).at("1"), images(2)
     activation = view.activation(x)
     assert bool(((activation == 0) & activation.signbit()).any())
     found = quick(name)(view, x, 1)
@@ -283,7 +283,7 @@ def test_negative_zeros_are_no_different_from_zeros(name: str) -> None:
 
 
 def test_options_and_versions_are_on_the_receipt() -> None:
-    found = Occlusion(window=3, stride=1, max_batch=5)(made().at("4"), pictures(1), 1)
+    found = Occlusion(window=3, stride=1, max_batch=5)(made().at("4"), images(1), 1)
     assert found.options == {"max_batch": 5, "max_bytes": None, "window": 3, "stride": 1, "fill": 0.0}
     assert found.versions == {"pellucid": pl.__version__, "torch": torch.__version__}
 

@@ -11,8 +11,8 @@ from tests.attribution.support import (
     classifier,
     gap_net,
     halves,
+    images,
     lite0,
-    pictures,
     plain_net,
     relative_error,
 )
@@ -81,7 +81,7 @@ def slow_occlusion(net: nn.Sequential, layer: str, x: Tensor, target: int, windo
 @pytest.mark.parametrize(("layer", "window", "stride"), [("input", 4, 2), ("1", 6, 3), ("4", 5, 2), ("4", 2, 1)])
 @pytest.mark.parametrize("make", [plain_net, gap_net])
 def test_occlusion_is_the_sum_over_explicit_windows(make: object, layer: str, window: int, stride: int) -> None:
-    net, x = make(), pictures(2)  # type: ignore[operator]
+    net, x = make(), images(2)  # type: ignore[operator]
     found = Occlusion(window=window, stride=stride)(classifier(net).at(layer), x, 1)
     wanted = torch.stack([slow_occlusion(net, layer, one[None], 1, window, stride) for one in x])
     assert relative_error(found.values[:, 0], wanted) < 1e-5
@@ -90,7 +90,7 @@ def test_occlusion_is_the_sum_over_explicit_windows(make: object, layer: str, wi
 @pytest.mark.parametrize(("layer", "size", "window"), [("input", 12, 3), ("input", 12, 4), ("1", 12, 2), ("4", 6, 3)])
 def test_windows_that_tile_the_map_give_captums_drops(layer: str, size: int, window: int) -> None:
     captum = pytest.importorskip("captum.attr")
-    net, x = plain_net(), pictures(2)
+    net, x = plain_net(), images(2)
     before, after = halves(net, layer)
     activation = before(x).detach()
     shape = (activation.shape[1], window, window)
@@ -115,7 +115,7 @@ def test_drops_on_a_real_network_are_captums(layer: str, window: int) -> None:
 
 
 def test_defaults_depend_on_the_layer_as_in_the_paper() -> None:
-    made, x = classifier(plain_net(), 32), pictures(1, 32)
+    made, x = classifier(plain_net(), 32), images(1, 32)
     at_input = Occlusion()(made.at("input"), x, 1)
     assert torch.equal(at_input.values, Occlusion(window=16, stride=8)(made.at("input"), x, 1).values)
     assert at_input.passes.suffix_forward == 1 + 5**2
@@ -123,7 +123,7 @@ def test_defaults_depend_on_the_layer_as_in_the_paper() -> None:
 
 
 def test_hidden_cells_take_the_fill() -> None:
-    view, x = classifier(plain_net()).at("input"), pictures(1)
+    view, x = classifier(plain_net()).at("input"), images(1)
     whole = Occlusion(window=12, stride=12, fill=0.5)(view, x, 1)
     assert whole.values.shape == (1, 1, 12, 12)
     drop = whole.scores[0, 0] - view.logits(torch.full_like(x, 0.5))[0, 1].detach()
@@ -133,14 +133,14 @@ def test_hidden_cells_take_the_fill() -> None:
 @pytest.mark.parametrize("fill", [0.0, 0.4])
 @pytest.mark.parametrize("target", [Target([0, 3]), Target(1, minus=2), Target(1, "margin"), Target(1, "probability")])
 def test_occlusions_affine_path_equals_the_general_one(target: Target, fill: float) -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(3)
+    view, x = classifier(gap_net()).at("final"), images(3)
     fast = Occlusion(fill=fill)(view, x, target)
     assert relative_error(fast.values, Occlusion(fill=fill)(GeneralView(view), x, target).values) < 1e-5
     assert (fast.passes.suffix_forward == 3) == (target.output != "probability")
 
 
 def test_occlusion_before_a_linear_head_blurs_input_x_gradient() -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(2)
+    view, x = classifier(gap_net()).at("final"), images(2)
     evidence = InputXGradient()(view, x, 1).values
     wanted = torch.zeros_like(evidence)
     for top, bottom in occlusion_windows(6, 5, 2):
@@ -157,7 +157,7 @@ def test_impossible_windows_are_refused(options: dict[str, int]) -> None:
 
 
 def test_a_stride_that_fits_the_input_alone_is_refused_elsewhere() -> None:
-    made, x = classifier(plain_net(), 32), pictures(1, 32)
+    made, x = classifier(plain_net(), 32), images(1, 32)
     assert Occlusion(stride=8)(made.at("input"), x, 1).values.any()
     with pytest.raises(PellucidError, match="occlusion at '4' needs 1 <= stride <= window, not 8 and 5"):
         Occlusion(stride=8)(made.at("4"), x, 1)
@@ -217,7 +217,7 @@ def slow_rise(net: nn.Sequential, layer: str, x: Tensor, target: int, masks: Ten
 @pytest.mark.parametrize(("layer", "size"), [("input", 12), ("1", 12), ("4", 6)])
 @pytest.mark.parametrize("make", [plain_net, gap_net])
 def test_rise_is_the_mean_over_explicit_masks(make: object, layer: str, size: int) -> None:
-    net, x = make(), pictures(2)  # type: ignore[operator]
+    net, x = make(), images(2)  # type: ignore[operator]
     masks = rise_masks(100, size, size, cells=3, keep=0.3, seed=7)[torch.arange(100)]
     found = RISE(masks=100, cells=3, keep=0.3, seed=7)(classifier(net).at(layer), x, 2)
     wanted = torch.stack([slow_rise(net, layer, one[None], 2, masks, 0.3) for one in x])
@@ -226,7 +226,7 @@ def test_rise_is_the_mean_over_explicit_masks(make: object, layer: str, size: in
 
 
 def test_rise_weighs_by_the_explained_score_on_request() -> None:
-    net, x = plain_net(), pictures(1)
+    net, x = plain_net(), images(1)
     view = classifier(net).at("4")
     masks = rise_masks(50, 6, 6, cells=6, keep=0.1, seed=0)[torch.arange(50)]
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_rise_weighs_by_the_explained_score_on_request() -> None:
 @pytest.mark.parametrize("target", [Target([0, 3]), Target(1, "log_probability"), Target(1, minus=2)])
 @pytest.mark.parametrize("output", ["probability", "target"])
 def test_rises_affine_path_equals_the_general_one(target: Target, output: str) -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(2)
+    view, x = classifier(gap_net()).at("final"), images(2)
     counting = CountingView(view)
     fast = RISE(masks=200, output=output)(counting, x, target)  # type: ignore[arg-type]
     general = RISE(masks=200, output=output)(GeneralView(view), x, target)  # type: ignore[arg-type]
@@ -249,7 +249,7 @@ def test_rises_affine_path_equals_the_general_one(target: Target, output: str) -
 
 
 def test_few_masks_take_the_general_path_even_where_affine() -> None:
-    view, x = classifier(gap_net()).at("final"), pictures(1)
+    view, x = classifier(gap_net()).at("final"), images(1)
     assert RISE(masks=10)(view, x, 1).passes.suffix_forward == 1 + 10
 
 
@@ -263,7 +263,7 @@ def test_the_affine_path_of_a_real_network_equals_the_general_one() -> None:
 
 
 def test_the_map_of_rise_is_positive_with_the_mean_probability_as_its_mean() -> None:
-    net, x = plain_net(), pictures(1)
+    net, x = plain_net(), images(1)
     view = classifier(net).at("input")
     masks = rise_masks(1000, 12, 12, cells=6, keep=0.5, seed=0)[torch.arange(1000)]
     with torch.no_grad():

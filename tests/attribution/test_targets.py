@@ -11,7 +11,7 @@ from pellucid.attribution.targets import (
     Target,
     count_targets,
     resolve_target,
-    targets_of_rows,
+    select_targets,
 )
 from pellucid.errors import TargetError
 
@@ -42,18 +42,18 @@ def test_a_class_is_given_by_index_or_name(one: object) -> None:
     assert torch.equal(found.scores(LOGITS), torch.tensor([[3.0], [-1.0]]))
 
 
-def test_no_target_is_the_predicted_class_of_each_picture() -> None:
+def test_no_target_is_the_predicted_class_of_each_image() -> None:
     found = resolve_target(None, Names(), LOGITS)
     assert found.labels == (("bee",), ("cat",))
     assert torch.equal(found.scores(LOGITS), torch.tensor([[3.0], [4.0]]))
 
 
-def test_a_list_is_explained_for_every_picture_with_its_order_and_duplicates() -> None:
+def test_a_list_is_explained_for_every_image_with_its_order_and_duplicates() -> None:
     found = scores(["cat", 0, "cat"])
     assert torch.equal(found, torch.tensor([[2.0, 1.0, 2.0], [4.0, 0.5, 4.0]]))
 
 
-def test_a_tensor_goes_picture_by_picture() -> None:
+def test_a_tensor_goes_image_by_image() -> None:
     assert torch.equal(scores(torch.tensor([2, 0])), torch.tensor([[2.0], [0.5]]))
     assert torch.equal(scores(torch.tensor([[2, 1], [0, 0]])), torch.tensor([[2.0, 3.0], [0.5, 0.5]]))
 
@@ -63,12 +63,12 @@ def test_outputs_are_what_they_say() -> None:
     total = sum(math.exp(value) for value in first)
     assert scores(Target(1, "probability"))[0].item() == pytest.approx(math.exp(3) / total)
     assert scores(Target(1, "log_probability"))[0].item() == pytest.approx(3 - math.log(total))
-    assert scores(Target(1, "centred"))[0].item() == pytest.approx(3 - sum(first) / 3)
+    assert scores(Target(1, "centered"))[0].item() == pytest.approx(3 - sum(first) / 3)
     assert scores(Target(1, "margin")).flatten().tolist() == pytest.approx([3 - 2, -1 - 4])
     assert scores(Target([0, 2], minus="bee")).tolist() == [[1 - 3, 2 - 3], [0.5 + 1, 4 + 1]]
 
 
-def test_the_margin_stays_against_the_runner_up_of_the_unperturbed_picture() -> None:
+def test_the_margin_stays_against_the_runner_up_of_the_unperturbed_image() -> None:
     found = resolve_target(Target(1, "margin"), Names(), LOGITS)
     perturbed = torch.tensor([[9.0, 3.0, 2.0]])
     assert found.scores(perturbed, torch.tensor([0])).item() == 3.0 - 2.0
@@ -81,7 +81,7 @@ def test_a_single_logit_is_a_sigmoid() -> None:
     assert torch.allclose(scores(Target(0, "log_probability"), logits), wanted)
 
 
-def test_rows_may_belong_to_any_picture() -> None:
+def test_rows_may_belong_to_any_image() -> None:
     found = resolve_target(torch.tensor([2, 0]), Names(), LOGITS)
     rows = torch.tensor([1, 1, 0])
     logits = torch.tensor([[5.0, 6.0, 7.0], [8.0, 9.0, 10.0], [11.0, 12.0, 13.0]])
@@ -96,7 +96,7 @@ def test_the_gradient_of_a_score_is_that_of_its_formula() -> None:
 
 
 def test_classifiers_with_several_heads_take_head_and_class() -> None:
-    logits = torch.stack([LOGITS, 10 * LOGITS], dim=1)  # (pictures, heads, classes)
+    logits = torch.stack([LOGITS, 10 * LOGITS], dim=1)  # (images, heads, classes)
     found = resolve_target([(1, "bee"), (0, 2)], Names(), logits)
     assert torch.equal(found.scores(logits), torch.tensor([[30.0, 2.0], [-10.0, 4.0]]))
     assert found.labels[0] == ("bee at head 1", "cat at head 0")
@@ -115,7 +115,7 @@ def test_as_probability_keeps_the_classes_and_drops_the_rest() -> None:
 
 @pytest.mark.parametrize(
     ("output", "is_linear"),
-    [("logit", True), ("margin", True), ("centred", True), ("probability", False), ("log_probability", False)],
+    [("logit", True), ("margin", True), ("centered", True), ("probability", False), ("log_probability", False)],
 )
 def test_a_target_knows_whether_it_is_linear_in_the_logits(output: str, is_linear: bool) -> None:
     found = resolve_target(Target(1, output), Names(), LOGITS)  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_labels_say_what_is_explained() -> None:
 @pytest.mark.parametrize(
     ("target", "logits", "message"),
     [
-        (torch.tensor([0, 1, 2]), LOGITS, "3 were given for 2 pictures"),
+        (torch.tensor([0, 1, 2]), LOGITS, "3 were given for 2 images"),
         (torch.tensor([0, 3]), LOGITS, "class 3 of head 0 does not exist: there are classes 0 to 2"),
         (torch.tensor([0, -1]), LOGITS, "class -1"),
         (torch.tensor([0.0, 1.0]), LOGITS, "integers, not .* torch.float32"),
@@ -149,7 +149,7 @@ def test_labels_say_what_is_explained() -> None:
         (torch.tensor([0, 1]), LOGITS[:, None].expand(2, 4, 3), "pairs"),
         ([(4, 0)], LOGITS[:, None].expand(2, 4, 3), "class 0 of head 4 does not exist"),
         (Target(0, "margin"), LOGITS[:, :1], "'margin' needs at least two classes"),
-        (Target(0, "centred"), LOGITS[:, :1], "'centred' needs at least two classes"),
+        (Target(0, "centered"), LOGITS[:, :1], "'centered' needs at least two classes"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused_by_name(target: object, logits: Tensor, message: str) -> None:
@@ -170,10 +170,10 @@ def test_targets_are_counted_before_anything_is_run() -> None:
     assert count_targets(torch.zeros(2, 3, 2, dtype=torch.long)) == 3
 
 
-def test_only_tensors_are_taken_apart_by_picture() -> None:
+def test_only_tensors_are_taken_apart_by_image() -> None:
     tensor = torch.tensor([4, 5, 6, 7])
-    assert targets_of_rows(tensor, slice(1, 3), 4).tolist() == [5, 6]
-    assert targets_of_rows(Target(tensor, "margin"), slice(1, 3), 4).classes.tolist() == [5, 6]
-    assert targets_of_rows([0, 1, 2, 3], slice(1, 3), 4) == [0, 1, 2, 3]
-    with pytest.raises(TargetError, match="4 were given for 8 pictures"):
-        targets_of_rows(tensor, slice(0, 4), 8)
+    assert select_targets(tensor, slice(1, 3), 4).tolist() == [5, 6]
+    assert select_targets(Target(tensor, "margin"), slice(1, 3), 4).classes.tolist() == [5, 6]
+    assert select_targets([0, 1, 2, 3], slice(1, 3), 4) == [0, 1, 2, 3]
+    with pytest.raises(TargetError, match="4 were given for 8 images"):
+        select_targets(tensor, slice(0, 4), 8)

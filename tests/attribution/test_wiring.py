@@ -12,7 +12,7 @@ from tests.attribution.support import (
     TokenNet,
     WiredNet,
     classifier,
-    pictures,
+    images,
     quick,
     relative_error,
     seeded,
@@ -42,7 +42,7 @@ def made(relu: str, make: Callable[[str], nn.Module] = WiredNet) -> pl.Classifie
 
 @cache
 def reference(name: str, layer: str) -> Tensor:
-    return quick(name)(made("module").at(layer), pictures(2), [1, 4]).values
+    return quick(name)(made("module").at(layer), images(2), [1, 4]).values
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -58,7 +58,7 @@ def test_module_functional_reused_and_in_place_relus_give_the_same_maps(
     name: str, relu: str, layers: dict[str, str]
 ) -> None:
     for layer, here in layers.items():
-        found = quick(name)(made(relu).at(here), pictures(2), [1, 4])
+        found = quick(name)(made(relu).at(here), images(2), [1, 4])
         assert relative_error(found.values, reference(name, layer)) < 1e-6
 
 
@@ -69,14 +69,14 @@ def test_networks_that_cannot_be_traced_give_the_same_maps(name: str, relu: str)
     for layer, here in {"input": "input", "stem": "stem", "bn": "bn", "relus.1": second, "relus.2": third}.items():
         view = made(relu, BranchingNet).at(here)
         assert view.suffix is None
-        assert relative_error(quick(name)(view, pictures(2), [1, 4]).values, reference(name, layer)) < 1e-6
+        assert relative_error(quick(name)(view, images(2), [1, 4]).values, reference(name, layer)) < 1e-6
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("max_batch", [1, 7])
-def test_values_that_cross_the_cut_stay_with_their_pictures(name: str, max_batch: int) -> None:
-    view, x = made("module").at("bn"), pictures(3)
-    assert view.carried_names
+def test_values_that_cross_the_cut_stay_with_their_images(name: str, max_batch: int) -> None:
+    view, x = made("module").at("bn"), images(3)
+    assert view.side_input_names
     found = quick(name, max_batch=max_batch)(view, x, [0, 2])
     singly = torch.cat([quick(name)(view, one[None], [0, 2]).values for one in x])
     assert relative_error(found.values, singly) < 1e-6
@@ -97,7 +97,7 @@ class Tail(nn.Module):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("ScoreCAM", "LRP")])
 def test_what_crosses_the_cut_is_a_constant(name: str) -> None:
-    net, x = wired("module"), pictures(1)
+    net, x = wired("module"), images(1)
     view = classifier(net).at("bn")
     tail = pl.Classifier(Tail(net, x.double()).eval(), input_size=(6, 12, 12))
     options = {"window": 5, "stride": 2} if name == "Occlusion" else {}  # "input" has other defaults
@@ -113,7 +113,7 @@ def tokens() -> pl.Classifier:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("layer", ["input", "blocks.0", "blocks.0.mlp"])
 def test_token_grids_are_explained_like_maps(name: str, layer: str) -> None:
-    view, x = tokens().at(layer), pictures(3)
+    view, x = tokens().at(layer), images(3)
     found = quick(name)(view, x, [1, 4])
     size = 12 if layer == "input" else 3
     assert found.values.shape == (3, 2, size, size)
@@ -124,7 +124,7 @@ def test_token_grids_are_explained_like_maps(name: str, layer: str) -> None:
 
 
 def test_the_gradient_at_tokens_is_that_of_the_patch_tokens_alone() -> None:
-    net, x, outputs = seeded(TokenNet).double(), pictures(2), []
+    net, x, outputs = seeded(TokenNet).double(), images(2), []
     net.blocks[0].register_forward_hook(lambda block, given, out: outputs.append(out) or out)
     (gradient,) = torch.autograd.grad(net(x.double())[:, 2].sum(), outputs)
     wanted = (outputs[0] * gradient)[:, 1:].sum(2).reshape(2, 1, 3, 3)
@@ -140,8 +140,8 @@ SHARED = [
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
-def test_every_wiring_gives_its_own_gradient_and_keeps_pictures_apart(name: str) -> None:
-    net, x = networks.NETWORKS[name]().double(), networks.pictures(name, 2)
+def test_every_wiring_gives_its_own_gradient_and_keeps_images_apart(name: str) -> None:
+    net, x = networks.NETWORKS[name]().double(), networks.images(name, 2)
     wrapped = pl.Classifier(net, input_size=networks.input_shape(name))
     leaf = x.double().requires_grad_()
     (gradient,) = torch.autograd.grad(networks.NETWORKS[name]().double()(leaf + 0.0)[:, 0].sum(), leaf)
@@ -157,7 +157,7 @@ def test_every_wiring_gives_its_own_gradient_and_keeps_pictures_apart(name: str)
 def test_lrp_says_that_it_needs_a_traced_network() -> None:
     view = made("module", BranchingNet).at("relus.1")
     with pytest.raises(LayerError, match=r"LRP .* traced"):
-        METHODS["LRP"]()(view, pictures(1), 1)
+        METHODS["LRP"]()(view, images(1), 1)
 
 
 def snapshot(net: nn.Module) -> dict[str, object]:
@@ -175,8 +175,8 @@ def snapshot(net: nn.Module) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("relu", ["module", "in place"])
-def test_the_network_and_the_pictures_are_as_they_were(name: str, relu: str) -> None:
-    net, x = wired(relu), pictures(2).requires_grad_()
+def test_the_network_and_the_images_are_as_they_were(name: str, relu: str) -> None:
+    net, x = wired(relu), images(2).requires_grad_()
     fresh = classifier(net)
     weights, values = copy.deepcopy(net.state_dict()), x.detach().clone()
     before = snapshot(net)
@@ -212,7 +212,7 @@ class BreakingView:
     "method", [quick("GuidedBackprop", max_batch=1), quick("Occlusion"), quick("SmoothGrad", max_batch=1)]
 )
 def test_the_network_is_as_it_was_after_an_error(method: Method) -> None:
-    net, x = wired("in place"), pictures(3)
+    net, x = wired("in place"), images(3)
     before = snapshot(net)
     with pytest.raises(BrokenError):
         method(BreakingView(classifier(net).at("stem")), x, 1)  # type: ignore[arg-type]

@@ -30,10 +30,10 @@ def module_layers(name: str) -> list[str]:
     return [layer for layer in layers if layer == "input" or layer.partition(":")[0] in paths]
 
 
-def run_with(net: nn.Module, layer: str, pictures: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+def run_with(net: nn.Module, layer: str, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """Logits of the network when the output of a layer's module is replaced by `change` of it."""
     if layer == "input":
-        return net(change(pictures).clone())
+        return net(change(images).clone())
     path, _, call = layer.partition(":")
     calls = count()
 
@@ -46,7 +46,7 @@ def run_with(net: nn.Module, layer: str, pictures: Tensor, change: Callable[[Ten
 
     handle = net.get_submodule(path).register_forward_hook(hook)
     try:
-        return net(pictures.clone())
+        return net(images.clone())
     finally:
         handle.remove()
 
@@ -62,7 +62,7 @@ def as_map(native: Tensor, shape: torch.Size) -> Tensor:
 
 
 def patches_only(change: Callable[[Tensor], Tensor], shape: torch.Size) -> Callable[[Tensor], Tensor]:
-    """`change` for the tokens of the picture, in a layer whose map has `shape`; leading tokens stay as they are."""
+    """`change` for the tokens of the image, in a layer whose map has `shape`; leading tokens stay as they are."""
 
     def changed(native: Tensor) -> Tensor:
         if native.ndim != 3:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from tests.classifiers.oracles import classifier
-from tests.networks import CLASSES, NETWORKS, pictures
+from tests.networks import CLASSES, NETWORKS, images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,9 +19,9 @@ def is_affine(name: str, layer: str) -> bool:
 def seems_affine(name: str, layer: str) -> bool:
     """f(a + 2 b) - f(a) = 2 (f(a + b) - f(a)) for random b, which no network here gives by chance."""
     view = classifier(name).at(layer)
-    activation = view.activation(pictures(name))
+    activation = view.activation(images(name))
     step = torch.randn(activation.shape)
-    at = [view.logits(activation + factor * step, activation.carried) for factor in (0.0, 1.0, 2.0)]
+    at = [view.logits(activation + factor * step, activation.side_inputs) for factor in (0.0, 1.0, 2.0)]
     return torch.allclose(at[2] - at[0], 2 * (at[1] - at[0]), rtol=1e-3, atol=1e-4)
 
 

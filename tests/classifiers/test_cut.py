@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.classifiers.oracles import as_map, classifier, module_layers, patches_only, reference, run_with
-from tests.networks import CLASSES, NETWORKS, UNTRACEABLE, input_shape, pictures
+from tests.networks import CLASSES, NETWORKS, UNTRACEABLE, images, input_shape
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +19,7 @@ def views(name: str) -> list[LayerView]:
 
 
 def mixture(logits: Tensor) -> Tensor:
-    """One number per picture, to which all logits contribute."""
+    """One number per image, to which all logits contribute."""
     return logits @ torch.linspace(-1.0, 2.0, logits.shape[1])
 
 
@@ -33,7 +33,7 @@ def change(activation: Tensor) -> Tensor:
 @EVERY_NETWORK
 def test_the_parts_give_exactly_the_networks_logits_at_every_layer(name: str) -> None:
     for batch in (3, 1):
-        x = pictures(name, batch)
+        x = images(name, batch)
         with torch.no_grad():
             wanted = reference(name)(x.clone())
         found = {view.layer: view.logits(view.activation(x)) for view in views(name)}
@@ -42,7 +42,7 @@ def test_the_parts_give_exactly_the_networks_logits_at_every_layer(name: str) ->
 
 @EVERY_NETWORK
 def test_the_activation_is_what_a_hook_sees_at_every_module(name: str) -> None:
-    x = pictures(name)
+    x = images(name)
     for layer in module_layers(name):
         activation = classifier(name).at(layer).activation(x)
         seen: list[Tensor] = []
@@ -58,12 +58,14 @@ def test_the_activation_is_what_a_hook_sees_at_every_module(name: str) -> None:
 
 @EVERY_NETWORK
 def test_gradients_at_every_module_are_those_of_plain_autograd(name: str) -> None:
-    x = pictures(name)
+    x = images(name)
     for layer in module_layers(name):
         view = classifier(name).at(layer)
         activation = view.activation(x)
         leaf = activation.detach().clone().requires_grad_()
-        (found,) = torch.autograd.grad(mixture(view.logits(leaf, activation.carried)).sum(), leaf, allow_unused=True)
+        (found,) = torch.autograd.grad(
+            mixture(view.logits(leaf, activation.side_inputs)).sum(), leaf, allow_unused=True
+        )
         leaves: list[Tensor] = []
 
         def as_leaf(native: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
@@ -79,39 +81,39 @@ def test_gradients_at_every_module_are_those_of_plain_autograd(name: str) -> Non
 
 @EVERY_NETWORK
 def test_a_changed_activation_acts_as_a_hook_that_replaces_it_at_every_module(name: str) -> None:
-    x = pictures(name)
+    x = images(name)
     for layer in module_layers(name):
         view = classifier(name).at(layer)
         activation = view.activation(x)
         with torch.no_grad():
-            found = view.logits(change(activation), activation.carried)
+            found = view.logits(change(activation), activation.side_inputs)
             wanted = run_with(reference(name), layer, x, patches_only(change, activation.shape))
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=layer)
 
 
 @EVERY_NETWORK
 def test_rows_may_be_picked_and_repeated_at_every_layer(name: str) -> None:
-    x, index = pictures(name), torch.tensor([2, 0, 2, 1])
+    x, index = images(name), torch.tensor([2, 0, 2, 1])
     with torch.no_grad():
         wanted = reference(name)(x.clone())[index]
     for view in views(name):
         activation = view.activation(x)
-        found = view.logits(activation[index], activation.carried.rows(index))
+        found = view.logits(activation[index], activation.side_inputs.rows(index))
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=view.layer)
 
 
 @EVERY_NETWORK
 def test_a_plain_tensor_is_enough_where_nothing_else_crosses_and_a_clear_error_elsewhere(name: str) -> None:
-    x = pictures(name)
+    x = images(name)
     for view in views(name):
         activation = view.activation(x)
         plain = activation * 1.0
-        if not view.carried_names:
+        if not view.side_input_names:
             assert torch.equal(view.logits(plain), view.logits(activation)), view.layer
             continue
         with pytest.raises(LayerError, match=r"cross the cut at .* pass carried=a\.carried\.rows\(index\)") as caught:
             view.logits(plain)
-        assert all(crossing in str(caught.value) for crossing in view.carried_names)
+        assert all(crossing in str(caught.value) for crossing in view.side_input_names)
 
 
 @EVERY_NETWORK
@@ -143,56 +145,56 @@ def test_every_operation_after_the_cut_depends_on_the_activation(name: str) -> N
 
 def test_shortcuts_are_carried_and_named() -> None:
     clf = classifier("residual")
-    assert clf.at("layer1").carried_names == ()
-    assert clf.at("layer1.0.conv1").carried_names == ("relu",)
-    assert clf.at("layer2.0.bn2").carried_names == ("layer2.0.downsample",)  # it does not depend on the layer
-    assert clf.at("layer2.0.downsample").carried_names == ("layer2.0.bn2",)
+    assert clf.at("layer1").side_input_names == ()
+    assert clf.at("layer1.0.conv1").side_input_names == ("relu",)
+    assert clf.at("layer2.0.bn2").side_input_names == ("layer2.0.downsample",)  # it does not depend on the layer
+    assert clf.at("layer2.0.downsample").side_input_names == ("layer2.0.bn2",)
 
 
 def test_branches_are_carried_and_named() -> None:
     others = ("inception2.relu:0", "inception2.relu:2")
-    assert classifier("inception").at("inception2.branch2.0").carried_names == others
-    assert set(classifier("dense").at("features.block2.layer1").carried_names) == {
+    assert classifier("inception").at("inception2.branch2.0").side_input_names == others
+    assert set(classifier("dense").at("features.block2.layer1").side_input_names) == {
         "features.transition",
         "features.block2.layer0",
     }
 
 
-def test_the_number_of_pictures_is_not_carried_but_read_off_the_activation() -> None:
+def test_the_number_of_images_is_not_carried_but_read_off_the_activation() -> None:
     clf = classifier("batch_size_across")
     assert {info.name for info in clf.layers() if not info.clean} == set()
-    x = pictures("batch_size_across", 2)
+    x = images("batch_size_across", 2)
     activation = clf.at("conv1").activation(x)
     many = torch.cat([activation * 1.0] * 3)
     assert clf.at("conv1").logits(many).shape == (6, CLASSES)
 
 
-def test_sizes_of_the_pictures_are_carried() -> None:
-    clf = classifier("picture_size_across")
+def test_sizes_of_the_images_are_carried() -> None:
+    clf = classifier("image_size_across")
     view = clf.at("conv2")
     assert view.suffix is not None
-    assert len(view.carried_names) == 3  # height, width and their ratio
+    assert len(view.side_input_names) == 3  # height, width and their ratio
     for size in ((32, 32), (20, 44)):
         x = torch.randn(2, 3, *size)
         assert torch.equal(view.logits(view.activation(x)), clf.logits(x))
 
 
 @pytest.mark.parametrize("name", ["windows", "sequence_first"])
-def test_pictures_are_followed_along_whatever_axis_they_lie(name: str) -> None:
-    """Four pictures are as many as the windows or heads per picture: the length of an axis says nothing."""
+def test_images_are_followed_along_whatever_axis_they_lie(name: str) -> None:
+    """Four images are as many as the windows or heads per image: the length of an axis says nothing."""
     view = classifier(name).at("conv")
     assert view.suffix is not None
-    assert len(view.carried_names) == 1
-    x = pictures(name, 16 if name == "sequence_first" else 4)
+    assert len(view.side_input_names) == 1
+    x = images(name, 16 if name == "sequence_first" else 4)
     activation = view.activation(x)
     for one in range(len(x)):
         row = torch.tensor([one])
-        alone = view.logits(activation[row], activation.carried.rows(row))
+        alone = view.logits(activation[row], activation.side_inputs.rows(row))
         torch.testing.assert_close(alone, reference(name)(x[row]), rtol=1e-5, atol=1e-6)
 
 
 class BatchStatistics(nn.Module):
-    """Pictures of a batch change each other's logits."""
+    """Images of a batch change each other's logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,9 +205,9 @@ class BatchStatistics(nn.Module):
         return self.fc(F.relu(self.norm(self.conv(x))).mean((2, 3)))
 
 
-def test_a_network_whose_pictures_change_each_other_is_refused() -> None:
+def test_a_network_whose_images_change_each_other_is_refused() -> None:
     clf = pl.Classifier(BatchStatistics().eval(), input_size=16)
-    with pytest.raises(LayerError, match="rows of the activation do not give their own pictures' logits"):
+    with pytest.raises(LayerError, match="rows of the activation do not give their own images' logits"):
         clf.at("conv")
 
 
@@ -217,7 +219,7 @@ def test_the_suffix_holds_no_operation_that_writes(name: str) -> None:
     clf = classifier(name)
     for layer in ("input", "conv1", "conv2"):
         view = clf.at(layer)
-        activation = view.activation(pictures(name))
+        activation = view.activation(images(name))
         before = activation.clone()
         view.logits(activation)
         assert torch.equal(activation, before)
@@ -227,7 +229,7 @@ def test_the_suffix_holds_no_operation_that_writes(name: str) -> None:
 
 def test_a_layer_before_an_in_place_operation_is_its_output_before_the_operation() -> None:
     name = "in_place_module"
-    x = pictures(name)
+    x = images(name)
     activation = classifier(name).at("conv1").activation(x)
     assert float(activation.min()) < 0
     torch.testing.assert_close(activation, reference(name).conv1(x), rtol=0, atol=0)
@@ -237,7 +239,7 @@ def test_a_shortcut_that_was_written_in_place_is_the_written_one() -> None:
     """The shortcut of `in_place_module` is the rectified tensor, though the ReLU's result is thrown away."""
     name = "in_place_module"
     view = classifier(name).at("activate:0")
-    x = pictures(name)
+    x = images(name)
     zeros = torch.zeros_like(view.activation(x))
     net = reference(name)
     with torch.no_grad():
@@ -246,10 +248,10 @@ def test_a_shortcut_that_was_written_in_place_is_the_written_one() -> None:
     torch.testing.assert_close(view.logits(zeros), wanted)
 
 
-def test_pictures_are_not_written_to_by_a_network_that_writes_to_its_input() -> None:
+def test_images_are_not_written_to_by_a_network_that_writes_to_its_input() -> None:
     for name in ("writes_to_its_input", "control_flow_in_place"):
         clf = classifier(name)
-        x = pictures(name)
+        x = images(name)
         before = x.clone()
         clf.logits(x)
         for info in clf.layers():
@@ -286,7 +288,7 @@ def test_an_in_place_change_of_the_users_weights_is_seen(name: str) -> None:
     clf = pl.Classifier(net, input_size=input_shape(name))
     layer = "input" if name in ("windows", "sequence_first") else "final"
     view = clf.at(layer)
-    x = pictures(name, 2)
+    x = images(name, 2)
     before = view.logits(view.activation(x))
     with torch.no_grad():
         for parameter in net.parameters():
@@ -302,7 +304,7 @@ def test_loaded_weights_are_seen() -> None:
     nn.init.normal_(other.fc.weight)
     clf = pl.Classifier(net, input_size=32)
     view = clf.at("final")
-    x = pictures("residual")
+    x = images("residual")
     net.load_state_dict(other.state_dict())
     with torch.no_grad():
         assert torch.equal(view.logits(view.activation(x)), other.requires_grad_(False)(x))
@@ -318,5 +320,5 @@ def test_efficientnet_lite0_is_cut_exactly_at_and_inside_its_blocks_at_any_size(
         for layer in ("input", "middle", "final", "blocks.2", "blocks.4.expand"):
             view = clf.at(layer)
             assert torch.equal(view.logits(view.activation(x)), wanted), (layer, size)
-    assert clf.at("blocks.4.expand").carried_names == ("blocks.3",)
+    assert clf.at("blocks.4.expand").side_input_names == ("blocks.3",)
     assert clf.at("final").is_affine

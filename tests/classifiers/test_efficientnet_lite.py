@@ -46,9 +46,9 @@ def lite0() -> EfficientNetLite:
 
 
 def logits(module: nn.Module, height: int, width: int, batch: int = 1) -> Tensor:
-    pictures = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
     with torch.inference_mode():
-        return module(pictures)
+        return module(images)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -62,7 +62,7 @@ def kinds(name: str) -> dict[str, str]:
 
 @EVERY_NETWORK
 def test_every_module_call_that_a_hook_sees_is_listed_with_its_class_in_order(name: str) -> None:
-    """All but the modules whose output is no map, tokens or vector per picture."""
+    """All but the modules whose output is no map, tokens or vector per image."""
     net, calls, seen = reference(name), Counter[str](), []
     paths = {part: path for path, part in net.named_modules() if path}
 
@@ -151,7 +151,7 @@ def test_a_depth_leaves_out_what_lies_deeper() -> None:
 
 
 def test_maps_with_one_channel_and_no_channel_axis_are_no_tokens() -> None:
-    """`x[:, 0]` of 32 px pictures is (N, 32, 32), which could be read as 5 x 5 tokens after seven leading ones."""
+    """`x[:, 0]` of 32 px images is (N, 32, 32), which could be read as 5 x 5 tokens after seven leading ones."""
     assert not any("getitem" in name for name in shapes("inception"))
 
 
@@ -179,7 +179,7 @@ def test_middle_does_not_come_after_final_and_final_has_extent_and_tells_of_the_
     activation = view.activation(torch.randn(1, *input_shape(name)))
     assert activation.shape[2] * activation.shape[3] > 1
     leaf = activation.detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(view.logits(leaf, activation.carried)[0, 0], leaf)
+    (gradient,) = torch.autograd.grad(view.logits(leaf, activation.side_inputs)[0, 0], leaf)
     assert bool(gradient.any())
 
 
@@ -263,7 +263,7 @@ def test_layers_are_found_whatever_the_gradient_mode(name: str, context: type) -
     assert final == classifier(name).resolve("final")
     view, x = clf.at("middle"), torch.randn(2, *input_shape(name))
     leaf = view.activation(x).clone().requires_grad_()
-    view.logits(leaf, view.activation(x).carried).sum().backward()
+    view.logits(leaf, view.activation(x).side_inputs).sum().backward()
     assert leaf.grad is not None
 
 

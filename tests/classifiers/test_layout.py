@@ -61,6 +61,6 @@ def test_unfolding_is_the_inverse_of_folding(layout: Layout) -> None:
     assert torch.equal(layout.unfold(folded, leading), native)
 
 
-def test_tokens_that_are_no_grid_for_these_pictures_are_a_clear_error() -> None:
-    with pytest.raises(LayerError, match="20 picture tokens do not form a grid for 32 x 32 pictures"):
+def test_tokens_that_are_no_grid_for_these_images_are_a_clear_error() -> None:
+    with pytest.raises(LayerError, match="20 image tokens do not form a grid for 32 x 32 images"):
         Layout("NTC", 1).fold(torch.zeros(2, 21, 3), 32, 32)

@@ -1,4 +1,4 @@
-"""The classifier: construction, predictions, pictures, classes, and errors that name the mend."""
+"""The classifier: construction, predictions, images, classes, and errors that name the mend."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.classifiers.oracles import classifier, reference
-from tests.networks import CLASSES, NETWORKS, pictures
+from tests.networks import CLASSES, NETWORKS, images
 from torch import Tensor, nn
 
 import pellucid as pl
@@ -58,8 +58,8 @@ def test_the_input_size_is_a_side_or_height_and_width_or_all_three(
 
 def test_a_grey_network_takes_its_channels_from_the_input_size() -> None:
     clf = classifier("grey")
-    assert clf.logits(pictures("grey", 2)).shape == (2, CLASSES)
-    with pytest.raises(PellucidError, match=r"grey takes pictures of shape \(N, 1, H, W\), not \(2, 3, 32, 32\)"):
+    assert clf.logits(images("grey", 2)).shape == (2, CLASSES)
+    with pytest.raises(PellucidError, match=r"grey takes images of shape \(N, 1, H, W\), not \(2, 3, 32, 32\)"):
         clf.logits(torch.randn(2, 3, 32, 32))
 
 
@@ -86,7 +86,7 @@ def test_a_network_in_train_mode_is_refused_with_the_name_of_the_part() -> None:
 def test_a_network_put_into_train_mode_later_is_refused_when_it_is_cut() -> None:
     net = NETWORKS["residual"]()
     clf = pl.Classifier(net, input_size=32)
-    view, x = clf.at("layer1"), pictures("residual")
+    view, x = clf.at("layer1"), images("residual")
     wanted = clf.logits(x)
     net.train()
     with pytest.raises(ModelError, match="the Residual is in train mode"):
@@ -121,7 +121,7 @@ def test_a_network_that_cannot_be_copied_says_why() -> None:
 def test_tensors_that_a_network_has_kept_from_earlier_are_no_hindrance() -> None:
     net = NETWORKS["gap_linear"]()
     net.kept = {"maps": [net[0](torch.randn(1, 3, 8, 8)) * 2]}  # not a leaf: torch refuses to deep-copy it
-    x = pictures("gap_linear")
+    x = images("gap_linear")
     assert torch.equal(pl.Classifier(net, input_size=32).logits(x), reference("gap_linear")(x))
 
 
@@ -154,7 +154,7 @@ def test_of_a_compiled_network_the_original_is_taken() -> None:
 
 
 def test_logits_are_the_networks_own_and_differentiable() -> None:
-    x = pictures("residual").requires_grad_()
+    x = images("residual").requires_grad_()
     logits = named().logits(x)
     assert torch.equal(logits, reference("residual")(x))
     (found,) = torch.autograd.grad(logits.sum(), x)
@@ -163,7 +163,7 @@ def test_logits_are_the_networks_own_and_differentiable() -> None:
 
 
 def test_predictions_are_classes_by_probability() -> None:
-    clf, x = named(), pictures("residual")
+    clf, x = named(), images("residual")
     with torch.no_grad():
         logits = reference("residual")(x)
     for row, predictions in zip(logits, clf.predict(x, top=3), strict=True):
@@ -176,40 +176,40 @@ def test_predictions_are_classes_by_probability() -> None:
 
 
 def test_predictions_do_not_depend_on_the_batches_they_are_made_in() -> None:
-    clf, x = named(), pictures("residual", 5)
+    clf, x = named(), images("residual", 5)
     for one, other in zip(clf.predict(x), clf.predict(x, max_batch=2), strict=True):
         assert [(a.index, pytest.approx(a.logit, rel=1e-5)) for a in one] == [(b.index, b.logit) for b in other]
 
 
 def test_all_classes_are_predicted_where_there_are_fewer_than_asked_for() -> None:
-    (predictions,) = named().predict(pictures("residual", 1), top=50)
+    (predictions,) = named().predict(images("residual", 1), top=50)
     assert len(predictions) == CLASSES
     assert sum(one.probability for one in predictions) == pytest.approx(1.0)
 
 
 def test_one_logit_is_read_as_the_probability_of_one_class() -> None:
     clf = classifier("one_logit")
-    ((prediction,),) = clf.predict(pictures("one_logit", 1))
+    ((prediction,),) = clf.predict(images("one_logit", 1))
     assert prediction.index == 0
     assert prediction.probability == pytest.approx(1 / (1 + math.exp(-prediction.logit)))
     assert prediction.probability < 1.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_no_numbers_are_an_error_that_names_the_pictures(bad: float) -> None:
-    x = pictures("residual", 4)
+def test_logits_that_are_no_numbers_are_an_error_that_names_the_images(bad: float) -> None:
+    x = images("residual", 4)
     x[1] = x[3] = bad
-    with pytest.raises(ModelError, match=r"pets gives NaN or infinite logits for pictures \[1, 3\]"):
+    with pytest.raises(ModelError, match=r"pets gives NaN or infinite logits for images \[1, 3\]"):
         named().predict(x)
 
 
 @pytest.mark.parametrize(("top", "max_batch"), [(0, 16), (5, 0), (-1, 1)])
 def test_senseless_numbers_are_a_clear_error(top: int, max_batch: int) -> None:
     with pytest.raises(PellucidError, match=f"top and max_batch must be at least 1, not {top} and {max_batch}"):
-        named().predict(pictures("residual"), top=top, max_batch=max_batch)
+        named().predict(images("residual"), top=top, max_batch=max_batch)
 
 
-# --- Pictures
+# --- Images
 
 
 @pytest.mark.parametrize(
@@ -224,39 +224,39 @@ def test_senseless_numbers_are_a_clear_error(top: int, max_batch: int) -> None:
         ("cat.jpg", "str"),
     ],
 )
-def test_what_is_no_batch_of_pictures_is_a_clear_error(wrong: Tensor, found: str) -> None:
+def test_what_is_no_batch_of_images_is_a_clear_error(wrong: Tensor, found: str) -> None:
     clf = named()
     for call in (clf.logits, clf.predict, clf.at("final").activation):
-        with pytest.raises(PellucidError, match=rf"pets takes pictures of shape \(N, 3, H, W\), not {found}"):
+        with pytest.raises(PellucidError, match=rf"pets takes images of shape \(N, 3, H, W\), not {found}"):
             call(wrong)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
-def test_pictures_of_whole_numbers_are_not_taken_for_normalised_ones(dtype: torch.dtype) -> None:
-    with pytest.raises(PellucidError, match=r"pictures are torch\..*; pets takes its own normalised float input"):
+def test_images_of_whole_numbers_are_not_taken_for_normalized_ones(dtype: torch.dtype) -> None:
+    with pytest.raises(PellucidError, match=r"images are torch\..*; pets takes its own normalized float input"):
         named().logits(torch.zeros(1, 3, 32, 32, dtype=dtype))
 
 
-def test_reading_takes_files_and_pictures_one_or_many(tmp_path: Path) -> None:
+def test_reading_takes_files_and_images_one_or_many(tmp_path: Path) -> None:
     preprocess = Preprocess(input_size=(32, 32), resize=32)
     clf = pl.Classifier(reference("residual"), preprocess=preprocess)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8))
-    file = tmp_path / "picture.png"
-    picture.save(file)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8))
+    file = tmp_path / "image.png"
+    image.save(file)
     assert clf.input_shape == (3, 32, 32)
     one = clf.read(file)
     assert one.shape == (1, 3, 32, 32)
     assert torch.equal(clf.read(str(file)), one)
-    assert torch.equal(clf.read(picture), one)
-    assert torch.equal(clf.read([file, picture]), torch.cat([one, one]))
-    assert torch.equal(one[0], preprocess(picture))
+    assert torch.equal(clf.read(image), one)
+    assert torch.equal(clf.read([file, image]), torch.cat([one, one]))
+    assert torch.equal(one[0], preprocess(image))
 
 
-def test_reading_without_preprocessing_or_pictures_is_a_clear_error() -> None:
+def test_reading_without_preprocessing_or_images_is_a_clear_error() -> None:
     with pytest.raises(ModelError, match="classifier 'pets' was made without preprocess="):
         named().read("cat.jpg")
-    clf = pl.Classifier(reference("residual"), input_size=32, preprocess=lambda picture: torch.zeros(3, 32, 32))
-    with pytest.raises(PellucidError, match="no pictures to read: the list is empty"):
+    clf = pl.Classifier(reference("residual"), input_size=32, preprocess=lambda image: torch.zeros(3, 32, 32))
+    with pytest.raises(PellucidError, match="no images to read: the list is empty"):
         clf.read([])
 
 

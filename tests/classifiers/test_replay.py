@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from tests.classifiers.oracles import classifier, reference, run_with
-from tests.networks import NETWORKS, UNTRACEABLE, input_shape, pictures
+from tests.networks import NETWORKS, UNTRACEABLE, images, input_shape
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,18 +84,18 @@ def test_gradients_do_not_run_what_was_recorded(counting: pl.Classifier) -> None
     x = torch.randn(2, 3, 16, 16)
     activation = view.activation(x)
     leaf = activation.clone().requires_grad_()
-    assert runs(lambda: view.logits(leaf, activation.carried).sum().backward()) == {"inner": 1}
+    assert runs(lambda: view.logits(leaf, activation.side_inputs).sum().backward()) == {"inner": 1}
     assert leaf.grad is not None
 
 
-def test_another_picture_does_not_get_the_recording_of_the_first(counting: pl.Classifier) -> None:
+def test_another_image_does_not_get_the_recording_of_the_first(counting: pl.Classifier) -> None:
     view = counting.at("right")
     first, second = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
     one, two = view.activation(first), view.activation(second)
     with torch.no_grad():
         for x, activation in ((first, one), (second, two), (first, one)):
             torch.testing.assert_close(view.logits(activation), counting.logits(x))
-        swapped = view.logits(one.clone(), two.carried)
+        swapped = view.logits(one.clone(), two.side_inputs)
     assert not torch.allclose(swapped, counting.logits(first))
 
 
@@ -103,10 +103,10 @@ def test_another_picture_does_not_get_the_recording_of_the_first(counting: pl.Cl
 def test_what_is_carried_is_named(name: str) -> None:
     for info in classifier(name).layers()[1:]:
         view = classifier(name).at(info.name)
-        assert view.carried_names == ("input", "the recorded outputs before the layer")
+        assert view.side_input_names == ("input", "the recorded outputs before the layer")
         assert view.suffix is None
         assert not info.clean
-    assert classifier(name).at("input").carried_names == ()
+    assert classifier(name).at("input").side_input_names == ()
 
 
 # --- Control flow
@@ -131,7 +131,7 @@ def changed(native: Tensor) -> Tensor:
     return 0.5 * native + 0.1
 
 
-def test_pictures_that_take_another_path_than_the_probes_are_cut_right_too() -> None:
+def test_images_that_take_another_path_than_the_probes_are_cut_right_too() -> None:
     net = Branching().eval().requires_grad_(False)
     clf = pl.Classifier(net, input_size=12)
     x = 100 * torch.randn(3, 3, 12, 12)
@@ -140,15 +140,15 @@ def test_pictures_that_take_another_path_than_the_probes_are_cut_right_too() -> 
         view = clf.at(layer)
         activation = view.activation(x)
         assert torch.equal(view.logits(activation), net(x))
-        found = view.logits(changed(activation), activation.carried)
+        found = view.logits(changed(activation), activation.side_inputs)
         torch.testing.assert_close(found, run_with(net, layer, x, changed))
-        rows = view.logits(changed(activation)[index], activation.carried.rows(index))
+        rows = view.logits(changed(activation)[index], activation.side_inputs.rows(index))
         torch.testing.assert_close(rows, found[index])
     with pytest.raises(LayerError, match="module 'rare' is no layer"):
         clf.at("rare")
 
 
-def test_a_layer_that_these_pictures_do_not_pass_is_a_clear_error() -> None:
+def test_a_layer_that_these_images_do_not_pass_is_a_clear_error() -> None:
     class Dark(Branching):
         def forward(self, x: Tensor) -> Tensor:
             x = F.relu(self.stem(x))
@@ -162,17 +162,19 @@ def test_a_layer_that_these_pictures_do_not_pass_is_a_clear_error() -> None:
 
 
 def test_every_call_of_a_module_in_a_loop_is_a_layer_of_its_own() -> None:
-    clf, x = classifier("loop"), pictures("loop")
+    clf, x = classifier("loop"), images("loop")
     first, second = (clf.at(f"block:{call}") for call in (0, 1))
     a = first.activation(x)
     with torch.no_grad():
         net = reference("loop")
         stem = net.stem(x)
         zeros = torch.zeros_like(a)
-        torch.testing.assert_close(first.logits(zeros, a.carried), net.head(stem + net.block(stem)))
-        torch.testing.assert_close(second.logits(zeros, second.activation(x).carried), net.head(stem + net.block(stem)))
+        torch.testing.assert_close(first.logits(zeros, a.side_inputs), net.head(stem + net.block(stem)))
+        torch.testing.assert_close(
+            second.logits(zeros, second.activation(x).side_inputs), net.head(stem + net.block(stem))
+        )
         ones = torch.ones_like(a)
-        torch.testing.assert_close(first.logits(ones, a.carried), net.head(stem + ones + net.block(stem + ones)))
+        torch.testing.assert_close(first.logits(ones, a.side_inputs), net.head(stem + ones + net.block(stem + ones)))
 
 
 def test_a_user_who_catches_every_exception_does_not_stop_a_recording() -> None:
@@ -200,12 +202,12 @@ def test_a_user_who_catches_every_exception_does_not_stop_a_recording() -> None:
 def test_a_memory_of_a_module_is_a_path_around_the_recording_and_everything_runs_again() -> None:
     """The gate is computed in a module that ends before the layer, and used after it."""
     net, view = reference("remembers"), classifier("remembers").at("block")
-    first, second = pictures("remembers", seed=1), pictures("remembers", seed=2)
+    first, second = images("remembers", seed=1), images("remembers", seed=2)
     one, two = view.activation(first), view.activation(second)
     index = torch.tensor([2, 0])
     for x, activation in ((first, one), (second, two), (first, one)):
         torch.testing.assert_close(view.logits(activation), net(x))
-        torch.testing.assert_close(view.logits(activation[index], activation.carried.rows(index)), net(x[index]))
+        torch.testing.assert_close(view.logits(activation[index], activation.side_inputs.rows(index)), net(x[index]))
     assert view._cut._run_layer
 
 
@@ -241,25 +243,25 @@ def test_what_a_network_remembers_of_one_activation_is_not_taken_for_another() -
     view, x = pl.Classifier(net, input_size=12).at("block"), torch.randn(2, 3, 12, 12)
     activation = view.activation(x)
     for change in (changed, torch.zeros_like, torch.clone):
-        found = view.logits(change(activation), activation.carried)
+        found = view.logits(change(activation), activation.side_inputs)
         torch.testing.assert_close(found, run_with(net, "block", x, change))
 
 
 def test_a_gate_computed_inside_the_layer_itself_is_computed_again() -> None:
     net, view = reference("remembers"), classifier("remembers").at("gate")
-    x = pictures("remembers")
+    x = images("remembers")
     activation = view.activation(x)
-    found = view.logits(changed(activation), activation.carried)
+    found = view.logits(changed(activation), activation.side_inputs)
     torch.testing.assert_close(found, run_with(net, "gate", x, changed))
 
 
 def test_outputs_of_the_users_own_kind_are_not_recorded_but_computed_again() -> None:
     view, net = classifier("own_outputs").at("mix"), reference("own_outputs")
-    x, index = pictures("own_outputs"), torch.tensor([1, 1, 2, 0])
+    x, index = images("own_outputs"), torch.tensor([1, 1, 2, 0])
     activation = view.activation(x)
     assert not view._cut._run_layer
     assert [call for call in view._cut._patterns if call[0] == "encoder"] == []
-    torch.testing.assert_close(view.logits(activation[index], activation.carried.rows(index)), net(x[index]))
+    torch.testing.assert_close(view.logits(activation[index], activation.side_inputs.rows(index)), net(x[index]))
 
 
 def test_a_network_that_changes_from_run_to_run_is_refused() -> None:
@@ -281,12 +283,12 @@ def test_a_module_written_in_place_changes_who_else_holds_its_input() -> None:
     """`control_flow_in_place` throws its ReLUs' results away; the recording must still change the shortcut."""
     name = "control_flow_in_place"
     view, net = classifier(name).at("relu:0"), reference(name)
-    x = pictures(name)
+    x = images(name)
     activation = view.activation(x)
     zeros = torch.zeros_like(activation)
     with torch.no_grad():
         wanted = net.head(net.conv3(net.conv2(zeros).relu()))
-    torch.testing.assert_close(view.logits(zeros, activation.carried), wanted)
+    torch.testing.assert_close(view.logits(zeros, activation.side_inputs), wanted)
     assert not view._cut._run_layer
 
 
@@ -297,30 +299,30 @@ def test_the_forwards_of_the_twin_are_its_own_again_after_a_run_and_after_an_err
     net = NETWORKS["control_flow"]()
     cut = ReplayCut(net, "block", 0)
     before = {path: dict(vars(part)) for path, part in net.named_modules()}
-    activation, carried = cut.before(pictures("control_flow"))
-    cut.after(activation, carried)
+    activation, side_inputs = cut.before(images("control_flow"))
+    cut.after(activation, side_inputs)
     with pytest.raises(RuntimeError):
-        cut.after(activation[:, :2], carried)
+        cut.after(activation[:, :2], side_inputs)
     with pytest.raises(LayerError, match="module 'block' is called fewer than 8 times"):
-        ReplayCut(net, "block", 7).before(pictures("control_flow"))
+        ReplayCut(net, "block", 7).before(images("control_flow"))
     assert {path: dict(vars(part)) for path, part in net.named_modules()} == before
 
 
 def test_a_forward_that_the_user_has_put_on_a_module_stays() -> None:
     net = NETWORKS["control_flow"]()
     net.rare.forward = net.merge.forward
-    ReplayCut(net, "block", 0).before(pictures("control_flow"))
+    ReplayCut(net, "block", 0).before(images("control_flow"))
     assert net.rare.forward == net.merge.forward
 
 
 def test_module_outputs_come_in_the_order_in_which_calls_end() -> None:
     net = reference("control_flow")
     with torch.no_grad():
-        outputs, logits = module_outputs(net, pictures("control_flow"))
+        outputs, logits = module_outputs(net, images("control_flow"))
     paths = [path for path, _ in outputs]
     assert paths.index("stem.0") < paths.index("stem.1") < paths.index("stem") < paths.index("block.conv1")
     assert "rare" not in paths
-    assert torch.equal(logits, net(pictures("control_flow")))
+    assert torch.equal(logits, net(images("control_flow")))
 
 
 @pytest.mark.parametrize("name", sorted(UNTRACEABLE))

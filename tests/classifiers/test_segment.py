@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.networks import NETWORKS, UNTRACEABLE, input_shape, pictures
+from tests.networks import NETWORKS, UNTRACEABLE, images, input_shape
 
 import pellucid as pl
 from pellucid.classifiers.segment import Segment
@@ -15,7 +15,7 @@ def classifier(name: str) -> pl.Classifier:
 
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - UNTRACEABLE))
 def test_a_segment_leads_from_every_layer_to_the_last_map(name: str) -> None:
-    made, x = classifier(name), pictures(name)
+    made, x = classifier(name), images(name)
     maps = [layer for layer in made.layers() if layer.clean and layer.is_spatial]
     stop = made.at([layer for layer in maps if made.at(layer.name).layout.order in ("NCHW", "NHWC")][-1].name)
     wanted = stop.activation(x)
@@ -29,16 +29,16 @@ def test_a_segment_leads_from_every_layer_to_the_last_map(name: str) -> None:
 
 
 def test_a_segment_is_differentiable_and_follows_what_crosses_the_cut() -> None:
-    made, x = classifier("dense"), pictures("dense")
+    made, x = classifier("dense"), images("dense")
     layer = next(info.name for info in made.layers() if not info.clean and info.is_spatial)
     start, stop = made.at(layer), made.at("final")
     activation, rows = start.activation(x), torch.tensor([2, 0, 2])
     leaf = activation[rows].clone().requires_grad_()
-    carried = activation.carried.rows(rows)
-    maps = Segment(start, stop)(leaf, carried)
+    side_inputs = activation.side_inputs.rows(rows)
+    maps = Segment(start, stop)(leaf, side_inputs)
     torch.testing.assert_close(maps.detach(), stop.activation(x)[rows] * 1.0)
     (found,) = torch.autograd.grad(stop.logits(maps)[:, 1].sum(), leaf)
-    (wanted,) = torch.autograd.grad(start.logits(leaf, carried)[:, 1].sum(), leaf)
+    (wanted,) = torch.autograd.grad(start.logits(leaf, side_inputs)[:, 1].sum(), leaf)
     torch.testing.assert_close(found, wanted)
 
 

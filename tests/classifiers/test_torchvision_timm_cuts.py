@@ -23,7 +23,7 @@ ALIASES = {
     "mobilenet_v2": ("features.6", "features"),
     "convnext_tiny": ("features.3", "features"),
 }
-# (C, h, w) of one picture of SIZE px: strides 8 and 32, for VGG 8 and 16.
+# (C, h, w) of one image of SIZE px: strides 8 and 32, for VGG 8 and 16.
 SIZE = 96
 SHAPES = {
     "vgg11": ((512, 12, 12), (512, 6, 6)),
@@ -58,7 +58,7 @@ def network(clf: pl.Classifier) -> nn.Module:
     return clf._module.requires_grad_(False)  # torch may choose other kernels for weights that take gradients
 
 
-def picture(clf: pl.Classifier, *size: int, batch: int = 1) -> Tensor:
+def image(clf: pl.Classifier, *size: int, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, *(size or clf.input_shape[1:]), generator=torch.Generator().manual_seed(1))
 
 
@@ -77,7 +77,7 @@ def test_middle_and_final_are_the_papers(name: str) -> None:
 @pytest.mark.parametrize("name", ALIASES)
 def test_cuts_are_exact_between_and_inside_blocks_and_at_another_size(name: str) -> None:
     clf = loaded(f"torchvision:{name}")
-    x = picture(clf, 64, 128, batch=2)
+    x = image(clf, 64, 128, batch=2)
     with torch.no_grad():
         wanted = network(clf)(x)
     for layer in (*ALIASES[name], INSIDE[name]):
@@ -89,7 +89,7 @@ def test_cuts_are_exact_between_and_inside_blocks_and_at_another_size(name: str)
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet_v2", "convnext_tiny"])
 def test_a_changed_activation_acts_as_a_hook_that_replaces_it(name: str) -> None:
     clf = loaded(f"torchvision:{name}")
-    x = picture(clf, 64, 96)
+    x = image(clf, 64, 96)
     paths = {path for path, _ in network(clf).named_modules()}
     for layer in (*ALIASES[name], INSIDE[name]):
         if layer not in paths:
@@ -98,18 +98,18 @@ def test_a_changed_activation_acts_as_a_hook_that_replaces_it(name: str) -> None
         activation = view.activation(x)
         with torch.no_grad():
             wanted = run_with(network(clf), layer, x, change)
-            found = view.logits(change(activation), activation.carried)
+            found = view.logits(change(activation), activation.side_inputs)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()), msg=layer)
 
 
 def test_gradients_inside_a_residual_block_are_those_of_plain_autograd() -> None:
     clf = loaded("torchvision:resnet18")
-    x = picture(clf, 64, 64, batch=2)
+    x = image(clf, 64, 64, batch=2)
     for layer in ("layer2", "layer3.0.bn2", "layer4.1.relu:0"):
         view = clf.at(layer)
         activation = view.activation(x)
         leaf = activation.clone().requires_grad_()
-        (found,) = torch.autograd.grad(view.logits(leaf, activation.carried)[:, :3].sum(), leaf)
+        (found,) = torch.autograd.grad(view.logits(leaf, activation.side_inputs)[:, :3].sum(), leaf)
         leaves: list[Tensor] = []
 
         def as_leaf(native: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
@@ -121,12 +121,12 @@ def test_gradients_inside_a_residual_block_are_those_of_plain_autograd() -> None
 
 
 def test_what_crosses_a_cut_inside_a_block_is_named() -> None:
-    assert loaded("torchvision:resnet18").at("layer3.0.bn2").carried_names == ("layer3.0.downsample",)
-    assert loaded("torchvision:densenet121").at("features.denseblock2.denselayer2").carried_names == (
+    assert loaded("torchvision:resnet18").at("layer3.0.bn2").side_input_names == ("layer3.0.downsample",)
+    assert loaded("torchvision:densenet121").at("features.denseblock2.denselayer2").side_input_names == (
         "features.transition1",
         "features.denseblock2.denselayer1",
     )
-    assert loaded("torchvision:googlenet").at("inception5b").carried_names == ()
+    assert loaded("torchvision:googlenet").at("inception5b").side_input_names == ()
 
 
 def test_googlenets_rescaling_of_its_input_and_densenets_last_relu_are_on_their_sides_of_the_cut() -> None:
@@ -134,7 +134,7 @@ def test_googlenets_rescaling_of_its_input_and_densenets_last_relu_are_on_their_
     suffix = googlenet.at("input").suffix
     assert suffix is not None
     assert any(node.target is torch.unsqueeze for node in suffix.graph.nodes)
-    assert float(loaded("torchvision:densenet121").at("final").activation(picture(googlenet, 64, 64)).min()) == 0.0
+    assert float(loaded("torchvision:densenet121").at("final").activation(image(googlenet, 64, 64)).min()) == 0.0
 
 
 def test_a_listing_can_be_kept_short() -> None:
@@ -156,7 +156,7 @@ def test_a_transformer_with_a_head_of_zeros_has_aliases_too() -> None:
 
 def test_swins_blocks_are_maps_with_channels_last() -> None:
     clf = pl.Classifier(torchvision.models.swin_t(weights=None).eval(), input_size=64)
-    x = picture(clf)
+    x = image(clf)
     for layer, shape in (("features.1", (96, 16, 16)), ("features.5", (384, 4, 4)), ("norm", (768, 2, 2))):
         view = clf.at(layer)
         activation = view.activation(x)
@@ -196,7 +196,7 @@ def test_block_outputs_of_a_vit_are_grids_of_patches(
     name: str, options: dict[str, object], tokens: int, grid: tuple[int, int]
 ) -> None:
     clf = vit(name, **options)
-    x = picture(clf, batch=2)
+    x = image(clf, batch=2)
     for layer in ("blocks.2", "blocks.10"):
         view = clf.at(layer)
         activation = view.activation(x)
@@ -204,7 +204,7 @@ def test_block_outputs_of_a_vit_are_grids_of_patches(
         assert view.layout.tokens == tokens
         assert torch.equal(view.logits(activation), network(clf)(x))
         index = torch.tensor([1, 1, 0])
-        rows = view.logits(activation[index], activation.carried.rows(index))
+        rows = view.logits(activation[index], activation.side_inputs.rows(index))
         torch.testing.assert_close(rows, network(clf)(x)[index], rtol=1e-4, atol=1e-5)
 
 
@@ -216,4 +216,4 @@ def test_a_convolutional_network_of_timm_is_cut_like_any_other() -> None:
     for layer in ("middle", "final", "blocks.2.0.se.conv_reduce"):
         view = clf.at(layer)
         assert torch.equal(view.logits(view.activation(x)), net(x)), layer
-    assert clf.at("blocks.2.0.se.conv_reduce").carried_names != ()
+    assert clf.at("blocks.2.0.se.conv_reduce").side_input_names != ()

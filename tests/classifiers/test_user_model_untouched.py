@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.networks import CLASSES, NETWORKS, input_shape, pictures
+from tests.networks import CLASSES, NETWORKS, images, input_shape
 from torch import Tensor, nn
 
 import pellucid as pl
@@ -75,7 +75,7 @@ def _global_hooks() -> list[dict[int, Any]]:
 def prepared(name: str) -> nn.Module:
     """A network as its user may have it: some weights frozen, gradients from an earlier backward."""
     net = NETWORKS[name]()
-    net(pictures(name, 1)).sum().backward()
+    net(images(name, 1)).sum().backward()
     next(iter(net.parameters())).requires_grad_(False)
     if hasattr(net, "seen"):
         net.seen.clear()
@@ -116,11 +116,11 @@ def test_making_listing_and_predicting_change_nothing(name: str) -> None:
     with unchanged(net):
         clf = classifier_of(name, net)
         clf.layers()
-        clf.logits(pictures(name))
-        clf.predict(pictures(name))
+        clf.logits(images(name))
+        clf.predict(images(name))
         clf.fingerprint()
-        classifier_of(name, net, channels_last=True).predict(pictures(name))
-        classifier_of(name, net, autocast=torch.bfloat16).predict(pictures(name))
+        classifier_of(name, net, channels_last=True).predict(images(name))
+        classifier_of(name, net, autocast=torch.bfloat16).predict(images(name))
 
 
 @EVERY_NAME
@@ -130,16 +130,16 @@ def test_cutting_and_running_the_parts_changes_nothing(name: str) -> None:
         clf = classifier_of(name, net)
         for layer in ("input", "middle", "final", *[info.name for info in clf.layers()[1::5]]):
             view = clf.at(layer)
-            activation = view.activation(pictures(name))
+            activation = view.activation(images(name))
             view.logits(activation)
             leaf = activation.clone().requires_grad_()
-            view.logits(leaf, activation.carried).sum().backward()
-            view.logits(activation[:1], activation.carried.rows(torch.tensor([0])))
+            view.logits(leaf, activation.side_inputs).sum().backward()
+            view.logits(activation[:1], activation.side_inputs.rows(torch.tensor([0])))
 
 
 @EVERY_NAME
 def test_no_attribution_method_changes_anything(name: str) -> None:
-    net, x = prepared(name), pictures(name, 2)
+    net, x = prepared(name), images(name, 2)
     views = [classifier_of(name, net).at(layer) for layer in ("input", "final")]
     before = x.clone()
     for method, make in METHODS.items():
@@ -179,7 +179,7 @@ def test_calls_that_raise_change_nothing(
     with unchanged(net):
         clf = classifier_of(name, net)
         with pytest.raises(error):
-            call(clf, pictures(name))
+            call(clf, images(name))
 
 
 @EVERY_NAME
@@ -192,7 +192,7 @@ def test_a_classifier_that_cannot_be_made_changes_nothing(name: str) -> None:
 
 
 class Fails(nn.Module):
-    """Fails on large pictures, after it has begun."""
+    """Fails on large images, after it has begun."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ def test_a_network_that_raises_itself_is_left_as_it_was() -> None:
         with pytest.raises(ModelError, match=r"RuntimeError: too bright; input_size="):
             clf.logits(bright)
         with pytest.raises(RuntimeError, match="too bright"):
-            view.logits(1e6 + view.activation(bright), view.activation(bright).carried)
+            view.logits(1e6 + view.activation(bright), view.activation(bright).side_inputs)
 
 
 # --- The user's own hooks
@@ -237,7 +237,7 @@ def test_hooks_that_belong_to_another_tool_act_but_are_not_copied() -> None:
     net[2].register_forward_hook(recorder)
     net[0].register_forward_pre_hook(recorder.look)
     clf = pl.Classifier(net, input_size=32)
-    x = pictures("gap_linear")
+    x = images("gap_linear")
     with torch.no_grad():
         torch.testing.assert_close(clf.logits(x), net(x))
         torch.testing.assert_close(clf.at("1").logits(clf.at("1").activation(x)), net(x))
@@ -247,7 +247,7 @@ def test_hooks_that_belong_to_another_tool_act_but_are_not_copied() -> None:
 def test_hooks_that_a_user_adds_later_do_not_act() -> None:
     net = NETWORKS["gap_linear"]()
     clf = pl.Classifier(net, input_size=32)
-    x = pictures("gap_linear")
+    x = images("gap_linear")
     wanted = clf.logits(x)
     seen: list[Tensor] = []
     net[2].register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -258,14 +258,14 @@ def test_hooks_that_a_user_adds_later_do_not_act() -> None:
 def test_a_network_can_be_trained_between_two_explanations() -> None:
     net = NETWORKS["residual"]()
     clf = pl.Classifier(net, input_size=32)
-    view, x = clf.at("layer2"), pictures("residual", 4)
+    view, x = clf.at("layer2"), images("residual", 4)
     before = view.logits(view.activation(x))
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     net.train()
     loss = nn.functional.cross_entropy(net(x), torch.arange(4) % CLASSES)
     view.logits(view.activation(x))  # does not disturb the graph that waits for its backward pass
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     net.eval()
     with torch.no_grad():
         torch.testing.assert_close(view.logits(view.activation(x)), net(x))
@@ -279,13 +279,13 @@ def test_a_network_can_be_trained_between_two_explanations() -> None:
 def test_the_network_and_the_activations_are_released(name: str) -> None:
     net = NETWORKS[name]()
     clf = classifier_of(name, net)
-    x = pictures(name, 2)
+    x = images(name, 2)
     view = clf.at("middle")
     activation = view.activation(x)
     METHODS["IntegratedGradients"](steps=2)(view, x, 0)
     METHODS["GuidedBackprop"]()(view, x, 0)
     leaf = activation.clone().requires_grad_()
-    view.logits(leaf, activation.carried).sum().backward()
+    view.logits(leaf, activation.side_inputs).sum().backward()
     ghosts = [weakref.ref(thing) for thing in (net, clf, view, activation, leaf, x)]
     del net, clf, view, activation, leaf, x
     gc.collect()
@@ -299,7 +299,7 @@ def test_explaining_again_and_again_keeps_no_tensors(name: str) -> None:
 
     def explain() -> None:
         for method in ("IntegratedGradients", "GuidedBackprop", "Occlusion"):
-            METHODS[method](**OPTIONS.get(method, {}))(view, pictures(name, 2), 0)
+            METHODS[method](**OPTIONS.get(method, {}))(view, images(name, 2), 0)
 
     def tensors() -> int:
         gc.collect()

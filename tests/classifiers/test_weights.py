@@ -139,7 +139,7 @@ def test_files_that_are_no_weights_are_errors_that_name_them(tmp_path: Path) -> 
     contents = {
         "empty.pth": (b"", "not a file of weights"),
         "text.pth": (b"hello", "not a file of weights"),
-        "picture.pth": (b"\xff\xd8\xff\xe0" + bytes(100), "not a file of weights"),
+        "image.pth": (b"\xff\xd8\xff\xe0" + bytes(100), "not a file of weights"),
         "cut.pth": (whole[: len(whole) // 2], "cannot be read as weights"),
         "cut.safetensors": (b"\x08\x00\x00\x00\x00\x00\x00\x00{", "cannot be read as safetensors"),
         "empty.safetensors": (b"", "cannot be read as safetensors"),

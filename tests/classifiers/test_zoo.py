@@ -70,12 +70,12 @@ def photograph() -> Image.Image:
     return Image.fromarray(levels).resize((640, 460), Image.Resampling.BICUBIC)
 
 
-def pictures(classifier: Classifier, batch: int = 2) -> Tensor:
+def images(classifier: Classifier, batch: int = 2) -> Tensor:
     return torch.randn(batch, *classifier.input_shape)
 
 
 def correct(classifier: Classifier, folder: Path) -> tuple[int, int]:
-    """How many of the pictures are named right, first and among the first five."""
+    """How many of the images are named right, first and among the first five."""
     files = sorted(folder.glob("*.jpg"))
     labels = [int(file.stem.split("_")[-1]) for file in files]
     ranked = [[guess.index for guess in guesses] for guesses in classifier.predict(classifier.read(files))]
@@ -86,7 +86,7 @@ def correct(classifier: Classifier, folder: Path) -> tuple[int, int]:
 # --- EfficientNet-Lite and the names of ImageNet's classes
 
 
-def test_efficientnet_lite0_knows_most_real_pictures(lite0: Classifier, shared_data: Path) -> None:
+def test_efficientnet_lite0_knows_most_real_images(lite0: Classifier, shared_data: Path) -> None:
     first, among_five = correct(lite0, shared_data / "foolbox_imagenet20")
     assert first >= 18
     assert among_five >= 19
@@ -142,7 +142,7 @@ def test_the_input_size_can_be_chosen(
     assert classifier.layers()[0].shape == (3, *shape)
 
 
-def test_another_square_input_size_shows_the_same_part_of_the_picture(photograph: Image.Image) -> None:
+def test_another_square_input_size_shows_the_same_part_of_the_image(photograph: Image.Image) -> None:
     classifiers = (load("efficientnet_lite0", weights="random", input_size=side) for side in (112, None))
     small, usual = (classifier.preprocess.geometry(*photograph.size) for classifier in classifiers)
     assert small.box == usual.box
@@ -211,7 +211,7 @@ def test_a_factory_gives_a_module_without_preprocessing(factories: str) -> None:
     classifier = load(f"{factories}:module", input_size=4, class_names=["a", "b", "c"])
     assert classifier.class_names == ("a", "b", "c")
     with pytest.raises(ModelError, match="without preprocess"):
-        classifier.read("picture.png")
+        classifier.read("image.png")
 
 
 def test_a_factory_may_give_a_ready_classifier(factories: str) -> None:
@@ -225,7 +225,7 @@ def test_weights_are_loaded_into_the_module_of_a_factory(factories: str, tmp_pat
     trained = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
     torch.save(trained.state_dict(), tmp_path / "w.pt")
     classifier = load(f"{factories}:module", weights=tmp_path / "w.pt", input_size=4)
-    x = pictures(classifier)
+    x = images(classifier)
     assert torch.equal(classifier.logits(x), trained(x).detach())
 
 
@@ -278,7 +278,7 @@ def test_published_torchvision_weights_come_from_the_download_cache(models: Modu
     classifier = load("torchvision:resnet50", weights="IMAGENET1K_V1", input_size=64)
     assert classifier.name == "torchvision:resnet50 (resnet50-0676ba61.pth)"
     assert classifier.class_names == imagenet_class_names()
-    x = pictures(classifier)
+    x = images(classifier)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), trained(x))
     with pytest.raises(ModelError, match=r"IMAGENET1K_V2 are not at .*resnet50-11ad3fa6\.pth.*downloads nothing"):
@@ -326,7 +326,7 @@ def test_a_googlenet_with_auxiliary_heads_gives_its_main_logits(models: ModuleTy
     assert any(name.startswith("aux1.") for name in trained.state_dict())
     torch.save(trained.state_dict(), tmp_path / "w.pth")
     classifier = load("torchvision:googlenet", weights=tmp_path / "w.pth", input_size=96)
-    x = pictures(classifier)
+    x = images(classifier)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), trained(x))
 
@@ -340,7 +340,7 @@ def test_published_densenet_files_with_their_old_names_load(models: ModuleType, 
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "w.pth")
     classifier = load("torchvision:densenet121", weights=tmp_path / "w.pth", input_size=64)
-    x = pictures(classifier)
+    x = images(classifier)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), trained(x))
 
@@ -349,14 +349,12 @@ def test_mnasnet_loads_though_it_asks_for_the_version_of_its_weights(models: Mod
     trained = models.mnasnet0_5(num_classes=3).eval()
     save_file(trained.state_dict(), tmp_path / "w.safetensors")
     classifier = load("torchvision:mnasnet0_5", weights=tmp_path / "w.safetensors", input_size=64)
-    x = pictures(classifier)
+    x = images(classifier)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), trained(x))
 
 
-def test_a_real_squeezenet_from_a_half_precision_file_knows_most_pictures(
-    models: ModuleType, shared_data: Path
-) -> None:
+def test_a_real_squeezenet_from_a_half_precision_file_knows_most_images(models: ModuleType, shared_data: Path) -> None:
     file = shared_data / "squeezenet_dc" / "squeezenet1_0_dc_torchvision_fp16.pt"
     classifier = load("torchvision:squeezenet1_0", weights=file)
     first, among_five = correct(classifier, shared_data / "foolbox_imagenet20")
@@ -402,7 +400,7 @@ def test_timm_weights_come_from_the_download_cache(timm: ModuleType, tmp_path: P
     classifier = load("timm:test_resnet")
     assert classifier.name == "timm:test_resnet (r160_in1k)"
     assert classifier.class_names == imagenet_class_names()
-    x = pictures(classifier)
+    x = images(classifier)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), trained(x))
 
@@ -421,7 +419,7 @@ def test_timm_weights_of_ones_own_say_how_many_classes_there_are(timm: ModuleTyp
     torch.save({"state_dict": trained.state_dict(), "epoch": 7}, tmp_path / "w.pth")
     classifier = load("timm:test_vit", weights=tmp_path / "w.pth")
     assert classifier.class_names == ("class 0", "class 1", "class 2", "class 3")
-    x = pictures(classifier)
+    x = images(classifier)
     with torch.no_grad():
         assert torch.equal(classifier.logits(x), trained(x))
 

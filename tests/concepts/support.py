@@ -1,4 +1,4 @@
-"""Classifiers whose activations are the pictures themselves, so that every number can be worked out by hand."""
+"""Classifiers whose activations are the images themselves, so that every number can be worked out by hand."""
 
 from collections.abc import Callable
 
@@ -41,12 +41,12 @@ class LinearHead(nn.Module):
 
 
 def view_of(module: nn.Module, shape: tuple[int, int, int], layer: str = "input") -> LayerView:
-    """The classifier `module` for pictures of `shape` (C, H, W), seen from `layer`."""
+    """The classifier `module` for images of `shape` (C, H, W), seen from `layer`."""
     return pl.Classifier(module.eval(), input_size=shape).at(layer)
 
 
 def curved_view(channels: int = 4, classes: int = 3, size: tuple[int, int] = (3, 5), seed: int = 0) -> LayerView:
-    """A view whose logits are a curved function of the activation, which is the picture."""
+    """A view whose logits are a curved function of the activation, which is the image."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randn(6, channels, 1, 1, generator=generator)
     second = torch.randn(classes, 6, generator=generator)
@@ -59,7 +59,7 @@ def curved_view(channels: int = 4, classes: int = 3, size: tuple[int, int] = (3,
 def make_cav(
     direction: Tensor, low: float = 0.1, high: float = 1.0, *, name: str = "concept", **changes: object
 ) -> CAV:
-    """A CAV with a given direction and emblems, whose pictures were random."""
+    """A CAV with a given direction and emblems, whose images were random."""
     generator = torch.Generator().manual_seed(len(name))
     channels = len(direction)
     plain: dict[str, object] = {
@@ -78,8 +78,8 @@ def make_cav(
         "estimator": "difference",
         "estimator_options": {},
         "options": {"features": "pooled"},
-        "sources": ["picture 0"],
-        "negative_sources": ["picture 0"],
+        "sources": ["image 0"],
+        "negative_sources": ["image 0"],
         "classifier": "Function",
         "fingerprint": "",
         "remarks": [],

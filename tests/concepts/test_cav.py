@@ -99,13 +99,13 @@ def test_other_tensors_and_other_formats_are_errors(tmp_path: Path) -> None:
 
 
 def _spied(view: LayerView, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts of the pictures that go through the view from now on."""
+    """Counts of the images that go through the view from now on."""
     counts: list[int] = []
     inner = view.activation
 
-    def activation(pictures: Tensor) -> Any:
-        counts.append(len(pictures))
-        return inner(pictures)
+    def activation(images: Tensor) -> Any:
+        counts.append(len(images))
+        return inner(images)
 
     monkeypatch.setattr(view, "activation", activation)
     return counts
@@ -142,7 +142,7 @@ def test_of_several_concepts_only_the_changed_one_is_fitted_again(
     torch.testing.assert_close(two.direction - one.direction, torch.full((4,), 2.0))
 
 
-def _changed_picture() -> Tensor:
+def _changed_image() -> Tensor:
     changed = NEGATIVES.clone()
     changed[7, 2, 1, 1] += 1e-3
     return changed
@@ -155,7 +155,7 @@ def _salted(salt: float) -> LayerView:
 @pytest.mark.parametrize(
     ("view", "negatives", "options"),
     [
-        (_salted(0.0), _changed_picture(), {}),
+        (_salted(0.0), _changed_image(), {}),
         (_salted(0.0), NEGATIVES.flip(0), {}),
         (_salted(0.5), NEGATIVES, {}),
         (_salted(0.0).classifier.at("0"), NEGATIVES, {}),
@@ -170,7 +170,7 @@ def _salted(salt: float) -> LayerView:
             {},
         ),
     ],
-    ids=["picture", "order", "weights", "layer", "estimator", "penalty", "seed", "resamples", "features", "precision"],
+    ids=["image", "order", "weights", "layer", "estimator", "penalty", "seed", "resamples", "features", "precision"],
 )
 def test_whatever_changes_the_numbers_is_fitted_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: LayerView, negatives: Tensor, options: dict[str, Any]
@@ -185,13 +185,13 @@ def test_whatever_changes_the_numbers_is_fitted_anew(
 def test_another_transform_of_the_same_files_is_fitted_anew(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     pixels = [generator.integers(0, 255, (9, 9, 3), dtype=np.uint8) // (1 + index // 11) for index in range(22)]
-    pictures = [Image.fromarray(one) for one in pixels]
+    images = [Image.fromarray(one) for one in pixels]
     net = Function(lambda x: x.mean((2, 3))[:, :2])
     found = []
     for size in (8, 6):
         preprocess = pl.data.Preprocess((8, 8), crop_fraction=size / 9)
         view = pl.Classifier(net.eval(), preprocess=preprocess).at("input")
-        found.append(fit_cav(view, pictures[:11], pictures[11:], cache=tmp_path / "cache"))
+        found.append(fit_cav(view, images[:11], images[11:], cache=tmp_path / "cache"))
     assert len(list((tmp_path / "cache").iterdir())) == 2
     assert not torch.equal(found[0].direction, found[1].direction)
 
@@ -215,14 +215,14 @@ def test_a_cache_folder_that_cannot_be_written_to_is_told_of_and_changes_nothing
     assert _same(cav, fit_cav(curved_view(), CONCEPT, NEGATIVES))
 
 
-@pytest.mark.parametrize("null", ["relabel", "centred"])
-def test_null_directions_come_from_relabelled_pictures_and_have_the_length_of_the_cav(null: Null) -> None:
+@pytest.mark.parametrize("null", ["relabel", "centered"])
+def test_null_directions_come_from_relabelled_images_and_have_the_length_of_the_cav(null: Null) -> None:
     cav = fit_cav(curved_view(), CONCEPT, NEGATIVES)
     nulls = null_directions(cav, 20, seed=3, null=null)
     torch.testing.assert_close(nulls.norm(dim=1), cav.direction.norm().expand(20))
     generator = torch.Generator().manual_seed(3)
     sides = [side.mean((2, 3)) for side in (CONCEPT, NEGATIVES)]
-    pooled = torch.cat([side - side.mean(0) for side in sides] if null == "centred" else sides)
+    pooled = torch.cat([side - side.mean(0) for side in sides] if null == "centered" else sides)
     for direction in nulls:
         order = torch.randperm(24, generator=generator)
         expected = pooled[order[:12]].mean(0) - pooled[order[12:]].mean(0)
@@ -235,11 +235,11 @@ def test_a_concept_that_stands_out_is_in_relabelled_directions_and_not_in_centre
     along = torch.nn.functional.normalize(cav.direction, dim=0)
     far = dataclasses.replace(cav, concept_features=cav.concept_features + 100 * along)
     spread = {}
-    for null in ("relabel", "centred"):
+    for null in ("relabel", "centered"):
         cosines = torch.nn.functional.cosine_similarity(null_directions(far, 50, null=null), far.direction[None])
         spread[null] = float(cosines.abs().mean())
     assert spread["relabel"] > 0.7
-    assert spread["centred"] < 0.6
+    assert spread["centered"] < 0.6
 
 
 def test_null_directions_are_found_by_the_estimator_of_the_cav() -> None:

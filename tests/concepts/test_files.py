@@ -15,7 +15,7 @@ from pellucid.concepts import (
     VisualTCAV,
     adjust_over_layers,
     collect_sets,
-    drawn_set,
+    draw_concept_set,
     explain_layers,
     global_explanation,
     load_cavs,
@@ -29,11 +29,11 @@ from pellucid.concepts.concept_table import (
     tcav_rows,
     write_table,
 )
-from pellucid.errors import PellucidError, PictureError
-from pellucid.synthetic.textures import draw_pictures
+from pellucid.errors import ImageError, PellucidError
+from pellucid.synthetic.textures import draw_images
 
 VIEW = curved_view()
-PICTURES = torch.randn(3, 4, 3, 5, generator=torch.Generator().manual_seed(3))
+IMAGES = torch.randn(3, 4, 3, 5, generator=torch.Generator().manual_seed(3))
 CAVS = [
     cav_for(VIEW, torch.tensor([1.0, -0.5, 0.2, 0.1]), 0.1, 1.0, name="one"),
     cav_for(VIEW, torch.tensor([-0.3, 0.8, 0.4, -0.2]), 0.0, 0.9, name="other"),
@@ -47,12 +47,12 @@ def _folder(path: Path, count: int = 3) -> Path:
     return path
 
 
-def test_a_drawn_set_holds_the_drawn_pictures_and_says_which_they_are() -> None:
-    found = drawn_set("dotted", 3, size=20, seed=4)
+def test_a_drawn_set_holds_the_drawn_images_and_says_which_they_are() -> None:
+    found = draw_concept_set("dotted", 3, size=20, seed=4)
     assert found.sources == tuple(f"drawn dotted {index} of seed 4" for index in range(3))
-    for picture, expected in zip(found.pictures, draw_pictures("dotted", 3, 20, 4), strict=True):
-        assert isinstance(picture, Image.Image)
-        assert np.array_equal(np.asarray(picture), np.asarray(expected))
+    for image, expected in zip(found.images, draw_images("dotted", 3, 20, 4), strict=True):
+        assert isinstance(image, Image.Image)
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
 def test_folders_and_drawn_concepts_come_together_with_the_folders_own_negatives(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_drawn_negatives_are_for_drawn_concepts_and_warned_of_with_others(tmp_pa
     _, negatives = collect_sets(None, ["striped"], count=2, size=20)
     assert negatives.sources[0] == "drawn negatives 0 of seed 0"
     _folder(tmp_path / "zebra")
-    with pytest.warns(ConceptWarning, match="zebra: given pictures against drawn negatives"):
+    with pytest.warns(ConceptWarning, match="zebra: given images against drawn negatives"):
         collect_sets(tmp_path, count=2, size=20)
 
 
@@ -81,7 +81,7 @@ def test_concepts_that_are_missing_or_double_are_errors(tmp_path: Path) -> None:
         collect_sets()
     with pytest.raises(PellucidError, match="two concepts named striped"):
         collect_sets(None, ["striped", "striped"])
-    with pytest.raises(PictureError, match="holds no folders"):
+    with pytest.raises(ImageError, match="holds no folders"):
         collect_sets(tmp_path)
 
 
@@ -104,49 +104,49 @@ def test_a_folder_without_cavs_or_with_a_damaged_one_is_an_error(tmp_path: Path)
 
 
 def test_every_local_number_has_one_row_of_its_own() -> None:
-    found = VisualTCAV(VIEW, CAVS, permutations=9).explain(PICTURES, [0, 2], resample=True)
+    found = VisualTCAV(VIEW, CAVS, permutations=9).explain(IMAGES, [0, 2], resample=True)
     names = ["a.png", "b.png", "c.png"]
     rows = list(local_rows([found], names))
-    keys = [tuple(row[key] for key in ("picture", "layer", "concept", "target", "number")) for row in rows]
+    keys = [tuple(row[key] for key in ("image", "layer", "concept", "target", "number")) for row in rows]
     assert len(set(keys)) == len(keys)
     assert all(tuple(row) == COLUMNS for row in rows)
     table = dict(zip(keys, rows, strict=True))
     interval, adjusted = found.interval(), adjust_over_layers([found])[0]
     assert interval is not None
-    for n, picture in enumerate(names):
+    for n, image in enumerate(names):
         for d, concept in enumerate(("one", "other")):
             for t, target in enumerate(("class 0", "class 2")):
-                row = table[picture, "input", concept, target, "signed"]
+                row = table[image, "input", concept, target, "signed"]
                 assert row["value"] == float(found.signed[n, d, t])
                 assert (row["low"], row["high"]) == tuple(interval[:, n, d, t].tolist())
                 assert row["adjusted_p_value"] == float(adjusted[n, d, t])
                 assert row["status"] == found.signed_status[n, d, t]
-                key = (picture, "input", concept, target)
+                key = (image, "input", concept, target)
                 parts = table[*key, "positive"]["value"] + table[*key, "negative"]["value"]
                 assert parts == pytest.approx(row["value"], abs=1e-5)
-        joint = sum(table[picture, "input", concept, "class 0", "joint"]["value"] for concept in ("one", "other"))
-        residual = table[picture, "input", None, "class 0", "joint_residual"]["value"]
-        assert joint + residual == pytest.approx(table[picture, "input", None, "class 0", "delta"]["value"], abs=1e-4)
+        joint = sum(table[image, "input", concept, "class 0", "joint"]["value"] for concept in ("one", "other"))
+        residual = table[image, "input", None, "class 0", "joint_residual"]["value"]
+        assert joint + residual == pytest.approx(table[image, "input", None, "class 0", "delta"]["value"], abs=1e-4)
 
 
 def test_several_layers_adjust_their_p_values_together() -> None:
     explainers = [VisualTCAV(VIEW, CAVS, permutations=9), VisualTCAV(VIEW, CAVS[:1], permutations=9)]
-    found = explain_layers(explainers, PICTURES, [0])
+    found = explain_layers(explainers, IMAGES, [0])
     rows = [row["adjusted_p_value"] for row in local_rows(found, "abc") if row["number"] == "signed"]
     expected = [float(p) for layer in adjust_over_layers(found) for p in layer.flatten()]
     assert rows == expected
 
 
 def test_global_and_tcav_rows_hold_means_and_what_they_are_means_of() -> None:
-    found = global_explanation(VisualTCAV(VIEW, CAVS, permutations=9), PICTURES, [1])
+    found = global_explanation(VisualTCAV(VIEW, CAVS, permutations=9), IMAGES, [1])
     rows = [row for row in global_rows([found]) if row["concept"] == "one"]
     values = [row["value"] for row in rows if row["number"] == "signed"]
     (mean,) = [row for row in rows if row["number"] == "signed_mean"]
     assert mean["value"] == pytest.approx(sum(values) / 3, abs=1e-6)
-    assert mean["picture"] is None
+    assert mean["image"] is None
     assert {row["number"] for row in rows} >= {"auc", "stability", "cosine to other", "share_seen", "map_max"}
     cavs = [cav_for(VIEW, cav.direction, name=cav.name) for cav in CAVS]
-    result = tcav(VIEW, cavs, PICTURES, 1, random_sets=2, permutations=9)
+    result = tcav(VIEW, cavs, IMAGES, 1, random_sets=2, permutations=9)
     rows = [row for row in tcav_rows([result], ["a", "b", "c"]) if row["concept"] == "one"]
     positive = [row["value"] > 0 for row in rows if row["number"] == "sensitivity"]
     assert [row["value"] for row in rows if row["number"] == "tcav"] == [pytest.approx(sum(positive) / 3)]

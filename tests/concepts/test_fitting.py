@@ -26,21 +26,21 @@ from pellucid.errors import PellucidError
 VIEW = curved_view()
 
 
-def _pictures(count: int, shift: float = 0.0, seed: int = 0) -> Tensor:
-    """Pictures (count, 4, 3, 5); channel 0 is raised by `shift`, channel 1 lowered."""
-    pictures = torch.randn(count, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
-    pictures[:, 0] += shift
-    pictures[:, 1] -= shift / 2
-    return pictures
+def _images(count: int, shift: float = 0.0, seed: int = 0) -> Tensor:
+    """Images (count, 4, 3, 5); channel 0 is raised by `shift`, channel 1 lowered."""
+    images = torch.randn(count, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
+    images[:, 0] += shift
+    images[:, 1] -= shift / 2
+    return images
 
 
-CONCEPT, NEGATIVES = _pictures(12, 0.8, seed=1), _pictures(16, seed=2)
+CONCEPT, NEGATIVES = _images(12, 0.8, seed=1), _images(16, seed=2)
 
 
-def _slow_levels(pictures: Tensor, direction: Tensor) -> list[float]:
+def _slow_levels(images: Tensor, direction: Tensor) -> list[float]:
     levels = []
-    for picture in pictures:
-        r = [max(0.0, float(direction @ picture[:, i, j])) for i in range(3) for j in range(5)]
+    for image in images:
+        r = [max(0.0, float(direction @ image[:, i, j])) for i in range(3) for j in range(5)]
         levels.append(sum(v * v for v in r) / (sum(r) + 1e-7))
     return levels
 
@@ -51,7 +51,7 @@ def _slow_median(values: list[float]) -> float:
 
 def test_direction_and_emblems_are_those_of_the_published_algorithm() -> None:
     cav = fit_cav(VIEW, CONCEPT, NEGATIVES)
-    means = [torch.stack([picture.mean((1, 2)) for picture in pictures]).mean(0) for pictures in (CONCEPT, NEGATIVES)]
+    means = [torch.stack([image.mean((1, 2)) for image in images]).mean(0) for images in (CONCEPT, NEGATIVES)]
     direction = means[0] - means[1]
     torch.testing.assert_close(cav.direction, direction, atol=1e-6, rtol=1e-5)
     assert cav.emblems.high == pytest.approx(_slow_median(_slow_levels(CONCEPT, direction)), rel=1e-5)
@@ -69,13 +69,13 @@ def test_swapping_concept_and_negatives_turns_the_cav_round() -> None:
     assert swapped.negative_emblems == pytest.approx(cav.emblems)
 
 
-def test_the_order_of_the_pictures_does_not_matter() -> None:
+def test_the_order_of_the_images_does_not_matter() -> None:
     cav, turned = fit_cav(VIEW, CONCEPT, NEGATIVES), fit_cav(VIEW, CONCEPT.flip(0), NEGATIVES.flip(0))
     torch.testing.assert_close(turned.direction, cav.direction)
     assert turned.emblems == pytest.approx(cav.emblems)
 
 
-def test_resamples_have_the_emblems_of_their_own_pictures() -> None:
+def test_resamples_have_the_emblems_of_their_own_images() -> None:
     cav = fit_cav(VIEW, CONCEPT, NEGATIVES, options=FitOptions(resamples=3))
     generator = torch.Generator().manual_seed(0)
     for _ in range(FitOptions().splits):
@@ -90,13 +90,13 @@ def test_resamples_have_the_emblems_of_their_own_pictures() -> None:
 
 
 def test_a_clear_concept_has_a_high_auc_and_a_stable_direction() -> None:
-    cav = fit_cav(VIEW, _pictures(30, 2.0, seed=1), _pictures(30, seed=2))
+    cav = fit_cav(VIEW, _images(30, 2.0, seed=1), _images(30, seed=2))
     assert cav.auc > 0.95
     assert cav.stability > 0.9
 
 
 def test_the_auc_is_held_out_so_that_chance_scores_a_half() -> None:
-    """With many channels, pictures that were fitted to would be told apart perfectly."""
+    """With many channels, images that were fitted to would be told apart perfectly."""
     generator = torch.Generator().manual_seed(0)
     view = view_of(LinearHead(torch.ones(2, 300), torch.zeros(2)), (300, 1, 1))
     concept, negatives = torch.randn(2, 40, 300, 1, 1, generator=generator)
@@ -133,9 +133,7 @@ def test_options_of_an_estimator_are_recorded_and_used() -> None:
 
 def test_what_was_used_is_recorded(tmp_path: Path) -> None:
     view = view_of(LinearHead(torch.ones(2, 3), torch.zeros(2)), (3, 4, 4))
-    view.classifier.preprocess = lambda picture: (
-        torch.from_numpy(np.array(picture.resize((4, 4)))).permute(2, 0, 1) / 255.0
-    )
+    view.classifier.preprocess = lambda image: torch.from_numpy(np.array(image.resize((4, 4)))).permute(2, 0, 1) / 255.0
     generator = np.random.default_rng(0)
     for name in ("striped", "plain"):
         (tmp_path / name).mkdir()
@@ -147,12 +145,12 @@ def test_what_was_used_is_recorded(tmp_path: Path) -> None:
     assert cav.sources == tuple(str(tmp_path / "striped" / f"{index:02}.png") for index in range(11))
     assert (cav.layer, cav.classifier) == ("input", "LinearHead")
     assert cav.fingerprint == view.classifier.fingerprint()
-    assert cav.summary()["pictures"] == 11
+    assert cav.summary()["images"] == 11
     assert fit_cav(view, tmp_path / "striped", tmp_path / "plain", name="lines").name == "lines"
 
 
 class _Counting:
-    """A view that counts the pictures that go through it."""
+    """A view that counts the images that go through it."""
 
     def __init__(self, view: LayerView) -> None:
         self.view, self.layer, self.layout, self.classifier, self.count = (
@@ -163,23 +161,23 @@ class _Counting:
             0,
         )
 
-    def activation(self, pictures: Tensor) -> Tensor:
-        self.count += len(pictures)
-        return self.view.activation(pictures)
+    def activation(self, images: Tensor) -> Tensor:
+        self.count += len(images)
+        return self.view.activation(images)
 
 
 def test_negatives_and_concepts_go_through_the_network_once_for_all_concepts() -> None:
     view = _Counting(VIEW)
-    sets = {"one": CONCEPT, "two": _pictures(11, -1.0, seed=5), "three": _pictures(13, 2.0, seed=6)}
+    sets = {"one": CONCEPT, "two": _images(11, -1.0, seed=5), "three": _images(13, 2.0, seed=6)}
     cavs = fit_cavs(view, sets, NEGATIVES)  # type: ignore[arg-type]
     assert view.count == 12 + 11 + 13 + 16
-    for cav, pictures in zip(cavs, sets.values(), strict=True):
-        alone = fit_cav(VIEW, pictures, NEGATIVES)
+    for cav, images in zip(cavs, sets.values(), strict=True):
+        alone = fit_cav(VIEW, images, NEGATIVES)
         assert torch.equal(cav.direction, alone.direction)
         assert cav.emblems == pytest.approx(alone.emblems)
 
 
-def test_many_pictures_are_streamed_twice_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_streamed_twice_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = fit_cav(VIEW, CONCEPT, NEGATIVES)
     monkeypatch.setattr(module, "HELD_CONCEPT_BYTES", 0)
     monkeypatch.setattr(module, "HELD_NEGATIVE_BYTES", 0)
@@ -199,8 +197,8 @@ def test_only_the_inside_of_masks_makes_the_cav() -> None:
     assert cav.emblems.high == pytest.approx(_slow_median(levels), rel=1e-5)
 
 
-def _slow_levels_of_cells(pictures: Tensor, direction: Tensor) -> list[float]:
-    raw = torch.einsum("nchw,c->nhw", pictures, direction).relu().flatten(1)
+def _slow_levels_of_cells(images: Tensor, direction: Tensor) -> list[float]:
+    raw = torch.einsum("nchw,c->nhw", images, direction).relu().flatten(1)
     return (raw.square().sum(1) / raw.sum(1)).tolist()
 
 
@@ -227,18 +225,18 @@ def test_flattened_features_have_a_direction_per_cell_and_no_emblems() -> None:
     assert np.isnan(cav.emblems).all()
 
 
-def test_few_and_shared_pictures_are_warned_of_and_recorded() -> None:
+def test_few_and_shared_images_are_warned_of_and_recorded() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         cav = fit_cav(VIEW, torch.cat([CONCEPT[:5], NEGATIVES[:1]]), NEGATIVES)
     assert all(issubclass(warning.category, ConceptWarning) for warning in caught)
     assert [str(warning.message) for warning in caught] == list(cav.remarks)
-    assert any("6 pictures only" in remark for remark in cav.remarks)
-    assert any("1 pictures of concept 'concept' are among its negatives" in remark for remark in cav.remarks)
+    assert any("6 images only" in remark for remark in cav.remarks)
+    assert any("1 images of concept 'concept' are among its negatives" in remark for remark in cav.remarks)
 
 
 def test_a_concept_equal_to_its_negatives_is_an_error() -> None:
-    with pytest.raises(PellucidError, match="are the same pictures"):
+    with pytest.raises(PellucidError, match="are the same images"):
         fit_cav(VIEW, NEGATIVES, NEGATIVES)
 
 

@@ -1,4 +1,4 @@
-"""Global explanations: means and intervals of what local ones say, over pictures streamed in any form."""
+"""Global explanations: means and intervals of what local ones say, over images streamed in any form."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pellucid.errors import PellucidError, TargetError
 from pellucid.statistics.significance import bootstrap_interval, holm, sign_flip_p_value
 
 VIEW = curved_view()
-PICTURES = torch.randn(20, 4, 3, 5, generator=torch.Generator().manual_seed(3))
+IMAGES = torch.randn(20, 4, 3, 5, generator=torch.Generator().manual_seed(3))
 CAVS = [
     cav_for(VIEW, torch.tensor([1.0, -0.5, 0.2, 0.1]), 0.1, 1.0, name="one"),
     cav_for(VIEW, torch.tensor([-0.3, 0.8, 0.4, -0.2]), 0.0, 0.9, name="other"),
@@ -38,14 +38,14 @@ def test_the_published_interval_has_its_hand_checked_value() -> None:
 def test_the_published_interval_is_never_negative() -> None:
     view = view_of(LinearHead(torch.eye(4)[:2], torch.zeros(2)), (4, 3, 5))
     once = torch.zeros(3, 4, 3, 5)
-    once[0, 0] = 1.0  # evidence in one picture of three: two standard errors reach below zero
+    once[0, 0] = 1.0  # evidence in one image of three: two standard errors reach below zero
     found = global_explanation(VisualTCAV(view, [cav_for(view, torch.eye(4)[0])], permutations=0), once, 0)
     assert found.reference.standard_errors[0].item() < 0
     torch.testing.assert_close(found.published_interval[:, 0, 0], torch.tensor([0.0, 1 / 3 + 2 * (2 / 27) ** 0.5]))
 
 
 def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> None:
-    found, local = global_explanation(EXPLAINER, PICTURES, [0, 2]), EXPLAINER(PICTURES, [0, 2])
+    found, local = global_explanation(EXPLAINER, IMAGES, [0, 2]), EXPLAINER(IMAGES, [0, 2])
     assert local.nulls is not None
     for estimate, values, nulls, two_sided in (
         (found.reference, local.reference, local.nulls.reference, False),
@@ -64,8 +64,8 @@ def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> Non
     assert found.passes.prefix_forward == 20
 
 
-def test_the_ranking_goes_down_and_compares_neighbours_picture_by_picture() -> None:
-    found = global_explanation(EXPLAINER, PICTURES, 0)
+def test_the_ranking_goes_down_and_compares_neighbors_image_by_image() -> None:
+    found = global_explanation(EXPLAINER, IMAGES, 0)
     ranking = found.ranking(score="signed")
     means = {cav.name: float(found.signed.mean[d, 0]) for d, cav in enumerate(CAVS)}
     assert [place.concept for place in ranking] == sorted(means, key=lambda name: -means[name])
@@ -82,28 +82,28 @@ def test_the_ranking_goes_down_and_compares_neighbours_picture_by_picture() -> N
 
 
 def test_one_concept_can_be_ranked() -> None:
-    (only,) = global_explanation(VisualTCAV(VIEW, CAVS[:1], permutations=0), PICTURES, 0).ranking()
+    (only,) = global_explanation(VisualTCAV(VIEW, CAVS[:1], permutations=0), IMAGES, 0).ranking()
     assert (only.concept, only.lead) == ("one", None)
 
 
 def test_hierarchical_intervals_are_wider() -> None:
-    plain = global_explanation(EXPLAINER, PICTURES, 0)
-    wide = global_explanation(EXPLAINER, PICTURES, 0, hierarchical=True)
+    plain = global_explanation(EXPLAINER, IMAGES, 0)
+    wide = global_explanation(EXPLAINER, IMAGES, 0, hierarchical=True)
     assert wide.hierarchical
     assert float((wide.signed.high - wide.signed.low).mean()) > float((plain.signed.high - plain.signed.low).mean())
     torch.testing.assert_close(wide.signed.mean, plain.signed.mean)
 
 
 def _streams() -> list[object]:
-    return [PICTURES, list(PICTURES.split(3)), iter(PICTURES.split(8))]
+    return [IMAGES, list(IMAGES.split(3)), iter(IMAGES.split(8))]
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_pictures_may_come_in_batches_of_any_size(index: int) -> None:
+def test_images_may_come_in_batches_of_any_size(index: int) -> None:
     found = global_explanation(EXPLAINER, _streams()[index], 1)  # type: ignore[arg-type]
-    expected = global_explanation(EXPLAINER, PICTURES, 1)
+    expected = global_explanation(EXPLAINER, IMAGES, 1)
     torch.testing.assert_close(found.signed.values, expected.signed.values, atol=1e-6, rtol=1e-4)
-    assert found.sources == tuple(f"picture {n}" for n in range(20))
+    assert found.sources == tuple(f"image {n}" for n in range(20))
 
 
 def test_files_are_read_batch_by_batch_and_named(tmp_path: Path) -> None:
@@ -123,19 +123,19 @@ def test_files_are_read_batch_by_batch_and_named(tmp_path: Path) -> None:
 
 
 def test_the_table_has_a_row_for_each_score_concept_and_target() -> None:
-    rows = global_explanation(EXPLAINER, PICTURES, [0, 1]).rows()
+    rows = global_explanation(EXPLAINER, IMAGES, [0, 1]).rows()
     assert len(rows) == 2 * 3 * 2
     assert {row["score"] for row in rows} == {"reference", "signed"}
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("target", [None, torch.zeros(20, dtype=torch.long), Target()])
-def test_targets_that_go_picture_by_picture_are_errors(target: object) -> None:
-    with pytest.raises(TargetError, match="one class, or a list of them, for all pictures"):
-        global_explanation(EXPLAINER, PICTURES, target)
+def test_targets_that_go_image_by_image_are_errors(target: object) -> None:
+    with pytest.raises(TargetError, match="one class, or a list of them, for all images"):
+        global_explanation(EXPLAINER, IMAGES, target)
 
 
-@pytest.mark.parametrize("pictures", [PICTURES[:0], [], iter(())])
-def test_no_pictures_are_an_error(pictures: Tensor) -> None:
-    with pytest.raises(PellucidError, match="no pictures to explain"):
-        global_explanation(EXPLAINER, pictures, 0)
+@pytest.mark.parametrize("images", [IMAGES[:0], [], iter(())])
+def test_no_images_are_an_error(images: Tensor) -> None:
+    with pytest.raises(PellucidError, match="no images to explain"):
+        global_explanation(EXPLAINER, images, 0)

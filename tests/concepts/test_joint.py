@@ -90,11 +90,11 @@ def test_a_concept_without_direction_gets_nothing() -> None:
 
 
 def test_a_basis_of_channel_space_explains_all_but_the_completeness_gap() -> None:
-    view, pictures = curved_view(), torch.randn(2, 4, 3, 5)
-    path = integrate_path(Case(view, pictures, [0, 2]), torch.zeros(()), 400)
+    view, images = curved_view(), torch.randn(2, 4, 3, 5)
+    path = integrate_path(Case(view, images, [0, 2]), torch.zeros(()), 400)
     basis = torch.linalg.qr(torch.randn(4, 4))[0]
     found = joint_attribution(path.difference, path.gradient, basis, path.delta)
-    expected = view.logits(pictures) - view.logits(torch.zeros_like(pictures))
+    expected = view.logits(images) - view.logits(torch.zeros_like(images))
     torch.testing.assert_close(found.contributions.sum(1), expected[:, [0, 2]], atol=1e-4, rtol=0)
     torch.testing.assert_close(found.residual, path.delta - path.values.sum((2, 3, 4)), atol=1e-5, rtol=0)
 

@@ -62,7 +62,7 @@ def _slow_map(activation: torch.Tensor, direction: torch.Tensor, low: float, hig
 
 
 @given(st.integers(0, 10**6), st.floats(-1, 2), st.floats(-1, 2))
-def test_maps_of_many_pictures_and_directions_equal_a_cell_by_cell_computation(
+def test_maps_of_many_images_and_directions_equal_a_cell_by_cell_computation(
     seed: int, low: float, high: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -14,15 +14,15 @@ ZERO = torch.zeros(())
 FLAT = torch.tensor([[[[1.0, 2.0], [0.5, 0.0]]]])
 
 
-def _case(head: Callable[[Tensor], Tensor], pictures: Tensor, target: object = 0, **options: int) -> Case:
-    """A case whose logits are `head` of the sum of the picture, and a second logit that is 0."""
+def _case(head: Callable[[Tensor], Tensor], images: Tensor, target: object = 0, **options: int) -> Case:
+    """A case whose logits are `head` of the sum of the image, and a second logit that is 0."""
 
     def logits(x: Tensor) -> Tensor:
         s = x.sum((1, 2, 3))
         return torch.stack([head(s), 0 * s], dim=1)
 
-    shape = tuple(pictures.shape[1:])
-    return Case(view_of(Function(logits), shape), pictures, target, **options)  # type: ignore[arg-type]
+    shape = tuple(images.shape[1:])
+    return Case(view_of(Function(logits), shape), images, target, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(10, 0.90), (50, 0.98), (100, 0.99), (1000, 0.999)])
@@ -48,11 +48,11 @@ def test_a_cube_has_its_hand_checked_sums(steps: int, expected: float) -> None:
 
 
 def test_a_linear_head_takes_one_gradient_and_is_exact() -> None:
-    pictures = torch.randn(2, 3, 2, 4)
+    images = torch.randn(2, 3, 2, 4)
     view = view_of(LinearHead(HAND_W, HAND_B), (3, 2, 4))
-    case = Case(view, pictures, [0, 1], differentiate=True)
+    case = Case(view, images, [0, 1], differentiate=True)
     path = integrate_path(case, ZERO)
-    expected = pictures[:, None] * (HAND_W / 8)[None, :, :, None, None]
+    expected = images[:, None] * (HAND_W / 8)[None, :, :, None, None]
     torch.testing.assert_close(path.values, expected)
     assert float(path.gap.max()) < 1e-5
     assert path.steps.tolist() == [0, 0]
@@ -61,18 +61,18 @@ def test_a_linear_head_takes_one_gradient_and_is_exact() -> None:
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_the_trapezoid_of_a_linear_head_is_exact_where_it_is_not_known_to_be_linear(steps: int) -> None:
-    pictures = torch.randn(1, 3, 2, 4)
+    images = torch.randn(1, 3, 2, 4)
     opaque = view_of(Function(lambda x: torch.einsum("kc,nchw->nk", HAND_W, x) + HAND_B), (3, 2, 4))
     assert not opaque.is_affine
-    path = integrate_path(Case(opaque, pictures, [0, 1]), ZERO, steps)
-    torch.testing.assert_close(path.values, pictures[:, None] * HAND_W[None, :, :, None, None])
+    path = integrate_path(Case(opaque, images, [0, 1]), ZERO, steps)
+    torch.testing.assert_close(path.values, images[:, None] * HAND_W[None, :, :, None, None])
 
 
-def _slow_mean_gradient(view: object, picture: Tensor, baseline: Tensor, target: int, steps: int) -> Tensor:
-    """The mean of the means of neighbouring gradients, as the algorithm is written down."""
+def _slow_mean_gradient(view: object, image: Tensor, baseline: Tensor, target: int, steps: int) -> Tensor:
+    """The mean of the means of neighboring gradients, as the algorithm is written down."""
     gradients = []
     for j in range(steps + 1):
-        point = (baseline + j / steps * (picture - baseline)).clone().requires_grad_()
+        point = (baseline + j / steps * (image - baseline)).clone().requires_grad_()
         score = view.logits(point[None])[0, target]  # type: ignore[attr-defined]
         gradients.append(torch.autograd.grad(score, point)[0])
     return sum((gradients[j] + gradients[j + 1]) / 2 for j in range(steps)) / steps
@@ -80,20 +80,20 @@ def _slow_mean_gradient(view: object, picture: Tensor, baseline: Tensor, target:
 
 def test_mean_gradients_of_a_curved_head_equal_the_algorithm_as_written() -> None:
     view = curved_view()
-    pictures, baseline = torch.randn(3, 4, 3, 5), torch.randn(4, 1, 1).expand(4, 3, 5)
-    case = Case(view, pictures, [0, 2], max_batch=7)
+    images, baseline = torch.randn(3, 4, 3, 5), torch.randn(4, 1, 1).expand(4, 3, 5)
+    case = Case(view, images, [0, 2], max_batch=7)
     path = integrate_path(case, baseline, 12)
     for n in range(3):
         for t, target in enumerate((0, 2)):
-            slow = _slow_mean_gradient(view, pictures[n], baseline, target, 12)
+            slow = _slow_mean_gradient(view, images[n], baseline, target, 12)
             torch.testing.assert_close(path.gradient[n, t], slow, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(path.delta, (view.logits(pictures) - view.logits(baseline[None]))[:, [0, 2]])
+    torch.testing.assert_close(path.delta, (view.logits(images) - view.logits(baseline[None]))[:, [0, 2]])
 
 
 def test_the_batch_size_does_not_matter() -> None:
-    view, pictures = curved_view(), torch.randn(3, 4, 3, 5)
-    whole = integrate_path(Case(view, pictures, [0, 1], max_batch=64), ZERO, 10)
-    small = integrate_path(Case(view, pictures, [0, 1], max_batch=1), ZERO, 10)
+    view, images = curved_view(), torch.randn(3, 4, 3, 5)
+    whole = integrate_path(Case(view, images, [0, 1], max_batch=64), ZERO, 10)
+    small = integrate_path(Case(view, images, [0, 1], max_batch=1), ZERO, 10)
     torch.testing.assert_close(small.gradient, whole.gradient, atol=1e-7, rtol=1e-5)
 
 
@@ -108,9 +108,9 @@ def test_refining_equals_starting_with_more_steps_and_pays_for_new_nodes_only() 
     assert float(finer.gap) < 0.03 <= float(integrate_path(case, ZERO, 20).gap)
 
 
-def test_only_the_pictures_that_miss_the_tolerance_are_refined() -> None:
-    pictures = torch.stack([torch.full((1, 2, 1), 1.0), torch.full((1, 2, 1), 0.2)])
-    case = _case(lambda s: (s - 1).relu() + s, pictures)
+def test_only_the_images_that_miss_the_tolerance_are_refined() -> None:
+    images = torch.stack([torch.full((1, 2, 1), 1.0), torch.full((1, 2, 1), 0.2)])
+    case = _case(lambda s: (s - 1).relu() + s, images)
     finer = refine(case, integrate_path(case, ZERO, 10), tolerance=0.01, max_steps=1000)
     assert finer.steps.tolist() == [40, 10]
 

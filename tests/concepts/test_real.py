@@ -1,4 +1,4 @@
-"""A real ImageNet classifier with drawn concepts and real pictures: what everybody knows must come out."""
+"""A real ImageNet classifier with drawn concepts and real images: what everybody knows must come out."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pellucid.concepts import (
     fit_cavs,
     global_explanation,
 )
-from pellucid.synthetic.textures import NEGATIVES, draw_pictures
+from pellucid.synthetic.textures import NEGATIVES, draw_images
 
 
 @pytest.mark.slow
@@ -21,8 +21,8 @@ def test_stripes_count_most_for_zebras_and_are_seen_in_them(shared_data: Path, l
     classifier = pl.load("efficientnet_lite0")
     view = classifier.at(layer)
     names = ("striped", "dotted", "chequered", "woven")
-    sets = [concept_set(draw_pictures(name, 16), name) for name in names]
-    cavs = fit_cavs(view, sets, concept_set(draw_pictures(NEGATIVES, 24), "negatives"))
+    sets = [concept_set(draw_images(name, 16), name) for name in names]
+    cavs = fit_cavs(view, sets, concept_set(draw_images(NEGATIVES, 24), "negatives"))
     zebras = classifier.read(sorted((shared_data / "zebra").glob("*.jpg"))[:8])
     found = global_explanation(VisualTCAV(view, cavs, permutations=0), zebras, "zebra")
     for score in ("reference", "signed"):

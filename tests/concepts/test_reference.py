@@ -85,7 +85,7 @@ def _slow_reference(activation: Tensor, gradients: Tensor, direction: Tensor, ma
 
 
 def _random(seed: int, *, signed: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Two pictures, two directions, three targets."""
+    """Two images, two directions, three targets."""
     generator = torch.Generator().manual_seed(seed)
     activation = torch.randn(2, 4, 2, 3, generator=generator, dtype=torch.float64)
     activation = activation if signed else activation.relu()
@@ -96,7 +96,7 @@ def _random(seed: int, *, signed: bool = True) -> tuple[Tensor, Tensor, Tensor, 
 
 
 @given(SEEDS, st.booleans())
-def test_scores_of_all_pictures_directions_and_targets_equal_loops(seed: int, signed: bool) -> None:
+def test_scores_of_all_images_directions_and_targets_equal_loops(seed: int, signed: bool) -> None:
     activation, gradients, directions, maps, weights = _random(seed, signed=signed)
     scores = reference_attribution(activation, gradients, directions, maps, weights)
     contributions = signed_contribution(activation, gradients, directions, maps)

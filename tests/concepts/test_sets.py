@@ -1,4 +1,4 @@
-"""Concept sets: what counts as pictures, their order and sample, and what is warned of."""
+"""Concept sets: what counts as images, their order and sample, and what is warned of."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from pellucid.concepts import ConceptSet, concept_folders, concept_set
 from pellucid.concepts.concept_sets import check_sets
-from pellucid.errors import PellucidError, PictureError
+from pellucid.errors import ImageError, PellucidError
 
 
 def _write(folder: Path, names: list[str]) -> Path:
@@ -23,12 +23,12 @@ def test_a_folder_is_read_in_sorted_order_and_the_files_are_recorded(tmp_path: P
     folder = _write(tmp_path / "striped", ["c.png", "a.png", "b.png"])
     found = concept_set(folder, "striped")
     assert [Path(source).name for source in found.sources] == ["a.png", "b.png", "c.png"]
-    assert found.pictures == tuple(folder / name for name in ("a.png", "b.png", "c.png"))
+    assert found.images == tuple(folder / name for name in ("a.png", "b.png", "c.png"))
 
 
 def test_a_list_of_files_is_sorted_too(tmp_path: Path) -> None:
     folder = _write(tmp_path, ["a.png", "b.png"])
-    assert concept_set([folder / "b.png", str(folder / "a.png")]).pictures == (folder / "a.png", folder / "b.png")
+    assert concept_set([folder / "b.png", str(folder / "a.png")]).images == (folder / "a.png", folder / "b.png")
 
 
 def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order(tmp_path: Path) -> None:
@@ -41,22 +41,22 @@ def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order(tmp_path: Pa
 
 
 def test_a_sample_larger_than_the_set_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PellucidError, match="'few' has 2 pictures; a sample of 3"):
+    with pytest.raises(PellucidError, match="'few' has 2 images; a sample of 3"):
         concept_set(_write(tmp_path, ["a.png", "b.png"]), "few", count=3)
 
 
-def test_arrays_and_pillow_pictures_become_upright_rgb() -> None:
-    grey, colour = np.zeros((4, 6), np.uint8), np.full((4, 6, 3), 7, np.uint8)
-    found = concept_set([grey, colour, Image.new("L", (3, 3))])
-    assert [picture.mode for picture in found.pictures] == ["RGB"] * 3  # type: ignore[union-attr]
-    assert found.sources == ("picture 0", "picture 1", "picture 2")
+def test_arrays_and_pillow_images_become_upright_rgb() -> None:
+    gray, color = np.zeros((4, 6), np.uint8), np.full((4, 6, 3), 7, np.uint8)
+    found = concept_set([gray, color, Image.new("L", (3, 3))])
+    assert [image.mode for image in found.images] == ["RGB"] * 3  # type: ignore[union-attr]
+    assert found.sources == ("image 0", "image 1", "image 2")
     assert len(concept_set(np.zeros((5, 4, 6, 3), np.uint8))) == 5
 
 
 def test_a_tensor_is_already_in_the_input_space() -> None:
-    pictures = torch.randn(3, 3, 4, 5)
-    found = concept_set(pictures)
-    assert all(torch.equal(one, other) for one, other in zip(found.pictures, pictures, strict=True))  # type: ignore[arg-type]
+    images = torch.randn(3, 3, 4, 5)
+    found = concept_set(images)
+    assert all(torch.equal(one, other) for one, other in zip(found.images, images, strict=True))  # type: ignore[arg-type]
 
 
 def test_a_concept_set_is_taken_as_it_is() -> None:
@@ -65,23 +65,23 @@ def test_a_concept_set_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
-        ([], "'concept' has no pictures"),
-        (torch.zeros(0, 3, 4, 4), "'concept' has no pictures"),
+        ([], "'concept' has no images"),
+        (torch.zeros(0, 3, 4, 4), "'concept' has no images"),
         (torch.zeros(3, 4, 4), r"not \(3, 4, 4\)"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "torch.uint8; give 8-bit pictures as arrays"),
-        ([np.zeros((4, 4), np.float32)], "float32 is no picture"),
-        ([Image.new("L", (2, 2)), "a.png"], "a str among the pictures"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "torch.uint8; give 8-bit images as arrays"),
+        ([np.zeros((4, 4), np.float32)], "float32 is no image"),
+        ([Image.new("L", (2, 2)), "a.png"], "a str among the images"),
     ],
 )
-def test_what_is_no_set_of_pictures_is_an_error(pictures: object, message: str) -> None:
+def test_what_is_no_set_of_images_is_an_error(images: object, message: str) -> None:
     with pytest.raises(PellucidError, match=message):
-        concept_set(pictures)  # type: ignore[arg-type]
+        concept_set(images)  # type: ignore[arg-type]
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="no pictures in this folder"):
+    with pytest.raises(ImageError, match="no images in this folder"):
         concept_set(tmp_path)
 
 
@@ -93,20 +93,20 @@ def test_a_box_is_the_mask_of_the_pixels_whose_centre_it_holds() -> None:
     assert torch.equal(found.masks[0], expected)
 
 
-def test_masks_follow_their_pictures_into_the_sample() -> None:
-    pictures = torch.arange(10.0)[:, None, None, None].expand(10, 3, 2, 2)
+def test_masks_follow_their_images_into_the_sample() -> None:
+    images = torch.arange(10.0)[:, None, None, None].expand(10, 3, 2, 2)
     masks = [torch.full((2, 2), index / 10) for index in range(10)]
-    found = concept_set(pictures, masks=masks, count=4, seed=5)
+    found = concept_set(images, masks=masks, count=4, seed=5)
     assert found.masks is not None
-    for picture, mask in zip(found.pictures, found.masks, strict=True):
-        assert float(picture[0, 0, 0]) / 10 == pytest.approx(float(mask[0, 0]))  # type: ignore[index]
+    for image, mask in zip(found.images, found.masks, strict=True):
+        assert float(image[0, 0, 0]) / 10 == pytest.approx(float(mask[0, 0]))  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"masks": [np.ones((2, 2))]}, "1 masks or boxes for 2 pictures"),
-        ({"boxes": [(0, 0, 1, 1), (5, 5, 9, 9)]}, "holds no pixel of a picture of 2 x 2"),
+        ({"masks": [np.ones((2, 2))]}, "1 masks or boxes for 2 images"),
+        ({"boxes": [(0, 0, 1, 1), (5, 5, 9, 9)]}, "holds no pixel of an image of 2 x 2"),
         ({"boxes": [(0, 0, 1, 1)] * 2, "masks": [np.ones((2, 2))] * 2}, "not both"),
     ],
 )
@@ -126,25 +126,25 @@ def test_a_folder_of_folders_gives_concepts_and_negatives(tmp_path: Path) -> Non
 
 def test_a_folder_without_negatives_is_an_error_that_says_what_was_found(tmp_path: Path) -> None:
     _write(tmp_path / "striped", ["a.png"])
-    with pytest.raises(PictureError, match="holds striped; wanted a folder per concept and one named 'random'"):
+    with pytest.raises(ImageError, match="holds striped; wanted a folder per concept and one named 'random'"):
         concept_folders(tmp_path, "random")
-    with pytest.raises(PictureError, match="no such folder"):
+    with pytest.raises(ImageError, match="no such folder"):
         concept_folders(tmp_path / "nowhere")
 
 
-def test_too_few_copied_and_shared_pictures_are_remarked_on() -> None:
+def test_too_few_copied_and_shared_images_are_remarked_on() -> None:
     many = [f"n{index}" for index in range(12)]
     assert check_sets("c", [f"c{index}" for index in range(10)], many) == []
     few = check_sets("c", ["x", "x", "n3"], many)
-    assert any("3 pictures only, fewer than 10" in remark for remark in few)
-    assert any("1 of 3 pictures are copies" in remark for remark in few)
-    assert any("1 pictures of concept 'c' are among its negatives" in remark for remark in few)
+    assert any("3 images only, fewer than 10" in remark for remark in few)
+    assert any("1 of 3 images are copies" in remark for remark in few)
+    assert any("1 images of concept 'c' are among its negatives" in remark for remark in few)
 
 
-def test_one_picture_or_the_same_pictures_on_both_sides_are_errors() -> None:
-    with pytest.raises(PellucidError, match="concept 'c': 1 picture; a CAV needs at least 2"):
+def test_one_image_or_the_same_images_on_both_sides_are_errors() -> None:
+    with pytest.raises(PellucidError, match="concept 'c': 1 image; a CAV needs at least 2"):
         check_sets("c", ["x"], ["y", "z"])
     with pytest.raises(PellucidError, match="the negatives of 'c'"):
         check_sets("c", ["x", "y"], ["z"])
-    with pytest.raises(PellucidError, match="the same pictures"):
+    with pytest.raises(PellucidError, match="the same images"):
         check_sets("c", ["x", "y"], ["y", "x"])

@@ -12,15 +12,15 @@ from sklearn.metrics import roc_auc_score
 
 from pellucid.errors import PellucidError
 from pellucid.statistics.significance import (
-    area_under_curve,
     benjamini_hochberg,
     bonferroni,
     bootstrap_interval,
     correct,
     holm,
+    permutation_p_value,
     rank_p_value,
+    roc_auc,
     sign_flip_p_value,
-    two_sample_p_value,
 )
 
 
@@ -28,8 +28,8 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn_ties_included() -> Non
     positive, negative = torch.randint(0, 6, (30,)).double(), torch.randint(-2, 4, (20,)).double()
     labels = [1] * 30 + [0] * 20
     expected = roc_auc_score(labels, torch.cat([positive, negative]).numpy())
-    assert area_under_curve(positive, negative) == pytest.approx(expected)
-    assert area_under_curve(torch.zeros(3), torch.zeros(4)) == 0.5
+    assert roc_auc(positive, negative) == pytest.approx(expected)
+    assert roc_auc(torch.zeros(3), torch.zeros(4)) == 0.5
 
 
 def test_a_rank_p_value_counts_chance_that_does_as_well() -> None:
@@ -93,7 +93,7 @@ def test_the_hierarchical_interval_holds_the_spread_of_the_resamples_too() -> No
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(100, 1, generator=generator).double()
     shifts = torch.randn(200, generator=generator).double()
-    resampled = noise + shifts  # (N, B): the resample moves all pictures together
+    resampled = noise + shifts  # (N, B): the resample moves all images together
     low, high = bootstrap_interval(noise[:, 0], resampled, repeats=4000)
     expected = (1 + 1 / 100) ** 0.5 * 1.96
     assert float(high - low) / 2 == pytest.approx(expected, rel=0.15)
@@ -128,13 +128,13 @@ def test_the_two_sample_test_agrees_with_scipy_and_holds_for_samples_without_spr
     exact = stats.permutation_test(
         (first.numpy(), second.numpy()), lambda a, b: a.mean() - b.mean(), n_resamples=np.inf, alternative="two-sided"
     )
-    assert two_sample_p_value(first, second) == pytest.approx(exact.pvalue, abs=0.01)
-    assert two_sample_p_value(torch.ones(6), torch.ones(6)) == 1.0
-    assert two_sample_p_value(torch.ones(8), torch.zeros(8)) < 0.01
+    assert permutation_p_value(first, second) == pytest.approx(exact.pvalue, abs=0.01)
+    assert permutation_p_value(torch.ones(6), torch.ones(6)) == 1.0
+    assert permutation_p_value(torch.ones(8), torch.zeros(8)) < 0.01
 
 
 def test_two_samples_of_chance_are_rejected_as_often_as_stated() -> None:
     generator = torch.Generator().manual_seed(7)
     draws = torch.rand(300, 16, generator=generator)
-    rejected = sum(two_sample_p_value(row[:8], row[8:], repeats=199) <= 0.1 for row in draws)
+    rejected = sum(permutation_p_value(row[:8], row[8:], repeats=199) <= 0.1 for row in draws)
     assert 0.05 < rejected / 300 < 0.15

@@ -14,10 +14,10 @@ from pellucid.concepts import (
     tcav,
 )
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics.significance import two_sample_p_value
+from pellucid.statistics.significance import permutation_p_value
 
 VIEW = curved_view()
-PICTURES = torch.randn(15, 4, 3, 5, generator=torch.Generator().manual_seed(3))
+IMAGES = torch.randn(15, 4, 3, 5, generator=torch.Generator().manual_seed(3))
 NEGATIVES = torch.randn(40, 4, 3, 5, generator=torch.Generator().manual_seed(4))
 CONCEPT = (
     torch.randn(12, 4, 3, 5, generator=torch.Generator().manual_seed(5))
@@ -26,16 +26,16 @@ CONCEPT = (
 CAV = fit_cav(VIEW, CONCEPT, NEGATIVES)
 
 
-def _slow_sensitivity(picture: Tensor, direction: Tensor, target: int) -> float:
+def _slow_sensitivity(image: Tensor, direction: Tensor, target: int) -> float:
     """The logit's change for a small step along the direction in every cell, over the step."""
     step = 1e-3 * direction / direction.norm()
-    up, down = (VIEW.logits((picture + sign * step[:, None, None])[None])[0, target] for sign in (1, -1))
+    up, down = (VIEW.logits((image + sign * step[:, None, None])[None])[0, target] for sign in (1, -1))
     return float(up - down) / 2e-3
 
 
 def test_sensitivities_are_directional_derivatives_of_the_logit() -> None:
-    found = tcav(VIEW, [CAV], PICTURES, 1)
-    slow = [_slow_sensitivity(picture, CAV.direction, 1) for picture in PICTURES]
+    found = tcav(VIEW, [CAV], IMAGES, 1)
+    slow = [_slow_sensitivity(image, CAV.direction, 1) for image in IMAGES]
     torch.testing.assert_close(found.sensitivities[:, 0], torch.tensor(slow), atol=2e-3, rtol=1e-2)
     assert float(found.scores[0]) == pytest.approx(sum(value > 0 for value in slow) / 15)
     positive = sum(max(value, 0.0) for value in slow)
@@ -43,11 +43,11 @@ def test_sensitivities_are_directional_derivatives_of_the_logit() -> None:
     assert float(found.mean_sensitivities[0]) == pytest.approx(sum(slow) / 15, abs=2e-3)
 
 
-def test_a_linear_head_has_the_sensitivity_of_its_weights_in_every_picture() -> None:
+def test_a_linear_head_has_the_sensitivity_of_its_weights_in_every_image() -> None:
     weight = torch.tensor([[2.0, -1.0, 0.0, 0.5], [0.0, 1.0, 1.0, -1.0]])
     view = view_of(LinearHead(weight, torch.zeros(2)), (4, 3, 5))
     direction = torch.tensor([0.0, 3.0, 0.0, -4.0])
-    found = tcav(view, [cav_for(view, direction)], PICTURES, 1, random_sets=2)
+    found = tcav(view, [cav_for(view, direction)], IMAGES, 1, random_sets=2)
     expected = float(weight[1] @ direction / 5)
     torch.testing.assert_close(found.sensitivities[:, 0], torch.full((15,), expected))
     assert (float(found.scores), float(found.magnitudes)) == (1.0, 1.0)
@@ -55,16 +55,16 @@ def test_a_linear_head_has_the_sensitivity_of_its_weights_in_every_picture() -> 
 
 def test_one_pass_serves_all_concepts_sets_and_relabellings() -> None:
     cavs = fit_cavs(VIEW, {"a": CONCEPT, "b": -CONCEPT, "c": CONCEPT * 2}, NEGATIVES)
-    passes = tcav(VIEW, cavs, PICTURES, 0, max_batch=4).passes
+    passes = tcav(VIEW, cavs, IMAGES, 0, max_batch=4).passes
     assert (passes.prefix_forward, passes.suffix_forward, passes.suffix_backward) == (15, 15, 15)
 
 
 def test_random_sets_are_parts_of_the_negatives_each_used_once() -> None:
-    found = tcav(VIEW, [CAV], PICTURES, 0, random_sets=4, seed=2)
+    found = tcav(VIEW, [CAV], IMAGES, 0, random_sets=4, seed=2)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
     pooled, concept = NEGATIVES.mean((2, 3)), CONCEPT.mean((0, 2, 3))
     parts = [pooled[part].mean(0) for part in order.tensor_split(4)]
-    leaf = PICTURES.clone().requires_grad_()
+    leaf = IMAGES.clone().requires_grad_()
     gradients = torch.autograd.grad(VIEW.logits(leaf)[:, 0].sum(), leaf)[0].sum((2, 3))
     for index in range(4):
         own = (gradients @ (concept - parts[index]) > 0).double().mean()
@@ -74,19 +74,19 @@ def test_random_sets_are_parts_of_the_negatives_each_used_once() -> None:
 
 
 def test_the_random_set_test_compares_the_concepts_scores_with_those_of_the_random_sets() -> None:
-    found = tcav(VIEW, [CAV], PICTURES, 0, random_sets=4, seed=2)
-    expected = two_sample_p_value(found.random_scores[0], found.baseline_scores[0], seed=2)
+    found = tcav(VIEW, [CAV], IMAGES, 0, random_sets=4, seed=2)
+    expected = permutation_p_value(found.random_scores[0], found.baseline_scores[0], seed=2)
     assert float(found.p_values[0]) == expected
 
 
 def test_the_relabelled_test_ranks_the_score_among_those_of_null_directions() -> None:
-    found = tcav(VIEW, [CAV], PICTURES, 0, permutations=59, seed=1)
-    leaf = PICTURES.clone().requires_grad_()
+    found = tcav(VIEW, [CAV], IMAGES, 0, permutations=59, seed=1)
+    leaf = IMAGES.clone().requires_grad_()
     gradients = torch.autograd.grad(VIEW.logits(leaf)[:, 0].sum(), leaf)[0].sum((2, 3))
     derivatives = gradients @ null_directions(CAV, 59, seed=1).T
     away = ((derivatives > 0).double().mean(0) - 0.5).abs()
     expected = (1 + int((away >= abs(float(found.scores[0]) - 0.5) - 1e-9).sum())) / 60
-    assert float(found.relabelled_p_values[0]) == pytest.approx(expected)
+    assert float(found.relabeled_p_values[0]) == pytest.approx(expected)
 
 
 def test_a_concept_that_the_class_uses_is_told_from_chance_and_a_chance_concept_is_not() -> None:
@@ -102,19 +102,19 @@ def test_a_concept_that_the_class_uses_is_told_from_chance_and_a_chance_concept_
         concept_features=pool[12:24].mean((2, 3)),
         negative_features=pool[24:].mean((2, 3)),
     )
-    found = tcav(view, [real, chance], PICTURES, 0)
+    found = tcav(view, [real, chance], IMAGES, 0)
     assert float(found.adjusted["sensitivity_p_values"][0]) < 0.05 < float(found.adjusted["sensitivity_p_values"][1])
 
 
 def test_p_values_are_adjusted_for_the_number_of_concepts() -> None:
     cavs = fit_cavs(VIEW, {"a": CONCEPT, "b": -CONCEPT}, NEGATIVES)
-    found = tcav(VIEW, cavs, PICTURES, 0, correction="bonferroni")
+    found = tcav(VIEW, cavs, IMAGES, 0, correction="bonferroni")
     torch.testing.assert_close(found.adjusted["p_values"], (2 * found.p_values).clamp(max=1))
-    torch.testing.assert_close(found.adjusted["relabelled_p_values"], (2 * found.relabelled_p_values).clamp(max=1))
+    torch.testing.assert_close(found.adjusted["relabeled_p_values"], (2 * found.relabeled_p_values).clamp(max=1))
 
 
 def test_the_result_is_the_same_for_the_same_seed_and_every_batch_size() -> None:
-    one, again = tcav(VIEW, [CAV], PICTURES, 0), tcav(VIEW, [CAV], PICTURES, 0, max_batch=2)
+    one, again = tcav(VIEW, [CAV], IMAGES, 0), tcav(VIEW, [CAV], IMAGES, 0, max_batch=2)
     torch.testing.assert_close(one.sensitivities, again.sensitivities)
     assert torch.equal(one.p_values, again.p_values)
     assert torch.equal(one.random_scores[0], again.random_scores[0])
@@ -122,21 +122,21 @@ def test_the_result_is_the_same_for_the_same_seed_and_every_batch_size() -> None
 
 def test_cavs_of_flattened_activations_step_differently_in_every_cell() -> None:
     cav = fit_cav(VIEW, CONCEPT, NEGATIVES, "ridge", options=FitOptions(features="flattened", resamples=2))
-    found = tcav(VIEW, [cav], PICTURES, Target(2), random_sets=4)
-    leaf = PICTURES.clone().requires_grad_()
+    found = tcav(VIEW, [cav], IMAGES, Target(2), random_sets=4)
+    leaf = IMAGES.clone().requires_grad_()
     gradients = torch.autograd.grad(VIEW.logits(leaf)[:, 2].sum(), leaf)[0].flatten(1)
     torch.testing.assert_close(found.sensitivities[:, 0], gradients @ cav.direction / cav.direction.norm())
 
 
 def test_bad_input_is_an_error() -> None:
-    with pytest.raises(PellucidError, match="no pictures of the class"):
-        tcav(VIEW, [CAV], PICTURES[:0], 0)
+    with pytest.raises(PellucidError, match="no images of the class"):
+        tcav(VIEW, [CAV], IMAGES[:0], 0)
     for several in (None, [0, 1], torch.tensor([0] * 15)):
-        with pytest.raises(TargetError, match="one class for all pictures"):
-            tcav(VIEW, [CAV], PICTURES, several)
+        with pytest.raises(TargetError, match="one class for all images"):
+            tcav(VIEW, [CAV], IMAGES, several)
     with pytest.raises(TargetError, match="does not exist"):
-        tcav(VIEW, [CAV], PICTURES, 9)
+        tcav(VIEW, [CAV], IMAGES, 9)
     with pytest.raises(PellucidError, match="fitted with 8 negatives; two random sets need 10 or more"):
-        tcav(VIEW, [cav_for(VIEW, torch.ones(4), negative_features=torch.randn(8, 4))], PICTURES, 0)
+        tcav(VIEW, [cav_for(VIEW, torch.ones(4), negative_features=torch.randn(8, 4))], IMAGES, 0)
     with pytest.raises(PellucidError, match="whose weights are not those"):
-        tcav(VIEW, [make_cav(torch.ones(4))], PICTURES, 0)
+        tcav(VIEW, [make_cav(torch.ones(4))], IMAGES, 0)

@@ -17,27 +17,27 @@ from pellucid.synthetic.bars import (
 
 
 def test_a_bar_between_pixels_has_known_pixels() -> None:
-    (picture,) = draw_bars(torch.tensor([[3.5, 0.8, 7.0]]))  # from 5.25 to 8.75
+    (image,) = draw_bars(torch.tensor([[3.5, 0.8, 7.0]]))  # from 5.25 to 8.75
     row = np.zeros(16)
     row[5:9] = 0.8 * np.array([0.75, 1, 1, 0.75])
     expected = np.zeros((16, 16))
     expected[2:14] = row
-    assert np.allclose(picture[0].numpy(), expected, atol=1e-6)
+    assert np.allclose(image[0].numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 64])
 def test_ink_and_centre_are_those_asked_for_at_every_size(size: int) -> None:
     context = bars_model().sample(200, seed=1)
-    pictures = draw_bars(context, size)[:, 0].double()
+    images = draw_bars(context, size)[:, 0].double()
     thickness, intensity, position = context.values.unbind(1)
-    ink = pictures.sum((1, 2)) * (16 / size) ** 2
+    ink = images.sum((1, 2)) * (16 / size) ** 2
     assert torch.allclose(ink, thickness * intensity * 12, rtol=1e-5)
     x = (torch.arange(size) + 0.5) * 16 / size
-    centre = pictures.sum(1) @ x.double() / pictures.sum((1, 2))
-    assert torch.allclose(centre, position, atol=0.5 * 16 / size)  # the edges' pixels are spread evenly
+    center = images.sum(1) @ x.double() / images.sum((1, 2))
+    assert torch.allclose(center, position, atol=0.5 * 16 / size)  # the edges' pixels are spread evenly
 
 
-def test_a_fine_picture_averages_to_a_coarse_one() -> None:
+def test_a_fine_image_averages_to_a_coarse_one() -> None:
     context = bars_model().sample(20)
     fine = draw_bars(context, 64)
     assert torch.allclose(torch.nn.functional.avg_pool2d(fine, 4), draw_bars(context, 16), atol=1e-6)
@@ -79,8 +79,8 @@ def test_counterfactuals_follow_the_stated_equation() -> None:
 
 def test_planted_classifiers_compute_their_formula() -> None:
     context = bars_model().sample(50)
-    pictures = draw_bars(context)
-    flat = pictures.double().numpy().reshape(50, -1)
+    images = draw_bars(context)
+    flat = images.double().numpy().reshape(50, -1)
     weights = np.exp(50 * flat)
     soft_maximum = (flat * weights).sum(1) / weights.sum(1)
     width = flat.sum(1) / soft_maximum / 12
@@ -88,15 +88,15 @@ def test_planted_classifiers_compute_their_formula() -> None:
         (IntensityClassifier(), 20 * (soft_maximum - 0.65)),
         (ThicknessClassifier(), 3.5 * (width - 4.5)),
     ):
-        logits = classifier(pictures).double().numpy()
+        logits = classifier(images).double().numpy()
         assert np.allclose(logits, np.stack([-margin / 2, margin / 2], 1), atol=1e-4)
 
 
 def test_planted_classifiers_read_the_very_value_where_edges_fall_between_pixels() -> None:
     grid = torch.cartesian_prod(torch.tensor([2.0, 4.0, 6.0]), torch.tensor([0.3, 0.6, 1.0]), torch.tensor([6.0, 9.0]))
-    pictures = draw_bars(grid)
-    read_intensity = 2 * IntensityClassifier(1.0, 0.0)(pictures)[:, 1]
-    read_thickness = 2 * ThicknessClassifier(1.0, 0.0)(pictures)[:, 1]
+    images = draw_bars(grid)
+    read_intensity = 2 * IntensityClassifier(1.0, 0.0)(images)[:, 1]
+    read_thickness = 2 * ThicknessClassifier(1.0, 0.0)(images)[:, 1]
     assert torch.allclose(read_intensity, grid[:, 1], rtol=1e-4)
     assert torch.allclose(read_thickness, grid[:, 0], rtol=1e-4)
 
@@ -104,12 +104,12 @@ def test_planted_classifiers_read_the_very_value_where_edges_fall_between_pixels
 @pytest.mark.parametrize("size", [16, 32])
 def test_planted_classifiers_read_within_3_percent_anywhere(size: int) -> None:
     context = bars_model(0.0).sample(2000)
-    pictures = draw_bars(context, size)
+    images = draw_bars(context, size)
     for classifier, name in (
         (IntensityClassifier(1.0, 0.0), "intensity"),
         (ThicknessClassifier(1.0, 0.0), "thickness"),
     ):
-        read = 2 * classifier(pictures)[:, 1].double()
+        read = 2 * classifier(images)[:, 1].double()
         assert (read / context.column(name) - 1).abs().max() < 0.03
 
 
@@ -133,12 +133,12 @@ def test_intervening_on_the_planted_cause_alone_moves_the_decision(
 
 def test_planted_classifiers_are_classifiers_of_the_package() -> None:
     context = bars_model().sample(8)
-    pictures = draw_bars(context, 32)
+    images = draw_bars(context, 32)
     for module in (IntensityClassifier(), ThicknessClassifier()):
         classifier = pl.Classifier(module.eval(), class_names=["low", "high"], input_size=(1, 32, 32))
         assert classifier.num_classes == 2
-        assert torch.allclose(classifier.logits(pictures), module(pictures))
-        assert torch.allclose(module(pictures.expand(-1, 3, -1, -1)), module(pictures), atol=1e-5)
+        assert torch.allclose(classifier.logits(images), module(images))
+        assert torch.allclose(module(images.expand(-1, 3, -1, -1)), module(images), atol=1e-5)
 
 
 def test_wrong_values_are_refused() -> None:

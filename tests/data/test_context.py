@@ -1,4 +1,4 @@
-"""Context tables: what they hold, what is refused, and reading them beside pictures."""
+"""Context tables: what they hold, what is refused, and reading them beside images."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ def _table(count: int = 50, seed: int = 0) -> ContextTable:
     return ContextTable.from_columns({"thickness": random.gamma(10, 0.2, count), "slant": random.normal(size=count)})
 
 
-def test_standardising_gives_mean_0_and_sd_1_and_can_be_undone() -> None:
+def test_standardizing_gives_mean_0_and_sd_1_and_can_be_undone() -> None:
     table = _table()
     scale = table.scale()
-    standardised = scale.standardise(table.values)
-    assert standardised.dtype == torch.float32
+    standardized = scale.standardize(table.values)
+    assert standardized.dtype == torch.float32
     expected = (table.values.numpy() - table.values.numpy().mean(0)) / table.values.numpy().std(0)
-    assert np.allclose(standardised.numpy(), expected, atol=1e-6)
-    assert torch.allclose(scale.unstandardise(standardised), table.values, atol=1e-6)
+    assert np.allclose(standardized.numpy(), expected, atol=1e-6)
+    assert torch.allclose(scale.unstandardize(standardized), table.values, atol=1e-6)
     other = _table(seed=1)
-    assert not torch.allclose(scale.standardise(other.values).mean(0), torch.zeros(2), atol=1e-3)
+    assert not torch.allclose(scale.standardize(other.values).mean(0), torch.zeros(2), atol=1e-3)
 
 
 def test_columns_and_rows_are_chosen_with_their_files() -> None:
@@ -67,10 +67,10 @@ def test_shapes_and_names_must_fit() -> None:
 
 def test_a_sound_table_passes_the_check_and_others_say_why_not() -> None:
     table = _table()
-    table.check(at_least=50, pictures=50)
-    with pytest.raises(PellucidError, match="50 rows for 51 pictures"):
-        table.check(pictures=51)
-    with pytest.raises(PellucidError, match=r"50 pictures.*too few; at least 100"):
+    table.check(at_least=50, images=50)
+    with pytest.raises(PellucidError, match="50 rows for 51 images"):
+        table.check(images=51)
+    with pytest.raises(PellucidError, match=r"50 images.*too few; at least 100"):
         table.check(at_least=100)
     with pytest.raises(PellucidError, match="without any variation: 'slant'"):
         table.replaced({"slant": 0.1}).check()
@@ -94,9 +94,9 @@ def test_one_column_is_enough() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("a/one.png", "a/two.png", "b/three.png"):
-        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (4, 4)).save(tmp_path / "pictures" / name)
-    return tmp_path / "pictures"
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / "images" / name)
+    return tmp_path / "images"
 
 
 def _csv(folder: Path, text: str) -> Path:
@@ -105,7 +105,7 @@ def _csv(folder: Path, text: str) -> Path:
     return path
 
 
-def test_rows_are_matched_to_pictures_by_name_not_by_order(folder: Path) -> None:
+def test_rows_are_matched_to_images_by_name_not_by_order(folder: Path) -> None:
     path = _csv(folder, "\ufefffile,age,note\nb/three.png,3,x\n./a/one.png,1,y\na/two.png,2.5,z\n")
     table = read_context(path, folder, columns=["age"])
     assert table.names == ("age",)
@@ -121,14 +121,14 @@ def test_a_table_without_folder_keeps_its_order(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,age\na/one.png,1\na/two.png,2\n", r"1 of 3 pictures .* no row \(b/three.png"),
-        ("file,age\na/one.png,1\na/two.png,2\nb/tree.png,3\n", r"line 4: no picture 'b/tree.png'.*b/three.png"),
+        ("file,age\na/one.png,1\na/two.png,2\n", r"1 of 3 images .* no row \(b/three.png"),
+        ("file,age\na/one.png,1\na/two.png,2\nb/tree.png,3\n", r"line 4: no image 'b/tree.png'.*b/three.png"),
         ("file,age\na/one.png,1\na/one.png,2\nb/three.png,3\n", "line 3: a second row for 'a/one.png'"),
         ("file,age\na/one.png,1\na/two.png,\nb/three.png,3\n", "line 3, column 'age': the cell is empty"),
         ("file,age\na/one.png,1\na/two.png,old\nb/three.png,3\n", "line 3, column 'age': 'old' is no number"),
         ("file,age\na/one.png,1\na/two.png,nan\nb/three.png,3\n", "missing or infinite"),
         ("file,age\na/one.png,1\na/two.png\nb/three.png,3\n", "line 3 has 1 cells, the header 2"),
-        ("picture,age\na/one.png,1\n", "'a/one.png' is no number"),
+        ("image,age\na/one.png,1\n", "'a/one.png' is no number"),
         ("file,age,age\na/one.png,1,2\n", "two context columns are named 'age'"),
         ("file\na/one.png\n", "need names"),
         ("file,age\n", "no rows"),
@@ -146,8 +146,8 @@ def test_unknown_columns_and_unreadable_files_are_named(folder: Path) -> None:
     path = _csv(folder, "file,age\na/one.png,1\n")
     with pytest.raises(PellucidError, match="no column 'aeg'; did you mean one of age"):
         read_context(path, folder, columns=["aeg"])
-    with pytest.raises(PellucidError, match="no column 'picture'"):
-        read_context(path, folder, columns=["age"], file_column="picture")
+    with pytest.raises(PellucidError, match="no column 'image'"):
+        read_context(path, folder, columns=["age"], file_column="image")
     path.write_bytes(b"\xff\xfe\x00bad")
     with pytest.raises(PellucidError, match="CSV file in UTF-8"):
         read_context(path, folder)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid.errors import PictureError
+from pellucid.errors import ImageError
 from pellucid.synthetic import read_idx, read_mnist
 
 
@@ -51,34 +51,34 @@ GOOD = _idx(np.zeros((2, 3), np.uint8), 0x08)
 def test_damaged_files_are_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "damaged.gz"
     path.write_bytes(content)
-    with pytest.raises(PictureError, match=message) as caught:
+    with pytest.raises(ImageError, match=message) as caught:
         read_idx(path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="cannot be read"):
+    with pytest.raises(ImageError, match="cannot be read"):
         read_idx(tmp_path / "missing")
 
 
 def test_a_set_is_read_packed_or_not_and_must_fit_together(tmp_path: Path) -> None:
-    pictures, labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.array([7, 1], dtype=np.uint8)
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(_idx(pictures, 8)))
+    images, labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.array([7, 1], dtype=np.uint8)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(_idx(images, 8)))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(labels, 8))
     read, said = read_mnist(tmp_path)
-    assert np.array_equal(read.numpy(), pictures)
+    assert np.array_equal(read.numpy(), images)
     assert said.dtype == torch.int64
     assert said.tolist() == [7, 1]
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(labels[:1], 8))
-    with pytest.raises(PictureError, match="do not belong together"):
+    with pytest.raises(ImageError, match="do not belong together"):
         read_mnist(tmp_path)
-    with pytest.raises(PictureError, match=r"t10k-images-idx3-ubyte\.gz"):
+    with pytest.raises(ImageError, match=r"t10k-images-idx3-ubyte\.gz"):
         read_mnist(tmp_path, "t10k")
 
 
 def test_the_real_test_digits_have_their_known_labels(shared_data: Path) -> None:
-    pictures, labels = read_mnist(shared_data / "mnist", "t10k")
-    assert pictures.shape == (10_000, 28, 28)
+    images, labels = read_mnist(shared_data / "mnist", "t10k")
+    assert images.shape == (10_000, 28, 28)
     assert labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
@@ -87,6 +87,6 @@ def test_fashion_mnist_of_debian_is_read_where_it_is_installed() -> None:
     folder = Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
-    pictures, labels = read_mnist(folder, "t10k")
-    assert pictures.shape == (10_000, 28, 28)
+    images, labels = read_mnist(folder, "t10k")
+    assert images.shape == (10_000, 28, 28)
     assert labels.bincount().tolist() == [1000] * 10

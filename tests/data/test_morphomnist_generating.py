@@ -11,8 +11,8 @@ from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.synthetic.morphomnist import (
     CAUSAL_MODELS,
+    CausalModel,
     Mechanism,
-    StructuralModel,
     intensity_to_thickness,
     thickness_slant_width_to_intensity,
     thickness_to_intensity,
@@ -67,14 +67,14 @@ def test_both_directions_tie_thickness_and_intensity_alike() -> None:
 
 
 @pytest.mark.parametrize("model", CAUSAL_MODELS.values(), ids=CAUSAL_MODELS.keys())
-def test_abduction_finds_the_noises_again(model: StructuralModel) -> None:
+def test_abduction_finds_the_noises_again(model: CausalModel) -> None:
     random = np.random.default_rng(0)
     noises = torch.from_numpy(np.stack([mechanism.draw(random, 500) for mechanism in model.mechanisms], axis=1))
     assert torch.allclose(model.noises(model.solve(noises)), noises, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", CAUSAL_MODELS.values(), ids=CAUSAL_MODELS.keys())
-def test_counterfactuals_are_the_same_noises_under_the_intervention(model: StructuralModel) -> None:
+def test_counterfactuals_are_the_same_noises_under_the_intervention(model: CausalModel) -> None:
     observed = model.sample(300, seed=4)
     for name in model.names:
         do = {name: float(observed.column(name).median())}
@@ -134,7 +134,7 @@ def test_all_causes_show_in_the_partial_correlations() -> None:
 
 
 def test_parameters_change_the_equations() -> None:
-    inverted = thickness_to_intensity(slope=-2.0, centre=2.0).sample(1000)
+    inverted = thickness_to_intensity(slope=-2.0, center=2.0).sample(1000)
     assert torch.corrcoef(inverted.values.T)[0, 1] < -0.8
     loose = intensity_to_thickness(noise=0.6).sample(MANY)
     assert torch.corrcoef(loose.values.T)[0, 1] < torch.corrcoef(CAUSAL_MODELS["IT"].sample(MANY).values.T)[0, 1]
@@ -152,7 +152,7 @@ def test_samples_are_repeatable_and_variables_have_their_own_streams() -> None:
     model = CAUSAL_MODELS["TSWI"]
     assert torch.equal(model.sample(10, seed=3).values, model.sample(10, seed=3).values)
     assert not torch.equal(model.sample(10, seed=3).values, model.sample(10, seed=4).values)
-    fewer = StructuralModel("TS part", model.mechanisms[:2])
+    fewer = CausalModel("TS part", model.mechanisms[:2])
     assert torch.equal(fewer.sample(10, seed=3).values, model.sample(10, seed=3).values[:, :2])
 
 
@@ -164,7 +164,7 @@ def test_impossible_questions_are_refused() -> None:
         model.sample(0)
     orphan = Mechanism("b", ("a",), lambda values, noise: noise, lambda values, value: value)
     with pytest.raises(PellucidError, match=r"'b' has parents \['a'\]"):
-        StructuralModel("wrong order", (orphan,))
+        CausalModel("wrong order", (orphan,))
 
 
 @pytest.mark.parametrize("given", [[], [1], [3], [1, 3]])

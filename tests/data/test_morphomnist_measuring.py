@@ -13,10 +13,10 @@ from pellucid.errors import PellucidError
 from pellucid.synthetic import read_mnist
 from pellucid.synthetic.morphomnist import MEASURES, measure, measure_intensity
 from pellucid.synthetic.morphomnist.morphology import (
-    binarise,
+    binarize,
     downscale,
     medial_axis,
-    neighbour_counts,
+    neighbor_counts,
     signed_distances,
     squared_distances,
     upscale,
@@ -58,9 +58,9 @@ def test_a_straight_stroke_measures_what_it_is(thickness: float, slant: float) -
 
 
 def test_width_and_height_of_a_block_are_98_percent_of_its_sides() -> None:
-    picture = torch.zeros(1, 30, 30)
-    picture[:, 5:25, 8:18] = 1.0
-    found = measure(picture)
+    image = torch.zeros(1, 30, 30)
+    image[:, 5:25, 8:18] = 1.0
+    found = measure(image)
     assert found.width.item() == pytest.approx(9.8, abs=1e-3)
     assert found.height.item() == pytest.approx(19.6, abs=1e-3)
     assert found.area.item() == pytest.approx(200, rel=0.02)
@@ -77,22 +77,22 @@ def test_a_ring_has_the_length_of_its_circle() -> None:
 
 def test_intensity_is_the_median_of_the_bright_half() -> None:
     random = torch.Generator().manual_seed(0)
-    pictures = (torch.rand(20, 9, 9, generator=random) * 255).round()
+    images = (torch.rand(20, 9, 9, generator=random) * 255).round()
     expected = []
-    for picture in pictures.numpy():
-        low, high = picture.min(), picture.max()
-        expected.append(np.median(picture[picture >= low + (high - low) / 2]))
-    assert measure_intensity(pictures).tolist() == pytest.approx(expected)
+    for image in images.numpy():
+        low, high = image.min(), image.max()
+        expected.append(np.median(image[image >= low + (high - low) / 2]))
+    assert measure_intensity(images).tolist() == pytest.approx(expected)
 
 
 def test_slant_is_that_of_the_moments_written_out() -> None:
     random = torch.Generator().manual_seed(0)
-    pictures = torch.rand(5, 12, 10, generator=random)
-    for picture, slant in zip(pictures.double().numpy(), measure(pictures).slant.tolist(), strict=True):
+    images = torch.rand(5, 12, 10, generator=random)
+    for image, slant in zip(images.double().numpy(), measure(images).slant.tolist(), strict=True):
         y, x = np.mgrid[:12, :10]
-        mass = picture.sum()
-        dx, dy = x - (picture * x).sum() / mass, y - (picture * y).sum() / mass
-        assert slant == pytest.approx(math.atan(-(picture * dx * dy).sum() / (picture * dy * dy).sum()), abs=1e-5)
+        mass = image.sum()
+        dx, dy = x - (image * x).sum() / mass, y - (image * y).sum() / mass
+        assert slant == pytest.approx(math.atan(-(image * dx * dy).sum() / (image * dy * dy).sum()), abs=1e-5)
 
 
 def test_distances_are_exactly_those_of_scipy() -> None:
@@ -125,23 +125,23 @@ def test_skeletons_are_thin_and_as_connected_as_their_shapes() -> None:
     assert thick.max() < 0.99
 
 
-def test_neighbours_are_counted_without_the_pixel_itself() -> None:
+def test_neighbors_are_counted_without_the_pixel_itself() -> None:
     cross = torch.tensor([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]]).bool()
-    assert neighbour_counts(cross)[0].tolist() == [[3, 3, 3], [3, 4, 3], [3, 3, 3]]
+    assert neighbor_counts(cross)[0].tolist() == [[3, 3, 3], [3, 4, 3], [3, 3, 3]]
 
 
 def test_scikit_image_finds_the_same_thickness_and_area(shared_data: Path) -> None:
     morphology = pytest.importorskip("skimage.morphology")
     transform = pytest.importorskip("skimage.transform")
-    pictures = read_mnist(shared_data / "mnist", "t10k")[0][:60]
-    fine = upscale(pictures.float(), 4)
-    found = measure(pictures)
+    images = read_mnist(shared_data / "mnist", "t10k")[0][:60]
+    fine = upscale(images.float(), 4)
+    found = measure(images)
     differences = []
-    for n, picture in enumerate(pictures.numpy().astype(np.float64)):
-        expected = transform.pyramid_expand(picture, upscale=4, order=3)
+    for n, image in enumerate(images.numpy().astype(np.float64)):
+        expected = transform.pyramid_expand(image, upscale=4, order=3)
         shape = expected >= expected.min() + 0.5 * np.ptp(expected)
         assert np.abs(expected - fine[n].numpy()).max() < 1e-2
-        assert (shape != binarise(fine[n : n + 1])[0].numpy()).sum() <= 2
+        assert (shape != binarize(fine[n : n + 1])[0].numpy()).sum() <= 2
         skeleton, distance = morphology.medial_axis(shape, return_distance=True, rng=0)
         differences.append(found.thickness[n].item() - 2 * distance[skeleton].mean() / 4)
         assert found.area[n].item() == pytest.approx(shape.sum() / 16, abs=0.2)
@@ -152,17 +152,17 @@ def test_scikit_image_finds_the_same_thickness_and_area(shared_data: Path) -> No
 
 def test_downscaling_is_that_of_scikit_image(shared_data: Path) -> None:
     transform = pytest.importorskip("skimage.transform")
-    pictures = read_mnist(shared_data / "mnist", "t10k")[0][:5]
-    fine = upscale(pictures.float(), 4)
-    for picture, coarse in zip(fine.numpy().astype(np.float64), downscale(fine, 4).numpy(), strict=True):
-        assert np.abs(transform.pyramid_reduce(picture, downscale=4, order=3) - coarse).max() < 1e-2
+    images = read_mnist(shared_data / "mnist", "t10k")[0][:5]
+    fine = upscale(images.float(), 4)
+    for image, coarse in zip(fine.numpy().astype(np.float64), downscale(fine, 4).numpy(), strict=True):
+        assert np.abs(transform.pyramid_reduce(image, downscale=4, order=3) - coarse).max() < 1e-2
 
 
 def test_measured_digits_match_the_table_they_were_made_from(shared_data: Path) -> None:
     """The table holds what was asked of its makers' own setter; it reaches the mean thickness to about 0.1."""
-    pictures = read_mnist(shared_data / "morphomnist_ti", "t10k")[0][::10]
+    images = read_mnist(shared_data / "morphomnist_ti", "t10k")[0][::10]
     table = read_context(shared_data / "morphomnist_ti" / "t10k-morpho.csv", columns=["thickness", "intensity"])
-    found = measure(pictures)
+    found = measure(images)
     for name, correlation, error in (("thickness", 0.96, 0.13), ("intensity", 0.9999, 0.6)):
         asked, measured = table.column(name)[::10], getattr(found, name).double()
         assert torch.corrcoef(torch.stack([asked, measured]))[0, 1] > correlation
@@ -176,16 +176,16 @@ def test_measured_digits_match_the_table_they_were_made_from(shared_data: Path) 
 
 
 def test_measures_do_not_depend_on_batches_brightness_or_number_type() -> None:
-    pictures = torch.cat([_stroke(3, 20, 0.2), _stroke(4, 30, -0.1), _stroke(2, 24, 0.0)])
-    together = measure(pictures)
-    for other in (measure(pictures, batch=1), measure(pictures.double())):
+    images = torch.cat([_stroke(3, 20, 0.2), _stroke(4, 30, -0.1), _stroke(2, 24, 0.0)])
+    together = measure(images)
+    for other in (measure(images, batch=1), measure(images.double())):
         for name in MEASURES:
             assert torch.allclose(getattr(other, name), getattr(together, name), atol=1e-4)
-    dimmer = measure(pictures / 4)
+    dimmer = measure(images / 4)
     assert torch.allclose(dimmer.intensity * 4, together.intensity)
     for name in MEASURES[:-1]:
         assert torch.allclose(getattr(dimmer, name), getattr(together, name), atol=1e-3)
-    assert len(measure(pictures.round().to(torch.uint8))) == 3
+    assert len(measure(images.round().to(torch.uint8))) == 3
 
 
 def test_faint_ground_can_be_left_out() -> None:
@@ -197,7 +197,7 @@ def test_faint_ground_can_be_left_out() -> None:
     assert measure(smudged).width.item() > expected.width.item() + 5
 
 
-def test_an_even_picture_has_no_measures_and_fits_no_table() -> None:
+def test_an_even_image_has_no_measures_and_fits_no_table() -> None:
     found = measure(torch.cat([torch.zeros(1, 48, 48), _stroke(3, 20, 0.0)]))
     for name in MEASURES:
         assert getattr(found, name).isnan().tolist() == [True, False]
@@ -213,7 +213,7 @@ def test_measures_become_a_context_table() -> None:
         found.table("weight")
 
 
-def test_what_is_no_stack_of_grey_pictures_is_refused() -> None:
+def test_what_is_no_stack_of_grey_images_is_refused() -> None:
     with pytest.raises(PellucidError, match=r"not \(2, 3, 8, 8\)"):
         measure(torch.zeros(2, 3, 8, 8))
     with pytest.raises(PellucidError, match="NaN"):

@@ -25,7 +25,7 @@ from pellucid.synthetic.morphomnist import (
     thicken,
     thin,
 )
-from pellucid.synthetic.morphomnist.morphology import binarise, upscale
+from pellucid.synthetic.morphomnist.morphology import binarize, upscale
 from pellucid.synthetic.strokes import draw_digits
 
 
@@ -100,12 +100,12 @@ def test_all_four_can_be_set_together(digits: Tensor) -> None:
 
 
 def test_real_digits_reach_what_is_asked(shared_data: Path) -> None:
-    pictures = read_mnist(shared_data / "mnist", "t10k")[0][:100]
+    images = read_mnist(shared_data / "mnist", "t10k")[0][:100]
     context = CAUSAL_MODELS["TI"].sample(100, seed=2)
-    rendering = render(pictures, context, size=32)
-    assert rendering.pictures.shape == (100, 32, 32)
-    assert rendering.pictures.dtype == torch.uint8
-    again = measure(rendering.pictures).table("thickness", "intensity")
+    rendering = render(images, context, size=32)
+    assert rendering.images.shape == (100, 32, 32)
+    assert rendering.images.dtype == torch.uint8
+    again = measure(rendering.images).table("thickness", "intensity")
     assert torch.equal(rendering.measured.values, again.values)
     assert rendering.reached({"thickness": 0.15, "intensity": 3.0}).float().mean() > 0.9
     for name in context.names:
@@ -122,8 +122,8 @@ def test_what_was_not_reached_is_known() -> None:
 
 
 def test_render_refuses_what_it_cannot_draw(digits: Tensor) -> None:
-    with pytest.raises(PellucidError, match=r"'colour' cannot be drawn.*thickness"):
-        render(digits, ContextTable.from_columns({"colour": torch.zeros(30).numpy()}))
+    with pytest.raises(PellucidError, match=r"'color' cannot be drawn.*thickness"):
+        render(digits, ContextTable.from_columns({"color": torch.zeros(30).numpy()}))
     with pytest.raises(PellucidError, match="30 digits for 2 rows"):
         render(digits, ContextTable.from_columns({"thickness": [2.0, 3.0]}))
     with pytest.raises(PellucidError, match="do not fit into 20 x 20"):
@@ -154,7 +154,7 @@ def test_thin_takes_away_the_stated_radius(digits: Tensor) -> None:
     assert ((before.thickness - after.thickness) - 2 * radius).abs().mean() < 0.3
     assert (after.intensity - before.intensity).abs().max() < 2
     # An erosion leaves a part of what there was.
-    assert not (binarise(upscale(thin(digits, 0.4), 4)) & ~binarise(upscale(digits, 4))).float().mean() > 1e-3
+    assert not (binarize(upscale(thin(digits, 0.4), 4)) & ~binarize(upscale(digits, 4))).float().mean() > 1e-3
 
 
 def test_thicken_adds_the_stated_radius() -> None:
@@ -180,8 +180,8 @@ def test_swelling_magnifies_within_its_radius_and_nowhere_else(digits: Tensor) -
         assert columns.max() - columns.min() <= 2 * reach + 2
     assert torch.equal(swollen, swell(digits, seed=3))
     assert not torch.equal(swollen, swell(digits, seed=4))
-    shape = binarise(upscale(swell(digits, strength=1.0), 4))
-    assert (shape != binarise(upscale(digits, 4))).float().mean() < 0.01
+    shape = binarize(upscale(swell(digits, strength=1.0), 4))
+    assert (shape != binarize(upscale(digits, 4))).float().mean() < 0.01
 
 
 def test_fractures_break_strokes_apart() -> None:
@@ -189,7 +189,7 @@ def test_fractures_break_strokes_apart() -> None:
     bar[:, 4:44, 22:26] = 200.0
     for cuts in (1, 2, 3):
         broken = fracture(bar, cuts, width=2.0, seed=5)
-        shapes = binarise(upscale(broken, 4)).numpy()
+        shapes = binarize(upscale(broken, 4)).numpy()
         assert [ndimage.label(shape)[1] for shape in shapes] == [cuts + 1] * 4
         lost = measure(bar).area - measure(broken).area
         assert torch.allclose(lost, torch.full((4,), cuts * 2.0 * 4), rtol=0.2)  # corners round off
@@ -207,10 +207,10 @@ def test_fractures_cross_slanted_strokes_squarely() -> None:
     assert lost.item() == pytest.approx(2.0 * 4, rel=0.25)
 
 
-def test_perturbations_refuse_blank_pictures_and_bad_options(digits: Tensor) -> None:
+def test_perturbations_refuse_blank_images_and_bad_options(digits: Tensor) -> None:
     blank = torch.zeros(1, 28, 28)
     for change in (thin, thicken, swell, fracture):
-        with pytest.raises(PellucidError, match="picture 0 is of one even grey"):
+        with pytest.raises(PellucidError, match="image 0 is of one even grey"):
             change(blank)
     for change, options in (
         (thin, {"amount": 1.0}),
@@ -238,13 +238,13 @@ def test_uneven_strokes_made_thin_do_not_fall_to_pieces() -> None:
     measured = measure(thin_club)
     assert measured.thickness.item() == pytest.approx(1.8, abs=0.3)
     assert measured.height.item() > 0.8 * measure(club).height.item()
-    shape = binarise(upscale(thin_club, 4))[0].numpy()
+    shape = binarize(upscale(thin_club, 4))[0].numpy()
     assert ndimage.label(shape, np.ones((3, 3)))[1] == 1
 
 
 def test_digits_made_thin_keep_their_parts(digits: Tensor) -> None:
     parts = [
-        [ndimage.label(shape.numpy(), np.ones((3, 3)))[1] for shape in binarise(upscale(seen, 4))]
+        [ndimage.label(shape.numpy(), np.ones((3, 3)))[1] for shape in binarize(upscale(seen, 4))]
         for seen in (digits, set_thickness(digits, 1.3))
     ]
     assert parts[0] == parts[1]

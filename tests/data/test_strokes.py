@@ -23,8 +23,8 @@ def _outer(mask: torch.Tensor, dim: int) -> torch.Tensor:
 def test_the_pen_leaves_strokes_of_its_thickness() -> None:
     seven = torch.tensor([7])
     for thickness in (3.0, 5.5, 8.0):
-        (picture,) = draw_digits(seven, thickness=thickness, size=112) / 255
-        bar = picture[:, 56]  # through the bar of the seven, which is level before the shear and after
+        (image,) = draw_digits(seven, thickness=thickness, size=112) / 255
+        bar = image[:, 56]  # through the bar of the seven, which is level before the shear and after
         top = bar[: int(16 + 2 * thickness)]
         assert top.sum().item() == pytest.approx(thickness, abs=0.01)
 
@@ -37,8 +37,8 @@ def test_thin_pens_leave_as_much_ink_as_they_cover() -> None:
 @pytest.mark.parametrize("jitter", [0.0, 1.0])
 def test_height_and_width_are_those_asked_for(jitter: float) -> None:
     widths = torch.linspace(30, 60, 10)
-    pictures = draw_digits(DIGITS, thickness=6.0, width=widths, size=112, jitter=jitter)
-    ink = pictures > 127.5
+    images = draw_digits(DIGITS, thickness=6.0, width=widths, size=112, jitter=jitter)
+    ink = images > 127.5
     assert (_outer(ink, 2) - 80).abs().max() <= 1
     assert (_outer(ink, 1) - widths).abs().max() <= 1.5
 
@@ -61,10 +61,10 @@ def test_measured_thickness_and_intensity_follow_what_was_drawn() -> None:
 
 
 def test_nothing_is_cut_off_at_the_border() -> None:
-    pictures = draw_digits(DIGITS.repeat(20), thickness=3.0, jitter=0.7, size=32)
+    images = draw_digits(DIGITS.repeat(20), thickness=3.0, jitter=0.7, size=32)
     frame = torch.ones(32, 32, dtype=torch.bool)
     frame[1:-1, 1:-1] = False
-    assert pictures[:, frame].max() == 0
+    assert images[:, frame].max() == 0
 
 
 def test_jitter_is_repeatable_and_makes_shapes_differ() -> None:
@@ -78,7 +78,7 @@ def test_jitter_is_repeatable_and_makes_shapes_differ() -> None:
 
 
 def test_digits_of_other_pens_are_told_apart_by_their_shapes() -> None:
-    """Nearest neighbours learn from one set of jittered digits what another one shows."""
+    """Nearest neighbors learn from one set of jittered digits what another one shows."""
     labels = DIGITS.repeat(40)
     known = draw_digits(labels, jitter=0.7, width=14.0, seed=1).flatten(1)
     asked = draw_digits(labels, jitter=0.7, width=14.0, seed=2, thickness=3.0).flatten(1)
@@ -92,8 +92,8 @@ def test_drawing_is_differentiable_in_every_pen_property() -> None:
     def ink(values: torch.Tensor) -> torch.Tensor:
         thickness, intensity, slant, width = values
         weights = torch.linspace(-1, 1, 28).outer(torch.linspace(0, 1, 28))
-        picture = draw_digits(torch.tensor([2]), thickness=thickness, intensity=intensity, slant=slant, width=width)
-        return (picture[0] * weights).sum()
+        image = draw_digits(torch.tensor([2]), thickness=thickness, intensity=intensity, slant=slant, width=width)
+        return (image[0] * weights).sum()
 
     values = start.clone().requires_grad_()
     ink(values).backward()

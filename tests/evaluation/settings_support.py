@@ -15,11 +15,11 @@ from pellucid.evaluation import (
     DiFull,
     DiPart,
     GridPG,
-    Setting,
+    GridSetting,
 )
 
 CELL = 12
-SETTINGS: dict[str, type[Setting]] = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}
+SETTINGS: dict[str, type[GridSetting]] = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}
 
 Score = Callable[[Tensor], Tensor]
 """An activation (1, C, h, w) -> a number, differentiable."""
@@ -89,7 +89,7 @@ def mobilenet_net() -> nn.Sequential:
 
 
 class FixedPooling(nn.Module):
-    """Pooling with a kernel as large as the map of a picture of the network's own size, as many CIFAR networks have."""
+    """Pooling with a kernel as large as the map of an image of the network's own size, as many CIFAR networks have."""
 
     def __init__(self, pool: Callable[[Tensor, int], Tensor], *, hidden: bool = False) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class FixedPooling(nn.Module):
 
 
 class BatchStatistics(nn.Module):
-    """Normalises by the statistics of whatever batch it is given, in eval mode too."""
+    """Normalizes by the statistics of whatever batch it is given, in eval mode too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,14 +152,14 @@ def crop(maps: Tensor, cell: int, grid: tuple[int, int] = (2, 2)) -> Tensor:
     return maps[:, :, row * height : (row + 1) * height, column * width : (column + 1) * width]
 
 
-def activation_of(plain: Plain, name: str, layer: str, picture: Tensor, grid: tuple[int, int] = (2, 2)) -> Tensor:
-    """The activation (1, C, h, w) of a grid picture (1, 3, H, W); in DiFull cell by cell."""
+def activation_of(plain: Plain, name: str, layer: str, image: Tensor, grid: tuple[int, int] = (2, 2)) -> Tensor:
+    """The activation (1, C, h, w) of a grid image (1, 3, H, W); in DiFull cell by cell."""
     before = plain.net[: 0 if layer == "input" else int(layer) + 1]
     with torch.no_grad():
         if name != "DiFull":
-            return before(picture)
+            return before(image)
         rows = [
-            torch.cat([before(crop(picture, row * grid[1] + column, grid)) for column in range(grid[1])], 3)
+            torch.cat([before(crop(image, row * grid[1] + column, grid)) for column in range(grid[1])], 3)
             for row in range(grid[0])
         ]
         return torch.cat(rows, 2)

@@ -1,4 +1,4 @@
-"""A network that knows eight colours, and a data set of coloured squares for it; both are made in a moment."""
+"""A network that knows eight colors, and a data set of colored squares for it; both are made in a moment."""
 
 import signal
 from pathlib import Path
@@ -14,9 +14,9 @@ from pellucid.data import Preprocess
 from pellucid.evaluation.sweep import Run
 
 TIMES = ("seconds", "shared_seconds")
-COLOURS = ("black", "blue", "green", "cyan", "red", "magenta", "yellow", "white")
+COLORS = ("black", "blue", "green", "cyan", "red", "magenta", "yellow", "white")
 SIDE = 16
-MODEL = "tests.evaluation.sweep_support:colour_classifier"
+MODEL = "tests.evaluation.sweep_support:color_classifier"
 
 
 def hear_ctrl_c() -> None:
@@ -24,8 +24,8 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def colour_network() -> nn.Sequential:
-    """Each channel answers to one corner of the colour cube and to no other; the logits are the channels' means."""
+def color_network() -> nn.Sequential:
+    """Each channel answers to one corner of the color cube and to no other; the logits are the channels' means."""
     corners = torch.tensor([[2.0 * (index >> shift & 1) - 1 for shift in (2, 1, 0)] for index in range(8)])
     network = nn.Sequential()
     network.add_module("conv1", nn.Conv2d(3, 8, 3, padding=1))
@@ -44,9 +44,9 @@ def colour_network() -> nn.Sequential:
     return network.eval()
 
 
-def colour_classifier() -> Classifier:
+def color_classifier() -> Classifier:
     preprocess = Preprocess((SIDE, SIDE), resize=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    return Classifier(colour_network(), preprocess=preprocess, class_names=COLOURS, name="colours")
+    return Classifier(color_network(), preprocess=preprocess, class_names=COLORS, name="colors")
 
 
 class Detached(nn.Module):
@@ -56,23 +56,23 @@ class Detached(nn.Module):
 
 def detached_classifier() -> Classifier:
     """The same network, through whose head no gradient flows."""
-    network = colour_network()
+    network = color_network()
     network.flat = nn.Sequential(network.flat, Detached())
-    preprocess = colour_classifier().preprocess
-    return Classifier(network.eval(), preprocess=preprocess, class_names=COLOURS, name="detached")
+    preprocess = color_classifier().preprocess
+    return Classifier(network.eval(), preprocess=preprocess, class_names=COLORS, name="detached")
 
 
 def write_squares(folder: Path, per_class: int = 6) -> Path:
-    """Coloured squares on noisy grey, one folder per colour."""
+    """Colored squares on noisy grey, one folder per color."""
     rng = np.random.default_rng(0)
-    for index, colour in enumerate(COLOURS):
-        own = folder / colour
+    for index, color in enumerate(COLORS):
+        own = folder / color
         own.mkdir(parents=True)
         for number in range(per_class):
-            picture = rng.integers(112, 144, (SIDE, SIDE, 3), dtype=np.uint8)
+            image = rng.integers(112, 144, (SIDE, SIDE, 3), dtype=np.uint8)
             top, left = rng.integers(0, SIDE - 8, 2)
-            picture[top : top + 8, left : left + 8] = [255 * (index >> shift & 1) for shift in (2, 1, 0)]
-            Image.fromarray(picture).save(own / f"{number}.png")
+            image[top : top + 8, left : left + 8] = [255 * (index >> shift & 1) for shift in (2, 1, 0)]
+            Image.fromarray(image).save(own / f"{number}.png")
     return folder
 
 

@@ -109,7 +109,7 @@ def test_an_empty_bin_is_nan_and_does_not_touch_the_others() -> None:
     assert found.maps.isnan().flatten(1).all(1).tolist() == [True, False, False, False, True, True]
 
 
-def test_examples_are_the_median_rank_and_its_neighbours() -> None:
+def test_examples_are_the_median_rank_and_its_neighbors() -> None:
     bins = rank_bins(torch.linspace(1, 0, 500), torch.ones(500))
     examples = bins.examples(2)
     assert examples[0] == (4, 5, 3, 6, 2)
@@ -120,7 +120,7 @@ def test_examples_are_the_median_rank_and_its_neighbours() -> None:
 
 def test_the_bin_of_every_map_is_known() -> None:
     bins = rank_bins(torch.linspace(1, 0, 100), torch.ones(100))
-    assert bins.of_map(100).bincount().tolist() == [2, 3, 45, 45, 3, 2]
+    assert bins.bin_of_each_map(100).bincount().tolist() == [2, 3, 45, 45, 3, 2]
 
 
 def test_maps_and_scores_that_do_not_fit_are_refused() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pellucid.evaluation.claims import Claim, Finding, judge_claims
 from pellucid.evaluation.claims_evidence import check, gap
-from pellucid.evaluation.sweep import summarise
+from pellucid.evaluation.sweep import summarize
 from pellucid.evaluation.sweep.score_table import schema
 from pellucid.statistics.intervals import Interval, bootstrap_interval
 
@@ -61,8 +61,8 @@ def table(
         smoothed = dict(kernels or {}) if layer == "input" and method in LOCAL else {}
         for kernel, gain in {1: 0.0, **smoothed}.items():
             own = rng.normal(size=(grids, cells))
-            alike = common if shared and not (layer == "input" and method in POOLED) else own
-            scores = median + gain * (setting == "GridPG") + noise(setting, layer, method) * (alike + 0.01 * own)
+            logits_agree = common if shared and not (layer == "input" and method in POOLED) else own
+            scores = median + gain * (setting == "GridPG") + noise(setting, layer, method) * (logits_agree + 0.01 * own)
             parts.append(rows(model, setting, layer, method, kernel, np.clip(scores, 0, 1)))
     return pa.concat_tables(parts)
 
@@ -86,7 +86,7 @@ def rows(
 
 def judge(scores: pa.Table, **others: Any) -> tuple[Claim, ...]:
     """The claims, with few draws for the intervals, so that it is quick."""
-    return judge_claims(scores, lines=summarise(scores, resamples=100), **others)
+    return judge_claims(scores, lines=summarize(scores, resamples=100), **others)
 
 
 def verdicts(judged: tuple[Claim, ...]) -> dict[int, str]:
@@ -147,23 +147,23 @@ def test_what_was_not_run_is_not_measured_and_says_what_to_run() -> None:
     found = verdicts(judged)
     assert {number for number, verdict in found.items() if verdict == "not measured"} >= {3, 5, 6, 7, 8, 11, 12, 13}
     occlusion = next(claim for claim in judged if claim.number == 7)
-    assert "methods: Occlusion" in occlusion.findings[0].lacking
+    assert "methods: Occlusion" in occlusion.findings[0].missing
     assert "--settings DiFull --layers input,middle,final --methods Occlusion" in occlusion.measure
-    assert "another number of cells" in finding(judged, 11).lacking
-    assert "25 grids" in finding(judged, 13).lacking
+    assert "another number of cells" in finding(judged, 11).missing
+    assert "25 grids" in finding(judged, 13).missing
 
 
 def test_a_setting_or_layer_that_is_missing_is_named() -> None:
     judged = judge(table({("GridPG", "layer4", "GradCAM"): 0.8}, grids=5))
     assert set(verdicts(judged).values()) == {"not measured"}
-    assert "layers: input" in finding(judged, 1).lacking
-    assert "settings: DiFull, DiPart" in finding(judged, 9).lacking
+    assert "layers: input" in finding(judged, 1).missing
+    assert "settings: DiFull, DiPart" in finding(judged, 9).missing
 
 
 def test_few_grids_leave_checks_unsettled_that_many_settle() -> None:
     near = {("GridPG", "input", method): 0.38 for method in LOCAL}
     few, many = (judge(table(near, grids=grids)) for grids in (4, 400))
-    assert finding(few, 1).unsettled > finding(many, 1).unsettled == 0
+    assert finding(few, 1).inconclusive > finding(many, 1).inconclusive == 0
 
 
 def test_chance_follows_the_number_of_cells() -> None:
@@ -220,7 +220,7 @@ def test_the_gap_of_independent_medians_covers_the_truth_as_often_as_it_says() -
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "holds", "settled"),
+    ("value", "low", "high", "holds", "conclusive"),
     [
         (0.3, 0.2, 0.35, True, True),
         (0.3, 0.2, 0.5, True, False),
@@ -229,8 +229,8 @@ def test_the_gap_of_independent_medians_covers_the_truth_as_often_as_it_says() -
     ],
 )
 def test_a_check_is_settled_when_its_interval_is_on_one_side(
-    value: float, low: float, high: float, holds: bool, settled: bool
+    value: float, low: float, high: float, holds: bool, conclusive: bool
 ) -> None:
     found = check("a", "b", Interval(value, low, high, 0.95, 9, 3, 0), most=0.4)
-    assert (found.holds, found.settled, found.wanted) == (holds, settled, "at most 0.4")
+    assert (found.holds, found.conclusive, found.wanted) == (holds, conclusive, "at most 0.4")
     assert check("a", "b", value).holds is None

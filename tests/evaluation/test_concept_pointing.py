@@ -13,7 +13,7 @@ from pellucid.evaluation import (
     DiFull,
     DiPart,
     GridPG,
-    Setting,
+    GridSetting,
     split_cells,
 )
 from pellucid.evaluation.metrics.concepts import concept_evidence, concept_grids, concept_pointing_game
@@ -37,11 +37,11 @@ class Detector(nn.Module):
 
 
 def red_and_others() -> tuple[Tensor, Tensor]:
-    """Pictures with a red square on green and blue noise, and pictures of the noise alone."""
-    pictures = torch.rand(16, 3, CELL, CELL, generator=torch.Generator().manual_seed(0))
-    pictures[:, 0] = 0.0
-    pictures[:8, 0, 4:8, 4:8] = 1.0
-    return pictures[:8], pictures[8:]
+    """Images with a red square on green and blue noise, and images of the noise alone."""
+    images = torch.rand(16, 3, CELL, CELL, generator=torch.Generator().manual_seed(0))
+    images[:, 0] = 0.0
+    images[:8, 0, 4:8, 4:8] = 1.0
+    return images[:8], images[8:]
 
 
 def red_cav(classifier: pl.Classifier, layer: str = "relu") -> CAV:
@@ -53,8 +53,8 @@ def test_grids_hold_the_concept_once_among_different_others(shape: int | tuple[i
     shown, others = red_and_others()
     grids, places = concept_grids(shown, others, shape, seed=3)
     cells = split_cells(grids, shape)
-    for row, place, picture in zip(cells, places.tolist(), shown, strict=True):
-        assert torch.equal(row[place], picture)
+    for row, place, image in zip(cells, places.tolist(), shown, strict=True):
+        assert torch.equal(row[place], image)
         rest = [cell for index, cell in enumerate(row) if index != place]
         found = [[torch.equal(cell, other) for other in others].index(True) for cell in rest]
         assert len(set(found)) == len(rest) == cells.shape[1] - 1
@@ -74,7 +74,7 @@ def test_grids_that_cannot_be_filled_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_a_concept_that_is_seen_perfectly_wins_the_pointing_game(kind: type[Setting]) -> None:
+def test_a_concept_that_is_seen_perfectly_wins_the_pointing_game(kind: type[GridSetting]) -> None:
     shown, others = red_and_others()
     classifier = pl.Classifier(Detector().eval(), input_size=CELL)
     grids, places = concept_grids(shown, others)
@@ -152,14 +152,14 @@ def test_a_concept_in_one_cell_contributes_to_the_head_of_that_cell_alone() -> N
 def test_evidence_adds_up_to_the_signed_contribution_batch_by_batch() -> None:
     classifier = pl.Classifier(plain_net(), input_size=CELL)
     view = classifier.at("middle")
-    pictures = torch.randn(5, 3, CELL, CELL, generator=torch.Generator().manual_seed(4))
-    channels = view.activation(pictures).shape[1]
+    images = torch.randn(5, 3, CELL, CELL, generator=torch.Generator().manual_seed(4))
+    channels = view.activation(images).shape[1]
     cavs = [
         cav_for(view, torch.randn(channels, generator=torch.Generator().manual_seed(seed)), 0.0, 0.5, name=str(seed))
         for seed in (5, 6)
     ]
     targets = torch.tensor([0, 1, 2, 3, 4])
-    found = concept_evidence(view, pictures, cavs, targets, max_batch=2)
-    explained = VisualTCAV(view, cavs, tolerance=None, permutations=0)(pictures, targets)
+    found = concept_evidence(view, images, cavs, targets, max_batch=2)
+    explained = VisualTCAV(view, cavs, tolerance=None, permutations=0)(images, targets)
     torch.testing.assert_close(found.sum((3, 4)), explained.signed, rtol=1e-4, atol=1e-6)
     assert bool((found != 0).flatten(2).any(2).any())

@@ -28,26 +28,26 @@ def cavs_for(view: LayerView) -> list[CAV]:
     return [cav_for(view, direction, name=f"concept {i}") for i, direction in enumerate(DIRECTIONS)]
 
 
-def component(picture: Tensor, cav: CAV) -> Tensor:
+def component(image: Tensor, cav: CAV) -> Tensor:
     """D (C, h, w), cell by cell from the definition."""
     p = cav.direction.double()
     usual = sum(float(features.double() @ p / (p @ p)) for features in cav.negative_features)
     usual /= len(cav.negative_features)
-    found = torch.zeros(picture.shape, dtype=torch.float64)
-    for row in range(picture.shape[1]):
-        for column in range(picture.shape[2]):
-            alpha = float(picture[:, row, column].double() @ p / (p @ p))
+    found = torch.zeros(image.shape, dtype=torch.float64)
+    for row in range(image.shape[1]):
+        for column in range(image.shape[2]):
+            alpha = float(image[:, row, column].double() @ p / (p @ p))
             found[:, row, column] = max(alpha - usual, 0.0) * p
     return found
 
 
 def test_areas_on_a_linear_suffix_have_their_closed_form() -> None:
-    view, pictures = linear_view(), random(4, 4, 3, 5)
+    view, images = linear_view(), random(4, 4, 3, 5)
     cavs = cavs_for(view)
-    curves = remove_concepts(view, pictures, cavs, [0, 2], clamp=False, max_batch=5)
-    logits, bias = view.logits(view.activation(pictures)).double(), view.logits(torch.zeros(1, 4, 3, 5)).double()
+    curves = remove_concepts(view, images, cavs, [0, 2], clamp=False, max_batch=5)
+    logits, bias = view.logits(view.activation(images)).double(), view.logits(torch.zeros(1, 4, 3, 5)).double()
     for index, cav in enumerate(cavs):
-        parts = torch.stack([component(picture, cav) for picture in pictures]).float()
+        parts = torch.stack([component(image, cav) for image in images]).float()
         linear = (view.logits(parts) - bias).double()[:, [0, 2]]
         assert bool((linear.abs() > 0.01).any())
         wanted = logits[:, [0, 2]] - linear / 2
@@ -57,17 +57,17 @@ def test_areas_on_a_linear_suffix_have_their_closed_form() -> None:
 
 @pytest.mark.parametrize("clamp", [False, True])
 def test_curves_follow_the_definition_on_a_curved_suffix(clamp: bool) -> None:
-    view, pictures = curved_view(), random(2, 4, 3, 5)
-    pictures = pictures.abs() if clamp else pictures
+    view, images = curved_view(), random(2, 4, 3, 5)
+    images = images.abs() if clamp else images
     cavs = cavs_for(view)
-    curves = remove_concepts(view, pictures, cavs, 1, steps=4)
+    curves = remove_concepts(view, images, cavs, 1, steps=4)
     assert curves.clamped.tolist() == [clamp, clamp]
-    for n, picture in enumerate(pictures):
+    for n, image in enumerate(images):
         for d, cav in enumerate(cavs):
-            taken = component(picture, cav)
+            taken = component(image, cav)
 
-            def score(t: float, picture: Tensor = picture, taken: Tensor = taken) -> float:
-                point = (picture.double() - t * taken).float()
+            def score(t: float, image: Tensor = image, taken: Tensor = taken) -> float:
+                point = (image.double() - t * taken).float()
                 return float(view.logits((point.clamp(min=0) if clamp else point)[None])[0, 1])
 
             deletion = [score(t) for t in (0, 0.25, 0.5, 0.75, 1)]
@@ -77,24 +77,24 @@ def test_curves_follow_the_definition_on_a_curved_suffix(clamp: bool) -> None:
 
 
 def test_clamping_changes_what_a_negative_activation_would_give() -> None:
-    view, pictures = curved_view(), random(2, 4, 3, 5).abs()
+    view, images = curved_view(), random(2, 4, 3, 5).abs()
     cavs = cavs_for(view)
-    clamped, free = (remove_concepts(view, pictures, cavs, 0, clamp=clamp).scores for clamp in (None, False))
+    clamped, free = (remove_concepts(view, images, cavs, 0, clamp=clamp).scores for clamp in (None, False))
     assert torch.equal(clamped[..., 0], free[..., 0])
     assert float((clamped - free).abs().max()) > 0.01
-    signed = torch.cat([pictures[:1], -pictures[1:]])
+    signed = torch.cat([images[:1], -images[1:]])
     assert remove_concepts(view, signed, cavs, 0).clamped.tolist() == [True, False]
 
 
 def test_batches_change_nothing_and_every_point_is_run_once() -> None:
-    view, pictures = curved_view(), random(5, 4, 3, 5)
+    view, images = curved_view(), random(5, 4, 3, 5)
     cavs, target = cavs_for(view), Target(torch.tensor([0, 1, 2, 1, 0]), output="log_probability")
-    whole = remove_concepts(view, pictures, cavs, target, max_batch=1000)
-    parts = remove_concepts(view, pictures, cavs, target, max_batch=2)
+    whole = remove_concepts(view, images, cavs, target, max_batch=1000)
+    parts = remove_concepts(view, images, cavs, target, max_batch=2)
     torch.testing.assert_close(whole.scores, parts.scores)
     assert whole.targets == parts.targets
     for curves in (whole, parts):
-        # One pass of the pictures themselves, and ten points for each picture and concept.
+        # One pass of the images themselves, and ten points for each image and concept.
         assert curves.passes.prefix_forward == 5
         assert curves.passes.suffix_forward == 5 + 5 * 3 * 10
         assert curves.passes.suffix_backward == 0
@@ -111,12 +111,12 @@ class Skipping(nn.Module):
         return self.second(torch.cat([self.first(x).tanh(), x], dim=1)).relu().mean((2, 3))
 
 
-def test_what_else_crosses_the_cut_goes_along_with_its_picture() -> None:
+def test_what_else_crosses_the_cut_goes_along_with_its_image() -> None:
     view = view_of(Skipping(), (3, 4, 4), "first")
-    assert view.carried_names
-    pictures, cavs = random(3, 3, 4, 4), cavs_for(view)
-    together = remove_concepts(view, pictures, cavs, 1, max_batch=7).scores
-    alone = torch.cat([remove_concepts(view, picture[None], cavs, 1).scores for picture in pictures])
+    assert view.side_input_names
+    images, cavs = random(3, 3, 4, 4), cavs_for(view)
+    together = remove_concepts(view, images, cavs, 1, max_batch=7).scores
+    alone = torch.cat([remove_concepts(view, image[None], cavs, 1).scores for image in images])
     torch.testing.assert_close(together, alone)
 
 
@@ -129,9 +129,9 @@ def test_the_longest_of_a_concept_is_what_a_cell_of_its_direction_holds() -> Non
 
 
 def test_the_ranks_of_true_attributions_are_those_of_the_areas_reversed() -> None:
-    view, pictures = linear_view(), random(4, 4, 3, 5)
+    view, images = linear_view(), random(4, 4, 3, 5)
     cavs = cavs_for(view)
-    curves = remove_concepts(view, pictures, cavs, [0, 2])
+    curves = remove_concepts(view, images, cavs, [0, 2])
     truth = curves.scores[..., 0] - curves.scores[..., -1]
     assert deletion_rank_correlation(truth, curves).tolist() == [[pytest.approx(-1.0)] * 2] * 4
     assert deletion_rank_correlation(-truth, curves).tolist() == [[pytest.approx(1.0)] * 2] * 4
@@ -148,19 +148,19 @@ def test_the_ranks_of_true_attributions_are_those_of_the_areas_reversed() -> Non
 
 
 def test_a_concept_that_cannot_be_taken_out_is_refused() -> None:
-    view, pictures = linear_view(), random(2, 4, 3, 5)
+    view, images = linear_view(), random(2, 4, 3, 5)
     with pytest.raises(PellucidError, match="length zero"):
-        remove_concepts(view, pictures, [cav_for(view, torch.zeros(4))], 0)
+        remove_concepts(view, images, [cav_for(view, torch.zeros(4))], 0)
     with pytest.raises(PellucidError, match="flattened"):
-        remove_concepts(view, pictures, [cav_for(view, torch.ones(60), options={"features": "flattened"})], 0)
+        remove_concepts(view, images, [cav_for(view, torch.ones(60), options={"features": "flattened"})], 0)
     with pytest.raises(PellucidError, match="at least 1"):
-        remove_concepts(view, pictures[:0], cavs_for(view), 0)
+        remove_concepts(view, images[:0], cavs_for(view), 0)
     with pytest.raises(PellucidError, match="layer"):
-        remove_concepts(view, pictures, [cav_for(view, torch.ones(4), layer="elsewhere")], 0)
+        remove_concepts(view, images, [cav_for(view, torch.ones(4), layer="elsewhere")], 0)
     with pytest.raises(TargetError):
-        remove_concepts(view, pictures, cavs_for(view), 9)
+        remove_concepts(view, images, cavs_for(view), 9)
     with pytest.raises(PellucidError, match="the same"):
-        deletion_rank_correlation(torch.ones(2, 3), remove_concepts(view, pictures, cavs_for(view), 0))
+        deletion_rank_correlation(torch.ones(2, 3), remove_concepts(view, images, cavs_for(view), 0))
 
 
 def test_a_layer_that_ignores_a_concept_loses_nothing_without_it() -> None:

@@ -41,7 +41,7 @@ def test_explanations_say_which_network_leans_on_the_tag() -> None:
     assert abs(always[signed] - truth) < 0.6 * truth
     assert abs(never[signed]) < 0.3
     assert always["final", "tag", "Visual-TCAV reference"] > never["final", "tag", "Visual-TCAV reference"] + 0.1
-    # Taking the tag out of the layer costs what taking it out of the picture does.
+    # Taking the tag out of the layer costs what taking it out of the image does.
     deletion = ("final", "tag", "concept deletion")
     assert always[deletion] == pytest.approx(truth, rel=0.5)
     assert abs(never[deletion]) < 0.5

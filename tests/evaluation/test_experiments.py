@@ -6,9 +6,9 @@ import pytest
 import torch
 from experiments.attribution_evaluation.commands import RESULTS
 from experiments.attribution_evaluation.connected_heads import HEADS, connected_classifier, toy_shares
+from experiments.attribution_evaluation.images import imagenet_images
 from experiments.attribution_evaluation.models import load_model
 from experiments.attribution_evaluation.networks import CifarResNet, MobileNetV2
-from experiments.attribution_evaluation.pictures import imagenet_pictures
 from experiments.attribution_evaluation.results import read_results
 from experiments.attribution_evaluation.smoothing import smoothing_of
 
@@ -44,19 +44,19 @@ def test_the_closed_form_of_the_leak_is_that_of_a_smoothed_uniform_cell(kernel: 
     assert attainable_score((448, 448), 2, 0, (448, 448), kernel) == pytest.approx(closed, abs=2e-3)
 
 
-def test_mobilenet_s_channels_follow_the_pictures_size() -> None:
+def test_mobilenet_s_channels_follow_the_images_size() -> None:
     network = MobileNetV2(7).eval()
     with torch.no_grad():
         assert network(torch.rand(1, 3, 64, 96)).shape == (1, 7)
         assert network.features(torch.rand(1, 3, 64, 96)).shape == (1, 1280, 2, 3)
 
 
-def test_mobilenet_s_dequantised_weights_recognise_real_pictures(shared_data: Path) -> None:
-    pytest.importorskip("tflite", reason="reads the quantised weights: pip install tflite")
+def test_mobilenet_s_dequantized_weights_recognize_real_images(shared_data: Path) -> None:
+    pytest.importorskip("tflite", reason="reads the quantized weights: pip install tflite")
     classifier = load_model("mobilenet_v2", shared_data)
-    pictures = imagenet_pictures(shared_data)[:240:10]
-    predictions = classifier.predict(classifier.read([path for path, _ in pictures]), top=5)
-    right = [label in [each.index for each in found] for (_, label), found in zip(pictures, predictions, strict=True)]
+    images = imagenet_images(shared_data)[:240:10]
+    predictions = classifier.predict(classifier.read([path for path, _ in images]), top=5)
+    right = [label in [each.index for each in found] for (_, label), found in zip(images, predictions, strict=True)]
     assert sum(right) > 0.6 * len(right)
 
 

@@ -15,12 +15,12 @@ from pellucid.evaluation import (
     candidate_pool,
     common_pool,
     distinct_grids,
-    twin_grids,
+    same_class_grids,
 )
 
 
 def pool(*counts: int) -> list[Candidate]:
-    """`counts[label]` pictures of each class."""
+    """`counts[label]` images of each class."""
     return [Candidate(label, f"{label}/{i}.png") for label, count in enumerate(counts) for i in range(count)]
 
 
@@ -28,12 +28,12 @@ def uses(grids: GridSet) -> Counter[str]:
     return Counter(cell.path for row in grids.cells for cell in row)
 
 
-def test_cells_of_a_grid_differ_in_class_and_no_picture_comes_twice() -> None:
+def test_cells_of_a_grid_differ_in_class_and_no_image_comes_twice() -> None:
     found = distinct_grids(pool(*[20] * 30), grids=100, seed=3)
     assert found.labels.shape == (100, 4)
     assert all(len(set(row)) == 4 for row in found.labels.tolist())
     assert max(uses(found).values()) == 1
-    assert found.evaluated == (0, 1, 2, 3)
+    assert found.evaluated_cells == (0, 1, 2, 3)
 
 
 @settings(deadline=None)
@@ -56,10 +56,10 @@ def test_a_class_that_every_grid_needs_is_in_every_grid_at_any_place(seed: int) 
     assert (found.labels == 0).any(0).all()
 
 
-def test_classes_are_drawn_uniformly_whatever_their_number_of_pictures() -> None:
+def test_classes_are_drawn_uniformly_whatever_their_number_of_images() -> None:
     found = distinct_grids(pool(*[400] * 5, *[4000] * 5), (1, 2), 400, seed=0)
     small = float((found.labels < 5).double().mean())
-    assert small == pytest.approx(0.5, abs=0.06)  # drawn over pictures it would be 1/11
+    assert small == pytest.approx(0.5, abs=0.06)  # drawn over images it would be 1/11
 
 
 def test_every_place_in_the_grid_sees_every_class() -> None:
@@ -72,28 +72,28 @@ def test_the_seed_decides_and_the_order_of_the_pool_does_not() -> None:
     first = distinct_grids(candidates, grids=20, seed=1)
     assert first == distinct_grids(candidates[::-1], grids=20, seed=1)
     assert first.cells != distinct_grids(candidates, grids=20, seed=2).cells
-    assert twin_grids(candidates, grids=20, seed=1) == twin_grids(candidates[::-1], grids=20, seed=1)
+    assert same_class_grids(candidates, grids=20, seed=1) == same_class_grids(candidates[::-1], grids=20, seed=1)
 
 
 def test_twins_share_the_class_of_the_corners_and_nothing_else() -> None:
-    found = twin_grids(pool(*[40] * 20), grids=150, seed=2)
+    found = same_class_grids(pool(*[40] * 20), grids=150, seed=2)
     for row in found.labels.tolist():
         assert row[0] == row[-1]
         assert len(set(row)) == 3
     assert max(uses(found).values()) == 1
-    assert found.evaluated == (0, 3)
+    assert found.evaluated_cells == (0, 3)
 
 
-def test_twins_come_from_the_classes_that_have_two_pictures() -> None:
-    found = twin_grids(pool(30, 30, *[1] * 60), grids=20, seed=0)
+def test_twins_come_from_the_classes_that_have_two_images() -> None:
+    found = same_class_grids(pool(30, 30, *[1] * 60), grids=20, seed=0)
     assert set(found.labels[:, 0].tolist()) == {0, 1}
 
 
-def test_pictures_between_the_corners_may_recur_if_allowed() -> None:
+def test_images_between_the_corners_may_recur_if_allowed() -> None:
     candidates = pool(*[10] * 10)
     with pytest.raises(GridSetError, match="missing"):
-        twin_grids(candidates, 3, 40)
-    found = twin_grids(candidates, 3, 40, reuse=True)
+        same_class_grids(candidates, 3, 40)
+    found = same_class_grids(candidates, 3, 40, reuse=True)
     corners = Counter(cell.path for row in found.cells for cell in (row[0], row[-1]))
     assert max(corners.values()) == 1
     assert max(uses(found).values()) > 1
@@ -108,7 +108,7 @@ def test_the_twin_sampler_ends_with_a_valid_set_or_an_error(
     counts: list[int], grids: int, reuse: bool, seed: int
 ) -> None:
     try:
-        found = twin_grids(pool(*counts), 2, grids, reuse=reuse, seed=seed)
+        found = same_class_grids(pool(*counts), 2, grids, reuse=reuse, seed=seed)
     except GridSetError as error:
         found, message = None, str(error)
     if found is None:
@@ -121,28 +121,28 @@ def test_the_twin_sampler_ends_with_a_valid_set_or_an_error(
 @settings(deadline=None)
 @given(st.lists(st.integers(4, 9), min_size=6, max_size=8), st.integers(1, 5), st.integers(0, 99))
 def test_twins_are_found_where_there_is_plenty(counts: list[int], grids: int, seed: int) -> None:
-    assert len(twin_grids(pool(*counts), 2, grids, seed=seed)) == grids
+    assert len(same_class_grids(pool(*counts), 2, grids, seed=seed)) == grids
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_twins_can_use_up_the_whole_pool(seed: int) -> None:
-    found = twin_grids(pool(*[20] * 10), 2, 50, seed=seed)
+    found = same_class_grids(pool(*[20] * 10), 2, 50, seed=seed)
     assert len(uses(found)) == 200
 
 
 def test_errors_say_how_many_of_what_are_missing() -> None:
-    with pytest.raises(GridSetError, match=r"needs pictures of 9 classes; the pool has 7: 2 classes are missing"):
+    with pytest.raises(GridSetError, match=r"needs images of 9 classes; the pool has 7: 2 classes are missing"):
         distinct_grids(pool(*[99] * 7), 3)
-    with pytest.raises(GridSetError, match=r"need 40 unused pictures.*the pool has 35: 5 are missing.*for 8 grids"):
+    with pytest.raises(GridSetError, match=r"need 40 unused images.*the pool has 35: 5 are missing.*for 8 grids"):
         distinct_grids(pool(*[7] * 5), 2, 10)
     with pytest.raises(GridSetError, match=r"need 4 pairs.*the pool has 3: 1 pairs are missing"):
-        twin_grids(pool(3, 3, 3), 2, 4)
-    with pytest.raises(GridSetError, match=r"need 8 unused pictures.*the pool has 6: 2 are missing"):
-        twin_grids(pool(8, 3, 3), (2, 2), 4, seed=1)
+        same_class_grids(pool(3, 3, 3), 2, 4)
+    with pytest.raises(GridSetError, match=r"need 8 unused images.*the pool has 6: 2 are missing"):
+        same_class_grids(pool(8, 3, 3), (2, 2), 4, seed=1)
     with pytest.raises(GridSetError, match="0 grids"):
         distinct_grids(pool(*[9] * 9), grids=0)
     with pytest.raises(GridSetError, match="two cells"):
-        twin_grids(pool(9), 1)
+        same_class_grids(pool(9), 1)
     with pytest.raises(GridSetError, match=r"more than once, such as 0/0\.png"):
         distinct_grids(pool(2, 2) * 2, (1, 2), 1)
 
@@ -150,7 +150,7 @@ def test_errors_say_how_many_of_what_are_missing() -> None:
 def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     for made in (
         distinct_grids(pool(*[9] * 9), (1, 3), 7, seed=4, options={"model": "née", "threshold": 0.99}),
-        twin_grids(pool(*[30] * 9), 2, 7, seed=5),
+        same_class_grids(pool(*[30] * 9), 2, 7, seed=5),
     ):
         made.save(tmp_path / "deep" / "grids.json")
         assert GridSet.load(tmp_path / "deep" / "grids.json") == made
@@ -177,9 +177,9 @@ def test_manifests_that_are_none_or_break_the_rules_are_refused(tmp_path: Path) 
         (good | {"version": 2}, "version 2; wanted"),
         (good | {"format": "zip"}, "'zip'"),
         (good | {"grid": [2]}, "not a manifest"),
-        (good | {"twins": True}, "only the last"),
+        (good | {"same_class": True}, "only the last"),
         (good | {"grid": [2, 3]}, "wanted 6"),
-        (twice, "grid 1 .*4 different pictures"),
+        (twice, "grid 1 .*4 different images"),
         (same_class, "grid 2 has classes"),
         ([], "not a manifest"),
     ):

@@ -78,7 +78,7 @@ def test_one_cell_and_one_map_of_several_shapes_agree() -> None:
     assert every.shape == (5, 3)
     torch.testing.assert_close(localization_score(values[:, 0], 3, 4, (18, 18)), every[:, 1])
     torch.testing.assert_close(
-        localize(values, 3, (18, 18)).own_score([0, 4, 8, 4, 0]), every[range(5), [0, 1, 2, 1, 0]]
+        localize(values, 3, (18, 18)).target_scores([0, 4, 8, 4, 0]), every[range(5), [0, 1, 2, 1, 0]]
     )
 
 
@@ -218,4 +218,4 @@ def test_cells_of_the_wrong_number_are_refused() -> None:
     with pytest.raises(PellucidError, match=r"\(2, 3, 3, 4, 4\)"):
         join_cells(torch.zeros(2, 3, 3, 4, 4), 2)
     with pytest.raises(PellucidError, match="one cell per map"):
-        localize(torch.ones(2, 4, 4), 2).own_score([0])
+        localize(torch.ones(2, 4, 4), 2).target_scores([0])

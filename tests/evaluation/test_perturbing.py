@@ -9,20 +9,20 @@ from pellucid.evaluation import (
     Deletion,
     Insertion,
     NoisyLinear,
-    baseline_pictures,
+    baseline_images,
     impute_linearly,
 )
 
 WEIGHTS = torch.linspace(-1, 1, 3 * 6 * 8, dtype=torch.float64).view(3, 6, 8)
 
 
-def logits(pictures: Tensor) -> Tensor:
+def logits(images: Tensor) -> Tensor:
     """A linear classifier of two classes: (B, 3, 6, 8) -> (B, 2)."""
-    first = (pictures.double() * WEIGHTS).sum((1, 2, 3))
+    first = (images.double() * WEIGHTS).sum((1, 2, 3))
     return torch.stack([first, -first], dim=1)
 
 
-def pictures(count: int = 2) -> Tensor:
+def images(count: int = 2) -> Tensor:
     return torch.randn(count, 3, 6, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -30,15 +30,15 @@ def contributions(x: Tensor) -> Tensor:
     return (x * WEIGHTS).sum(1, keepdim=True)
 
 
-def slow_curve(picture: Tensor, values: Tensor, target: int, fill: Tensor, steps: int, inserting: bool) -> list[float]:
+def slow_curve(image: Tensor, values: Tensor, target: int, fill: Tensor, steps: int, inserting: bool) -> list[float]:
     """Pixel after pixel, as in the paper."""
     order = values.flatten().argsort(descending=True).tolist()
-    current = (fill if inserting else picture).clone()
+    current = (fill if inserting else image).clone()
     found = [float(logits(current[None]).softmax(1)[0, target])]
     for step in range(steps):
         for pixel in order[round(48 * step / steps) : round(48 * (step + 1) / steps)]:
             y, x = divmod(pixel, 8)
-            current[:, y, x] = (picture if inserting else fill)[:, y, x]
+            current[:, y, x] = (image if inserting else fill)[:, y, x]
         found.append(float(logits(current[None]).softmax(1)[0, target]))
     return found
 
@@ -46,7 +46,7 @@ def slow_curve(picture: Tensor, values: Tensor, target: int, fill: Tensor, steps
 @pytest.mark.parametrize("game", [Deletion, Insertion])
 @pytest.mark.parametrize(("steps", "max_batch"), [(7, 5), (48, 16), (1, 1)])
 def test_curves_are_those_of_replacing_pixel_by_pixel(game: type[Deletion], steps: int, max_batch: int) -> None:
-    x = pictures()
+    x = images()
     values = torch.randn(2, 1, 6, 8)
     found = game(baseline="zero", steps=steps, max_batch=max_batch)(logits, x, values, torch.tensor([0, 1]))
     for index, target in enumerate((0, 1)):
@@ -56,16 +56,16 @@ def test_curves_are_those_of_replacing_pixel_by_pixel(game: type[Deletion], step
 
 
 def test_the_area_is_that_of_trapezoids() -> None:
-    found = Deletion(steps=4)(logits, pictures(), torch.randn(2, 6, 8), torch.tensor([0, 0]))
+    found = Deletion(steps=4)(logits, images(), torch.randn(2, 6, 8), torch.tensor([0, 0]))
     curve = found.scores
     wanted = (curve[:, 0] / 2 + curve[:, 1:-1].sum(1) + curve[:, -1] / 2) / 4
     torch.testing.assert_close(found.area, wanted, rtol=1e-6, atol=0)
 
 
-def test_every_order_begins_and_ends_with_the_same_pictures() -> None:
-    x = pictures()
+def test_every_order_begins_and_ends_with_the_same_images() -> None:
+    x = images()
     found = Insertion(baseline="mean", score="logit")(logits, x, torch.randn(2, 3, 4), torch.tensor([0, 1]))
-    start, end = logits(baseline_pictures(x, "mean")), logits(x)
+    start, end = logits(baseline_images(x, "mean")), logits(x)
     for curve in (found.scores, found.random):
         torch.testing.assert_close(curve[:, 0], start[[0, 1], [0, 1]])
         torch.testing.assert_close(curve[:, -1], end[[0, 1], [0, 1]])
@@ -73,7 +73,7 @@ def test_every_order_begins_and_ends_with_the_same_pictures() -> None:
 
 @pytest.mark.parametrize("game", [Deletion, Insertion])
 def test_the_true_contributions_beat_random_order_and_their_negative_loses(game: type[Deletion]) -> None:
-    x = pictures(4)
+    x = images(4)
     run = game(baseline="zero", score="logit", steps=24, random_orders=4)
     targets = torch.zeros(4, dtype=torch.long)
     good, bad = (run(logits, x, sign * contributions(x), targets) for sign in (1, -1))
@@ -83,7 +83,7 @@ def test_the_true_contributions_beat_random_order_and_their_negative_loses(game:
 
 
 def test_the_right_order_is_the_best_there_is() -> None:
-    x = pictures(1)
+    x = images(1)
     run = Deletion(baseline="zero", score="logit", steps=48, random_orders=1)
     best = run(logits, x, contributions(x), torch.tensor([0])).area
     others = [run(logits, x, torch.randn(1, 6, 8), torch.tensor([0])).area for _ in range(20)]
@@ -91,13 +91,13 @@ def test_the_right_order_is_the_best_there_is() -> None:
 
 
 def test_the_ratio_is_one_for_a_map_that_is_noise() -> None:
-    x = pictures(1).expand(40, -1, -1, -1)
+    x = images(1).expand(40, -1, -1, -1)
     found = Deletion(baseline="zero", random_orders=20)(logits, x, torch.randn(40, 6, 8), torch.zeros(40).long())
     assert float(found.ratio.mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_a_flat_map_is_ordered_at_random() -> None:
-    x = pictures(1).expand(60, -1, -1, -1)
+    x = images(1).expand(60, -1, -1, -1)
     run = Deletion(baseline="zero", score="logit", random_orders=10)
     found = run(logits, x, torch.zeros(60, 6, 8), torch.zeros(60).long())
     spread = float(found.area.std()) / 60**0.5
@@ -105,15 +105,15 @@ def test_a_flat_map_is_ordered_at_random() -> None:
     assert abs(float(found.gain.mean())) < 4 * spread
 
 
-def test_a_small_map_is_brought_to_the_picture() -> None:
-    x, values = pictures(), torch.randn(2, 1, 3, 4)
+def test_a_small_map_is_brought_to_the_image() -> None:
+    x, values = images(), torch.randn(2, 1, 3, 4)
     large = F.interpolate(values.double(), size=(6, 8), mode="bilinear", align_corners=False)
     run, targets = Deletion(baseline="zero"), torch.tensor([0, 1])
     torch.testing.assert_close(run(logits, x, values, targets).scores, run(logits, x, large, targets).scores)
 
 
-def test_a_picture_has_the_same_curves_in_any_batch() -> None:
-    x, values = pictures(3), torch.zeros(3, 6, 8)  # ties everywhere: all order is the seed's
+def test_a_image_has_the_same_curves_in_any_batch() -> None:
+    x, values = images(3), torch.zeros(3, 6, 8)  # ties everywhere: all order is the seed's
     whole = Deletion(seed=2, max_batch=7)(logits, x, values, torch.tensor([0, 1, 0]))
     last = Deletion(seed=4, max_batch=1)(logits, x[2:], values[2:], torch.tensor([0]))
     torch.testing.assert_close(whole.scores[2:], last.scores)
@@ -129,26 +129,26 @@ def test_maps_that_are_not_finite_are_nan_and_cost_nothing() -> None:
         rows.append(len(batch))
         return logits(batch)
 
-    found = Deletion(steps=10, random_orders=2)(counted, pictures(), values, torch.tensor([0, 1]))
+    found = Deletion(steps=10, random_orders=2)(counted, images(), values, torch.tensor([0, 1]))
     assert found.area.isnan().tolist() == found.ratio.isnan().tolist() == [True, False]
     assert sum(rows) == 2 + 3 * 9  # both ends once, the nine steps between for three orders
 
 
 def test_baselines_are_what_they_say() -> None:
-    x = pictures()
-    assert float(baseline_pictures(x, "zero").abs().max()) == 0
-    torch.testing.assert_close(baseline_pictures(x, "mean")[1, 2], x[1, 2].mean().expand(6, 8))
+    x = images()
+    assert float(baseline_images(x, "zero").abs().max()) == 0
+    torch.testing.assert_close(baseline_images(x, "mean")[1, 2], x[1, 2].mean().expand(6, 8))
     large = torch.randn(1, 3, 32, 40)
-    torch.testing.assert_close(baseline_pictures(large, "blur"), smooth(large, 9))
-    torch.testing.assert_close(baseline_pictures(x, x[:1]), x[:1].expand(2, -1, -1, -1))
+    torch.testing.assert_close(baseline_images(large, "blur"), smooth(large, 9))
+    torch.testing.assert_close(baseline_images(x, x[:1]), x[:1].expand(2, -1, -1, -1))
     found = Deletion(baseline=x[:1])(logits, x, torch.randn(2, 6, 8), torch.tensor([0, 0]))
-    assert found.baseline == "given pictures"
-    assert found.scores[0].std() < 1e-9  # the picture is its own baseline
+    assert found.baseline == "given images"
+    assert found.scores[0].std() < 1e-9  # the image is its own baseline
 
 
 @pytest.mark.parametrize("game", [Deletion, Insertion])
 def test_missing_pixels_can_be_imputed_from_those_that_are_left(game: type[Deletion]) -> None:
-    x, values = pictures(), torch.randn(2, 6, 8)
+    x, values = images(), torch.randn(2, 6, 8)
     run = game(baseline=NoisyLinear(noise=0.0), score="logit", steps=6, random_orders=1, max_batch=4)
     found = run(logits, x, values, torch.tensor([0, 1]))
     for index, target in enumerate((0, 1)):
@@ -162,7 +162,7 @@ def test_missing_pixels_can_be_imputed_from_those_that_are_left(game: type[Delet
     assert found.baseline == "NoisyLinear(noise=0.0)"
 
 
-def test_imputation_leaves_nothing_to_gain_in_a_flat_picture() -> None:
+def test_imputation_leaves_nothing_to_gain_in_a_flat_image() -> None:
     flat = torch.full((1, 3, 6, 8), 0.7)
     mask = torch.zeros(1, 6, 8)
     mask[:, 2:4, 2:5] = 1
@@ -171,7 +171,7 @@ def test_imputation_leaves_nothing_to_gain_in_a_flat_picture() -> None:
 
 
 def test_the_noise_of_imputation_is_the_seed_s() -> None:
-    x, targets = pictures(), torch.tensor([0, 1])
+    x, targets = images(), torch.tensor([0, 1])
     curves = [
         Deletion(baseline=NoisyLinear(noise=0.3), seed=seed, max_batch=batch)(logits, x, contributions(x), targets)
         for seed, batch in ((1, 16), (1, 3), (2, 16))
@@ -181,7 +181,7 @@ def test_the_noise_of_imputation_is_the_seed_s() -> None:
 
 
 def test_insertion_read_from_its_end_deletes_the_least_relevant_first() -> None:
-    x, values = pictures(), torch.randn(2, 6, 8)
+    x, values = images(), torch.randn(2, 6, 8)
     found = Insertion(baseline="zero", steps=48)(logits, x, values, torch.tensor([0, 1])).scores.flip(1)
     for index, target in enumerate((0, 1)):
         wanted = slow_curve(x[index], -values[index], target, torch.zeros_like(x[index]), 48, inserting=False)
@@ -195,7 +195,7 @@ def test_gradients_are_not_recorded() -> None:
         recorded.append(torch.is_grad_enabled() or batch.requires_grad)
         return logits(batch)
 
-    x = pictures().requires_grad_()
+    x = images().requires_grad_()
     found = Deletion(steps=3)(watched, x, torch.randn(2, 6, 8), torch.tensor([0, 1]))
     assert recorded
     assert not any(recorded)
@@ -203,8 +203,8 @@ def test_gradients_are_not_recorded() -> None:
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
-    x, targets = pictures(), torch.tensor([0, 1])
-    with pytest.raises(PellucidError, match="one map and one target per picture"):
+    x, targets = images(), torch.tensor([0, 1])
+    with pytest.raises(PellucidError, match="one map and one target per image"):
         Deletion()(logits, x, torch.ones(1, 6, 8), targets)
     with pytest.raises(PellucidError, match="no baseline 'noise'"):
         Deletion(baseline="noise")(logits, x, torch.ones(2, 6, 8), targets)  # type: ignore[arg-type]

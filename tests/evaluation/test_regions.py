@@ -45,7 +45,7 @@ def test_a_flat_map_scores_chance_and_the_region_itself_everything(game: Game) -
     assert float(game(mask.double(), mask).scores) == 1
 
 
-def test_chance_is_the_regions_share_of_the_picture() -> None:
+def test_chance_is_the_regions_share_of_the_image() -> None:
     assert float(relevance_mass_accuracy(torch.ones(1, 3, 3), rectangle()).chance) == pytest.approx(30 / 144)
 
 
@@ -113,7 +113,7 @@ def test_rank_accuracy_of_a_map_without_ties_counts_the_largest() -> None:
 
 
 @pytest.mark.parametrize("game", ALL)
-def test_every_picture_is_scored_alone_and_nan_maps_are_reported(game: Game) -> None:
+def test_every_image_is_scored_alone_and_nan_maps_are_reported(game: Game) -> None:
     values = torch.randn(3, 1, 4, 4)
     values[1, 0, 1, 1] = torch.nan
     masks = torch.cat([rectangle(), rectangle(top=0), rectangle(left=0)])
@@ -139,7 +139,7 @@ def test_box_masks_hold_the_pixels_whose_centre_is_inside() -> None:
 @pytest.mark.parametrize("game", ALL)
 def test_regions_that_do_not_fit_are_refused(game: Game) -> None:
     values = torch.randn(2, 1, 4, 4)
-    with pytest.raises(PellucidError, match="region of picture 1 is empty"):
+    with pytest.raises(PellucidError, match="region of image 1 is empty"):
         game(values, torch.cat([rectangle(), torch.zeros_like(rectangle())]))
     with pytest.raises(PellucidError, match=r"wanted \(2, H, W\) bool"):
         game(values, rectangle())
@@ -147,8 +147,8 @@ def test_regions_that_do_not_fit_are_refused(game: Game) -> None:
         game(values, rectangle().expand(2, -1, -1).float())
 
 
-def test_boxes_outside_the_picture_and_negative_tolerances_are_refused() -> None:
-    with pytest.raises(PellucidError, match="of picture 1 holds no pixel of 12 x 12"):
+def test_boxes_outside_the_image_and_negative_tolerances_are_refused() -> None:
+    with pytest.raises(PellucidError, match="of image 1 holds no pixel of 12 x 12"):
         box_masks([[(0, 0, 2, 2)], [(20, 20, 30, 30)]], (12, 12))
     with pytest.raises(PellucidError, match="tolerance is -1"):
         pointing_game(peak(0, 0), rectangle(), tolerance=-1)

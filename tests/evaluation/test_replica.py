@@ -1,4 +1,4 @@
-"""Published claims on networks small enough for a test: digits on coloured noise, twins with and without BatchNorm.
+"""Published claims on networks small enough for a test: digits on colored noise, twins with and without BatchNorm.
 
 The weights are real and trained (see `experiments.attribution_evaluation.replica`); directions are asserted, with a
 margin, never values.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.attribution_evaluation.replica import SEEDS, load_replica, write_pictures
+from experiments.attribution_evaluation.replica import SEEDS, load_replica, write_images
 
 from pellucid.attribution import (
     GradCAM,
@@ -35,7 +35,7 @@ def lines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("replica")
     run = evaluate(
-        write_pictures(folder / "digits", 300),
+        write_images(folder / "digits", 300),
         [load_replica(batch_norm=batch_norm, seed=request.param) for batch_norm in (False, True)],
         [Gradient(), InputXGradient(), IntegratedGradients(steps=8), GradCAM(), LayerCAM()],
         folder / "run",
@@ -43,7 +43,7 @@ def lines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             settings=("GridPG", "DiFull"),
             layers=("input", "final"),
             grids=14,
-            twin_grids=14,
+            same_class_grids=14,
             kernel_sizes=(KERNEL,),
             keep_maps="none",
             reuse=True,
@@ -110,7 +110,7 @@ def test_smoothing_helps_input_x_gradient_without_batch_norm_only(lines: Lines) 
     assert gains[NORMED, "InputXGradient"] < 0.02
 
 
-def test_the_replica_s_pictures_are_the_same_every_time(tmp_path: Path) -> None:
-    first, second = (write_pictures(tmp_path / name, 3) for name in ("a", "b"))
+def test_the_replica_s_images_are_the_same_every_time(tmp_path: Path) -> None:
+    first, second = (write_images(tmp_path / name, 3) for name in ("a", "b"))
     assert [label for _, label in first] == [label for _, label in second]
     assert [path.read_bytes() for path, _ in first] == [path.read_bytes() for path, _ in second]

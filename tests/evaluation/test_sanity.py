@@ -12,20 +12,20 @@ from pellucid.attribution import (
     InputXGradient,
     Method,
 )
-from pellucid.classifiers import randomise_cascadingly, randomise_independently
-from pellucid.classifiers.randomize import with_network
+from pellucid.classifiers import randomize_cascading, randomize_independent
+from pellucid.classifiers.randomize import replace_module
 from pellucid.errors import ModelError, PellucidError, TargetError
 from pellucid.evaluation import (
     DiFull,
     GridPG,
     map_similarity,
-    parameter_randomisation_test,
+    parameter_randomization_test,
     random_logit_test,
     target_sensitivity,
 )
 from pellucid.evaluation.sweep.control_methods import ControlMap
 
-PICTURES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
+IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
 TARGETS = torch.tensor([0, 4, 2])
 EDGES = ControlMap(control="SobelEdges", grid=(1, 1), cells=(0,))
 
@@ -117,12 +117,12 @@ class OneVoice(nn.Module):
 
 
 def test_the_map_of_a_class_that_has_its_own_weights_differs_from_another_s() -> None:
-    alike, apart = (
-        random_logit_test(Gradient(), classifier(net).at("input"), PICTURES, TARGETS)
+    logits_agree, apart = (
+        random_logit_test(Gradient(), classifier(net).at("input"), IMAGES, TARGETS)
         for net in (seeded(OneVoice), gap_net())
     )
-    torch.testing.assert_close(alike.ssim, torch.ones(3, dtype=torch.float64))
-    torch.testing.assert_close(alike.spearman, torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(logits_agree.ssim, torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(logits_agree.spearman, torch.ones(3, dtype=torch.float64))
     assert (apart.spearman < 0.99).all()
 
 
@@ -130,30 +130,30 @@ def test_both_maps_are_those_of_the_method_alone_and_come_from_one_pass() -> Non
     asked: list[Tensor] = []
 
     class Watched(InputXGradient):
-        def __call__(self, view, pictures, target=None):  # type: ignore[no-untyped-def]
+        def __call__(self, view, images, target=None):  # type: ignore[no-untyped-def]
             asked.append(target)
-            return super().__call__(view, pictures, target)
+            return super().__call__(view, images, target)
 
     view = classifier(gap_net()).at("1")
-    found = random_logit_test(Watched(), view, PICTURES, TARGETS, seed=2)
+    found = random_logit_test(Watched(), view, IMAGES, TARGETS, seed=2)
     (both,) = asked
     assert torch.equal(both[:, 0], TARGETS)
     assert (both[:, 1] != TARGETS).all()
-    own, other = (InputXGradient()(view, PICTURES, column).values for column in both.unbind(1))
+    own, other = (InputXGradient()(view, IMAGES, column).values for column in both.unbind(1))
     wanted = map_similarity(own, other)
     torch.testing.assert_close(found.ssim, wanted.ssim)
     torch.testing.assert_close(found.spearman, wanted.spearman)
 
 
-def test_every_other_class_is_drawn_as_often_and_with_the_picture_s_own_seed() -> None:
+def test_every_other_class_is_drawn_as_often_and_with_the_image_s_own_seed() -> None:
     drawn: list[Tensor] = []
 
     class Noted(Gradient):
-        def __call__(self, view, pictures, target=None):  # type: ignore[no-untyped-def]
+        def __call__(self, view, images, target=None):  # type: ignore[no-untyped-def]
             drawn.append(target[:, 1])
-            return super().__call__(view, pictures, target)
+            return super().__call__(view, images, target)
 
-    view, many = classifier(gap_net()).at("final"), PICTURES[:1].expand(400, -1, -1, -1)
+    view, many = classifier(gap_net()).at("final"), IMAGES[:1].expand(400, -1, -1, -1)
     random_logit_test(Noted(), view, many, torch.full((400,), 2), seed=1)
     random_logit_test(Noted(), view, many[:3], torch.full((3,), 2), seed=1 + 7)
     counts = drawn[0].bincount(minlength=5)
@@ -164,8 +164,8 @@ def test_every_other_class_is_drawn_as_often_and_with_the_picture_s_own_seed() -
 
 def test_without_a_target_the_predicted_class_is_compared() -> None:
     made = classifier(gap_net())
-    predicted = made.logits(PICTURES).argmax(1)
-    found, wanted = (random_logit_test(InputXGradient(), made.at("input"), PICTURES, t) for t in (None, predicted))
+    predicted = made.logits(IMAGES).argmax(1)
+    found, wanted = (random_logit_test(InputXGradient(), made.at("input"), IMAGES, t) for t in (None, predicted))
     assert torch.equal(found.ssim, wanted.ssim)
 
 
@@ -181,11 +181,11 @@ def test_the_other_class_is_of_the_same_head() -> None:
 
 def test_targets_that_do_not_fit_are_refused() -> None:
     made = classifier(gap_net())
-    with pytest.raises(TargetError, match=r"targets \(2,\) for 3 pictures"):
-        random_logit_test(Gradient(), made.at("final"), PICTURES, TARGETS[:2])
+    with pytest.raises(TargetError, match=r"targets \(2,\) for 3 images"):
+        random_logit_test(Gradient(), made.at("final"), IMAGES, TARGETS[:2])
     single = Classifier(nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), input_size=12)
     with pytest.raises(TargetError, match="at least two classes"):
-        random_logit_test(Gradient(), single.at("input"), PICTURES)
+        random_logit_test(Gradient(), single.at("input"), IMAGES)
 
 
 # --- Random weights
@@ -194,20 +194,20 @@ def test_targets_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("cascading", [True, False])
 def test_each_step_compares_with_the_network_that_forgot(cascading: bool) -> None:
     made, method = classifier(vgg_net()), InputXGradient()
-    steps = list(parameter_randomisation_test(method, made, PICTURES, TARGETS, layer="1", cascading=cascading, seed=5))
-    randomise = randomise_cascadingly if cascading else randomise_independently
-    wanted = method(made.at("1"), PICTURES, TARGETS).values
-    networks = list(randomise(made.module, seed=5))
+    steps = list(parameter_randomization_test(method, made, IMAGES, TARGETS, layer="1", cascading=cascading, seed=5))
+    randomize = randomize_cascading if cascading else randomize_independent
+    wanted = method(made.at("1"), IMAGES, TARGETS).values
+    networks = list(randomize(made.module, seed=5))
     assert [step.layers for step in steps] == [network.layers for network in networks]
     for step, network in zip(steps, networks, strict=True):
-        found = method(classifier(network.network).at("1"), PICTURES, TARGETS).values
+        found = method(classifier(network.network).at("1"), IMAGES, TARGETS).values
         torch.testing.assert_close(step.similarity.ssim, map_similarity(wanted, found).ssim, equal_nan=True)
 
 
 def test_a_map_that_asks_the_network_nothing_never_changes_and_a_gradient_does() -> None:
     made = classifier(gap_net())
     edges, gradient = (
-        list(parameter_randomisation_test(method, made, PICTURES, layer="input")) for method in (EDGES, Gradient())
+        list(parameter_randomization_test(method, made, IMAGES, layer="input")) for method in (EDGES, Gradient())
     )
     assert len(edges) == len(gradient) > 2
     for step in edges:
@@ -217,9 +217,9 @@ def test_a_map_that_asks_the_network_nothing_never_changes_and_a_gradient_does()
 
 def test_the_target_is_what_the_trained_network_predicts_in_every_step() -> None:
     made = classifier(gap_net())
-    predicted = made.logits(PICTURES).argmax(1)
+    predicted = made.logits(IMAGES).argmax(1)
     method: Method = GradCAM(relu=False)
-    free, fixed = (list(parameter_randomisation_test(method, made, PICTURES, target)) for target in (None, predicted))
+    free, fixed = (list(parameter_randomization_test(method, made, IMAGES, target)) for target in (None, predicted))
     for one, other in zip(free, fixed, strict=True):
         assert torch.equal(one.similarity.spearman, other.similarity.spearman)
 
@@ -227,21 +227,21 @@ def test_the_target_is_what_the_trained_network_predicts_in_every_step() -> None
 def test_only_the_layers_that_are_named_are_forgotten() -> None:
     made = classifier(gap_net())
     (name,) = (name for name, part in made.module.named_modules() if isinstance(part, nn.Linear))
-    (step,) = parameter_randomisation_test(Gradient(), made, PICTURES, layers=[name])
+    (step,) = parameter_randomization_test(Gradient(), made, IMAGES, layers=[name])
     assert (step.layer, step.layers) == (name, (name,))
     with pytest.raises(ModelError, match="no layer 'head'"):
-        list(parameter_randomisation_test(Gradient(), made, PICTURES, layers=["head"]))
+        list(parameter_randomization_test(Gradient(), made, IMAGES, layers=["head"]))
 
 
 def test_a_classifier_of_another_network_keeps_its_layers_names_and_precision() -> None:
     made = Classifier(gap_net(), input_size=12, class_names=list("abcde"), name="mine", aliases={"middle": "1"})
-    step = next(randomise_cascadingly(made.module))
-    other = with_network(made, step.network)
+    step = next(randomize_cascading(made.module))
+    other = replace_module(made, step.network)
     assert (other.name, other.class_names, other.input_shape) == ("mine", tuple("abcde"), (3, 12, 12))
     assert (other.resolve("middle"), other.resolve("final")) == ("1", made.resolve("final"))
     assert other.fingerprint() != made.fingerprint()
     flat = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval(), input_size=12)  # has no final map
-    assert with_network(flat, next(randomise_cascadingly(flat.module)).network).num_classes == 3
+    assert replace_module(flat, next(randomize_cascading(flat.module)).network).num_classes == 3
 
 
 # --- Sensitivity to what of a class is explained
@@ -250,18 +250,18 @@ def test_a_classifier_of_another_network_keeps_its_layers_names_and_precision() 
 def test_maps_for_a_centred_logit_differ_from_those_for_the_logit_by_what_all_classes_share() -> None:
     plain = Classifier(gap_net(), input_size=(3, 12, 12))
     view = plain.at("input")
-    found = target_sensitivity(InputXGradient(), view, PICTURES, TARGETS)
-    logit = InputXGradient()(view, PICTURES, TARGETS).values
-    every = InputXGradient()(view, PICTURES, list(range(plain.num_classes))).values
+    found = target_sensitivity(InputXGradient(), view, IMAGES, TARGETS)
+    logit = InputXGradient()(view, IMAGES, TARGETS).values
+    every = InputXGradient()(view, IMAGES, list(range(plain.num_classes))).values
     wanted = map_similarity(logit[:, 0], (logit - every.mean(1, keepdim=True))[:, 0])
-    torch.testing.assert_close(found["centred"].spearman, wanted.spearman, atol=1e-3, rtol=0)
-    torch.testing.assert_close(found["centred"].ssim, wanted.ssim, atol=1e-3, rtol=0)
-    assert set(found) == {"centred", "log_probability", "margin"}
-    assert float(found["centred"].spearman.max()) < 0.999
+    torch.testing.assert_close(found["centered"].spearman, wanted.spearman, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found["centered"].ssim, wanted.ssim, atol=1e-3, rtol=0)
+    assert set(found) == {"centered", "log_probability", "margin"}
+    assert float(found["centered"].spearman.max()) < 0.999
 
 
 def test_a_setting_s_targets_can_be_varied_too() -> None:
     setting = DiFull(classifier(vgg_net()), 2)
     targets = torch.tensor([[[0, 1]], [[3, 2]]])
-    found = target_sensitivity(InputXGradient(), setting.at("input"), grids(), targets, outputs=["centred"])
-    assert found["centred"].ssim.shape == (2,)
+    found = target_sensitivity(InputXGradient(), setting.at("input"), grids(), targets, outputs=["centered"])
+    assert found["centered"].ssim.shape == (2,)

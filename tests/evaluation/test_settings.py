@@ -61,15 +61,15 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_difull_on_one_cell_is_the_classifier(name: str) -> None:
-    network, pictures = made(name), cells_for(name, 2)
-    close(DiFull(network, n=1).logits(pictures)[:, 0], network.logits(pictures))
+    network, images = made(name), cells_for(name, 2)
+    close(DiFull(network, n=1).logits(images)[:, 0], network.logits(images))
 
 
 @pytest.mark.parametrize("name", WITH_A_LAST_MAP)
 def test_gridpg_and_dipart_on_one_cell_are_the_classifier(name: str) -> None:
-    network, pictures = made(name), cells_for(name, 2)
-    close(GridPG(network, n=1).logits(pictures)[:, 0], network.logits(pictures))
-    close(DiPart(network, n=1).logits(pictures)[:, 0], network.logits(pictures))
+    network, images = made(name), cells_for(name, 2)
+    close(GridPG(network, n=1).logits(images)[:, 0], network.logits(images))
+    close(DiPart(network, n=1).logits(images)[:, 0], network.logits(images))
 
 
 # --- 6.1.2: DiFull
@@ -102,10 +102,10 @@ def test_other_cells_change_neither_logit_nor_gradient_in_difull(layer: str) -> 
     cells = cells_for("dense", 4)[None]
     others = torch.cat([cells[:, :1], cells[:, 1:] * -3 + 1], dim=1)
     found = []
-    for pictures in (join_cells(cells), join_cells(others)):
-        activation = view.activation(pictures)
+    for images in (join_cells(cells), join_cells(others)):
+        activation = view.activation(images)
         leaf = activation.detach().clone().requires_grad_()
-        logits = view.logits(leaf, activation.carried)
+        logits = view.logits(leaf, activation.side_inputs)
         (gradient,) = torch.autograd.grad(logits[0, 0, 2], leaf)
         found.append((logits[0, 0].detach(), gradient))
     assert torch.equal(found[0][0], found[1][0])
@@ -121,14 +121,14 @@ def test_other_cells_change_neither_logit_nor_gradient_in_difull(layer: str) -> 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_with_a_linear_head_the_mean_of_diparts_heads_is_gridpg(name: str, shape: int | tuple[int, int]) -> None:
     network = made(name)
-    pictures = join_cells(cells_for(name, 2 * DiPart(network, shape).heads).unflatten(0, (2, -1)), shape)
-    close(DiPart(network, shape).logits(pictures).mean(1), GridPG(network, shape).logits(pictures)[:, 0])
-    close(GridPG(network, shape).logits(pictures)[:, 0], network.logits(pictures))
+    images = join_cells(cells_for(name, 2 * DiPart(network, shape).heads).unflatten(0, (2, -1)), shape)
+    close(DiPart(network, shape).logits(images).mean(1), GridPG(network, shape).logits(images)[:, 0])
+    close(GridPG(network, shape).logits(images)[:, 0], network.logits(images))
 
 
 def test_with_fully_connected_layers_the_mean_of_diparts_heads_is_not_gridpg() -> None:
-    network, pictures = classifier(PLAIN["flatten and fully connected"].net), grids()
-    difference = DiPart(network).logits(pictures).mean(1) - GridPG(network).logits(pictures)[:, 0]
+    network, images = classifier(PLAIN["flatten and fully connected"].net), grids()
+    difference = DiPart(network).logits(images).mean(1) - GridPG(network).logits(images)[:, 0]
     assert float(difference.abs().max()) > 1e-3
 
 
@@ -137,23 +137,23 @@ def test_with_fully_connected_layers_the_mean_of_diparts_heads_is_not_gridpg() -
 def test_whole_grid_settings_are_one_function_at_all_layers(setting: str, name: str) -> None:
     network = made(name)
     defined = SETTINGS[setting](network, (1, 2))
-    pictures = join_cells(cells_for(name, 4).unflatten(0, (2, 2)), (1, 2))
-    wanted = defined.logits(pictures)
+    images = join_cells(cells_for(name, 4).unflatten(0, (2, 2)), (1, 2))
+    wanted = defined.logits(images)
     for layer in ("middle", "final"):
         view = defined.at(layer)
-        close(view.logits(view.activation(pictures)), wanted)
+        close(view.logits(view.activation(images)), wanted)
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (1, 3)])
 @pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_the_cut_made_by_hand(name: str, plain: Plain, grid: tuple[int, int]) -> None:
-    setting, pictures = SETTINGS[name](classifier(plain.net), grid), grids(grid)
+    setting, images = SETTINGS[name](classifier(plain.net), grid), grids(grid)
     for layer in ("input", "1", str(plain.last)):
         view = setting.at(layer)
-        activation = view.activation(pictures)
-        for row, picture in enumerate(pictures.split(1)):
-            by_hand = activation_of(plain, name, layer, picture, grid)
+        activation = view.activation(images)
+        for row, image in enumerate(images.split(1)):
+            by_hand = activation_of(plain, name, layer, image, grid)
             close(activation[row : row + 1], by_hand)
             for head in range(setting.heads):
                 wanted = torch.stack([score_of(plain, name, layer, head, target, grid)(by_hand) for target in range(5)])
@@ -163,17 +163,17 @@ def test_every_setting_is_the_cut_made_by_hand(name: str, plain: Plain, grid: tu
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - UNTRACEABLE))
 def test_the_suffix_of_a_setting_gives_its_logits(name: str) -> None:
     network = made(name)
-    pictures = join_cells(cells_for(name, 8).unflatten(0, (2, 4)))
+    images = join_cells(cells_for(name, 8).unflatten(0, (2, 4)))
     for setting in SETTINGS.values() if name in WITH_A_LAST_MAP else [DiFull]:
         for layer in ("input", "middle", "final"):
             view = setting(network).at(layer)
-            activation = view.activation(pictures)
+            activation = view.activation(images)
             assert view.suffix is not None
             (found,) = view.suffix(*view.suffix_inputs(activation))
             close(found, view.logits(activation))
 
 
-def test_the_suffix_serves_pictures_of_any_size() -> None:
+def test_the_suffix_serves_images_of_any_size() -> None:
     view = GridPG(classifier(PLAIN["adaptive pooling and fully connected"].net)).at("1")
     for cell in ((CELL, CELL), (16, 20)):
         activation = view.activation(grids(cell=cell))
@@ -200,38 +200,38 @@ def test_a_setting_is_a_classifier_of_grids(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_logits_are_differentiable_to_the_pictures(name: str) -> None:
+def test_logits_are_differentiable_to_the_images(name: str) -> None:
     plain = PLAIN["average and linear"]
-    pictures = grids(count=1).requires_grad_()
+    images = grids(count=1).requires_grad_()
     setting = SETTINGS[name](classifier(plain.net))
-    (found,) = torch.autograd.grad(setting.logits(pictures)[0, -1, 1], pictures)
-    (wanted,) = torch.autograd.grad(score_of(plain, name, "input", setting.heads - 1, 1)(pictures), pictures)
+    (found,) = torch.autograd.grad(setting.logits(images)[0, -1, 1], images)
+    (wanted,) = torch.autograd.grad(score_of(plain, name, "input", setting.heads - 1, 1)(images), images)
     close(found, wanted)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_keep_the_precision_of_the_classifier(name: str) -> None:
-    net, pictures = NETWORKS["residual"](), join_cells(cells_for("residual", 4)[None])
-    wanted = SETTINGS[name](made("residual")).logits(pictures)
+    net, images = NETWORKS["residual"](), join_cells(cells_for("residual", 4)[None])
+    wanted = SETTINGS[name](made("residual")).logits(images)
     last = SETTINGS[name](pl.Classifier(net, input_size=32, channels_last=True))
-    close(last.logits(pictures), wanted)
+    close(last.logits(images), wanted)
     half = SETTINGS[name](pl.Classifier(net, input_size=32, autocast=torch.bfloat16))
-    assert half.logits(pictures).dtype == torch.float32
-    assert float((half.logits(pictures) - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
+    assert half.logits(images).dtype == torch.float32
+    assert float((half.logits(images) - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
     double = SETTINGS[name](pl.Classifier(NETWORKS["residual"]().double(), input_size=32))
-    assert double.logits(pictures).dtype == torch.float64
+    assert double.logits(images).dtype == torch.float64
 
 
 def test_rows_of_what_crosses_the_cut_follow_their_cells() -> None:
     network = made("dense")
     layer = next(info.name for info in network.layers() if not info.clean and info.is_spatial)
     for setting in (DiFull(network), DiPart(network), GridPG(network)):
-        view, pictures = setting.at(layer), join_cells(cells_for("dense", 8).unflatten(0, (2, 4)))
-        activation = view.activation(pictures)
+        view, images = setting.at(layer), join_cells(cells_for("dense", 8).unflatten(0, (2, 4)))
+        activation = view.activation(images)
         index = torch.tensor([1, 0, 0, 1, 1])
-        rows = activation.carried.rows(torch.tensor([0, 1, 0])).rows(torch.tensor([1, 0, 2, 1, 1]))
-        close(view.logits(activation[index] * 1.0, rows), setting.logits(pictures)[index])
-        assert view.carried_names == network.at(layer).carried_names
+        rows = activation.side_inputs.rows(torch.tensor([0, 1, 0])).rows(torch.tensor([1, 0, 2, 1, 1]))
+        close(view.logits(activation[index] * 1.0, rows), setting.logits(images)[index])
+        assert view.side_input_names == network.at(layer).side_input_names
         with pytest.raises(LayerError, match=r"carried=a\.carried\.rows"):
             view.logits(activation[index] * 1.0)
 
@@ -250,17 +250,17 @@ def test_an_activation_is_freed_as_soon_as_nobody_holds_it() -> None:
 
 def test_heads_can_be_left_out_and_keep_their_numbers() -> None:
     setting = DiPart(made("residual"))
-    part, pictures = setting.only([3, 0, 3]), join_cells(cells_for("residual", 8).unflatten(0, (2, 4)))
+    part, images = setting.select_heads([3, 0, 3]), join_cells(cells_for("residual", 8).unflatten(0, (2, 4)))
     assert part.heads == 2
     assert part.head_numbers == (0, 3)
-    close(part.logits(pictures), setting.logits(pictures)[:, [0, 3]])
-    assert part is setting.only((0, 3))
-    assert setting.only(range(4)) is setting
-    assert part.at("final").only([3]).head_numbers == (3,)
+    close(part.logits(images), setting.logits(images)[:, [0, 3]])
+    assert part is setting.select_heads((0, 3))
+    assert setting.select_heads(range(4)) is setting
+    assert part.at("final").select_heads([3]).head_numbers == (3,)
     with pytest.raises(TargetError, match="has heads 0, 3, not"):
-        part.only([1])
+        part.select_heads([1])
     with pytest.raises(TargetError, match="has heads 0, not"):
-        GridPG(made("residual")).only([1])
+        GridPG(made("residual")).select_heads([1])
 
 
 # --- What is refused, and why
@@ -284,7 +284,7 @@ def test_networks_that_cannot_be_traced_are_refused_where_their_last_map_is_need
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_networks_whose_logits_depend_on_the_batch_are_refused(name: str) -> None:
-    with pytest.raises(LayerError, match="do not give their own pictures' logits"):
+    with pytest.raises(LayerError, match="do not give their own images' logits"):
         SETTINGS[name](classifier(BatchStatistics().eval()))
 
 
@@ -308,7 +308,7 @@ def test_self_tests_are_run_when_a_setting_is_made() -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_pictures_that_the_grid_does_not_divide_are_refused_with_the_sizes(name: str) -> None:
+def test_images_that_the_grid_does_not_divide_are_refused_with_the_sizes(name: str) -> None:
     setting = SETTINGS[name](made("residual"), (2, 3))
     with pytest.raises(PellucidError, match="64 x 64 are not divided by 2 x 3 cells"):
         setting.logits(torch.zeros(1, 3, 64, 64))
@@ -346,7 +346,7 @@ def test_cells_that_a_flattening_head_does_not_take_are_refused_with_the_sizes()
     for setting in (GridPG(network), DiPart(network)):
         with pytest.raises(LayerError, match="10 x 10 in every cell, but what follows takes 8 x 8 only"):
             setting.logits(torch.zeros(1, 3, 80, 80))
-    with pytest.raises(ModelError, match=r"cannot be run on pictures of shape \(1, 3, 80, 80\).* \(3, 64, 64\)"):
+    with pytest.raises(ModelError, match=r"cannot be run on images of shape \(1, 3, 80, 80\).* \(3, 64, 64\)"):
         DiFull(network).logits(torch.zeros(1, 3, 80, 80))
 
 
@@ -359,8 +359,8 @@ def test_a_grid_needs_cells(name: str, n: int | tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("setting", [GridPG, DiPart])
 def test_the_last_map_can_be_named(setting: type[DiPart]) -> None:
-    network, pictures = made("gap_linear"), join_cells(cells_for("gap_linear", 4)[None])
-    close(setting(network, head="3").logits(pictures), setting(network).logits(pictures))
+    network, images = made("gap_linear"), join_cells(cells_for("gap_linear", 4)[None])
+    close(setting(network, head="3").logits(images), setting(network).logits(images))
     with pytest.raises(LayerError, match="no layer 'fc'"):
         setting(network, head="fc")
     with pytest.raises(ModelError, match="has no map at '5'"):

@@ -88,21 +88,21 @@ def as_convolutions(net: nn.Sequential, size: int) -> nn.Sequential:
 def test_windows_of_a_flattening_head_are_its_layers_as_convolutions(grid: int | tuple[int, int]) -> None:
     net = vgg_net()
     shape = (grid, grid) if isinstance(grid, int) else grid
-    pictures = grids(shape)
+    images = grids(shape)
     with torch.no_grad():
-        pointwise = as_convolutions(net[6:], 3)(net[:6](pictures))  # (N, K, windows down, windows across)
+        pointwise = as_convolutions(net[6:], 3)(net[:6](images))  # (N, K, windows down, windows across)
     assert pointwise.shape[2:] == tuple((n - 1) * 3 + 1 for n in shape)
     setting = GridPG(classifier(net), grid)
     assert setting.order == "classify_first"
-    torch.testing.assert_close(setting.logits(pictures)[:, 0], pointwise.mean((2, 3)))
+    torch.testing.assert_close(setting.logits(images)[:, 0], pointwise.mean((2, 3)))
 
 
 def test_windows_of_other_cells_keep_the_adaptive_pooling() -> None:
-    net, pictures = vgg_net(), grids(cell=(16, 20))  # maps of 4 x 5 in every cell, pooled to 3 x 3
+    net, images = vgg_net(), grids(cell=(16, 20))  # maps of 4 x 5 in every cell, pooled to 3 x 3
     with torch.no_grad():
-        maps = net[:6](pictures)
+        maps = net[:6](images)
         logits = [net[6:](maps[:, :, i : i + 4, j : j + 5]) for i in range(5) for j in range(6)]
-    torch.testing.assert_close(GridPG(classifier(net)).logits(pictures)[:, 0], torch.stack(logits).mean(0))
+    torch.testing.assert_close(GridPG(classifier(net)).logits(images)[:, 0], torch.stack(logits).mean(0))
 
 
 def test_a_flattening_head_cannot_be_pooled_first() -> None:
@@ -134,33 +134,33 @@ def test_non_linear_heads_after_pooling_ask_for_the_order(build: Callable[[], nn
 
 @pytest.mark.parametrize("build", [convnext_net, mobilenet_net])
 def test_pool_first_is_the_network_and_classify_first_the_mean_of_positions(build: Callable[[], nn.Sequential]) -> None:
-    net, pictures = build(), grids((2, 3))
+    net, images = build(), grids((2, 3))
     network = classifier(net)
-    pool_first = GridPG(network, (2, 3), order="pool_first").logits(pictures)[:, 0]
-    torch.testing.assert_close(pool_first, network.logits(pictures))
+    pool_first = GridPG(network, (2, 3), order="pool_first").logits(images)[:, 0]
+    torch.testing.assert_close(pool_first, network.logits(images))
     with torch.no_grad():
-        maps = net[:2](pictures)
+        maps = net[:2](images)
         logits = [net[2:](maps[:, :, i : i + 1, j : j + 1]) for i in range(6) for j in range(9)]
-    classify_first = GridPG(network, (2, 3), order="classify_first").logits(pictures)[:, 0]
+    classify_first = GridPG(network, (2, 3), order="classify_first").logits(images)[:, 0]
     torch.testing.assert_close(classify_first, torch.stack(logits).mean(0))
     assert relative_difference(classify_first, pool_first) > 0.01
 
 
 @pytest.mark.parametrize("order", ["auto", "pool_first", "classify_first"])
 def test_both_orders_are_one_with_a_linear_head(order: str) -> None:
-    network, pictures = classifier(gap_net()), grids()
+    network, images = classifier(gap_net()), grids()
     setting = GridPG(network, order=order)
     assert setting.order == ("pool_first" if order == "auto" else order)
-    torch.testing.assert_close(setting.logits(pictures)[:, 0], network.logits(pictures))
+    torch.testing.assert_close(setting.logits(images)[:, 0], network.logits(images))
 
 
 @pytest.mark.parametrize("build", [convnext_net, mobilenet_net])
 def test_dipart_takes_a_non_linear_head(build: Callable[[], nn.Sequential]) -> None:
-    net, pictures = build(), grids()
+    net, images = build(), grids()
     with torch.no_grad():
-        maps = net[:2](pictures)
+        maps = net[:2](images)
         wanted = torch.stack([net[2:](maps[:, :, i : i + 3, j : j + 3]) for i in (0, 3) for j in (0, 3)], 1)
-    torch.testing.assert_close(DiPart(classifier(net)).logits(pictures), wanted)
+    torch.testing.assert_close(DiPart(classifier(net)).logits(images), wanted)
 
 
 # --- Pooling with the kernel of one cell's map
@@ -168,31 +168,31 @@ def test_dipart_takes_a_non_linear_head(build: Callable[[], nn.Sequential]) -> N
 
 @pytest.mark.parametrize("hidden", [False, True])
 def test_average_pooling_of_a_fixed_size_is_the_mean_of_whatever_map_there_is(hidden: bool) -> None:
-    fixed, pictures = seeded(lambda: FixedPooling(F.avg_pool2d, hidden=hidden)), grids((1, 3))
+    fixed, images = seeded(lambda: FixedPooling(F.avg_pool2d, hidden=hidden)), grids((1, 3))
     network = classifier(fixed)
-    with pytest.raises(ModelError, match="cannot be run on pictures"):
-        network.logits(pictures)
+    with pytest.raises(ModelError, match="cannot be run on images"):
+        network.logits(images)
     setting = GridPG(network, (1, 3), order="pool_first" if hidden else "auto")
     fixed.pool = lambda x, _: F.adaptive_avg_pool2d(x, 1)
     view = setting.at("final")
     with torch.no_grad():
-        torch.testing.assert_close(setting.logits(pictures)[:, 0], fixed(pictures))
-        torch.testing.assert_close(view.logits(view.activation(pictures))[:, 0], fixed(pictures))
+        torch.testing.assert_close(setting.logits(images)[:, 0], fixed(images))
+        torch.testing.assert_close(view.logits(view.activation(images))[:, 0], fixed(images))
     with pytest.raises(LayerError, match="8 x 8 in every cell, but what follows takes 6 x 6 only"):
         DiPart(network).logits(torch.zeros(1, 3, 32, 32))
 
 
 def test_max_pooling_of_a_fixed_size_can_only_be_classified_first() -> None:
-    net, pictures = seeded(lambda: FixedPooling(F.max_pool2d)), grids()
+    net, images = seeded(lambda: FixedPooling(F.max_pool2d)), grids()
     network = classifier(net)
     with pytest.raises(ModelError, match="choose order="):
         GridPG(network)
     with pytest.raises(ModelError, match=r"pools maps of 6 x 6 at 'relu:1' only, .* use order='classify_first'"):
         GridPG(network, order="pool_first")
     with torch.no_grad():
-        maps = F.relu(net.conv2(F.relu(net.conv1(pictures))))
+        maps = F.relu(net.conv2(F.relu(net.conv1(images))))
         wanted = net.fc(maps.permute(0, 2, 3, 1)).mean((1, 2))
-    torch.testing.assert_close(GridPG(network, order="classify_first").logits(pictures)[:, 0], wanted)
+    torch.testing.assert_close(GridPG(network, order="classify_first").logits(images)[:, 0], wanted)
 
 
 def test_networks_without_a_map_are_refused() -> None:
@@ -204,13 +204,11 @@ def test_networks_without_a_map_are_refused() -> None:
 
 def test_a_last_map_of_one_position_can_be_named() -> None:
     network = pl.Classifier(NETWORKS["residual"](), input_size=4)
-    pictures = grids((2, 3), cell=(4, 4))
+    images = grids((2, 3), cell=(4, 4))
     setting = GridPG(network, (2, 3), head="layer3")
     assert (setting.head.size, setting.order) == ((1, 1), "pool_first")
-    torch.testing.assert_close(setting.logits(pictures)[:, 0], network.logits(pictures))
-    torch.testing.assert_close(
-        DiPart(network, (2, 3), head="layer3").logits(pictures).mean(1), network.logits(pictures)
-    )
+    torch.testing.assert_close(setting.logits(images)[:, 0], network.logits(images))
+    torch.testing.assert_close(DiPart(network, (2, 3), head="layer3").logits(images).mean(1), network.logits(images))
     assert GridPG(network, (2, 3)).head.view.layer == "layer2"
 
 

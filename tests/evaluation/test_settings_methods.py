@@ -35,7 +35,7 @@ from pellucid.evaluation import (
     DiFull,
     DiPart,
     GridPG,
-    Setting,
+    GridSetting,
     localization_score,
     split_cells,
 )
@@ -56,8 +56,8 @@ def targets(name: str) -> list[Any]:
     return [1, 3] if name == "GridPG" else [(0, 1), (3, 3)]
 
 
-def explain(setting: Setting, layer: str, pictures: Tensor, name: str, **options: Any) -> Explanation:
-    return METHODS[name](**options)(setting.at(layer), pictures, targets(type(setting).__name__))
+def explain(setting: GridSetting, layer: str, images: Tensor, name: str, **options: Any) -> Explanation:
+    return METHODS[name](**options)(setting.at(layer), images, targets(type(setting).__name__))
 
 
 # --- Every method
@@ -93,11 +93,11 @@ def test_every_method_explains_a_transformer_in_difull(layer: str, method: str) 
 @pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_maps_are_those_of_the_slow_way(name: str, plain: Plain, method: str) -> None:
-    setting, pictures = SETTINGS[name](classifier(plain.net)), grids()
+    setting, images = SETTINGS[name](classifier(plain.net)), grids()
     for layer in ("input", "1", str(plain.last)):
-        found = explain(setting, layer, pictures, method, **OPTIONS.get(method, {}))
-        for row, picture in enumerate(pictures.split(1)):
-            activation = activation_of(plain, name, layer, picture)
+        found = explain(setting, layer, images, method, **OPTIONS.get(method, {}))
+        for row, image in enumerate(images.split(1)):
+            activation = activation_of(plain, name, layer, image)
             for index, target in enumerate(targets(name)):
                 head, chosen = (0, target) if name == "GridPG" else target
                 wanted = SLOW[method](score_of(plain, name, layer, head, chosen), activation)
@@ -107,9 +107,9 @@ def test_maps_are_those_of_the_slow_way(name: str, plain: Plain, method: str) ->
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("layer", ["input", "1", "5"])
 def test_score_cam_asks_the_head_that_is_explained(name: str, layer: str) -> None:
-    plain, pictures = PLAIN["flatten and fully connected"], grids(count=1)
-    found = explain(SETTINGS[name](classifier(plain.net)), layer, pictures, "ScoreCAM").values[0]
-    activation = activation_of(plain, name, layer, pictures)[0]
+    plain, images = PLAIN["flatten and fully connected"], grids(count=1)
+    found = explain(SETTINGS[name](classifier(plain.net)), layer, images, "ScoreCAM").values[0]
+    activation = activation_of(plain, name, layer, images)[0]
     low, high = activation.flatten(1).amin(1), activation.flatten(1).amax(1)
     for index, target in enumerate(targets(name)):
         head, chosen = (0, target) if name == "GridPG" else target
@@ -117,39 +117,39 @@ def test_score_cam_asks_the_head_that_is_explained(name: str, layer: str) -> Non
         for channel in range(len(activation)):
             if high[channel] > low[channel]:
                 mask = (activation[channel] - low[channel]) / (high[channel] - low[channel])
-                mask = F.interpolate(mask[None, None], pictures.shape[2:], mode="bilinear", align_corners=False)
-                logits = [score_of(plain, name, "input", head, one)(pictures * mask).detach() for one in range(5)]
+                mask = F.interpolate(mask[None, None], images.shape[2:], mode="bilinear", align_corners=False)
+                logits = [score_of(plain, name, "input", head, one)(images * mask).detach() for one in range(5)]
                 wanted += torch.stack(logits).softmax(0)[chosen] * activation[channel]
         assert relative_error(found[index], wanted.relu()) < 1e-4
 
 
-def test_targets_may_differ_from_picture_to_picture() -> None:
-    setting, pictures = DiFull(classifier(vgg_net())), grids(count=2)
-    mixed = torch.tensor([[[0, 1], [3, 2]], [[1, 4], [1, 0]]])  # (picture, target, (head, class))
-    found = METHODS["InputXGradient"]()(setting.at("1"), pictures, mixed)
+def test_targets_may_differ_from_image_to_image() -> None:
+    setting, images = DiFull(classifier(vgg_net())), grids(count=2)
+    mixed = torch.tensor([[[0, 1], [3, 2]], [[1, 4], [1, 0]]])  # (image, target, (head, class))
+    found = METHODS["InputXGradient"]()(setting.at("1"), images, mixed)
     for row, pairs in enumerate(mixed.tolist()):
         for index, pair in enumerate(pairs):
-            alone = METHODS["InputXGradient"]()(setting.at("1"), pictures[row : row + 1], tuple(pair))
+            alone = METHODS["InputXGradient"]()(setting.at("1"), images[row : row + 1], tuple(pair))
             torch.testing.assert_close(found.values[row, index], alone.values[0, 0])
     assert found.targets == (("class 1 at head 0", "class 2 at head 3"), ("class 4 at head 1", "class 0 at head 1"))
 
 
-@pytest.mark.parametrize("output", ["probability", "log_probability", "margin", "centred"])
+@pytest.mark.parametrize("output", ["probability", "log_probability", "margin", "centered"])
 def test_other_outputs_are_taken_of_the_head_that_is_named(output: str) -> None:
-    setting, pictures = DiPart(classifier(gap_net())), grids()
-    found = METHODS["Gradient"]()(setting.at("final"), pictures, Target([(2, 1)], output=output))
-    logits = setting.logits(pictures)[:, 2]
+    setting, images = DiPart(classifier(gap_net())), grids()
+    found = METHODS["Gradient"]()(setting.at("final"), images, Target([(2, 1)], output=output))
+    logits = setting.logits(images)[:, 2]
     wanted = {
         "probability": logits.softmax(1)[:, 1],
         "log_probability": logits.log_softmax(1)[:, 1],
         "margin": logits[:, 1] - logits[:, [0, 2, 3, 4]].amax(1),
-        "centred": logits[:, 1] - logits.mean(1),
+        "centered": logits[:, 1] - logits.mean(1),
     }
     torch.testing.assert_close(found.scores[:, 0], wanted[output])
 
 
 def test_heads_that_do_not_exist_or_are_not_named_are_refused() -> None:
-    view, pictures = DiFull(classifier(gap_net())).at("final"), grids()
+    view, images = DiFull(classifier(gap_net())).at("final"), grids()
     for target, message in [
         ((4, 1), "has heads 0, 1, 2, 3, not"),
         (1, "give the target 1 as"),
@@ -162,10 +162,10 @@ def test_heads_that_do_not_exist_or_are_not_named_are_refused() -> None:
         ),
     ]:
         with pytest.raises(TargetError, match=message):
-            METHODS["Gradient"]()(view, pictures, target)
+            METHODS["Gradient"]()(view, images, target)
     with pytest.raises(TargetError, match=r"give the target 1 as \(head, class\)"):
-        METHODS["Gradient"]()(view.only([3]), pictures, 1)
-    assert METHODS["Gradient"]()(view.only([3]), pictures, (3, 1)).targets[0] == ("class 1 at head 3",)
+        METHODS["Gradient"]()(view.select_heads([3]), images, 1)
+    assert METHODS["Gradient"]()(view.select_heads([3]), images, (3, 1)).targets[0] == ("class 1 at head 3",)
 
 
 # --- 6.1.5 to 6.1.7: where positive evidence must lie
@@ -191,13 +191,13 @@ def wide_net() -> nn.Sequential:
     ("grid", "cell", "leak"), [((2, 2), 0, 0.9646), ((2, 2), 3, 0.9646), ((3, 3), 4, 0.9298), ((1, 2), 1, 1 - 1 / 56)]
 )
 def test_gradients_before_average_pooling_are_boxes(grid: tuple[int, int], cell: int, leak: float, method: str) -> None:
-    network, pictures = classifier(wide_net(), 14), grids(grid, cell=(14, 14))
+    network, images = classifier(wide_net(), 14), grids(grid, cell=(14, 14))
     size = (grid[0] * 224, grid[1] * 224)
     cells = grid[0] * grid[1]
-    whole = METHODS[method]()(GridPG(network, grid).at("final"), pictures, 1).values
+    whole = METHODS[method]()(GridPG(network, grid).at("final"), images, 1).values
     torch.testing.assert_close(localization_score(whole, grid, cell, size), torch.full((2,), 1 / cells).double())
     for setting in (DiFull(network, grid), DiPart(network, grid)):
-        found = METHODS[method]()(setting.at("final"), pictures, (cell, 1)).values
+        found = METHODS[method]()(setting.at("final"), images, (cell, 1)).values
         box = crop(found, cell, grid)
         torch.testing.assert_close(box, box[..., :1, :1].expand_as(box))
         score = localization_score(found, grid, cell, size)
@@ -238,11 +238,11 @@ def test_closed_forms_before_a_linear_head_are_the_general_way(name: str, method
 @pytest.mark.parametrize("name", SETTINGS)
 def test_closed_forms_before_a_linear_head_from_its_weights(name: str) -> None:
     """LayerCAM = sum_c ReLU(w_c) a_c / HW; Ablation-CAM's w_c = w_c mean(a_c) / y (6.1.9), in the part that is read."""
-    net, pictures = gap_net(), grids(count=1)
+    net, images = gap_net(), grids(count=1)
     setting = SETTINGS[name](classifier(net))
-    activation = setting.at("final").activation(pictures)[0]
+    activation = setting.at("final").activation(images)[0]
     weight = net[7].weight.detach()
-    ablation, layer = (explain(setting, "final", pictures, method).values[0] for method in ("AblationCAM", "LayerCAM"))
+    ablation, layer = (explain(setting, "final", images, method).values[0] for method in ("AblationCAM", "LayerCAM"))
     for index, target in enumerate(targets(name)):
         head, chosen = (0, target) if name == "GridPG" else target
         read = torch.ones_like(activation[0])
@@ -251,7 +251,7 @@ def test_closed_forms_before_a_linear_head_from_its_weights(name: str) -> None:
             crop(read[None, None], head).fill_(1.0)
         a, w, area = activation * read, weight[chosen][:, None, None], read.sum()
         torch.testing.assert_close(layer[index], (w.relu() * a).sum(0) / area)
-        y = setting.logits(pictures)[0, head, chosen]
+        y = setting.logits(images)[0, head, chosen]
         drop = w[:, 0, 0] * a.sum((1, 2)) / area / y
         torch.testing.assert_close(ablation[index], (drop[:, None, None] * activation).sum(0).relu())
 
@@ -292,17 +292,17 @@ def test_lrp_never_leaves_the_cell_in_difull(composite: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_real_network_at_its_final_layer(name: str) -> None:
-    network, picture = lite0()
-    cell = F.interpolate(picture, (96, 96), mode="bilinear")
-    pictures = pl.evaluation.join_cells(torch.stack([cell, cell.flip(3), -cell, cell.flip(2)], 1))
+    network, image = lite0()
+    cell = F.interpolate(image, (96, 96), mode="bilinear")
+    images = pl.evaluation.join_cells(torch.stack([cell, cell.flip(3), -cell, cell.flip(2)], 1))
     setting = SETTINGS[name](network, cell_size=(96, 96))
-    wanted = network.logits(pictures)[:, None] if name == "GridPG" else None
+    wanted = network.logits(images)[:, None] if name == "GridPG" else None
     if name == "DiFull":
-        wanted = network.logits(split_cells(pictures)[0])[None]
+        wanted = network.logits(split_cells(images)[0])[None]
     if wanted is not None:
-        assert relative_error(setting.logits(pictures), wanted) < 1e-4
+        assert relative_error(setting.logits(images), wanted) < 1e-4
     methods: list[Method] = [METHODS[each]() for each in ("Gradient", "InputXGradient", "GradCAM", "Occlusion")]
-    boxes, evidence, cam, blur = pl.attribution.explain(setting.at("final"), pictures, targets(name), methods)
+    boxes, evidence, cam, blur = pl.attribution.explain(setting.at("final"), images, targets(name), methods)
     score = localization_score(boxes.values[:, 0], 2, 0, (192, 192))
     assert float(score) == pytest.approx(0.25 if name == "GridPG" else (1 - 1 / 24) ** 2, abs=2e-3)
     delta = evidence.scores - head_bias(network, [1, 3])

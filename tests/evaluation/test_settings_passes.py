@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pellucid as pl
 from pellucid.attribution import METHODS, Case, Passes
-from pellucid.attribution.batch_budget import Budget
+from pellucid.attribution.batch_budget import BatchBudget
 from pellucid.attribution.perturbation import occlusion_windows
 from pellucid.classifiers import LayerView
 from pellucid.evaluation import DiFull, DiPart, GridPG
@@ -31,8 +31,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     """Counts what goes through the part after a layer, for views of cells."""
     found, logits = Counts(), LayerView.logits
 
-    def counting(view: LayerView, activation: Tensor, carried: Any = None) -> Tensor:
-        result = logits(view, activation, carried)
+    def counting(view: LayerView, activation: Tensor, side_inputs: Any = None) -> Tensor:
+        result = logits(view, activation, side_inputs)
         found.forward.append(len(activation))
         if result.requires_grad:
             result.register_hook(lambda gradient: found.backward.append(len(gradient)))
@@ -97,11 +97,11 @@ def test_a_target_of_one_head_costs_one_cell(target: Any, counts: Counts) -> Non
 
 
 def test_a_case_has_logits_of_named_heads_alone() -> None:
-    setting, pictures = DiPart(classifier(gap_net())), grids()
-    case = Case(setting.at("final"), pictures, [(3, 1), (1, 2)])
+    setting, images = DiPart(classifier(gap_net())), grids()
+    case = Case(setting.at("final"), images, [(3, 1), (1, 2)])
     assert case.view.head_numbers == (1, 3)
-    torch.testing.assert_close(case.all_logits, setting.logits(pictures)[:, [1, 3]])
-    torch.testing.assert_close(case.scores, setting.logits(pictures)[:, [3, 1], [1, 2]])
+    torch.testing.assert_close(case.all_logits, setting.logits(images)[:, [1, 3]])
+    torch.testing.assert_close(case.scores, setting.logits(images)[:, [3, 1], [1, 2]])
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -117,23 +117,23 @@ def test_score_cam_counts_the_cells_of_whole_networks(name: str) -> None:
 @pytest.mark.parametrize("layer", ["input", "1", "5"])
 @pytest.mark.parametrize("setting", [DiFull, DiPart])
 def test_gradients_of_targets_together_are_those_of_targets_alone(setting: type[DiFull], layer: str) -> None:
-    view, pictures = setting(classifier(vgg_net())).at(layer), grids(count=3)
+    view, images = setting(classifier(vgg_net())).at(layer), grids(count=3)
     several = [(0, 1), (3, 3), (3, 2), (1, 1), (0, 4), (2, 0)]
-    together = Case(view, pictures, several).gradients
+    together = Case(view, images, several).gradients
     for index, target in enumerate(several):
-        torch.testing.assert_close(together[:, index], Case(view, pictures, target).gradients[:, 0])
+        torch.testing.assert_close(together[:, index], Case(view, images, target).gradients[:, 0])
 
 
-def test_targets_share_a_pass_only_if_their_heads_differ_in_every_picture() -> None:
-    view, pictures = DiFull(classifier(vgg_net())).at("1"), grids(count=2)
+def test_targets_share_a_pass_only_if_their_heads_differ_in_every_image() -> None:
+    view, images = DiFull(classifier(vgg_net())).at("1"), grids(count=2)
     mixed = torch.tensor([[[0, 1], [1, 1], [2, 1]], [[0, 1], [0, 2], [3, 1]]])
-    case = Case(view, pictures, mixed)
+    case = Case(view, images, mixed)
     found = case.gradients
-    assert case.passes.suffix_backward == 2 * (2 * 4)  # (0 | 1 2), two pictures, four heads are named
-    for picture, pairs in enumerate(mixed.tolist()):
+    assert case.passes.suffix_backward == 2 * (2 * 4)  # (0 | 1 2), two images, four heads are named
+    for image, pairs in enumerate(mixed.tolist()):
         for index, pair in enumerate(pairs):
-            alone = Case(view, pictures[picture : picture + 1], tuple(pair)).gradients
-            torch.testing.assert_close(found[picture, index], alone[0, 0])
+            alone = Case(view, images[image : image + 1], tuple(pair)).gradients
+            torch.testing.assert_close(found[image, index], alone[0, 0])
 
 
 # --- Cells that have not changed are not run again
@@ -151,9 +151,9 @@ def test_occlusion_in_difull_runs_the_cells_that_a_window_touches(window: int, s
 @pytest.mark.parametrize("grid", [(2, 2), (3, 3), (1, 4)])
 @pytest.mark.parametrize("layer", ["input", "1", "5"])
 def test_a_cell_runs_again_exactly_if_it_has_changed(layer: str, grid: tuple[int, int], counts: Counts) -> None:
-    setting, pictures = DiFull(classifier(vgg_net()), grid), grids(grid)
+    setting, images = DiFull(classifier(vgg_net()), grid), grids(grid)
     view = setting.at(layer)
-    activation = view.activation(pictures)
+    activation = view.activation(images)
     with torch.no_grad():
         view.logits(activation)
         rows = torch.tensor([1, 0, 1, 1])
@@ -163,12 +163,12 @@ def test_a_cell_runs_again_exactly_if_it_has_changed(layer: str, grid: tuple[int
         changed[1, :, :, width] = 0.5  # the second column
         changed[2, 0, height - 1, 0] = -7.0  # the first cell
         counts.forward.clear()
-        carried = activation.carried.rows(rows)
-        found, run = view.counted_logits(changed, carried)
+        side_inputs = activation.side_inputs.rows(rows)
+        found, run = view.logits_with_cost(changed, side_inputs)
     second_column = sum(k % grid[1] == 1 for k in range(setting.heads))
     assert run == sum(counts.forward) == 1 + second_column + 1
     torch.testing.assert_close(
-        found, view.logits(changed.clone().requires_grad_(), activation.carried.rows(rows)).detach()
+        found, view.logits(changed.clone().requires_grad_(), activation.side_inputs.rows(rows)).detach()
     )
 
 
@@ -178,8 +178,8 @@ def test_nothing_is_taken_as_known_that_was_not_run(counts: Counts) -> None:
     counts.forward.clear()
     with torch.no_grad():
         for run in ([(0, 1)], [(0, 1), (3, 1)], [(2, 1)], [(0, 1), (3, 1)]):
-            view.only([head for head, _ in run]).logits(activation)
-    assert counts.forward == [2, 2, 2]  # heads 0, then 3, then 2, of two pictures; at last both are known
+            view.select_heads([head for head, _ in run]).logits(activation)
+    assert counts.forward == [2, 2, 2]  # heads 0, then 3, then 2, of two images; at last both are known
     whole = view.logits(activation)
     assert counts.forward == [2, 2, 2, 2]
     torch.testing.assert_close(whole, view.classifier.logits(grids()))
@@ -192,8 +192,8 @@ def test_an_activation_that_is_changed_in_place_is_run_again() -> None:
         view.logits(activation)
         activation[0, :, :5] = 0.0
         found = view.logits(activation)
-    torch.testing.assert_close(found, view.logits(activation * 1.0, activation.carried))
-    torch.testing.assert_close(found, view.logits(activation.clone().requires_grad_(), activation.carried).detach())
+    torch.testing.assert_close(found, view.logits(activation * 1.0, activation.side_inputs))
+    torch.testing.assert_close(found, view.logits(activation.clone().requires_grad_(), activation.side_inputs).detach())
 
 
 def test_nan_is_not_taken_for_unchanged() -> None:
@@ -203,7 +203,7 @@ def test_nan_is_not_taken_for_unchanged() -> None:
         view.logits(activation)
         spoilt = activation * 1.0
         spoilt[0, 0, 0, 0] = torch.nan
-        found = view.logits(spoilt, activation.carried)
+        found = view.logits(spoilt, activation.side_inputs)
     assert bool(found[0, 0].isnan().all())
     assert bool(found[0, 1:].isfinite().all())
 
@@ -215,7 +215,7 @@ def test_differentiated_logits_are_never_taken_from_memory(counts: Counts) -> No
         view.logits(activation)
     leaf = activation.detach().clone().requires_grad_()
     counts.forward.clear()
-    logits = view.logits(leaf, activation.carried)
+    logits = view.logits(leaf, activation.side_inputs)
     assert counts.forward == [8]
     assert bool(torch.autograd.grad(logits.sum(), leaf)[0].any())
 
@@ -228,7 +228,7 @@ def test_a_batch_holds_so_many_cells(name: str, rows: int) -> None:
     view = SETTINGS[name](classifier(gap_net())).at("1")
     case = Case(view, grids(), TARGETS[name], max_batch=16)
     assert case.budget.rows("gradient") == rows
-    assert Budget(case.view, grids(count=1), max_batch=1).rows("forward") == 1
+    assert BatchBudget(case.view, grids(count=1), max_batch=1).rows("forward") == 1
 
 
 @pytest.mark.parametrize("max_batch", [1, 5, 64])

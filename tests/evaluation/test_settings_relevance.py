@@ -36,9 +36,9 @@ def composites() -> tuple[str, ...]:
     return (*COMPOSITES, "gradient")
 
 
-def explained_alone(made: Classifier, method: Any, pictures: Tensor, layer: str) -> list[Tensor]:
+def explained_alone(made: Classifier, method: Any, images: Tensor, layer: str) -> list[Tensor]:
     """The map of every target's cell, explained by itself: (N, h, w) for each target."""
-    cells = split_cells(pictures)
+    cells = split_cells(images)
     return [method(made.at(layer), cells[:, head].contiguous(), index).values[:, 0] for head, index in TARGETS]
 
 
@@ -46,9 +46,9 @@ def explained_alone(made: Classifier, method: Any, pictures: Tensor, layer: str)
 @pytest.mark.parametrize("composite", composites())
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_lrp_in_difull_is_lrp_of_the_cell_alone(build: Any, composite: str, layer: str) -> None:
-    made, pictures, method = classifier(build()), grids(), LRP(composite=composite, **BOX)
-    found = method(DiFull(made).at(layer), pictures, TARGETS).values
-    alone = explained_alone(made, method, pictures, layer)
+    made, images, method = classifier(build()), grids(), LRP(composite=composite, **BOX)
+    found = method(DiFull(made).at(layer), images, TARGETS).values
+    alone = explained_alone(made, method, images, layer)
     for index, (head, _) in enumerate(TARGETS):
         cells = split_cells(found[:, index, None])[:, :, 0]
         assert bool(alone[index].any())
@@ -59,11 +59,11 @@ def test_lrp_in_difull_is_lrp_of_the_cell_alone(build: Any, composite: str, laye
 
 @pytest.mark.parametrize("options", [{"fold_batch_norm": False}, {"num_conv_epsilon": 1}, {"absorb_bias": False}])
 def test_lrp_s_options_hold_in_difull_too(options: dict[str, Any]) -> None:
-    made, pictures, method = classifier(gap_net()), grids(), LRP(**options, **BOX)
-    found = method(DiFull(made).at("input"), pictures, TARGETS).values
-    plain = LRP(**BOX)(DiFull(made).at("input"), pictures, TARGETS).values
+    made, images, method = classifier(gap_net()), grids(), LRP(**options, **BOX)
+    found = method(DiFull(made).at("input"), images, TARGETS).values
+    plain = LRP(**BOX)(DiFull(made).at("input"), images, TARGETS).values
     assert not torch.allclose(found, plain)
-    for index, alone in enumerate(explained_alone(made, method, pictures, "input")):
+    for index, alone in enumerate(explained_alone(made, method, images, "input")):
         cells = split_cells(found[:, index, None])[:, :, 0]
         torch.testing.assert_close(cells[:, TARGETS[index][0]], alone, rtol=1e-4, atol=1e-6)
 
@@ -82,9 +82,9 @@ def test_gradients_in_difull_are_exactly_zero_outside_the_cell(build: Any, name:
 
 @pytest.mark.parametrize("name", [name for name in GRADIENTS if name != "SmoothGrad"])  # noise is drawn per grid
 def test_gradients_in_difull_are_those_of_the_cell_alone(name: str) -> None:
-    made, pictures, method = classifier(vgg_net()), grids(), METHODS[name](**GRADIENTS[name])
-    found = method(DiFull(made).at("input"), pictures, TARGETS).values
-    for index, alone in enumerate(explained_alone(made, method, pictures, "input")):
+    made, images, method = classifier(vgg_net()), grids(), METHODS[name](**GRADIENTS[name])
+    found = method(DiFull(made).at("input"), images, TARGETS).values
+    for index, alone in enumerate(explained_alone(made, method, images, "input")):
         cells = split_cells(found[:, index, None])[:, :, 0]
         torch.testing.assert_close(cells[:, TARGETS[index][0]], alone, rtol=1e-4, atol=1e-6)
 
@@ -95,8 +95,8 @@ def test_gradients_in_difull_are_those_of_the_cell_alone(name: str) -> None:
 @pytest.mark.parametrize("max_batch", [1, 16, 64])
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_rise_runs_a_cell_that_a_mask_hides_once(build: Any, max_batch: int) -> None:
-    made, pictures, method = classifier(build()), grids(count=1), RISE(masks=60, keep=0.2, cells=3, max_batch=max_batch)
-    found = method(DiFull(made).at("1"), pictures, TARGETS[:2])
+    made, images, method = classifier(build()), grids(count=1), RISE(masks=60, keep=0.2, cells=3, max_batch=max_batch)
+    found = method(DiFull(made).at("1"), images, TARGETS[:2])
     masks = rise_masks(60, 24, 24, cells=3, keep=0.2, seed=0)[torch.arange(60)]
     seen = split_cells(masks[:, None])[:, [0, 3]].flatten(2).any(2)
     assert 0 < int(seen.sum()) < 120
@@ -104,7 +104,7 @@ def test_rise_runs_a_cell_that_a_mask_hides_once(build: Any, max_batch: int) -> 
     assert found.passes == Passes(prefix_forward=4, suffix_forward=rows)
     for index, (head, label) in enumerate(TARGETS[:2]):
         view, wanted = made.at("1"), torch.zeros(24, 24)
-        activation = view.activation(split_cells(pictures)[:, head].contiguous())
+        activation = view.activation(split_cells(images)[:, head].contiguous())
         for mask in masks:
             own = split_cells(mask[None, None])[:, head]
             wanted += float(view.logits(activation * own).softmax(1)[0, label]) * mask
@@ -119,8 +119,8 @@ def test_a_cell_counts_as_empty_only_if_all_of_it_is_zero() -> None:
     changed[1, 0, 0, 0] = 1e-3
     changed[2, 0, 0, 0] = torch.nan
     with torch.no_grad():
-        found, run = view.counted_logits(changed, activation.carried.rows(rows))
+        found, run = view.logits_with_cost(changed, activation.side_inputs.rows(rows))
         wanted = torch.stack([alone.logits(split_cells(row[None])[0].contiguous()) for row in changed])
     torch.testing.assert_close(found, wanted, equal_nan=True, rtol=1e-4, atol=1e-5)
-    # Of both pictures all four cells once, empty, but the first of the second, which is never empty and differs twice.
+    # Of both images all four cells once, empty, but the first of the second, which is never empty and differs twice.
     assert run == 4 + 3 + 2

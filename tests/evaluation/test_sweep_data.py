@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.evaluation.sweep_support import COLOURS, colour_classifier, colour_network, write_squares
+from tests.evaluation.sweep_support import COLORS, color_classifier, color_network, write_squares
 
 from pellucid import Classifier
-from pellucid.errors import ModelError, PellucidError, PictureError
+from pellucid.errors import ImageError, ModelError, PellucidError
 from pellucid.evaluation.sweep import read_data_set
-from pellucid.evaluation.sweep.predictions import pool_of, predict, unusable
+from pellucid.evaluation.sweep.predictions import confident_candidates, predict, unusable_images
 
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return colour_classifier()
+    return color_classifier()
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def touch(*files: Path) -> None:
 def test_folders_are_classes_by_name(squares: Path, classifier: Classifier) -> None:
     found = read_data_set(squares, classifier)
     assert len(found) == 16
-    assert all(COLOURS[label] == file.split("/")[0] for file, label in zip(found.files, found.labels, strict=True))
+    assert all(COLORS[label] == file.split("/")[0] for file, label in zip(found.files, found.labels, strict=True))
 
 
 def test_folders_are_classes_by_index(tmp_path: Path, classifier: Classifier) -> None:
@@ -53,12 +53,12 @@ def test_a_folder_that_is_no_class_is_named_with_the_nearest(tmp_path: Path, cla
 
 
 def test_underscores_stand_for_spaces(tmp_path: Path) -> None:
-    spaced = Classifier(colour_network(), input_size=16, class_names=[f"light {name}" for name in COLOURS])
+    spaced = Classifier(color_network(), input_size=16, class_names=[f"light {name}" for name in COLORS])
     touch(tmp_path / "light_red" / "a.png")
     assert read_data_set(tmp_path, spaced).labels == (4,)
 
 
-def test_a_picture_outside_the_class_folders_is_listed_as_skipped(tmp_path: Path, classifier: Classifier) -> None:
+def test_a_image_outside_the_class_folders_is_listed_as_skipped(tmp_path: Path, classifier: Classifier) -> None:
     touch(tmp_path / "red" / "a.png", tmp_path / "stray.png")
     found = read_data_set(tmp_path, classifier)
     assert found.files == ("red/a.png",)
@@ -97,7 +97,7 @@ def test_a_wrong_list_says_what_is_wrong(tmp_path: Path, classifier: Classifier,
 def test_data_that_is_not_there_is_an_error(tmp_path: Path, classifier: Classifier) -> None:
     with pytest.raises(PellucidError, match="does not exist"):
         read_data_set(tmp_path / "nothing", classifier)
-    with pytest.raises(PictureError, match="no pictures"):
+    with pytest.raises(ImageError, match="no images"):
         read_data_set(tmp_path, classifier)
 
 
@@ -121,39 +121,39 @@ def test_predictions_are_the_classifiers_own(squares: Path, classifier: Classifi
     torch.testing.assert_close(torch.tensor(table["confidence"].to_pylist(), dtype=torch.float64), wanted)
 
 
-def test_unreadable_pictures_are_listed_and_the_others_classified(tmp_path: Path, classifier: Classifier) -> None:
+def test_unreadable_images_are_listed_and_the_others_classified(tmp_path: Path, classifier: Classifier) -> None:
     write_squares(tmp_path, per_class=1)
-    (tmp_path / "red" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "red" / "1.png").write_bytes(b"no image")
     (tmp_path / "red" / "2.png").write_bytes(b"")
     data = read_data_set(tmp_path, classifier)
     table = predict(classifier, data, 0, len(data), max_batch=3)
-    failures = unusable([table, table])
+    failures = unusable_images([table, table])
     assert [(str(failure.path), failure.reason.split(";")[0][:14]) for failure in failures] == [
         ("red/1.png", "is not a pictu"),
         ("red/2.png", "is empty"),
     ]
-    assert {candidate.path for candidate in pool_of(table, 0.9)} == {f"{colour}/0.png" for colour in COLOURS}
+    assert {candidate.path for candidate in confident_candidates(table, 0.9)} == {f"{color}/0.png" for color in COLORS}
 
 
-def test_only_pictures_that_the_model_is_sure_and_right_about_are_used(tmp_path: Path, classifier: Classifier) -> None:
+def test_only_images_that_the_model_is_sure_and_right_about_are_used(tmp_path: Path, classifier: Classifier) -> None:
     write_squares(tmp_path, per_class=1)
     (tmp_path / "red" / "0.png").rename(tmp_path / "blue" / "wrong.png")
     data = read_data_set(tmp_path, classifier)
     table = predict(classifier, data, 0, len(data), max_batch=16)
     sure = sorted(table["confidence"].to_pylist())
-    assert "blue/wrong.png" not in {candidate.path for candidate in pool_of(table, 0.0)}
-    assert len(pool_of(table, 0.0)) == 7
-    assert pool_of(table, sure[-1] + 1e-9) == ()
+    assert "blue/wrong.png" not in {candidate.path for candidate in confident_candidates(table, 0.0)}
+    assert len(confident_candidates(table, 0.0)) == 7
+    assert confident_candidates(table, sure[-1] + 1e-9) == ()
 
 
-def test_a_picture_that_gives_no_logits_is_listed(tmp_path: Path) -> None:
+def test_a_image_that_gives_no_logits_is_listed(tmp_path: Path) -> None:
     write_squares(tmp_path, per_class=1)
-    network = colour_network()
+    network = color_network()
     broken = Classifier(
-        torch.nn.Sequential(network, Brittle()).eval(), preprocess=colour_classifier().preprocess, class_names=COLOURS
+        torch.nn.Sequential(network, Brittle()).eval(), preprocess=color_classifier().preprocess, class_names=COLORS
     )
     data = read_data_set(tmp_path, broken)
-    failures = unusable([predict(broken, data, 0, len(data), max_batch=4)])
+    failures = unusable_images([predict(broken, data, 0, len(data), max_batch=4)])
     assert [(str(failure.path), failure.reason) for failure in failures] == [
         ("red/0.png", "the network gives NaN or infinite logits")
     ]
@@ -168,6 +168,6 @@ class Brittle(torch.nn.Module):
 
 
 def test_a_classifier_without_preprocessing_cannot_read_a_data_set(squares: Path) -> None:
-    blind = Classifier(colour_network(), input_size=16, class_names=COLOURS)
+    blind = Classifier(color_network(), input_size=16, class_names=COLORS)
     with pytest.raises(ModelError, match="without preprocess"):
         predict(blind, read_data_set(squares, blind), 0, 1, max_batch=1)

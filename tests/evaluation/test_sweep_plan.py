@@ -11,19 +11,19 @@ import torch
 from pellucid.attribution import GradCAM, IntegratedGradients, Occlusion
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep import SweepOptions
-from pellucid.evaluation.sweep.evaluate import planned_methods
+from pellucid.evaluation.sweep.evaluate import plan_methods
 from pellucid.evaluation.sweep.plan import Plan, PlannedData, PlannedModel
 
 
 def plan(**options: Any) -> Plan:
     chosen = SweepOptions(**options)
     model = PlannedModel("net", "f00", "cpu", (3, 8, 8), "crop", chosen.layers, cascade=("fc", "conv"), steps=(0, 1, 2))
-    methods = planned_methods([GradCAM()])
+    methods = plan_methods([GradCAM()])
     return Plan(chosen, methods, (model,), PlannedData("d00", 600), {"pellucid": "1", "torch": "2"})
 
 
 def test_shards_hold_every_grid_of_every_setting_and_layer_once() -> None:
-    shards = list(plan(grids=10, twin_grids=7, shard_size=4).shards())
+    shards = list(plan(grids=10, same_class_grids=7, shard_size=4).shards())
     assert [shard.number for shard in shards] == list(range(len(shards)))
     held = Counter(
         (shard.variant, shard.setting, shard.layer, grid) for shard in shards for grid in range(shard.start, shard.stop)
@@ -47,14 +47,14 @@ def test_a_run_that_is_stopped_early_has_as_many_grids_everywhere() -> None:
     assert {(shard.start, shard.stop) for shard in first} == {(0, 4)}
 
 
-def test_predictions_hold_every_picture_once() -> None:
+def test_predictions_hold_every_image_once() -> None:
     chunks = list(plan().predictions())
-    assert [picture for chunk in chunks for picture in range(chunk.start, chunk.stop)] == list(range(600))
+    assert [image for chunk in chunks for image in range(chunk.start, chunk.stop)] == list(range(600))
     assert len({chunk.file for chunk in chunks}) == len(chunks)
 
 
 def test_a_plan_survives_json() -> None:
-    one = plan(n=(2, 3), kernel_sizes=(9, 5), randomise=("fc", "conv"), twin_grids=3)
+    one = plan(n=(2, 3), kernel_sizes=(9, 5), randomize=("fc", "conv"), same_class_grids=3)
     again = Plan.from_record(json.loads(json.dumps(one.record())))
     assert again == one
     assert again.digest == one.digest
@@ -68,20 +68,20 @@ def test_differences_name_what_differs_and_nothing_else() -> None:
     assert one.differences(other) == ["grids: 10; 12"]
     weights = replace(one, models=(replace(one.models[0], fingerprint="beef"),))
     assert one.differences(weights) == ['models 0 fingerprint: "f00"; "beef"']
-    methods = replace(one, methods=planned_methods([GradCAM(), Occlusion()]))
+    methods = replace(one, methods=plan_methods([GradCAM(), Occlusion()]))
     assert any("Occlusion" in text for text in one.differences(methods))
 
 
 def test_predictions_do_not_depend_on_how_grids_are_explained() -> None:
-    one, more_grids, other_pictures = plan(), plan(grids=7, layers=("final",)), plan()
-    other_pictures = replace(other_pictures, data=PlannedData("d01", 600))
+    one, more_grids, other_images = plan(), plan(grids=7, layers=("final",)), plan()
+    other_images = replace(other_images, data=PlannedData("d01", 600))
     chunk, shard = next(one.predictions()), next(one.shards())
-    assert one.tag(chunk) == more_grids.tag(chunk) != other_pictures.tag(chunk)
+    assert one.tag(chunk) == more_grids.tag(chunk) != other_images.tag(chunk)
     assert one.tag(shard) != more_grids.tag(shard)
 
 
 def test_the_same_class_with_other_options_has_a_label_of_its_own() -> None:
-    methods = planned_methods([IntegratedGradients(steps=20), GradCAM(), IntegratedGradients(steps=50)])
+    methods = plan_methods([IntegratedGradients(steps=20), GradCAM(), IntegratedGradients(steps=50)])
     labels = [method.label for method in methods]
     assert labels == ["IntegratedGradients (steps=20)", "GradCAM", "IntegratedGradients (steps=50)"]
     assert json.loads(methods[2].options)["steps"] == 50
@@ -89,20 +89,20 @@ def test_the_same_class_with_other_options_has_a_label_of_its_own() -> None:
 
 def test_two_equal_methods_are_refused() -> None:
     with pytest.raises(PellucidError, match="given twice"):
-        planned_methods([GradCAM(), GradCAM()])
+        plan_methods([GradCAM(), GradCAM()])
 
 
 def test_a_tensor_among_the_options_is_told_by_its_content() -> None:
     first, second = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
     one, same, other = (
-        planned_methods([IntegratedGradients(baseline=baseline)]) for baseline in (first, first.clone(), second)
+        plan_methods([IntegratedGradients(baseline=baseline)]) for baseline in (first, first.clone(), second)
     )
     assert one == same != other
 
 
 def test_an_option_that_cannot_be_written_down_is_refused() -> None:
     with pytest.raises(PellucidError, match="Odd cannot be written into the plan"):
-        planned_methods([Odd()])
+        plan_methods([Odd()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +118,12 @@ class Odd(GradCAM):
         ({"layers": ()}, "no layers given"),
         ({"layers": ("final", "final")}, "named twice"),
         ({"grids": 0}, "grids is 0"),
-        ({"twin_grids": 0}, "twin_grids is 0"),
+        ({"same_class_grids": 0}, "same_class_grids is 0"),
         ({"n": 0}, "0 x 0"),
         ({"kernel_sizes": (4,)}, "kernel of 4 cells"),
         ({"pool": "mine"}, "choose from common, own"),
         ({"keep_maps": "some"}, "choose from none, first, all"),
-        ({"randomise": -1}, "randomise is -1"),
+        ({"randomize": -1}, "randomize is -1"),
         ({"shard_size": 0}, "shard_size is 0"),
     ],
 )

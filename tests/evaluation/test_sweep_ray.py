@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluation.sweep_support import MODEL, colour_classifier, write_squares
+from tests.evaluation.sweep_support import MODEL, color_classifier, write_squares
 
 from pellucid.attribution import RISE, GradCAM
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep import (
     ModelSource,
-    Progress,
     Run,
     SweepOptions,
+    SweepProgress,
     evaluate,
 )
 from pellucid.evaluation.sweep.plan import Shard
@@ -80,7 +80,7 @@ def rounded(run: Run) -> list[list[Any]]:
 def test_nothing_is_lost_and_nothing_done_twice_when_a_worker_is_killed(squares: Path, tmp_path: Path) -> None:
     if not Path("/proc").is_dir():
         pytest.skip("without /proc the workers cannot be found")
-    finished: list[Progress] = []
+    finished: list[SweepProgress] = []
     killed: list[int] = []
     enough = threading.Event()
 
@@ -93,7 +93,7 @@ def test_nothing_is_lost_and_nothing_done_twice_when_a_worker_is_killed(squares:
                 killed.append(process)
             time.sleep(0.002)
 
-    def follow(step: Progress) -> None:
+    def follow(step: SweepProgress) -> None:
         finished.append(step)
         if isinstance(step.task, Shard) and step.done >= 4:
             enough.set()
@@ -115,14 +115,14 @@ def test_nothing_is_lost_and_nothing_done_twice_when_a_worker_is_killed(squares:
 
 
 def test_a_run_begun_here_is_finished_on_the_cluster(squares: Path, tmp_path: Path) -> None:
-    def stop(step: Progress) -> None:
+    def stop(step: SweepProgress) -> None:
         if step.stage == "explaining" and step.done == 3:
             raise KeyboardInterrupt
 
     options = SweepOptions(settings=("GridPG",), layers=("final",), grids=6, shard_size=1)
     with pytest.raises(KeyboardInterrupt):
         evaluate(squares, MODEL, [GradCAM()], tmp_path / "run", options, on_progress=stop)
-    made: list[Progress] = []
+    made: list[SweepProgress] = []
     run = evaluate(squares, MODEL, [GradCAM()], tmp_path / "run", options, backend="ray", on_progress=made.append)
     assert sorted(step.task.number for step in made if isinstance(step.task, Shard)) == [3, 4, 5]
     assert run.is_complete
@@ -133,10 +133,10 @@ def test_a_run_begun_here_is_finished_on_the_cluster(squares: Path, tmp_path: Pa
 def test_an_error_on_the_cluster_is_the_error_here(squares: Path, tmp_path: Path) -> None:
     options = SweepOptions(settings=("GridPG",), layers=("final",), grids=2)
 
-    def remove(step: Progress) -> None:
+    def remove(step: SweepProgress) -> None:
         if step.stage == "explaining" and step.task is None:
-            for picture in data.rglob("*.png"):
-                picture.unlink()
+            for image in data.rglob("*.png"):
+                image.unlink()
 
     data = write_squares(tmp_path / "data")
     with pytest.raises(PellucidError, match="no such file"):
@@ -145,7 +145,7 @@ def test_an_error_on_the_cluster_is_the_error_here(squares: Path, tmp_path: Path
 
 def test_a_classifier_of_this_process_cannot_be_sent(squares: Path, tmp_path: Path) -> None:
     with pytest.raises(PellucidError, match="exists in this process only"):
-        evaluate(squares, colour_classifier(), [GradCAM()], tmp_path / "run", OPTIONS, backend="ray")
-    source = ModelSource("colours", classifier=colour_classifier())
+        evaluate(squares, color_classifier(), [GradCAM()], tmp_path / "run", OPTIONS, backend="ray")
+    source = ModelSource("colors", classifier=color_classifier())
     with pytest.raises(PellucidError, match="exists in this process only"):
         evaluate(squares, source, [GradCAM()], tmp_path / "other", OPTIONS, backend="ray")

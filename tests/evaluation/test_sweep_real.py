@@ -1,4 +1,4 @@
-"""A sweep of a real ImageNet classifier over real pictures."""
+"""A sweep of a real ImageNet classifier over real images."""
 
 import csv
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def pictures(shared_data: Path) -> list[tuple[Path, int]]:
-    """Sample pictures of some classes, and zebras, of which there are enough for twins."""
+def images(shared_data: Path) -> list[tuple[Path, int]]:
+    """Sample images of some classes, and zebras, of which there are enough for twins."""
     samples = shared_data / "imagenet_samples_256"
     with (samples / "labels.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))[::25]
@@ -33,10 +33,10 @@ def pictures(shared_data: Path) -> list[tuple[Path, int]]:
 
 def test_grad_cam_finds_the_cell_in_gridpg_and_the_twin_in_difull(shared_data: Path, tmp_path: Path) -> None:
     options = SweepOptions(
-        settings=("GridPG", "DiFull"), layers=("final",), grids=4, twin_grids=3, threshold=0.6, kernel_sizes=(3,)
+        settings=("GridPG", "DiFull"), layers=("final",), grids=4, same_class_grids=3, threshold=0.6, kernel_sizes=(3,)
     )
     methods = [GradCAM(), LayerCAM(), InputXGradient()]
-    run = evaluate(pictures(shared_data), "efficientnet_lite0", methods, tmp_path / "run", options)
+    run = evaluate(images(shared_data), "efficientnet_lite0", methods, tmp_path / "run", options)
     lines = {(line.setting, line.name): line for line in run.summary()}
     assert lines["GridPG", "GradCAM"].median.estimate > 0.6
     assert lines["DiFull", "LayerCAM"].median.estimate > 0.93  # only up-sampling leaks: 0.9646 for even maps

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.sweep_support import colour_classifier, write_squares
+from tests.evaluation.sweep_support import color_classifier, write_squares
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,13 +17,13 @@ from pellucid.evaluation import (
     localization_score,
     oracle_mask,
 )
-from pellucid.evaluation.sweep import evaluate_maps, grid_targets, summarise
+from pellucid.evaluation.sweep import evaluate_maps, grid_targets, summarize
 from pellucid.evaluation.sweep.arrow import encode
 from pellucid.evaluation.sweep.scoring import score_maps
 from pellucid.evaluation.sweep.stored_maps import (
     LARGEST_SIDE,
-    KeptMap,
     MapRows,
+    StoredMap,
     read_maps,
 )
 
@@ -38,7 +38,7 @@ def slow_shares(one: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 def test_the_numbers_of_a_map_are_those_of_the_paper() -> None:
     values = torch.randn(3, 2, 6, 6)
-    found = score_maps(values, (2, 2), (0, 3), (24, 36), twins=True)
+    found = score_maps(values, (2, 2), (0, 3), (24, 36), same_class=True)
     assert found.mirror is not None
     for grid in range(3):
         for target, (cell, twin) in enumerate([(0, 3), (3, 0)]):
@@ -53,7 +53,7 @@ def test_the_numbers_of_a_map_are_those_of_the_paper() -> None:
 def test_what_can_be_attained_is_what_the_oracle_scores() -> None:
     cells = (0, 1, 2, 3)
     oracle = torch.cat([oracle_mask(torch.zeros(1, 3, 8, 8), 2, cell) for cell in cells], dim=1)
-    found = score_maps(oracle, (2, 2), cells, (32, 32), twins=False)
+    found = score_maps(oracle, (2, 2), cells, (32, 32), same_class=False)
     torch.testing.assert_close(found.attainable, found.score[0])
     assert float(found.attainable[0]) == pytest.approx((1 - 1 / 32) ** 2)
     assert found.mirror is None
@@ -61,13 +61,13 @@ def test_what_can_be_attained_is_what_the_oracle_scores() -> None:
 
 def test_a_map_without_evidence_and_one_with_nan_have_their_status() -> None:
     values = torch.stack([torch.ones(4, 4), -torch.ones(4, 4), torch.full((4, 4), torch.nan)])[None]
-    found = score_maps(values, (2, 2), (0, 0, 0), (8, 8), twins=False)
+    found = score_maps(values, (2, 2), (0, 0, 0), (8, 8), same_class=False)
     assert [found.status(0, target) for target in range(3)] == ["ok", "zero", "non-finite"]
     assert float(found.score[0, 1]) == 0
     assert bool(found.score[0, 2].isnan())
 
 
-def kept(values: Tensor, size: tuple[int, int], folder: Path) -> KeptMap:
+def kept(values: Tensor, size: tuple[int, int], folder: Path) -> StoredMap:
     rows = MapRows()
     rows.add(values * 0, size, method="other", kernel_size=1, grid=5, cell=2)
     rows.add(values, size, method="own", kernel_size=1, grid=5, cell=2)
@@ -101,18 +101,18 @@ def test_a_kept_map_with_nan_is_nan(tmp_path: Path) -> None:
     assert bool(kept(values, (8, 8), tmp_path).values.isnan().all())
 
 
-def grid_set(*, twins: bool) -> GridSet:
-    names = ("red", "blue", "green", "red" if twins else "white")
+def grid_set(*, same_class: bool) -> GridSet:
+    names = ("red", "blue", "green", "red" if same_class else "white")
     cells = [
         tuple(Candidate({"red": 4, "blue": 1, "green": 2, "white": 7}[n], f"{n}/{g + 3 * (i == 3)}.png") for i, n in
               enumerate(names)) for g in range(3)
     ]  # fmt: skip
-    return GridSet((2, 2), twins, 0, tuple(cells))
+    return GridSet((2, 2), same_class, 0, tuple(cells))
 
 
 def test_targets_are_head_and_class_of_every_evaluated_cell() -> None:
-    assert grid_targets(grid_set(twins=True), range(1, 3), single_head=False).tolist() == [[[0, 4], [3, 4]]] * 2
-    assert grid_targets(grid_set(twins=False), range(1), single_head=True).tolist() == [
+    assert grid_targets(grid_set(same_class=True), range(1, 3), single_head=False).tolist() == [[[0, 4], [3, 4]]] * 2
+    assert grid_targets(grid_set(same_class=False), range(1), single_head=True).tolist() == [
         [[0, 4], [0, 1], [0, 2], [0, 7]]
     ]
 
@@ -121,7 +121,7 @@ def test_an_array_of_foreign_maps_is_scored(tmp_path: Path) -> None:
     maps = np.random.default_rng(0).normal(size=(3, 4, 8, 8)).astype(np.float32)
     np.save(tmp_path / "maps.npy", maps)
     for given in (maps, torch.from_numpy(maps), tmp_path / "maps.npy"):
-        table = evaluate_maps(given, grid_set(twins=False), size=(32, 32), method="theirs", setting="GridPG")
+        table = evaluate_maps(given, grid_set(same_class=False), size=(32, 32), method="theirs", setting="GridPG")
         wanted = [
             float(localization_score(torch.from_numpy(maps[grid, cell])[None], 2, cell, (32, 32)))
             for grid in range(3)
@@ -129,19 +129,19 @@ def test_an_array_of_foreign_maps_is_scored(tmp_path: Path) -> None:
         ]
         assert table["score"].to_pylist() == pytest.approx(wanted)
         assert table["label"].to_pylist() == [4, 1, 2, 7] * 3
-    (line,) = summarise(table)
+    (line,) = summarize(table)
     assert (line.name, line.setting, line.median.grids) == ("theirs", "GridPG", 3)
     assert line.median.estimate == pytest.approx(np.median(wanted))
 
 
-def test_a_foreign_callable_gets_the_pictures_and_classes_of_the_cells(tmp_path: Path) -> None:
+def test_a_foreign_callable_gets_the_images_and_classes_of_the_cells(tmp_path: Path) -> None:
     write_squares(tmp_path, per_class=6)
-    classifier, grids = colour_classifier(), grid_set(twins=True)
+    classifier, grids = color_classifier(), grid_set(same_class=True)
     seen = []
 
-    def explain(pictures: Tensor, classes: Tensor) -> Tensor:
-        seen.append((tuple(pictures.shape), classes.tolist()))
-        return input_magnitude(pictures).expand(-1, 2, -1, -1)
+    def explain(images: Tensor, classes: Tensor) -> Tensor:
+        seen.append((tuple(images.shape), classes.tolist()))
+        return input_magnitude(images).expand(-1, 2, -1, -1)
 
     table = evaluate_maps(explain, grids, classifier=classifier, root=tmp_path)
     assert seen == [((3, 3, 32, 32), [[4, 4]] * 3)]
@@ -156,15 +156,15 @@ def test_a_foreign_callable_gets_the_pictures_and_classes_of_the_cells(tmp_path:
         (np.zeros((3, 2, 8, 8)), r"wanted numbers for \(3 grids, 4 cells, h, w\)"),
         (np.zeros((3, 4, 8)), "wanted numbers"),
         (np.array([["a"]]), "wanted numbers"),
-        (lambda pictures, classes: pictures, "a callable needs pictures"),
+        (lambda images, classes: images, "a callable needs images"),
     ],
 )
 def test_foreign_maps_that_do_not_fit_are_refused(maps: object, words: str) -> None:
     with pytest.raises(PellucidError, match=words):
-        evaluate_maps(maps, grid_set(twins=False))  # type: ignore[arg-type]
+        evaluate_maps(maps, grid_set(same_class=False))  # type: ignore[arg-type]
 
 
 def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "maps.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(PellucidError, match="cannot be read as an array"):
-        evaluate_maps(tmp_path / "maps.npy", grid_set(twins=False))
+        evaluate_maps(tmp_path / "maps.npy", grid_set(same_class=False))

@@ -1,4 +1,4 @@
-"""What a run refuses, and what it does when pictures, maps, files or the disk fail."""
+"""What a run refuses, and what it does when images, maps, files or the disk fail."""
 
 import gc
 import sys
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.sweep_support import (
-    COLOURS,
+    COLORS,
     MODEL,
-    colour_classifier,
-    colour_network,
+    color_classifier,
+    color_network,
     columns,
     rows,
     write_squares,
@@ -36,10 +36,10 @@ from pellucid.errors import (
 )
 from pellucid.evaluation import GridSetError
 from pellucid.evaluation.sweep import (
-    Progress,
     Run,
     RunError,
     SweepOptions,
+    SweepProgress,
     evaluate,
 )
 
@@ -66,11 +66,11 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return evaluate(squares, colour_classifier(), METHODS, tmp_path_factory.mktemp("run") / "run", OPTIONS)
+    return evaluate(squares, color_classifier(), METHODS, tmp_path_factory.mktemp("run") / "run", OPTIONS)
 
 
 def test_what_is_lost_is_made_again_and_nothing_else(squares: Path, tmp_path: Path) -> None:
-    whole = evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", OPTIONS)
+    whole = evaluate(squares, color_classifier(), METHODS, tmp_path / "run", OPTIONS)
     before = columns(whole)
     folder = whole.folder
     shards = sorted((folder / "shards").iterdir())
@@ -83,22 +83,22 @@ def test_what_is_lost_is_made_again_and_nothing_else(squares: Path, tmp_path: Pa
     assert Run.load(folder).progress == (len(shards) - 3, len(shards))
     assert len(Run.load(folder).table()) < len(before["score"])
     made = []
-    again = evaluate(squares, colour_classifier(), METHODS, folder, OPTIONS, on_progress=made.append)
+    again = evaluate(squares, color_classifier(), METHODS, folder, OPTIONS, on_progress=made.append)
     assert [step.task.number for step in made if step.task is not None] == [1, 3, 5]  # type: ignore[union-attr]
     assert columns(again) == before
     assert not list(folder.rglob("*.part"))
 
 
 def test_a_run_made_with_other_options_is_refused_with_the_difference(run: Run, squares: Path) -> None:
-    classifier = colour_classifier()
+    classifier = color_classifier()
     with pytest.raises(RunError, match=r"\(there; now\): grids: 5; 6\. Give the same"):
         evaluate(squares, classifier, METHODS, run.folder, replace(OPTIONS, grids=6))
     with pytest.raises(RunError, match="methods 0 options"):
         evaluate(squares, classifier, [GradCAM(max_batch=3), InputXGradient()], run.folder, OPTIONS)
-    network = colour_network()
+    network = color_network()
     with torch.no_grad():
         network.fc.weight += 1  # type: ignore[union-attr]
-    other = Classifier(network, preprocess=classifier.preprocess, class_names=COLOURS, name="colours")
+    other = Classifier(network, preprocess=classifier.preprocess, class_names=COLORS, name="colors")
     with pytest.raises(RunError, match="models 0 fingerprint"):
         evaluate(squares, other, METHODS, run.folder, OPTIONS)
 
@@ -106,28 +106,28 @@ def test_a_run_made_with_other_options_is_refused_with_the_difference(run: Run, 
 def test_a_folder_that_is_no_run_is_left_alone(squares: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(RunError, match="is not empty and no run"):
-        evaluate(squares, colour_classifier(), METHODS, tmp_path, OPTIONS)
+        evaluate(squares, color_classifier(), METHODS, tmp_path, OPTIONS)
     with pytest.raises(RunError, match=r"has no plan\.json"):
         Run.load(tmp_path)
 
 
-def test_too_few_pictures_can_be_mended_in_the_same_folder(squares: Path, tmp_path: Path) -> None:
+def test_too_few_images_can_be_mended_in_the_same_folder(squares: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(GridSetError, match="missing"):
-        evaluate(squares, colour_classifier(), METHODS, out, replace(SMALL, grids=500))
+        evaluate(squares, color_classifier(), METHODS, out, replace(SMALL, grids=500))
     assert Run.load(out).table().num_rows == 0
     classified = []
-    run = evaluate(squares, colour_classifier(), METHODS, out, SMALL, on_progress=classified.append)
+    run = evaluate(squares, color_classifier(), METHODS, out, SMALL, on_progress=classified.append)
     assert run.is_complete
     assert [step.done for step in classified if step.stage == "classifying"] == [1]  # nothing was classified again
 
 
 def test_a_folder_in_use_is_refused(squares: Path, tmp_path: Path) -> None:
-    def again(_: Progress) -> None:
+    def again(_: SweepProgress) -> None:
         with pytest.raises(RunError, match="another process is at work"):
-            evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", SMALL)
+            evaluate(squares, color_classifier(), METHODS, tmp_path / "run", SMALL)
 
-    evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", SMALL, on_progress=again)
+    evaluate(squares, color_classifier(), METHODS, tmp_path / "run", SMALL, on_progress=again)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def test_maps_that_cannot_be_scored_are_counted_and_never_zero(squares: Path, tm
     problems: list[str] = []
     options = replace(SMALL, grids=4, shard_size=1, keep_maps="first")
     run = evaluate(
-        squares, colour_classifier(), [Broken()], tmp_path / "run", options,
+        squares, color_classifier(), [Broken()], tmp_path / "run", options,
         on_progress=lambda step: problems.extend(step.problems),
     )  # fmt: skip
     found = rows(run, method="Broken", cell=0)
@@ -163,10 +163,10 @@ def test_maps_that_cannot_be_scored_are_counted_and_never_zero(squares: Path, tm
     assert sum(aggregate.bins.sizes) == 2
 
 
-def test_unreadable_pictures_are_listed_and_not_used(tmp_path: Path) -> None:
+def test_unreadable_images_are_listed_and_not_used(tmp_path: Path) -> None:
     data = write_squares(tmp_path / "data")
-    (data / "red" / "bad.png").write_bytes(b"no picture")
-    run = evaluate(data, colour_classifier(), METHODS, tmp_path / "run", SMALL)
+    (data / "red" / "bad.png").write_bytes(b"no image")
+    run = evaluate(data, color_classifier(), METHODS, tmp_path / "run", SMALL)
     assert list(run.skipped) == ["red/bad.png"]
     used = {cell.path for row in run.grid_set("GridPG").cells for cell in row}
     assert "red/bad.png" not in used
@@ -186,26 +186,26 @@ def test_a_full_disk_is_a_clear_error_and_what_is_done_can_be_read(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunError, match=r"no space is left on the disk of .* start the same command again"):
-        evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", OPTIONS)
+        evaluate(squares, color_classifier(), METHODS, tmp_path / "run", OPTIONS)
     monkeypatch.undo()
     run = Run.load(tmp_path / "run")
     assert run.progress == (3, 12)
     assert set(run.table()["setting"].to_pylist()) == {"GridPG", "DiFull"}
     assert run.summary()
-    assert evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", OPTIONS).is_complete
+    assert evaluate(squares, color_classifier(), METHODS, tmp_path / "run", OPTIONS).is_complete
 
 
 def test_what_is_held_in_memory_does_not_grow_with_the_grids(squares: Path, tmp_path: Path) -> None:
     held = []
 
-    def weigh(step: Progress) -> None:
+    def weigh(step: SweepProgress) -> None:
         if step.stage == "explaining" and step.done in (2, 12):
             gc.collect()
             tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
             held.append(sum(tensor.untyped_storage().nbytes() for tensor in tensors))
 
     options = replace(SMALL, layers=("input",), grids=12, shard_size=1)
-    evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", options, on_progress=weigh)
+    evaluate(squares, color_classifier(), METHODS, tmp_path / "run", options, on_progress=weigh)
     assert len(held) == 2
     assert held[0] == held[1]
 
@@ -217,7 +217,7 @@ def test_what_is_held_in_memory_does_not_grow_with_the_grids(squares: Path, tmp_
         ({"layers": ("final", "relu2")}, PellucidError, "are one layer"),
         ({"layers": ("relu2",), "n": 3, "settings": ("GridPG",)}, GridSetError, "9 classes"),
         ({"kernel_sizes": (99,)}, PellucidError, "longer than all maps"),
-        ({"randomise": ("conv9",)}, ModelError, "no layer 'conv9'"),
+        ({"randomize": ("conv9",)}, ModelError, "no layer 'conv9'"),
         ({"layers": ("pool",)}, LayerError, "pool|divide"),
     ],
 )
@@ -225,7 +225,7 @@ def test_bad_input_is_told_before_any_grid_is_explained(
     squares: Path, tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", replace(SMALL, **change))
+        evaluate(squares, color_classifier(), METHODS, tmp_path / "run", replace(SMALL, **change))
     assert not (tmp_path / "run" / "shards").exists()
 
 
@@ -239,8 +239,8 @@ def test_the_cluster_backend_names_the_package_that_it_needs(
 
 def test_unknown_backends_and_missing_methods_are_refused(squares: Path, tmp_path: Path) -> None:
     with pytest.raises(PellucidError, match="no backend 'cloud'; choose from local, ray"):
-        evaluate(squares, colour_classifier(), METHODS, tmp_path / "run", SMALL, backend="cloud")  # type: ignore[arg-type]
+        evaluate(squares, color_classifier(), METHODS, tmp_path / "run", SMALL, backend="cloud")  # type: ignore[arg-type]
     with pytest.raises(PellucidError, match="no methods"):
-        evaluate(squares, colour_classifier(), [], tmp_path / "run", SMALL)
-    with pytest.raises(PellucidError, match="two models are called 'colours'"):
-        evaluate(squares, [colour_classifier(), colour_classifier()], METHODS, tmp_path / "run", SMALL)
+        evaluate(squares, color_classifier(), [], tmp_path / "run", SMALL)
+    with pytest.raises(PellucidError, match="two models are called 'colors'"):
+        evaluate(squares, [color_classifier(), color_classifier()], METHODS, tmp_path / "run", SMALL)

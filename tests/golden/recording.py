@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tests.evaluation.sweep_support import MODEL, colour_classifier, write_squares
+from tests.evaluation.sweep_support import MODEL, color_classifier, write_squares
 from tests.networks import NETWORKS
 
 import pellucid as pl
 from pellucid.cli import main
 from pellucid.synthetic.strokes import draw_digits
-from pellucid.synthetic.textures import draw_pictures
+from pellucid.synthetic.textures import draw_images
 
 Numbers = dict[str, np.ndarray]
 NETS = ("nested_sequential", "residual", "vit")
@@ -71,7 +71,7 @@ def _squares(classifier: pl.Classifier) -> torch.Tensor:
 
 def _settings() -> Numbers:
     numbers: Numbers = {}
-    classifier = colour_classifier()
+    classifier = color_classifier()
     cells = _squares(classifier)
     grid = torch.cat([torch.cat([cells[0], cells[1]], 2), torch.cat([cells[2], cells[3]], 2)], 1)[None]
     for setting in (pl.evaluation.GridPG, pl.evaluation.DiFull, pl.evaluation.DiPart):
@@ -89,7 +89,7 @@ def _settings() -> Numbers:
 def _concepts() -> Numbers:
     numbers: Numbers = {}
     classifier = pl.Classifier(NETWORKS["residual"](), input_size=(32, 32))
-    draw = {name: torch.stack([_tensor(p) for p in draw_pictures(name, 14, 32, 0)]) for name in ("striped", "dotted")}
+    draw = {name: torch.stack([_tensor(p) for p in draw_images(name, 14, 32, 0)]) for name in ("striped", "dotted")}
     negatives = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(6)) + draw["striped"][:3]
     for layer in ("middle", "final"):
@@ -106,8 +106,8 @@ def _concepts() -> Numbers:
     return numbers
 
 
-def _tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1) / 127.5 - 1
+def _tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
 def _digits(count: int = 4) -> list[Image.Image]:
@@ -116,14 +116,14 @@ def _digits(count: int = 4) -> list[Image.Image]:
 
 
 def _surrogate() -> Numbers:
-    surrogate = pl.surrogate.digit_twin()
+    surrogate = pl.surrogate.digit_surrogate()
     digits = surrogate.classifier.read(_digits())
     counterfactual = surrogate.counterfactual(digits, do={"thickness": 4.0})
     flip = surrogate.flip(digits[:2], "8")
     importance = surrogate.importance(digits[:2])
     return {
         "surrogate/reconstruction": surrogate.reconstruct(digits).detach().numpy(),
-        "surrogate/counterfactual/images": counterfactual.pictures.detach().numpy(),
+        "surrogate/counterfactual/images": counterfactual.images.detach().numpy(),
         "surrogate/counterfactual/after": np.asarray(counterfactual.after.detach()),
         "surrogate/flip/change": flip.change.detach().numpy(),
         "surrogate/importance/values": importance.values.detach().numpy(),
@@ -151,8 +151,8 @@ def _commands() -> dict[str, Any]:
             digit.save(folder / f"digit{number}.png")
         for name in ("striped", "dotted"):
             (folder / "textures" / name).mkdir(parents=True)
-            for number, picture in enumerate(draw_pictures(name, 12, 32, 0)):
-                picture.save(folder / "textures" / name / f"{number}.png")
+            for number, image in enumerate(draw_images(name, 12, 32, 0)):
+                image.save(folder / "textures" / name / f"{number}.png")
         write_squares(folder / "squares", per_class=4)
         digits = [folder / f"digit{number}.png" for number in range(3)]
         square = folder / "squares" / "red" / "0.png"

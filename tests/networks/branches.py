@@ -105,7 +105,7 @@ class InceptionBlock(nn.Module):
 
 @network("inception")
 class Inception(nn.Module):
-    """As GoogLeNet, rescaling of the pictures' channels included."""
+    """As GoogLeNet, rescaling of the images' channels included."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 @network("batch_size_across")
 class BatchSizeAcross(nn.Module):
-    """The number of pictures is read first and used last."""
+    """The number of images is read first and used last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,9 +19,9 @@ class BatchSizeAcross(nn.Module):
         return self.fc(x.mean((2, 3)).reshape(batch, -1))
 
 
-@network("picture_size_across")
-class PictureSizeAcross(nn.Module):
-    """Height, width and the whole shape of the pictures are used after later layers."""
+@network("image_size_across")
+class ImageSizeAcross(nn.Module):
+    """Height, width and the whole shape of the images are used after later layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def in_windows(x: Tensor) -> Tensor:
 
 @network("sequence_first")
 class SequenceFirst(nn.Module):
-    """Attention that keeps its pictures on the second axis, as torch's own does, around a layer that does not."""
+    """Attention that keeps its images on the second axis, as torch's own does, around a layer that does not."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class PreActivation(nn.Module):
 
 @network("writes_to_its_input")
 class WritesToItsInput(nn.Module):
-    """Normalises the pictures in place."""
+    """Normalizes the images in place."""
 
     def __init__(self) -> None:
         super().__init__()

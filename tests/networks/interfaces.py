@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 @network("default_arguments")
 class DefaultArguments(nn.Module):
-    """A forward with more arguments than the pictures."""
+    """A forward with more arguments than the images."""
 
     def __init__(self) -> None:
         super().__init__()

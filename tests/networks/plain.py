@@ -92,7 +92,7 @@ class ReusedReLU(nn.Module):
 
 @network("weight_norm")
 class WeightNorm(nn.Module):
-    """Weights computed from others, as a parametrisation and, as older code does, by a hook before the forward."""
+    """Weights computed from others, as a parametrization and, as older code does, by a hook before the forward."""
 
     def __init__(self) -> None:
         super().__init__()

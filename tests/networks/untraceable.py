@@ -27,7 +27,7 @@ class ControlFlow(nn.Module):
 
 @network("control_flow_in_place")
 class ControlFlowInPlace(nn.Module):
-    """In-place ReLU modules whose results are thrown away, after pictures that are normalised in place."""
+    """In-place ReLU modules whose results are thrown away, after images that are normalized in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
 
 @network("own_outputs")
 class OwnOutputs(nn.Module):
-    """A submodule returns an object that nobody else knows how to split by pictures."""
+    """A submodule returns an object that nobody else knows how to split by images."""
 
     def __init__(self) -> None:
         super().__init__()

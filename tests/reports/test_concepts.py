@@ -20,20 +20,20 @@ from pellucid.concepts import (
     global_explanations,
 )
 from pellucid.reports.concepts.class_page import render_class_page, write_class_page
-from pellucid.reports.concepts.examples import chosen_examples
+from pellucid.reports.concepts.examples import choose_examples
 from pellucid.reports.concepts.image_page import (
     ConceptReport,
-    explain_picture_by_concepts,
+    explain_image_by_concepts,
     render_concept_page,
     write_concept_page,
 )
 from pellucid.reports.concepts.parts import (
     Scale,
-    at_size,
-    gap_words,
+    describe_gap,
+    resize_geometry,
     verdict,
 )
-from pellucid.synthetic.textures import draw_pictures
+from pellucid.synthetic.textures import draw_images
 
 NAMES = ["<b>bee</b>", "zebra", "tiger"]
 
@@ -63,16 +63,16 @@ def explainers(classifier: pl.Classifier) -> list[VisualTCAV]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("class")
-    for index, picture in enumerate(draw_pictures("striped", 8, 24, seed=3)):
+    for index, image in enumerate(draw_images("striped", 8, 24, seed=3)):
         wide = Image.new("RGB", (48, 24), "white")  # the network sees its middle
-        wide.paste(picture, (12, 0))
+        wide.paste(image, (12, 0))
         wide.save(folder / f"<i>{index}.png")
     return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
 def report(classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]) -> ConceptReport:
-    return explain_picture_by_concepts(classifier, files[0], explainers)
+    return explain_image_by_concepts(classifier, files[0], explainers)
 
 
 def _is_self_contained(page: str) -> None:
@@ -112,7 +112,7 @@ def test_without_permutations_the_page_says_that_nothing_was_tested(
     classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]
 ) -> None:
     plain = [VisualTCAV(each.view, each.cavs, permutations=0) for each in explainers]
-    page = render_concept_page(explain_picture_by_concepts(classifier, files[0], plain, ["zebra"]))
+    page = render_concept_page(explain_image_by_concepts(classifier, files[0], plain, ["zebra"]))
     assert "not tested" in page
     assert "nothing was tested" in page or "can be shown to have counted" in page
     assert "significant," not in page
@@ -133,28 +133,28 @@ def test_the_global_page_ranks_per_class_and_layer_with_examples(
     assert (tmp_path / "x.html").read_text() == page
 
 
-def test_examples_are_the_pictures_with_the_most_and_the_least_evidence(
+def test_examples_are_the_images_with_the_most_and_the_least_evidence(
     classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]
 ) -> None:
     results = global_explanations(explainers, files, [1])
-    examples = chosen_examples(classifier, explainers, results)
+    examples = choose_examples(classifier, explainers, results)
     (scale,) = [Scale.over(results[0].signed.values.flatten().tolist())]
     for view in examples.of(results[0], 0, scale):
         d = results[0].concepts.index(view["name"])
         order = results[0].signed.values[:, d, 0].argsort(descending=True, stable=True).tolist()
-        assert [shot["picture"] for shot in view["highest"]] == order[:3]
-        assert [shot["picture"] for shot in view["lowest"]] == order[:-4:-1]
+        assert [shot["image"] for shot in view["highest"]] == order[:3]
+        assert [shot["image"] for shot in view["lowest"]] == order[:-4:-1]
     found = explainers[0](classifier.read(files[2]), [1])
     if ("1", 2) in examples.maps:
         torch.testing.assert_close(examples.maps["1", 2], found.maps[0])
-    assert ("1", 0) in examples.maps  # the first pictures stand for the class
+    assert ("1", 0) in examples.maps  # the first images stand for the class
 
 
-def test_one_picture_of_a_class_has_no_lowest(
+def test_one_image_of_a_class_has_no_lowest(
     classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]
 ) -> None:
     page = render_class_page(classifier, explainers, global_explanations(explainers, files[:1], [1]))
-    assert "1 picture, each" in page
+    assert "1 image, each" in page
     assert ">least<" not in page
 
 
@@ -197,15 +197,15 @@ def test_bars_and_intervals_lie_on_one_scale() -> None:
 
 
 def test_a_gap_is_put_into_words() -> None:
-    assert "can be trusted" in gap_words(0.01, 5.0)
-    assert "rough" in gap_words(0.05, 5.0)
-    assert "do not take the bars for amounts" in gap_words(0.5, 5.0)
-    assert "does not" in gap_words(math.inf, 0.0)
+    assert "can be trusted" in describe_gap(0.01, 5.0)
+    assert "rough" in describe_gap(0.05, 5.0)
+    assert "do not take the bars for amounts" in describe_gap(0.5, 5.0)
+    assert "does not" in describe_gap(math.inf, 0.0)
 
 
-def test_a_geometry_keeps_its_place_on_a_resized_picture() -> None:
+def test_a_geometry_keeps_its_place_on_a_resized_image() -> None:
     geometry = pl.data.Geometry(width=100, height=50, box=(25, 0, 75, 50))
-    small = at_size(geometry, (20, 10))
+    small = resize_geometry(geometry, (20, 10))
     placed = small.place(torch.ones(2, 2))
     assert placed.shape == (10, 20)
     assert placed.isfinite().nonzero()[:, 1].unique().tolist() == list(range(5, 15))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.evaluation.sweep_support import COLOURS, colour_classifier, write_squares
+from tests.evaluation.sweep_support import COLORS, color_classifier, write_squares
 
 from pellucid.attribution import (
     GradCAM,
@@ -23,9 +23,9 @@ from pellucid.attribution import (
 )
 from pellucid.data import Preprocess
 from pellucid.evaluation.sweep import (
-    Progress,
     Run,
     SweepOptions,
+    SweepProgress,
     evaluate,
 )
 from pellucid.reports import ReportError, render_evaluation, write_evaluation
@@ -33,7 +33,7 @@ from pellucid.reports.evaluation.example_images import preprocess_of
 
 METHODS = (GradCAM(), LayerCAM(), InputXGradient(), IntegratedGradients(steps=3))
 OPTIONS = SweepOptions(
-    settings=("GridPG", "DiFull"), layers=("input", "final"), grids=30, kernel_sizes=(5,), randomise=1, reuse=True
+    settings=("GridPG", "DiFull"), layers=("input", "final"), grids=30, kernel_sizes=(5,), randomize=1, reuse=True
 )
 
 
@@ -83,13 +83,13 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_squares(tmp_path_factory.mktemp("squares"), per_class=18)
-    (folder / "red" / "<b>bad.png").write_bytes(b"no picture")
+    (folder / "red" / "<b>bad.png").write_bytes(b"no image")
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return evaluate(squares, colour_classifier(), METHODS, tmp_path_factory.mktemp("run") / "run", OPTIONS)
+    return evaluate(squares, color_classifier(), METHODS, tmp_path_factory.mktemp("run") / "run", OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,10 @@ def document(html: str) -> Document:
 
 def small(squares: Path, out: Path, **changes: Any) -> Run:
     chosen: dict[str, Any] = {"settings": ("GridPG",), "layers": ("final",), "grids": 3, **changes}
-    return evaluate(squares, colour_classifier(), [GradCAM(), LayerCAM()], out, SweepOptions(**chosen))
+    return evaluate(squares, color_classifier(), [GradCAM(), LayerCAM()], out, SweepOptions(**chosen))
 
 
-def picture_of(uri: str | None) -> np.ndarray:
+def image_of(uri: str | None) -> np.ndarray:
     assert uri is not None
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2]))).convert("RGB")).astype(int)
 
@@ -134,10 +134,10 @@ def test_nothing_is_loaded_from_anywhere(html: str, document: Document) -> None:
     assert all(url.startswith("data:image/") for url in re.findall(r"url\(\s*[\"']?([^\"')]{0,12})", html))
 
 
-def test_texts_of_the_run_are_escaped_and_the_skipped_picture_is_named(html: str, document: Document) -> None:
+def test_texts_of_the_run_are_escaped_and_the_skipped_image_is_named(html: str, document: Document) -> None:
     assert "<b>bad.png" not in html
     assert "red/<b>bad.png" in document.text
-    assert "1 picture skipped" in document.text
+    assert "1 image skipped" in document.text
 
 
 def test_all_claims_are_there_with_their_verdicts(document: Document) -> None:
@@ -152,7 +152,7 @@ def test_a_strip_shows_the_mean_maps_and_opens_to_their_examples(run: Run, docum
     (uri,) = [
         a["src"] for a in document.all("img") if (a["alt"] or "").startswith("AggAtt of LayerCAM at final in DiFull")
     ]
-    strip = picture_of(uri)
+    strip = image_of(uri)
     side = (strip.shape[1] - 5 * 6) // 6
     third = strip[:, 2 * (side + 6) : 2 * (side + 6) + side]
     means = run.agg_att("DiFull", "final", "LayerCAM").maps[2]
@@ -164,25 +164,25 @@ def test_a_strip_shows_the_mean_maps_and_opens_to_their_examples(run: Run, docum
     assert tuple(third[1, side // 4]) == (31, 90, 230)  # the frame of the first cell
 
 
-def test_an_example_lies_beside_the_picture_of_its_grid(run: Run, html: str, document: Document) -> None:
-    """The colour of a cell of the embedded picture is that of the file that the manifest names."""
+def test_an_example_lies_beside_the_image_of_its_grid(run: Run, html: str, document: Document) -> None:
+    """The color of a cell of the embedded image is that of the file that the manifest names."""
     found = re.search(
-        r'alt="Map of grid (\d+)">\s*<div class="picture g(\d+)"',
+        r'alt="Map of grid (\d+)">\s*<div class="image g(\d+)"',
         html[html.index("AggAtt of GradCAM at final in GridPG") :],
     )
     assert found is not None
     grid, number = int(found[1]), found[2]
     uri = re.search(rf'\.g{number} {{ background-image: url\("([^"]+)"\)', html)
     assert uri is not None
-    picture = picture_of(uri[1])
+    image = image_of(uri[1])
     cells = run.grid_set("GridPG").cells[grid]
     for place, cell in enumerate(cells):
         with Image.open(run.root / cell.path) as original:
             wanted = np.asarray(original).astype(int)
         row, column = divmod(place, 2)
-        shown = picture[row * 72 : row * 72 + 72, column * 72 : column * 72 + 72]
+        shown = image[row * 72 : row * 72 + 72, column * 72 : column * 72 + 72]
         assert np.abs(shown.mean(axis=(0, 1)) - wanted.mean(axis=(0, 1))).max() < 6
-    assert len({cell.path.split("/")[0] for cell in cells} & set(COLOURS)) == 4
+    assert len({cell.path.split("/")[0] for cell in cells} & set(COLORS)) == 4
 
 
 def test_correlations_and_pairs_are_those_of_the_run(run: Run, document: Document) -> None:
@@ -238,40 +238,40 @@ def test_the_same_run_gives_the_same_page(run: Run, html: str) -> None:
 
 
 def test_a_run_that_was_stopped_gives_a_page_that_says_so(squares: Path, tmp_path: Path) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: SweepProgress) -> None:
         if progress.stage == "explaining" and progress.done == 2:
             raise KeyboardInterrupt
 
     options = SweepOptions(settings=("GridPG",), layers=("input", "final"), grids=6, shard_size=2)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(squares, colour_classifier(), [GradCAM()], tmp_path / "run", options, on_progress=stop)
+        evaluate(squares, color_classifier(), [GradCAM()], tmp_path / "run", options, on_progress=stop)
     page = write_evaluation(Run(tmp_path / "run"))
     text = page.read_text(encoding="utf-8")
     assert page == tmp_path / "run" / "report.html"
     assert "This run is not finished: 2 of 6 units of work are done" in text
     assert "Few grids: some medians rest on 2" in text
-    evaluate(squares, colour_classifier(), [GradCAM()], tmp_path / "run", options)
+    evaluate(squares, color_classifier(), [GradCAM()], tmp_path / "run", options)
     assert "is not finished" not in render_evaluation(Run(tmp_path / "run"))
 
 
 def test_a_run_of_which_nothing_is_finished_has_no_page(squares: Path, tmp_path: Path) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: SweepProgress) -> None:
         if progress.stage == "explaining":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(squares, colour_classifier(), [GradCAM()], tmp_path / "run", SweepOptions(grids=2), on_progress=stop)
+        evaluate(squares, color_classifier(), [GradCAM()], tmp_path / "run", SweepOptions(grids=2), on_progress=stop)
     with pytest.raises(ReportError, match=r"nothing of the run .* is finished yet"):
         render_evaluation(Run(tmp_path / "run"))
 
 
-def test_pictures_that_were_moved_are_told_and_the_page_goes_on(tmp_path: Path) -> None:
+def test_images_that_were_moved_are_told_and_the_page_goes_on(tmp_path: Path) -> None:
     folder = write_squares(tmp_path / "squares")
     run = small(folder, tmp_path / "run")
     shutil.rmtree(folder)
     text = Document(render_evaluation(run)).text
-    assert re.search(r"\d+ pictures could not be read again", text)
-    assert "no picture" in text
+    assert re.search(r"\d+ images could not be read again", text)
+    assert "no image" in text
 
 
 def test_a_run_without_maps_says_so(squares: Path, tmp_path: Path) -> None:

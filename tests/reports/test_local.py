@@ -1,4 +1,4 @@
-"""Explaining a picture file and writing everything about it."""
+"""Explaining an image file and writing everything about it."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 import pellucid as pl
-from pellucid.reports import explain_picture, write_report
+from pellucid.reports import explain_image, write_report
 
 
 class BrightLeft(nn.Module):
-    """Two logits: how bright the picture is on its left, and on its right half."""
+    """Two logits: how bright the image is on its left, and on its right half."""
 
     def __init__(self) -> None:
         super().__init__()
         self.keep = nn.Identity()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        grey = self.keep(pictures).mean(1)
-        return torch.stack([half.mean((1, 2)) for half in grey.chunk(2, dim=2)], dim=1)
+    def forward(self, images: Tensor) -> Tensor:
+        gray = self.keep(images).mean(1)
+        return torch.stack([half.mean((1, 2)) for half in gray.chunk(2, dim=2)], dim=1)
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def classifier() -> pl.Classifier:
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
     """Twice as wide as high, white left of the middle: the centre crop sees columns 20 to 60 of 80."""
-    picture = Image.new("RGB", (80, 40), "black")
-    picture.paste("white", (0, 0, 40, 40))
-    picture.save(tmp_path / "wide.png")
+    image = Image.new("RGB", (80, 40), "black")
+    image.paste("white", (0, 0, 40, 40))
+    image.save(tmp_path / "wide.png")
     return tmp_path / "wide.png"
 
 
-def test_evidence_lands_where_it_is_on_the_original_picture(classifier: pl.Classifier, wide: Path) -> None:
-    report = explain_picture(classifier, wide, [pl.attribution.InputXGradient()], ["input"], "left")
+def test_evidence_lands_where_it_is_on_the_original_image(classifier: pl.Classifier, wide: Path) -> None:
+    report = explain_image(classifier, wide, [pl.attribution.InputXGradient()], ["input"], "left")
     (timed,) = report.explanations
     placed = report.geometry.place(timed.explanation.values[0, 0])
     assert placed.shape == (40, 80)
@@ -54,7 +54,7 @@ def test_the_folder_holds_a_page_every_overlay_and_the_maps(
     classifier: pl.Classifier, wide: Path, tmp_path: Path
 ) -> None:
     methods = [pl.attribution.InputXGradient(), pl.attribution.Gradient()]
-    report = explain_picture(classifier, wide, methods, ["input"], ["left", "right"])
+    report = explain_image(classifier, wide, methods, ["input"], ["left", "right"])
     page, *overlays, maps = write_report(report, tmp_path / "out")
     assert page.name == "index.html"
     assert sorted(path.name for path in overlays) == [
@@ -74,19 +74,19 @@ def test_the_folder_holds_a_page_every_overlay_and_the_maps(
 
 def test_methods_at_one_layer_share_the_part_before_it(classifier: pl.Classifier, wide: Path) -> None:
     methods = [pl.attribution.InputXGradient(), pl.attribution.Gradient(), pl.attribution.GradCAM()]
-    report = explain_picture(classifier, wide, methods, ["input"], "left")
+    report = explain_image(classifier, wide, methods, ["input"], "left")
     backward = [timed.explanation.passes.suffix_backward for timed in report.explanations]
     assert backward == [1, 0, 0]
 
 
 def test_a_foreign_preprocessing_is_measured(wide: Path) -> None:
-    def squash(picture: Image.Image) -> Tensor:
+    def squash(image: Image.Image) -> Tensor:
         import numpy as np
 
-        return torch.from_numpy(np.array(picture.resize((8, 8)))).permute(2, 0, 1).float() / 255
+        return torch.from_numpy(np.array(image.resize((8, 8)))).permute(2, 0, 1).float() / 255
 
     classifier = pl.Classifier(BrightLeft().eval(), preprocess=squash, input_size=8)
-    report = explain_picture(classifier, wide, [pl.attribution.Gradient()], ["input"])
+    report = explain_image(classifier, wide, [pl.attribution.Gradient()], ["input"])
     assert report.geometry.box == pytest.approx((0, 0, 80, 40), abs=1.0)
 
 
@@ -95,7 +95,7 @@ def test_an_alias_is_named_beside_the_layer(wide: Path, tmp_path: Path) -> None:
         nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
     classifier = pl.Classifier(net.eval(), preprocess=pl.data.Preprocess((8, 8)))
-    report = explain_picture(classifier, wide, [pl.attribution.GradCAM()], ["final", "0"])
+    report = explain_image(classifier, wide, [pl.attribution.GradCAM()], ["final", "0"])
     assert dict(report.layers) == {"1": "final: 1", "0": "0"}
     page = write_report(report, tmp_path / "out")[0].read_text()
     assert "final: 1" in page

@@ -22,7 +22,7 @@ from pellucid.reports import (
     robust_scale,
     write_page,
 )
-from pellucid.reports.attribution.page import gap_reading
+from pellucid.reports.attribution.page import describe_completeness_gap
 
 NASTY = '</style><script>alert("x")</script>\'&"><img src=http://evil.example/x.png onerror=alert(1)>'
 NAN = float("nan")
@@ -54,7 +54,7 @@ def panels(targets: tuple[str, ...] = ("zebra", "tabby cat")) -> list[Panel]:
 def page_input(**changes: Any) -> PageInput:
     page = PageInput(
         title="cat.jpg",
-        picture=photograph(),
+        image=photograph(),
         model="efficientnet_lite0",
         predictions=[("zebra", 0.87), ("tabby cat", 0.12), ("snail", 0.00004)],
         panels=panels(),
@@ -109,8 +109,8 @@ def test_the_photograph_is_embedded_exactly_once_at_full_display_size() -> None:
     assert np.abs(embedded - np.asarray(display_of(photograph()))).mean() < 4
 
 
-def display_of(picture: Image.Image) -> Image.Image:
-    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
+def display_of(image: Image.Image) -> Image.Image:
+    return image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST)
 
 
 def test_nothing_is_loaded_from_anywhere() -> None:
@@ -214,14 +214,14 @@ def test_the_embedded_map_has_its_signs_where_the_map_has_them() -> None:
     assert at(230, 80)[3] > 100
 
 
-def test_the_crop_is_framed_and_a_picture_seen_whole_is_not() -> None:
+def test_the_crop_is_framed_and_a_image_seen_whole_is_not() -> None:
     frames = Document(render_page(page_input())).all("div", class_="crop")
     assert [f["style"] for f in frames] == ["left:12.500%;top:0.000%;width:75.000%;height:100.000%"]
     for whole in (None, (0, 0, 240, 160), (-10.0, -8.0, 250.0, 168.0)):
         assert not Document(render_page(page_input(crop=whole))).all("div", class_="crop")
 
 
-def test_a_zero_map_says_so_with_its_reason_and_has_no_colour_bar() -> None:
+def test_a_zero_map_says_so_with_its_reason_and_has_no_color_bar() -> None:
     zero = Panel("GradCAM", "final", "zebra", torch.where(placed_map().isnan(), NAN, 0.0), signed=False,
                  notes=("Every weighted sum is negative.",))  # fmt: skip
     document = Document(render_page(page_input(panels=[zero])))
@@ -247,8 +247,8 @@ def test_alt_texts_say_where_the_strongest_evidence_is() -> None:
         ]
         for v, s in ((values, True), (-values, False))
     ]
-    assert alts[0] == "IxG at f for zebra: strongest against the target in the lower centre of the picture"
-    assert alts[1] == "IxG at f for zebra: strongest in the lower centre of the picture"
+    assert alts[0] == "IxG at f for zebra: strongest against the target in the lower centre of the image"
+    assert alts[1] == "IxG at f for zebra: strongest in the lower centre of the image"
 
 
 def test_missing_combinations_leave_a_cell_that_says_so() -> None:
@@ -267,7 +267,7 @@ def test_missing_combinations_leave_a_cell_that_says_so() -> None:
     ],
 )
 def test_a_completeness_gap_is_read_in_plain_words(gap: float, delta: float | None, reading: str) -> None:
-    assert reading in gap_reading(gap, delta)
+    assert reading in describe_completeness_gap(gap, delta)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_completeness_gap_is_read_in_plain_words(gap: float, delta: float | No
         ({"panels": []}, "has no panels"),
         ({"panels": panels()[:1] * 2}, "two panels are IntegratedGradients / input / zebra"),
         ({"panels": [Panel("IxG", "final", "zebra", torch.ones(7, 7))]}, r"\(7, 7\)"),
-        ({"crop": (300.0, 0.0, 400.0, 160.0)}, "shows no part of the picture"),
+        ({"crop": (300.0, 0.0, 400.0, 160.0)}, "shows no part of the image"),
     ],
 )
 def test_input_that_makes_no_page_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -15,15 +15,15 @@ from tests.surrogate.test_checkpoint import TINY
 from pellucid.reports.shared.html import script_hash
 from pellucid.reports.surrogate.graph_figure import graph_views
 from pellucid.reports.surrogate.graph_layout import lay_out, layers_of
-from pellucid.reports.surrogate.graph_page import ExplainedPicture, render_surrogate_page
-from pellucid.reports.surrogate.image_parts import difference_uri, picture_uri, strip_png
-from pellucid.reports.surrogate.numbers import numbers_of
+from pellucid.reports.surrogate.graph_page import ExplainedImage, render_surrogate_page
+from pellucid.reports.surrogate.image_parts import difference_uri, image_uri, traversal_png
+from pellucid.reports.surrogate.numbers import explanation_numbers
 from pellucid.surrogate import load, train
 from pellucid.surrogate.causal.compare import difference
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.explain.decision_effects import DecisionEdge, NuisanceNull
+from pellucid.surrogate.explain.decision_effects import DecisionEffect, NuisanceNull
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
-from pellucid.surrogate.explain.necessity import Necessity, Share
+from pellucid.surrogate.explain.necessity import Necessity, Proportion
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +31,28 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "run"
     data = bars(64, 0, 0.5)
     torch.set_num_threads(1)
-    twin = train(classifier_of(small_cnn()), data.pictures, data.context, TINY, out, report=None)
-    twin.remember(bars(60, 1, 0.5).pictures)
-    twin.save_answers(out)
-    explained = twin.explain(bars(1, 3, 0.5).pictures, permutations=2, values=3)
+    explainer = train(classifier_of(small_cnn()), data.images, data.context, TINY, out, report=None)
+    explainer.set_reference(bars(60, 1, 0.5).images)
+    explainer.save_state(out)
+    explained = explainer.explain(bars(1, 3, 0.5).images, permutations=2, values=3)
     return out, explained
 
 
 @pytest.fixture
-def twin(run):
+def explainer(run):
     classifier = classifier_of(small_cnn())
     classifier.name = "net <b>&"
     return load(run[0], classifier=classifier)
 
 
-def explained(run, twin, **changes):
-    return ExplainedPicture("a <b>&.png", replace(run[1], **changes), None, twin.class_names)
+def explained(run, explainer, **changes):
+    return ExplainedImage("a <b>&.png", replace(run[1], **changes), None, explainer.class_names)
 
 
 CLASSES = ("thin", "thick")
 
 
-def world() -> GlobalExplanation:
+def global_explanation() -> GlobalExplanation:
     """One edge of every kind."""
     names = ("thickness", "intensity", "slant", "latent 1", "latent 2")
     firm = Edge("thickness", "intensity", "tail", "arrow", 0.96, 0.9, 0.02, 0.91, "knowledge")
@@ -68,7 +68,7 @@ def world() -> GlobalExplanation:
         ),
     )
     data = CausalGraph(("thickness", "intensity", "slant"), (firm, Edge("slant", "thickness", strength=0.3)))
-    decisions = (DecisionEdge("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, 0.0004),)
+    decisions = (DecisionEffect("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, 0.0004),)
     perceives = {"thickness": 0.93, "intensity": 0.95, "slant": 0.88}
     told = difference(data, perceived)
     return GlobalExplanation(
@@ -76,9 +76,9 @@ def world() -> GlobalExplanation:
     )
 
 
-def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, twin):
-    twin.world = world()
-    page = render_surrogate_page(twin, [explained(run, twin)])
+def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, explainer):
+    explainer.global_explanation = global_explanation()
+    page = render_surrogate_page(explainer, [explained(run, explainer)])
     assert "net &lt;b&gt;&amp;" in page
     assert "a &lt;b&gt;&amp;.png" in page
     assert "<b>&" not in page
@@ -91,57 +91,62 @@ def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, twin):
     )
 
 
-def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run, twin):
-    share = Share(0.25, 0.1, 0.5, 40)
-    edges = [replace(edge, tentative=True) if edge.target == "decision" else edge for edge in world().perceived.edges]
-    twin.world = replace(
-        world(),
+def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run, explainer):
+    share = Proportion(0.25, 0.1, 0.5, 40)
+    edges = [
+        replace(edge, tentative=True) if edge.target == "decision" else edge
+        for edge in global_explanation().perceived.edges
+    ]
+    explainer.global_explanation = replace(
+        global_explanation(),
         target=1,
         necessity=(Necessity("intensity", share, replace(share, estimate=0.4)),),
-        perceived=replace(world().perceived, edges=tuple(edges)),
+        perceived=replace(global_explanation().perceived, edges=tuple(edges)),
     )
-    page = render_surrogate_page(twin, [])
-    assert f"the margin of <b>{twin.class_names[1]}</b> move" in page
+    page = render_surrogate_page(explainer, [])
+    assert f"the margin of <b>{explainer.class_names[1]}</b> move" in page
     assert "on the twin's own drawings?" in page
     assert "<td>25 % [10, 50]</td><td>40 % [10, 50]</td>" in page
     assert "but the twin does not control it" in page
     assert "tentative: the twin does not control this concept" in page
 
 
-def test_every_strip_has_its_pictures_and_a_curve_of_the_classifiers_answers(run, twin):
-    page = render_surrogate_page(twin, [explained(run, twin)])
-    assert page.count('<div class="film">') == len(run[1].strips) == 5
+def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, explainer):
+    page = render_surrogate_page(explainer, [explained(run, explainer)])
+    assert page.count('<div class="film">') == len(run[1].traversals) == 5
     assert "3 unexplained latents" in page
     curves = re.findall(r'<svg viewBox="0 0 100 100" preserveAspectRatio="none"><polyline points="([^"]*)"', page)
     first = [100 - float(point.split(",")[1]) for point in curves[0].split()]
-    wanted = (100 * run[1].strips[0].probabilities[:, run[1].target]).tolist()
+    wanted = (100 * run[1].traversals[0].probabilities[:, run[1].target]).tolist()
     assert first == pytest.approx(wanted, abs=0.01)
 
 
-def test_a_picture_that_is_redrawn_wrongly_begins_with_a_warning(run, twin):
+def test_a_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer):
     trust = run[1].fidelity
     good = replace(trust, agrees=torch.tensor([True]), kl=torch.tensor([0.01]))
-    assert "Do not rely on this explanation" not in render_surrogate_page(twin, [explained(run, twin, fidelity=good)])
+    assert "Do not rely on this explanation" not in render_surrogate_page(
+        explainer, [explained(run, explainer, fidelity=good)]
+    )
     bad = replace(trust, agrees=torch.tensor([True]), kl=torch.tensor([0.8]))
-    page = render_surrogate_page(twin, [explained(run, twin, fidelity=bad)])
+    page = render_surrogate_page(explainer, [explained(run, explainer, fidelity=bad)])
     assert "Do not rely on this explanation" in page
     assert "KL 0.80 &gt; 0.5" in page
 
 
-def test_a_twin_that_was_never_measured_is_not_to_be_relied_on(twin):
-    assert "Do not rely on this twin" in render_surrogate_page(twin)
-    assert "never measured" in render_surrogate_page(twin)
+def test_a_twin_that_was_never_measured_is_not_to_be_relied_on(explainer):
+    assert "Do not rely on this twin" in render_surrogate_page(explainer)
+    assert "never measured" in render_surrogate_page(explainer)
 
 
-def test_refused_concepts_are_named_with_the_reason(run, twin):
-    twin.assess(bars(60, 2, 0.5).pictures)
-    marks = twin.assessment
+def test_refused_concepts_are_named_with_the_reason(run, explainer):
+    explainer.assess(bars(60, 2, 0.5).images)
+    marks = explainer.assessment
     one, other = marks.controls
-    twin.assessment = replace(
+    explainer.assessment = replace(
         marks, agreement=1.0, kl=0.0, logit_r2=1.0, head_agreement=1.0, swap_flips=0.0,
         controls=(replace(one, correlation=0.4), replace(other, correlation=0.9, leak={"thickness": 0.6})),
     )  # fmt: skip
-    page = render_surrogate_page(twin, [explained(run, twin, refused={"thickness": "it is <refused>"})])
+    page = render_surrogate_page(explainer, [explained(run, explainer, refused={"thickness": "it is <refused>"})])
     assert "Counterfactuals of thickness are refused" in page
     assert "it is &lt;refused&gt;" in page
     assert "setting it also moves thickness" in page
@@ -149,7 +154,7 @@ def test_refused_concepts_are_named_with_the_reason(run, twin):
 
 
 def test_each_kind_of_edge_is_drawn_with_its_own_marks():
-    edges = {edge["label"]: edge for edge in graph_views(world(), CLASSES)["views"][0]["edges"]}
+    edges = {edge["label"]: edge for edge in graph_views(global_explanation(), CLASSES)["views"][0]["edges"]}
     cause, hidden = edges["thickness → intensity"], edges["latent 1 ↔ latent 2"]
     open_edge, circle = edges["slant — intensity"], edges["slant o→ latent 1"]
     assert [list(mark) for mark in cause["marks"]] == [["points"]]
@@ -166,7 +171,7 @@ def test_each_kind_of_edge_is_drawn_with_its_own_marks():
 
 
 def test_the_difference_of_the_graphs_is_drawn_and_told():
-    views = graph_views(world(), CLASSES)
+    views = graph_views(global_explanation(), CLASSES)
     assert [view["name"] for view in views["views"]] == [
         "What the classifier perceives",
         "What the data say",
@@ -185,8 +190,8 @@ def test_the_difference_of_the_graphs_is_drawn_and_told():
     assert len(views["differences"]) == 3
 
 
-def test_a_direction_that_pictures_do_not_agree_on_has_no_colour():
-    told = world()
+def test_a_direction_that_images_do_not_agree_on_has_no_color():
+    told = global_explanation()
     unsure = replace(told, decisions=(replace(told.decisions[0], agreement=0.52),))
     (edge,) = [
         edge for edge in graph_views(unsure, CLASSES)["views"][0]["edges"] if edge["label"] == "intensity → decision"
@@ -220,36 +225,36 @@ def test_an_edge_that_would_close_a_cycle_does_not_count_for_the_layers():
 
 
 def decoded(uri: str) -> np.ndarray:
-    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
-        return np.asarray(picture)
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        return np.asarray(image)
 
 
-def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_elsewhere(twin):
+def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_elsewhere(explainer):
     before = torch.full((1, 16, 16), 0.5)
     after = before.clone()
     after[0, :4], after[0, -4:] = 0.8, 0.2
-    red, green, blue = decoded(difference_uri(twin, before, after)).astype(int).transpose(2, 0, 1)
+    red, green, blue = decoded(difference_uri(explainer, before, after)).astype(int).transpose(2, 0, 1)
     assert (green[:4] > red[:4]).all()
     assert (red[-4:] > green[-4:]).all()
     assert ((red == green) & (green == blue))[4:-4].all()
-    same = decoded(difference_uri(twin, before, before)).astype(int)
+    same = decoded(difference_uri(explainer, before, before)).astype(int)
     assert (same == same[..., :1]).all()
 
 
-def test_grey_and_colour_pictures_are_shown_pixel_for_pixel(twin):
-    levels = torch.linspace(twin.space.low[0], twin.space.high[0], 256).view(1, 16, 16)
-    assert decoded(picture_uri(twin, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
-    colour = replace(twin.space, low=twin.space.low * 3, high=twin.space.high * 3)
-    twin.space = colour
-    red = torch.cat([levels, levels * 0 + twin.space.low[0], levels * 0 + twin.space.low[0]])
-    assert decoded(picture_uri(twin, red))[..., 0].tolist() == np.arange(256).reshape(16, 16).tolist()
-    assert decoded(picture_uri(twin, red)).shape == (16, 16, 3)
-    with Image.open(io.BytesIO(strip_png(twin, torch.stack([red, red])))) as strip:
+def test_grey_and_color_images_are_shown_pixel_for_pixel(explainer):
+    levels = torch.linspace(explainer.space.low[0], explainer.space.high[0], 256).view(1, 16, 16)
+    assert decoded(image_uri(explainer, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
+    color = replace(explainer.space, low=explainer.space.low * 3, high=explainer.space.high * 3)
+    explainer.space = color
+    red = torch.cat([levels, levels * 0 + explainer.space.low[0], levels * 0 + explainer.space.low[0]])
+    assert decoded(image_uri(explainer, red))[..., 0].tolist() == np.arange(256).reshape(16, 16).tolist()
+    assert decoded(image_uri(explainer, red)).shape == (16, 16, 3)
+    with Image.open(io.BytesIO(traversal_png(explainer, torch.stack([red, red])))) as strip:
         assert strip.size == (2 * 96, 96)
 
 
-def test_the_numbers_are_those_of_the_explanation(run, twin):
-    told = numbers_of(twin, explained(run, twin))
+def test_the_numbers_are_those_of_the_explanation(run, explainer):
+    told = explanation_numbers(explainer, explained(run, explainer))
     assert [row["value"] for row in told["importance"]] == run[1].importance.values[0].tolist()
     assert sum(row["value"] for row in told["importance"]) + told["baseline"] == pytest.approx(told["margin"], abs=1e-3)
     assert sum(told["probabilities"].values()) == pytest.approx(1, abs=1e-5)

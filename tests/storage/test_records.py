@@ -159,7 +159,7 @@ def test_a_wrong_field_is_named_with_what_was_expected(change: dict[str, Any], m
 
 
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     part: float
 
     def __post_init__(self) -> None:
@@ -169,7 +169,7 @@ class Share:
 
 def test_what_a_class_refuses_is_reported_with_the_source() -> None:
     with pytest.raises(PellucidError, match=r"file: 0: part 2\.0 is not between 0 and 1"):
-        from_record(tuple[Share, ...], [{"part": 2}], source="file")
+        from_record(tuple[Proportion, ...], [{"part": 2}], source="file")
 
 
 def test_a_value_that_cannot_be_written_is_named() -> None:

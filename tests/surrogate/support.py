@@ -1,4 +1,4 @@
-"""Small classifiers, and the twin of a planted classifier of bars, judged against true counterfactual pictures."""
+"""Small classifiers, and the twin of a planted classifier of bars, judged against true counterfactual images."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pellucid import Classifier
 from pellucid.data.context_table import ContextTable
-from pellucid.surrogate import TwinSurrogate
+from pellucid.surrogate import SurrogateExplainer
 from pellucid.synthetic.bars import bars_model, draw_bars
 
 SIDE = 16
@@ -16,9 +16,9 @@ CONTEXTS = ("thickness", "intensity")
 
 @dataclass(frozen=True)
 class Bars:
-    """Pictures (N, 1, 16, 16) and what they are drawn from: thickness, intensity and position."""
+    """Images (N, 1, 16, 16) and what they are drawn from: thickness, intensity and position."""
 
-    pictures: Tensor
+    images: Tensor
     drawn_from: ContextTable
 
     @property
@@ -56,9 +56,9 @@ class Effect:
 
     Attributes:
         reach, true_reach: range over the values of the mean margin.
-        determination: R^2 of the margins, picture by picture and value by value, for those of the true counterfactuals;
+        determination: R^2 of the margins, image by image and value by value, for those of the true counterfactuals;
             of the margins themselves, since the true change is all but the same for every bar.
-        distance: mean absolute difference of the drawn picture to the true counterfactual.
+        distance: mean absolute difference of the drawn image to the true counterfactual.
     """
 
     reach: float
@@ -68,21 +68,21 @@ class Effect:
 
 
 @torch.no_grad()
-def effect_of(twin: TwinSurrogate, test: Bars, name: str) -> Effect:
-    """Intervene on one context of every picture."""
-    codes = twin.encode(test.pictures)
-    column = twin.context_names.index(name)
+def effect_of(explainer: SurrogateExplainer, test: Bars, name: str) -> Effect:
+    """Intervene on one context of every image."""
+    codes = explainer.encode(test.images)
+    column = explainer.context_names.index(name)
     values = test.context.values.float()
     ours, true, distances = [], [], []
     for value in torch.quantile(values[:, column], torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])).tolist():
         raw = values.clone()
         raw[:, column] = value
         context = codes.context.clone()
-        context[:, column] = twin.standard_context(raw)[:, column]
-        drawn = twin.decode(replace(codes, context=context))
+        context[:, column] = explainer.standard_context(raw)[:, column]
+        drawn = explainer.decode(replace(codes, context=context))
         wanted = draw_bars(test.drawn_from.replaced({name: value}), SIDE)
-        ours.append(margin(twin, drawn))
-        true.append(margin(twin, wanted))
+        ours.append(margin(explainer, drawn))
+        true.append(margin(explainer, wanted))
         distances.append(float((drawn - wanted).abs().mean()))
     found, truth = torch.stack(ours), torch.stack(true)
     unexplained = (found - truth).square().mean() / truth.var(correction=0)
@@ -91,12 +91,12 @@ def effect_of(twin: TwinSurrogate, test: Bars, name: str) -> Effect:
     return Effect(reach, true_reach, 1 - float(unexplained), sum(distances) / len(distances))
 
 
-def margin(twin: TwinSurrogate, pictures: Tensor) -> Tensor:
-    logits = twin.logits(pictures)
+def margin(explainer: SurrogateExplainer, images: Tensor) -> Tensor:
+    logits = explainer.logits(images)
     return logits[:, 1] - logits[:, 0]
 
 
-def agreement(twin: TwinSurrogate, test: Bars) -> float:
-    """How often the classifier answers the same to a picture redrawn."""
-    redrawn = twin.logits(twin.reconstruct(test.pictures)).argmax(1)
-    return float((redrawn == twin.logits(test.pictures).argmax(1)).float().mean())
+def agreement(explainer: SurrogateExplainer, test: Bars) -> float:
+    """How often the classifier answers the same to an image redrawn."""
+    redrawn = explainer.logits(explainer.reconstruct(test.images)).argmax(1)
+    return float((redrawn == explainer.logits(test.images).argmax(1)).float().mean())

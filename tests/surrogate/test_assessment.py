@@ -17,13 +17,13 @@ class Tied(LinearTwin):
         return super().decode(Codes(context, codes.latent, codes.nuisance))
 
 
-def assessed(twin, **options) -> Assessment:
+def assessed(surrogate, **options) -> Assessment:
     return assess(
-        painted(twin, 200),
-        lambda codes: (codes.concepts() @ twin.weights)[:, None] * torch.tensor([0.0, 1.0]),
-        lambda pictures: twin.encode(pictures).concepts(),
+        painted(surrogate, 200),
+        lambda codes: (codes.concepts() @ surrogate.weights)[:, None] * torch.tensor([0.0, 1.0]),
+        lambda images: surrogate.encode(images).concepts(),
         SPAN,
-        lambda pictures: twin.encode(pictures).context,
+        lambda images: surrogate.encode(images).context,
         "its own encoder",
         **options,
     )
@@ -58,41 +58,41 @@ def test_a_twin_that_ignores_what_is_asked_is_not_effective():
     assert marks.agreement < 1
 
 
-def test_a_change_laid_on_a_picture_leaks_against_that_picture_and_not_against_its_redrawing():
-    twin = LinearTwin()
-    pictures = painted(twin, 60)
+def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing():
+    surrogate = LinearTwin()
+    images = painted(surrogate, 60)
 
     def measure(seen):
         flat = seen.flatten(1)
-        missed = (flat - flat @ twin.basis.T @ twin.basis).norm(dim=1, keepdim=True)
-        return twin.encode(seen).context + missed
+        missed = (flat - flat @ surrogate.basis.T @ surrogate.basis).norm(dim=1, keepdim=True)
+        return surrogate.encode(seen).context + missed
 
     def head(codes):
         return torch.zeros(len(codes), 2)
 
     for transferred in (False, True):
-        marks = assess(pictures, head, lambda x: x.flatten(1), SPAN, measure, "code", transferred=transferred)
+        marks = assess(images, head, lambda x: x.flatten(1), SPAN, measure, "code", transferred=transferred)
         assert marks.transferred == transferred
         assert marks.controls[0].leak["grey"] == pytest.approx(0, abs=1e-4)
 
 
-def test_pictures_that_cannot_be_measured_are_left_out_and_counted():
-    twin = LinearTwin()
+def test_images_that_cannot_be_measured_are_left_out_and_counted():
+    surrogate = LinearTwin()
 
-    def measure(pictures):
-        found = twin.encode(pictures).context
+    def measure(images):
+        found = surrogate.encode(images).context
         found[::2] = float("nan")
         return found
 
     def head(codes):
         return torch.zeros(len(codes), 2)
 
-    def seen(pictures):
-        return pictures.flatten(1)
+    def seen(images):
+        return images.flatten(1)
 
-    marks = assess(painted(twin, 40), head, seen, SPAN, measure, "half of the time")
-    assert {control.pictures for control in marks.controls} == {20}
-    nothing = assess(painted(twin, 5), head, seen, SPAN, lambda x: torch.full((len(x), 2), torch.nan), "never")
+    marks = assess(painted(surrogate, 40), head, seen, SPAN, measure, "half of the time")
+    assert {control.images for control in marks.controls} == {20}
+    nothing = assess(painted(surrogate, 5), head, seen, SPAN, lambda x: torch.full((len(x), 2), torch.nan), "never")
     assert not nothing.controls[0].effective
 
 
@@ -104,31 +104,31 @@ def test_marks_survive_json():
 
 
 def test_drawings_that_cannot_be_measured_count_against_control():
-    twin = LinearTwin()
-    pictures = painted(twin, 100)
+    surrogate = LinearTwin()
+    images = painted(surrogate, 100)
 
     def measure(seen):
-        found = twin.encode(seen).context
+        found = surrogate.encode(seen).context
         found[found[:, 0] > 1.2] = torch.nan  # asked to be wide, it is no bar at all
         return found
 
     def head(codes):
         return torch.zeros(len(codes), 2)
 
-    marks = assess(pictures, head, lambda x: x.flatten(1), SPAN, measure, "code")
-    width, grey = marks.controls
+    marks = assess(images, head, lambda x: x.flatten(1), SPAN, measure, "code")
+    width, gray = marks.controls
     assert width.correlation > 0.99
     assert 0.6 < width.measurable < 0.95
     assert width.effectiveness == pytest.approx(width.correlation * width.measurable)
-    assert grey.measurable == 1
-    lost = assess(pictures, head, lambda x: x.flatten(1), SPAN, _measures_reconstructions_only(pictures), "code")
+    assert gray.measurable == 1
+    lost = assess(images, head, lambda x: x.flatten(1), SPAN, _measures_reconstructions_only(images), "code")
     assert not lost.controls[0].effective
     assert lost.effectiveness["width"] == 0
 
 
-def _measures_reconstructions_only(pictures):
+def _measures_reconstructions_only(images):
     def measure(seen):
-        if torch.equal(seen, pictures.reconstructions):
+        if torch.equal(seen, images.reconstructions):
             return torch.zeros(len(seen), 2)
         return torch.full((len(seen), 2), torch.nan)
 

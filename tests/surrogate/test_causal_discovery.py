@@ -7,8 +7,8 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.compare import score_graph
 from pellucid.surrogate.causal.discovery import CLASS_NODE, discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.rank_normalize import Marginal, rank_gaussian, within_class
-from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
+from pellucid.surrogate.causal.rank_normalize import Marginal, rank_gaussianize, subtract_class_means
+from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
 
 
 def thickness_and_intensity(rows: int, random: np.random.Generator) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_thickness_and_intensity_are_joined_and_their_direction_is_left_open():
 
 def test_a_tier_orients_the_edge_and_is_named_as_the_ground():
     data = thickness_and_intensity(2000, np.random.default_rng(0))
-    (edge,) = discover(data[:, ::-1], ["i", "t"], knowledge=Knowledge({"t": 0, "i": 1})).edges
+    (edge,) = discover(data[:, ::-1], ["i", "t"], knowledge=BackgroundKnowledge({"t": 0, "i": 1})).edges
     assert (edge.source, edge.target, edge.directed, edge.ground) == ("t", "i", True, "knowledge")
 
 
@@ -131,9 +131,9 @@ def test_bad_columns_are_named(spoil, message):
 def test_bad_requests_are_refused():
     data = collider(100, np.random.default_rng(0))
     with pytest.raises(PellucidError, match=r"\['z'\], which are no nodes"):
-        discover(data, list("tslo"), knowledge=Knowledge({"z": 0}))
+        discover(data, list("tslo"), knowledge=BackgroundKnowledge({"z": 0}))
     with pytest.raises(PellucidError, match="GES takes no background knowledge"):
-        discover(data, list("tslo"), knowledge=Knowledge({"t": 0}), options=DiscoveryOptions("ges"))
+        discover(data, list("tslo"), knowledge=BackgroundKnowledge({"t": 0}), options=DiscoveryOptions("ges"))
     with pytest.raises(PellucidError, match="20 rows are too few"):
         discover(data[:20], list("tslo"))
     with pytest.raises(PellucidError, match="'lingam' is unknown"):
@@ -150,10 +150,10 @@ def test_a_marginal_maps_to_normal_and_back(sample):
 
 def test_ranks_become_standard_normal_and_class_means_vanish():
     values = np.random.default_rng(0).exponential(size=(1001, 2))
-    normal = rank_gaussian(values)
+    normal = rank_gaussianize(values)
     np.testing.assert_allclose(normal.mean(0), 0, atol=1e-9)
     np.testing.assert_allclose(normal.std(0), 1, atol=0.01)
     assert (np.argsort(normal[:, 0]) == np.argsort(values[:, 0])).all()
     labels = np.arange(1001) % 3
-    left = within_class(values, labels)
+    left = subtract_class_means(values, labels)
     assert all(np.allclose(left[labels == one].mean(0), 0) for one in range(3))

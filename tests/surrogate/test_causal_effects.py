@@ -5,7 +5,7 @@ import torch
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.effects import effects, interaction
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.mechanisms import StructuralModel, hsic_p_value
+from pellucid.surrogate.causal.mechanisms import FittedStructuralModel, hsic_p_value
 
 NODES = ("a", "b", "c")
 GRAPH = CausalGraph(NODES, tuple(Edge(*pair, "tail", "arrow") for pair in ("ab", "bc", "ac")))
@@ -18,8 +18,8 @@ def linear(rows: int = 4000) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model() -> StructuralModel:
-    return StructuralModel.fit(linear(), GRAPH)
+def model() -> FittedStructuralModel:
+    return FittedStructuralModel.fit(linear(), GRAPH)
 
 
 def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model):
@@ -62,7 +62,7 @@ def test_a_counterfactual_intensity_follows_the_true_equation_through_its_own_no
         return 64 + 191 / (1 + np.exp(-(0.5 * noise + 2 * (t - 2.5))))
 
     graph = CausalGraph(("t", "i"), (Edge("t", "i", "tail", "arrow"),))
-    model = StructuralModel.fit(np.c_[thickness, intensity(thickness)], graph)
+    model = FittedStructuralModel.fit(np.c_[thickness, intensity(thickness)], graph)
     for shift in (-0.5, 0.5):
         changed = model.counterfactual(np.c_[thickness, intensity(thickness)], {"t": thickness + shift})
         assert np.abs(changed[:, 1] - intensity(thickness + shift)).mean() < 0.05 * 191
@@ -76,7 +76,7 @@ def test_the_diagnosis_knows_a_good_mechanism_from_one_that_misses_a_variance(mo
     random = np.random.default_rng(0)
     cause = random.standard_normal(2000)
     data = np.c_[cause, cause + np.exp(1.2 * cause) * random.standard_normal(2000)]
-    bad = StructuralModel.fit(data, CausalGraph(("x", "y"), (Edge("x", "y", "tail", "arrow"),)))
+    bad = FittedStructuralModel.fit(data, CausalGraph(("x", "y"), (Edge("x", "y", "tail", "arrow"),)))
     assert bad.diagnosis["y"].hsic_p < 0.01
 
 
@@ -96,8 +96,8 @@ def test_what_two_changes_do_together_is_the_second_difference():
 
 def test_undecided_edges_and_unknown_nodes_are_refused_with_the_mend(model):
     with pytest.raises(PellucidError, match=r"\['a - b'\] is not identified: orient"):
-        StructuralModel.fit(linear()[:, :2], CausalGraph(("a", "b"), (Edge("a", "b"),)))
+        FittedStructuralModel.fit(linear()[:, :2], CausalGraph(("a", "b"), (Edge("a", "b"),)))
     with pytest.raises(PellucidError, match=r"\['z'\] are no nodes"):
         model.counterfactual(linear()[:3], {"z": 1.0})
     with pytest.raises(PellucidError, match="is constant"):
-        StructuralModel.fit(np.c_[np.ones(50), np.arange(50.0)], CausalGraph(("a", "b"), ()))
+        FittedStructuralModel.fit(np.c_[np.ones(50), np.arange(50.0)], CausalGraph(("a", "b"), ()))

@@ -10,12 +10,12 @@ from torch import nn
 
 from pellucid.surrogate import CheckpointError, DivergedError, train
 from pellucid.surrogate.training.checkpoint import RunFolder
-from pellucid.surrogate.training.divergence import PATIENCE, Watch
+from pellucid.surrogate.training.divergence import PATIENCE, DivergenceMonitor
 from pellucid.surrogate.training.step import StepLosses
 from pellucid.surrogate.training.trainer import Trainer
 from pellucid.surrogate.training.training_options import PRESETS
 
-TINY = PRESETS["ci-16"].but(
+TINY = PRESETS["ci-16"].replace(
     steps=8,
     warm_up=2,
     batch=8,
@@ -47,7 +47,7 @@ def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
         if progress.step == killed_at and not progress.note:
             raise KilledError
 
-    return train(classifier_of(network or small_cnn()), data.pictures, data.context, options, out, report=report)
+    return train(classifier_of(network or small_cnn()), data.images, data.context, options, out, report=report)
 
 
 def state_of(out):
@@ -71,9 +71,9 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, killed_at):
     assert notes == wanted_notes
     assert tensors.keys() == wanted.keys()
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
-    assert any(name.startswith("optimiser.discriminator") for name in wanted)
-    pictures = bars(5, 1, 0.5).pictures
-    assert torch.equal(resumed.reconstruct(pictures), whole.reconstruct(pictures))
+    assert any(name.startswith("optimizer.discriminator") for name in wanted)
+    images = bars(5, 1, 0.5).images
+    assert torch.equal(resumed.reconstruct(images), whole.reconstruct(images))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_finished_training_is_not_made_again(tmp_path):
 
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path):
-    run(tmp_path, TINY.but(checkpoint_every=1))
+    run(tmp_path, TINY.replace(checkpoint_every=1))
     names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
     assert names == ["checkpoint-0000007.safetensors", "checkpoint-0000008.safetensors"]
     assert not list(tmp_path.glob(".*.part"))
@@ -176,9 +176,9 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path):
 def test_other_options_are_refused_by_name(tmp_path):
     run(tmp_path)
     with pytest.raises(CheckpointError, match=r"options\.steps: 8 there, 9 now"):
-        run(tmp_path, TINY.but(steps=9))
+        run(tmp_path, TINY.replace(steps=9))
     with pytest.raises(CheckpointError, match=r"options\.weights\.pixel"):
-        run(tmp_path, TINY.but(pixel=1.0))
+        run(tmp_path, TINY.replace(pixel=1.0))
 
 
 def test_another_classifier_is_refused_by_its_weights(tmp_path):
@@ -189,7 +189,7 @@ def test_another_classifier_is_refused_by_its_weights(tmp_path):
         run(tmp_path, network=other)
 
 
-def test_other_pictures_are_refused(tmp_path):
+def test_other_images_are_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(CheckpointError, match="data"):
         run(tmp_path, data=bars(64, 1, 0.5))
@@ -246,24 +246,24 @@ def healthy(**changes):
 
 @pytest.mark.parametrize("name", ["pixel", "real", "twin_gradient"])
 def test_nan_and_infinity_are_noticed_at_once(name):
-    assert name in Watch().trouble(healthy(**{name: float("inf")}))
+    assert name in DivergenceMonitor().trouble(healthy(**{name: float("inf")}))
 
 
 def test_a_spike_of_the_discriminators_loss_is_noticed():
-    watch = Watch()
+    watch = DivergenceMonitor()
     assert all(watch.trouble(healthy()) is None for _ in range(100))
     assert watch.trouble(healthy(fake=200.0)) == "the discriminator's loss rose to 11.4"
 
 
 def test_a_discriminator_that_has_won_for_long_is_noticed():
-    watch = Watch()
+    watch = DivergenceMonitor()
     verdicts = [watch.trouble(healthy(real=0.001, fake=0.001)) for _ in range(PATIENCE)]
     assert verdicts[:-1] == [None] * (PATIENCE - 1)
     assert "has won" in verdicts[-1]
 
 
-def test_pictures_that_are_lost_again_are_noticed():
-    watch = Watch()
+def test_images_that_are_lost_again_are_noticed():
+    watch = DivergenceMonitor()
     verdicts = [watch.trouble(healthy(pixel=loss)) for loss in [0.4] * 50 + [1.6] * 50]
     assert verdicts[:50] == [None] * 50
     assert "pixel loss rose from 0.40" in next(filter(None, verdicts))

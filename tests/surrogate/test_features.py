@@ -6,7 +6,7 @@ from tests.surrogate.support import classifier_of, small_cnn
 from torch import nn
 
 from pellucid import Classifier, PellucidError
-from pellucid.surrogate.model.features import LOGITS_ONLY, Features, stages
+from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor, default_layers
 
 
 class Residual(nn.Module):
@@ -36,7 +36,7 @@ class Tokens(nn.Module):
 def test_by_default_the_last_module_of_each_resolution_is_seen():
     torch.manual_seed(0)
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
-    features = Features(classifier)
+    features = FeatureExtractor(classifier)
     assert features.layers == ("stem", "block1", "block2")
     assert features.head == "fc"
     assert features.length == 4 + 8 + 8 + 8
@@ -45,11 +45,11 @@ def test_by_default_the_last_module_of_each_resolution_is_seen():
 def test_features_and_logits_are_those_of_the_classifiers_own_views():
     torch.manual_seed(0)
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
-    pictures = torch.randn(4, 3, 32, 32)
-    seen = Features(classifier, ["block1", "block2"])(pictures)
+    images = torch.randn(4, 3, 32, 32)
+    seen = FeatureExtractor(classifier, ["block1", "block2"])(images)
     for layer, found in zip(("block1", "block2"), seen.maps, strict=True):
-        torch.testing.assert_close(found, classifier.at(layer).activation(pictures).as_subclass(torch.Tensor))
-    torch.testing.assert_close(seen.logits, classifier.logits(pictures))
+        torch.testing.assert_close(found, classifier.at(layer).activation(images).as_subclass(torch.Tensor))
+    torch.testing.assert_close(seen.logits, classifier.logits(images))
     torch.testing.assert_close(seen.phi[:, :16], torch.cat([each.mean((2, 3)) for each in seen.maps], dim=1))
     torch.testing.assert_close(
         seen.phi[:, 16:] @ classifier.module.fc.weight.T + classifier.module.fc.bias, seen.logits
@@ -58,25 +58,25 @@ def test_features_and_logits_are_those_of_the_classifiers_own_views():
 
 def test_what_an_in_place_operation_overwrites_is_seen_as_it_was():
     classifier = classifier_of(small_cnn())
-    pictures = torch.randn(3, 1, 16, 16)
-    (found,) = Features(classifier, ["0"])(pictures).maps
-    torch.testing.assert_close(found, classifier.module[0](pictures))
+    images = torch.randn(3, 1, 16, 16)
+    (found,) = FeatureExtractor(classifier, ["0"])(images).maps
+    torch.testing.assert_close(found, classifier.module[0](images))
     assert float(found.min()) < 0
 
 
-def test_gradients_reach_the_pictures_and_nothing_of_the_users_model():
+def test_gradients_reach_the_images_and_nothing_of_the_users_model():
     network = small_cnn()
-    features = Features(classifier_of(network))
-    pictures = torch.randn(2, 1, 16, 16, requires_grad=True)
-    seen = features(pictures)
+    features = FeatureExtractor(classifier_of(network))
+    images = torch.randn(2, 1, 16, 16, requires_grad=True)
+    seen = features(images)
     (seen.phi.sum() + seen.maps[0].sum() + seen.logits.sum()).backward()
-    assert bool(pictures.grad.any())
+    assert bool(images.grad.any())
     assert all(weight.grad is None and weight.requires_grad for weight in network.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 def test_no_hook_is_left_behind_when_the_network_cannot_be_run():
-    features = Features(classifier_of(small_cnn()))
+    features = FeatureExtractor(classifier_of(small_cnn()))
     with pytest.raises(PellucidError):
         features(torch.randn(2, 3, 16, 16))
     assert not any(module._forward_hooks for module in features._network.modules())
@@ -84,7 +84,7 @@ def test_no_hook_is_left_behind_when_the_network_cannot_be_run():
 
 def test_a_black_box_is_seen_by_its_logits():
     classifier = classifier_of(small_cnn())
-    features = Features(classifier, LOGITS_ONLY)
+    features = FeatureExtractor(classifier, LOGITS_ONLY)
     seen = features(torch.randn(2, 1, 16, 16))
     assert (features.layers, features.head, features.length) == ((), None, 3)
     assert seen.maps == ()
@@ -94,8 +94,8 @@ def test_a_black_box_is_seen_by_its_logits():
 def test_tokens_are_folded_into_maps_and_two_layers_seen():
     torch.manual_seed(0)
     classifier = Classifier(Tokens().eval(), input_size=(1, 16, 16))
-    assert len(stages(classifier)) == 2
-    seen = Features(classifier)(torch.randn(2, 1, 16, 16))
+    assert len(default_layers(classifier)) == 2
+    seen = FeatureExtractor(classifier)(torch.randn(2, 1, 16, 16))
     assert [tuple(each.shape) for each in seen.maps] == [(2, 8, 4, 4)] * 2
 
 
@@ -109,8 +109,8 @@ def test_one_of_several_calls_of_a_module_can_be_named():
             return self.fc(self.conv(self.conv(x)).mean((2, 3)))
 
     classifier = classifier_of(Twice())
-    pictures = torch.randn(2, 1, 16, 16)
-    first, second = Features(classifier, ["conv:0", "conv:1"])(pictures).maps
+    images = torch.randn(2, 1, 16, 16)
+    first, second = FeatureExtractor(classifier, ["conv:0", "conv:1"])(images).maps
     torch.testing.assert_close(second, classifier.module.conv(first))
 
 
@@ -118,4 +118,4 @@ def test_one_of_several_calls_of_a_module_can_be_named():
 def test_a_layer_that_is_none_is_refused(layer, message):
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
     with pytest.raises(PellucidError, match=message):
-        Features(classifier, [layer])
+        FeatureExtractor(classifier, [layer])

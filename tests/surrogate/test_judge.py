@@ -3,36 +3,40 @@
 import torch
 from tests.surrogate.support import bars
 
-from pellucid.surrogate.model.attribute_predictors import Judges, fit_judges
-from pellucid.surrogate.model.probes import fit_perception
+from pellucid.surrogate.model.attribute_predictors import AttributePredictors, fit_attribute_predictors
+from pellucid.surrogate.model.probes import fit_context_probe
 from pellucid.surrogate.training.fitting import determination
-from pellucid.surrogate.training.image_datasets import Held
+from pellucid.surrogate.training.image_datasets import InMemory
 from pellucid.surrogate.training.training_options import PRESETS
 
-OPTIONS = PRESETS["ci-16"].but(encoder_base=64, encoder_most=8, judge_steps=150, judge_batch=32)
+OPTIONS = PRESETS["ci-16"].replace(encoder_base=64, encoder_most=8, judge_steps=150, judge_batch=32)
 
 
 def fitted(seed=0):
     data = bars(600, 0, 0.5)
-    context = data.context.scale().standardise(data.context.values)
+    context = data.context.scale().standardize(data.context.values)
     family = torch.arange(600)
-    pictures = Held(data.pictures * 2 - 1)
-    options = OPTIONS.but(seed=seed)
-    return fit_judges(pictures, context, family, torch.ones(600), options, torch.device("cpu")), pictures, context
+    images = InMemory(data.images * 2 - 1)
+    options = OPTIONS.replace(seed=seed)
+    return (
+        fit_attribute_predictors(images, context, family, torch.ones(600), options, torch.device("cpu")),
+        images,
+        context,
+    )
 
 
 def test_judges_tell_thickness_and_intensity_of_bars_they_never_saw():
-    (judges, quality), pictures, context = fitted()
+    (judges, quality), images, context = fitted()
     assert quality.shape == (2, 2)
     assert float(quality.min()) > 0.8
     rows = torch.arange(100)
-    torch.testing.assert_close(judges(pictures[rows]), judges.each(pictures[rows]).mean(0))
-    assert float(determination(judges(pictures[rows]), context[rows]).min()) > 0.8
+    torch.testing.assert_close(judges(images[rows]), judges.each(images[rows]).mean(0))
+    assert float(determination(judges(images[rows]), context[rows]).min()) > 0.8
 
 
 def test_judges_differ_and_their_disagreement_is_their_distance():
-    (judges, _), pictures, _ = fitted()
-    shown = pictures[torch.arange(5)]
+    (judges, _), images, _ = fitted()
+    shown = images[torch.arange(5)]
     first, second = judges.each(shown)
     torch.testing.assert_close(judges.disagreement(shown), (first - second).abs())
     assert float(judges.disagreement(shown).max()) > 0
@@ -55,7 +59,7 @@ def test_fitting_leaves_the_global_random_numbers_alone():
 
 
 def test_no_contexts_are_judged_as_none():
-    judges = Judges(1, 0, OPTIONS)
+    judges = AttributePredictors(1, 0, OPTIONS)
     assert judges(torch.randn(3, 1, 16, 16)).shape == (3, 0)
 
 
@@ -63,7 +67,7 @@ def test_what_the_features_tell_is_perceived_and_what_they_do_not_is_not():
     random = torch.Generator().manual_seed(0)
     phi = torch.randn(900, 6, generator=random)
     context = torch.stack([phi[:, 0] - phi[:, 1], torch.randn(900, generator=random)], dim=1)
-    perception, unseen = fit_perception(phi, context, steps=200, seed=0)
+    perception, unseen = fit_context_probe(phi, context, steps=200, seed=0)
     told, untold = determination(unseen, context).tolist()
     assert told > 0.9
     assert untold < 0.1

@@ -6,13 +6,13 @@ from tests.surrogate.linear_twin import LinearTwin, painted, some_codes
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
+from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
 from pellucid.surrogate.explain.attfind import attfind
-from pellucid.surrogate.explain.decision_effects import decision_edges
-from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.explain.decision_effects import measure_decision_effects
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation, explain_globally
-from pellucid.surrogate.explain.local_explanation import explain_locally, structural_models
-from pellucid.surrogate.explain.reference_set import Reference
+from pellucid.surrogate.explain.local_explanation import explain_locally, fit_structural_models
+from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.model.codes import Codes
 
 NAMES = ("width", "grey", "u0")
@@ -25,19 +25,19 @@ def tied_codes(count: int, seed: int = 0) -> Codes:
     return replace(drawn, context=context)
 
 
-def reference(twin: LinearTwin, effectiveness: dict[str, float] | None = None) -> Reference:
+def reference(surrogate: LinearTwin, effectiveness: dict[str, float] | None = None) -> ReferenceSet:
     codes = tied_codes(600, 3)
-    return Reference(codes, (codes.concepts() @ twin.weights > 0).long(), effectiveness or {})
+    return ReferenceSet(codes, (codes.concepts() @ surrogate.weights > 0).long(), effectiveness or {})
 
 
-def painted_codes(twin: LinearTwin, codes: Codes) -> Painting:
-    return Painting.of(twin, (codes.joined() @ twin.basis).view(-1, 1, 4, 4))
+def painted_codes(surrogate: LinearTwin, codes: Codes) -> EncodedBatch:
+    return EncodedBatch.of(surrogate, (codes.joined() @ surrogate.basis).view(-1, 1, 4, 4))
 
 
 def test_a_local_explanation_names_what_counts_and_what_would_flip_it():
-    twin = LinearTwin((2.0, 0.0, 1.0))
-    painting = painted(twin, 1)
-    found = explain_locally(painting, reference(twin), permutations=8)
+    surrogate = LinearTwin((2.0, 0.0, 1.0))
+    batch = painted(surrogate, 1)
+    found = explain_locally(batch, reference(surrogate), permutations=8)
     assert found.fidelity.reliable.all()
     assert found.refused == {}
     assert [effect.concept for effect in found.effects] == list(NAMES)
@@ -50,54 +50,54 @@ def test_a_local_explanation_names_what_counts_and_what_would_flip_it():
 
 
 def test_along_a_directed_edge_the_total_effect_adds_what_the_effect_of_the_concept_does():
-    twin = LinearTwin((1.0, 2.0, 0.0))
-    painting = painted_codes(twin, tied_codes(1, 8))
+    surrogate = LinearTwin((1.0, 2.0, 0.0))
+    batch = painted_codes(surrogate, tied_codes(1, 8))
     graph = CausalGraph(("width", "grey"), (Edge("width", "grey", "tail", "arrow"),))
-    found = explain_locally(painting, reference(twin), graph, target=1, permutations=4)
-    width, grey = found.effects[:2]
+    found = explain_locally(batch, reference(surrogate), graph, target=1, permutations=4)
+    width, gray = found.effects[:2]
     assert width.direct == pytest.approx(1, rel=0.1)
     assert width.paths["width", "grey"] == pytest.approx(0.9 * 2, rel=0.15)
     assert width.total[0] == pytest.approx(1 + 0.9 * 2, rel=0.15)
-    assert grey.total[0] == pytest.approx(grey.direct, abs=1e-4)
+    assert gray.total[0] == pytest.approx(gray.direct, abs=1e-4)
 
 
 def test_an_open_orientation_gives_a_range_and_no_paths():
-    twin = LinearTwin((1.0, 2.0, 0.0))
-    painting = painted_codes(twin, tied_codes(1, 8))
+    surrogate = LinearTwin((1.0, 2.0, 0.0))
+    batch = painted_codes(surrogate, tied_codes(1, 8))
     graph = CausalGraph(("width", "grey"), (Edge("width", "grey"),))
-    width = explain_locally(painting, reference(twin), graph, target=1, permutations=4).effects[0]
+    width = explain_locally(batch, reference(surrogate), graph, target=1, permutations=4).effects[0]
     assert width.total[0] == pytest.approx(1, rel=0.1)
     assert width.total[1] == pytest.approx(2.8, rel=0.15)
     assert width.paths == {}
 
 
 def test_concepts_that_the_twin_does_not_control_are_refused_and_do_not_move():
-    twin = LinearTwin((2.0, 0.0, 1.0))
-    found = explain_locally(painted(twin, 1), reference(twin, {"width": 0.4, "grey": 0.95}), permutations=4)
+    surrogate = LinearTwin((2.0, 0.0, 1.0))
+    found = explain_locally(painted(surrogate, 1), reference(surrogate, {"width": 0.4, "grey": 0.95}), permutations=4)
     assert set(found.refused) == {"width"}
-    assert {one.concept for one in found.strips} == {"grey", "u0"}
+    assert {one.concept for one in found.traversals} == {"grey", "u0"}
     assert found.flipped.change[0, 0] == 0
     assert any("refused" in sentence for sentence in found.sentences)
 
 
-def test_a_picture_that_the_twin_redraws_wrongly_comes_with_a_warning_first():
-    twin = LinearTwin((3.0, 0.0, 0.0), blind=True)
-    painting = painted(twin, 12)
-    row = int(painting.classes.argmax())
-    found = explain_locally(painting[row : row + 1], reference(twin), permutations=4)
+def test_a_image_that_the_twin_redraws_wrongly_comes_with_a_warning_first():
+    surrogate = LinearTwin((3.0, 0.0, 0.0), blind=True)
+    batch = painted(surrogate, 12)
+    row = int(batch.classes.argmax())
+    found = explain_locally(batch[row : row + 1], reference(surrogate), permutations=4)
     assert found.sentences[0].startswith("Do not rely on what follows")
 
 
 def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_is_read():
     pytest.importorskip("causallearn")
-    twin = LinearTwin((2.0, 0.0, 1.0))
+    surrogate = LinearTwin((2.0, 0.0, 1.0))
     codes = tied_codes(400)
-    painting = painted_codes(twin, codes)
+    batch = painted_codes(surrogate, codes)
     options = DiscoveryOptions(bootstraps=5)
-    knowledge = Knowledge({"width": 0, "grey": 1})
+    knowledge = BackgroundKnowledge({"width": 0, "grey": 1})
     stages = []
     found = explain_globally(
-        painting,
+        batch,
         codes.context,
         knowledge=knowledge,
         options=options,
@@ -118,9 +118,9 @@ def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_
 class Crowded(LinearTwin):
     """Its classifier saturates, and also reads what the twin cannot draw."""
 
-    def logits(self, pictures):
-        outside = (pictures.flatten(1) - pictures.flatten(1) @ self.basis.T @ self.basis).sum(1)
-        return torch.tanh(self.read(pictures) + 2 * outside)[:, None] * torch.tensor([0.0, 1.0])
+    def logits(self, images):
+        outside = (images.flatten(1) - images.flatten(1) @ self.basis.T @ self.basis).sum(1)
+        return torch.tanh(self.read(images) + 2 * outside)[:, None] * torch.tensor([0.0, 1.0])
 
 
 @pytest.fixture
@@ -129,52 +129,52 @@ def crowded():
     return painted(Crowded((2.0, 0.0, 1.0)), 80)
 
 
-def world_of(painting, **wanted):
-    return explain_globally(painting, None, options=DiscoveryOptions(bootstraps=0), **wanted)
+def world_of(batch, **wanted):
+    return explain_globally(batch, None, options=DiscoveryOptions(bootstraps=0), **wanted)
 
 
 def test_effects_are_those_of_the_twins_own_drawings_unless_asked_otherwise(crowded):
     ones = torch.ones(80, dtype=torch.long)
     own, laid = world_of(crowded), world_of(crowded, transferred=True)
-    assert own.decisions == decision_edges(crowded.bare(), crowded.codes, classes=ones)[0]
-    assert laid.decisions == decision_edges(crowded, crowded.codes, classes=ones)[0]
+    assert own.decisions == measure_decision_effects(crowded.reconstructed(), crowded.codes, classes=ones)[0]
+    assert laid.decisions == measure_decision_effects(crowded, crowded.codes, classes=ones)[0]
     assert (own.transferred, laid.transferred) == (False, True)
     assert own.decisions[0].strength > 1.1 * laid.decisions[0].strength
     one = crowded[:1]
-    drawn, over = (explain_locally(one, reference(one.twin), permutations=4, transferred=t) for t in (False, True))
-    torch.testing.assert_close(drawn.importance.margin, margin(one.bare().logits, one.classes))
+    drawn, over = (explain_locally(one, reference(one.surrogate), permutations=4, transferred=t) for t in (False, True))
+    torch.testing.assert_close(drawn.importance.margin, margin(one.reconstructed().logits, one.classes))
     torch.testing.assert_close(over.importance.margin, margin(one.logits, one.classes))
-    outcome = one.bare().outcome(one.classes)
-    more = one.codes.concepts() + torch.tensor([[1.0, 0, 0]]) * reference(one.twin).codes.concepts().std(0)
+    outcome = one.reconstructed().outcome(one.classes)
+    more = one.codes.concepts() + torch.tensor([[1.0, 0, 0]]) * reference(one.surrogate).codes.concepts().std(0)
     assert drawn.effects[0].direct == pytest.approx(float(outcome(more) - outcome(one.codes.concepts())), abs=1e-5)
 
 
 def test_of_two_classes_doses_follow_the_second_and_do_not_cancel():
     pytest.importorskip("causallearn")
-    painting = painted(LinearTwin((2.0, 0.0, -1.0)), 80)
-    (width, _, latent), own = world_of(painting).decisions, decision_edges(painting.bare(), painting.codes)[0]
+    batch = painted(LinearTwin((2.0, 0.0, -1.0)), 80)
+    (width, _, latent), own = world_of(batch).decisions, measure_decision_effects(batch.reconstructed(), batch.codes)[0]
     assert (width.sign, width.agreement, latent.sign, latent.agreement) == (1, 1, -1, 1)
     assert sorted(width.dose) == list(width.dose)
-    assert own[0].agreement < 0.7  # of each picture's own class
+    assert own[0].agreement < 0.7  # of each image's own class
     assert width.flips == own[0].flips > 0
-    flipped = world_of(painting, target=0)
+    flipped = world_of(batch, target=0)
     assert flipped.decisions[0].sign == -1
     assert flipped.target == 0
 
 
 def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentative_edge():
     pytest.importorskip("causallearn")
-    painting = painted(LinearTwin((2.0, 0.0, 1.0)), 80)
-    found = world_of(painting, target=1, refused=["width"])
-    width, grey, latent = found.necessity
-    assert grey.necessity.estimate == grey.sufficiency.estimate == 0
+    batch = painted(LinearTwin((2.0, 0.0, 1.0)), 80)
+    found = world_of(batch, target=1, refused=["width"])
+    width, gray, latent = found.necessity
+    assert gray.necessity.estimate == gray.sufficiency.estimate == 0
     assert width.necessity.estimate > latent.necessity.estimate > 0
-    assert width.necessity.trials == int((painting.classes == 1).sum())
+    assert width.necessity.trials == int((batch.classes == 1).sum())
     assert found.perceived.edge("width", "decision").tentative
     assert not found.perceived.edge("u0", "decision").tentative
     assert any(note.startswith("width: the twin does not control it") for note in found.notes)
     assert GlobalExplanation.from_json(found.to_json()) == found
-    some = painting[painting.classes == 1]
+    some = batch[batch.classes == 1]
     assert world_of(some, target=1).necessity == ()
 
 
@@ -182,8 +182,8 @@ def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so(
     pytest.importorskip("causallearn")
 
     class Deaf(LinearTwin):
-        def perceived_context(self, pictures):
-            return super().perceived_context(pictures) * torch.tensor([1.0, 0.0])
+        def perceived_context(self, images):
+            return super().perceived_context(images) * torch.tensor([1.0, 0.0])
 
     codes = tied_codes(300)
     found = explain_globally(
@@ -197,32 +197,32 @@ def test_contexts_that_are_perceived_as_one_are_one_node():
     pytest.importorskip("causallearn")
 
     class Blurred(LinearTwin):
-        def perceived_context(self, pictures):
-            return super().perceived_context(pictures)[:, :1] * torch.tensor([1.0, -0.9])
+        def perceived_context(self, images):
+            return super().perceived_context(images)[:, :1] * torch.tensor([1.0, -0.9])
 
-    painting = painted_codes(Blurred((2.0, 0.0, 1.0)), tied_codes(300))
-    found = explain_globally(painting, None, options=DiscoveryOptions(bootstraps=2), intervened=20)
+    batch = painted_codes(Blurred((2.0, 0.0, 1.0)), tied_codes(300))
+    found = explain_globally(batch, None, options=DiscoveryOptions(bootstraps=2), max_interventions=20)
     assert "grey" not in found.perceived.nodes
     assert "grey: perceived as the same as width, left out" in found.notes
 
 
 def test_attfind_finds_the_coordinate_that_the_classifier_reads():
-    twin = LinearTwin((3.0, 0.0, 0.5))
+    surrogate = LinearTwin((3.0, 0.0, 0.5))
     codes = some_codes(200)
-    painting = painted_codes(twin, codes)
-    zeros = painting[painting.classes == 0]
+    batch = painted_codes(surrogate, codes)
+    zeros = batch[batch.classes == 0]
     joined = zeros.codes.joined()
 
     def draw(coordinates, rows):
-        return (coordinates @ twin.basis).view(-1, 1, 4, 4)
+        return (coordinates @ surrogate.basis).view(-1, 1, 4, 4)
 
-    found = attfind(draw, twin.logits, joined, joined.amin(0) - 2, joined.amax(0) + 2, 1, top=1, max_batch=33)
+    found = attfind(draw, surrogate.logits, joined, joined.amin(0) - 2, joined.amax(0) + 2, 1, top=1, max_batch=33)
     first = found.attributes[0]
     assert (first.coordinate, first.up) == (0, True)
     assert found.flipped.float().mean() > 0.9
     moved = zeros.codes.concepts().clone()
     moved[:, 0] = joined[:, 0].max() + 2
-    true = torch.sigmoid(moved @ twin.weights) - torch.sigmoid(zeros.codes.concepts() @ twin.weights)
+    true = torch.sigmoid(moved @ surrogate.weights) - torch.sigmoid(zeros.codes.concepts() @ surrogate.weights)
     torch.testing.assert_close(found.effects[:, 0, 1], true, rtol=1e-3, atol=1e-4)
     assert found.passes == len(joined) * (2 * 6 + 2)
     assert margin(zeros.logits, torch.zeros(len(zeros), dtype=torch.long)).min() >= 0
@@ -235,12 +235,12 @@ def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_n
         (*contexts, *latents),
         (Edge("a", "b", "tail", "arrow"), Edge(*latents[:2]), Edge(*latents[1:], "tail", "arrow")),
     )
-    models, left_out = structural_models(tied, contexts, latents, table)
+    models, left_out = fit_structural_models(tied, contexts, latents, table)
     assert [[str(edge) for edge in model.graph.edges] for model in models] == [["a → b"]]
     assert left_out == ()
     pairs = (("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d"))
     open_graph = replace(tied, edges=tied.edges + tuple(Edge(*pair) for pair in pairs))
-    models, left_out = structural_models(open_graph, contexts, latents, table)
+    models, left_out = fit_structural_models(open_graph, contexts, latents, table)
     assert len(models) == 1
     assert {edge.pair for edge in left_out} == set(map(frozenset, pairs))
 
@@ -250,18 +250,18 @@ def test_edges_in_a_circle_are_left_out_and_named():
     circle = CausalGraph(
         NAMES, tuple(Edge(*pair, "tail", "arrow") for pair in (("width", "grey"), ("grey", "u0"), ("u0", "width")))
     )
-    models, left_out = structural_models(circle, ("width", "grey"), ("u0",), table)
+    models, left_out = fit_structural_models(circle, ("width", "grey"), ("u0",), table)
     assert [model.graph.edges for model in models] == [()]
     assert left_out == circle.edges
     found = explain_locally(painted(LinearTwin(), 1), reference(LinearTwin()), circle, permutations=2)
     assert any("they form a circle" in sentence for sentence in found.sentences)
 
 
-def test_pictures_that_come_class_by_class_are_thinned_evenly_for_interventions():
+def test_images_that_come_class_by_class_are_thinned_evenly_for_interventions():
     pytest.importorskip("causallearn")
-    painting = painted(LinearTwin((2.0, 0.0, 1.0)), 120)
-    sorted_ = painting[painting.classes.argsort()]
-    found = world_of(sorted_, intervened=30)
+    batch = painted(LinearTwin((2.0, 0.0, 1.0)), 120)
+    sorted_ = batch[batch.classes.argsort()]
+    found = world_of(sorted_, max_interventions=30)
     trials = found.necessity[0].necessity.trials, found.necessity[0].sufficiency.trials
     assert sum(trials) == 30
     assert min(trials) > 5
@@ -271,12 +271,12 @@ def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading()
     pytest.importorskip("causallearn")
 
     class Deaf(LinearTwin):
-        def perceived_context(self, pictures):
-            return super().perceived_context(pictures) * torch.tensor([0.0, 1.0])
+        def perceived_context(self, images):
+            return super().perceived_context(images) * torch.tensor([0.0, 1.0])
 
     codes = tied_codes(300)
-    painting = painted_codes(Deaf((2.0, 0.0, 1.0)), codes)
-    found = explain_globally(painting, codes.context, options=DiscoveryOptions(bootstraps=2))
+    batch = painted_codes(Deaf((2.0, 0.0, 1.0)), codes)
+    found = explain_globally(batch, codes.context, options=DiscoveryOptions(bootstraps=2))
     assert found.unread == ("width",)
     assert found.perceived.edge("width", "decision").ground == "intervention"
     again = GlobalExplanation.from_json(found.to_json())
@@ -288,8 +288,8 @@ def test_without_nuisance_no_edge_to_the_decision_is_claimed():
     pytest.importorskip("causallearn")
 
     class Bare(LinearTwin):
-        def encode(self, pictures):
-            found = super().encode(pictures)
+        def encode(self, images):
+            found = super().encode(images)
             return Codes(found.context, found.latent, found.nuisance[:, :0])
 
         def decode(self, codes):
@@ -300,6 +300,6 @@ def test_without_nuisance_no_edge_to_the_decision_is_claimed():
     assert any("no nuisance to compare with" in note for note in found.notes)
 
 
-def test_one_picture_at_a_time_is_explained():
-    with pytest.raises(PellucidError, match="one picture; 2 were given"):
+def test_one_image_at_a_time_is_explained():
+    with pytest.raises(PellucidError, match="one image; 2 were given"):
         explain_locally(painted(LinearTwin(), 2), reference(LinearTwin()))

@@ -16,26 +16,26 @@ from pellucid.surrogate.model import (
     RunningMean,
     ScaledConv,
     ScaledLinear,
+    call_frozen,
     channels_at,
-    frozen_call,
     modulated_conv,
-    packed,
-    resolutions_to,
+    resolutions_up_to,
+    to_channels_last,
 )
 
 
 def by_grouped_weights(x, weight, style, demodulate):
-    """Karras et al. 2020, equations 1 and 3, one weight for each picture."""
-    pictures = len(x)
+    """Karras et al. 2020, equations 1 and 3, one weight for each image."""
+    images = len(x)
     own = weight[None] * style[:, None, :, None, None]
     if demodulate:
         own = own / (own.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).sqrt()
-    y = F.conv2d(x.flatten(0, 1)[None], own.flatten(0, 1), padding=weight.shape[-1] // 2, groups=pictures)
-    return y[0].unflatten(0, (pictures, -1))
+    y = F.conv2d(x.flatten(0, 1)[None], own.flatten(0, 1), padding=weight.shape[-1] // 2, groups=images)
+    return y[0].unflatten(0, (images, -1))
 
 
 @pytest.mark.parametrize(("kernel", "demodulate"), list(itertools.product([1, 3], [True, False])))
-def test_modulated_convolution_equals_one_with_a_weight_for_each_picture(kernel, demodulate):
+def test_modulated_convolution_equals_one_with_a_weight_for_each_image(kernel, demodulate):
     x, weight, style = torch.randn(5, 7, 9, 9), torch.randn(4, 7, kernel, kernel), torch.randn(5, 7)
     found = modulated_conv(x, weight, style, demodulate=demodulate)
     torch.testing.assert_close(found, by_grouped_weights(x, weight, style, demodulate), rtol=1e-5, atol=1e-5)
@@ -57,36 +57,36 @@ def test_demodulation_makes_the_output_independent_of_the_styles_size():
     torch.testing.assert_close(modulated_conv(x, weight, style), modulated_conv(x, weight, 7 * style))
 
 
-def test_equalised_layers_start_as_the_others_do_and_hold_unit_weights():
+def test_equalized_layers_start_as_the_others_do_and_hold_unit_weights():
     torch.manual_seed(0)
-    plain, equalised = ScaledLinear(400, 300), ScaledLinear(400, 300, equalised=True)
+    plain, equalized = ScaledLinear(400, 300), ScaledLinear(400, 300, equalized=True)
     x = torch.randn(200, 400)
-    assert float(equalised.weight.detach().std()) == pytest.approx(1, rel=0.02)
+    assert float(equalized.weight.detach().std()) == pytest.approx(1, rel=0.02)
     assert float(plain.weight.detach().std()) == pytest.approx(1 / 20, rel=0.02)
     assert float(plain(x).detach().std()) == pytest.approx(1, rel=0.05)
-    assert float(equalised(x).detach().std()) == pytest.approx(1, rel=0.05)
-    convolved = ScaledConv(30, 20, 3, equalised=True)(torch.randn(2, 30, 16, 16)).detach()
+    assert float(equalized(x).detach().std()) == pytest.approx(1, rel=0.05)
+    convolved = ScaledConv(30, 20, 3, equalized=True)(torch.randn(2, 30, 16, 16)).detach()
     assert float(convolved.std()) == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.parametrize(("side", "channels"), [(16, 1), (32, 3), (64, 1), (128, 3), (256, 3)])
 def test_generator_discriminator_and_encoder_fit_each_other_at_every_resolution(side, channels):
     generator = Generator(5, side, channels, base=256, most=8)
-    pictures = generator(torch.randn(4, 5))
-    assert pictures.shape == (4, channels, side, side)
-    assert float(pictures.detach().abs().max()) <= 1
-    alone, matched = Discriminator(side, channels, 11, base=256, most=8)(pictures, torch.randn(4, 11))
+    images = generator(torch.randn(4, 5))
+    assert images.shape == (4, channels, side, side)
+    assert float(images.detach().abs().max()) <= 1
+    alone, matched = Discriminator(side, channels, 11, base=256, most=8)(images, torch.randn(4, 11))
     assert alone.shape == matched.shape == (4,)
-    assert ConvEncoder(side, channels, 6, base=256, most=8)(pictures).shape == (4, 6)
+    assert ConvEncoder(side, channels, 6, base=256, most=8)(images).shape == (4, 6)
 
 
 def test_channels_halve_with_the_resolution_up_to_a_limit():
-    assert resolutions_to(32) == [4, 8, 16, 32]
+    assert resolutions_up_to(32) == [4, 8, 16, 32]
     assert [channels_at(side, 512, 64) for side in (4, 8, 16, 32)] == [64, 64, 32, 16]
     assert channels_at(256, 16384, 512) == 64
 
 
-def test_every_coordinate_of_the_code_moves_the_picture():
+def test_every_coordinate_of_the_code_moves_the_image():
     generator = Generator(4, 16, 1, base=128, most=8)
     code = torch.randn(1, 4)
     for column in range(4):
@@ -95,7 +95,7 @@ def test_every_coordinate_of_the_code_moves_the_picture():
         assert float((generator(moved) - generator(code)).detach().abs().max()) > 1e-3
 
 
-def test_a_picture_does_not_depend_on_the_others_in_its_batch():
+def test_a_image_does_not_depend_on_the_others_in_its_batch():
     generator = Generator(4, 16, 1, base=128, most=8, noise=True)
     codes = torch.randn(6, 4)
     torch.testing.assert_close(generator(codes)[2:3], generator(codes[2:3]), rtol=1e-5, atol=1e-5)
@@ -123,17 +123,17 @@ def test_the_gain_scales_the_height_above_black_and_nothing_else():
     assert float((bright / dark).mean()) > 1.1
 
 
-def test_the_discriminator_knows_whose_features_a_picture_should_have():
+def test_the_discriminator_knows_whose_features_a_image_should_have():
     discriminator = Discriminator(16, 1, 6, base=128, most=8)
-    pictures, features = torch.randn(4, 1, 16, 16), torch.randn(4, 6)
-    alone, matched = discriminator(pictures, features)
-    other_alone, other_matched = discriminator(pictures, -features)
+    images, features = torch.randn(4, 1, 16, 16), torch.randn(4, 6)
+    alone, matched = discriminator(images, features)
+    other_alone, other_matched = discriminator(images, -features)
     torch.testing.assert_close(alone, other_alone)
     assert not torch.allclose(matched, other_matched)
-    torch.testing.assert_close(discriminator(pictures, 100 * features)[1], matched)  # only the direction counts
+    torch.testing.assert_close(discriminator(images, 100 * features)[1], matched)  # only the direction counts
 
 
-def test_a_batch_of_equal_pictures_scores_otherwise_than_a_varied_one():
+def test_a_batch_of_equal_images_scores_otherwise_than_a_varied_one():
     discriminator = Discriminator(16, 1, 6, base=128, most=8)
     varied, features = torch.randn(4, 1, 16, 16), torch.randn(1, 6).expand(4, -1)
     equal = varied[:1].expand(4, -1, -1, -1)
@@ -144,11 +144,11 @@ def test_a_batch_of_equal_pictures_scores_otherwise_than_a_varied_one():
 def test_a_frozen_call_has_gradients_for_inputs_and_none_for_weights():
     encoder = ConvEncoder(16, 1, 3, base=64, most=8)
     x = torch.randn(2, 1, 16, 16, requires_grad=True)
-    frozen_call(encoder, x).sum().backward()
+    call_frozen(encoder, x).sum().backward()
     assert x.grad is not None
     assert bool(x.grad.any())
     assert all(weight.grad is None for weight in encoder.parameters())
-    torch.testing.assert_close(frozen_call(encoder, x), encoder(x))
+    torch.testing.assert_close(call_frozen(encoder, x), encoder(x))
 
 
 def test_the_running_mean_follows_by_the_rule_and_leaves_the_network_alone():
@@ -171,7 +171,7 @@ def test_the_order_in_memory_changes_no_number():
     generator = Generator(4, 16, 1, base=128, most=8)
     code = torch.randn(3, 4)
     before = generator(code)
-    packed(generator, torch.device("cpu"))
+    to_channels_last(generator, torch.device("cpu"))
     assert generator.blocks[1].convolutions[0].weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(generator(code), before, rtol=1e-5, atol=1e-5)
 
@@ -206,7 +206,7 @@ def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel()
 def test_a_block_of_the_discriminator_is_branch_and_shortcut_over_the_root_of_two():
     """Gains are folded into the weights; written out they are a leaky ReLU times the root of two, and a sum over it."""
     torch.manual_seed(0)
-    block = Discriminator(16, 1, 5, base=64, most=8, equalised=True).blocks[0]
+    block = Discriminator(16, 1, 5, base=64, most=8, equalized=True).blocks[0]
     x = torch.randn(3, block.first.weight.shape[1], 16, 16)
 
     def convolved(layer, seen):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from pellucid.surrogate.training.losses import brightness_divergence, divergence, feature_distance
+from pellucid.surrogate.training.losses import brightness_divergence, feature_distance, kl_divergence
 from pellucid.surrogate.training.penalties import (
     hessian_penalty,
     moment_penalty,
@@ -15,9 +15,9 @@ from pellucid.surrogate.training.penalties import (
 )
 
 
-def all_signs(coordinates, pictures):
+def all_signs(coordinates, images):
     signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=coordinates)))
-    return signs[:, None].expand(-1, pictures, -1)
+    return signs[:, None].expand(-1, images, -1)
 
 
 def of_population(penalty, directions):
@@ -59,15 +59,15 @@ def test_second_differences_are_the_curvature_along_a_direction():
 
 
 def test_r1_of_linear_scores_is_the_squared_norm_of_their_weight():
-    weight, pictures = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 4, 4, requires_grad=True)
-    penalty = r1((pictures * weight).sum(dim=(1, 2, 3)), pictures)
+    weight, images = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 4, 4, requires_grad=True)
+    penalty = r1((images * weight).sum(dim=(1, 2, 3)), images)
     torch.testing.assert_close(penalty, weight.square().sum())
 
 
 def test_r1_can_be_descended():
     weight = torch.randn(1, 1, 4, 4, requires_grad=True)
-    pictures = torch.randn(3, 1, 4, 4, requires_grad=True)
-    r1((pictures * weight).sum(dim=(1, 2, 3)), pictures).backward()
+    images = torch.randn(3, 1, 4, 4, requires_grad=True)
+    r1((images * weight).sum(dim=(1, 2, 3)), images).backward()
     torch.testing.assert_close(weight.grad, 2 * weight.detach())
 
 
@@ -84,7 +84,7 @@ def test_standard_uncorrelated_codes_have_no_moment_penalty():
 
 
 @pytest.mark.parametrize("change", [lambda z: z + 1, lambda z: 2 * z, lambda z: z[:, :1].expand(-1, 3)])
-def test_shifted_scaled_or_correlated_codes_are_penalised(change):
+def test_shifted_scaled_or_correlated_codes_are_penalized(change):
     codes = torch.randn(4000, 3)
     assert float(moment_penalty(codes)) < 0.01
     assert float(moment_penalty(change(codes))) > 0.02
@@ -113,7 +113,7 @@ def test_the_divergence_of_logits_is_that_of_their_classes(classes):
     teacher, student = torch.randn(6, classes), torch.randn(6, classes)
     kind = torch.distributions.Bernoulli if classes == 1 else torch.distributions.Categorical
     pair = [kind(logits=logits.squeeze(1) if classes == 1 else logits) for logits in (teacher, student)]
-    torch.testing.assert_close(divergence(teacher, student), torch.distributions.kl_divergence(*pair))
+    torch.testing.assert_close(kl_divergence(teacher, student), torch.distributions.kl_divergence(*pair))
 
 
 def test_feature_distances_are_relative_to_each_layers_size():

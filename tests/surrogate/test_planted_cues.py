@@ -1,4 +1,4 @@
-"""The experiments on planted cues and architectures: their measures against twins and pictures that are known."""
+"""The experiments on planted cues and architectures: their measures against twins and images that are known."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tests.surrogate.linear_twin import LinearTwin, painted
 
 from pellucid import Classifier
 from pellucid.data.context_table import ContextTable
-from pellucid.surrogate.model.features import Features
+from pellucid.surrogate.model.features import FeatureExtractor
 
 
 class ScaledTwin(LinearTwin):
@@ -29,38 +29,38 @@ class ScaledTwin(LinearTwin):
         return (values - 1) / 2
 
 
-def drawn_truly(twin, painting, values):
-    """What the pictures are with each context set as `interventions` asks, all else held."""
+def drawn_truly(explainer, batch, values):
+    """What the images are with each context set as `interventions` asks, all else held."""
     found = {}
     for column, (name, column_values) in enumerate(values.items()):
         rows = []
         for row in interventions(column_values):
-            change = torch.zeros_like(painting.codes.joined())
+            change = torch.zeros_like(batch.codes.joined())
             change[:, column] = (row - column_values) / 2
-            rows.append(painting.pictures + (change @ twin.basis).view(-1, 1, 4, 4))
+            rows.append(batch.images + (change @ explainer.basis).view(-1, 1, 4, 4))
         found[name] = torch.stack(rows)
     return found
 
 
 def test_the_effects_of_a_perfect_twin_are_the_true_ones():
-    twin = ScaledTwin((2.0, 0.0, 1.0))
-    painting = painted(twin, 40)
-    values = dict(zip(twin.context_names, twin.context_values(painting.codes.context).T, strict=True))
-    truth = true_effects(twin.logits, painting.pictures, painting.pictures, drawn_truly(twin, painting, values))
+    explainer = ScaledTwin((2.0, 0.0, 1.0))
+    batch = painted(explainer, 40)
+    values = dict(zip(explainer.context_names, explainer.context_values(batch.codes.context).T, strict=True))
+    truth = true_effects(explainer.logits, batch.images, batch.images, drawn_truly(explainer, batch, values))
     usable = torch.ones(2, 40, dtype=torch.bool)
     usable[0, :10] = False
-    found = causal_effects(painting, painting, twin.standard_context, values, truth, usable)
-    width, grey = found.values()
-    drawn = causal_effects(painting.bare(), painting, twin.standard_context, values, truth, usable)
+    found = causal_effects(batch, batch, explainer.standard_context, values, truth, usable)
+    width, gray = found.values()
+    drawn = causal_effects(batch.reconstructed(), batch, explainer.standard_context, values, truth, usable)
     assert drawn["width"]["reach"] == pytest.approx(width["reach"], rel=1e-4)
-    assert width["pictures"] == 30
+    assert width["images"] == 30
     assert width["strength"] == pytest.approx(width["true_strength"], rel=1e-4)
     assert width["flips"] == width["true_flips"] > 0
     assert width["correlation"] == pytest.approx(1, abs=1e-4)
     low, high = torch.quantile(values["width"], torch.tensor([0.05, 0.95])).tolist()
     assert width["reach"] == pytest.approx(high - low, rel=1e-4)  # 2 logits per standard unit, 2 units in the table
-    assert grey["reach"] == pytest.approx(0, abs=1e-4)
-    assert grey["strength"] == pytest.approx(0, abs=1e-4)
+    assert gray["reach"] == pytest.approx(0, abs=1e-4)
+    assert gray["strength"] == pytest.approx(0, abs=1e-4)
 
 
 def test_correlation_blames_what_is_tied_to_the_cue():
@@ -101,24 +101,24 @@ def test_the_planted_margin_is_three_logits_per_standard_deviation_from_the_medi
 def test_a_remembered_request_is_drawn_once_and_leaves_the_same_random_numbers(tmp_path):
     asked = []
 
-    def rerender(pictures, random):
-        asked.append(len(pictures))
-        return pictures + torch.rand(pictures.shape, generator=random), torch.zeros(len(pictures), 1)
+    def rerender(images, random):
+        asked.append(len(images))
+        return images + torch.rand(images.shape, generator=random), torch.zeros(len(images), 1)
 
-    recall, pictures = remembered(rerender, tmp_path / "kept"), torch.zeros(5, 1, 4, 4)
+    recall, images = remembered(rerender, tmp_path / "kept"), torch.zeros(5, 1, 4, 4)
     first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    torch.testing.assert_close(recall(pictures, first), recall(pictures, second))
+    torch.testing.assert_close(recall(images, first), recall(images, second))
     assert asked == [5]
     assert torch.equal(first.get_state(), second.get_state())
-    recall(pictures, second)
+    recall(images, second)
     assert asked == [5, 5]
 
 
 def test_versions_of_strokes_are_the_same_digits_with_other_pens():
     strokes = draw_strokes(60, seed=0)
-    torch.testing.assert_close(strokes.redrawn(strokes.context.values), strokes.pictures)
+    torch.testing.assert_close(strokes.redrawn(strokes.context.values), strokes.images)
     rows = torch.tensor([41, 7, 23])
-    drawn, values = versions_of(strokes)(strokes.pictures[rows], torch.Generator().manual_seed(1))
+    drawn, values = versions_of(strokes)(strokes.images[rows], torch.Generator().manual_seed(1))
     whole = strokes.context.values.float().clone()
     whole[rows] = values
     torch.testing.assert_close(drawn, strokes.redrawn(whole)[rows])
@@ -127,11 +127,11 @@ def test_versions_of_strokes_are_the_same_digits_with_other_pens():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_architecture_is_seen_at_several_layers_without_being_told_which(name):
     network = NETWORKS[name](10).eval()
-    features = Features(Classifier(network, input_size=(1, 16, 16), name=name))
-    pictures = torch.randn(2, 1, 16, 16, requires_grad=True)
-    seen = features(pictures)
+    features = FeatureExtractor(Classifier(network, input_size=(1, 16, 16), name=name))
+    images = torch.randn(2, 1, 16, 16, requires_grad=True)
+    seen = features(images)
     assert len(features.layers) >= 2
     assert features.head is not None
-    torch.testing.assert_close(seen.logits, network(pictures))
+    torch.testing.assert_close(seen.logits, network(images))
     seen.phi.square().sum().backward()
-    assert bool(pictures.grad.abs().sum() > 0)
+    assert bool(images.grad.abs().sum() > 0)

@@ -28,7 +28,7 @@ def test_a_shift_alone_counts_its_square_and_features_that_never_vary_do_no_harm
     assert frechet_distance(seen, seen) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_perfect_redrawing_is_closer_than_two_halves_of_the_pictures():
+def test_a_perfect_redrawing_is_closer_than_two_halves_of_the_images():
     seen = features()
     same, other = realism(seen, seen), realism(seen, -seen)
     assert same.cosine == pytest.approx(1)
@@ -37,6 +37,6 @@ def test_a_perfect_redrawing_is_closer_than_two_halves_of_the_pictures():
     assert other.frechet > other.floor
 
 
-def test_too_few_pictures_are_refused():
-    with pytest.raises(PellucidError, match="3 pictures are too few"):
+def test_too_few_images_are_refused():
+    with pytest.raises(PellucidError, match="3 images are too few"):
         realism(features(3), features(3))

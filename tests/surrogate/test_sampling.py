@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from pellucid.surrogate.training.sampling import (
-    correlation,
     decorrelating_weights,
-    draw,
-    mixed,
+    draw_rows,
+    mix_weights,
+    weighted_correlation,
 )
 
 
@@ -42,8 +42,8 @@ def test_weights_of_two_contexts_are_those_of_their_histogram():
 def test_weighted_contexts_are_all_but_uncorrelated(columns):
     context = tied(6000, columns)
     off = ~torch.eye(columns, dtype=torch.bool)
-    assert float(correlation(context, torch.ones(6000))[off].min()) > 0.5
-    assert float(correlation(context, decorrelating_weights(context))[off].abs().max()) < 0.2
+    assert float(weighted_correlation(context, torch.ones(6000))[off].min()) > 0.5
+    assert float(weighted_correlation(context, decorrelating_weights(context))[off].abs().max()) < 0.2
 
 
 def test_no_weight_exceeds_the_limit_by_much():
@@ -61,12 +61,12 @@ def test_contexts_of_few_distinct_values_are_weighted_too():
     context = torch.stack([torch.arange(1000) % 2, torch.arange(1000) % 2], dim=1).float()
     context[:100, 1] = 1 - context[:100, 1]
     weights = decorrelating_weights(context)
-    assert float(correlation(context, weights)[0, 1].abs()) < 0.05
+    assert float(weighted_correlation(context, weights)[0, 1].abs()) < 0.05
 
 
 def test_rows_are_drawn_as_often_as_their_weights_say():
     weights = torch.tensor([1.0, 0.0, 3.0, 4.0])
-    rows = draw(weights, 40_000, torch.Generator().manual_seed(0))
+    rows = draw_rows(weights, 40_000, torch.Generator().manual_seed(0))
     shares = torch.bincount(rows, minlength=4) / 40_000
     torch.testing.assert_close(shares, weights / 8, rtol=0, atol=0.01)
     assert int((rows == 1).sum()) == 0
@@ -74,10 +74,10 @@ def test_rows_are_drawn_as_often_as_their_weights_say():
 
 def test_draws_depend_on_the_generator_only():
     weights = torch.rand(100)
-    first, second = (draw(weights, 20, torch.Generator().manual_seed(4)) for _ in range(2))
+    first, second = (draw_rows(weights, 20, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first, second)
 
 
 def test_every_part_of_a_mixture_has_its_share():
     parts = [(0.25, torch.tensor([5.0, 5.0, 0.0])), (0.75, torch.tensor([0.0, 0.0, 2.0]))]
-    torch.testing.assert_close(mixed(parts), torch.tensor([0.125, 0.125, 0.75]))
+    torch.testing.assert_close(mix_weights(parts), torch.tensor([0.125, 0.125, 0.75]))

@@ -8,12 +8,12 @@ from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 from torch.nn import functional as F
 
-from pellucid.surrogate.explain.interventions import change
+from pellucid.surrogate.explain.interventions import intervene
 from pellucid.surrogate.model.codes import Codes
-from pellucid.surrogate.model.features import Features
+from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.surrogate_networks import Sizes, TwinNetworks
-from pellucid.surrogate.training.image_datasets import Held, Stacked
+from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks
+from pellucid.surrogate.training.image_datasets import ConcatDataset, InMemory
 from pellucid.surrogate.training.preparation import prepare
 from pellucid.surrogate.training.step import StepLosses, draw_batch
 
@@ -27,7 +27,7 @@ def codes(rows: int = 40) -> Codes:
 
 def test_each_row_has_one_context_in_its_span_or_one_latent_or_all_nuisance_of_another_row_changed():
     given = codes()
-    found = change(given, SPAN, torch.Generator().manual_seed(0))
+    found = intervene(given, SPAN, torch.Generator().manual_seed(0))
     first, second = found.bounds
     assert 0 < first < second < 40
     context, latent, nuisance = (
@@ -50,7 +50,7 @@ def test_each_row_has_one_context_in_its_span_or_one_latent_or_all_nuisance_of_a
 
 def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance():
     given = codes()
-    found = change(given, SPAN, torch.Generator().manual_seed(0))
+    found = intervene(given, SPAN, torch.Generator().manual_seed(0))
     _, second = found.bounds
     gradients = torch.autograd.grad(
         found.codes.joined().square().sum(), [given.context, given.latent, given.nuisance], allow_unused=True
@@ -69,16 +69,16 @@ def stepped(tmp_path_factory):
     """Losses of one step after the warm-up, and what they were computed from."""
     torch.manual_seed(0)
     classifier, data = classifier_of(small_cnn()), bars(64, 0, 0.5)
-    features, space = Features(classifier), DisplaySpace.of(classifier, data.pictures)
-    options = TINY.but(logits=2.0, teacher=0.7, swapped=3.0, latent_noise=0.0, nuisance_noise=0.0)
+    features, space = FeatureExtractor(classifier), DisplaySpace.of(classifier, data.images)
+    options = TINY.replace(logits=2.0, teacher=0.7, swapped=3.0, latent_noise=0.0, nuisance_noise=0.0)
     values = data.context.values.float()
-    ready = prepare(Held(space.show(data.pictures)), values, space, features, options, tmp_path_factory.mktemp("run"))
-    networks = TwinNetworks(Sizes(1, features.length, 3, data.context.names), options)
+    ready = prepare(InMemory(space.show(data.images)), values, space, features, options, tmp_path_factory.mktemp("run"))
+    networks = SurrogateNetworks(DataSizes(1, features.length, 3, data.context.names), options)
     random = torch.Generator().manual_seed(0)
     step = StepLosses(features, space, ready, options, random)
     batch = draw_batch(ready, 16, 0.0, random, torch.device("cpu"))
     losses, fakes = step.twin(networks, batch, None, warm=False, step=1)
-    logits = [classifier.logits(space.back(seen)) for seen in (batch.pictures, fakes.redrawn, fakes.changed)]
+    logits = [classifier.logits(space.back(seen)) for seen in (batch.images, fakes.redrawn, fakes.changed)]
     return losses, logits, ready.logits.std(), ready
 
 
@@ -105,7 +105,7 @@ def test_versions_that_are_left_out_lend_no_nuisance_either(stepped):
     weights[ready.given :: 2] = 0
     data = replace(
         ready,
-        pictures=Stacked([ready.pictures, ready.pictures]),
+        images=ConcatDataset([ready.images, ready.images]),
         weights=weights,
         **{name: torch.cat([getattr(ready, name)] * 2) for name in ("codes", "phi", "logits")},
     )

@@ -25,68 +25,73 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("twin") / "run"
     data = bars(64, 0, 0.5)
     classifier = classifier_of(small_cnn())
-    return train(classifier, data.pictures, data.context, TINY, out, report=None), classifier, out
+    return train(classifier, data.images, data.context, TINY, out, report=None), classifier, out
 
 
 def test_codes_have_the_blocks_that_were_asked_for(trained):
-    twin, _, _ = trained
-    pictures = bars(7, 1, 0.5).pictures
-    codes = twin.encode(pictures, max_batch=3)
+    explainer, _, _ = trained
+    images = bars(7, 1, 0.5).images
+    codes = explainer.encode(images, max_batch=3)
     assert (codes.context.shape, codes.latent.shape, codes.nuisance.shape) == ((7, 2), (7, 3), (7, 3))
-    assert (twin.context_names, twin.latent_names) == (("thickness", "intensity"), ("latent 1", "latent 2", "latent 3"))
-    torch.testing.assert_close(codes.joined(), twin.encode(pictures).joined())
-    assert twin.perceived_context(pictures).shape == (7, 2)
-    assert twin.head_logits(codes).shape == (7, 3)
+    assert (explainer.context_names, explainer.latent_names) == (
+        ("thickness", "intensity"),
+        ("latent 1", "latent 2", "latent 3"),
+    )
+    torch.testing.assert_close(codes.joined(), explainer.encode(images).joined())
+    assert explainer.perceived_context(images).shape == (7, 2)
+    assert explainer.head_logits(codes).shape == (7, 3)
 
 
-def test_redrawn_pictures_are_in_the_classifiers_input_space(trained):
-    twin, classifier, _ = trained
-    pictures = bars(5, 1, 0.5).pictures
-    redrawn = twin.reconstruct(pictures)
-    assert redrawn.shape == pictures.shape
-    assert float(redrawn.min()) >= twin.space.low[0] - 1e-6
-    assert float(redrawn.max()) <= twin.space.high[0] + 1e-6
-    torch.testing.assert_close(twin.logits(redrawn), classifier.logits(redrawn))
+def test_redrawn_images_are_in_the_classifiers_input_space(trained):
+    explainer, classifier, _ = trained
+    images = bars(5, 1, 0.5).images
+    redrawn = explainer.reconstruct(images)
+    assert redrawn.shape == images.shape
+    assert float(redrawn.min()) >= explainer.space.low[0] - 1e-6
+    assert float(redrawn.max()) <= explainer.space.high[0] + 1e-6
+    torch.testing.assert_close(explainer.logits(redrawn), classifier.logits(redrawn))
 
 
-def test_clipping_keeps_what_a_picture_can_hold(trained):
-    twin, _, _ = trained
-    pictures = bars(5, 1, 0.5).pictures
-    torch.testing.assert_close(twin.clip(pictures), pictures)
-    (low,), (high,) = twin.space.low, twin.space.high
-    torch.testing.assert_close(twin.clip(pictures + 9), torch.full_like(pictures, high))
-    torch.testing.assert_close(twin.clip(pictures - 9), torch.full_like(pictures, low))
+def test_clipping_keeps_what_a_image_can_hold(trained):
+    explainer, _, _ = trained
+    images = bars(5, 1, 0.5).images
+    torch.testing.assert_close(explainer.clip(images), images)
+    (low,), (high,) = explainer.space.low, explainer.space.high
+    torch.testing.assert_close(explainer.clip(images + 9), torch.full_like(images, high))
+    torch.testing.assert_close(explainer.clip(images - 9), torch.full_like(images, low))
 
 
 def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained):
-    twin, _, _ = trained
+    explainer, _, _ = trained
     joined = torch.randn(2, 8, requires_grad=True)
-    twin.logits(twin.decode(Codes(joined[:, :2], joined[:, 2:5], joined[:, 5:])))[:, 0].sum().backward()
+    explainer.logits(explainer.decode(Codes(joined[:, :2], joined[:, 2:5], joined[:, 5:])))[:, 0].sum().backward()
     assert bool(joined.grad.any())
-    assert not any(weight.requires_grad for weight in twin.networks.parameters())
+    assert not any(weight.requires_grad for weight in explainer.networks.parameters())
 
 
 def test_context_goes_to_deviations_and_back(trained):
-    twin, _, _ = trained
+    explainer, _, _ = trained
     values = torch.tensor([[4.5, 0.6], [2.0, 0.9]])
-    torch.testing.assert_close(twin.context_values(twin.standard_context(values)), values)
+    torch.testing.assert_close(explainer.context_values(explainer.standard_context(values)), values)
     data = bars(64, 0, 0.5).context.values.float()
-    torch.testing.assert_close(twin.standard_context(data).std(0, correction=0), torch.ones(2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        explainer.standard_context(data).std(0, correction=0), torch.ones(2), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_twin_is_loaded_as_it_was(trained, tmp_path):
-    twin, classifier, out = trained
-    pictures = bars(5, 1, 0.5).pictures
-    twin.save(tmp_path)
+    explainer, classifier, out = trained
+    images = bars(5, 1, 0.5).images
+    explainer.save(tmp_path)
     for folder in (out, tmp_path):
         again = load(folder, classifier=classifier)
-        assert torch.equal(again.reconstruct(pictures), twin.reconstruct(pictures))
-        assert torch.equal(again.perceived_context(pictures), twin.perceived_context(pictures))
+        assert torch.equal(again.reconstruct(images), explainer.reconstruct(images))
+        assert torch.equal(again.perceived_context(images), explainer.perceived_context(images))
         assert (again.quality, again.options, again.sizes, again.space) == (
-            twin.quality,
-            twin.options,
-            twin.sizes,
-            twin.space,
+            explainer.quality,
+            explainer.options,
+            explainer.sizes,
+            explainer.space,
         )
         assert again.finished
 
@@ -123,59 +128,59 @@ def test_preview_and_log_are_written(trained):
 
 def test_without_context_a_twin_has_latents_only(tmp_path):
     data = bars(64, 0, 0.5)
-    twin = train(classifier_of(small_cnn()), data.pictures, None, TINY, tmp_path / "run", report=None)
-    assert twin.encode(data.pictures[:3]).context.shape == (3, 0)
-    assert twin.reconstruct(data.pictures[:3]).shape == (3, 1, 16, 16)
+    explainer = train(classifier_of(small_cnn()), data.images, None, TINY, tmp_path / "run", report=None)
+    assert explainer.encode(data.images[:3]).context.shape == (3, 0)
+    assert explainer.reconstruct(data.images[:3]).shape == (3, 1, 16, 16)
 
 
 def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_path):
     data = bars(64, 0, 0.5)
-    options = TINY.but(nuisance=0, noise=True)
+    options = TINY.replace(nuisance=0, noise=True)
     arguments = {"layers": LOGITS_ONLY, "report": None}
-    twin = train(classifier_of(small_cnn()), data.pictures, data.context, options, tmp_path / "run", **arguments)
-    assert twin.encode(data.pictures[:3]).nuisance.shape == (3, 0)
-    assert torch.equal(twin.reconstruct(data.pictures[:3]), twin.reconstruct(data.pictures[:3]))
+    explainer = train(classifier_of(small_cnn()), data.images, data.context, options, tmp_path / "run", **arguments)
+    assert explainer.encode(data.images[:3]).nuisance.shape == (3, 0)
+    assert torch.equal(explainer.reconstruct(data.images[:3]), explainer.reconstruct(data.images[:3]))
 
 
-def test_colour_pictures_from_files_read_in_batches_give_the_twin_of_those_in_memory(tmp_path):
+def test_color_images_from_files_read_in_batches_give_the_twin_of_those_in_memory(tmp_path):
     from PIL import Image
 
-    grey = (bars(24, 0, 0.5).pictures[:, 0] * 255).round().byte().numpy()
+    gray = (bars(24, 0, 0.5).images[:, 0] * 255).round().byte().numpy()
     files = [tmp_path / f"{index:02d}.png" for index in range(24)]
-    for file, picture in zip(files, grey, strict=True):
-        Image.fromarray(picture).save(file)
+    for file, image in zip(files, gray, strict=True):
+        Image.fromarray(image).save(file)
     preprocess = Preprocess((16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     classifier = Classifier(small_cnn(channels=3), preprocess=preprocess)
     context = bars(24, 0, 0.5).context
     first, second = (
-        train(classifier, files, context, TINY, tmp_path / name, held_bytes=held, report=None)
+        train(classifier, files, context, TINY, tmp_path / name, max_bytes_in_memory=held, report=None)
         for name, held in (("held", 2**30), ("read", 0))
     )
-    pictures = classifier.read(files[:3])
+    images = classifier.read(files[:3])
     assert first.space.origin == "the classifier's preprocessing"
-    assert torch.equal(first.reconstruct(pictures), second.reconstruct(pictures))
+    assert torch.equal(first.reconstruct(images), second.reconstruct(images))
 
 
 def test_display_space_is_that_of_the_preprocessing_and_is_undone():
     preprocess = Preprocess((16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     classifier = Classifier(small_cnn(channels=3), preprocess=preprocess)
-    pictures = torch.randn(4, 3, 16, 16)
-    space = DisplaySpace.of(classifier, pictures)
-    shown = preprocess.denormalise(pictures) * 2 - 1  # cut to what a picture can hold
-    torch.testing.assert_close(space.show(pictures).clamp(-1, 1), shown, rtol=1e-5, atol=1e-5)
+    images = torch.randn(4, 3, 16, 16)
+    space = DisplaySpace.of(classifier, images)
+    shown = preprocess.denormalize(images) * 2 - 1  # cut to what an image can hold
+    torch.testing.assert_close(space.show(images).clamp(-1, 1), shown, rtol=1e-5, atol=1e-5)
     black = torch.tensor([(0 - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)])
     torch.testing.assert_close(space.show(black[:, None, None])[:, 0, 0], -torch.ones(3))
-    torch.testing.assert_close(space.back(space.show(pictures)), pictures, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(space.back(space.show(images)), images, rtol=1e-4, atol=1e-5)
 
 
-def refused(tmp_path, message, *, pictures=None, context=None, network=None, options=TINY, **arguments):
+def refused(tmp_path, message, *, images=None, context=None, network=None, options=TINY, **arguments):
     data = bars(64, 0, 0.5)
-    pictures = data.pictures if pictures is None else pictures
+    images = data.images if images is None else images
     context = data.context if context is None else context
     with pytest.raises(PellucidError, match=message):
         train(
             classifier_of(network or small_cnn()),
-            pictures,
+            images,
             context,
             options,
             tmp_path / "run",
@@ -184,17 +189,17 @@ def refused(tmp_path, message, *, pictures=None, context=None, network=None, opt
         )
 
 
-def test_pictures_that_do_not_fit_are_refused(tmp_path):
-    refused(tmp_path, "squares", pictures=torch.rand(64, 1, 16, 20))
-    refused(tmp_path, "the preset draws 16 x 16", pictures=torch.rand(64, 1, 32, 32))
-    refused(tmp_path, "NaN", pictures=torch.full((64, 1, 16, 16), float("nan")))
-    refused(tmp_path, "is 0 in every picture", pictures=torch.zeros(64, 1, 16, 16))
+def test_images_that_do_not_fit_are_refused(tmp_path):
+    refused(tmp_path, "squares", images=torch.rand(64, 1, 16, 20))
+    refused(tmp_path, "the preset draws 16 x 16", images=torch.rand(64, 1, 32, 32))
+    refused(tmp_path, "NaN", images=torch.full((64, 1, 16, 16), float("nan")))
+    refused(tmp_path, "is 0 in every image", images=torch.zeros(64, 1, 16, 16))
 
 
 def test_context_that_does_not_fit_is_refused(tmp_path):
     context = bars(64, 0, 0.5).context
     column = context.values[:, :1]
-    refused(tmp_path, "60 rows for 64 pictures", context=context.subset(slice(60)))
+    refused(tmp_path, "60 rows for 64 images", context=context.subset(slice(60)))
     refused(tmp_path, "without any variation", context=ContextTable(("a",), torch.ones(64, 1)))
     refused(tmp_path, "copies", context=ContextTable(("a", "b"), torch.cat([column, 2 * column], dim=1)))
     for name in ("class", "decision", "latent 1"):
@@ -213,37 +218,37 @@ def test_files_are_all_looked_at_before_training_and_stand_in_the_order_of_the_c
     context = ContextTable(("a",), bars(70, 0, 0.5).context.values[:, :1], tuple(files))
     with pytest.raises(PellucidError, match=r"69\.png: .*the preset draws 16 x 16"):
         train(classifier, files, context, TINY, tmp_path / "run", report=None)
-    with pytest.raises(PellucidError, match=r"row 0 of the context table is that of .*00\.png, and picture 0 is .*68"):
+    with pytest.raises(PellucidError, match=r"row 0 of the context table is that of .*00\.png, and image 0 is .*68"):
         train(classifier, files[:69][::-1], context.subset(slice(69)), TINY, tmp_path / "run", report=None)
 
 
-def _as_it_is(picture):
+def _as_it_is(image):
     import numpy as np
 
-    return torch.from_numpy(np.asarray(picture.convert("L"), dtype="float32")[None] / 255)
+    return torch.from_numpy(np.asarray(image.convert("L"), dtype="float32")[None] / 255)
 
 
 def test_one_latent_is_enough(tmp_path):
     data = bars(64, 0, 0.5)
-    twin = train(classifier_of(small_cnn()), data.pictures, data.context, TINY.but(latents=1), tmp_path / "run")
-    assert twin.encode(data.pictures[:2]).latent.shape == (2, 1)
+    explainer = train(classifier_of(small_cnn()), data.images, data.context, TINY.replace(latents=1), tmp_path / "run")
+    assert explainer.encode(data.images[:2]).latent.shape == (2, 1)
 
 
 def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 3))
     classifier, data = classifier_of(network), bars(64, 0, 0.5)
-    twin = train(classifier, data.pictures, data.context, TINY, tmp_path / "run", layers=[], report=None)
-    assert (twin.features.length, twin.features.black_box) == (20, False)
+    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", layers=[], report=None)
+    assert (explainer.features.length, explainer.features.black_box) == (20, False)
     again = load(tmp_path / "run", classifier=classifier)
     assert again.features.length == 20
-    pictures = data.pictures[:2].double()  # numpy's own kind
-    torch.testing.assert_close(again.encode(pictures).joined(), twin.encode(pictures.float()).joined())
+    images = data.images[:2].double()  # numpy's own kind
+    torch.testing.assert_close(again.encode(images).joined(), explainer.encode(images.float()).joined())
 
 
-def test_too_few_pictures_are_refused(tmp_path):
+def test_too_few_images_are_refused(tmp_path):
     few = bars(12, 0, 0.5)
-    refused(tmp_path, "too few", pictures=few.pictures, context=few.context)
+    refused(tmp_path, "too few", images=few.images, context=few.context)
 
 
 def test_a_classifier_that_always_answers_the_same_is_refused(tmp_path):
@@ -252,15 +257,15 @@ def test_a_classifier_that_always_answers_the_same_is_refused(tmp_path):
     refused(tmp_path, "nothing to explain", network=constant)
 
 
-def test_a_re_renderer_must_return_pictures_and_context(tmp_path):
-    def careless(pictures, random):
-        return pictures[:-1], torch.zeros(len(pictures), 2)
+def test_a_re_renderer_must_return_images_and_context(tmp_path):
+    def careless(images, random):
+        return images[:-1], torch.zeros(len(images), 2)
 
-    refused(tmp_path, "as many pictures", rerender=careless)
+    refused(tmp_path, "as many images", rerender=careless)
 
 
 def test_a_gain_must_name_a_context(tmp_path):
-    refused(tmp_path, "gain='hue' is no context", options=TINY.but(gain="hue"))
+    refused(tmp_path, "gain='hue' is no context", options=TINY.replace(gain="hue"))
     assert not list(tmp_path.rglob("run.json"))  # so that the same folder takes the command once it is mended
 
 
@@ -281,7 +286,7 @@ def test_a_gain_must_name_a_context(tmp_path):
 )
 def test_options_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(PellucidError, match=message):
-        TINY.but(**changes)
+        TINY.replace(**changes)
 
 
 def test_options_survive_json():

@@ -24,20 +24,20 @@ from pellucid.synthetic.bars import IntensityClassifier, ThicknessClassifier, dr
 LONG = os.environ.get("PELLUCID_LONG_TESTS") == "1"
 
 
-def versions(pictures, random):
+def versions(images, random):
     """Bars of any thickness and intensity at the place where the given ones are."""
-    ink = pictures[:, 0].sum(1)
+    ink = images[:, 0].sum(1)
     place = (ink * (torch.arange(SIDE) + 0.5)).sum(1) / ink.sum(1)
-    drawn_from = torch.rand(len(pictures), 2, generator=random) * torch.tensor([5.0, 0.7]) + torch.tensor([2.0, 0.3])
+    drawn_from = torch.rand(len(images), 2, generator=random) * torch.tensor([5.0, 0.7]) + torch.tensor([2.0, 0.3])
     return draw_bars(torch.cat([drawn_from, place[:, None]], dim=1), SIDE), drawn_from
 
 
 def twin_of(network, correlation, out, rerender=None):
     """A twin, and bars that it was not trained on."""
     data = bars(2000, 0, correlation)
-    twin = train(
+    explainer = train(
         classifier_of(network),
-        data.pictures,
+        data.images,
         data.context,
         "ci-16",
         out,
@@ -45,28 +45,28 @@ def twin_of(network, correlation, out, rerender=None):
         report=None,
         rerender=rerender,
     )
-    return twin, bars(300, 1, correlation)
+    return explainer, bars(300, 1, correlation)
 
 
 @pytest.mark.slow
 def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path):
-    twin, test = twin_of(ThicknessClassifier(), 0.91, tmp_path / "run", versions)
-    cue, other = effect_of(twin, test, "thickness"), effect_of(twin, test, "intensity")
-    assert agreement(twin, test) >= 0.95
+    explainer, test = twin_of(ThicknessClassifier(), 0.91, tmp_path / "run", versions)
+    cue, other = effect_of(explainer, test, "thickness"), effect_of(explainer, test, "intensity")
+    assert agreement(explainer, test) >= 0.95
     assert cue.reach >= 4 * other.reach
     assert cue.reach == pytest.approx(cue.true_reach, rel=0.25)
     assert cue.determination >= 0.9
     assert other.determination >= 0.9
     assert max(cue.distance, other.distance) <= 0.02
-    assert min(min(judge) for judge in twin.quality.judged) > 0.95
+    assert min(min(judge) for judge in explainer.quality.judged) > 0.95
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="a second training of 30 CPU-seconds: set PELLUCID_LONG_TESTS=1")
 def test_without_versions_a_twin_finds_out_that_only_the_intensity_decides(tmp_path):
-    twin, test = twin_of(IntensityClassifier(), 0.5, tmp_path / "run")
-    cue, other = effect_of(twin, test, "intensity"), effect_of(twin, test, "thickness")
-    assert agreement(twin, test) >= 0.95
+    explainer, test = twin_of(IntensityClassifier(), 0.5, tmp_path / "run")
+    cue, other = effect_of(explainer, test, "intensity"), effect_of(explainer, test, "thickness")
+    assert agreement(explainer, test) >= 0.95
     assert cue.reach >= 4 * other.reach
     assert cue.determination >= 0.7
     assert other.determination >= 0.9

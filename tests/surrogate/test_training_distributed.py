@@ -11,10 +11,10 @@ import torch
 
 from pellucid.surrogate.training.checkpoint import RunFolder
 from pellucid.surrogate.training.distributed import (
+    all_gather,
     average_gradients,
-    everyones,
-    is_first,
-    processes,
+    is_main_process,
+    world_size,
 )
 
 PROGRAM = """
@@ -31,7 +31,7 @@ weight = torch.nn.Parameter(torch.zeros(2))
 weight.grad = torch.tensor([1.0, 10.0]) * (1 + process_rank())
 average_gradients([weight])
 data = bars(64, 0, 0.5)
-twin = train(classifier_of(small_cnn()), data.pictures, data.context, TINY, sys.argv[1], report=None)
+twin = train(classifier_of(small_cnn()), data.images, data.context, TINY, sys.argv[1], report=None)
 sums = {name: float(value.double().sum()) for name, value in twin.networks.state_dict().items()}
 with open(f"{sys.argv[1]}-{process_rank()}.json", "w") as file:
     json.dump({"gradient": weight.grad.tolist(), "sums": sums}, file)
@@ -73,6 +73,6 @@ def test_alone_nothing_is_averaged():
     weight.grad = torch.ones(2)
     average_gradients([weight])
     assert weight.grad.tolist() == [1.0, 1.0]
-    assert processes() == 1
-    assert is_first()
-    assert everyones(weight.grad).shape == (1, 2)
+    assert world_size() == 1
+    assert is_main_process()
+    assert all_gather(weight.grad).shape == (1, 2)

@@ -10,23 +10,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pellucid.attribution.explanation import Passes
-from pellucid.attribution.view import View, rows_per_picture
+from pellucid.attribution.view import View, rows_per_image
 from pellucid.errors import PellucidError
 
 Part = Literal["prefix", "forward", "gradient"]
 
 
-class Budget:
+class BatchBudget:
     """Bounds on the rows of one pass, so that rows x (bytes of one row) <= `max_bytes`.
 
-    The bytes of one row are measured, not guessed: one picture goes through that part of the network while the tensors
+    The bytes of one row are measured, not guessed: one image goes through that part of the network while the tensors
     alive are added up (see `peak_bytes`), so traced and replayed networks, precisions and devices are alike. Nothing is
-    measured without `max_bytes`. Pictures, their activation and the results of a method come on top.
+    measured without `max_bytes`. Images, their activation and the results of a method come on top.
 
     Args:
         view: the classifier seen from a layer.
-        picture: (1, C, H, W), one of the pictures that will be explained.
-        targets: how many targets are explained for every picture.
+        image: (1, C, H, W), one of the images that will be explained.
+        targets: how many targets are explained for every image.
         max_batch: most rows in one pass; of a grid setting, whose rows hold several cells, most cells.
         max_bytes: most bytes that the tensors of one pass may take; None for no bound.
 
@@ -35,12 +35,12 @@ class Budget:
     """
 
     def __init__(
-        self, view: View, picture: Tensor, *, targets: int = 1, max_batch: int = 16, max_bytes: int | None = None
+        self, view: View, image: Tensor, *, targets: int = 1, max_batch: int = 16, max_bytes: int | None = None
     ) -> None:
         self.view = view
-        self.picture = picture
+        self.image = image
         self.targets = targets
-        self._prefix_rows, self._suffix_rows = rows_per_picture(view)
+        self._prefix_rows, self._suffix_rows = rows_per_image(view)
         self.max_batch = max(1, max_batch // self._suffix_rows)
         self.max_bytes = max_bytes
         self.passes = Passes()
@@ -60,13 +60,13 @@ class Budget:
             return self.max_batch
         return self._fitting(max(map(self.row_bytes, parts)), "one row")
 
-    def pictures(self, *, differentiate: bool) -> int:
-        """Pictures that one `Case` may hold.
+    def images(self, *, differentiate: bool) -> int:
+        """Images that one `Case` may hold.
 
         With T targets their gradients (N, T, C, h, w) are kept together, so N is at most `max_batch` / T, or 1.
 
         Raises:
-            PellucidError: `max_bytes` is too small for one picture.
+            PellucidError: `max_bytes` is too small for one image.
         """
         most = max(1, self.max_batch // self.targets)
         if self.max_bytes is None:
@@ -74,7 +74,7 @@ class Budget:
         after = self.row_bytes("forward")
         if differentiate:
             after = self.row_bytes("gradient") + self.targets * self._activation.nbytes
-        what = f"one picture with {self.targets} targets" if self.targets > 1 else "one picture"
+        what = f"one image with {self.targets} targets" if self.targets > 1 else "one image"
         return min(most, self._fitting(max(self.row_bytes("prefix"), after), what))
 
     def _fitting(self, needed: int, what: str) -> int:
@@ -82,7 +82,7 @@ class Budget:
         if needed > self.max_bytes:
             raise PellucidError(
                 f"max_bytes={self.max_bytes} is too small: {what} at layer {self.view.layer!r} takes about {needed} "
-                "bytes; raise max_bytes to that, take a later layer, fewer targets or smaller pictures"
+                "bytes; raise max_bytes to that, take a later layer, fewer targets or smaller images"
             )
         return min(self.max_batch, self.max_bytes // max(1, needed))
 
@@ -96,18 +96,18 @@ class Budget:
 
     def _run_prefix(self) -> None:
         self.passes += Passes(prefix_forward=self._prefix_rows)
-        self._activation = self.view.activation(self.picture)
+        self._activation = self.view.activation(self.image)
 
     def _run_forward(self) -> None:
         self.passes += Passes(suffix_forward=self._suffix_rows)
         with torch.no_grad():
-            self.view.logits(self._activation.clone(), self._activation.carried)
+            self.view.logits(self._activation.clone(), self._activation.side_inputs)
 
     def _run_gradient(self) -> None:
         self.passes += Passes(suffix_forward=self._suffix_rows, suffix_backward=self._suffix_rows)
         with torch.enable_grad():
             leaf = self._activation.clone().requires_grad_()
-            logits = self.view.logits(leaf, self._activation.carried)
+            logits = self.view.logits(leaf, self._activation.side_inputs)
         if logits.requires_grad:
             torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
 

@@ -117,9 +117,9 @@ class AblationCAM(_CAM):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCAM(_CAM):
-    """Channels weighed by the target's probability when the picture shines through them alone (Wang et al., 2020).
+    """Channels weighed by the target's probability when the image shines through them alone (Wang et al., 2020).
 
-    Each channel is upsampled to the picture, scaled to [0, 1] and multiplied with the picture, and the whole network is
+    Each channel is upsampled to the image, scaled to [0, 1] and multiplied with the image, and the whole network is
     run: C passes of the full network, whatever the layer. The weight is the probability of the target's class, whatever
     the target's output. A constant channel has weight 0.
     """
@@ -129,19 +129,19 @@ class ScoreCAM(_CAM):
         target = case.target.as_probability()
         low, high = case.activation.flatten(2).amin(2), case.activation.flatten(2).amax(2)
         weights = low.new_zeros(len(case), case.target_count, low.shape[1])
-        pictures = case.pictures.to(low)
+        images = case.images.to(low)
         for rows, channels in _pairs(high > low, case.budget.rows("prefix", "forward")):
             bottom, top = low[rows, channels, None, None], high[rows, channels, None, None]
             masks = (case.activation[rows, channels] - bottom) / (top - bottom)
-            masks = F.interpolate(masks[:, None], pictures.shape[2:], mode="bilinear", align_corners=False)
-            scores = target.scores(case.network_logits(pictures[rows] * masks), rows)
+            masks = F.interpolate(masks[:, None], images.shape[2:], mode="bilinear", align_corners=False)
+            scores = target.scores(case.network_logits(images[rows] * masks), rows)
             weights[rows, :, channels] = scores.to(weights)
         return self._map(case, weights)
 
 
 def _pairs(chosen: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pictures and channels where `chosen` (N, C) holds, at most so many at once."""
+    """The images and channels where `chosen` (N, C) holds, at most so many at once."""
     pairs = chosen.nonzero().cpu()
     for start in range(0, len(pairs), most):
-        pictures, channels = pairs[start : start + most].unbind(1)
-        yield pictures, channels
+        images, channels = pairs[start : start + most].unbind(1)
+        yield images, channels

@@ -1,4 +1,4 @@
-"""What one batch of pictures offers every method: an activation, a suffix to ask, and a shared gradient."""
+"""What one batch of images offers every method: an activation, a suffix to ask, and a shared gradient."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -8,40 +8,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.attribution.batch_budget import Budget, Part
+from pellucid.attribution.batch_budget import BatchBudget, Part
 from pellucid.attribution.explanation import Passes
 from pellucid.attribution.targets import ResolvedTarget, count_targets, resolve_target
 from pellucid.attribution.view import (
     View,
-    headed,
-    restricted,
-    rows_per_picture,
+    as_multi_head,
+    rows_per_image,
+    select_heads,
 )
 from pellucid.errors import ModelError
 
 
 class Case:
-    """Pictures at a layer with targets; runs the part before the layer once and counts what is run after it.
+    """Images at a layer with targets; runs the part before the layer once and counts what is run after it.
 
     Every method can be asked to explain one case, so that the activation and its gradient are computed once for all.
-    `gradients` keeps N x T gradients of one activation, so whoever makes cases keeps N small (`Budget.pictures`);
+    `gradients` keeps N x T gradients of one activation, so whoever makes cases keeps N small (`BatchBudget.images`);
     everything else is computed in passes of at most `budget.rows` rows, and gradients there are handed out target by
     target.
 
     Args:
         view: the classifier seen from a layer.
-        pictures: (N, C, H, W); all of them go through the prefix, and once through the suffix, together.
+        images: (N, C, H, W); all of them go through the prefix, and once through the suffix, together.
         target: anything that `Target.classes` takes, or a `Target`.
         max_batch: most rows to send through the suffix at once.
         differentiate: keep the first forward's graph for `gradients`.
         budget: bounds on the rows of one pass, in place of `max_batch`.
-        first, total: where the pictures stand in a longer batch: the index of the first, and its length.
+        first, total: where the images stand in a longer batch: the index of the first, and its length.
 
     Attributes:
         activation: (N, C, h, w), detached.
         view: without the heads that the target does not name.
         all_logits: (N, K) or (N, heads, K), detached.
-        target: the target, looked up for these pictures.
+        target: the target, looked up for these images.
         scores: (N, T) the explained numbers.
         passes: what has been run so far.
 
@@ -53,37 +53,37 @@ class Case:
     def __init__(
         self,
         view: View,
-        pictures: Tensor,
+        images: Tensor,
         target: Any = None,
         *,
         max_batch: int = 16,
         differentiate: bool = False,
-        budget: Budget | None = None,
+        budget: BatchBudget | None = None,
         first: int = 0,
         total: int | None = None,
     ) -> None:
-        self.view = view = restricted(view, target)
-        self._headed = headed(view)
-        self.pictures = pictures
-        self.budget = budget or Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch)
-        self.first, self.total = first, len(pictures) if total is None else total
-        prefix_rows, self._suffix_rows = rows_per_picture(view)
-        self.passes = Passes(prefix_forward=len(pictures) * prefix_rows)
-        self.activation = view.activation(pictures)
-        self.rows = torch.arange(len(pictures))
+        self.view = view = select_heads(view, target)
+        self._multi_head = as_multi_head(view)
+        self.images = images
+        self.budget = budget or BatchBudget(view, images[:1], targets=count_targets(target), max_batch=max_batch)
+        self.first, self.total = first, len(images) if total is None else total
+        prefix_rows, self._suffix_rows = rows_per_image(view)
+        self.passes = Passes(prefix_forward=len(images) * prefix_rows)
+        self.activation = view.activation(images)
+        self.rows = torch.arange(len(images))
         leaf = self.activation.detach().requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
             logits = self.logits(leaf, self.rows)
             if not bool(logits.isfinite().all()):
-                raise ModelError("the network gives NaN or infinite logits for these pictures; check weights and input")
-            heads = None if self._headed is None else self._headed.head_numbers
+                raise ModelError("the network gives NaN or infinite logits for these images; check weights and input")
+            heads = None if self._multi_head is None else self._multi_head.head_numbers
             self.target: ResolvedTarget = resolve_target(target, view.classifier, logits, heads)
             scores = self.target.scores(logits)
         self._graph = (leaf, scores) if differentiate else None
         self.all_logits, self.scores = logits.detach(), scores.detach()
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def target_count(self) -> int:
@@ -95,20 +95,20 @@ class Case:
         return self.view.is_affine and self.target.is_linear
 
     def logits(self, activation: Tensor, rows: Tensor) -> Tensor:
-        """Logits of R rows of activation (R, C, h, w), where row i belongs to picture rows[i]."""
-        carried = self.activation.carried.rows(rows)
-        if self._headed is None:
-            logits, run = self.view.logits(activation, carried), len(rows)
+        """Logits of R rows of activation (R, C, h, w), where row i belongs to image rows[i]."""
+        side_inputs = self.activation.side_inputs.rows(rows)
+        if self._multi_head is None:
+            logits, run = self.view.logits(activation, side_inputs), len(rows)
         else:
-            logits, run = self._headed.counted_logits(activation, carried)
+            logits, run = self._multi_head.logits_with_cost(activation, side_inputs)
         self.passes += Passes(suffix_forward=run)
         return logits
 
-    def network_logits(self, pictures: Tensor) -> Tensor:
-        """Logits of pictures through the whole network, without gradients."""
-        self.passes += Passes(network_forward=len(pictures) * self._suffix_rows)
+    def network_logits(self, images: Tensor) -> Tensor:
+        """Logits of images through the whole network, without gradients."""
+        self.passes += Passes(network_forward=len(images) * self._suffix_rows)
         with torch.no_grad():
-            return self.view.classifier.logits(pictures)
+            return self.view.classifier.logits(images)
 
     def score(self, activation: Tensor, rows: Tensor) -> Tensor:
         """Scores (R, T) of R rows of activation, without gradients; R is at most `budget.rows("forward")`."""
@@ -125,7 +125,7 @@ class Case:
 
         Args:
             activation: (R, C, h, w); R is at most `budget.rows("gradient")`.
-            rows: (R,) which picture each row belongs to.
+            rows: (R,) which image each row belongs to.
             context: entered while the network runs, e.g. to change the ReLUs' gradient.
 
         Yields:
@@ -151,7 +151,7 @@ class Case:
                 f"no gradient flows from the logits back to layer {self.view.layer!r}: the network detaches its values "
                 "on the way (no_grad, detach, rounding); choose a method that needs no gradient, such as Occlusion"
             )
-        masks = None if self._headed is None else self._headed.head_masks(*leaf.shape[2:])
+        masks = None if self._multi_head is None else self._multi_head.head_masks(*leaf.shape[2:])
         groups = [[index] for index in range(self.target_count)] if masks is None else _apart(self.target.heads)
         for group in groups:
             total = scores[:, group].sum()
@@ -162,34 +162,34 @@ class Case:
                 yield gradient if masks is None else _masked(gradient, masks[self.target.heads[rows, index]])
 
     def variants(
-        self, count: int, part: Part = "forward", pictures: Tensor | None = None
+        self, count: int, part: Part = "forward", images: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All pairs of a picture and one of its `count` variants (steps, windows, noises), in affordable batches.
+        """All pairs of an image and one of its `count` variants (steps, windows, noises), in affordable batches.
 
         Args:
-            count: variants of each picture.
+            count: variants of each image.
             part: what will be run on a batch, "forward" or "gradient".
-            pictures: indices of the pictures that are varied; by default all.
+            images: indices of the images that are varied; by default all.
 
         Yields:
-            (rows (R,), variants (R,)): the picture and the variant that each row is.
+            (rows (R,), variants (R,)): the image and the variant that each row is.
         """
-        pictures = self.rows if pictures is None else pictures
-        for pairs in torch.split(torch.arange(len(pictures) * count), self.budget.rows(part)):
-            yield pictures[pairs // count], pairs % count
+        images = self.rows if images is None else images
+        for pairs in torch.split(torch.arange(len(images) * count), self.budget.rows(part)):
+            yield images[pairs // count], pairs % count
 
-    def sum_by_picture(self, values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        """Sums (N, ...) of rows (R, ...), weighed by (R,) weights, over the rows of each picture."""
+    def sum_by_image(self, values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Sums (N, ...) of rows (R, ...), weighed by (R,) weights, over the rows of each image."""
         # Not index_add, whose order, and so rounding, is random on a GPU.
         sums = values.new_zeros(len(self), *values.shape[1:])
-        for picture in sorted(set(rows.tolist())):
-            own = (rows == picture).nonzero().flatten()
-            sums[picture] = torch.tensordot(weights[own].to(values), values[own], dims=1)
+        for image in sorted(set(rows.tolist())):
+            own = (rows == image).nonzero().flatten()
+            sums[image] = torch.tensordot(weights[own].to(values), values[own], dims=1)
         return sums
 
 
 def _apart(heads: Tensor) -> list[list[int]]:
-    """Consecutive targets in groups in which every picture's targets are of different heads.
+    """Consecutive targets in groups in which every image's targets are of different heads.
 
     Heads that read disjoint parts of the activation can share a backward pass: each part holds its own head's gradient.
     """

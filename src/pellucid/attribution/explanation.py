@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Passes:
-    """How many pictures (rows) went through each part of the network: what an explanation cost.
+    """How many images (rows) went through each part of the network: what an explanation cost.
 
     Prefix and suffix are the parts before and after the layer; `network` counts passes of the whole.
     """
@@ -38,7 +38,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps of evidence for N pictures and T targets each, at the layer's own resolution.
+    """Maps of evidence for N images and T targets each, at the layer's own resolution.
 
     Attributes:
         values: (N, T, h, w) float32, summed over channels; signed unless `signed` is False. Positive values speak for
@@ -49,7 +49,7 @@ class Explanation:
         layer: name of the layer.
         targets: N tuples of T texts.
         signed: False for methods whose maps are >= 0 by definition.
-        notes: N tuples of remarks on that picture's maps, such as why a map is zero.
+        notes: N tuples of remarks on that image's maps, such as why a map is zero.
         passes: what it cost; the activation's own pass included.
         versions: of pellucid and torch.
     """
@@ -95,7 +95,7 @@ class Explanation:
 
     @staticmethod
     def join(parts: Sequence["Explanation"]) -> "Explanation":
-        """Explanations of consecutive pictures by one method as one."""
+        """Explanations of consecutive images by one method as one."""
         first = parts[0]
         deltas = [part.delta for part in parts if part.delta is not None]
         return replace(

@@ -90,13 +90,13 @@ class SmoothGrad(Method):
     """Gradient averaged over noisy copies of the activation (Smilkov et al., 2017), then as `Gradient`.
 
     Attributes:
-        samples: noisy copies of each picture.
-        noise: standard deviation of the noise in units of each picture's own max - min at the layer.
+        samples: noisy copies of each image.
+        noise: standard deviation of the noise in units of each image's own max - min at the layer.
         statistic: "mean" of the gradient; "square", the mean of its square; "variance".
         times_activation: average activation x gradient, signed, in place of the gradient.
         absolute: take absolute values per channel after averaging ("mean" without `times_activation` only).
-        seed: of the noise. Sample i has the noise of seed and i for every picture, so that a map does not depend on the
-            pictures beside it or on their order.
+        seed: of the noise. Sample i has the noise of seed and i for every image, so that a map does not depend on the
+            images beside it or on their order.
     """
 
     samples: int = 15
@@ -134,9 +134,9 @@ class SmoothGrad(Method):
             weights = torch.full((len(rows),), 1 / self.samples, dtype=torch.float64)
             for target, gradient in enumerate(case.gradients_at(noisy, rows)):
                 one = (noisy * gradient if self.times_activation else gradient).to(precision)
-                first[:, target] += case.sum_by_picture(one, rows, weights)
+                first[:, target] += case.sum_by_image(one, rows, weights)
                 if second is not None:
-                    second[:, target] += case.sum_by_picture(one.square(), rows, weights)
+                    second[:, target] += case.sum_by_image(one.square(), rows, weights)
         return Attribution(sum_channels(self._statistic(first, second)))
 
     def _statistic(self, first: Tensor, second: Tensor | None) -> Tensor:

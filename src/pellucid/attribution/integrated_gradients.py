@@ -53,12 +53,12 @@ class IntegratedGradients(Method):
 
     Attributes:
         steps: nodes of the quadrature.
-        baseline: number or tensor to start from: (C, h, w), or anything that broadcasts to it, for all pictures, or
-            (N, C, h, w), picture by picture. Zero is the mean-grey picture at the input of the usual normalisation, and
+        baseline: number or tensor to start from: (C, h, w), or anything that broadcasts to it, for all images, or
+            (N, C, h, w), image by image. Zero is the mean-grey image at the input of the usual normalization, and
             no activation elsewhere.
         quadrature: "gauss_legendre", "trapezoid", "midpoint", "left" or "right".
-        tolerance: double the steps of a picture until |gap| <= tolerance x |score - score at the baseline|.
-        max_steps: where that doubling ends; a note says for which pictures the tolerance was not met.
+        tolerance: double the steps of an image until |gap| <= tolerance x |score - score at the baseline|.
+        max_steps: where that doubling ends; a note says for which images the tolerance was not met.
     """
 
     steps: int = 20
@@ -107,13 +107,13 @@ class IntegratedGradients(Method):
         return Attribution(values, delta, notes)
 
     def _baseline(self, case: Case) -> Tensor:
-        """The baseline of every picture (N, C, h, w)."""
+        """The baseline of every image (N, C, h, w)."""
         activation = case.activation
         baseline = torch.as_tensor(self.baseline, dtype=activation.dtype, device=activation.device).detach()
         if baseline.ndim == 4 and len(baseline) == case.total:
             baseline = baseline[case.first : case.first + len(case)]
         elif baseline.ndim == 4 and len(baseline) > 1:
-            raise PellucidError(f"baselines for {len(baseline)} pictures were given with {case.total} pictures")
+            raise PellucidError(f"baselines for {len(baseline)} images were given with {case.total} images")
         try:
             return baseline.expand(activation.shape)
         except RuntimeError as error:
@@ -124,29 +124,29 @@ class IntegratedGradients(Method):
     def _refine(
         self, case: Case, baseline: Tensor, difference: Tensor, delta: Tensor
     ) -> tuple[Tensor, dict[int, tuple[str, ...]]]:
-        """Maps (N, T, h, w), and remarks on the pictures whose tolerance was not met."""
+        """Maps (N, T, h, w), and remarks on the images whose tolerance was not met."""
         values = difference.new_zeros(*delta.shape, *difference.shape[2:])
-        steps, open_pictures = self.steps, case.rows
+        steps, open_images = self.steps, case.rows
         while True:
-            values[open_pictures] = self._integrate(case, baseline, difference, open_pictures, steps)
+            values[open_images] = self._integrate(case, baseline, difference, open_images, steps)
             if self.tolerance is None:
                 return values, {}
             gap = (values.sum((2, 3)) - delta).abs()
             missed = (gap > self.tolerance * delta.abs()).any(1).cpu()
-            open_pictures = missed.nonzero().flatten()
-            if not len(open_pictures) or 2 * steps > self.max_steps:
+            open_images = missed.nonzero().flatten()
+            if not len(open_images) or 2 * steps > self.max_steps:
                 break
             steps *= 2
         worst = torch.where(gap == 0, 0.0, gap / delta.abs()).amax(1).tolist()
         text = "completeness gap {:.2g} of the score's change after {} steps, above the tolerance {:g}"
-        return values, {i: (text.format(worst[i], steps, self.tolerance),) for i in open_pictures.tolist()}
+        return values, {i: (text.format(worst[i], steps, self.tolerance),) for i in open_images.tolist()}
 
-    def _integrate(self, case: Case, baseline: Tensor, difference: Tensor, pictures: Tensor, steps: int) -> Tensor:
-        """Maps (P, T, h, w) of some of the pictures."""
+    def _integrate(self, case: Case, baseline: Tensor, difference: Tensor, images: Tensor, steps: int) -> Tensor:
+        """Maps (P, T, h, w) of some of the images."""
         nodes, weights = quadrature_nodes(steps, self.quadrature)
         values = difference.new_zeros(len(case), case.target_count, *difference.shape[2:])
-        for rows, chosen in case.variants(len(nodes), "gradient", pictures):
+        for rows, chosen in case.variants(len(nodes), "gradient", images):
             way, at = difference[rows], nodes[chosen, None, None, None].to(difference)
             for target, gradient in enumerate(case.gradients_at(baseline[rows] + at * way, rows)):
-                values[:, target] += case.sum_by_picture((way * gradient).sum(1), rows, weights[chosen])
-        return values[pictures]
+                values[:, target] += case.sum_by_image((way * gradient).sum(1), rows, weights[chosen])
+        return values[images]

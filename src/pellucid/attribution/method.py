@@ -1,4 +1,4 @@
-"""What all attribution methods share: options, batching over pictures, and the receipt."""
+"""What all attribution methods share: options, batching over images, and the receipt."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Attribution:
     Attributes:
         values: (N, T, h, w).
         delta: (N, T) or None.
-        notes: remarks by picture index.
+        notes: remarks by image index.
     """
 
     values: Tensor
@@ -36,11 +36,12 @@ class Method(ABC):
     """An attribution method with its options.
 
     Attributes:
-        max_batch: most rows (pictures x steps, masks or windows; cells, of a grid setting) to send through the suffix
+        max_batch: most rows (images x steps, masks or windows; cells, of a grid setting) to send through the suffix
             at once: it bounds the memory and changes no result beyond rounding. With T targets, at most max_batch / T
-            pictures (or 1) are explained at once, so that their N x T gradients are bounded too.
-        max_bytes: most bytes that the tensors of one pass may take (see `Budget`, which measures one row's), on top of
-            pictures, activations and maps; None for no bound. Too few for one row are an error that says how many.
+            images (or 1) are explained at once, so that their N x T gradients are bounded too.
+        max_bytes: most bytes that the tensors of one pass may take (see `BatchBudget`, which measures one row's), on
+            top of
+            images, activations and maps; None for no bound. Too few for one row are an error that says how many.
     """
 
     max_batch: int = 16
@@ -66,14 +67,14 @@ class Method(ABC):
     def attribute(self, case: Case) -> Attribution:
         """Compute the maps of one case."""
 
-    def __call__(self, view: View, pictures: Tensor, target: Any = None) -> Explanation:
-        """Explain pictures at the view's layer.
+    def __call__(self, view: View, images: Tensor, target: Any = None) -> Explanation:
+        """Explain images at the view's layer.
 
         Args:
             view: `classifier.at(layer)`.
-            pictures: (N, C, H, W) in the classifier's own input space.
-            target: class index or name; a list of them (T targets for every picture); a tensor (N,) or (N, T) of
-                indices, picture by picture; a `Target`; None for the predicted class.
+            images: (N, C, H, W) in the classifier's own input space.
+            target: class index or name; a list of them (T targets for every image); a tensor (N,) or (N, T) of
+                indices, image by image; a `Target`; None for the predicted class.
 
         Returns:
             An `Explanation` with values (N, T, h, w) at the layer's own resolution.
@@ -82,7 +83,7 @@ class Method(ABC):
             TargetError: no such class.
             ModelError: NaN or infinite logits.
         """
-        return explain(view, pictures, target, [self])[0]
+        return explain(view, images, target, [self])[0]
 
     def explain(self, case: Case) -> Explanation:
         """Explain one prepared case, which several methods can share; counts only the passes made here."""

@@ -166,7 +166,7 @@ class RISE(Method):
         cells: side of the coarse grid that masks are drawn on.
         keep: chance that a coarse cell is kept.
         output: "probability" of the target's class, or "target", the score that is explained.
-        seed: of the masks; they are the same for all pictures of one size.
+        seed: of the masks; they are the same for all images of one size.
     """
 
     masks: int = 1000
@@ -193,23 +193,23 @@ class RISE(Method):
         masks = rise_masks(self.masks, height, width, cells=self.cells, keep=self.keep, seed=self.seed)
         target = case.target.as_probability() if self.output == "probability" else case.target
         sums = case.activation.new_zeros(len(case), case.target_count, height, width)
-        for picture in range(len(case)):
-            logits_of = _masked_logits(case, picture, self.masks)
+        for image in range(len(case)):
+            logits_of = _masked_logits(case, image, self.masks)
             for indices in torch.split(torch.arange(self.masks), case.budget.rows("forward")):
                 chosen = masks[indices].to(sums)
-                scores = target.scores(logits_of(chosen), torch.full_like(indices, picture))
-                sums[picture] += torch.einsum("rt,rhw->thw", scores, chosen)
+                scores = target.scores(logits_of(chosen), torch.full_like(indices, image))
+                sums[image] += torch.einsum("rt,rhw->thw", scores, chosen)
         return Attribution(sums / (self.masks * self.keep))
 
 
-def _masked_logits(case: Case, picture: int, count: int) -> Callable[[Tensor], Tensor]:
-    """A function from masks (r, h, w) to the logits of the masked activation of one picture."""
-    one = case.activation[picture]
+def _masked_logits(case: Case, image: int, count: int) -> Callable[[Tensor], Tensor]:
+    """A function from masks (r, h, w) to the logits of the masked activation of one image."""
+    one = case.activation[image]
     cells = one.shape[1] * one.shape[2]
 
     def run(masks: Tensor) -> Tensor:
         with torch.no_grad():
-            return case.logits(one * masks[:, None], torch.full((len(masks),), picture))
+            return case.logits(one * masks[:, None], torch.full((len(masks),), image))
 
     if not case.view.is_affine or cells >= count:
         return run

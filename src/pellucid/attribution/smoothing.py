@@ -8,7 +8,7 @@ from pellucid.errors import PellucidError
 
 
 def gaussian_weights(kernel_size: int) -> Tensor:
-    """Normalised weights (K,) of a Gaussian with sigma = K / 4, cut at the window."""
+    """Normalized weights (K,) of a Gaussian with sigma = K / 4, cut at the window."""
     offsets = torch.arange(kernel_size, dtype=torch.float64) - (kernel_size - 1) / 2
     weights = torch.exp(-0.5 * (offsets / (kernel_size / 4)).square())
     return weights / weights.sum()

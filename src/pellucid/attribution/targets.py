@@ -11,7 +11,7 @@ from torch import Tensor
 from pellucid.errors import TargetError
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-Output = Literal["logit", "probability", "log_probability", "margin", "centred"]
+Output = Literal["logit", "probability", "log_probability", "margin", "centered"]
 ClassRef = int | str | tuple[int, int | str]
 """A class by index or name; (head, class) where a classifier has several heads."""
 
@@ -29,15 +29,15 @@ class ClassNames(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """The numbers that an explanation explains, one or several for every picture.
+    """The numbers that an explanation explains, one or several for every image.
 
     Attributes:
-        classes: a class by index or name; a list of them, T targets explained for every picture; a tensor of indices
-            (N,) or (N, T) for classes that differ from picture to picture; (head, class) pairs, or a tensor (N, T, 2),
+        classes: a class by index or name; a list of them, T targets explained for every image; a tensor of indices
+            (N,) or (N, T) for classes that differ from image to image; (head, class) pairs, or a tensor (N, T, 2),
             for classifiers with several heads; None for the class that the classifier predicts.
         output: "logit"; "probability" and "log_probability" under softmax (sigmoid if there is one logit); "margin",
-            the logit minus the largest other logit of the same picture (the runner-up as it was before anything is
-            perturbed); "centred", the logit minus the mean logit.
+            the logit minus the largest other logit of the same image (the runner-up as it was before anything is
+            perturbed); "centered", the logit minus the mean logit.
         minus: for "logit", a class whose logit is subtracted (a contrast).
     """
 
@@ -46,15 +46,17 @@ class Target:
     minus: int | str | None = None
 
     def __post_init__(self) -> None:
-        if self.output not in ("logit", "probability", "log_probability", "margin", "centred"):
-            raise TargetError(f"unknown output {self.output!r}: logit, probability, log_probability, margin or centred")
+        if self.output not in ("logit", "probability", "log_probability", "margin", "centered"):
+            raise TargetError(
+                f"unknown output {self.output!r}: logit, probability, log_probability, margin or centered"
+            )
         if self.minus is not None and self.output != "logit":
             raise TargetError(f"minus= contrasts logits; it cannot be combined with output={self.output!r}")
 
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """A target for N given pictures.
+    """A target for N given images.
 
     Attributes:
         heads, classes: (N, T) indices into the logits.
@@ -72,24 +74,24 @@ class ResolvedTarget:
     @property
     def is_linear(self) -> bool:
         """Whether the score is a linear function of the logits."""
-        return self.output in ("logit", "margin", "centred")
+        return self.output in ("logit", "margin", "centered")
 
     def scores(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """The explained numbers (R, T) of logits (R, K) or (R, heads, K).
 
         Args:
-            logits: rows may belong to any picture.
-            rows: (R,) which picture each row belongs to; by default row i belongs to picture i.
+            logits: rows may belong to any image.
+            rows: (R,) which image each row belongs to; by default row i belongs to image i.
         """
         logits = logits if logits.ndim == 3 else logits[:, None]
         rows = torch.arange(len(logits)) if rows is None else rows
         rows = rows.to(self.classes.device)
         heads, classes = self.heads[rows].to(logits.device), self.classes[rows].to(logits.device)
         if self.output in ("probability", "log_probability"):
-            logits = _normalised(logits, logarithm=self.output == "log_probability")
+            logits = _normalized(logits, logarithm=self.output == "log_probability")
         first = torch.arange(len(logits), device=logits.device)[:, None]
         chosen = logits[first, heads, classes]
-        if self.output == "centred":
+        if self.output == "centered":
             return chosen - logits[first, heads].mean(-1)
         if self.others is not None:
             return chosen - logits[first, heads, self.others[rows].to(logits.device)]
@@ -100,35 +102,35 @@ class ResolvedTarget:
         return ResolvedTarget(self.heads, self.classes, None, "probability", self.labels)
 
 
-def _normalised(logits: Tensor, *, logarithm: bool) -> Tensor:
+def _normalized(logits: Tensor, *, logarithm: bool) -> Tensor:
     if logits.shape[-1] == 1:
         return torch.nn.functional.logsigmoid(logits) if logarithm else logits.sigmoid()
     return logits.log_softmax(-1) if logarithm else logits.softmax(-1)
 
 
 def count_targets(target: Any) -> int:
-    """How many targets T this gives for every picture."""
+    """How many targets T this gives for every image."""
     classes = target.classes if isinstance(target, Target) else target
     if isinstance(classes, Tensor):
         return classes.shape[1] if classes.ndim > 1 else 1
     return len(classes) if isinstance(classes, list) else 1
 
 
-def targets_of_rows(target: Any, rows: slice, pictures: int) -> Any:
-    """The part of a target that belongs to some of the pictures.
+def select_targets(target: Any, rows: slice, images: int) -> Any:
+    """The part of a target that belongs to some of the images.
 
     Raises:
-        TargetError: a tensor of targets that has not one row for each of the pictures.
+        TargetError: a tensor of targets that has not one row for each of the images.
     """
     if isinstance(target, Target):
-        return replace(target, classes=targets_of_rows(target.classes, rows, pictures))
+        return replace(target, classes=select_targets(target.classes, rows, images))
     if not isinstance(target, Tensor) or not target.ndim:
         return target
-    _check_length(target, pictures)
+    _check_length(target, images)
     return target[rows]
 
 
-def named_heads(target: Any) -> tuple[int, ...]:
+def target_heads(target: Any) -> tuple[int, ...]:
     """The heads that a target names, in order; none for a target that names classes alone."""
     classes: Any = target.classes if isinstance(target, Target) else target
     if isinstance(classes, Tensor):
@@ -140,17 +142,17 @@ def named_heads(target: Any) -> tuple[int, ...]:
 def resolve_target(
     target: Any, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None = None
 ) -> ResolvedTarget:
-    """Look up a target for the pictures that gave `logits` (N, K) or (N, heads, K).
+    """Look up a target for the images that gave `logits` (N, K) or (N, heads, K).
 
     Args:
         target: anything that `Target.classes` takes, or a `Target`.
         classifier: knows the classes.
-        logits: of the pictures.
+        logits: of the images.
         heads: what targets call the heads that there are logits of; None if they are numbered from 0, and one alone
             need not be named.
 
     Raises:
-        TargetError: no such class or head, or a tensor of targets that does not fit N pictures.
+        TargetError: no such class or head, or a tensor of targets that does not fit N images.
     """
     target = target if isinstance(target, Target) else Target(target)
     logits = (logits if logits.ndim == 3 else logits[:, None]).detach().cpu()
@@ -161,7 +163,7 @@ def resolve_target(
     others = None
     if target.minus is not None:
         others = torch.full_like(classes, classifier.class_index(target.minus))
-    elif target.output in ("margin", "centred") and logits.shape[-1] < 2:
+    elif target.output in ("margin", "centered") and logits.shape[-1] < 2:
         raise TargetError(f"output={target.output!r} needs at least two classes; the classifier has one")
     elif target.output == "margin":
         others = _runner_up(logits, places, classes)
@@ -173,18 +175,18 @@ def resolve_target(
 
 
 def _indices(wanted: Any, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None) -> tuple[Tensor, Tensor]:
-    pictures, _, class_count = logits.shape
+    images, _, class_count = logits.shape
     if wanted is None:
         if heads is not None:
             raise TargetError(f"the classifier has {len(heads)} heads; give targets as (head, class)")
-        return torch.zeros(pictures, 1, dtype=torch.long), logits.argmax(-1)
+        return torch.zeros(images, 1, dtype=torch.long), logits.argmax(-1)
     if isinstance(wanted, Tensor) and wanted.ndim:
-        pairs = _pairs_of_tensor(wanted, pictures, heads)
+        pairs = _pairs_of_tensor(wanted, images, heads)
     else:
         several = wanted if isinstance(wanted, list) else [wanted]
         if not several:
             raise TargetError("the list of targets is empty")
-        pairs = torch.tensor([_pair(one, classifier, heads) for one in several]).expand(pictures, -1, 2)
+        pairs = torch.tensor([_pair(one, classifier, heads) for one in several]).expand(images, -1, 2)
     present = (0,) if heads is None else tuple(heads)
     inside = torch.isin(pairs[..., 0], torch.tensor(present)) & (pairs[..., 1] >= 0) & (pairs[..., 1] < class_count)
     if not bool(inside.all()):
@@ -196,7 +198,7 @@ def _indices(wanted: Any, classifier: ClassNames, logits: Tensor, heads: Sequenc
     return pairs[..., 0].clone(), pairs[..., 1].clone()
 
 
-def _pairs_of_tensor(wanted: Tensor, pictures: int, heads: Sequence[int] | None) -> Tensor:
+def _pairs_of_tensor(wanted: Tensor, images: int, heads: Sequence[int] | None) -> Tensor:
     """(head, class) pairs (N, T, 2) of a tensor of targets."""
     wanted = wanted.detach().cpu()
     is_shaped = wanted.ndim in (1, 2) or (wanted.ndim == 3 and wanted.shape[2] == 2)
@@ -204,22 +206,22 @@ def _pairs_of_tensor(wanted: Tensor, pictures: int, heads: Sequence[int] | None)
         raise TargetError(
             f"a tensor of targets is (N,), (N, T) or (N, T, 2) integers, not {tuple(wanted.shape)} {wanted.dtype}"
         )
-    _check_length(wanted, pictures)
+    _check_length(wanted, images)
     if wanted.ndim == 3:
         return wanted.long()
     if heads is not None:
         raise TargetError(
             f"the classifier has {len(heads)} heads; give (head, class) pairs (N, T, 2), not {tuple(wanted.shape)}"
         )
-    classes = wanted.reshape(pictures, -1).long()
+    classes = wanted.reshape(images, -1).long()
     return torch.stack([torch.zeros_like(classes), classes], dim=-1)
 
 
-def _check_length(wanted: Tensor, pictures: int) -> None:
-    if len(wanted) != pictures:
+def _check_length(wanted: Tensor, images: int) -> None:
+    if len(wanted) != images:
         raise TargetError(
-            f"a tensor of targets goes picture by picture; {len(wanted)} were given for {pictures} pictures "
-            "(a list explains all its targets for every picture)"
+            f"a tensor of targets goes image by image; {len(wanted)} were given for {images} images "
+            "(a list explains all its targets for every image)"
         )
 
 

@@ -5,12 +5,12 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, fx
 
-from pellucid.attribution.targets import ClassNames, named_heads
-from pellucid.classifiers import Activation, Carried
+from pellucid.attribution.targets import ClassNames, target_heads
+from pellucid.classifiers import Activation, SideInputs
 
 
 class _Classifier(ClassNames, Protocol):
-    def logits(self, pictures: Tensor) -> Tensor: ...
+    def logits(self, images: Tensor) -> Tensor: ...
 
 
 class View(Protocol):
@@ -24,45 +24,45 @@ class View(Protocol):
     def suffix(self) -> fx.GraphModule | None: ...
     @property
     def is_affine(self) -> bool: ...
-    def activation(self, pictures: Tensor) -> Activation: ...
-    def logits(self, activation: Tensor, carried: Carried | None = None) -> Tensor: ...
-    def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]: ...
+    def activation(self, images: Tensor) -> Activation: ...
+    def logits(self, activation: Tensor, side_inputs: SideInputs | None = None) -> Tensor: ...
+    def suffix_inputs(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Any, ...]: ...
 
 
-class HeadedView(View, Protocol):
+class MultiHeadView(View, Protocol):
     """The view of a grid setting: logits are (R, heads, K), and what a head costs depends on the setting.
 
     Attributes:
         head_numbers: what targets call the heads; None where there is one that they need not name.
-        prefix_rows, suffix_rows: what one grid picture counts for in each part of the network: its cells that are run.
+        prefix_rows, suffix_rows: what one grid image counts for in each part of the network: its cells that are run.
     """
 
     head_numbers: tuple[int, ...] | None
     prefix_rows: int
     suffix_rows: int
 
-    def only(self, heads: Sequence[int]) -> "HeadedView":
+    def select_heads(self, heads: Sequence[int]) -> "MultiHeadView":
         """The view without the other heads, which are not run."""
 
     def head_masks(self, height: int, width: int) -> Tensor | None:
         """Masks (heads, height, width) of the cells that influence each head, if these are disjoint."""
 
-    def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
+    def logits_with_cost(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Tensor, int]:
         """The logits, and how many cells went through the network for them."""
 
 
-def headed(view: View) -> HeadedView | None:
+def as_multi_head(view: View) -> MultiHeadView | None:
     """The view as one with heads; None for the view of a classifier."""
-    return cast(HeadedView, view) if hasattr(view, "counted_logits") else None
+    return cast(MultiHeadView, view) if hasattr(view, "logits_with_cost") else None
 
 
-def rows_per_picture(view: View) -> tuple[int, int]:
-    """What one picture counts for before the layer and after it: 1, or the cells of a grid picture that are run."""
-    with_heads = headed(view)
+def rows_per_image(view: View) -> tuple[int, int]:
+    """What one image counts for before the layer and after it: 1, or the cells of a grid image that are run."""
+    with_heads = as_multi_head(view)
     return (1, 1) if with_heads is None else (with_heads.prefix_rows, with_heads.suffix_rows)
 
 
-def restricted(view: View, target: Any) -> View:
+def select_heads(view: View, target: Any) -> View:
     """The view without the heads that a target does not name."""
-    with_heads, heads = headed(view), named_heads(target)
-    return with_heads.only(heads) if with_heads is not None and heads else view
+    with_heads, heads = as_multi_head(view), target_heads(target)
+    return with_heads.select_heads(heads) if with_heads is not None and heads else view

@@ -4,20 +4,20 @@ from pellucid.classifiers.classifier import Classifier, Prediction
 from pellucid.classifiers.layer_view import Activation, LayerView
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.loading.registry import available, load
-from pellucid.classifiers.randomize import Randomised, randomisable, randomise_cascadingly, randomise_independently
-from pellucid.classifiers.side_inputs import Carried
+from pellucid.classifiers.randomize import Randomized, randomizable_layers, randomize_cascading, randomize_independent
+from pellucid.classifiers.side_inputs import SideInputs
 
 __all__ = [
     "Activation",
-    "Carried",
     "Classifier",
     "LayerInfo",
     "LayerView",
     "Prediction",
-    "Randomised",
+    "Randomized",
+    "SideInputs",
     "available",
     "load",
-    "randomisable",
-    "randomise_cascadingly",
-    "randomise_independently",
+    "randomizable_layers",
+    "randomize_cascading",
+    "randomize_independent",
 ]

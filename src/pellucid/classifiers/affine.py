@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from pellucid.classifiers.tracing import depends_on
+from pellucid.classifiers.tracing import descendants
 
 _MODULES = (
     nn.Conv2d,
@@ -55,7 +55,7 @@ def is_affine(suffix: fx.GraphModule) -> bool:
     False also where an operation is not known to be: a wrong "yes" would give wrong maps, a wrong "no" only costs time.
     """
     activation = next(node for node in suffix.graph.nodes if node.op == "placeholder")
-    varying = depends_on(activation)
+    varying = descendants(activation)
     return all(
         _is_affine_in(suffix, node, varying)
         for node in suffix.graph.nodes

@@ -16,7 +16,7 @@ from pellucid.classifiers.layer_view import LayerView
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.network import Network
 from pellucid.classifiers.precision import Precision, dtype_of
-from pellucid.data import read_picture
+from pellucid.data import read_image
 from pellucid.errors import ModelError, PellucidError, TargetError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class of one picture: its index, name, probability (softmax; sigmoid if there is one logit) and logit."""
+    """One class of one image: its index, name, probability (softmax; sigmoid if there is one logit) and logit."""
 
     index: int
     name: str
@@ -34,17 +34,17 @@ class Prediction:
 
 
 class Classifier:
-    """Any image-classifying `nn.Module`, seen as a function from pictures to logits.
+    """Any image-classifying `nn.Module`, seen as a function from images to logits.
 
-    The module itself is never touched: a twin that shares its memory is traced, moved and run (see `frozen_twin`).
+    The module itself is never touched: a twin that shares its memory is traced, moved and run (see `frozen_copy`).
 
     Args:
-        module: a network in eval mode whose forward takes pictures (N, C, H, W) and returns logits (N, K). Of a network
+        module: a network in eval mode whose forward takes images (N, C, H, W) and returns logits (N, K). Of a network
             made by `torch.compile` the one that was compiled is taken.
-        preprocess: what turns an upright RGB PIL picture into the network's input (C, H, W): a
+        preprocess: what turns an upright RGB PIL image into the network's input (C, H, W): a
             `pellucid.data.Preprocess` or any callable, such as a torchvision transform. Needed by `read` only.
         class_names: K names in the order of the logits; by default "class 0" ...
-        input_size: side, (H, W) or (C, H, W) of the pictures that layers are listed for; taken from `preprocess` where
+        input_size: side, (H, W) or (C, H, W) of the images that layers are listed for; taken from `preprocess` where
             it says it, else (3, 224, 224). Other sizes work wherever the network takes them.
         device: where the network runs; by default where its weights are.
         name: short label for reports; by default the module's class.
@@ -54,7 +54,7 @@ class Classifier:
         autocast: run under autocast in this type (torch.bfloat16); activations and logits stay float32.
 
     Raises:
-        ModelError: the module is in train mode, cannot be run on such pictures, or returns something else than logits.
+        ModelError: the module is in train mode, cannot be run on such images, or returns something else than logits.
     """
 
     def __init__(
@@ -91,53 +91,51 @@ class Classifier:
     def device(self) -> torch.device:
         return self.precision.device
 
-    def read(self, pictures: "str | Path | Image | Sequence[str | Path | Image]") -> Tensor:
-        """Read pictures into the classifier's own input space.
+    def read(self, images: "str | Path | Image | Sequence[str | Path | Image]") -> Tensor:
+        """Read images into the classifier's own input space.
 
         Args:
-            pictures: a file, a PIL picture, or a list of them.
+            images: a file, a PIL image, or a list of them.
 
         Returns:
-            (N, C, H, W) float32 on the CPU; N = 1 for a single picture.
+            (N, C, H, W) float32 on the CPU; N = 1 for a single image.
 
         Raises:
-            PictureError: a file is missing or no picture.
+            ImageError: a file is missing or no image.
             ModelError: the classifier was made without `preprocess`.
         """
         if self.preprocess is None:
-            raise ModelError(f"classifier {self.name!r} was made without preprocess=, so it cannot read picture files")
-        single = isinstance(pictures, str | Path) or not isinstance(pictures, Sequence)
-        items = [pictures] if single else list(pictures)  # type: ignore[arg-type]
+            raise ModelError(f"classifier {self.name!r} was made without preprocess=, so it cannot read image files")
+        single = isinstance(images, str | Path) or not isinstance(images, Sequence)
+        items = [images] if single else list(images)  # type: ignore[arg-type]
         if not items:
-            raise PellucidError("no pictures to read: the list is empty")
-        upright = [read_picture(item) if isinstance(item, str | Path) else item for item in items]
-        return torch.stack([self.preprocess(picture) for picture in upright])  # type: ignore[arg-type]
+            raise PellucidError("no images to read: the list is empty")
+        upright = [read_image(item) if isinstance(item, str | Path) else item for item in items]
+        return torch.stack([self.preprocess(image) for image in upright])  # type: ignore[arg-type]
 
-    def logits(self, pictures: Tensor) -> Tensor:
-        """Logits (N, K) float32 of pictures (N, C, H, W) in the classifier's own input space; differentiable."""
-        return self._network.logits(self.check_pictures(pictures))
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, K) float32 of images (N, C, H, W) in the classifier's own input space; differentiable."""
+        return self._network.logits(self.check_images(images))
 
-    def predict(self, pictures: Tensor, top: int = 5, max_batch: int = 16) -> list[list[Prediction]]:
-        """The `top` most probable classes of each picture, most probable first.
+    def predict(self, images: Tensor, top: int = 5, max_batch: int = 16) -> list[list[Prediction]]:
+        """The `top` most probable classes of each image, most probable first.
 
         Args:
-            pictures: (N, C, H, W) in the classifier's own input space.
+            images: (N, C, H, W) in the classifier's own input space.
             top: how many classes; all of them if there are fewer.
-            max_batch: most pictures to run at once.
+            max_batch: most images to run at once.
 
         Raises:
             ModelError: a logit is NaN or infinite.
         """
         if top < 1 or max_batch < 1:
             raise PellucidError(f"top and max_batch must be at least 1, not {top} and {max_batch}")
-        chunks = torch.split(self.check_pictures(pictures), max_batch)
+        chunks = torch.split(self.check_images(images), max_batch)
         with torch.no_grad():
             logits = torch.cat([self.logits(chunk) for chunk in chunks]).cpu()
         if not bool(logits.isfinite().all()):
             bad = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
-            raise ModelError(
-                f"{self.name} gives NaN or infinite logits for pictures {bad[:8]}; check weights and input"
-            )
+            raise ModelError(f"{self.name} gives NaN or infinite logits for images {bad[:8]}; check weights and input")
         probabilities = logits.softmax(1) if self.num_classes > 1 else logits.sigmoid()
         best, order = probabilities.topk(min(top, self.num_classes), dim=1)
         return [
@@ -206,17 +204,17 @@ class Classifier:
         )
         raise TargetError(f"no class {target!r}; {hint}")
 
-    def check_pictures(self, pictures: Tensor) -> Tensor:
-        """`pictures` if they are a batch (N, C, H, W) of floats with the right channels; else raises PellucidError."""
+    def check_images(self, images: Tensor) -> Tensor:
+        """`images` if they are a batch (N, C, H, W) of floats with the right channels; else raises PellucidError."""
         channels = self.input_shape[0]
-        if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[1] != channels or not len(pictures):
-            found = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
-            raise PellucidError(f"{self.name} takes pictures of shape (N, {channels}, H, W), not {found}")
-        if not pictures.is_floating_point():
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not len(images):
+            found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise PellucidError(f"{self.name} takes images of shape (N, {channels}, H, W), not {found}")
+        if not images.is_floating_point():
             raise PellucidError(
-                f"pictures are {pictures.dtype}; {self.name} takes its own normalised float input, see classifier.read"
+                f"images are {images.dtype}; {self.name} takes its own normalized float input, see classifier.read"
             )
-        return pictures
+        return images
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, types, shapes and bytes of all weights and buffers."""

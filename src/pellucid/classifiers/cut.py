@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from torch import Tensor, fx
 
 from pellucid.classifiers.dry_run import DryRun
-from pellucid.classifiers.side_inputs import Carried, Pattern, UnfollowableError
-from pellucid.classifiers.tracing import TracedNetwork, depends_on, needed_by
+from pellucid.classifiers.side_inputs import BatchPatternError, Pattern, SideInputs
+from pellucid.classifiers.tracing import TracedNetwork, ancestors, descendants
 from pellucid.errors import LayerError
 
 
@@ -22,29 +22,29 @@ class Cut(Protocol):
     def names(self) -> tuple[str, ...]:
         """What else crosses the cut."""
 
-    def before(self, pictures: Tensor) -> tuple[Any, Carried]:
+    def before(self, images: Tensor) -> tuple[Any, SideInputs]:
         """Run the part before the layer."""
 
-    def after(self, activation: Tensor, carried: Carried) -> Any:
+    def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:
         """Run the part after the layer."""
 
 
 class TracedCut:
     """The cut of a traced network at `node`.
 
-    The inputs of `suffix` are the activation and the carried values in their order. The number of pictures, where the
+    The inputs of `suffix` are the activation and the carried values in their order. The number of images, where the
     part after the layer uses it, is read off the activation.
 
     Raises:
-        LayerError: the logits do not depend on the layer, or what crosses the cut cannot be told apart by picture.
+        LayerError: the logits do not depend on the layer, or what crosses the cut cannot be told apart by image.
     """
 
     def __init__(self, network: TracedNetwork, layer: str, node: fx.Node, dry: DryRun) -> None:
-        after = depends_on(node)
+        after = descendants(node)
         if network.output not in after:
             raise LayerError(f"the logits do not depend on layer {layer!r}")
-        varying = depends_on(network.input)
-        needed = needed_by([network.output], stop=[node])
+        varying = descendants(network.input)
+        needed = ancestors([network.output], stop=[node])
         crossing = {
             used
             for user in needed & (after - {node})
@@ -59,21 +59,21 @@ class TracedCut:
             network, [node, *live], [network.output.args[0]], batch_sizes=crossing & dry.batch_sizes
         )
 
-    def before(self, pictures: Tensor) -> tuple[Any, Carried]:
+    def before(self, images: Tensor) -> tuple[Any, SideInputs]:
         """Run the part before the layer; returns its output and the other values that cross the cut."""
-        activation, *live = self._prefix(pictures)
-        return activation, Carried(tuple(live), self.names, len(pictures), self._patterns)
+        activation, *live = self._prefix(images)
+        return activation, SideInputs(tuple(live), self.names, len(images), self._patterns)
 
-    def after(self, activation: Tensor, carried: Carried) -> Any:
+    def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:
         """Run the part after the layer; returns the network's output."""
-        return self.suffix(activation, *carried.values)[0]
+        return self.suffix(activation, *side_inputs.values)[0]
 
 
 def _pattern(dry: DryRun, node: fx.Node, name: str) -> Pattern:
     try:
         return dry.pattern(node)
-    except UnfollowableError as error:
-        raise LayerError(f"{name} crosses the cut and cannot be told apart by picture: it {error}") from error
+    except BatchPatternError as error:
+        raise LayerError(f"{name} crosses the cut and cannot be told apart by image: it {error}") from error
 
 
 def _name_of(network: TracedNetwork, node: fx.Node) -> str:
@@ -93,7 +93,7 @@ def _subgraph(
     copies |= {node: graph.call_method("size", (copies[inputs[0]], 0)) for node in batch_sizes}
     ends: list[fx.Node] = []
     fx.map_arg(outputs, lambda node: ends.append(node))
-    needed = needed_by(ends, stop=copies)
+    needed = ancestors(ends, stop=copies)
     for node in network.module.graph.nodes:
         if node in needed and node not in copies:
             copies[node] = graph.node_copy(node, lambda used: copies[used])

@@ -1,4 +1,4 @@
-"""What the operations of a traced network yield for probe pictures: shapes, how values follow the batch, gradients."""
+"""What the operations of a traced network yield for probe images: shapes, how values follow the batch, gradients."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pellucid.classifiers.side_inputs import Pattern, pattern_of
+from pellucid.classifiers.side_inputs import Pattern, batch_pattern
 from pellucid.classifiers.tracing import TracedNetwork
 
 
 class DryRun:
-    """A traced network run on two probe pictures, and on three where that is needed to see what follows the batch.
+    """A traced network run on two probe images, and on three where that is needed to see what follows the batch.
 
     Attributes:
-        logits: the network's output for two pictures.
-        shapes: shape of every tensor that is computed for two pictures.
+        logits: the network's output for two images.
+        shapes: shape of every tensor that is computed for two images.
     """
 
     def __init__(self, network: TracedNetwork, probe: Callable[[int], Tensor]) -> None:
@@ -31,7 +31,7 @@ class DryRun:
 
     @cached_property
     def batch_sizes(self) -> frozenset[fx.Node]:
-        """Nodes that yield the number of pictures itself."""
+        """Nodes that yield the number of images itself."""
         twos = [node for node, value in self._two.items() if type(value) is int and value == 2]
         return frozenset(node for node in twos if self._three[node] == 3)
 
@@ -39,16 +39,16 @@ class DryRun:
         """How the value of a node follows the batch.
 
         Raises:
-            UnfollowableError: that cannot be told.
+            BatchPatternError: that cannot be told.
         """
-        return pattern_of(self._two[node], self._three[node])
+        return batch_pattern(self._two[node], self._three[node])
 
 
-def _outlines(network: TracedNetwork, pictures: Tensor) -> tuple[dict[fx.Node, Any], Any]:
+def _outlines(network: TracedNetwork, images: Tensor) -> tuple[dict[fx.Node, Any], Any]:
     """What every node yields, tensors without their data, and the network's output with it."""
     outlines: dict[fx.Node, Any] = {}
     with torch.no_grad():
-        output = _run(network, pictures, lambda node, value: outlines.__setitem__(node, _outline(value)))
+        output = _run(network, images, lambda node, value: outlines.__setitem__(node, _outline(value)))
     return outlines, output
 
 
@@ -60,7 +60,7 @@ def _outline(value: Any) -> Any:
     return {key: _outline(part) for key, part in value.items()} if type(value) is dict else value
 
 
-def _run(network: TracedNetwork, pictures: Tensor, note: Callable[[fx.Node, Any], None]) -> Any:
+def _run(network: TracedNetwork, images: Tensor, note: Callable[[fx.Node, Any], None]) -> Any:
     class Noting(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
@@ -69,14 +69,14 @@ def _run(network: TracedNetwork, pictures: Tensor, note: Callable[[fx.Node, Any]
 
     interpreter = Noting(network.module)
     interpreter.extra_traceback = False  # to make one, torch imports its compiler, which takes seconds
-    return interpreter.run(pictures)
+    return interpreter.run(images)
 
 
-def node_gradients(network: TracedNetwork, pictures: Tensor) -> dict[fx.Node, Tensor]:
+def node_gradients(network: TracedNetwork, images: Tensor) -> dict[fx.Node, Tensor]:
     """Gradients of the logits (see `gradients_of_logits`) at every node whose output has one."""
     with torch.inference_mode(False), torch.enable_grad():
         values: dict[fx.Node, Any] = {}
-        logits = _run(network, pictures.clone().requires_grad_(), values.__setitem__)
+        logits = _run(network, images.clone().requires_grad_(), values.__setitem__)
         return gradients_of_logits(logits, values)
 
 

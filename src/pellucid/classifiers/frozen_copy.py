@@ -14,10 +14,10 @@ from torch import nn
 from pellucid.errors import ModelError
 
 
-def frozen_twin(module: nn.Module) -> nn.Module:
+def frozen_copy(module: nn.Module) -> nn.Module:
     """Copy the module tree while sharing every parameter and buffer, detached and without gradients.
 
-    In-place changes of the user's weights (an optimiser step, `load_state_dict`) are seen by the twin; replacing the
+    In-place changes of the user's weights (an optimizer step, `load_state_dict`) are seen by the twin; replacing the
     weights (`module.to(device)`, `load_state_dict(assign=True)`) is not: make a new `Classifier` after that. Hooks that
     the user has put on the module are part of what it computes, so they act on the twin too.
 

@@ -14,9 +14,9 @@ from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.replay import module_outputs
 from pellucid.classifiers.tracing import (
     TracedNetwork,
+    ancestors,
     call_name,
-    depends_on,
-    needed_by,
+    descendants,
 )
 from pellucid.errors import LayerError
 
@@ -34,7 +34,7 @@ class LayerInfo:
     Attributes:
         name: what `classifier.at` takes.
         kind: class of the module, or name of the function.
-        shape: (C, h, w) of its activation for one picture of the classifier's input size.
+        shape: (C, h, w) of its activation for one image of the classifier's input size.
         clean: whether nothing else crosses the cut there, a transformer's leading tokens apart, which are part of the
             layer's output.
         position: when it is computed; names with one position are names of one output (a block's is its last
@@ -55,26 +55,26 @@ class LayerInfo:
         return self.shape[1] * self.shape[2] > 1
 
 
-def traced_layers(network: TracedNetwork, dry: DryRun, picture_size: tuple[int, int]) -> list[LayerInfo]:
+def traced_layers(network: TracedNetwork, dry: DryRun, image_size: tuple[int, int]) -> list[LayerInfo]:
     """The layers of a traced network, in the order in which they are computed."""
     clean = _clean_cuts(network, dry)
     order = {node: position for position, node in enumerate(network.module.graph.nodes)}
-    reach_output = needed_by([network.output]) & depends_on(network.input)
+    reach_output = ancestors([network.output]) & descendants(network.input)
     found = [("input", "input", network.input)]
     found += [(name, network.kinds[name], node) for name, node in network.outputs.items() if node in reach_output]
     found.sort(key=lambda layer: order[layer[2]])
     infos = []
     for name, kind, node in found:
-        info = _info(name, kind, dry.shapes.get(node), picture_size, clean=node in clean)
+        info = _info(name, kind, dry.shapes.get(node), image_size, clean=node in clean)
         if info is not None:
             infos.append(replace(info, position=order[node], operation=_operation(network, node)))
     return infos
 
 
-def traced_with_gradient(network: TracedNetwork, pictures: Tensor) -> set[int]:
+def traced_with_gradient(network: TracedNetwork, images: Tensor) -> set[int]:
     """Positions of the layers of a traced network at whose maps the logits have a gradient."""
-    gradients = node_gradients(network, pictures)
-    return _with_gradient({at: gradients.get(node) for at, node in enumerate(network.module.graph.nodes)}, pictures)
+    gradients = node_gradients(network, images)
+    return _with_gradient({at: gradients.get(node) for at, node in enumerate(network.module.graph.nodes)}, images)
 
 
 def _operation(network: TracedNetwork, node: fx.Node) -> str:
@@ -83,32 +83,32 @@ def _operation(network: TracedNetwork, node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def replayed_layers(module: nn.Module, pictures: Tensor) -> list[LayerInfo]:
+def replayed_layers(module: nn.Module, images: Tensor) -> list[LayerInfo]:
     """The layers of a network that cannot be traced: the outputs of its modules. None is known to be a clean cut."""
     with torch.no_grad():
-        outputs, _ = module_outputs(module, pictures)
+        outputs, _ = module_outputs(module, images)
     calls = Counter(path for path, _ in outputs)
-    infos = [LayerInfo("input", "input", tuple(pictures.shape[1:]), True)]
+    infos = [LayerInfo("input", "input", tuple(images.shape[1:]), True)]
     for (path, call), output in outputs.items():
         shape = tuple(output.value.shape) if isinstance(output.value, Tensor) else None
-        info = _info(call_name(path, call, calls[path]), output.kind, shape, pictures.shape[-2:], clean=False)
+        info = _info(call_name(path, call, calls[path]), output.kind, shape, images.shape[-2:], clean=False)
         infos += [replace(info, position=output.position, operation=output.operation)] if info is not None else []
     return infos
 
 
-def replayed_with_gradient(module: nn.Module, pictures: Tensor) -> set[int]:
+def replayed_with_gradient(module: nn.Module, images: Tensor) -> set[int]:
     """Positions of the layers of an untraceable network at whose maps the logits have a gradient."""
     with torch.inference_mode(False), torch.enable_grad():
-        outputs, logits = module_outputs(module, pictures.clone().requires_grad_())
+        outputs, logits = module_outputs(module, images.clone().requires_grad_())
         values = {output.position: output.value for output in outputs.values()}
         try:
-            return _with_gradient(gradients_of_logits(logits, values), pictures)
+            return _with_gradient(gradients_of_logits(logits, values), images)
         except RuntimeError:  # the network overwrites what its own backward pass needs
             return set()
 
 
-def _with_gradient(gradients: Mapping[int, Tensor | None], pictures: Tensor) -> set[int]:
-    height, width = pictures.shape[-2:]
+def _with_gradient(gradients: Mapping[int, Tensor | None], images: Tensor) -> set[int]:
+    height, width = images.shape[-2:]
     found = set()
     for position, gradient in gradients.items():
         layout = None if gradient is None else find_layout(tuple(gradient.shape), height, width)
@@ -118,11 +118,11 @@ def _with_gradient(gradients: Mapping[int, Tensor | None], pictures: Tensor) -> 
 
 
 def _info(
-    name: str, kind: str, shape: tuple[int, ...] | None, picture_size: Sequence[int], *, clean: bool
+    name: str, kind: str, shape: tuple[int, ...] | None, image_size: Sequence[int], *, clean: bool
 ) -> LayerInfo | None:
-    if not shape or shape[0] != 2:  # the probe has two pictures
+    if not shape or shape[0] != 2:  # the probe has two images
         return None
-    height, width = picture_size
+    height, width = image_size
     layout = find_layout(shape, height, width)
     return None if layout is None else LayerInfo(name, kind, _folded(layout, shape, height, width), clean)
 
@@ -133,9 +133,9 @@ def _folded(layout: Layout, shape: tuple[int, ...], height: int, width: int) -> 
 
 
 def _clean_cuts(network: TracedNetwork, dry: DryRun) -> set[fx.Node]:
-    """Nodes after which nothing else that depends on the pictures is still needed, the number of pictures apart."""
+    """Nodes after which nothing else that depends on the images is still needed, the number of images apart."""
     order = {node: position for position, node in enumerate(network.module.graph.nodes)}
-    relevant = (needed_by([network.output]) & depends_on(network.input)) - dry.batch_sizes
+    relevant = (ancestors([network.output]) & descendants(network.input)) - dry.batch_sizes
     clean, live_until = set(), -1
     for node in sorted(relevant, key=order.__getitem__):
         # Values computed earlier are all dead once the last of their users has run.
@@ -152,7 +152,7 @@ def final_layer(layers: Sequence[LayerInfo], with_gradient: Container[int]) -> s
 
     Args:
         layers: all layers in order.
-        with_gradient: positions of the layers at which the logits have a gradient (the picture tokens after a
+        with_gradient: positions of the layers at which the logits have a gradient (the image tokens after a
             transformer's last block have none). If no layer has, as with a head of zeros, the last map is taken.
 
     Raises:
@@ -203,7 +203,7 @@ def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
     return min(before, key=lambda layer: abs(2 * layer.position - end.position)).name
 
 
-def no_such_layer(wanted: str, names: Sequence[str], modules: Sequence[str]) -> str:
+def unknown_layer_message(wanted: str, names: Sequence[str], modules: Sequence[str]) -> str:
     """The error text for a layer that is not among `names`, with the nearest ones."""
     calls = [name for name in names if name.startswith(f"{wanted}:")]
     if calls:
@@ -212,7 +212,7 @@ def no_such_layer(wanted: str, names: Sequence[str], modules: Sequence[str]) -> 
     hint = f"did you mean {' or '.join(near)}?" if near else "see classifier.layers() or `pellucid layers`"
     if wanted in modules:
         return (
-            f"module {wanted!r} is no layer: it yields no map, tokens or vector for each picture, or the logits do not "
+            f"module {wanted!r} is no layer: it yields no map, tokens or vector for each image, or the logits do not "
             f"depend on it; {hint}"
         )
     return f"no layer {wanted!r}; {hint}"

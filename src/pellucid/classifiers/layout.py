@@ -17,7 +17,7 @@ class Layout:
 
     Attributes:
         order: "NCHW"; "NHWC" (Swin); "NTC", tokens of a transformer, folded into a grid; "NC", no spatial extent.
-        tokens: for NTC, how many leading tokens (class, distillation, registers) are not part of the picture. They do
+        tokens: for NTC, how many leading tokens (class, distillation, registers) are not part of the image. They do
             not belong to the map; they are carried along.
     """
 
@@ -25,7 +25,7 @@ class Layout:
     tokens: int = 0
 
     def fold(self, native: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Native activation of pictures of `height` x `width` -> map (N, C, h, w), leading tokens (N, t, C) or None."""
+        """Native activation of images of `height` x `width` -> map (N, C, h, w), leading tokens (N, t, C) or None."""
         if self.order == "NCHW":
             return native, None
         if self.order == "NHWC":
@@ -35,7 +35,7 @@ class Layout:
         grid = token_grid(native.shape[1] - self.tokens, height, width)
         if grid is None:
             raise LayerError(
-                f"{native.shape[1] - self.tokens} picture tokens do not form a grid for {height} x {width} pictures"
+                f"{native.shape[1] - self.tokens} image tokens do not form a grid for {height} x {width} images"
             )
         patches = torch.unflatten(native[:, self.tokens :].transpose(1, 2), 2, grid)
         return patches, native[:, : self.tokens] if self.tokens else None
@@ -53,11 +53,11 @@ class Layout:
 
 
 def find_layout(shape: tuple[int, ...], height: int, width: int, order: str | None = None) -> Layout | None:
-    """The layout of an output of `shape` (batch included) for pictures of `height` x `width`; None if there is none.
+    """The layout of an output of `shape` (batch included) for images of `height` x `width`; None if there is none.
 
-    Four dimensions are read as NCHW unless only NHWC fits the pictures' aspect ratio. Three are tokens if they form a
-    grid once up to eight leading tokens are set aside: the fewest that leave patches which tile the picture without a
-    rest, else the fewest that leave a grid. A tensor with the pictures' own height and width is one channel of them.
+    Four dimensions are read as NCHW unless only NHWC fits the images' aspect ratio. Three are tokens if they form a
+    grid once up to eight leading tokens are set aside: the fewest that leave patches which tile the image without a
+    rest, else the fewest that leave a grid. A tensor with the images' own height and width is one channel of them.
     """
     if order is not None and order not in LAYOUTS:
         raise LayerError(f"unknown layout {order!r}; choose one of {', '.join(LAYOUTS)}")
@@ -81,9 +81,9 @@ def _fits(rows: int, columns: int, height: int, width: int) -> bool:
 
 
 def token_grid(count: int, height: int, width: int, *, whole: bool = False) -> tuple[int, int] | None:
-    """Rows and columns of `count` > 1 square patches over a picture of `height` x `width`, or None.
+    """Rows and columns of `count` > 1 square patches over an image of `height` x `width`, or None.
 
-    Patches may stick out of the picture, or leave a rest of it, unless it must be tiled as a `whole`.
+    Patches may stick out of the image, or leave a rest of it, unless it must be tiled as a `whole`.
     """
     if count < 2:
         return None
@@ -99,5 +99,5 @@ def token_grid(count: int, height: int, width: int, *, whole: bool = False) -> t
 
 
 def _tilings(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns of patches, without and with those that stick out of the picture."""
+    """Rows and columns of patches, without and with those that stick out of the image."""
     return (height // side, width // side), (-(-height // side), -(-width // side))

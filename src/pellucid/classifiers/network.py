@@ -9,26 +9,26 @@ from torch import Tensor, nn
 
 from pellucid.classifiers.cut import Cut, TracedCut, equal_logits
 from pellucid.classifiers.dry_run import DryRun
-from pellucid.classifiers.frozen_copy import frozen_twin
+from pellucid.classifiers.frozen_copy import frozen_copy
 from pellucid.classifiers.layers import (
     LayerInfo,
     final_layer,
     middle_layer,
-    no_such_layer,
     replayed_layers,
     replayed_with_gradient,
     traced_layers,
     traced_with_gradient,
+    unknown_layer_message,
 )
 from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.precision import (
     Precision,
-    checked_logits,
-    in_one_line,
-    running_on,
+    check_logits,
+    first_line,
+    run_errors,
 )
 from pellucid.classifiers.replay import ReplayCut
-from pellucid.classifiers.side_inputs import Carried
+from pellucid.classifiers.side_inputs import SideInputs
 from pellucid.classifiers.tracing import TracedNetwork, UntraceableError, trace
 from pellucid.errors import LayerError
 
@@ -47,41 +47,41 @@ class Network:
         self._precision = precision
         self._shape = shape
         self._aliases = dict(aliases)
-        self._whole = frozen_twin(module).to(precision.device)
+        self._whole = frozen_copy(module).to(precision.device)
         if precision.channels_last:
             self._whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trace_failure: str | None = None
         with torch.no_grad():
             self.num_classes = self.logits(self._probe(2)).shape[1]
 
-    def logits(self, pictures: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         """Logits (N, K) of the whole network, float32 unless its weights are float64."""
-        with self._precision.running(), running_on(pictures, self._shape):
-            return self._precision.full(self._run_whole(self._precision.prepare(pictures)))
+        with self._precision.autocast_context(), run_errors(images, self._shape):
+            return self._precision.upcast(self._run_whole(self._precision.prepare(images)))
 
-    def _run_whole(self, pictures: Tensor) -> Tensor:
-        return checked_logits(self._whole(pictures.clone()))  # a forward may write to its input
+    def _run_whole(self, images: Tensor) -> Tensor:
+        return check_logits(self._whole(images.clone()))  # a forward may write to its input
 
-    def _probe(self, pictures: int) -> Tensor:
-        generator = torch.Generator().manual_seed(pictures)
-        return self._precision.prepare(torch.randn(pictures, *self._shape, generator=generator))
+    def _probe(self, images: int) -> Tensor:
+        generator = torch.Generator().manual_seed(images)
+        return self._precision.prepare(torch.randn(images, *self._shape, generator=generator))
 
-    def _new_twin(self) -> nn.Module:
-        return frozen_twin(self._whole)
+    def _new_copy(self) -> nn.Module:
+        return frozen_copy(self._whole)
 
     @cached_property
     def _traced(self) -> tuple[TracedNetwork, DryRun] | None:
         """The traced network and its dry run, if running the trace gives what the network gives."""
         try:
-            with torch.inference_mode(False), torch.no_grad(), self._precision.running():
-                traced = trace(self._new_twin())
+            with torch.inference_mode(False), torch.no_grad(), self._precision.autocast_context():
+                traced = trace(self._new_copy())
                 dry = DryRun(traced, self._probe)
                 wanted = self._run_whole(self._probe(2))
         except UntraceableError as error:
             self.trace_failure = str(error)
             return None
         except Exception as error:  # what holds for proxies need not hold for tensors
-            self.trace_failure = f"the trace does not run: {in_one_line(error)}"
+            self.trace_failure = f"the trace does not run: {first_line(error)}"
             return None
         if not equal_logits(dry.logits, wanted, self._precision.tolerance):
             self.trace_failure = "the trace does not give the network's logits"
@@ -91,14 +91,14 @@ class Network:
     @cached_property
     def layers(self) -> list[LayerInfo]:
         """All layers in the order of computation."""
-        with self._precision.running():
+        with self._precision.autocast_context():
             if self._traced is not None:
                 return traced_layers(*self._traced, self._shape[1:])
             return replayed_layers(self._whole, self._probe(2))
 
     @cached_property
     def _with_gradient(self) -> set[int]:
-        with self._precision.running():
+        with self._precision.autocast_context():
             if self._traced is not None:
                 return traced_with_gradient(self._traced[0], self._probe(2))
             return replayed_with_gradient(self._whole, self._probe(2))
@@ -120,7 +120,7 @@ class Network:
     def _listed(self, layer: str) -> str:
         names = [info.name for info in self.layers]
         if layer not in names:
-            raise LayerError(no_such_layer(layer, names, [path for path, _ in self._whole.named_modules()]))
+            raise LayerError(unknown_layer_message(layer, names, [path for path, _ in self._whole.named_modules()]))
         return layer
 
     def cut(self, layer: str, order: str | None) -> tuple[Cut, Layout]:
@@ -136,7 +136,7 @@ class Network:
                     cut = make()
                     native = self._check(cut, layer)
                 except Exception as error:  # a stranger's operations may raise anything
-                    failures.append(f"{way}: {in_one_line(error)}")
+                    failures.append(f"{way}: {first_line(error)}")
                 else:
                     return cut, self._layout(native, layer, order)
         raise LayerError(f"cannot cut at {layer!r}; " + "; ".join(failures))
@@ -149,37 +149,37 @@ class Network:
             ways.append(("traced", partial(TracedCut, network, layer, node, dry)))
         path, call = _call_of(layer)
         if layer == "input":
-            ways.append(("whole", lambda: _WholeCut(self._new_twin())))
+            ways.append(("whole", lambda: _WholeCut(self._new_copy())))
         elif path in {path for path, _ in self._whole.named_modules()}:
-            ways.append(("replayed", lambda: ReplayCut(self._new_twin(), path, call, self._probe)))
-            ways.append(("run again whole", lambda: ReplayCut(self._new_twin(), path, call)))
+            ways.append(("replayed", lambda: ReplayCut(self._new_copy(), path, call, self._probe)))
+            ways.append(("run again whole", lambda: ReplayCut(self._new_copy(), path, call)))
         return ways
 
     def _check(self, cut: Cut, layer: str) -> Tensor:
         """Compare the cut with the whole network; returns the layer's native output."""
-        pictures = self._probe(2)
-        with self._precision.running():
-            native, carried = cut.before(pictures)
+        images = self._probe(2)
+        with self._precision.autocast_context():
+            native, side_inputs = cut.before(images)
             if not isinstance(native, Tensor):
                 raise LayerError(f"layer {layer!r} yields a {type(native).__name__}, not one tensor")
-            whole = self._run_whole(pictures)
-            if not equal_logits(cut.after(native, carried), whole, self._precision.tolerance):
+            whole = self._run_whole(images)
+            if not equal_logits(cut.after(native, side_inputs), whole, self._precision.tolerance):
                 raise LayerError("the parts before and after the layer do not give the network's logits")
             if isinstance(cut, ReplayCut):
-                self._check_replay(cut, layer, native, carried)
+                self._check_replay(cut, layer, native, side_inputs)
             rows = torch.tensor([1, 0, 1])
             picked = native.index_select(0, rows.to(native.device))
-            if not equal_logits(cut.after(picked, carried.rows(rows)), whole[rows], self._precision.tolerance):
-                raise LayerError("rows of the activation do not give their own pictures' logits")
+            if not equal_logits(cut.after(picked, side_inputs.rows(rows)), whole[rows], self._precision.tolerance):
+                raise LayerError("rows of the activation do not give their own images' logits")
         return native
 
-    def _check_replay(self, cut: ReplayCut, layer: str, native: Tensor, carried: Carried) -> None:
+    def _check_replay(self, cut: ReplayCut, layer: str, native: Tensor, side_inputs: SideInputs) -> None:
         """A recording could hide a path around the layer; another activation must act as in a run without recording."""
         other = native.flip(0) * 0.5
-        again = ReplayCut(self._new_twin(), *_call_of(layer))
-        _, pictures_only = again.before(self._probe(2))
-        wanted = checked_logits(again.after(other, pictures_only))
-        if not equal_logits(cut.after(other, carried), wanted, self._precision.tolerance):
+        again = ReplayCut(self._new_copy(), *_call_of(layer))
+        _, images_only = again.before(self._probe(2))
+        wanted = check_logits(again.after(other, images_only))
+        if not equal_logits(cut.after(other, side_inputs), wanted, self._precision.tolerance):
             raise LayerError("the network computes around the recording")
 
     def _layout(self, native: Tensor, layer: str, order: str | None) -> Layout:
@@ -200,10 +200,10 @@ class _WholeCut:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
-    def before(self, pictures: Tensor) -> tuple[Any, Carried]:
-        return pictures, Carried(pictures=len(pictures))
+    def before(self, images: Tensor) -> tuple[Any, SideInputs]:
+        return images, SideInputs(images=len(images))
 
-    def after(self, activation: Tensor, carried: Carried) -> Any:
+    def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:
         return self._module(activation.clone())  # a forward may write to its input
 
 

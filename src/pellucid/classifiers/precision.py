@@ -1,4 +1,4 @@
-"""How a network is run: where, in which type and memory order, and with errors that name the pictures."""
+"""How a network is run: where, in which type and memory order, and with errors that name the images."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,8 +15,8 @@ class Precision:
     """Where and how precisely a network runs.
 
     Attributes:
-        device: device of the network's weights; pictures are moved there.
-        dtype: type of the network's weights; pictures are converted to it.
+        device: device of the network's weights; images are moved there.
+        dtype: type of the network's weights; images are converted to it.
         channels_last: keep four-dimensional tensors in channels-last order (same numbers up to rounding).
         autocast: run under autocast in this type, e.g. torch.bfloat16; activations and logits stay float32.
     """
@@ -26,7 +26,7 @@ class Precision:
     channels_last: bool = False
     autocast: torch.dtype | None = None
 
-    def running(self) -> AbstractContextManager[object]:
+    def autocast_context(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""
         if self.autocast is None:
             return nullcontext()
@@ -39,13 +39,13 @@ class Precision:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor
 
-    def full(self, tensor: Tensor) -> Tensor:
+    def upcast(self, tensor: Tensor) -> Tensor:
         """A result in float32, or in float64 if the weights are."""
         return tensor.to(torch.promote_types(self.dtype, torch.float32))
 
     @property
     def tolerance(self) -> float:
-        """How far the logits of a picture may move with the batch it is in, in units of the largest logit.
+        """How far the logits of an image may move with the batch it is in, in units of the largest logit.
 
         A batch of another size may take other kernels; inside convolutions GPUs round to ten bits (TF32).
         """
@@ -60,26 +60,26 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def running_on(pictures: Tensor, input_shape: tuple[int, ...]) -> Iterator[None]:
-    """Turn what a network that is set up for `input_shape` raises on these pictures into a ModelError that says so."""
+def run_errors(images: Tensor, input_shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn what a network that is set up for `input_shape` raises on these images into a ModelError that says so."""
     try:
         yield
     except (PellucidError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         raise ModelError(
-            f"the network cannot be run on pictures of shape {tuple(pictures.shape)}: {in_one_line(error)}; "
+            f"the network cannot be run on images of shape {tuple(images.shape)}: {first_line(error)}; "
             f"input_size= is {input_shape}"
         ) from error
 
 
-def in_one_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """An error's message as far as its first line ends, with its type unless the message is pellucid's own."""
     line = next(iter(str(error).strip().splitlines()), "")
     return line if isinstance(error, PellucidError) else f"{type(error).__name__}: {line}"
 
 
-def checked_logits(output: object) -> Tensor:
+def check_logits(output: object) -> Tensor:
     """The network's output if it is a batch of logits (N, K)."""
     if isinstance(output, Tensor) and output.ndim == 2:
         return output

@@ -14,7 +14,7 @@ from pellucid.errors import LayerError, ModelError, PellucidError
 
 
 @dataclass(frozen=True)
-class Randomised:
+class Randomized:
     """A copy of a network with some layers set back to random weights.
 
     Attributes:
@@ -28,18 +28,18 @@ class Randomised:
     layers: tuple[str, ...]
 
 
-def randomisable(network: nn.Module) -> tuple[str, ...]:
+def randomizable_layers(network: nn.Module) -> tuple[str, ...]:
     """Names of the modules that own floating parameters, last registered first: in most networks the top is first."""
     return tuple(name for name, module in reversed(list(network.named_modules())) if _owned(module))
 
 
-def randomise_cascadingly(
+def randomize_cascading(
     network: nn.Module, *, seed: int = 0, layers: Sequence[str] | None = None
-) -> Iterator[Randomised]:
+) -> Iterator[Randomized]:
     """Forget a network layer by layer from the top: step i has the first i layers random. `network` is not changed.
 
     Linear weights are drawn from N(0, 0.01^2), convolutions from Kaiming's normal distribution (fan-out, ReLU), both
-    with zero biases; normalisation is set to scale 1, shift 0 and running mean 0 and variance 1; other parameters are
+    with zero biases; normalization is set to scale 1, shift 0 and running mean 0 and variance 1; other parameters are
     drawn like linear weights. A layer's weights depend on the seed and its name only. An explanation of what was learnt
     must change; its localization score should fall to chance. Source: Adebayo et al., Sanity Checks for Saliency Maps,
     NeurIPS 2018.
@@ -48,7 +48,7 @@ def randomise_cascadingly(
         network: any module; each step yields a new copy of it.
         seed: of the weights.
         layers: modules by name, the top first; all parameters below a name are set back together, so a name such as
-            "layer4" makes one step of a whole stage. None takes `randomisable(network)` one by one.
+            "layer4" makes one step of a whole stage. None takes `randomizable_layers(network)` one by one.
 
     Raises:
         ModelError: no such module, or one without parameters.
@@ -57,21 +57,21 @@ def randomise_cascadingly(
     current = network
     for step, name in enumerate(names, 1):
         current = _set_back(current, name, seed)
-        yield Randomised(current, name, names[:step])
+        yield Randomized(current, name, names[:step])
 
 
-def randomise_independently(
+def randomize_independent(
     network: nn.Module, *, seed: int = 0, layers: Sequence[str] | None = None
-) -> Iterator[Randomised]:
-    """Forget one layer at a time, all others as learnt; otherwise as `randomise_cascadingly`."""
+) -> Iterator[Randomized]:
+    """Forget one layer at a time, all others as learnt; otherwise as `randomize_cascading`."""
     for name in _checked(network, layers):
-        yield Randomised(_set_back(network, name, seed), name, (name,))
+        yield Randomized(_set_back(network, name, seed), name, (name,))
 
 
-def initialised_anew(network: nn.Module, *, seed: int = 0) -> nn.Module:
-    """A copy as it was before training: each module initialised in its own way, where it has one.
+def reinitialize(network: nn.Module, *, seed: int = 0) -> nn.Module:
+    """A copy as it was before training: each module initialized in its own way, where it has one.
 
-    It can do more than a `Randomised` network, whose biases are zero: what is not learnt shows better. Parameters of
+    It can do more than a `Randomized` network, whose biases are zero: what is not learnt shows better. Parameters of
     modules without a `reset_parameters` are drawn from N(0, 0.01^2), biases zero.
 
     Args:
@@ -94,8 +94,8 @@ def initialised_anew(network: nn.Module, *, seed: int = 0) -> nn.Module:
     return fresh
 
 
-def with_network(classifier: Classifier, network: nn.Module) -> Classifier:
-    """The same classifier of another network of its architecture, such as a `Randomised` one."""
+def replace_module(classifier: Classifier, network: nn.Module) -> Classifier:
+    """The same classifier of another network of its architecture, such as a `Randomized` one."""
     precision, aliases = classifier.precision, {}
     for alias in ("middle", "final"):  # of the trained network: random weights may move them
         with suppress(LayerError):
@@ -114,15 +114,17 @@ def with_network(classifier: Classifier, network: nn.Module) -> Classifier:
 
 
 def _checked(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
-    names = randomisable(network) if layers is None else tuple(layers)
+    names = randomizable_layers(network) if layers is None else tuple(layers)
     if not names:
-        raise ModelError(f"{type(network).__name__} has no parameters that could be randomised")
+        raise ModelError(f"{type(network).__name__} has no parameters that could be randomized")
     known = dict(network.named_modules())
     for name in names:
         if name not in known:
-            raise ModelError(f"no layer {name!r} to randomise; layers with weights: {', '.join(randomisable(network))}")
+            raise ModelError(
+                f"no layer {name!r} to randomize; layers with weights: {', '.join(randomizable_layers(network))}"
+            )
         if not any(True for _ in known[name].parameters()):
-            raise ModelError(f"layer {name!r} has no parameters to randomise")
+            raise ModelError(f"layer {name!r} has no parameters to randomize")
     if len(set(names)) != len(names):
         raise PellucidError(f"a layer is named twice in {', '.join(names)}")
     return names

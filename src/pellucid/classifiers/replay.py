@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from pellucid.classifiers.side_inputs import (
-    Carried,
+    BatchPatternError,
     Pattern,
-    PerPicture,
-    UnfollowableError,
-    pattern_of,
+    PerImage,
+    SideInputs,
+    batch_pattern,
 )
 from pellucid.errors import LayerError
 
@@ -34,8 +34,8 @@ class ReplayCut:
         module: pellucid's own twin of the network; its submodules' forwards are wrapped while a part runs.
         path: module whose output is the layer.
         call: which call of it, where it is called several times.
-        probe: makes a batch of so many pictures. Modules that finish before the layer on probes of two and of three,
-            with outputs that tell which part belongs to which picture, are answered from a recording, and what the
+        probe: makes a batch of so many images. Modules that finish before the layer on probes of two and of three,
+            with outputs that tell which part belongs to which image, are answered from a recording, and what the
             layer's module computes inside is left out. Without `probe` every module runs again, the layer's too.
     """
 
@@ -48,33 +48,33 @@ class ReplayCut:
         self._run_layer = probe is None
         self._patterns = {} if probe is None else _patterns(*(self._record(probe(count)).tape for count in (2, 3)))
 
-    def before(self, pictures: Tensor) -> tuple[Any, Carried]:
-        """Run up to the layer; the carried values are the pictures and the recording."""
-        recorder = self._record(pictures)
+    def before(self, images: Tensor) -> tuple[Any, SideInputs]:
+        """Run up to the layer; the carried values are the images and the recording."""
+        recorder = self._record(images)
         tape = {call: answer for call, answer in recorder.tape.items() if call in self._patterns}
         outputs = tuple(answer.output for answer in tape.values())
         answers = {call: answer.without_output() for call, answer in tape.items()}
         recording = (outputs, _Answers(answers, recorder.layer_answer.without_output()))
-        patterns = (PerPicture(0), (tuple(self._patterns[call] for call in tape), None))
-        return recorder.layer_answer.output, Carried((pictures, recording), self.names, len(pictures), patterns)
+        patterns = (PerImage(0), (tuple(self._patterns[call] for call in tape), None))
+        return recorder.layer_answer.output, SideInputs((images, recording), self.names, len(images), patterns)
 
-    def after(self, activation: Tensor, carried: Carried) -> Any:
-        """Run the network on the carried pictures with the layer's output replaced by `activation`."""
-        pictures, (outputs, answers) = carried.values
+    def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:
+        """Run the network on the carried images with the layer's output replaced by `activation`."""
+        images, (outputs, answers) = side_inputs.values
         tape = {
             call: replace(answer, output=output)
             for (call, answer), output in zip(answers.before.items(), outputs, strict=True)
         }
         tape[self._layer] = replace(answers.layer, output=activation)
         with _wrapped(self._module, _Player(tape, self._layer if self._run_layer else None)):
-            return self._module(pictures.clone())
+            return self._module(images.clone())
 
-    def _record(self, pictures: Tensor) -> "_Recorder":
+    def _record(self, images: Tensor) -> "_Recorder":
         recorder = _Recorder(self._layer)
         # Inference mode would hide which tensors are written to.
         with torch.inference_mode(False), torch.no_grad(), _wrapped(self._module, recorder):
             try:
-                self._module(pictures.clone())
+                self._module(images.clone())
             except _LayerReached:
                 return recorder
         raise LayerError(f"module {self._layer[0]!r} is called fewer than {self._layer[1] + 1} times")
@@ -110,8 +110,8 @@ def _patterns(two: dict[Call, _Answer], three: dict[Call, _Answer]) -> dict[Call
     patterns: dict[Call, Pattern] = {}
     for call in two.keys() & three.keys():
         try:
-            patterns[call] = pattern_of(two[call].output, three[call].output)
-        except UnfollowableError:
+            patterns[call] = batch_pattern(two[call].output, three[call].output)
+        except BatchPatternError:
             continue
     return patterns
 
@@ -209,7 +209,7 @@ class ModuleOutput:
     operation: str
 
 
-def module_outputs(module: nn.Module, pictures: Tensor) -> tuple[dict[Call, ModuleOutput], Any]:
+def module_outputs(module: nn.Module, images: Tensor) -> tuple[dict[Call, ModuleOutput], Any]:
     """Every module call of one forward, in the order in which the calls end, and the network's own output.
 
     A block that hands on its last submodule's output as it is has that output's position and operation.
@@ -233,5 +233,5 @@ def module_outputs(module: nn.Module, pictures: Tensor) -> tuple[dict[Call, Modu
         return output
 
     with torch.inference_mode(False), _wrapped(module, note):
-        output = module(pictures.clone())
+        output = module(images.clone())
     return found, output

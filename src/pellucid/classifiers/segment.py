@@ -3,8 +3,8 @@
 from torch import Tensor, fx
 
 from pellucid.classifiers.layer_view import LayerView
-from pellucid.classifiers.side_inputs import Carried
-from pellucid.classifiers.tracing import needed_by
+from pellucid.classifiers.side_inputs import SideInputs
+from pellucid.classifiers.tracing import ancestors
 from pellucid.errors import LayerError
 
 
@@ -33,24 +33,24 @@ class Segment:
                 f"the operations from {start.layer!r} to {stop.layer!r} are not known: the network could not be traced "
                 f"with torch.fx at {layer!r}"
             )
-        if stop.carried_names or stop.layout.order == "NTC":
-            what = ", ".join(stop.carried_names) or "tokens"
+        if stop.side_input_names or stop.layout.order == "NTC":
+            what = ", ".join(stop.side_input_names) or "tokens"
             raise LayerError(f"a segment ends at a map and a clean cut; at {stop.layer!r} there are {what}")
         self.operations = _until(start.suffix, _activation_of(stop.suffix).name, start.layer, stop.layer)
 
-    def __call__(self, activation: Tensor, carried: Carried | None = None) -> Tensor:
+    def __call__(self, activation: Tensor, side_inputs: SideInputs | None = None) -> Tensor:
         """The map (R, C', h', w') at `stop` of R rows of activation (R, C, h, w) at `start`; differentiable.
 
         Args:
             activation: from `start.activation` or computed from it.
             carried: as `start.logits` takes it.
         """
-        inputs = self.start.suffix_inputs(activation, carried)
+        inputs = self.start.suffix_inputs(activation, side_inputs)
         precision = self.start.classifier.precision
-        with precision.running():
+        with precision.autocast_context():
             (native,) = self.operations(*inputs)
-            folded, _ = self.stop.layout.fold(native, 0, 0)  # only tokens need to know the size of the pictures
-            return precision.full(folded)
+            folded, _ = self.stop.layout.fold(native, 0, 0)  # only tokens need to know the size of the images
+            return precision.upcast(folded)
 
 
 def _activation_of(suffix: fx.GraphModule) -> fx.Node:
@@ -66,7 +66,7 @@ def _until(suffix: fx.GraphModule, end: str, start: str, stop: str) -> fx.GraphM
     last = next((node for node in suffix.graph.nodes if node.name == end), None)
     if last is None:
         raise LayerError(f"layer {stop!r} does not lie after {start!r}")
-    needed = needed_by([last])
+    needed = ancestors([last])
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in suffix.graph.nodes:

@@ -33,7 +33,7 @@ class TracedNetwork:
 
     @property
     def input(self) -> fx.Node:
-        """The node that yields the pictures."""
+        """The node that yields the images."""
         node: fx.Node = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         return node
 
@@ -44,15 +44,15 @@ class TracedNetwork:
         return node
 
 
-class _PicturesOnly(nn.Module):
-    """Calls the network with pictures alone, so that its other arguments keep their defaults while it is traced."""
+class _ImagesOnly(nn.Module):
+    """Calls the network with images alone, so that its other arguments keep their defaults while it is traced."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: torch.Tensor) -> Any:
-        return self.network(pictures)
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.network(images)
 
 
 def call_name(path: str, call: int, calls: int) -> str:
@@ -133,7 +133,7 @@ def _traced_graph(module: nn.Module, leaves: frozenset[type[nn.Module]]) -> tupl
     """Trace; a module without parts whose forward cannot be followed becomes one operation, as do all of its class."""
     tracer = _NamingTracer(leaves)
     try:
-        return tracer, tracer.trace(_PicturesOnly(module))
+        return tracer, tracer.trace(_ImagesOnly(module))
     except Exception as error:  # a stranger's forward may raise anything when it is given proxies
         failed = module.get_submodule(tracer.failed_in)
         if failed is module or type(failed) in leaves or any(True for _ in failed.children()):
@@ -219,7 +219,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
         return {}
 
 
-def depends_on(start: fx.Node) -> set[fx.Node]:
+def descendants(start: fx.Node) -> set[fx.Node]:
     """All nodes computed from `start`, itself included."""
     found, frontier = {start}, [start]
     while frontier:
@@ -230,7 +230,7 @@ def depends_on(start: fx.Node) -> set[fx.Node]:
     return found
 
 
-def needed_by(ends: Iterable[fx.Node], stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
+def ancestors(ends: Iterable[fx.Node], stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
     """All nodes that `ends` are computed from, themselves included; the search does not go past `stop`."""
     found: set[fx.Node] = set()
     stopped, frontier = set(stop), list(ends)

@@ -20,7 +20,7 @@ screen, messages = Console(), Console(stderr=True)
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_LAYERS = "input,middle,final"
 
-Images = Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")]
+Images = Annotated[list[str], typer.Argument(help="Image files, or folders of them.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name that `pellucid models` lists.")]
 Weights = Annotated[str | None, typer.Option(help="Weights file (safetensors or a torch state dict), or 'random'.")]
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")]
@@ -34,8 +34,8 @@ Options = Annotated[
 ]
 Smooth = Annotated[int | None, typer.Option(help="Smooth all maps with a Gaussian of so many cells (odd).")]
 Top = Annotated[int, typer.Option(min=1, help="How many predictions to show.")]
-Out = Annotated[Path, typer.Option(help="Folder to write into, one folder per picture.")]
-MaxBatch = Annotated[int, typer.Option(min=1, help="Most pictures, steps or masks in one pass: bounds the memory.")]
+Out = Annotated[Path, typer.Option(help="Folder to write into, one folder per image.")]
+MaxBatch = Annotated[int, typer.Option(min=1, help="Most images, steps or masks in one pass: bounds the memory.")]
 MaxBytes = Annotated[int | None, typer.Option(min=1, help="Most bytes that the tensors of one pass may take.")]
 Clean = Annotated[bool, typer.Option(help="Only clean cuts.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -77,8 +77,8 @@ def class_indices(classifier: "Classifier", texts: Sequence[str] | None) -> list
     return [classifier.class_index(int(text) if text.isdecimal() else text) for text in texts]
 
 
-def picture_folders(files: Sequence[Path], out: Path) -> Iterator[Path]:
-    """One folder per picture, named after it; equal names are told apart by a number."""
+def image_folders(files: Sequence[Path], out: Path) -> Iterator[Path]:
+    """One folder per image, named after it; equal names are told apart by a number."""
     taken: set[str] = set()
     for file in files:
         name, number = file.stem, 2

@@ -23,12 +23,12 @@ from pellucid.cli.concepts_common import (
     Builtin,
     Cache,
     ConceptLayers,
+    ConceptRequest,
     Concepts,
     Count,
     EstimatorName,
     Negatives,
     Seed,
-    Wanted,
     about,
     cavs_by_layer,
     say,
@@ -67,14 +67,14 @@ def fit(
     max_batch: MaxBatch = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Fit CAVs: directions that point towards concepts, with their quality on held-out pictures."""
+    """Fit CAVs: directions that point towards concepts, with their quality on held-out images."""
     from pellucid.concepts import save_cavs
     from pellucid.concepts.cav_store import cav_files
 
     if concepts is not None and cav_files(concepts):
-        raise PellucidError(f"{concepts} holds fitted CAVs; fit needs folders of pictures")
+        raise PellucidError(f"{concepts} holds fitted CAVs; fit needs folders of images")
     classifier = load_classifier(model, weights, device)
-    wanted = Wanted(
+    wanted = ConceptRequest(
         concepts=concepts, builtin=builtin, negatives=negatives, layers=layers, estimator=estimator,
         features=features, count=count, seed=seed, cache=cache, max_batch=max_batch,
     )  # fmt: skip
@@ -110,14 +110,14 @@ def list_(folder: Listed = None, as_json: AsJson = False) -> None:
 
 
 def _list_drawn(as_json: bool) -> None:
-    from pellucid.synthetic.textures import COLOURS, NEGATIVES, TEXTURES
+    from pellucid.synthetic.textures import COLORS, NEGATIVES, TEXTURES
 
     if as_json:
-        print_json({"textures": list(TEXTURES), "colours": list(COLOURS), "negatives": NEGATIVES})
+        print_json({"textures": list(TEXTURES), "colors": list(COLORS), "negatives": NEGATIVES})
         return
     table = Table("kind", "names for --builtin")
     table.add_row("textures", ", ".join(TEXTURES))
-    table.add_row("colours", ", ".join(COLOURS))
+    table.add_row("colors", ", ".join(COLORS))
     screen.print(table)
 
 
@@ -150,7 +150,7 @@ def _print_tables(found: "dict[str, list[CAV]]") -> None:
     """One table per layer: quality, emblems, and the concept that each is most like."""
     for layer, cavs in found.items():
         table = Table(
-            *("concept", "held-out AUC", "stability", "emblems", "pictures", "most like"),
+            *("concept", "held-out AUC", "stability", "emblems", "images", "most like"),
             title=escape(f"{layer} of {cavs[0].classifier}, {cavs[0].estimator}"),
             title_justify="left",
             caption="AUC 0.5 is chance, stability 1 is best; a map is 0 at the low emblem and 1 at the high one",

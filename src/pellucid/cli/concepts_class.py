@@ -1,4 +1,4 @@
-"""`pellucid concepts rank` and `tcav`: how much concepts count for a class, over many pictures of it."""
+"""`pellucid concepts rank` and `tcav`: how much concepts count for a class, over many images of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,31 +26,31 @@ from pellucid.cli.concepts_common import (
     Builtin,
     Cache,
     ConceptLayers,
+    ConceptRequest,
     Concepts,
     Count,
     EstimatorName,
     Negatives,
     Permutations,
     Seed,
-    Wanted,
     about,
     cavs_by_layer,
     check_baseline,
     concept_targets,
-    readable_pictures,
+    readable_images,
 )
 from pellucid.cli.concepts_explain import (
     Baseline,
     Outputs,
     explainers,
     outputs,
-    tell_files,
+    print_files,
     write_outputs,
 )
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
-    from pellucid.concepts import GlobalExplanation, TCAVResult
+    from pellucid.concepts import ClassExplanation, TCAVResult
 
 
 ClassTargets = Annotated[list[str], typer.Option("--target", help="Class name or index; repeat for several.")]
@@ -82,17 +82,17 @@ def rank(
     max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank concepts for a class over pictures of it (global Visual-TCAV), with intervals and paired differences."""
+    """Rank concepts for a class over images of it (global Visual-TCAV), with intervals and paired differences."""
     from pellucid.concepts import global_explanations
 
     check_baseline(baseline)
-    files, skipped = readable_pictures(images)
+    files, skipped = readable_images(images)
     places = outputs(out, Path("pellucid-out") / "class")
     classifier = load_classifier(model, weights, device)
     targets = concept_targets(classifier, target)
     found = cavs_by_layer(
         classifier,
-        Wanted(
+        ConceptRequest(
             concepts=concepts, builtin=builtin, negatives=negatives, layers=layers, estimator=estimator,
             count=count, seed=seed, cache=cache, max_batch=max_batch,
         ),
@@ -108,10 +108,10 @@ def rank(
         max_bytes=max_bytes,
     )
     with progress_bar(as_json) as progress:
-        task = progress.add_task(f"{', '.join(target)} in {len(files)} pictures", total=len(files))
+        task = progress.add_task(f"{', '.join(target)} in {len(files)} images", total=len(files))
         results = global_explanations(
             made, files, targets, hierarchical=hierarchical, seed=seed,
-            on_pictures=lambda number: progress.update(task, advance=number),
+            on_images=lambda number: progress.update(task, advance=number),
         )  # fmt: skip
     whole = _global_result(classifier, found, results, made[0].options, skipped)
 
@@ -129,11 +129,11 @@ def rank(
     for t in range(len(results[0].targets)):
         for result in results:
             _print_ranking(result, t)
-    tell_files(written)
+    print_files(written)
 
 
 def _global_result(
-    classifier: Any, found: Any, results: "Sequence[GlobalExplanation]", options: Any, skipped: Any
+    classifier: Any, found: Any, results: "Sequence[ClassExplanation]", options: Any, skipped: Any
 ) -> dict[str, Any]:
     from pellucid.concepts.concept_table import global_rows, plain
 
@@ -155,12 +155,12 @@ def _global_result(
     return whole
 
 
-def _print_ranking(result: "GlobalExplanation", t: int) -> None:
+def _print_ranking(result: "ClassExplanation", t: int) -> None:
     table = Table(
         *("concept", "evidence, logits [95 %]", "ahead of the next by", "seen in", "reference"),
-        title=escape(f"{result.targets[t]} at {result.layer}: {len(result.sources)} pictures"),
+        title=escape(f"{result.targets[t]} at {result.layer}: {len(result.sources)} images"),
         title_justify="left",
-        caption="* significant against relabelled pictures; leads are paired by picture, with sign-flip tests",
+        caption="* significant against relabelled images; leads are paired by image, with sign-flip tests",
         caption_justify="left",
     )
     for place in result.ranking(t, "signed"):
@@ -201,11 +201,11 @@ def tcav(
     max_batch: MaxBatch = 16,
     as_json: AsJson = False,
 ) -> None:
-    """TCAV scores of a class with random-set tests: for how many pictures a step towards a concept raises its logit."""
+    """TCAV scores of a class with random-set tests: for how many images a step towards a concept raises its logit."""
     from pellucid.concepts import tcav as score_class
     from pellucid.concepts.concept_table import plain, tcav_rows
 
-    files, skipped = readable_pictures(images)
+    files, skipped = readable_images(images)
     places = outputs(out, Path())
     if out and any(place.suffix not in (".json", ".parquet") for place in places):
         raise PellucidError(f"--out {places[0]}: TCAV has tables only; give a file .json or .parquet")
@@ -213,7 +213,7 @@ def tcav(
     (wanted_class,) = concept_targets(classifier, [target]) or []
     found = cavs_by_layer(
         classifier,
-        Wanted(
+        ConceptRequest(
             concepts=concepts, builtin=builtin, negatives=negatives, layers=layers, estimator=estimator,
             features=features, count=count, seed=seed, cache=cache, max_batch=max_batch,
         ),
@@ -222,7 +222,7 @@ def tcav(
     class_images = classifier.read(files)
     results = []
     with progress_bar(as_json) as progress:
-        task = progress.add_task(f"{target} in {len(files)} pictures", total=len(found))
+        task = progress.add_task(f"{target} in {len(files)} images", total=len(found))
         for layer, cavs in found.items():
             results.append(
                 score_class(
@@ -242,13 +242,13 @@ def tcav(
         return
     for result in results:
         _print_scores(result)
-    tell_files(written)
+    print_files(written)
 
 
 def _print_scores(result: "TCAVResult") -> None:
     table = Table(
         *("concept", "TCAV", "over random sets", "by chance", "p, random sets", "p, relabelled", "mean sensitivity"),
-        title=escape(f"{result.target} at {result.layer}: {len(result.sensitivities)} pictures"),
+        title=escape(f"{result.target} at {result.layer}: {len(result.sensitivities)} images"),
         title_justify="left",
         caption="p-values Holm-adjusted over the concepts; the test over random sets is lenient, see the next",
         caption_justify="left",
@@ -261,7 +261,7 @@ def _print_scores(result: "TCAVResult") -> None:
             f"{float(own.mean()):.2f} ({float(own.min()):.2f} to {float(own.max()):.2f})",
             f"{float(chance.mean()):.2f} ({float(chance.min()):.2f} to {float(chance.max()):.2f})",
             f"{float(result.adjusted['p_values'][d]):.3g}",
-            f"{float(result.adjusted['relabelled_p_values'][d]):.3g}",
+            f"{float(result.adjusted['relabeled_p_values'][d]):.3g}",
             f"{float(result.mean_sensitivities[d]):+.3g}",
         )
     screen.print(table)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pellucid.cli.common import messages, progress_bar, split_names
-from pellucid.errors import PellucidError, PictureError
+from pellucid.errors import ImageError, PellucidError
 
 if TYPE_CHECKING:
     from pellucid.classifiers import Classifier
@@ -23,7 +23,7 @@ Concepts = Annotated[
     Path | None,
     typer.Option(
         "--concepts",
-        help="Folder with a folder of pictures per concept (and one named 'negatives'), or with fitted CAVs.",
+        help="Folder with a folder of images per concept (and one named 'negatives'), or with fitted CAVs.",
     ),
 ]
 Builtin = Annotated[
@@ -31,7 +31,7 @@ Builtin = Annotated[
 ]
 Negatives = Annotated[
     Path | None,
-    typer.Option(help="Folder of pictures without the concepts. \\[default: 'negatives' in --concepts, else drawn]"),
+    typer.Option(help="Folder of images without the concepts. \\[default: 'negatives' in --concepts, else drawn]"),
 ]
 ConceptLayers = Annotated[
     str | None,
@@ -40,9 +40,7 @@ ConceptLayers = Annotated[
     ),
 ]
 EstimatorName = Annotated[str, typer.Option("--estimator", help="difference, pattern, ridge, lda, logistic, svm.")]
-Count = Annotated[
-    int | None, typer.Option(min=1, help="At most so many pictures of each concept. \\[default: all; 40]")
-]
+Count = Annotated[int | None, typer.Option(min=1, help="At most so many images of each concept. \\[default: all; 40]")]
 Seed = Annotated[int, typer.Option(help="Of samples, drawings, splits, relabellings and bootstraps.")]
 Cache = Annotated[
     str, typer.Option(help="Folder that keeps CAVs by content; 'none' for none. \\[default: the user's cache folder]")
@@ -51,7 +49,7 @@ Permutations = Annotated[int, typer.Option(min=0, help="Relabelled CAVs behind t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ConceptRequest:
     """Which CAVs a command was asked for; the attributes are the options of that name."""
 
     concepts: Path | None = None
@@ -66,24 +64,24 @@ class Wanted:
     max_batch: int = 16
 
 
-def cavs_by_layer(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str, list[CAV]]":
+def cavs_by_layer(classifier: "Classifier", wanted: ConceptRequest, quiet: bool) -> "dict[str, list[CAV]]":
     """The CAVs at each layer in the order of the layers asked for: read from files, or fitted."""
     from pellucid.concepts.cav_store import cav_files
 
-    with told_once():
+    with warn_once():
         if wanted.concepts is not None and cav_files(wanted.concepts):
             found = _loaded(classifier, wanted)
         else:
             found = _fitted(classifier, wanted, quiet)
         if not any(bool(cav.direction.any()) for cavs in found.values() for cav in cavs):
             raise PellucidError(
-                f"pictures with and without the concepts activate {', '.join(found)} alike, so no concept has a "
+                f"images with and without the concepts activate {', '.join(found)} alike, so no concept has a "
                 "direction; choose other layers, and check the weights"
             )
     return found
 
 
-def _loaded(classifier: "Classifier", wanted: Wanted) -> "dict[str, list[CAV]]":
+def _loaded(classifier: "Classifier", wanted: ConceptRequest) -> "dict[str, list[CAV]]":
     from pellucid.concepts import load_cavs
     from pellucid.concepts.cav import check_cavs
 
@@ -106,7 +104,7 @@ def _loaded(classifier: "Classifier", wanted: Wanted) -> "dict[str, list[CAV]]":
     return {layer: known[layer] for layer in layers}
 
 
-def _fitted(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str, list[CAV]]":
+def _fitted(classifier: "Classifier", wanted: ConceptRequest, quiet: bool) -> "dict[str, list[CAV]]":
     from pellucid.concepts import FitOptions, fit_layers
 
     features: Any = wanted.features  # checked by FitOptions
@@ -117,7 +115,7 @@ def _fitted(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str,
     views = {layer: classifier.at(layer) for layer in layers}
     with progress_bar(quiet) as progress:
         task = progress.add_task("", total=None)
-        sets, negatives = _sets(classifier, wanted, lambda name: progress.update(task, description=f"pictures: {name}"))
+        sets, negatives = _sets(classifier, wanted, lambda name: progress.update(task, description=f"images: {name}"))
         progress.update(task, description=f"{len(sets)} concepts at {', '.join(views)}")
         found = fit_layers(
             list(views.values()), sets, negatives, wanted.estimator, options=options, cache=cache_folder(wanted.cache)
@@ -125,11 +123,11 @@ def _fitted(classifier: "Classifier", wanted: Wanted, quiet: bool) -> "dict[str,
     return dict(zip(views, found, strict=True))
 
 
-def _sets(classifier: "Classifier", wanted: Wanted, on_set: Any) -> "tuple[list[ConceptSet], ConceptSet]":
+def _sets(classifier: "Classifier", wanted: ConceptRequest, on_set: Any) -> "tuple[list[ConceptSet], ConceptSet]":
     from pellucid.concepts import collect_sets
-    from pellucid.synthetic.textures import COLOURS, TEXTURES
+    from pellucid.synthetic.textures import COLORS, TEXTURES
 
-    groups = {"textures": list(TEXTURES), "colours": list(COLOURS)}
+    groups = {"textures": list(TEXTURES), "colors": list(COLORS)}
     drawn = [name for text in split_names(wanted.builtin) for name in groups.get(text, [text])]
     if wanted.concepts is None and not drawn:
         raise PellucidError("no concepts given: --concepts FOLDER, --builtin striped,dotted, or both")
@@ -153,7 +151,7 @@ def cache_folder(text: str) -> Path | None:
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
+def warn_once() -> Iterator[None]:
     """Each remark on concepts as one line on stderr; of those on the cache the first, and how many there are."""
     from pellucid.concepts import ConceptWarning
 
@@ -172,32 +170,32 @@ def told_once() -> Iterator[None]:
         say(text)
 
 
-def readable_pictures(images: Sequence[str]) -> "tuple[list[Path], list[dict[str, str]]]":
+def readable_images(images: Sequence[str]) -> "tuple[list[Path], list[dict[str, str]]]":
     """The files that can be read and, if there are others, why not; looked at before anything long is computed.
 
     Raises:
-        PictureError: there is one file only, or none that can be read.
+        ImageError: there is one file only, or none that can be read.
     """
     from pellucid.data import (
-        PictureFailure,
-        find_pictures,
-        read_picture,
-        read_pictures,
+        ImageFailure,
+        find_images,
+        read_image,
+        read_images,
     )
 
-    files = find_pictures(images)
+    files = find_images(images)
     if len(files) == 1:
-        read_picture(files[0])
+        read_image(files[0])
     skipped = [
         {"file": str(file), "reason": found.reason}
-        for file, found in read_pictures(files)
-        if isinstance(found, PictureFailure)
+        for file, found in read_images(files)
+        if isinstance(found, ImageFailure)
     ]
     for each in skipped:
         messages.print(f"skipped: {each['file']}: {each['reason']}", style="yellow", highlight=False, markup=False)
     bad = {each["file"] for each in skipped}
     if len(bad) == len(files):
-        raise PictureError(f"none of the {len(files)} pictures could be read")
+        raise ImageError(f"none of the {len(files)} images could be read")
     return [file for file in files if str(file) not in bad], skipped
 
 

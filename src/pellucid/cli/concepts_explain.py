@@ -1,4 +1,4 @@
-"""`pellucid concepts explain`: which concepts are in pictures, and how much they counted."""
+"""`pellucid concepts explain`: which concepts are in images, and how much they counted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ from pellucid.cli.common import (
     Model,
     Targets,
     Weights,
+    image_folders,
     load_classifier,
-    picture_folders,
     print_json,
     progress_bar,
     screen,
@@ -28,18 +28,18 @@ from pellucid.cli.concepts_common import (
     Builtin,
     Cache,
     ConceptLayers,
+    ConceptRequest,
     Concepts,
     Count,
     EstimatorName,
     Negatives,
     Permutations,
     Seed,
-    Wanted,
     about,
     cavs_by_layer,
     check_baseline,
     concept_targets,
-    readable_pictures,
+    readable_images,
 )
 from pellucid.errors import PellucidError
 
@@ -79,16 +79,16 @@ def explain(
     max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain pictures by concepts (Visual-TCAV): where they are seen, and how much they counted for each class.
+    """Explain images by concepts (Visual-TCAV): where they are seen, and how much they counted for each class.
 
     Classes are the three most likely ones unless --target names others.
     """
     check_baseline(baseline)
-    files, skipped = readable_pictures(images)
+    files, skipped = readable_images(images)
     wanted_files = outputs(out, Path("pellucid-out"), several_pages=len(files) > 1)
     classifier = load_classifier(model, weights, device)
     targets = concept_targets(classifier, target)
-    wanted = Wanted(
+    wanted = ConceptRequest(
         concepts=concepts, builtin=builtin, negatives=negatives, layers=layers, estimator=estimator,
         count=count, seed=seed, cache=cache, max_batch=max_batch,
     )  # fmt: skip
@@ -110,7 +110,7 @@ def explain(
     else:
         for report in reports:
             print_report(report)
-        tell_files(written)
+        print_files(written)
 
 
 def explainers(classifier: "Classifier", found: "dict[str, list[CAV]]", **options: Any) -> "list[VisualTCAV]":
@@ -123,15 +123,15 @@ def explainers(classifier: "Classifier", found: "dict[str, list[CAV]]", **option
 def _explained(
     classifier: "Classifier", files: Sequence[Path], made: "Sequence[VisualTCAV]", targets: Any, quiet: bool
 ) -> "list[ConceptReport]":
-    """A report on each picture."""
-    from pellucid.reports.concepts.image_page import explain_picture_by_concepts
+    """A report on each image."""
+    from pellucid.reports.concepts.image_page import explain_image_by_concepts
 
     reports = []
     with progress_bar(quiet) as progress:
         task = progress.add_task("", total=len(files))
         for file in files:
             progress.update(task, description=f"concepts in {file.name}")
-            reports.append(explain_picture_by_concepts(classifier, file, made, targets))
+            reports.append(explain_image_by_concepts(classifier, file, made, targets))
             progress.update(task, advance=1)
     return reports
 
@@ -146,7 +146,7 @@ def local_result(
     from pellucid.concepts.concept_table import cav_rows, plain
 
     options = reports[0].explanations[0].options
-    told = about(classifier, found, options=options, skipped=skipped, pictures=[_picture(each) for each in reports])
+    told = about(classifier, found, options=options, skipped=skipped, images=[_image(each) for each in reports])
     rows = [row for cavs in found.values() for row in cav_rows(cavs)]
     for report in reports:
         rows += report_rows(report)
@@ -155,14 +155,14 @@ def local_result(
 
 
 def report_rows(report: "ConceptReport") -> list[dict[str, Any]]:
-    """The tidy rows of one picture, plainly typed."""
+    """The tidy rows of one image, plainly typed."""
     from pellucid.concepts.concept_table import local_rows, plain
 
     rows: list[dict[str, Any]] = plain(list(local_rows(report.explanations, [str(report.path)])))
     return rows
 
 
-def _picture(report: "ConceptReport") -> dict[str, object]:
+def _image(report: "ConceptReport") -> dict[str, object]:
     return {
         "file": str(report.path),
         "predictions": [vars(prediction) for prediction in report.predictions],
@@ -180,7 +180,7 @@ def outputs(out: Sequence[Path] | None, default: Path, *, several_pages: bool = 
         if place.suffix and place.suffix not in (*TABLE_SUFFIXES, *PAGE_SUFFIXES):
             raise PellucidError(f"--out {place}: wanted a folder, or a file .html, .json or .parquet")
         if several_pages and place.suffix in PAGE_SUFFIXES:
-            raise PellucidError(f"--out {place}: several pictures need a page each; give a folder")
+            raise PellucidError(f"--out {place}: several images need a page each; give a folder")
     return places
 
 
@@ -208,10 +208,10 @@ def write_outputs(places: Sequence[Path], whole: dict[str, Any], pages: Any) -> 
 
 
 def pages_of(reports: "Sequence[ConceptReport]", place: Path) -> list[Path]:
-    """Write a page per picture: into the file, or into a folder per picture."""
+    """Write a page per image: into the file, or into a folder per image."""
     from pellucid.reports.concepts.image_page import write_concept_page
 
-    folders = picture_folders([report.path for report in reports], place)
+    folders = image_folders([report.path for report in reports], place)
     files = [place] if place.suffix else [folder / "concepts.html" for folder in folders]
     for report, file in zip(reports, files, strict=True):
         write_concept_page(file, report)
@@ -230,7 +230,7 @@ def print_report(report: "ConceptReport") -> None:
             *(escape(report.layers[found.layer]) for found in report.explanations),
             title=escape(f"{report.path.name}: evidence for {target}, in logits"),
             title_justify="left",
-            caption="[95 %] over resampled concept pictures; * significant; (reference score)",
+            caption="[95 %] over resampled concept images; * significant; (reference score)",
             caption_justify="left",
         )
         names = dict.fromkeys(name for found in report.explanations for name in found.concepts)
@@ -259,7 +259,7 @@ def _cell(found: "ConceptExplanation", name: str, t: int, adjusted: Any) -> str:
     return escape(f"{float(found.signed[0, d, t]):+.3f}{star} [{low:+.3f}, {high:+.3f}] ({score:.3f}){doubt}")
 
 
-def tell_files(written: Sequence[Path]) -> None:
+def print_files(written: Sequence[Path]) -> None:
     """Where the results are."""
     for file in written:
         screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)

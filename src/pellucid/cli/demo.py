@@ -18,7 +18,7 @@ from pellucid.cli.common import (
     screen,
 )
 from pellucid.cli.concepts_explain import explainers
-from pellucid.cli.evaluate import print_run, run_record, told_progress
+from pellucid.cli.evaluate import print_run, run_record, sweep_progress
 from pellucid.cli.explain import DEFAULT_METHODS, concepts_at, explain_files
 from pellucid.cli.surrogate_explain import write_and_print
 from pellucid.errors import MissingExtraError
@@ -68,7 +68,7 @@ def demo(
     )
     if not as_json:
         screen.print("\nAre such maps true? Photographs in grids, in which the place of each class is known:")
-    run = _evaluated(_labelled(classifier, folder, out), out / "evaluation", device, as_json)
+    run = _evaluated(_labeled(classifier, folder, out), out / "evaluation", device, as_json)
     page = write_evaluation(run)
     if not as_json:
         print_run(run, page)
@@ -82,15 +82,16 @@ def demo(
 
 def _why(out: Path, device: str | None, quiet: bool) -> dict[str, object]:
     """Digits explained by the twin that comes with pellucid."""
-    from pellucid.reports.surrogate.why_page import ExplainedPicture
-    from pellucid.surrogate.pretrained import digit_twin
+    from pellucid.reports.surrogate.why_page import ExplainedImage
+    from pellucid.surrogate.pretrained import digit_surrogate
 
-    twin = digit_twin(device)
+    explainer = digit_surrogate(device)
     files = _drawn_digits(out)
     explained = [
-        ExplainedPicture(file.name, twin.explain(twin.classifier.read(file)), None, twin.class_names) for file in files
+        ExplainedImage(file.name, explainer.explain(explainer.classifier.read(file)), None, explainer.class_names)
+        for file in files
     ]
-    return write_and_print(twin, explained, [out / "why.html"], {"run": "digits"}, quiet)
+    return write_and_print(explainer, explained, [out / "why.html"], {"run": "digits"}, quiet)
 
 
 def _drawn_digits(out: Path) -> list[Path]:
@@ -102,21 +103,21 @@ def _drawn_digits(out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for digit, thickness, intensity, slant, seed in DIGITS:
-        grey = draw_digits(
+        gray = draw_digits(
             torch.tensor([digit]), thickness=thickness, intensity=intensity, slant=slant, jitter=_JITTER, seed=seed
         )
-        whole = torch.nn.functional.pad(grey[0], (_MARGIN,) * 4).round().to(torch.uint8)
+        whole = torch.nn.functional.pad(gray[0], (_MARGIN,) * 4).round().to(torch.uint8)
         files.append(out / f"{digit}.png")
         Image.fromarray(whole.numpy()).save(files[-1])
     return files
 
 
-def _evaluated(pictures: Path, out: Path, device: str | None, quiet: bool) -> "Run":
+def _evaluated(images: Path, out: Path, device: str | None, quiet: bool) -> "Run":
     from pellucid.evaluation import ModelSource, SweepOptions, evaluate
 
-    with told_progress(quiet) as tell:
+    with sweep_progress(quiet) as tell:
         return evaluate(
-            pictures,
+            images,
             [ModelSource(DEFAULT_MODEL, None, device, None)],
             chosen_methods(EVALUATED, []),
             out,
@@ -125,7 +126,7 @@ def _evaluated(pictures: Path, out: Path, device: str | None, quiet: bool) -> "R
         )
 
 
-def _labelled(classifier: "Classifier", folder: Path, out: Path) -> Path:
+def _labeled(classifier: "Classifier", folder: Path, out: Path) -> Path:
     """A list of the photographs with what the classifier takes them for."""
     from pellucid.storage import write_atomically
 

@@ -32,9 +32,9 @@ from pellucid.errors import PellucidError
 if TYPE_CHECKING:
     from pellucid.evaluation.sweep import (
         ModelSource,
-        Progress,
         Run,
         SummaryLine,
+        SweepProgress,
     )
     from pellucid.statistics.intervals import Interval
 
@@ -43,9 +43,7 @@ DEFAULT_METHODS = "Gradient,InputXGradient,IntegratedGradients,GradCAM,LayerCAM"
 _INTERRUPTED = 130  # what shells say of a command that was stopped with Ctrl-C
 _SHOWN = 5
 
-Data = Annotated[
-    str, typer.Argument(help="Folder with one folder of pictures per class, or a CSV or TSV list of them.")
-]
+Data = Annotated[str, typer.Argument(help="Folder with one folder of images per class, or a CSV or TSV list of them.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; give it again to go on with a run that was stopped.")]
 Models = Annotated[
     list[str] | None,
@@ -58,20 +56,20 @@ Grids = Annotated[int, typer.Option(help="Grids of GridPG; the paper has 500.")]
 TwinGrids = Annotated[
     int | None, typer.Option(help="Grids of DiFull and DiPart; the paper has 1000. [default: as many as of GridPG]")
 ]
-Threshold = Annotated[float, typer.Option(help="Least probability of the true class for a picture to be used.")]
-Pool = Annotated[str, typer.Option(help="With several models: 'common' or 'own' pictures for each.")]
-Reuse = Annotated[bool, typer.Option("--reuse", help="Let pictures between the twins recur in other grids.")]
+Threshold = Annotated[float, typer.Option(help="Least probability of the true class for an image to be used.")]
+Pool = Annotated[str, typer.Option(help="With several models: 'common' or 'own' images for each.")]
+Reuse = Annotated[bool, typer.Option("--reuse", help="Let images between the twins recur in other grids.")]
 Smooth = Annotated[str, typer.Option(help="Also smooth all maps with Gaussians of so many cells (odd), as in 9,17,33.")]
-Randomise = Annotated[
-    str, typer.Option(help="Also evaluate randomised networks: in so many steps, or down to each of these layers.")
+Randomize = Annotated[
+    str, typer.Option(help="Also evaluate randomized networks: in so many steps, or down to each of these layers.")
 ]
 Maps = Annotated[str, typer.Option(help="Which cells' maps to keep for AggAtt: none, first or all.")]
 Order = Annotated[str, typer.Option(help="GridPG with a non-linear head: pool_first or classify_first.")]
 Head = Annotated[str | None, typer.Option(help="Layer with the last spatial map. [default: it is looked for]")]
 Explained = Annotated[
-    str, typer.Option(help="What of a class is explained: logit, centred, log_probability, probability or margin.")
+    str, typer.Option(help="What of a class is explained: logit, centered, log_probability, probability or margin.")
 ]
-Seed = Annotated[int, typer.Option(help="Of the grids, the random control and the randomised weights.")]
+Seed = Annotated[int, typer.Option(help="Of the grids, the random control and the randomized weights.")]
 Shard = Annotated[int, typer.Option(help="Grids in a unit of work, the most that is lost when a run is killed.")]
 InputSize = Annotated[int | None, typer.Option(help="Side of one cell. [default: what the model was trained with]")]
 ReportOption = Annotated[bool, typer.Option("--report/--no-report", help="Whether to write report.html at the end.")]
@@ -94,12 +92,12 @@ def evaluate(
     option: Options = None,
     n: Cells = "2",
     grids: Grids = 100,
-    twin_grids: TwinGrids = None,
+    same_class_grids: TwinGrids = None,
     threshold: Threshold = 0.99,
     pool: Pool = "common",
     reuse: Reuse = False,
     smooth: Smooth = "",
-    randomise: Randomise = "",
+    randomize: Randomize = "",
     maps: Maps = "first",
     order: Order = "auto",
     head: Head = None,
@@ -123,11 +121,11 @@ def evaluate(
         layers=tuple(split_names(layers)),
         n=_grid(n),
         grids=grids,
-        twin_grids=twin_grids,
+        same_class_grids=same_class_grids,
         threshold=threshold,
         reuse=reuse,
         kernel_sizes=tuple(_whole(text, "--smooth") for text in split_names(smooth)),
-        randomise=int(randomise or 0) if (randomise or "0").isdecimal() else tuple(split_names(randomise)),
+        randomize=int(randomize or 0) if (randomize or "0").isdecimal() else tuple(split_names(randomize)),
         head=head,
         seed=seed,
         shard_size=shard,
@@ -137,7 +135,7 @@ def evaluate(
     sources = _sources(model or [DEFAULT_MODEL], weights, device, input_size)
     made = chosen_methods(methods, option or [], None, max_batch)
     name: Any = backend
-    with _resumable(out), told_progress(as_json) as tell:
+    with _resumable(out), sweep_progress(as_json) as tell:
         run = run_sweep(data, sources, made, out, options, backend=name, on_progress=tell)
     page = _page(run) if write_report else None
     if as_json:
@@ -200,13 +198,13 @@ def _resumable(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told_progress(quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+def sweep_progress(quiet: bool) -> "Iterator[Callable[[SweepProgress], None]]":
     """A progress bar for each stage; what cannot be explained is told once."""
     with progress_bar(quiet) as bar:
         tasks: dict[str, Any] = {}
         known: set[str] = set()
 
-        def tell(progress: "Progress") -> None:
+        def tell(progress: "SweepProgress") -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total)
             bar.update(tasks[progress.stage], completed=progress.done)
@@ -292,7 +290,7 @@ def _tell_losses(skipped: Mapping[str, str], summary: "Sequence[SummaryLine]") -
     for path, reason in list(skipped.items())[:_SHOWN]:
         messages.print(f"skipped: {path}: {reason}", style="yellow", highlight=False, markup=False)
     if skipped:
-        messages.print(f"pictures of the data set that could not be used: {len(skipped)}", style="yellow")
+        messages.print(f"images of the data set that could not be used: {len(skipped)}", style="yellow")
     for status, what in (("non-finite", "hold NaN or infinite values"), ("refused", "could not be made")):
         lines = [line for line in summary if line.status.get(status)]
         count = sum(line.status[status] for line in lines)

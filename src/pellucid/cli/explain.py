@@ -25,9 +25,9 @@ from pellucid.cli.common import (
     Weights,
     chosen_methods,
     class_indices,
+    image_folders,
     load_classifier,
     messages,
-    picture_folders,
     plain,
     print_json,
     progress_bar,
@@ -37,8 +37,8 @@ from pellucid.cli.common import (
 from pellucid.cli.concepts_common import (
     Builtin,
     Cache,
+    ConceptRequest,
     Concepts,
-    Wanted,
     cavs_by_layer,
 )
 from pellucid.cli.concepts_explain import (
@@ -47,7 +47,7 @@ from pellucid.cli.concepts_explain import (
     print_report,
     report_rows,
 )
-from pellucid.errors import PellucidError, PictureError
+from pellucid.errors import ImageError, PellucidError
 
 if TYPE_CHECKING:
     from pellucid.attribution import Method
@@ -78,28 +78,28 @@ def explain(
     cache: Cache = "",
     as_json: AsJson = False,
 ) -> None:
-    """Explain pictures: predictions, an overlay per method and layer, and one HTML page each.
+    """Explain images: predictions, an overlay per method and layer, and one HTML page each.
 
     With --concepts or --builtin also by concepts (Visual-TCAV), on a second page: fitted CAVs at their own layers,
-    folders of pictures at the layers named here but the input. More options: `pellucid concepts explain`.
+    folders of images at the layers named here but the input. More options: `pellucid concepts explain`.
     """
-    from pellucid.data import find_pictures
+    from pellucid.data import find_images
 
     classifier = load_classifier(model, weights, device)
     chosen = chosen_methods(methods, option or [], smooth, max_batch, max_bytes)
     names = split_names(layers)
-    files = find_pictures(images)
+    files = find_images(images)
     indices = class_indices(classifier, target)
     found = concepts_at(classifier, concepts, builtin, names, cache, max_batch, as_json)
     by_concepts = explainers(classifier, found, max_batch=max_batch, max_bytes=max_bytes)
     told = explain_files(classifier, files, chosen, names, indices, top, out, as_json, by_concepts)
     if as_json:
         print_json(told)
-    if not told["pictures"]:
-        raise PellucidError(f"none of the {len(files)} pictures could be read")
+    if not told["images"]:
+        raise PellucidError(f"none of the {len(files)} images could be read")
     if told["skipped"]:
         skipped = len(told["skipped"])
-        messages.print(f"{skipped} of {len(files)} pictures were skipped (named above)", style="yellow")
+        messages.print(f"{skipped} of {len(files)} images were skipped (named above)", style="yellow")
 
 
 def concepts_at(
@@ -118,7 +118,7 @@ def concepts_at(
 
     fitted = folder is not None and bool(cav_files(folder))
     inner = [layer for layer in layers if classifier.resolve(layer) != "input"] or list(layers)
-    wanted = Wanted(
+    wanted = ConceptRequest(
         concepts=folder, builtin=builtin, layers=None if fitted else ",".join(inner), cache=cache, max_batch=max_batch
     )
     return cavs_by_layer(classifier, wanted, quiet)
@@ -135,21 +135,21 @@ def explain_files(
     as_json: bool,
     by_concepts: "Sequence[VisualTCAV]" = (),
 ) -> dict[str, Any]:
-    """Explain pictures by maps, and by concepts where there are some: a folder for each, and what `--json` prints."""
-    from pellucid.reports.attribution.explain_image import explain_picture, write_report
+    """Explain images by maps, and by concepts where there are some: a folder for each, and what `--json` prints."""
+    from pellucid.reports.attribution.explain_image import explain_image, write_report
 
     distinct = {classifier.resolve(layer) for layer in layers}
     done, skipped = [], []
     with progress_bar(as_json) as progress:
         task = progress.add_task("", total=len(files) * len(distinct) * len(methods))
-        for file, folder in zip(files, picture_folders(files, out), strict=True):
+        for file, folder in zip(files, image_folders(files, out), strict=True):
 
             def show(layer: str, method: str, file: Path = file) -> None:
                 progress.update(task, advance=1, description=f"{file.name}: {method} at {layer}")
 
             try:
-                report = explain_picture(classifier, file, methods, layers, target, top=top, on_map=show)
-            except PictureError as error:
+                report = explain_image(classifier, file, methods, layers, target, top=top, on_map=show)
+            except ImageError as error:
                 if len(files) == 1:
                     raise
                 skipped.append({"file": str(file), "reason": str(error)})
@@ -161,7 +161,7 @@ def explain_files(
                 done[-1]["concepts"] = _explain_by_concepts(classifier, file, by_concepts, target, top, folder, as_json)
             if not as_json:
                 progress.console.print(_predictions(report, written[0]))
-    return {"pictures": done, "skipped": skipped}
+    return {"images": done, "skipped": skipped}
 
 
 def _explain_by_concepts(
@@ -174,9 +174,9 @@ def _explain_by_concepts(
     quiet: bool,
 ) -> dict[str, Any]:
     """Write the concept page beside the other, and return its numbers."""
-    from pellucid.reports.concepts.image_page import explain_picture_by_concepts
+    from pellucid.reports.concepts.image_page import explain_image_by_concepts
 
-    found = explain_picture_by_concepts(classifier, file, by_concepts, target, top=top)
+    found = explain_image_by_concepts(classifier, file, by_concepts, target, top=top)
     (page,) = pages_of([found], folder / "concepts.html")
     if not quiet:
         print_report(found)

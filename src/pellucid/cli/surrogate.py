@@ -29,13 +29,13 @@ from pellucid.cli.surrogate_common import (
     assignments,
     find_data,
     listing_of,
-    read_pictures,
+    read_images,
     say,
     split_rows,
     stages,
     tidy,
 )
-from pellucid.cli.surrogate_evaluate import evaluate, print_marks
+from pellucid.cli.surrogate_evaluate import evaluate, print_assessment
 from pellucid.cli.surrogate_explain import explain
 from pellucid.cli.surrogate_graph import graph
 from pellucid.cli.surrogate_measures import (
@@ -51,19 +51,19 @@ from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
     from pellucid.data.context_table import ContextTable
-    from pellucid.surrogate import TrainingOptions, TwinSurrogate
-    from pellucid.surrogate.training.training_progress import Progress
+    from pellucid.surrogate import SurrogateExplainer, TrainingOptions
+    from pellucid.surrogate.training.training_progress import TrainingProgress
 
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Why does it decide so? A twin of the classifier, a causal graph, counterfactual pictures.",
+    help="Why does it decide so? A twin of the classifier, a causal graph, counterfactual images.",
 )
 
-Data = Annotated[Path, typer.Argument(help="Folder of pictures, searched with all its folders.")]
+Data = Annotated[Path, typer.Argument(help="Folder of images, searched with all its folders.")]
 Context = Annotated[
     Path | None,
-    typer.Option(help="CSV with a row per picture: its path below DATA in the column 'file', and its features."),
+    typer.Option(help="CSV with a row per image: its path below DATA in the column 'file', and its features."),
 ]
 Columns = Annotated[str, typer.Option(help="Context columns to use, separated by commas. \\[default: all]")]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Name that `pellucid models` lists.")]
@@ -77,7 +77,7 @@ Layers = Annotated[
         "\\[default: one for each of its last resolutions]"
     ),
 ]
-HeldOut = Annotated[float, typer.Option(help="Share of the pictures that the twin is measured on, not trained.")]
+HeldOut = Annotated[float, typer.Option(help="Share of the images that the twin is measured on, not trained.")]
 Option = Annotated[
     list[str] | None, typer.Option(help="Another training option or loss weight, as in latents=4; repeat for several.")
 ]
@@ -102,7 +102,7 @@ def train(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the twin of a classifier on pictures, then measure it on pictures held out."""
+    """Train the twin of a classifier on images, then measure it on images held out."""
     command = TrainCommand(
         data=str(data.resolve()), context=None if context is None else str(context.resolve()),
         columns=split_names(columns) or None, model=model, weights=weights, preset=preset, steps=steps, layers=layers,
@@ -119,7 +119,7 @@ def resume(run: RunFolder, device: Device = None, as_json: AsJson = False) -> No
 
 def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) -> None:
     from pellucid.surrogate import train as train_twin
-    from pellucid.surrogate.training.distributed import is_first, join
+    from pellucid.surrogate.training.distributed import is_main_process, join
 
     join()
     options = _options(command)
@@ -130,10 +130,10 @@ def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) ->
     own = None if table is None else table.subset(learnt)
     _tell_constants(own)
     classifier = load_classifier(command.model, command.weights, device)
-    examples = read_pictures(classifier, [files[row] for row in learnt[:64]])
+    examples = read_images(classifier, [files[row] for row in learnt[:64]])
     black_box = command.layers.strip() == "logits"
     with _resumable(out), _told() as tell:
-        twin = train_twin(
+        explainer = train_twin(
             classifier,
             [files[row] for row in learnt],
             own,
@@ -143,23 +143,23 @@ def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) ->
             rerender=rerender_named(command.rerender, classifier, own, examples),
             report=_remembering(command, out, tell),
         )
-    if is_first():
+    if is_main_process():
         with _resumable(out):
             kept = [files[row] for row in held]
             known = None if table is None else table.subset(held)
-            _measured(twin, command, out, Sample(kept, read_pictures(classifier, kept), known), as_json)
-        _report(twin, out, as_json)
+            _measured(explainer, command, out, Sample(kept, read_images(classifier, kept), known), as_json)
+        _report(explainer, out, as_json)
 
 
 def _options(command: TrainCommand) -> "TrainingOptions":
     """The preset with what was asked for changed; fewer steps have a shorter warm-up."""
     from dataclasses import fields
 
-    from pellucid.surrogate.training.training_options import LossWeights, preset_named
+    from pellucid.surrogate.training.training_options import LossWeights, get_preset
 
-    options = preset_named(command.preset).but(seed=command.seed)
+    options = get_preset(command.preset).replace(seed=command.seed)
     if command.steps is not None:
-        options = options.but(steps=command.steps, warm_up=min(options.warm_up, command.steps // 6))
+        options = options.replace(steps=command.steps, warm_up=min(options.warm_up, command.steps // 6))
     present = asdict(options.weights) | {each.name: getattr(options, each.name) for each in fields(options)}
     changes: dict[str, object] = {}
     for name, text in assignments(command.option, "--option").items():
@@ -167,7 +167,7 @@ def _options(command: TrainCommand) -> "TrainingOptions":
             known = sorted({each.name for each in fields(options)} - {"weights"} | set(asdict(LossWeights())))
             raise PellucidError(f"no training option {name!r}; there are {', '.join(known)}")
         changes[name] = _like(present[name], text, name)
-    return options.but(**changes)
+    return options.replace(**changes)
 
 
 def _like(present: object, text: str, name: str) -> object:
@@ -193,41 +193,43 @@ def _tell_constants(table: "ContextTable | None") -> None:
 
 
 def _measured(
-    twin: "TwinSurrogate",
+    explainer: "SurrogateExplainer",
     command: TrainCommand,
     out: Path,
     sample: Sample,
     quiet: bool,
 ) -> None:
-    """Remember the held-out pictures, measure the twin on them and keep both."""
-    measure = measure_named(command.measure, twin, sample)
+    """Remember the held-out images, measure the twin on them and keep both."""
+    measure = measure_named(command.measure, explainer, sample)
     with stages(quiet) as tell:
-        twin.remember(sample.pictures)
-        twin.assess(
-            sample.pictures,
+        explainer.set_reference(sample.images)
+        explainer.assess(
+            sample.images,
             measure,
             measured_by=DESCRIPTIONS[command.measure],
             seed=command.seed,
             on_progress=lambda done, total: tell("measuring control", done, total),
         )
-    twin.save_answers(out)
+    explainer.save_state(out)
 
 
-def _report(twin: "TwinSurrogate", out: Path, as_json: bool) -> None:
-    assert twin.assessment is not None
+def _report(explainer: "SurrogateExplainer", out: Path, as_json: bool) -> None:
+    assert explainer.assessment is not None
     if as_json:
-        print_json({"run": str(out), "steps": twin.steps, "assessment": tidy(asdict(twin.assessment))})
+        print_json({"run": str(out), "steps": explainer.steps, "assessment": tidy(asdict(explainer.assessment))})
         return
-    print_marks(twin)
+    print_assessment(explainer)
     for line in (f"twin: {out}", f"next: pellucid surrogate graph {out} --out graph.html"):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _remembering(command: TrainCommand, out: Path, tell: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
+def _remembering(
+    command: TrainCommand, out: Path, tell: "Callable[[TrainingProgress], None]"
+) -> "Callable[[TrainingProgress], None]":
     """Write the command beside the run as soon as the training has adopted the folder."""
     written = False
 
-    def report(progress: "Progress") -> None:
+    def report(progress: "TrainingProgress") -> None:
         nonlocal written
         if not written:
             command.save(out)
@@ -250,7 +252,7 @@ def _resumable(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told() -> "Iterator[Callable[[Progress], None]]":
+def _told() -> "Iterator[Callable[[TrainingProgress], None]]":
     """A bar with losses and throughput on a terminal, lines elsewhere; always on stderr."""
     from pellucid.surrogate.training.training_progress import print_progress
 
@@ -260,14 +262,14 @@ def _told() -> "Iterator[Callable[[Progress], None]]":
     with progress_bar(True) as bar:
         task = bar.add_task("preparing", total=None)
 
-        def tell(progress: "Progress") -> None:
+        def tell(progress: "TrainingProgress") -> None:
             if progress.note:
                 bar.console.print(progress.note, style="dim", highlight=False, markup=False)
                 return
             shown = "  ".join(
                 f"{name} {value:.3g}" for name, value in progress.losses.items() if "gradient" not in name
             )
-            told = f"{progress.speed:.0f} pictures/s  {shown}"
+            told = f"{progress.speed:.0f} images/s  {shown}"
             bar.update(task, completed=progress.step, total=progress.steps, description=told)
 
         yield tell

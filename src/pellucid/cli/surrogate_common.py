@@ -1,4 +1,4 @@
-"""What the surrogate commands share: what a run was begun with, its twin, its pictures, and progress."""
+"""What the surrogate commands share: what a run was begun with, its twin, its images, and progress."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
     from pellucid.classifiers import Classifier
     from pellucid.data.context_table import ContextTable
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
 
 COMMAND = "command.json"
-LEAST_HELD_OUT = 50
+MIN_HELD_OUT = 50
 INTERRUPTED = 130  # what shells say of a command that was stopped with Ctrl-C
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training.")]
 RunModel = Annotated[
     str | None, typer.Option("--model", "-m", help="The classifier. \\[default: that of the training]")
 ]
-RunPictures = Annotated[
-    Path | None, typer.Option("--pictures", help="Folder of other pictures. \\[default: those held out in training]")
+RunImages = Annotated[
+    Path | None, typer.Option("--images", help="Folder of other images. \\[default: those held out in training]")
 ]
 RunContext = Annotated[
-    Path | None, typer.Option("--context", help="CSV with the context of --pictures, as for `surrogate train`.")
+    Path | None, typer.Option("--context", help="CSV with the context of --images, as for `surrogate train`.")
 ]
 Transferred = Annotated[
     bool,
     typer.Option(
         "--transferred",
-        help="Measure effects with the changes laid on the pictures. \\[default: on the twin's own drawings]",
+        help="Measure effects with the changes laid on the images. \\[default: on the twin's own drawings]",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
@@ -45,7 +45,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """What a training was begun with: the options of these names, and the `listing_of` its pictures."""
+    """What a training was begun with: the options of these names, and the `listing_of` its images."""
 
     data: str
     context: str | None
@@ -82,7 +82,7 @@ class TrainCommand:
         except FileNotFoundError:
             raise PellucidError(
                 f"{run} has no {COMMAND}, so it was not begun by `pellucid surrogate train`; "
-                "give --model, and --pictures with --context, or begin a training there"
+                "give --model, and --images with --context, or begin a training there"
             ) from None
         except (ValueError, TypeError) as error:
             raise PellucidError(f"{run / COMMAND} is damaged ({error}); give the train command again") from error
@@ -90,14 +90,14 @@ class TrainCommand:
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures (N, C, H, W) in the classifier's input space, their files, and their context if it is known."""
+    """Images (N, C, H, W) in the classifier's input space, their files, and their context if it is known."""
 
     files: Sequence[Path]
-    pictures: "Tensor"
+    images: "Tensor"
     context: "ContextTable | None"
 
 
-def load_run(run: Path, model: str | None, weights: str | None, device: str | None) -> "TwinSurrogate":
+def load_run(run: Path, model: str | None, weights: str | None, device: str | None) -> "SurrogateExplainer":
     """The twin of a run with its classifier."""
     from pellucid.surrogate import load
 
@@ -107,53 +107,53 @@ def load_run(run: Path, model: str | None, weights: str | None, device: str | No
     return load(run, classifier=load_classifier(model, weights, device))
 
 
-def class_of(twin: "TwinSurrogate", text: str | None) -> int | None:
+def class_of(explainer: "SurrogateExplainer", text: str | None) -> int | None:
     """The class of a name, or of an index in digits; None for none."""
     if text is None:
         return None
-    return twin.class_index(int(text) if text.isdecimal() else text)
+    return explainer.class_index(int(text) if text.isdecimal() else text)
 
 
-def sample_of(run: Path, twin: "TwinSurrogate", pictures: Path | None, context: Path | None) -> Sample:
-    """The pictures that a command asks for: a folder with its table, or those that the training held out."""
-    names = list(twin.context_names) or None
+def sample_of(run: Path, explainer: "SurrogateExplainer", images: Path | None, context: Path | None) -> Sample:
+    """The images that a command asks for: a folder with its table, or those that the training held out."""
+    names = list(explainer.context_names) or None
     if context is not None and names is None:
         raise PellucidError(
             "the twin was trained without context, so there is nothing to take from --context: leave it out"
         )
-    if pictures is not None:
-        files, table = find_data(pictures, context, names)
-        return Sample(files, read_pictures(twin.classifier, files), table)
+    if images is not None:
+        files, table = find_data(images, context, names)
+        return Sample(files, read_images(explainer.classifier, files), table)
     if context is not None:
-        raise PellucidError("--context is the table of --pictures; give both, or neither for the held-out pictures")
+        raise PellucidError("--context is the table of --images; give both, or neither for the held-out images")
     command = TrainCommand.load(run)
     files, table = find_data(Path(command.data), None if command.context is None else Path(command.context), names)
     if command.listing != listing_of(files):
         raise PellucidError(
-            f"{command.data} no longer holds the pictures that the training began with, so those held out cannot be "
-            "told from the others: give --pictures (and --context) with some that it has not seen"
+            f"{command.data} no longer holds the images that the training began with, so those held out cannot be "
+            "told from the others: give --images (and --context) with some that it has not seen"
         )
     _, held = split_rows(len(files), command.held_out, command.seed)
     chosen = [files[row] for row in held]
-    return Sample(chosen, read_pictures(twin.classifier, chosen), None if table is None else table.subset(held))
+    return Sample(chosen, read_images(explainer.classifier, chosen), None if table is None else table.subset(held))
 
 
 def find_data(
     folder: Path, context: Path | None, columns: Sequence[str] | None
 ) -> "tuple[list[Path], ContextTable | None]":
-    """The pictures below a folder and, if there is a table, their rows in the same order."""
-    from pellucid.data import find_pictures, read_context
+    """The images below a folder and, if there is a table, their rows in the same order."""
+    from pellucid.data import find_images, read_context
 
     if not folder.is_dir():
-        raise PellucidError(f"{folder} is no folder of pictures")
+        raise PellucidError(f"{folder} is no folder of images")
     if context is None:
-        return find_pictures(folder, recursive=True), None
+        return find_images(folder, recursive=True), None
     table = read_context(context, folder, columns=columns)
     return list(table.files or ()), table
 
 
 def listing_of(files: Sequence[Path]) -> str:
-    """Says which pictures were found, in which order: with others, other rows would be held out."""
+    """Says which images were found, in which order: with others, other rows would be held out."""
     from hashlib import sha256
 
     return sha256("\n".join(map(str, files)).encode()).hexdigest()
@@ -163,39 +163,37 @@ def split_rows(count: int, held_out: float, seed: int) -> tuple[list[int], list[
     """Rows to train on and rows held out, drawn at random; both in order.
 
     Raises:
-        PellucidError: a share outside ]0, 1[, or too few pictures held out.
+        PellucidError: a share outside ]0, 1[, or too few images held out.
     """
     import torch
 
     if not 0 < held_out < 1:
-        raise PellucidError(
-            f"--held-out is the share of pictures kept from training, between 0 and 1, not {held_out:g}"
-        )
+        raise PellucidError(f"--held-out is the share of images kept from training, between 0 and 1, not {held_out:g}")
     kept = round(held_out * count)
-    if kept < LEAST_HELD_OUT:
+    if kept < MIN_HELD_OUT:
         raise PellucidError(
-            f"{count} pictures are too few: --held-out {held_out:g} of them are {kept}, and at least {LEAST_HELD_OUT} "
+            f"{count} images are too few: --held-out {held_out:g} of them are {kept}, and at least {MIN_HELD_OUT} "
             "are needed to measure the twin and to explain against"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[kept:]), sorted(order[:kept])
 
 
-def read_pictures(classifier: "Classifier", files: Sequence[Path]) -> "Tensor":
-    """Picture files in the classifier's input space (N, C, H, W).
+def read_images(classifier: "Classifier", files: Sequence[Path]) -> "Tensor":
+    """Image files in the classifier's input space (N, C, H, W).
 
     Raises:
-        PellucidError: a file is no picture, or the classifier's preprocessing leaves them at different sizes.
+        PellucidError: a file is no image, or the classifier's preprocessing leaves them at different sizes.
     """
     import torch
 
     read = [classifier.read(file) for file in files]
     if sizes := {tuple(one.shape[1:]) for one in read[1:]} - {tuple(read[0].shape[1:])}:
         raise PellucidError(
-            f"pictures differ in size once read: {tuple(read[0].shape[1:])} and {sizes.pop()}; bring them to one size, "
+            f"images differ in size once read: {tuple(read[0].shape[1:])} and {sizes.pop()}; bring them to one size, "
             "or give the classifier a preprocessing that does"
         )
-    return classifier.check_pictures(torch.cat(read))
+    return classifier.check_images(torch.cat(read))
 
 
 @contextmanager

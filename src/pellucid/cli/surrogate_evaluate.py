@@ -20,8 +20,8 @@ from pellucid.cli.surrogate_common import (
     COMMAND,
     RunContext,
     RunFolder,
+    RunImages,
     RunModel,
-    RunPictures,
     Sample,
     Seed,
     TrainCommand,
@@ -34,22 +34,22 @@ from pellucid.cli.surrogate_common import (
 from pellucid.cli.surrogate_measures import DESCRIPTIONS, JUDGES, measure_named
 
 if TYPE_CHECKING:
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
 
 
 MeasureChoice = Annotated[
     str | None,
-    typer.Option("--measure", help="What re-measures pictures: judges or morphomnist. \\[default: as in training]"),
+    typer.Option("--measure", help="What re-measures images: judges or morphomnist. \\[default: as in training]"),
 ]
 Page = Annotated[Path | None, typer.Option("--out", help="Also write the marks as a page, x.html.")]
 Keep = Annotated[
-    bool, typer.Option("--keep", help="Let these marks decide what is refused, and explain against these pictures.")
+    bool, typer.Option("--keep", help="Let these marks decide what is refused, and explain against these images.")
 ]
 
 
 def evaluate(
     run: RunFolder,
-    pictures: RunPictures = None,
+    images: RunImages = None,
     context: RunContext = None,
     measure: MeasureChoice = None,
     model: RunModel = None,
@@ -62,80 +62,80 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a twin: is it faithful to the classifier, and does it control what it is asked to set?"""
-    twin = load_run(run, model, weights, device)
-    sample = sample_of(run, twin, pictures, context)
+    explainer = load_run(run, model, weights, device)
+    sample = sample_of(run, explainer, images, context)
     chosen = measure or (TrainCommand.load(run).measure if (run / COMMAND).exists() else JUDGES)
     with stages(as_json) as tell:
         if keep:
-            twin.remember(sample.pictures)
-        twin.assess(
-            sample.pictures,
-            measure_named(chosen, twin, sample),
+            explainer.set_reference(sample.images)
+        explainer.assess(
+            sample.images,
+            measure_named(chosen, explainer, sample),
             measured_by=DESCRIPTIONS[chosen],
             transferred=transferred,
             seed=seed,
             on_progress=lambda done, total: tell("measuring control", done, total),
         )
     if keep:
-        twin.save_answers(run)
-    read = _read_off(twin, sample)
-    written = [] if out is None else [_page(twin, out)]
+        explainer.save_state(run)
+    read = _read_off(explainer, sample)
+    written = [] if out is None else [_page(explainer, out)]
     if as_json:
-        assert twin.assessment is not None
-        print_json(tidy({"run": run, "assessment": asdict(twin.assessment), **read, "files": written}))
+        assert explainer.assessment is not None
+        print_json(tidy({"run": run, "assessment": asdict(explainer.assessment), **read, "files": written}))
         return
-    print_marks(twin, read)
+    print_assessment(explainer, read)
     for file in written:
         screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _page(twin: "TwinSurrogate", out: Path) -> Path:
+def _page(explainer: "SurrogateExplainer", out: Path) -> Path:
     from pellucid.reports.surrogate.graph_page import write_surrogate_page
 
-    write_surrogate_page(out, twin)
+    write_surrogate_page(out, explainer)
     return out
 
 
-def _read_off(twin: "TwinSurrogate", sample: Sample) -> dict[str, dict[str, float]]:
-    """R2 of the contexts as the twin's judges and as the classifier's features tell them, on these pictures.
+def _read_off(explainer: "SurrogateExplainer", sample: Sample) -> dict[str, dict[str, float]]:
+    """R2 of the contexts as the twin's judges and as the classifier's features tell them, on these images.
 
-    `unlearnt` is what the features tell with random weights, on training pictures.
+    `unlearnt` is what the features tell with random weights, on training images.
     """
-    from pellucid.surrogate.explain.global_explanation import perception
+    from pellucid.surrogate.explain.global_explanation import r2_by_context
 
     if sample.context is None:
         return {}
-    table, names = twin.standard_context(sample.context.values.float()), twin.context_names
+    table, names = explainer.standard_context(sample.context.values.float()), explainer.context_names
     return {
-        "judged": perception(names, twin.encode(sample.pictures).context, table),
-        "perceived": perception(names, twin.perceived_context(sample.pictures), table),
-        "unlearnt": dict(zip(names, twin.quality.blind, strict=False)),
+        "judged": r2_by_context(names, explainer.encode(sample.images).context, table),
+        "perceived": r2_by_context(names, explainer.perceived_context(sample.images), table),
+        "unlearnt": dict(zip(names, explainer.quality.blind, strict=False)),
     }
 
 
-def print_marks(twin: "TwinSurrogate", read: Mapping[str, Mapping[str, float]] | None = None) -> None:
+def print_assessment(explainer: "SurrogateExplainer", read: Mapping[str, Mapping[str, float]] | None = None) -> None:
     """Fidelity, then a line for each context: how it obeys, what leaks, whether it is shown."""
-    marks = twin.assessment
+    marks = explainer.assessment
     assert marks is not None
-    table = Table("fidelity", "", "what it is", title=f"{marks.pictures} pictures", title_justify="left")
+    table = Table("fidelity", "", "what it is", title=f"{marks.images} images", title_justify="left")
     for name, value, meaning in (
-        ("agreement", f"{marks.agreement:.1%}", "pictures that get the same class when the twin redraws them"),
-        ("KL", f"{marks.kl:.3f}", "nats between the classifier's answers to picture and redrawing; 0 is perfect"),
+        ("agreement", f"{marks.agreement:.1%}", "images that get the same class when the twin redraws them"),
+        ("KL", f"{marks.kl:.3f}", "nats between the classifier's answers to image and redrawing; 0 is perfect"),
         ("logit R2", f"{marks.logit_r2:.3f}", "share of the variance of the logits that survives redrawing"),
-        ("head", f"{marks.head_agreement:.1%}", "pictures whose class the concepts alone tell"),
-        ("swaps", f"{marks.swap_flips:.1%}", "pictures that change class with another's nuisance; 0 is perfect"),
-        ("feature cosine", f"{marks.realism.cosine:.3f}", "of the classifier's features of picture and redrawing"),
+        ("head", f"{marks.head_agreement:.1%}", "images whose class the concepts alone tell"),
+        ("swaps", f"{marks.swap_flips:.1%}", "images that change class with another's nuisance; 0 is perfect"),
+        ("feature cosine", f"{marks.realism.cosine:.3f}", "of the classifier's features of image and redrawing"),
         (
             "Fréchet",
             f"{marks.realism.frechet:.3g}",
-            f"of those features over all pictures; between two halves of the real ones {marks.realism.floor:.3g}",
+            f"of those features over all images; between two halves of the real ones {marks.realism.floor:.3g}",
         ),
     ):
         table.add_row(name, value, meaning)
     screen.print(table)
     if not marks.controls:
         return
-    where = ", changes laid on the pictures" if marks.transferred else ""
+    where = ", changes laid on the images" if marks.transferred else ""
     control = Table(
         *("concept", "asked ~ measured", "slope", "leak into others, sd", "shown"),
         title=f"control, measured by {marks.measured_by}{where}",

@@ -19,8 +19,8 @@ from pellucid.cli.common import (
 from pellucid.cli.surrogate_common import (
     RunContext,
     RunFolder,
+    RunImages,
     RunModel,
-    RunPictures,
     Seed,
     Transferred,
     assignments,
@@ -33,9 +33,9 @@ from pellucid.cli.surrogate_common import (
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
     from pellucid.surrogate.causal.graph import CausalGraph, Edge
-    from pellucid.surrogate.causal.search import Knowledge
+    from pellucid.surrogate.causal.search import BackgroundKnowledge
     from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 
 
@@ -49,12 +49,12 @@ Required = Annotated[list[str] | None, typer.Option(help="'a->b': a causes b whe
 Forbidden = Annotated[list[str] | None, typer.Option(help="'a->b': a cannot cause b; repeat.")]
 Method = Annotated[str, typer.Option(help="pc; fci, which allows for hidden common causes; or ges.")]
 Bootstraps = Annotated[int, typer.Option(min=0, help="Resamples behind the confidence of each edge.")]
-Intervened = Annotated[int, typer.Option(min=20, help="Pictures that are intervened on, at most.")]
+Intervened = Annotated[int, typer.Option(min=20, help="Images that are intervened on, at most.")]
 Target = Annotated[
     str | None,
     typer.Option(
         help="Class that the edges to the decision are for, by name or index. "
-        "\\[default: each picture's own; the second of two]"
+        "\\[default: each image's own; the second of two]"
     ),
 ]
 Outputs = Annotated[list[Path] | None, typer.Option("--out", help="x.json, x.graphml or x.html; repeat for several.")]
@@ -67,10 +67,10 @@ def graph(
     forbidden: Forbidden = None,
     method: Method = "pc",
     bootstraps: Bootstraps = 50,
-    intervened: Intervened = 200,
+    max_interventions: Intervened = 200,
     target: Target = None,
     transferred: Transferred = False,
-    pictures: RunPictures = None,
+    images: RunImages = None,
     context: RunContext = None,
     model: RunModel = None,
     weights: Weights = None,
@@ -89,43 +89,43 @@ def graph(
     options = DiscoveryOptions(method=chosen, bootstraps=bootstraps, seed=seed)
     knowledge = _knowledge(tier, required, forbidden)
     files = _checked(out or [])
-    twin = load_run(run, model, weights, device)
-    followed = class_of(twin, target)
-    sample = sample_of(run, twin, pictures, context)
+    explainer = load_run(run, model, weights, device)
+    followed = class_of(explainer, target)
+    sample = sample_of(run, explainer, images, context)
     with stages(as_json) as tell:
-        world = twin.discover(
-            sample.pictures,
+        global_explanation = explainer.discover(
+            sample.images,
             None if sample.context is None else sample.context.values.float(),
             knowledge=knowledge,
             options=options,
-            intervened=intervened,
+            max_interventions=max_interventions,
             target=followed,
             transferred=transferred,
             seed=seed,
             on_progress=tell,
         )
-    twin.save_answers(run)
+    explainer.save_state(run)
     for file in files:
-        _write(file, twin, world)
+        _write(file, explainer, global_explanation)
     if as_json:
-        print_json({**json.loads(world.to_json()), "files": [str(file) for file in files]})
+        print_json({**json.loads(global_explanation.to_json()), "files": [str(file) for file in files]})
         return
-    _print(world, twin.class_names)
+    _print(global_explanation, explainer.class_names)
     for file in files:
         screen.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _knowledge(
     tiers: Sequence[str] | None, required: Sequence[str] | None, forbidden: Sequence[str] | None
-) -> "Knowledge":
-    from pellucid.surrogate.causal.search import Knowledge
+) -> "BackgroundKnowledge":
+    from pellucid.surrogate.causal.search import BackgroundKnowledge
 
     numbers = {}
     for name, text in assignments(tiers, "--tier").items():
         if not text.isdecimal():
             raise PellucidError(f"--tier {name}={text}: wanted a whole number, 0 or more")
         numbers[name] = int(text)
-    return Knowledge(numbers, _pairs(required, "--required"), _pairs(forbidden, "--forbidden"))
+    return BackgroundKnowledge(numbers, _pairs(required, "--required"), _pairs(forbidden, "--forbidden"))
 
 
 def _pairs(texts: Sequence[str] | None, option: str) -> tuple[tuple[str, str], ...]:
@@ -145,36 +145,40 @@ def _checked(files: Sequence[Path]) -> list[Path]:
     return list(files)
 
 
-def _write(file: Path, twin: "TwinSurrogate", world: "GlobalExplanation") -> None:
+def _write(file: Path, explainer: "SurrogateExplainer", global_explanation: "GlobalExplanation") -> None:
     from pellucid.storage import write_atomically
 
     if file.suffix.lower() == ".html":
         from pellucid.reports.surrogate.graph_page import write_surrogate_page
 
-        write_surrogate_page(file, twin)
+        write_surrogate_page(file, explainer)
         return
     graphml = file.suffix.lower() == ".graphml"
-    write_atomically(file, (world.perceived.to_graphml() if graphml else world.to_json()).encode())
+    write_atomically(
+        file, (global_explanation.perceived.to_graphml() if graphml else global_explanation.to_json()).encode()
+    )
 
 
-def _print(world: "GlobalExplanation", class_names: Sequence[str]) -> None:
+def _print(global_explanation: "GlobalExplanation", class_names: Sequence[str]) -> None:
     from pellucid.surrogate.explain.decision_effects import DECISION_NODE
 
-    _print_edges(world.perceived, "what the classifier perceives", DECISION_NODE)
-    if world.data is not None:
-        _print_edges(world.data, "what the data say", DECISION_NODE)
-    _print_difference(world)
+    _print_edges(global_explanation.perceived, "what the classifier perceives", DECISION_NODE)
+    if global_explanation.data is not None:
+        _print_edges(global_explanation.data, "what the data say", DECISION_NODE)
+    _print_difference(global_explanation)
     table = Table(
         *("concept", "moves the decision by, sd", "flips", "low to high value, sd", "p", ""),
-        title=f"edges to the decision{_for(world, class_names)}, by intervention "
-        + ("laid on the pictures" if world.transferred else "on the twin's own drawings"),
+        title=f"edges to the decision{_for(global_explanation, class_names)}, by intervention "
+        + ("laid on the images" if global_explanation.transferred else "on the twin's own drawings"),
         title_justify="left",
-        caption=f"the strongest of the nuisance moves it by {world.null.strongest:.3f} sd (all at once "
-        f"{world.null.block:.3f}): what does not stand out of that is no edge",
+        caption=f"the strongest of the nuisance moves it by {global_explanation.null.strongest:.3f} sd (all at once "
+        f"{global_explanation.null.block:.3f}): what does not stand out of that is no edge",
         caption_justify="left",
     )
-    tentative = {edge.source for edge in world.perceived.edges if edge.target == DECISION_NODE and edge.tentative}
-    for edge in sorted(world.decisions, key=lambda each: -each.strength):
+    tentative = {
+        edge.source for edge in global_explanation.perceived.edges if edge.target == DECISION_NODE and edge.tentative
+    }
+    for edge in sorted(global_explanation.decisions, key=lambda each: -each.strength):
         dose = f"{edge.dose[0]:+.2f} to {edge.dose[-1]:+.2f}"
         verdict = "decides" if edge.significant else "cannot be told from nothing"
         verdict += ", not controlled" if edge.concept in tentative else ""
@@ -182,24 +186,24 @@ def _print(world: "GlobalExplanation", class_names: Sequence[str]) -> None:
             escape(edge.concept), f"{edge.strength:.3f}", f"{edge.flips:.1%}", dose, _p(edge.p_value), verdict
         )
     screen.print(table)
-    _print_necessity(world, class_names)
-    for note in (*world.notes, *world.perceived.notes):
+    _print_necessity(global_explanation, class_names)
+    for note in (*global_explanation.notes, *global_explanation.perceived.notes):
         say(note)
 
 
-def _for(world: "GlobalExplanation", class_names: Sequence[str]) -> str:
-    return "" if world.target is None else f" for {escape(class_names[world.target])}"
+def _for(global_explanation: "GlobalExplanation", class_names: Sequence[str]) -> str:
+    return "" if global_explanation.target is None else f" for {escape(class_names[global_explanation.target])}"
 
 
-def _print_necessity(world: "GlobalExplanation", class_names: Sequence[str]) -> None:
-    if not world.necessity:
+def _print_necessity(global_explanation: "GlobalExplanation", class_names: Sequence[str]) -> None:
+    if not global_explanation.necessity:
         return
     table = Table(
         *("concept", "lost without it", "won with it"),
-        title=f"how necessary and how sufficient{_for(world, class_names)}, with 95 % intervals",
+        title=f"how necessary and how sufficient{_for(global_explanation, class_names)}, with 95 % intervals",
         title_justify="left",
     )
-    for each in sorted(world.necessity, key=lambda one: -one.necessity.estimate):
+    for each in sorted(global_explanation.necessity, key=lambda one: -one.necessity.estimate):
         shares = (f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in (each.necessity, each.sufficiency))
         table.add_row(escape(each.concept), *(escape(share) for share in shares))
     screen.print(table)
@@ -228,11 +232,11 @@ def _print_edges(graph: "CausalGraph", title: str, sink: str) -> None:
     screen.print(table)
 
 
-def _print_difference(world: "GlobalExplanation") -> None:
-    if world.difference is None:
+def _print_difference(global_explanation: "GlobalExplanation") -> None:
+    if global_explanation.difference is None:
         say("no context table: what the classifier perceives cannot be compared with the data")
         return
-    told = world.difference
+    told = global_explanation.difference
     lines = [f"only in the data: {edge}" for edge in told.only_first]
     lines += [f"only perceived: {edge}" for edge in told.only_second]
     lines += [f"turned: {one} in the data, {other} perceived" for one, other in told.turned]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pellucid.classifiers import Classifier
     from pellucid.data.context_table import ContextTable
-    from pellucid.surrogate import Rerender, TwinSurrogate
+    from pellucid.surrogate import Rerender, SurrogateExplainer
     from pellucid.surrogate.assess.leakage import Measure
 
 JUDGES = "judges"
@@ -25,7 +25,7 @@ MeasureName = Annotated[
     str,
     typer.Option(
         "--measure",
-        help="What re-measures generated pictures: 'judges', the twin's own, whose marks are upper bounds; or "
+        help="What re-measures generated images: 'judges', the twin's own, whose marks are upper bounds; or "
         "'morphomnist', where the context columns are measures of bright digits on black.",
     ),
 ]
@@ -55,36 +55,36 @@ def check_names(measure: str, rerender: str, contexts: Sequence[str]) -> None:
             )
 
 
-def measure_named(name: str, twin: "TwinSurrogate", sample: Sample) -> "Measure | None":
-    """What re-measures pictures; None for the twin's own judges.
+def measure_named(name: str, explainer: "SurrogateExplainer", sample: Sample) -> "Measure | None":
+    """What re-measures images; None for the twin's own judges.
 
     Raises:
-        PellucidError: an unknown name, or measuring the given pictures does not give what their table says.
+        PellucidError: an unknown name, or measuring the given images does not give what their table says.
     """
-    check_names(name, "none", twin.context_names)
+    check_names(name, "none", explainer.context_names)
     if name == JUDGES:
         return None
     from pellucid.surrogate.assess.morphometry import digit_measure
 
     if sample.context is not None:
-        _check_units(twin, sample)
-    return digit_measure(twin)
+        _check_units(explainer, sample)
+    return digit_measure(explainer)
 
 
-def _check_units(twin: "TwinSurrogate", sample: Sample) -> None:
-    from pellucid.surrogate.assess.morphometry import measured
-    from pellucid.surrogate.explain.global_explanation import perception
+def _check_units(explainer: "SurrogateExplainer", sample: Sample) -> None:
+    from pellucid.surrogate.assess.morphometry import measure_digits
+    from pellucid.surrogate.explain.global_explanation import r2_by_context
 
     assert sample.context is not None
-    table = twin.standard_context(sample.context.values.float())
-    found = twin.standard_context(measured(twin.space.show(sample.pictures), twin.context_names))
+    table = explainer.standard_context(sample.context.values.float())
+    found = explainer.standard_context(measure_digits(explainer.space.show(sample.images), explainer.context_names))
     known = found.isfinite().all(1)
-    r2 = perception(twin.context_names, found[known], table[known])
+    r2 = r2_by_context(explainer.context_names, found[known], table[known])
     if poor := {context: share for context, share in r2.items() if not share >= _LEAST_R2}:
         told = ", ".join(f"{context} R2 {share:.2f}" for context, share in poor.items())
         raise PellucidError(
-            f"morphometry of the pictures does not give what the context table says ({told}): were they resized since "
-            "they were measured? Use --measure judges, or a table measured on these pictures"
+            f"morphometry of the images does not give what the context table says ({told}): were they resized since "
+            "they were measured? Use --measure judges, or a table measured on these images"
         )
 
 
@@ -95,9 +95,9 @@ def rerender_named(
 
     Args:
         name: of the re-renderer.
-        classifier: whose input space the pictures are in.
+        classifier: whose input space the images are in.
         context: the training table.
-        examples: (N, C, H, W), some training pictures.
+        examples: (N, C, H, W), some training images.
     """
     import torch
 

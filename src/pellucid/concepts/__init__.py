@@ -1,10 +1,10 @@
-"""Concepts: what a classifier saw in pictures, and how much it counted for its classes."""
+"""Concepts: what a classifier saw in images, and how much it counted for its classes."""
 
 from pellucid.concepts.cav import CAV, null_directions
 from pellucid.concepts.cav_fitting import fit_cav, fit_cavs, fit_layers
 from pellucid.concepts.cav_store import load_cavs, save_cavs
-from pellucid.concepts.class_explanation import Estimate, GlobalExplanation, Ranked
-from pellucid.concepts.collecting import collect_sets, concept_folders, drawn_set
+from pellucid.concepts.class_explanation import ClassExplanation, Estimate, RankedConcept
+from pellucid.concepts.collecting import collect_sets, concept_folders, draw_concept_set
 from pellucid.concepts.concept_explanation import ConceptExplanation, adjust_over_layers
 from pellucid.concepts.concept_maps import (
     Emblems,
@@ -34,6 +34,7 @@ __all__ = [
     "CAV",
     "CORRECTIONS",
     "ESTIMATORS",
+    "ClassExplanation",
     "ConceptExplanation",
     "ConceptSet",
     "ConceptWarning",
@@ -41,9 +42,8 @@ __all__ = [
     "Estimate",
     "Estimator",
     "FitOptions",
-    "GlobalExplanation",
     "JointAttribution",
-    "Ranked",
+    "RankedConcept",
     "Status",
     "TCAVResult",
     "VisualTCAV",
@@ -56,7 +56,7 @@ __all__ = [
     "concept_set",
     "contraharmonic_mean",
     "direction_weights",
-    "drawn_set",
+    "draw_concept_set",
     "explain_layers",
     "fit_cav",
     "fit_cavs",

@@ -18,12 +18,12 @@ from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError
 from pellucid.storage import write_atomically
 
-Null = Literal["centred", "relabel"]
+Null = Literal["centered", "relabel"]
 
 FORMAT = 1
 """Version of the file's contents; it is part of every cache key."""
 WEAK_AUC = 0.7
-"""Below this held-out AUC a CAV hardly tells its concept from other pictures."""
+"""Below this held-out AUC a CAV hardly tells its concept from other images."""
 _TENSORS = ("direction", "concept_features", "negative_features", "resamples", "resample_emblems")
 
 
@@ -34,19 +34,19 @@ class CAV:
     Attributes:
         name: the concept.
         layer: name of the layer.
-        direction: (C,) float32, signed, not normalised; (C * h * w,) if it was fitted to flattened activations.
+        direction: (C,) float32, signed, not normalized; (C * h * w,) if it was fitted to flattened activations.
         emblems: projections at which the concept map is 0 and 1; both NaN if fitted to flattened activations.
         negative_emblems: the same for the negative concept map.
         auc: held-out area under the ROC curve of the projections, mean over random splits; 0.5 is chance.
         auc_deviation: its standard deviation over the splits.
-        stability: mean cosine between the directions of bootstrap resamples of the pictures; 1 is stable.
-        concept_features: (n1, C) pooled activations of the pictures of the concept.
-        negative_features: (n0, C) of the pictures without it.
+        stability: mean cosine between the directions of bootstrap resamples of the images; 1 is stable.
+        concept_features: (n1, C) pooled activations of the images of the concept.
+        negative_features: (n0, C) of the images without it.
         resamples: (B, C) directions of the bootstrap resamples.
         resample_emblems: (B, 2) their emblems, low and high.
         estimator, estimator_options: what found the direction.
         options: further options of the fit.
-        sources, negative_sources: which pictures were used, in order.
+        sources, negative_sources: which images were used, in order.
         classifier, fingerprint: name and hash of the weights of the network.
         remarks: what a reader should know before trusting it.
         versions: of pellucid and torch.
@@ -81,7 +81,7 @@ class CAV:
 
     @property
     def is_separable(self) -> bool:
-        """Whether pictures of the concept typically project higher than others: if not, concept maps are 0."""
+        """Whether images of the concept typically project higher than others: if not, concept maps are 0."""
         return self.emblems.high > self.emblems.low
 
     @property
@@ -127,20 +127,20 @@ class CAV:
         return CAV(**plain, **tensors)
 
     def summary(self) -> dict[str, object]:
-        """Everything but the tensors and the list of pictures, plainly typed for JSON."""
+        """Everything but the tensors and the list of images, plainly typed for JSON."""
         tensors = {*_TENSORS, "sources", "negative_sources"}
         plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in tensors}
         emblems = {name: plain[name]._asdict() for name in ("emblems", "negative_emblems")}
-        counts = {"pictures": len(self.sources), "negative_pictures": len(self.negative_sources)}
+        counts = {"images": len(self.sources), "negative_images": len(self.negative_sources)}
         return {**plain, **emblems, **counts}
 
 
-def null_directions(cav: CAV, count: int, seed: int = 0, null: Null = "centred") -> Tensor:
-    """Directions that the same pictures give when the labels concept and negative are dealt out at random.
+def null_directions(cav: CAV, count: int, seed: int = 0, null: Null = "centered") -> Tensor:
+    """Directions that the same images give when the labels concept and negative are dealt out at random.
 
-    "relabel" deals out the pictures as they are. Where a concept stands out, most of what such deals differ in is then
+    "relabel" deals out the images as they are. Where a concept stands out, most of what such deals differ in is then
     the concept itself: shuffled directions point along it by chance, and even stripes on zebras look like chance.
-    "centred" first takes the mean of its side away from each picture, so that only what varies within the concept and
+    "centered" first takes the mean of its side away from each image, so that only what varies within the concept and
     within the negatives is left, as between two random sets. Where concept and negatives are alike, both are the same.
 
     Each has the length of the CAV's direction. Without that, relabelled differences of means are several times shorter,
@@ -150,14 +150,14 @@ def null_directions(cav: CAV, count: int, seed: int = 0, null: Null = "centred")
         cav: the concept.
         count: how many.
         seed: of the relabelling.
-        null: "centred" or "relabel".
+        null: "centered" or "relabel".
 
     Returns:
         (count, C) float32.
     """
     generator = torch.Generator().manual_seed(seed)
     sides = [cav.concept_features.double(), cav.negative_features.double()]
-    features = torch.cat([side - side.mean(0) for side in sides] if null == "centred" else sides)
+    features = torch.cat([side - side.mean(0) for side in sides] if null == "centered" else sides)
     estimator = type(find_estimator(cav.estimator))(**cav.estimator_options)
     shuffled = (torch.randperm(len(features), generator=generator) for _ in range(count))
     size = len(cav.concept_features)

@@ -38,12 +38,12 @@ class CavCache:
         }
 
     def path(self, concept: Sequence[str], negatives: Sequence[str]) -> Path:
-        """The file for pictures with these digests, in this order."""
+        """The file for images with these digests, in this order."""
         key = json.dumps(self._common | {"concept": list(concept), "negatives": list(negatives)}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def look_up(self, concept: Sequence[str], negatives: Sequence[str]) -> CAV | None:
-        """The CAV of these pictures, or None; a file that cannot be read is told of."""
+        """The CAV of these images, or None; a file that cannot be read is told of."""
         path = self.path(concept, negatives)
         try:
             return CAV.load(path) if path.exists() else None

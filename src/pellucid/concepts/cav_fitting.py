@@ -1,4 +1,4 @@
-"""Fitting CAVs: pictures are streamed twice, once for the directions and once for the emblems."""
+"""Fitting CAVs: images are streamed twice, once for the directions and once for the emblems."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,26 +9,26 @@ from pellucid.concepts.cav import CAV
 from pellucid.concepts.cav_cache import CavCache
 from pellucid.concepts.concept_sets import (
     ConceptSet,
-    Pictures,
+    Images,
     check_sets,
     concept_set,
     warn,
 )
 from pellucid.concepts.estimators import Estimator, find_estimator
 from pellucid.concepts.layer_activations import Inputs, LayerActivations
-from pellucid.concepts.layer_fit import Draft, FitOptions, LayerFit
-from pellucid.concepts.multi_layer import in_order
+from pellucid.concepts.layer_fit import FitOptions, LayerFit, PartialFit
+from pellucid.concepts.multi_layer import order_by_depth
 
 HELD_CONCEPT_BYTES, HELD_NEGATIVE_BYTES = 64 * 2**20, 256 * 2**20
-"""Activations of a concept's and of the negatives' pictures are kept for the second pass and for the next layer if they
+"""Activations of a concept's and of the negatives' images are kept for the second pass and for the next layer if they
 take no more than this.
 """
 
 
 def fit_cav(
     view: LayerView,
-    concept_images: Pictures | ConceptSet,
-    negative_images: Pictures | ConceptSet,
+    concept_images: Images | ConceptSet,
+    negative_images: Images | ConceptSet,
     estimator: str | Estimator = "difference",
     *,
     name: str | None = None,
@@ -39,16 +39,16 @@ def fit_cav(
 
     Args:
         view: `classifier.at(layer)`.
-        concept_images: a `ConceptSet`, or what `concept_set` takes: a folder, files, pictures, arrays, a tensor.
-        negative_images: pictures without the concept, given in the same ways.
+        concept_images: a `ConceptSet`, or what `concept_set` takes: a folder, files, images, arrays, a tensor.
+        negative_images: images without the concept, given in the same ways.
         estimator: a name from `ESTIMATORS`, or an `Estimator` with its options.
         name: of the concept; by default the folder's or the set's.
         options: how to fit and examine.
         cache: folder in which CAVs are kept. A CAV is found again only if weights, layer, precision, options, versions
-            and every picture as the network sees it are the same.
+            and every image as the network sees it are the same.
 
     Raises:
-        PellucidError: fewer than two pictures on a side, or the same pictures on both.
+        PellucidError: fewer than two images on a side, or the same images on both.
         ModelError: NaN or infinite activations.
     """
     chosen = name or (Path(concept_images).name if isinstance(concept_images, str | Path) else "concept")
@@ -59,8 +59,8 @@ def fit_cav(
 
 def fit_cavs(
     view: LayerView,
-    concepts: Mapping[str, Pictures] | Sequence[ConceptSet],
-    negative_images: Pictures | ConceptSet,
+    concepts: Mapping[str, Images] | Sequence[ConceptSet],
+    negative_images: Images | ConceptSet,
     estimator: str | Estimator = "difference",
     *,
     options: FitOptions | None = None,
@@ -70,7 +70,7 @@ def fit_cavs(
 
     Args:
         view, negative_images, estimator, options, cache: as in `fit_cav`.
-        concepts: pictures by name, or concept sets.
+        concepts: images by name, or concept sets.
 
     Returns:
         CAVs in the order of the concepts. Remarks on them are also emitted as `ConceptWarning`.
@@ -80,14 +80,14 @@ def fit_cavs(
 
 def fit_layers(
     views: Sequence[LayerView],
-    concepts: Mapping[str, Pictures] | Sequence[ConceptSet],
-    negative_images: Pictures | ConceptSet,
+    concepts: Mapping[str, Images] | Sequence[ConceptSet],
+    negative_images: Images | ConceptSet,
     estimator: str | Estimator = "difference",
     *,
     options: FitOptions | None = None,
     cache: str | Path | None = None,
 ) -> list[list[CAV]]:
-    """Fit the CAVs of several concepts at several layers: pictures are read once, and each layer goes on from the last.
+    """Fit the CAVs of several concepts at several layers: images are read once, and each layer goes on from the last.
 
     The CAVs are those of `fit_cavs` at each layer.
 
@@ -100,9 +100,7 @@ def fit_layers(
     """
     options, found = options or FitOptions(), find_estimator(estimator)
     sets = (
-        [concept_set(pictures, name) for name, pictures in concepts.items()]
-        if isinstance(concepts, Mapping)
-        else concepts
+        [concept_set(images, name) for name, images in concepts.items()] if isinstance(concepts, Mapping) else concepts
     )
     given = [
         Inputs(one, views[0].classifier, options.max_batch)
@@ -111,7 +109,7 @@ def fit_layers(
     remarks = [check_sets(one.concept.name, one.digests, given[-1].digests) for one in given[:-1]]
     fitted: dict[int, list[CAV]] = {}
     before: list[LayerActivations | None] = [None] * len(given)
-    for index in in_order(views):
+    for index in order_by_depth(views):
         limits = [HELD_CONCEPT_BYTES] * len(sets) + [HELD_NEGATIVE_BYTES]
         activations = [LayerActivations(views[index], *each) for each in zip(given, limits, before, strict=True)]
         fit = LayerFit(views[index], activations[-1], found, options)
@@ -126,10 +124,10 @@ def fit_layers(
 def _fit_layer(
     fit: LayerFit, concepts: Sequence[LayerActivations], remarks: Sequence[list[str]], cache: str | Path | None
 ) -> list[CAV]:
-    store = None if cache is None else CavCache(cache, fit.view, fit.choices)
+    store = None if cache is None else CavCache(cache, fit.view, fit.fit_config)
     absent = fit.negatives.inputs.digests
     found: dict[int, CAV] = {}
-    drafts: dict[int, Draft] = {}
+    drafts: dict[int, PartialFit] = {}
     for index, (activations, said) in enumerate(zip(concepts, remarks, strict=True)):
         concept = activations.inputs.concept
         cached = None if store is None else store.look_up(activations.inputs.digests, absent)
@@ -137,9 +135,11 @@ def _fit_layer(
             drafts[index] = fit.draft(activations, said)
         else:
             found[index] = replace(
-                cached, **fit.provenance(concept), remarks=said + fit.doubts(concept, cached.direction, cached.auc)
+                cached,
+                **fit.provenance(concept),
+                remarks=said + fit.quality_warnings(concept, cached.direction, cached.auc),
             )
-    for (index, draft), cav in zip(drafts.items(), fit.finish(list(drafts.values())), strict=True):
+    for (index, draft), cav in zip(drafts.items(), fit.compute_emblems(list(drafts.values())), strict=True):
         found[index] = cav
         if store is not None:
             store.keep(cav, draft.activations.inputs.digests, absent)

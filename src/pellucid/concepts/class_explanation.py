@@ -1,4 +1,4 @@
-"""What Visual-TCAV over many pictures finds: means with intervals and tests, and a ranking of the concepts."""
+"""What Visual-TCAV over many images finds: means with intervals and tests, and a ranking of the concepts."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ from pellucid.errors import PellucidError
 from pellucid.statistics.significance import bootstrap_interval, holm, sign_flip_p_value
 
 SEEN = 0.5
-"""A concept counts as seen in a picture where its map reaches half of what pictures of the concept typically show."""
+"""A concept counts as seen in an image where its map reaches half of what images of the concept typically show."""
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Scores of D concepts and T targets, estimated over N pictures.
+    """Scores of D concepts and T targets, estimated over N images.
 
     Attributes:
-        values: (N, D, T) score of each picture.
+        values: (N, D, T) score of each image.
         low, high: (D, T) bootstrap interval of the mean.
-        p_values: (D, T) how often relabelled pictures' CAVs give a mean as large, or None.
+        p_values: (D, T) how often relabelled images' CAVs give a mean as large, or None.
         adjusted_p_values: (D, T) adjusted for all tests, those at layers explained together included; or None.
     """
 
@@ -41,7 +41,7 @@ class Estimate:
 
     @property
     def deviation(self) -> Tensor:
-        """(D, T) standard deviation over the pictures (of the population: divided by N)."""
+        """(D, T) standard deviation over the images (of the population: divided by N)."""
         return self.values.std(0, correction=0)
 
     @property
@@ -52,14 +52,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedConcept:
     """A concept's place among the others.
 
     Attributes:
         concept: its name.
-        mean, low, high: score over the pictures, and its interval.
-        share_seen: share of the pictures in which it is seen.
-        lead, lead_low, lead_high: how far it is ahead of the next, paired by picture, and the interval; None for the
+        mean, low, high: score over the images, and its interval.
+        share_seen: share of the images in which it is seen.
+        lead, lead_low, lead_high: how far it is ahead of the next, paired by image, and the interval; None for the
             last.
         lead_p_value: two-sided sign-flip test of that lead, Holm-adjusted over the ranking; None for the last.
     """
@@ -76,17 +76,17 @@ class Ranked:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class GlobalExplanation:
-    """How much D concepts count for T targets over N pictures at one layer.
+class ClassExplanation:
+    """How much D concepts count for T targets over N images at one layer.
 
     Attributes:
         cavs: the concepts.
         layer: name of the layer.
         targets: T texts.
-        sources: N texts that say which picture each is.
+        sources: N texts that say which image each is.
         reference: the published score, >= 0.
         signed: the signed contribution, in the target's unit.
-        strongest: (N, D) largest value of the concept map in each picture.
+        strongest: (N, D) largest value of the concept map in each image.
         status, signed_status: (N, D, T) arrays of `Status`.
         gap: (N, T) relative completeness gap.
         confidence, repeats, seed: of the bootstrap.
@@ -131,11 +131,11 @@ class GlobalExplanation:
 
     @property
     def share_seen(self) -> Tensor:
-        """(D,) share of the pictures in which the concept is seen (see `SEEN`)."""
+        """(D,) share of the images in which the concept is seen (see `SEEN`)."""
         return (self.strongest >= SEEN).double().mean(0)
 
-    def ranking(self, target: int = 0, score: str = "reference") -> list[Ranked]:
-        """The concepts from the highest mean to the lowest, each compared with the next, picture by picture.
+    def ranking(self, target: int = 0, score: str = "reference") -> list[RankedConcept]:
+        """The concepts from the highest mean to the lowest, each compared with the next, image by image.
 
         Args:
             target: index of the target, 0 to T - 1.
@@ -148,7 +148,7 @@ class GlobalExplanation:
         order = means.argsort(descending=True, stable=True)
         ahead = self._leads(values[:, order]) if len(order) > 1 else []
         return [
-            Ranked(
+            RankedConcept(
                 self.concepts[index],
                 float(means[index]),
                 float(estimate.low[index, target]),
@@ -176,7 +176,7 @@ class GlobalExplanation:
                 "concept": concept,
                 "target": self.targets[t],
                 "score": name,
-                "pictures": len(self.sources),
+                "images": len(self.sources),
                 "mean": float(estimate.mean[d, t]),
                 "deviation": float(estimate.deviation[d, t]),
                 "low": float(estimate.low[d, t]),

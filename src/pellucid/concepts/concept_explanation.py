@@ -1,4 +1,4 @@
-"""The result of Visual-TCAV for single pictures: maps, scores, and what is known against each of them."""
+"""The result of Visual-TCAV for single images: maps, scores, and what is known against each of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,27 +16,27 @@ from pellucid.errors import PellucidError
 from pellucid.statistics.significance import correct, rank_p_value
 
 
-class Samples(NamedTuple):
+class DirectionScores(NamedTuple):
     """Scores that S other directions give in place of each CAV: (N, D, S, T) each."""
 
     reference: Tensor
     signed: Tensor
 
     @staticmethod
-    def stack(concepts: "Sequence[Samples]") -> "Samples":
+    def stack(concepts: "Sequence[DirectionScores]") -> "DirectionScores":
         """Scores (N, S, T) of each concept as those of D concepts."""
-        return Samples(*(torch.stack(scores, dim=1) for scores in zip(*concepts, strict=True)))
+        return DirectionScores(*(torch.stack(scores, dim=1) for scores in zip(*concepts, strict=True)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConceptExplanation:
-    """What a classifier saw of D concepts in N pictures, and how much it counted for T targets each.
+    """What a classifier saw of D concepts in N images, and how much it counted for T targets each.
 
     Attributes:
         cavs: the D concepts.
         layer: name of the layer.
         targets: N tuples of T texts.
-        maps: (N, D, h, w) in [0, 1], where the concept is seen; one scale for all pictures.
+        maps: (N, D, h, w) in [0, 1], where the concept is seen; one scale for all images.
         negative_maps: (N, D, h, w) in [0, 1], where its opposite is seen.
         reference: (N, D, T) in [0, 1], the published score: share of the class's positive evidence that lies where the
             concept is seen and in channels aligned with it, times the class weight. A dominant concept has about 0.06:
@@ -54,7 +54,7 @@ class ConceptExplanation:
         reference_gap: (N, T) the same for `reference`, whose 50 steps are fixed.
         steps: (N,) steps behind `signed`; 0 where one gradient is exact.
         positive_mass, negative_mass: (N, T) all evidence for and against the target at this layer, >= 0 and <= 0.
-        nulls: scores of relabelled pictures' directions, or None.
+        nulls: scores of relabelled images' directions, or None.
         resamples: scores of bootstrap resamples of the CAVs, or None.
         correction: how p-values are adjusted for their number.
         notes: remarks on the whole.
@@ -82,8 +82,8 @@ class ConceptExplanation:
     steps: Tensor
     positive_mass: Tensor
     negative_mass: Tensor
-    nulls: Samples | None
-    resamples: Samples | None
+    nulls: DirectionScores | None
+    resamples: DirectionScores | None
     correction: str
     notes: tuple[str, ...]
     options: Mapping[str, object]
@@ -101,21 +101,21 @@ class ConceptExplanation:
 
     @property
     def p_values(self) -> Tensor | None:
-        """(N, D, T) how often relabelled pictures give a |signed| contribution as large; None without permutations."""
+        """(N, D, T) how often relabelled images give a |signed| contribution as large; None without permutations."""
         return None if self.nulls is None else score_p_values(self.signed, self.nulls.signed, two_sided=True)
 
     @property
     def reference_p_values(self) -> Tensor | None:
-        """(N, D, T) how often relabelled pictures give a reference score as large; None without permutations."""
+        """(N, D, T) how often relabelled images give a reference score as large; None without permutations."""
         return None if self.nulls is None else score_p_values(self.reference, self.nulls.reference)
 
     @property
     def adjusted_p_values(self) -> Tensor | None:
-        """`p_values` adjusted for the concepts and targets of each picture; over layers: `adjust_over_layers`."""
+        """`p_values` adjusted for the concepts and targets of each image; over layers: `adjust_over_layers`."""
         return None if self.p_values is None else adjust_over_layers([self])[0]
 
     def interval(self, score: str = "signed", confidence: float = 0.95) -> Tensor | None:
-        """(2, N, D, T) where a score lies when the pictures of its concept are drawn anew; None without resamples.
+        """(2, N, D, T) where a score lies when the images of its concept are drawn anew; None without resamples.
 
         Quantiles over the bootstrap resamples of the CAV: with 20 of them hardly more than their range.
 
@@ -133,12 +133,12 @@ class ConceptExplanation:
         return scores.double().quantile(levels, dim=2)
 
     def rows(self) -> list[dict[str, object]]:
-        """A tidy table: one row per picture, concept and target."""
+        """A tidy table: one row per image, concept and target."""
         adjusted, p_values, reference_p = self.adjusted_p_values, self.p_values, self.reference_p_values
         return [
             {
                 "layer": self.layer,
-                "picture": n,
+                "image": n,
                 "concept": cav.name,
                 "target": self.targets[n][t],
                 "reference": float(self.reference[n, d, t]),
@@ -167,7 +167,7 @@ class ConceptExplanation:
 
     @staticmethod
     def join(parts: Sequence["ConceptExplanation"]) -> "ConceptExplanation":
-        """Explanations of consecutive pictures as one."""
+        """Explanations of consecutive images as one."""
         first = parts[0]
         changes: dict[str, object] = {
             item.name: torch.cat([getattr(part, item.name) for part in parts]).cpu()
@@ -178,7 +178,9 @@ class ConceptExplanation:
             changes[name] = np.concatenate([getattr(part, name) for part in parts])
         for name in ("nulls", "resamples"):
             if getattr(first, name) is not None:
-                changes[name] = Samples(*map(torch.cat, zip(*(getattr(part, name) for part in parts), strict=True)))
+                changes[name] = DirectionScores(
+                    *map(torch.cat, zip(*(getattr(part, name) for part in parts), strict=True))
+                )
         joints = [part.joint for part in parts]
         changes["joint"] = JointAttribution(
             torch.cat([joint.contributions for joint in joints]), torch.cat([joint.residual for joint in joints])
@@ -195,10 +197,10 @@ def score_p_values(scores: Tensor, nulls: Tensor, *, two_sided: bool = False) ->
 
 
 def adjust_over_layers(explanations: Sequence[ConceptExplanation], correction: str | None = None) -> list[Tensor]:
-    """p-values of the signed contributions at several layers, adjusted for concepts x targets x layers of each picture.
+    """p-values of the signed contributions at several layers, adjusted for concepts x targets x layers of each image.
 
     Args:
-        explanations: the same pictures at several layers, explained with permutations.
+        explanations: the same images at several layers, explained with permutations.
         correction: a name from `CORRECTIONS`; by default that of the first explanation.
 
     Returns:
@@ -210,6 +212,6 @@ def adjust_over_layers(explanations: Sequence[ConceptExplanation], correction: s
         raise PellucidError("an explanation has no p-values; explain with permutations above 0")
     sizes = [values.shape[1] for values in known]
     family = torch.cat(known, dim=1)  # (N, hypotheses)
-    adjusted = torch.stack([correct(of_picture, correction or explanations[0].correction) for of_picture in family])
+    adjusted = torch.stack([correct(of_image, correction or explanations[0].correction) for of_image in family])
     parts = torch.split(adjusted, sizes, dim=1)
     return [part.reshape(found.signed.shape) for part, found in zip(parts, explanations, strict=True)]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 
-STABILISER = 1e-7
+STABILIZER = 1e-7
 """Added to the divisors of Visual-TCAV's reference algorithm."""
 
 
@@ -15,8 +15,8 @@ class Emblems(NamedTuple):
     """The projections at which a concept map is 0 and 1.
 
     Attributes:
-        low: what a picture without the concept typically shows.
-        high: what a picture of the concept typically shows. The concept is separable at the layer if high > low.
+        low: what an image without the concept typically shows.
+        high: what an image of the concept typically shows. The concept is separable at the layer if high > low.
     """
 
     low: float
@@ -55,7 +55,7 @@ def contraharmonic_mean(values: Tensor, weights: Tensor | None = None) -> Tensor
         (...,), in the unit of the values; 0 for a map of zeros.
     """
     weighted = values if weights is None else values * weights
-    return (weighted * values).sum((-2, -1)) / (weighted.sum((-2, -1)) + STABILISER)
+    return (weighted * values).sum((-2, -1)) / (weighted.sum((-2, -1)) + STABILIZER)
 
 
 def sample_median(values: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def concept_map(activation: Tensor, direction: Tensor, low: float | Tensor, high
     """Where, and how clearly, a concept is seen (Visual-TCAV, De Santis et al., 2024).
 
     M = (clip(ReLU(sum_c p_c F_c), low, high) - low) / (high - low), and 0 everywhere if high <= low: then the concept
-    cannot be told from other pictures at this layer. The scale is absolute: maps of several pictures are comparable.
+    cannot be told from other images at this layer. The scale is absolute: maps of several images are comparable.
 
     Args:
         activation: (..., C, h, w).
@@ -94,12 +94,12 @@ def concept_map(activation: Tensor, direction: Tensor, low: float | Tensor, high
 
 
 def negative_concept_map(activation: Tensor, direction: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """Where a picture shows the opposite of a concept: the concept map of -direction, with its own emblems.
+    """Where an image shows the opposite of a concept: the concept map of -direction, with its own emblems.
 
     Args:
         activation, direction: as in `concept_map`.
-        low, high: the negative emblems: typical values of ReLU(-sum_c p_c F_c) on pictures of the concept (low) and on
-            pictures without it (high).
+        low, high: the negative emblems: typical values of ReLU(-sum_c p_c F_c) on images of the concept (low) and on
+            images without it (high).
 
     Returns:
         As `concept_map`, in [0, 1].

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pellucid.concepts.cav import CAV
-from pellucid.concepts.concept_explanation import Samples
+from pellucid.concepts.concept_explanation import DirectionScores
 from pellucid.concepts.concept_maps import concept_map, negative_concept_map
 from pellucid.concepts.evidence import Evidence
 from pellucid.concepts.reference_attribution import direction_weights, reference_attribution, signed_contribution
 from pellucid.concepts.status import Status, choose_statuses
 
 
-def maps_of(activation: Tensor, cavs: Sequence[CAV]) -> tuple[Tensor, Tensor]:
+def compute_concept_maps(activation: Tensor, cavs: Sequence[CAV]) -> tuple[Tensor, Tensor]:
     """Concept maps and negative concept maps (N, D, h, w) of D concepts, in [0, 1]."""
     directions = torch.stack([cav.direction for cav in cavs])
     low, high = torch.tensor([cav.emblems for cav in cavs]).T
@@ -26,21 +26,23 @@ def maps_of(activation: Tensor, cavs: Sequence[CAV]) -> tuple[Tensor, Tensor]:
     )
 
 
-def sample_scores(evidence: Evidence, directions: Tensor, low: float | Tensor, high: float | Tensor) -> Samples:
+def score_directions(
+    evidence: Evidence, directions: Tensor, low: float | Tensor, high: float | Tensor
+) -> DirectionScores:
     """Scores (N, S, T) of S directions (S, C) in place of a CAV, with emblems that are numbers or (S,)."""
     reference, signed = [], []
     directions = directions.to(evidence.activation)
-    # Picture by picture: S maps of a batch would be large at early layers.
-    for picture, activation in enumerate(evidence.activation):
+    # Image by image: S maps of a batch would be large at early layers.
+    for image, activation in enumerate(evidence.activation):
         maps = concept_map(activation, directions, low, high)
-        evidence_for = evidence.reference[picture], evidence.path.gradient[picture] * evidence.path.difference[picture]
-        weights = evidence.class_weights[picture]
+        evidence_for = evidence.reference[image], evidence.path.gradient[image] * evidence.path.difference[image]
+        weights = evidence.class_weights[image]
         reference.append(reference_attribution(activation, evidence_for[0], directions, maps, weights))
         signed.append(signed_contribution(activation, evidence_for[1], directions, maps))
-    return Samples(torch.stack(reference), torch.stack(signed))
+    return DirectionScores(torch.stack(reference), torch.stack(signed))
 
 
-def statuses(
+def find_statuses(
     evidence: Evidence,
     cavs: Sequence[CAV],
     maps: Tensor,

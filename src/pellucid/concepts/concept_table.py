@@ -1,4 +1,4 @@
-"""Results as tidy tables, one row per picture, concept, layer, class and number, and the files they go into."""
+"""Results as tidy tables, one row per image, concept, layer, class and number, and the files they go into."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pellucid.concepts.cav import CAV
-from pellucid.concepts.class_explanation import GlobalExplanation
+from pellucid.concepts.class_explanation import ClassExplanation
 from pellucid.concepts.concept_explanation import ConceptExplanation, adjust_over_layers
 from pellucid.concepts.joint import gram_matrix
 from pellucid.concepts.tcav import TCAVResult
@@ -20,7 +20,7 @@ from pellucid.storage import write_atomically
 
 Row = dict[str, Any]
 COLUMNS = (
-    *("picture", "layer", "concept", "target", "number"),
+    *("image", "layer", "concept", "target", "number"),
     *("value", "low", "high", "p_value", "adjusted_p_value", "status"),
 )
 """What a row says: which number this is (null where it belongs to all), its value, and what is known about it."""
@@ -42,12 +42,12 @@ def cav_rows(cavs: Sequence[CAV]) -> Iterator[Row]:
                 yield _row(f"cosine to {other.name}", cosine, **key)
 
 
-def local_rows(explanations: Sequence[ConceptExplanation], pictures: Sequence[str]) -> Iterator[Row]:
+def local_rows(explanations: Sequence[ConceptExplanation], images: Sequence[str]) -> Iterator[Row]:
     """Every number of local explanations.
 
     Args:
-        explanations: the same N pictures at several layers; p-values are adjusted for all of these.
-        pictures: N texts that say which picture each is.
+        explanations: the same N images at several layers; p-values are adjusted for all of these.
+        images: N texts that say which image each is.
     """
     tested = all(found.nulls is not None for found in explanations)
     adjusted = adjust_over_layers(explanations) if tested else [None] * len(explanations)
@@ -56,8 +56,8 @@ def local_rows(explanations: Sequence[ConceptExplanation], pictures: Sequence[st
             "signed": (found.interval("signed"), found.p_values, over_layers, found.signed_status),
             "reference": (found.interval("reference"), found.reference_p_values, None, found.status),
         }
-        for n, picture in enumerate(pictures):
-            place = {"picture": picture, "layer": found.layer}
+        for n, image in enumerate(images):
+            place = {"image": image, "layer": found.layer}
             yield from _map_rows(found, n, place)
             for t, target in enumerate(found.targets[n]):
                 key = place | {"target": target}
@@ -110,23 +110,23 @@ def _score_rows(
         yield _row(name, float(values[at]), **key)
 
 
-def global_rows(explanations: Sequence[GlobalExplanation]) -> Iterator[Row]:
-    """Every number of global explanations: means (no picture), and what they are means of."""
+def global_rows(explanations: Sequence[ClassExplanation]) -> Iterator[Row]:
+    """Every number of global explanations: means (no image), and what they are means of."""
     for found in explanations:
         yield from cav_rows(found.cavs)
         for d, concept in enumerate(found.concepts):
             place = {"layer": found.layer, "concept": concept}
             yield _row("share_seen", float(found.share_seen[d]), **place)
-            for n, picture in enumerate(found.sources):
-                yield _row("map_max", float(found.strongest[n, d]), picture=picture, **place)
+            for n, image in enumerate(found.sources):
+                yield _row("map_max", float(found.strongest[n, d]), image=image, **place)
             for t, target in enumerate(found.targets):
                 yield from _global_scores(found, d, t, place | {"target": target})
         for t, target in enumerate(found.targets):
-            for n, picture in enumerate(found.sources):
-                yield _row("gap", float(found.gap[n, t]), picture=picture, layer=found.layer, target=target)
+            for n, image in enumerate(found.sources):
+                yield _row("gap", float(found.gap[n, t]), image=image, layer=found.layer, target=target)
 
 
-def _global_scores(found: GlobalExplanation, d: int, t: int, key: Row) -> Iterator[Row]:
+def _global_scores(found: ClassExplanation, d: int, t: int, key: Row) -> Iterator[Row]:
     for name, estimate, status in (
         ("signed", found.signed, found.signed_status),
         ("reference", found.reference, found.status),
@@ -141,12 +141,12 @@ def _global_scores(found: GlobalExplanation, d: int, t: int, key: Row) -> Iterat
             **key,
         )
         yield _row(f"{name}_deviation", float(estimate.deviation[d, t]), **key)
-        for n, picture in enumerate(found.sources):
-            yield _row(name, float(estimate.values[n, d, t]), picture=picture, status=str(status[n, d, t]), **key)
+        for n, image in enumerate(found.sources):
+            yield _row(name, float(estimate.values[n, d, t]), image=image, status=str(status[n, d, t]), **key)
 
 
-def tcav_rows(results: Sequence[TCAVResult], pictures: Sequence[str]) -> Iterator[Row]:
-    """Every number of TCAV results; `pictures` are those of the class."""
+def tcav_rows(results: Sequence[TCAVResult], images: Sequence[str]) -> Iterator[Row]:
+    """Every number of TCAV results; `images` are those of the class."""
     for found in results:
         yield from cav_rows(found.cavs)
         for d, concept in enumerate(found.concepts):
@@ -159,8 +159,8 @@ def tcav_rows(results: Sequence[TCAVResult], pictures: Sequence[str]) -> Iterato
             for name, adjusted in found.adjusted.items():
                 p_value = float(getattr(found, name)[d])
                 yield _row(name, p_value, p_value=p_value, adjusted_p_value=float(adjusted[d]), **key)
-            for n, picture in enumerate(pictures):
-                yield _row("sensitivity", float(found.sensitivities[n, d]), picture=picture, **key)
+            for n, image in enumerate(images):
+                yield _row("sensitivity", float(found.sensitivities[n, d]), image=image, **key)
 
 
 def write_table(path: str | Path, rows: Iterable[Row], about: Mapping[str, Any]) -> None:
@@ -202,7 +202,7 @@ def _parquet(about: Mapping[str, Any], rows: Sequence[Row]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = {"picture", "layer", "concept", "target", "number", "status"}
+    texts = {"image", "layer", "concept", "target", "number", "status"}
     schema = pa.schema(
         [(name, pa.string() if name in texts else pa.float64()) for name in COLUMNS],
         metadata={"about": json.dumps(about)},

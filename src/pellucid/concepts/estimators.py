@@ -1,4 +1,4 @@
-"""How a direction is found that tells pictures of a concept from others."""
+"""How a direction is found that tells images of a concept from others."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from pellucid.errors import PellucidError
 
 @dataclass(frozen=True)
 class Estimator(ABC):
-    """From features of pictures with and without a concept to a direction that points towards the concept.
+    """From features of images with and without a concept to a direction that points towards the concept.
 
     Rotating the features rotates the direction: that is what lets `fit_directions` work in few dimensions. All but
     `DifferenceOfMeans` and `Pattern` scale the features as a whole so that the mean squared distance from the centre is
@@ -24,8 +24,8 @@ class Estimator(ABC):
         """The direction.
 
         Args:
-            positive: (n1, r) float64 features of pictures with the concept.
-            negative: (n0, r) of pictures without it.
+            positive: (n1, r) float64 features of images with the concept.
+            negative: (n0, r) of images without it.
             dimensions: of the space the features came from, where directions outside their span count too.
 
         Returns:
@@ -39,7 +39,7 @@ class Estimator(ABC):
 
 @dataclass(frozen=True)
 class DifferenceOfMeans(Estimator):
-    """Mean with the concept minus mean without it: signed, not normalised; Visual-TCAV's reference."""
+    """Mean with the concept minus mean without it: signed, not normalized; Visual-TCAV's reference."""
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
         """The direction."""
@@ -57,8 +57,8 @@ class Pattern(Estimator):
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
         """The direction."""
         features, labels = _with_labels(positive, negative)
-        centred = labels - labels.mean()
-        return centred @ (features - features.mean(0)) / (centred @ centred)
+        centered = labels - labels.mean()
+        return centered @ (features - features.mean(0)) / (centered @ centered)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Ridge(Estimator):
     """Linear regression of the label with a penalty on the squared length of the direction.
 
     Attributes:
-        penalty: minimises mean squared error + penalty x length^2.
+        penalty: minimizes mean squared error + penalty x length^2.
     """
 
     penalty: float = 0.01
@@ -76,8 +76,8 @@ class Ridge(Estimator):
         features, labels = _with_labels(*_unit_scale(positive, negative))
         covariance = features.T @ features / len(features)
         slope = features.T @ (labels - labels.mean()) / len(features)
-        penalised = covariance + self.penalty * torch.eye(len(covariance), dtype=covariance.dtype)
-        return _solve(penalised, slope)
+        penalized = covariance + self.penalty * torch.eye(len(covariance), dtype=covariance.dtype)
+        return _solve(penalized, slope)
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,9 @@ def estimator_name(estimator: Estimator) -> str:
 
 
 def fit_directions(estimator: Estimator, features: Tensor, divisions: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Fit directions to several divisions of the same pictures into two sides: resamples, splits, relabellings.
+    """Fit directions to several divisions of the same images into two sides: resamples, splits, relabellings.
 
-    All directions lie in the span of the n pictures' features, so they are found in n dimensions: once the features are
+    All directions lie in the span of the n images' features, so they are found in n dimensions: once the features are
     turned there, a fit costs milliseconds, whatever the layer's width.
 
     Args:
@@ -198,7 +198,7 @@ def ledoit_wolf_shrinkage(residuals: Tensor, dimensions: int) -> float:
     """The shrinkage of a covariance towards a multiple of the identity that Ledoit and Wolf (2004) estimate as best.
 
     Args:
-        residuals: (n, r), centred; coordinates in a space of `dimensions` >= r, zero in the others.
+        residuals: (n, r), centered; coordinates in a space of `dimensions` >= r, zero in the others.
         dimensions: of the whole space.
 
     Returns:
@@ -223,8 +223,8 @@ def _with_labels(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit_scale(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides centred together and scaled to mean squared length 1."""
+    """Both sides centered together and scaled to mean squared length 1."""
     both = torch.cat([positive, negative])
-    centre = both.mean(0)
-    scale = (both - centre).square().sum(1).mean().sqrt().clamp(min=torch.finfo(both.dtype).tiny)
-    return (positive - centre) / scale, (negative - centre) / scale
+    center = both.mean(0)
+    scale = (both - center).square().sum(1).mean().sqrt().clamp(min=torch.finfo(both.dtype).tiny)
+    return (positive - center) / scale, (negative - center) / scale

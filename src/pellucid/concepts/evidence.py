@@ -1,4 +1,4 @@
-"""The evidence for classes at a layer, computed once for all concepts: one prefix pass, one path per picture."""
+"""The evidence for classes at a layer, computed once for all concepts: one prefix pass, one path per image."""
 
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -12,7 +12,7 @@ from pellucid.attribution import (
     Target,
     View,
 )
-from pellucid.attribution.batch_budget import Budget
+from pellucid.attribution.batch_budget import BatchBudget
 from pellucid.classifiers import Activation
 from pellucid.concepts.path import PathIntegral, integrate_path, refine
 from pellucid.concepts.reference_attribution import binary_class_weights, class_weights
@@ -24,7 +24,7 @@ DEFAULT_TARGETS = 3
 
 @dataclass(frozen=True)
 class Evidence:
-    """N pictures at a layer with T targets each.
+    """N images at a layer with T targets each.
 
     Attributes:
         activation: (N, C, h, w).
@@ -51,41 +51,41 @@ class Evidence:
 
 def gather_evidence(
     view: View,
-    pictures: Tensor,
+    images: Tensor,
     target: Any,
     *,
     baseline: Tensor | None = None,
     tolerance: float | None = None,
     max_steps: int = 400,
-    budget: Budget | None = None,
+    budget: BatchBudget | None = None,
     activation: Activation | None = None,
 ) -> Evidence:
-    """Compute what all concepts share for a batch of pictures.
+    """Compute what all concepts share for a batch of images.
 
     Args:
         view: the classifier seen from a layer.
-        pictures: (N, C, H, W), few: their gradients (N, T, C, h, w) are kept together.
+        images: (N, C, H, W), few: their gradients (N, T, C, h, w) are kept together.
         target: as attribution methods take it; None for the three most likely classes. A network with one logit has two
             classes: 0 or its name, and 1 or "not " and its name; None for both.
         baseline: (C, 1, 1) or anything that broadcasts to the activation; None for zeros.
         tolerance: relative completeness gap above which steps are doubled, up to `max_steps`; None for never.
         max_steps: see `tolerance`.
         budget: bounds on the rows of one pass.
-        activation: of these pictures, where it is known; then the part before the layer is neither run nor counted.
+        activation: of these images, where it is known; then the part before the layer is neither run nor counted.
     """
-    seen = _Seen(view, pictures, activation)
+    seen = _Seen(view, images, activation)
     asked = wanted = target if isinstance(target, Target) else Target(target)
     if seen.class_count == 1:
-        sides = _sides(wanted, view.classifier.class_names[0], len(pictures))
+        sides = _sides(wanted, view.classifier.class_names[0], len(images))
         asked, wanted = replace(wanted, classes=sides), replace(wanted, classes=0)
     elif wanted.classes is None and seen.all_logits.ndim == 2:
         wanted = replace(wanted, classes=seen.all_logits.topk(min(DEFAULT_TARGETS, seen.class_count)).indices)
         asked = wanted
-    logit = seen.case(pictures, Target(wanted.classes), budget)
+    logit = seen.case(images, Target(wanted.classes), budget)
     zero = integrate_path(logit, torch.zeros(()))
     explained, path = logit, zero
     if baseline is not None or wanted.output != "logit" or wanted.minus is not None:
-        explained = seen.case(pictures, wanted, logit.budget)
+        explained = seen.case(images, wanted, logit.budget)
         path = integrate_path(explained, torch.zeros(()) if baseline is None else baseline)
     if tolerance is not None:
         path = refine(explained, path, tolerance, max_steps)
@@ -106,28 +106,28 @@ def gather_evidence(
 
 
 class _Seen:
-    """A view that has already looked at the pictures, so that several cases share one prefix pass."""
+    """A view that has already looked at the images, so that several cases share one prefix pass."""
 
-    def __init__(self, view: View, pictures: Tensor, activation: Activation | None) -> None:
+    def __init__(self, view: View, images: Tensor, activation: Activation | None) -> None:
         self._view = view
-        self.found = view.activation(pictures) if activation is None else activation
+        self.found = view.activation(images) if activation is None else activation
         if not bool(self.found.isfinite().all()):
-            raise ModelError(f"layer {view.layer!r} is NaN or infinite for these pictures; check weights and input")
+            raise ModelError(f"layer {view.layer!r} is NaN or infinite for these images; check weights and input")
         with torch.no_grad():
             self.all_logits = view.logits(self.found)
         self.class_count = self.all_logits.shape[-1]
-        self.passes = Passes(suffix_forward=len(pictures))
+        self.passes = Passes(suffix_forward=len(images))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._view, name)
 
-    def activation(self, pictures: Tensor) -> Activation:
+    def activation(self, images: Tensor) -> Activation:
         """The activation, which is known."""
         return self.found
 
-    def case(self, pictures: Tensor, target: Any, budget: Budget | None) -> Case:
-        """A case of the pictures that were looked at."""
-        return Case(cast(View, self), pictures, target, differentiate=self._view.is_affine, budget=budget)
+    def case(self, images: Tensor, target: Any, budget: BatchBudget | None) -> Case:
+        """A case of the images that were looked at."""
+        return Case(cast(View, self), images, target, differentiate=self._view.is_affine, budget=budget)
 
 
 def _suffix_only(case: Case) -> Passes:
@@ -142,7 +142,7 @@ def _of_targets(per_class: Tensor, case: Case) -> Tensor:
     return per_class[first, case.target.heads.to(per_class.device), case.target.classes.to(per_class.device)]
 
 
-def _sides(wanted: Target, name: str, pictures: int) -> Tensor:
+def _sides(wanted: Target, name: str, images: int) -> Tensor:
     """For a network with one logit: 0 for the class, 1 for the other one, (N, T)."""
     if wanted.output != "logit" or wanted.minus is not None:
         raise TargetError("a network with one logit explains that logit; leave out output= and minus=")
@@ -153,11 +153,11 @@ def _sides(wanted: Target, name: str, pictures: int) -> Tensor:
         names = {name.lower(): 0, f"not {name}".lower(): 1}
         listed = given if isinstance(given, list) else [given]
         sides = torch.tensor([[names.get(str(one).lower(), one if isinstance(one, int) else -1) for one in listed]])
-    if not bool(((sides == 0) | (sides == 1)).all()) or len(sides) not in (1, pictures):
+    if not bool(((sides == 0) | (sides == 1)).all()) or len(sides) not in (1, images):
         raise TargetError(
             f"no class {wanted.classes!r}; with one logit the classes are 0 or {name!r}, 1 or 'not {name}'"
         )
-    return sides.expand(pictures, -1)
+    return sides.expand(images, -1)
 
 
 def _two_sided(evidence: Evidence, sides: Tensor) -> Evidence:

@@ -9,20 +9,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.classifiers import Carried, Classifier, LayerView
+from pellucid.classifiers import Classifier, LayerView, SideInputs
 from pellucid.concepts.concept_maps import contraharmonic_mean, project
 from pellucid.concepts.concept_sets import ConceptSet
 from pellucid.concepts.multi_layer import segment_between
 from pellucid.data import (
     Geometry,
     Preprocess,
-    measure_geometry,
-    read_picture,
+    probe_geometry,
+    read_image,
 )
 from pellucid.errors import ModelError, PellucidError
 
 HELD_INPUT_BYTES = 256 * 2**20
-"""Preprocessed pictures of a set are read once and kept if they take no more than this, else read for every pass."""
+"""Preprocessed images of a set are read once and kept if they take no more than this, else read for every pass."""
 
 
 class Inputs:
@@ -39,15 +39,15 @@ class Inputs:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """SHA-256 of each picture as the network will see it, mask included: equal for copies, whatever their names."""
+        """SHA-256 of each image as the network will see it, mask included: equal for copies, whatever their names."""
         return tuple(
-            _digest(picture, None if masks is None else masks[index])
-            for pictures, masks in self.batches()
-            for index, picture in enumerate(pictures)
+            _digest(image, None if masks is None else masks[index])
+            for images, masks in self.batches()
+            for index, image in enumerate(images)
         )
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Pictures (b, C, H, W) and masks (b, H, W) in [0, 1], or None where all of the pictures counts."""
+        """Images (b, C, H, W) and masks (b, H, W) in [0, 1], or None where all of the images counts."""
         if self._held is not None:
             yield from self._held
             return
@@ -62,23 +62,23 @@ class Inputs:
             self._held = held
 
     def _read(self, indices: range) -> tuple[Tensor, Tensor | None]:
-        pictures, masks = [], []
+        images, masks = [], []
         for index in indices:
-            item = self.concept.pictures[index]
-            upright = item if isinstance(item, Tensor | Image.Image) else read_picture(item)
+            item = self.concept.images[index]
+            upright = item if isinstance(item, Tensor | Image.Image) else read_image(item)
             given = upright if isinstance(upright, Tensor) else self._classifier.read(upright)[0]
-            pictures.append(given)
+            images.append(given)
             if self.concept.masks is not None:
                 masks.append(self._window(self.concept.masks[index], upright, given, self.concept.sources[index]))
-        return torch.stack(pictures), torch.stack(masks) if masks else None
+        return torch.stack(images), torch.stack(masks) if masks else None
 
     def _window(self, mask: Tensor, upright: Tensor | Image.Image, given: Tensor, source: str) -> Tensor:
-        """The part of a picture's mask that the network's input shows, (H, W)."""
+        """The part of an image's mask that the network's input shows, (H, W)."""
         size = tuple(upright.shape[-2:]) if isinstance(upright, Tensor) else (upright.height, upright.width)
         if tuple(mask.shape) != size or not bool(((mask >= 0) & (mask <= 1)).all()):
             raise PellucidError(
                 f"{source}: a mask of shape {tuple(mask.shape)} with values {float(mask.min()):g} to "
-                f"{float(mask.max()):g} does not fit a picture of shape {size}; wanted that shape, values 0 to 1"
+                f"{float(mask.max()):g} does not fit an image of shape {size}; wanted that shape, values 0 to 1"
             )
         if not isinstance(upright, Tensor):
             mask = _look_through(mask, _geometry(self._classifier.preprocess, *upright.size), given.shape[-2:])
@@ -92,9 +92,9 @@ class LayerActivations:
 
     Args:
         view: the layer.
-        inputs: N pictures.
+        inputs: N images.
         held_bytes: keep the maps after the first pass if they take no more than this; 0 for never.
-        before: the same pictures at another layer; where it holds its maps and this layer can go on from them, only
+        before: the same images at another layer; where it holds its maps and this layer can go on from them, only
             the part in between runs.
     """
 
@@ -115,7 +115,7 @@ class LayerActivations:
         """Activations (b, C, h, w), and the share of each cell that lies inside the mask (b, h, w) or None.
 
         Raises:
-            ModelError: an activation is NaN or infinite; the message names the pictures.
+            ModelError: an activation is NaN or infinite; the message names the images.
         """
         if self._held is not None:
             yield from self._held
@@ -132,18 +132,18 @@ class LayerActivations:
             self._held = held
 
     def _run(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Activations and the masks of their pictures, from the nearest place that is known."""
+        """Activations and the masks of their images, from the nearest place that is known."""
         held = None if self._before is None else self._before._held
         onward = None if held is None or self._before is None else segment_between(self._before.view, self.view)
-        for index, (pictures, masks) in enumerate(self.inputs.batches()):
+        for index, (images, masks) in enumerate(self.inputs.batches()):
             if held is None or onward is None:
-                yield self.view.activation(pictures).as_subclass(Tensor), masks
+                yield self.view.activation(images).as_subclass(Tensor), masks
             else:
                 with torch.no_grad():
-                    yield onward(held[index][0], Carried(pictures=len(pictures))).detach(), masks
+                    yield onward(held[index][0], SideInputs(images=len(images))).detach(), masks
 
     def pooled(self) -> Tensor:
-        """Mean of each picture's activation over the cells (over those inside its mask): (N, C) float64."""
+        """Mean of each image's activation over the cells (over those inside its mask): (N, C) float64."""
         return torch.cat([_pool(activation, shares) for activation, shares in self.batches()])
 
     def flattened(self) -> Tensor:
@@ -154,7 +154,7 @@ class LayerActivations:
         return torch.cat([activation.flatten(1).double().cpu() for activation, _ in self.batches()])
 
     def projection_levels(self, directions: Tensor) -> Tensor:
-        """Contraharmonic mean of ReLU(projection) of each picture on each direction: what emblems are medians of.
+        """Contraharmonic mean of ReLU(projection) of each image on each direction: what emblems are medians of.
 
         Args:
             directions: (D, C).
@@ -164,7 +164,7 @@ class LayerActivations:
         """
         levels = []
         for activation, shares in self.batches():
-            # One by one: all directions on all pictures of a batch would be large at early layers.
+            # One by one: all directions on all images of a batch would be large at early layers.
             for index, one in enumerate(activation.double()):
                 raw = project(one, directions).relu()
                 levels.append(contraharmonic_mean(raw, None if shares is None else shares[index].double()).cpu())
@@ -177,7 +177,7 @@ class LayerActivations:
             sources = ", ".join(concept.sources[seen + index] for index in bad[:4])
             raise ModelError(
                 f"layer {self.view.layer!r} is NaN or infinite for {sources} of {concept.name!r}; "
-                "check the weights and these pictures"
+                "check the weights and these images"
             )
 
     def _cell_shares(self, masks: Tensor, activation: Tensor) -> Tensor:
@@ -196,9 +196,9 @@ def _pool(activation: Tensor, shares: Tensor | None) -> Tensor:
     return (inside / shares.double().sum((1, 2))[:, None]).cpu()
 
 
-def _digest(picture: Tensor, mask: Tensor | None) -> str:
+def _digest(image: Tensor, mask: Tensor | None) -> str:
     digest = hashlib.sha256()
-    for tensor in (picture,) if mask is None else (picture, mask):
+    for tensor in (image,) if mask is None else (image, mask):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
@@ -210,11 +210,11 @@ def _geometry(preprocess: object, width: int, height: int) -> Geometry:
     if isinstance(preprocess, Preprocess):
         return preprocess.geometry(width, height)
     assert callable(preprocess)  # classifier.read has used it
-    return measure_geometry(preprocess, width, height)
+    return probe_geometry(preprocess, width, height)
 
 
 def _look_through(mask: Tensor, geometry: Geometry, size: torch.Size) -> Tensor:
-    """A picture's mask seen through the input window (H, W): the nearest pixel, and 0 beyond the picture."""
+    """An image's mask seen through the input window (H, W): the nearest pixel, and 0 beyond the image."""
     left, top, right, bottom = geometry.box
     y = (top + (torch.arange(size[0]) + 0.5) / size[0] * (bottom - top)).floor().long()
     x = (left + (torch.arange(size[1]) + 0.5) / size[1] * (right - left)).floor().long()

@@ -16,7 +16,7 @@ from pellucid.concepts.concept_sets import ConceptSet
 from pellucid.concepts.estimators import Estimator, estimator_name, fit_directions
 from pellucid.concepts.layer_activations import LayerActivations
 from pellucid.errors import PellucidError
-from pellucid.statistics.significance import area_under_curve
+from pellucid.statistics.significance import roc_auc
 
 Division = tuple[Tensor, Tensor]
 
@@ -28,10 +28,10 @@ class FitOptions:
     Attributes:
         features: "pooled", the mean over the cells, or "flattened", every cell on its own (TCAV only: no concept maps).
         splits: random splits for the held-out AUC.
-        holdout: part of the pictures that is held out in each split.
+        holdout: part of the images that is held out in each split.
         resamples: bootstrap resamples for the stability and for hierarchical intervals; at least 2.
         seed: of splits and resamples.
-        max_batch: pictures that go through the network at once.
+        max_batch: images that go through the network at once.
     """
 
     features: Literal["pooled", "flattened"] = "pooled"
@@ -52,8 +52,8 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A concept after the first pass over its pictures: directions, but no emblems yet."""
+class PartialFit:
+    """A concept after the first pass over its images: directions, but no emblems yet."""
 
     activations: LayerActivations
     features: Tensor  # (n1, F)
@@ -74,7 +74,7 @@ class LayerFit:
         self.options = options
 
     @property
-    def choices(self) -> dict[str, Any]:
+    def fit_config(self) -> dict[str, Any]:
         """All that was chosen and changes numbers."""
         options = {name: value for name, value in asdict(self.options).items() if name != "max_batch"}
         return {
@@ -84,18 +84,18 @@ class LayerFit:
         }
 
     def provenance(self, concept: ConceptSet) -> dict[str, Any]:
-        """What the pictures are called here; the same ones may be called otherwise elsewhere."""
+        """What the images are called here; the same ones may be called otherwise elsewhere."""
         return {
             "name": concept.name,
             "sources": concept.sources,
             "negative_sources": self.negatives.inputs.concept.sources,
         }
 
-    def doubts(self, concept: ConceptSet, direction: Tensor, auc: float) -> list[str]:
+    def quality_warnings(self, concept: ConceptSet, direction: Tensor, auc: float) -> list[str]:
         """What the fit itself says against the CAV."""
         what = f"CAV {concept.name!r} at {self.view.layer!r}"
         if not bool(direction.any()):
-            return [f"{what}: no direction, pictures with and without the concept activate it alike: AUC {auc:.2f}"]
+            return [f"{what}: no direction, images with and without the concept activate it alike: AUC {auc:.2f}"]
         return [f"{what}: held-out AUC {auc:.2f}, below {WEAK_AUC:g}"] if auc < WEAK_AUC else []
 
     @cached_property
@@ -103,7 +103,7 @@ class LayerFit:
         """(n0, F)."""
         return self._features(self.negatives)
 
-    def draft(self, activations: LayerActivations, remarks: list[str]) -> Draft:
+    def draft(self, activations: LayerActivations, remarks: list[str]) -> PartialFit:
         """First pass: features and directions."""
         features = self._features(activations)
         both, sizes = torch.cat([features, self.negative_features]), (len(features), len(self.negative_features))
@@ -119,12 +119,14 @@ class LayerFit:
             directions = torch.zeros_like(directions)
         count = 1 + len(resamples)
         aucs = [
-            area_under_curve(both[shown] @ direction, both[absent] @ direction)
+            roc_auc(both[shown] @ direction, both[absent] @ direction)
             for direction, (_, (shown, absent)) in zip(directions[count:], splits, strict=True)
         ]
-        return Draft(activations, features, directions[0], resamples, directions[1:count], torch.tensor(aucs), remarks)
+        return PartialFit(
+            activations, features, directions[0], resamples, directions[1:count], torch.tensor(aucs), remarks
+        )
 
-    def finish(self, drafts: Sequence[Draft]) -> list[CAV]:
+    def compute_emblems(self, drafts: Sequence[PartialFit]) -> list[CAV]:
         """Second pass: emblems. The negatives go through the network once for all concepts."""
         if not drafts:
             return []
@@ -144,7 +146,7 @@ class LayerFit:
             return torch.full((len(activations.inputs), len(directions)), torch.nan, dtype=torch.float64)
         return activations.projection_levels(directions)
 
-    def _cav(self, draft: Draft, shown: Tensor, absent: Tensor) -> CAV:
+    def _cav(self, draft: PartialFit, shown: Tensor, absent: Tensor) -> CAV:
         """A CAV from the levels (n, 2 + B) of projections on the direction, its opposite, and the resamples."""
         concept, first = draft.activations.inputs.concept, len(shown)
         high, low = sample_median(shown).tolist(), sample_median(absent).tolist()
@@ -155,7 +157,7 @@ class LayerFit:
         auc = float(draft.aucs.mean())
         return CAV(
             **self.provenance(concept),
-            **self.choices,
+            **self.fit_config,
             layer=self.view.layer,
             direction=draft.direction.float(),
             emblems=Emblems(low[0], high[0]),
@@ -169,13 +171,13 @@ class LayerFit:
             resample_emblems=torch.tensor(resample_emblems),
             classifier=self.view.classifier.name,
             fingerprint=self.view.classifier.fingerprint(),
-            remarks=draft.remarks + self.doubts(concept, draft.direction, auc),
+            remarks=draft.remarks + self.quality_warnings(concept, draft.direction, auc),
             versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
         )
 
 
 def _split(shown: int, absent: int, holdout: float, generator: torch.Generator) -> tuple[Division, Division]:
-    """A random division of each side into pictures to fit to and pictures held out, at least one of each."""
+    """A random division of each side into images to fit to and images held out, at least one of each."""
     parts = []
     for size, offset in ((shown, 0), (absent, shown)):
         held = min(max(round(holdout * size), 1), size - 1)

@@ -48,7 +48,7 @@ def integrate_path(case: Case, baseline: Tensor, steps: int = REFERENCE_STEPS) -
     Where the score is an affine function of the activation one gradient gives the exact integral.
 
     Args:
-        case: pictures with targets.
+        case: images with targets.
         baseline: anything that broadcasts to the activation (N, C, h, w).
         steps: intervals; there are steps + 1 nodes, ends included.
     """
@@ -66,7 +66,7 @@ def integrate_path(case: Case, baseline: Tensor, steps: int = REFERENCE_STEPS) -
 
 
 def refine(case: Case, path: PathIntegral, tolerance: float, max_steps: int) -> PathIntegral:
-    """Double the steps of the pictures whose completeness gap is above `tolerance`, up to `max_steps`.
+    """Double the steps of the images whose completeness gap is above `tolerance`, up to `max_steps`.
 
     The nodes of the trapezoid rule are kept: each doubling costs the new midpoints only.
     """
@@ -74,7 +74,7 @@ def refine(case: Case, path: PathIntegral, tolerance: float, max_steps: int) -> 
         missed = (path.gap > tolerance).any(1).cpu() & (path.steps > 0) & (2 * path.steps <= max_steps)
         if not bool(missed.any()):
             return path
-        # Pictures that miss the tolerance have been doubled together, so that they have the same number of steps.
+        # Images that miss the tolerance have been doubled together, so that they have the same number of steps.
         rows = case.rows[missed]
         nodes, weights = quadrature_nodes(int(path.steps[missed][0]), "midpoint")
         middle = _quadrature(case, rows, path.difference, nodes, weights)
@@ -83,12 +83,12 @@ def refine(case: Case, path: PathIntegral, tolerance: float, max_steps: int) -> 
         path = replace(path, gradient=gradient, steps=torch.where(missed, 2 * path.steps, path.steps))
 
 
-def _quadrature(case: Case, pictures: Tensor, difference: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums over the nodes of the gradients of some of the pictures: (P, T, C, h, w)."""
+def _quadrature(case: Case, images: Tensor, difference: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums over the nodes of the gradients of some of the images: (P, T, C, h, w)."""
     total = difference.new_zeros(len(case), case.target_count, *difference.shape[1:])
-    for rows, chosen in case.variants(len(nodes), "gradient", pictures):
+    for rows, chosen in case.variants(len(nodes), "gradient", images):
         remaining = (1 - nodes[chosen, None, None, None]).to(difference)
         points = case.activation[rows] - remaining * difference[rows]
         for target, gradient in enumerate(case.gradients_at(points, rows)):
-            total[:, target] += case.sum_by_picture(gradient, rows, weights[chosen])
-    return total[pictures]
+            total[:, target] += case.sum_by_image(gradient, rows, weights[chosen])
+    return total[images]

@@ -1,6 +1,6 @@
 """How much a concept counted: Visual-TCAV's reference score and the signed contribution, as pure functions.
 
-All take the axes N (pictures), D (directions) and T (targets), each of which may be left out together:
+All take the axes N (images), D (directions) and T (targets), each of which may be left out together:
 
     activation (N, C, h, w), integrated_gradients (N, T, C, h, w), direction (D, C), concept_map (N, D, h, w)
     -> (N, D, T)
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pellucid.concepts.concept_maps import STABILISER
+from pellucid.concepts.concept_maps import STABILIZER
 from pellucid.errors import PellucidError
 
 
@@ -54,7 +54,7 @@ def binary_class_weights(integrated_gradients: Tensor) -> Tensor:
 def direction_weights(activation: Tensor, direction: Tensor, concept_map: Tensor) -> Tensor:
     """The direction as weights of channels, largest 1.
 
-    q = ReLU(p) where the picture's activation is nowhere negative; else ReLU(s p), where s is -1 for the channels whose
+    q = ReLU(p) where the image's activation is nowhere negative; else ReLU(s p), where s is -1 for the channels whose
     sum under the concept map is negative: there, a negative p raises the projection. The weights are q / max q.
 
     Args:
@@ -95,7 +95,7 @@ def reference_attribution(
     weight = torch.as_tensor(class_weight, dtype=positive.dtype, device=positive.device)
     if weight.numel() > 1:
         weight = weight.reshape(len(positive), 1, positive.shape[1])
-    share = positive / (positive.sum((2, 3, 4), keepdim=True) + STABILISER)
+    share = positive / (positive.sum((2, 3, 4), keepdim=True) + STABILIZER)
     return case.squeeze(_masked_sum(case, share) * weight)
 
 
@@ -104,7 +104,7 @@ def signed_contribution(
 ) -> Tensor:
     """Evidence for (+) and against (-) the target where the concept is seen, in the target's own unit (logits).
 
-    S = sum_ij M_ij sum_c phat_c IG_c,ij; neither rectified nor normalised.
+    S = sum_ij M_ij sum_c phat_c IG_c,ij; neither rectified nor normalized.
 
     Args:
         activation, integrated_gradients, direction, concept_map: as in `reference_attribution`.
@@ -124,7 +124,7 @@ class _Axes:
     gradients: Tensor  # (N, T, C, h, w)
     direction: Tensor  # (D, C)
     concept_map: Tensor  # (N, D, h, w)
-    has_pictures: bool
+    has_images: bool
     has_directions: bool
     has_targets: bool
 
@@ -135,10 +135,10 @@ class _Axes:
         full = activation if many else activation[None]
         fits = activation.ndim in (3, 4) and direction.ndim in (1, 2) and gradients.ndim - activation.ndim in (0, 1)
         try:
-            pictures, channels, rows, columns = full.shape
+            images, channels, rows, columns = full.shape
             lines = direction.reshape(-1, channels)
-            maps = concept_map.reshape(pictures, len(lines), rows, columns)
-            values = gradients.reshape(pictures, -1, channels, rows, columns)
+            maps = concept_map.reshape(images, len(lines), rows, columns)
+            values = gradients.reshape(images, -1, channels, rows, columns)
         except (RuntimeError, ValueError):
             fits = False
         if not fits:
@@ -156,7 +156,7 @@ class _Axes:
             result = result[..., 0]
         if not self.has_directions:
             result = result[:, 0]
-        return result if self.has_pictures else result[0]
+        return result if self.has_images else result[0]
 
 
 def _direction_weights(activation: Tensor, direction: Tensor, concept_map: Tensor) -> Tensor:

@@ -27,13 +27,13 @@ class Status(StrEnum):
 
 _EXPLANATIONS = {
     Status.OK: "nothing is known against this number",
-    Status.NOT_SEPARABLE: "0: at this layer pictures of the concept project no higher than other pictures do",
-    Status.NO_POSITIVE_DIRECTION: "0: no channel of this picture is aligned with the concept's direction",
-    Status.EMPTY_MAP: "0: the concept is nowhere seen in this picture",
+    Status.NOT_SEPARABLE: "0: at this layer images of the concept project no higher than other images do",
+    Status.NO_POSITIVE_DIRECTION: "0: no channel of this image is aligned with the concept's direction",
+    Status.EMPTY_MAP: "0: the concept is nowhere seen in this image",
     Status.CLASS_WEIGHT_ZERO: "0: the class's logit is no higher than for an activation of zeros; see the signed score",
     Status.NO_EVIDENCE: "0: where the concept is seen there is no evidence in the channels aligned with it",
     Status.NOT_CONVERGED: "the integrated gradients miss the completeness tolerance: take more steps",
-    Status.CAV_WEAK: "the CAV hardly tells held-out pictures of the concept from others",
+    Status.CAV_WEAK: "the CAV hardly tells held-out images of the concept from others",
 }
 
 

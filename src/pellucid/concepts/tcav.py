@@ -1,4 +1,4 @@
-"""TCAV: for how many pictures of a class a step towards a concept raises the class's logit (Kim et al., 2018)."""
+"""TCAV: for how many images of a class a step towards a concept raises the class's logit (Kim et al., 2018)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ from pellucid.attribution import (
 from pellucid.concepts.cav import CAV, check_cavs, null_directions
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics.significance import correct, rank_p_value, two_sample_p_value
+from pellucid.statistics.significance import correct, permutation_p_value, rank_p_value
 
 MIN_RANDOM_SET = 5
-"""Pictures that each random set has at least: the sets are parts of the negatives that a CAV was fitted with."""
+"""Images that each random set has at least: the sets are parts of the negatives that a CAV was fitted with."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TCAVResult:
-    """TCAV scores of D concepts for one target over N pictures.
+    """TCAV scores of D concepts for one target over N images.
 
     Attributes:
         cavs: the concepts.
         layer: name of the layer.
         target: what the derivative is taken of.
-        sensitivities: (N, D) derivative of the target along each CAV of length 1, picture by picture.
+        sensitivities: (N, D) derivative of the target along each CAV of length 1, image by image.
         random_scores: D tensors (R,): the score with each random set in place of all negatives.
         baseline_scores: D tensors (R,): the scores of each random set against another one.
         p_values: (D,) two-sided test that the concept's scores over the random sets and the random sets' own scores
             have the same mean.
-        relabelled_p_values: (D,) how often CAVs of relabelled pictures give a score as far from 0.5. Scores over random
-            sets share the concept's pictures, so that they agree even for a chance concept; this test allows for that.
+        relabeled_p_values: (D,) how often CAVs of relabelled images give a score as far from 0.5. Scores over random
+            sets share the concept's images, so that they agree even for a chance concept; this test allows for that.
         sensitivity_p_values: (D,) the same for the mean sensitivity, which tells concepts apart where every score, by
             chance or not, is 0 or 1.
         adjusted: the three p-values by name, each adjusted for the D concepts.
@@ -51,7 +51,7 @@ class TCAVResult:
     random_scores: tuple[Tensor, ...]
     baseline_scores: tuple[Tensor, ...]
     p_values: Tensor
-    relabelled_p_values: Tensor
+    relabeled_p_values: Tensor
     sensitivity_p_values: Tensor
     adjusted: Mapping[str, Tensor]
     notes: tuple[str, ...]
@@ -64,7 +64,7 @@ class TCAVResult:
 
     @property
     def scores(self) -> Tensor:
-        """(D,) share of the pictures whose sensitivity is positive: TCAV's score."""
+        """(D,) share of the images whose sensitivity is positive: TCAV's score."""
         return _sign_share(self.sensitivities)
 
     @property
@@ -100,32 +100,32 @@ def tcav(
     Args:
         view: `classifier.at(layer)`.
         cavs: concepts, fitted at this layer of this classifier, to pooled or flattened features.
-        class_images: (N, C, H, W) pictures of the class, in the classifier's own input space.
+        class_images: (N, C, H, W) images of the class, in the classifier's own input space.
         target: class index or name, or a `Target`; its logit is differentiated, not the loss.
         random_sets: into so many parts the negatives are divided at random; fewer if the negatives are few.
-        permutations: relabellings for `relabelled_p_values`.
+        permutations: relabellings for `relabeled_p_values`.
         correction: how p-values are adjusted, "holm", "bonferroni" or "benjamini_hochberg".
         seed: of division and relabellings.
-        max_batch: pictures that go through the network at once.
+        max_batch: images that go through the network at once.
 
     Raises:
         TargetError: no such class, or several targets.
-        PellucidError: no pictures, or CAVs that do not belong here.
+        PellucidError: no images, or CAVs that do not belong here.
     """
     check_cavs(view, cavs)
     if not len(class_images):
-        raise PellucidError("no pictures of the class: the batch is empty")
+        raise PellucidError("no images of the class: the batch is empty")
     given = target.classes if isinstance(target, Target) else target
     if given is None or isinstance(given, Tensor | list):
-        raise TargetError(f"tcav scores one class for all pictures; {given!r} is none, call it once per class")
+        raise TargetError(f"tcav scores one class for all images; {given!r} is none, call it once per class")
     gradients, label, passes = _gradients(view, class_images, target, max_batch)
     divided = [_random_set_scores(cav, gradients, random_sets, seed) for cav in cavs]
     chance = torch.stack([_along(gradients, null_directions(cav, permutations, seed)) for cav in cavs])  # (D, N, P)
     sensitivities = torch.cat([_along(gradients, cav.direction[None]) for cav in cavs], dim=1)
     null_scores = (chance > 0).double().mean(1)
     p_values = {
-        "p_values": torch.tensor([two_sample_p_value(*pair, seed=seed) for pair in divided], dtype=torch.float64),
-        "relabelled_p_values": rank_p_value(_sign_share(sensitivities) - 0.5, null_scores - 0.5, two_sided=True),
+        "p_values": torch.tensor([permutation_p_value(*pair, seed=seed) for pair in divided], dtype=torch.float64),
+        "relabeled_p_values": rank_p_value(_sign_share(sensitivities) - 0.5, null_scores - 0.5, two_sided=True),
         "sensitivity_p_values": rank_p_value(sensitivities.mean(0), chance.mean(1), two_sided=True),
     }
     return TCAVResult(
@@ -142,10 +142,10 @@ def tcav(
     )
 
 
-def _gradients(view: View, pictures: Tensor, target: Any, max_batch: int) -> tuple[Tensor, str, Passes]:
+def _gradients(view: View, images: Tensor, target: Any, max_batch: int) -> tuple[Tensor, str, Passes]:
     """Gradients (N, C, h, w) of the target at the layer."""
     gradients, passes, label = [], Passes(), ""
-    for chunk in torch.split(pictures, max_batch):
+    for chunk in torch.split(images, max_batch):
         case = Case(view, chunk, target, max_batch=max_batch, differentiate=True)
         gradients.append(case.gradients[:, 0].cpu())
         passes, label = passes + case.passes, case.target.labels[0][0]

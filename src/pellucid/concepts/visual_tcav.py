@@ -1,4 +1,4 @@
-"""Visual-TCAV: where a classifier saw concepts in pictures, and how much they counted for its classes."""
+"""Visual-TCAV: where a classifier saw concepts in images, and how much they counted for its classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import View
-from pellucid.attribution.batch_budget import Budget
-from pellucid.attribution.targets import Target, count_targets, targets_of_rows
+from pellucid.attribution.batch_budget import BatchBudget
+from pellucid.attribution.targets import Target, count_targets, select_targets
 from pellucid.classifiers import Activation
 from pellucid.concepts.cav import (
     CAV,
@@ -19,8 +19,8 @@ from pellucid.concepts.cav import (
     check_cavs,
     null_directions,
 )
-from pellucid.concepts.concept_explanation import ConceptExplanation, Samples
-from pellucid.concepts.concept_scores import maps_of, sample_scores, statuses
+from pellucid.concepts.concept_explanation import ConceptExplanation, DirectionScores
+from pellucid.concepts.concept_scores import compute_concept_maps, find_statuses, score_directions
 from pellucid.concepts.evidence import DEFAULT_TARGETS, Evidence, gather_evidence
 from pellucid.concepts.joint import (
     JointMethod,
@@ -39,7 +39,7 @@ CORRELATED = 0.5
 
 @dataclass(frozen=True, eq=False)
 class VisualTCAV:
-    """Explains pictures by concepts (De Santis et al., 2024), with the published score and a signed one beside it.
+    """Explains images by concepts (De Santis et al., 2024), with the published score and a signed one beside it.
 
     The published score is always computed as published: logits, zero baseline, 50 steps of the trapezoid rule, CAVs as
     they are. Baseline, targets other than logits and refinement concern the signed contribution.
@@ -48,7 +48,7 @@ class VisualTCAV:
         view: `classifier.at(layer)`.
         cavs: concepts, fitted at this layer of this classifier.
         baseline: where the path of the signed contribution starts: "zero"; "negatives", the mean activation of the
-            pictures without the concepts, which lies where activations do; or a tensor that broadcasts to (C, h, w).
+            images without the concepts, which lies where activations do; or a tensor that broadcasts to (C, h, w).
         tolerance: relative completeness gap above which steps are doubled; None for never.
         max_steps: where that doubling ends.
         permutations: relabellings for the p-values; 0 for none.
@@ -56,7 +56,7 @@ class VisualTCAV:
         correction: how p-values are adjusted for their number, a name from `CORRECTIONS`.
         joint: how the joint attribution shares evidence out, "least_squares" or "shapley".
         seed: of the relabellings.
-        max_batch: most rows (pictures x steps) that go through the network at once.
+        max_batch: most rows (images x steps) that go through the network at once.
         max_bytes: most bytes that the tensors of one pass may take; None for no bound.
     """
 
@@ -66,7 +66,7 @@ class VisualTCAV:
     tolerance: float | None = 0.02
     max_steps: int = 400
     permutations: int = 199
-    null: Null = "centred"
+    null: Null = "centered"
     correction: str = "benjamini_hochberg"
     joint: JointMethod = "least_squares"
     seed: int = 0
@@ -84,37 +84,37 @@ class VisualTCAV:
         _ = self._sharing_rule  # refuses an unknown method, and too many concepts
         if isinstance(self.baseline, str) and self.baseline not in ("zero", "negatives"):
             raise PellucidError(f"unknown baseline {self.baseline!r}: zero, negatives or a tensor")
-        if self.null not in ("centred", "relabel"):
-            raise PellucidError(f"unknown null {self.null!r}: centred or relabel")
+        if self.null not in ("centered", "relabel"):
+            raise PellucidError(f"unknown null {self.null!r}: centered or relabel")
         if self.permutations < 0 or self.max_batch < 1 or (self.tolerance is not None and not self.tolerance > 0):
             raise PellucidError(
                 f"wanted permutations >= 0, max_batch >= 1 and tolerance > 0, not {self.permutations}, "
                 f"{self.max_batch} and {self.tolerance}"
             )
 
-    def __call__(self, pictures: Tensor, targets: Any = None) -> ConceptExplanation:
-        """Explain pictures, each on its own.
+    def __call__(self, images: Tensor, targets: Any = None) -> ConceptExplanation:
+        """Explain images, each on its own.
 
         Args:
-            pictures: (N, C, H, W) in the classifier's own input space.
-            targets: class index or name; a list of them (T targets for every picture); a tensor (N,) or (N, T), picture
-                by picture; a `Target` with another output than the logit; None for the three most likely classes. A
+            images: (N, C, H, W) in the classifier's own input space.
+            targets: class index or name; a list of them (T targets for every image); a tensor (N,) or (N, T), image
+                by image; a `Target` with another output than the logit; None for the three most likely classes. A
                 network with one logit has two classes: 0 or its name, and 1 or "not " and its name.
 
         Raises:
             TargetError: no such class.
             ModelError: NaN or infinite activations or logits.
         """
-        return self.explain(pictures, targets)
+        return self.explain(images, targets)
 
-    def explain(self, pictures: Tensor, targets: Any = None, *, resample: bool = False) -> ConceptExplanation:
+    def explain(self, images: Tensor, targets: Any = None, *, resample: bool = False) -> ConceptExplanation:
         """As calling it; `resample` adds the scores under the bootstrap resamples of the CAVs."""
-        return explain_layers([self], pictures, targets, resample=resample)[0]
+        return explain_layers([self], images, targets, resample=resample)[0]
 
-    def _gather(self, pictures: Tensor, targets: Any, budget: Budget, activation: Activation) -> Evidence:
+    def _gather(self, images: Tensor, targets: Any, budget: BatchBudget, activation: Activation) -> Evidence:
         return gather_evidence(
             self.view,
-            pictures,
+            images,
             targets,
             baseline=self._baseline,
             tolerance=self.tolerance,
@@ -164,11 +164,11 @@ class VisualTCAV:
         """Maps and scores of all concepts from the evidence that they share."""
         activation, path, values = evidence.activation, evidence.path, evidence.path.values
         directions = self._directions.to(activation)
-        maps, negative_maps = maps_of(activation, self.cavs)
+        maps, negative_maps = compute_concept_maps(activation, self.cavs)
         reference = reference_attribution(activation, evidence.reference, directions, maps, evidence.class_weights)
         signed = signed_contribution(activation, values, directions, maps)
         positive = signed_contribution(activation, values.relu(), directions, maps)
-        status, signed_status = statuses(evidence, self.cavs, maps, reference, signed, self.tolerance)
+        status, signed_status = find_statuses(evidence, self.cavs, maps, reference, signed, self.tolerance)
         return ConceptExplanation(
             cavs=tuple(self.cavs),
             layer=self.view.layer,
@@ -198,19 +198,23 @@ class VisualTCAV:
             passes=evidence.passes,
         )
 
-    def _null_scores(self, evidence: Evidence) -> Samples:
-        """Scores of relabelled pictures' directions under the concept's own emblems."""
-        each = [sample_scores(evidence, null, *cav.emblems) for cav, null in zip(self.cavs, self._nulls, strict=True)]
-        return Samples.stack(each)
+    def _null_scores(self, evidence: Evidence) -> DirectionScores:
+        """Scores of relabelled images' directions under the concept's own emblems."""
+        each = [
+            score_directions(evidence, null, *cav.emblems) for cav, null in zip(self.cavs, self._nulls, strict=True)
+        ]
+        return DirectionScores.stack(each)
 
-    def _resampled_scores(self, evidence: Evidence) -> Samples:
+    def _resampled_scores(self, evidence: Evidence) -> DirectionScores:
         """Scores of each CAV's bootstrap resamples under their own emblems."""
-        return Samples.stack([sample_scores(evidence, cav.resamples, *cav.resample_emblems.T) for cav in self.cavs])
+        return DirectionScores.stack(
+            [score_directions(evidence, cav.resamples, *cav.resample_emblems.T) for cav in self.cavs]
+        )
 
     def _notes(self, activation: Tensor, hypotheses: int) -> tuple[str, ...]:
         notes = [remark for cav in self.cavs for remark in cav.remarks]
         if activation.shape[2:] == (1, 1):
-            notes.append(f"layer {self.view.layer!r} has no spatial extent: a concept map is one number per picture")
+            notes.append(f"layer {self.view.layer!r} has no spatial extent: a concept map is one number per image")
         smallest = hypotheses / (1 + self.permutations)
         if self.permutations and self.correction in ("holm", "bonferroni") and smallest > 0.05:
             notes.append(
@@ -228,13 +232,13 @@ class VisualTCAV:
 
 
 def explain_layers(
-    explainers: Sequence[VisualTCAV], pictures: Tensor, targets: Any = None, *, resample: bool = False
+    explainers: Sequence[VisualTCAV], images: Tensor, targets: Any = None, *, resample: bool = False
 ) -> list[ConceptExplanation]:
-    """Explain pictures at several layers: each goes through the network's first part once, however many layers.
+    """Explain images at several layers: each goes through the network's first part once, however many layers.
 
     Args:
         explainers: one per layer, all of one classifier.
-        pictures, targets: as `VisualTCAV` takes them; None for the most likely classes, the same at all layers.
+        images, targets: as `VisualTCAV` takes them; None for the most likely classes, the same at all layers.
         resample: add the scores under the bootstrap resamples of the CAVs.
 
     Returns:
@@ -243,28 +247,28 @@ def explain_layers(
     """
     if not explainers:
         raise PellucidError("no layers to explain at: give one explainer or more")
-    if not len(pictures):
-        raise PellucidError("no pictures to explain: the batch is empty")
+    if not len(images):
+        raise PellucidError("no images to explain: the batch is empty")
     given = targets.classes if isinstance(targets, Target) else targets
     count = DEFAULT_TARGETS if given is None else count_targets(given)
     budgets = [
-        Budget(each.view, pictures[:1], targets=count, max_batch=each.max_batch, max_bytes=each.max_bytes)
+        BatchBudget(each.view, images[:1], targets=count, max_batch=each.max_batch, max_bytes=each.max_bytes)
         for each in explainers
     ]
-    size = min(budget.pictures(differentiate=True) for budget in budgets)
+    size = min(budget.images(differentiate=True) for budget in budgets)
     chain = LayerChain([each.view for each in explainers])
     parts: list[list[ConceptExplanation]] = [[] for _ in explainers]
-    # Nothing computed under inference mode can be differentiated, not even the user's pictures.
+    # Nothing computed under inference mode can be differentiated, not even the user's images.
     with torch.inference_mode(False):
-        pictures = pictures.clone() if pictures.is_inference() else pictures
-        for start in range(0, len(pictures), size):
-            rows = slice(start, min(start + size, len(pictures)))
-            wanted = targets_of_rows(targets, rows, len(pictures))
-            activations = chain.activations(pictures[rows])
+        images = images.clone() if images.is_inference() else images
+        for start in range(0, len(images), size):
+            rows = slice(start, min(start + size, len(images)))
+            wanted = select_targets(targets, rows, len(images))
+            activations = chain.activations(images[rows])
             for explainer, activation, budget, found in zip(explainers, activations, budgets, parts, strict=True):
-                evidence = explainer._gather(pictures[rows], wanted, budget, activation)
+                evidence = explainer._gather(images[rows], wanted, budget, activation)
                 found.append(explainer._weigh(evidence, resample))
                 wanted = evidence.target
     joined = [ConceptExplanation.join(found) for found in parts]
-    costs = [budget.passes + chain.cost(index, len(pictures)) for index, budget in enumerate(budgets)]
+    costs = [budget.passes + chain.cost(index, len(images)) for index, budget in enumerate(budgets)]
     return [replace(found, passes=found.passes + cost) for found, cost in zip(joined, costs, strict=True)]

@@ -1,4 +1,4 @@
-"""Reading pictures safely, and the way between a picture and a classifier's input."""
+"""Reading images safely, and the way between an image and a classifier's input."""
 
 from pellucid.data.context_table import (
     ContextScale,
@@ -10,14 +10,14 @@ from pellucid.data.geometry import Geometry, PlaceMode
 from pellucid.data.images import (
     MAX_PIXELS,
     SUFFIXES,
-    PictureFailure,
-    find_pictures,
-    read_picture,
-    read_pictures,
+    ImageFailure,
+    find_images,
+    read_image,
+    read_images,
     to_rgb,
 )
 from pellucid.data.preprocessing import Interpolation, Preprocess
-from pellucid.data.probe_geometry import measure_geometry
+from pellucid.data.probe_geometry import probe_geometry
 
 __all__ = [
     "MAX_PIXELS",
@@ -25,15 +25,15 @@ __all__ = [
     "ContextScale",
     "ContextTable",
     "Geometry",
+    "ImageFailure",
     "Interpolation",
-    "PictureFailure",
     "PlaceMode",
     "Preprocess",
-    "find_pictures",
-    "measure_geometry",
+    "find_images",
+    "probe_geometry",
     "read_context",
-    "read_picture",
-    "read_pictures",
+    "read_image",
+    "read_images",
     "to_rgb",
     "write_context",
 ]

@@ -1,4 +1,4 @@
-"""Tables of context features: what is known of each picture besides its pixels, such as thickness or age."""
+"""Tables of context features: what is known of each image besides its pixels, such as thickness or age."""
 
 import csv
 import difflib
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pellucid.data.images import find_pictures
+from pellucid.data.images import find_images
 from pellucid.errors import PellucidError
 from pellucid.storage.files import write_atomically
 
@@ -27,7 +27,7 @@ _SHOWN = 3  # examples in a message
 
 @dataclass(frozen=True)
 class ContextScale:
-    """What context features are standardised with: those of a training table, to be used on any other.
+    """What context features are standardized with: those of a training table, to be used on any other.
 
     Attributes:
         names: K features.
@@ -39,20 +39,20 @@ class ContextScale:
     means: Tensor
     sds: Tensor
 
-    def standardise(self, values: Tensor) -> Tensor:
+    def standardize(self, values: Tensor) -> Tensor:
         """Values (..., K) in standard deviations from the mean, float32, on the values' device."""
         means, sds = self.means.to(values.device), self.sds.to(values.device)
         return ((values.double() - means) / sds).float()
 
-    def unstandardise(self, standardised: Tensor) -> Tensor:
-        """What `standardise` was given, (..., K) float64; differentiable."""
-        means, sds = self.means.to(standardised.device), self.sds.to(standardised.device)
-        return standardised.double() * sds + means
+    def unstandardize(self, standardized: Tensor) -> Tensor:
+        """What `standardize` was given, (..., K) float64; differentiable."""
+        means, sds = self.means.to(standardized.device), self.sds.to(standardized.device)
+        return standardized.double() * sds + means
 
 
 @dataclass(frozen=True)
 class ContextTable:
-    """Context features of pictures, one row per picture.
+    """Context features of images, one row per image.
 
     Constant columns and copies are allowed, as in a table made by an intervention; `check` refuses them where a
     surrogate is to learn from the table.
@@ -60,7 +60,7 @@ class ContextTable:
     Attributes:
         names: K features, none twice.
         values: (N, K) float64, finite.
-        files: the pictures of the rows, if they are files.
+        files: the images of the rows, if they are files.
     """
 
     names: tuple[str, ...]
@@ -71,7 +71,7 @@ class ContextTable:
         _check_names(self.names)
         if self.values.ndim != 2 or self.values.shape[1] != len(self.names):
             raise PellucidError(
-                f"context values are {tuple(self.values.shape)}, not one row per picture with "
+                f"context values are {tuple(self.values.shape)}, not one row per image with "
                 f"{len(self.names)} columns ({', '.join(self.names)})"
             )
         if self.files is not None and len(self.files) != len(self.values):
@@ -98,11 +98,11 @@ class ContextTable:
 
     def column(self, name: str) -> Tensor:
         """The values (N,) of one feature."""
-        return self.values[:, self._place(name)]
+        return self.values[:, self._column_index(name)]
 
     def select(self, names: Sequence[str]) -> "ContextTable":
         """The same rows with the named columns only, in that order."""
-        return ContextTable(tuple(names), self.values[:, [self._place(name) for name in names]], self.files)
+        return ContextTable(tuple(names), self.values[:, [self._column_index(name) for name in names]], self.files)
 
     def subset(self, rows: Sequence[int] | Tensor | slice) -> "ContextTable":
         """Some rows, by their numbers, a mask or a slice."""
@@ -114,7 +114,7 @@ class ContextTable:
         """The same rows with some columns set to a number, or to one number per row."""
         columns = list(self.values.unbind(1))
         for name, value in values.items():
-            columns[self._place(name)] = torch.as_tensor(value).to(columns[0]).expand(len(self))
+            columns[self._column_index(name)] = torch.as_tensor(value).to(columns[0]).expand(len(self))
         return ContextTable(self.names, torch.stack(columns, dim=1), self.files)
 
     def scale(self) -> ContextScale:
@@ -126,21 +126,21 @@ class ContextTable:
         self._refuse_constants()
         return ContextScale(self.names, self.values.mean(0), self.values.std(0, correction=0))
 
-    def check(self, *, at_least: int = 2, pictures: int | None = None) -> None:
+    def check(self, *, at_least: int = 2, images: int | None = None) -> None:
         """Refuse a table from which nothing can be learnt.
 
         Args:
             at_least: so many rows are needed.
-            pictures: how many pictures it must describe, if known.
+            images: how many images it must describe, if known.
 
         Raises:
-            PellucidError: too few rows, not one per picture, a constant column, or two columns that are copies of
+            PellucidError: too few rows, not one per image, a constant column, or two columns that are copies of
                 each other (correlation beyond ±0.9999): their effects could never be told apart.
         """
-        if pictures is not None and pictures != len(self):
-            raise PellucidError(f"the context table has {len(self)} rows for {pictures} pictures; give one row each")
+        if images is not None and images != len(self):
+            raise PellucidError(f"the context table has {len(self)} rows for {images} images; give one row each")
         if len(self) < at_least:
-            raise PellucidError(f"{len(self)} pictures with context are too few; at least {at_least} are needed")
+            raise PellucidError(f"{len(self)} images with context are too few; at least {at_least} are needed")
         self._refuse_constants()
         correlations = torch.corrcoef(self.values.T).reshape(len(self.names), -1)
         for first, second in combinations(range(len(self.names)), 2):
@@ -150,7 +150,7 @@ class ContextTable:
                     f"(correlation {float(correlations[first, second]):.5f}); leave one of them out"
                 )
 
-    def _place(self, name: str) -> int:
+    def _column_index(self, name: str) -> int:
         if name not in self.names:
             raise PellucidError(f"no context column {name!r}{_nearest(name, self.names)}")
         return self.names.index(name)
@@ -170,7 +170,7 @@ class ContextTable:
         where = str(self.files[row]) if self.files else f"row {row}"
         raise PellucidError(
             f"the context has {len(rows)} missing or infinite values, the first at {where}, column {name!r}; "
-            "fill them in, or leave out those pictures or columns"
+            "fill them in, or leave out those images or columns"
         )
 
 
@@ -181,23 +181,23 @@ def read_context(
     columns: Sequence[str] | None = None,
     file_column: str = "file",
 ) -> ContextTable:
-    """Read context features from a CSV file, with a header and one row per picture.
+    """Read context features from a CSV file, with a header and one row per image.
 
     Args:
         table: the CSV file, in UTF-8.
-        folder: of the pictures, searched with all its folders. Each of them must have a row that names it by its
-            path below the folder; the table then comes in the order of `find_pictures`. Without a folder the rows
+        folder: of the images, searched with all its folders. Each of them must have a row that names it by its
+            path below the folder; the table then comes in the order of `find_images`. Without a folder the rows
             stay as they are and name no files.
         columns: the features to read; by default all columns but the file column.
-        file_column: the column with the pictures' names; needed with a folder only.
+        file_column: the column with the images' names; needed with a folder only.
 
     Returns:
-        The table; with a folder its `files` are the pictures' paths. Call `check` before training on it.
+        The table; with a folder its `files` are the images' paths. Call `check` before training on it.
 
     Raises:
-        PellucidError: the file is no such table, a cell is no number, a row names an unknown picture or one that
-            had a row already, or pictures have no row. The message begins with the path and names the line.
-        PictureError: the folder has no pictures.
+        PellucidError: the file is no such table, a cell is no number, a row names an unknown image or one that
+            had a row already, or images have no row. The message begins with the path and names the line.
+        ImageError: the folder has no images.
     """
     try:
         header, rows = _read_rows(Path(table))
@@ -209,9 +209,9 @@ def read_context(
         if folder is None:
             return ContextTable(chosen, values)
         named = _place_in_header(file_column, header)
-        pictures = find_pictures(Path(folder), recursive=True)
-        order = _match([(line, row[named]) for line, row in rows], pictures, Path(folder))
-        return ContextTable(chosen, values[order], tuple(pictures))
+        images = find_images(Path(folder), recursive=True)
+        order = _match([(line, row[named]) for line, row in rows], images, Path(folder))
+        return ContextTable(chosen, values[order], tuple(images))
     except PellucidError as error:
         raise type(error)(f"{table}: {error}") from error
 
@@ -246,7 +246,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PellucidError(f"cannot be read as a table ({error}); give a CSV file in UTF-8") from error
     if not header or not rows:
-        raise PellucidError("has no rows; give a header and one row per picture")
+        raise PellucidError("has no rows; give a header and one row per image")
     for line, row in rows:
         if len(row) != len(header):
             raise PellucidError(f"line {line} has {len(row)} cells, the header {len(header)}; mend that line")
@@ -278,13 +278,13 @@ def _number(cell: str, line: int, column: str) -> float:
         return float(cell)
     except ValueError:
         found = f"{cell!r} is no number" if cell.strip() else "the cell is empty"
-        raise PellucidError(f"line {line}, column {column!r}: {found}; fill it in or drop the picture") from None
+        raise PellucidError(f"line {line}, column {column!r}: {found}; fill it in or drop the image") from None
 
 
-def _match(named: list[tuple[int, str]], pictures: list[Path], folder: Path) -> list[int]:
-    """For each picture the row that names it."""
+def _match(named: list[tuple[int, str]], images: list[Path], folder: Path) -> list[int]:
+    """For each image the row that names it."""
     row_of: dict[str, int] = {}
-    known = [path.relative_to(folder).as_posix() for path in pictures]
+    known = [path.relative_to(folder).as_posix() for path in images]
     for row, (line, name) in enumerate(named):
         name = PurePosixPath(name.strip()).as_posix()
         if name in row_of:
@@ -295,13 +295,13 @@ def _match(named: list[tuple[int, str]], pictures: list[Path], folder: Path) -> 
     if unknown:
         line = named[row_of[unknown[0]]][0]
         raise PellucidError(
-            f"line {line}: no picture {unknown[0]!r} in {folder}{_nearest(unknown[0], known)} "
-            f"({len(unknown)} such rows; drop them or add the pictures)"
+            f"line {line}: no image {unknown[0]!r} in {folder}{_nearest(unknown[0], known)} "
+            f"({len(unknown)} such rows; drop them or add the images)"
         )
     missing = [name for name in known if name not in row_of]
     if missing:
         raise PellucidError(
-            f"{len(missing)} of {len(known)} pictures in {folder} have no row ({', '.join(missing[:_SHOWN])}, ...); "
+            f"{len(missing)} of {len(known)} images in {folder} have no row ({', '.join(missing[:_SHOWN])}, ...); "
             "add rows for them or move them away"
         )
     return [row_of[name] for name in known]
@@ -309,5 +309,5 @@ def _match(named: list[tuple[int, str]], pictures: list[Path], folder: Path) -> 
 
 def _relative(path: Path, folder: FilePath | None) -> str:
     if folder is None or not path.is_relative_to(folder):
-        raise PellucidError(f"the context's file {path} is not below the folder {folder}; give the pictures' folder")
+        raise PellucidError(f"the context's file {path} is not below the folder {folder}; give the images' folder")
     return path.relative_to(folder).as_posix()

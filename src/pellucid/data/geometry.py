@@ -1,4 +1,4 @@
-"""Where the classifier's input lies on the original picture, and how maps find their way back there."""
+"""Where the classifier's input lies on the original image, and how maps find their way back there."""
 
 import math
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ PlaceMode = Literal["bilinear", "nearest"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which part of a picture a classifier's input window shows: an axis-aligned affine map.
+    """Which part of an image a classifier's input window shows: an axis-aligned affine map.
 
     Input position (x, y), in fractions of the window, lies at left + x (right - left), top + y (bottom - top)
-    of the picture. Positions are edges, not centres: pixel i covers i to i + 1.
+    of the image. Positions are edges, not centres: pixel i covers i to i + 1.
 
     Attributes:
-        width: of the original picture, in pixels.
-        height: of the original picture, in pixels.
-        box: (left, top, right, bottom) of the window, in pixels of the original picture, with fractions. It
-            reaches beyond the picture where the preprocessing pads.
+        width: of the original image, in pixels.
+        height: of the original image, in pixels.
+        box: (left, top, right, bottom) of the window, in pixels of the original image, with fractions. It
+            reaches beyond the image where the preprocessing pads.
     """
 
     width: int
@@ -34,18 +34,18 @@ class Geometry:
         left, top, right, bottom = self.box
         if min(self.width, self.height) < 1 or not (left < right and top < bottom):
             raise PellucidError(
-                f"no window of a picture: {self.width} x {self.height} pixels, box {self.box}; "
+                f"no window of an image: {self.width} x {self.height} pixels, box {self.box}; "
                 "a box is (left, top, right, bottom) with left < right and top < bottom"
             )
 
     def place(self, values: Tensor, *, mode: PlaceMode = "bilinear") -> Tensor:
-        """Lay a map of the window where it belongs on the original picture.
+        """Lay a map of the window where it belongs on the original image.
 
         The map may have any resolution; its cells tile the window (align_corners=False: values sit at the
-        centres of cells). Finer than the picture, cells are averaged with the widened triangle of an
+        centres of cells). Finer than the image, cells are averaged with the widened triangle of an
         antialiased resize.
 
-        It costs 4 bytes per pixel of the picture and map (8 for float64), up to twice that while it is made:
+        It costs 4 bytes per pixel of the image and map (8 for float64), up to twice that while it is made:
         one map on 4000 x 3000 pixels becomes 48 MB, whatever its resolution was.
 
         Args:

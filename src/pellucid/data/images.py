@@ -1,4 +1,4 @@
-"""Picture files, read as upright 8-bit RGB pictures or refused with a reason that says how to mend it."""
+"""Image files, read as upright 8-bit RGB images or refused with a reason that says how to mend it."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-from pellucid.errors import PictureError
+from pellucid.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 SUFFIXES = (
@@ -27,67 +27,67 @@ _pillow_settings = threading.Lock()
 
 
 @dataclass(frozen=True)
-class PictureFailure:
+class ImageFailure:
     """A file that was skipped, and why."""
 
     path: Path
     reason: str
 
 
-def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a file as an upright 8-bit RGB picture without metadata.
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a file as an upright 8-bit RGB image without metadata.
 
-    Of an animation or a file with several pages the first is read; colours and depths are converted as in
+    Of an animation or a file with several pages the first is read; colors and depths are converted as in
     `to_rgb`. The content says what a file is, never its name. Pillow's global settings neither matter nor
     change.
 
     Args:
-        path: a picture file.
-        max_pixels: larger pictures are refused by their header, before anything is decoded. Decoding takes up
+        path: an image file.
+        max_pixels: larger images are refused by their header, before anything is decoded. Decoding takes up
             to 20 bytes per pixel.
 
     Returns:
-        A picture of mode "RGB" that no longer depends on the file.
+        An image of mode "RGB" that no longer depends on the file.
 
     Raises:
-        PictureError: the file is missing, a folder, empty, not a picture, damaged, cut short or too large, or
+        ImageError: the file is missing, a folder, empty, not an image, damaged, cut short or too large, or
             `to_rgb` refuses it. The message begins with the path.
     """
     path = Path(path)
     try:
         with _open(path) as file, _strict_pillow():
             return _decode(file, max_pixels)
-    except PictureError as error:
-        raise PictureError(f"{path}: {error}") from error.__cause__
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error.__cause__
 
 
-def read_pictures(
+def read_images(
     paths: str | Path | Iterable[str | Path], *, max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[Path, Image.Image | PictureFailure]]:
+) -> Iterator[tuple[Path, Image.Image | ImageFailure]]:
     """Read files one after the other, going on where one cannot be read.
 
-    Lazy: one picture is in memory at a time, unless the caller keeps them.
+    Lazy: one image is in memory at a time, unless the caller keeps them.
 
     Args:
-        paths: picture files, as `find_pictures` gives them; a folder among them is a failure.
-        max_pixels: as in `read_picture`.
+        paths: image files, as `find_images` gives them; a folder among them is a failure.
+        max_pixels: as in `read_image`.
 
     Yields:
-        Each path with its picture, or with the reason why there is none.
+        Each path with its image, or with the reason why there is none.
     """
     for path in _as_paths(paths):
-        outcome: Image.Image | PictureFailure
+        outcome: Image.Image | ImageFailure
         try:
-            outcome = read_picture(path, max_pixels=max_pixels)
-        except PictureError as error:
-            outcome = PictureFailure(path, str(error).removeprefix(f"{path}: "))
+            outcome = read_image(path, max_pixels=max_pixels)
+        except ImageError as error:
+            outcome = ImageFailure(path, str(error).removeprefix(f"{path}: "))
         yield path, outcome
 
 
-def find_pictures(paths: str | Path | Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
-    """The picture files that paths stand for: files as they are, folders as the pictures in them.
+def find_images(paths: str | Path | Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
+    """The image files that paths stand for: files as they are, folders as the images in them.
 
-    In a folder, a picture is what ends in one of `SUFFIXES`, in either case; hidden files and folders are
+    In a folder, an image is what ends in one of `SUFFIXES`, in either case; hidden files and folders are
     skipped.
 
     Args:
@@ -98,37 +98,37 @@ def find_pictures(paths: str | Path | Iterable[str | Path], *, recursive: bool =
         Paths in the order given, those of a folder sorted, none twice.
 
     Raises:
-        PictureError: a folder has no pictures or cannot be listed.
+        ImageError: a folder has no images or cannot be listed.
     """
     found = (_in_folder(path, recursive) if os.path.isdir(path) else [path] for path in _as_paths(paths))
     return list(dict.fromkeys(chain.from_iterable(found)))
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """An upright 8-bit RGB copy of a Pillow picture of any kind, without metadata.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright 8-bit RGB copy of a Pillow image of any kind, without metadata.
 
     - The EXIF orientation is applied; damaged EXIF data counts as none.
     - Transparency is laid over white.
     - 16-bit grey is scaled by 255 / 65535, floating-point grey in 0..1 by 255.
-    - An embedded colour profile (wide-gamut RGB, CMYK, grey) is converted to sRGB with the perceptual
+    - An embedded color profile (wide-gamut RGB, CMYK, grey) is converted to sRGB with the perceptual
       intent. sRGB itself is left as it is to the bit; a profile that is damaged or belongs to another kind of
-      picture is ignored.
+      image is ignored.
     - CMYK without a profile is converted as Pillow does: R = (1 - C)(1 - K), and so on.
 
     Raises:
-        PictureError: grey values with no standard white: integers of 32 bits or with a sign, floating-point
+        ImageError: grey values with no standard white: integers of 32 bits or with a sign, floating-point
             numbers outside 0..1.
     """
-    picture.load()
-    upright = picture.copy()
+    image.load()
+    upright = image.copy()
     # Pillow turns the pixels before it rewrites the tags, where a damaged one raises.
     with suppress(Exception):
         ImageOps.exif_transpose(upright, in_place=True)
     if upright.mode == "F" or upright.mode.startswith("I"):
-        upright = _to_8_bit_grey(upright, is_tiff=picture.format == "TIFF")
+        upright = _to_8_bit_gray(upright, is_tiff=image.format == "TIFF")
     if upright.has_transparency_data:
         upright = _over_white(upright)
-    rgb = _to_srgb(upright, picture.info.get("icc_profile")).convert("RGB")
+    rgb = _to_srgb(upright, image.info.get("icc_profile")).convert("RGB")
     # Left behind, a profile would be saved with pixels that are no longer in it.
     rgb.info.clear()
     return rgb
@@ -140,17 +140,17 @@ def _as_paths(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
 
 def _open(path: Path) -> BinaryIO:
     if os.path.isdir(path):
-        raise PictureError("is a folder; name the pictures in it, or list them with find_pictures")
+        raise ImageError("is a folder; name the images in it, or list them with find_images")
     if not os.path.exists(path):
-        raise PictureError("no such file; check the path")
+        raise ImageError("no such file; check the path")
     if not os.path.isfile(path):
-        raise PictureError("is not a regular file; copy the picture into one")
+        raise ImageError("is not a regular file; copy the image into one")
     if os.path.getsize(path) == 0:
-        raise PictureError("is empty; copy or download it anew")
+        raise ImageError("is empty; copy or download it anew")
     try:
         return path.open("rb")
     except OSError as error:
-        raise PictureError(f"cannot be opened ({error.strerror}); check its permissions") from error
+        raise ImageError(f"cannot be opened ({error.strerror}); check its permissions") from error
 
 
 @contextmanager
@@ -170,66 +170,64 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(file, formats=formats) as picture:
-            _check_size(*picture.size, max_pixels)
+        with Image.open(file, formats=formats) as image:
+            _check_size(*image.size, max_pixels)
             Image.MAX_IMAGE_PIXELS = max_pixels  # for what a file declares inside, such as tiles
-            return to_rgb(picture)
-    except PictureError:
+            return to_rgb(image)
+    except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(
-            f"is not a picture that can be read here ({', '.join(formats)}); convert it to PNG or JPEG"
+        raise ImageError(
+            f"is not an image that can be read here ({', '.join(formats)}); convert it to PNG or JPEG"
         ) from error
     except Exception as error:  # decoders raise whatever a damaged file provokes
-        raise PictureError(
-            f"is damaged or cut short ({type(error).__name__}: {error}); copy or save it anew"
-        ) from error
+        raise ImageError(f"is damaged or cut short ({type(error).__name__}: {error}); copy or save it anew") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height == 0:
-        raise PictureError(f"has no pixels ({width} x {height}); save it anew")
+        raise ImageError(f"has no pixels ({width} x {height}); save it anew")
     if width * height > max_pixels:
-        raise PictureError(
+        raise ImageError(
             f"has {width} x {height} = {width * height:,} pixels, more than max_pixels = {max_pixels:,}; "
             "make it smaller, or raise max_pixels if you trust the file"
         )
 
 
-def _to_8_bit_grey(picture: Image.Image, *, is_tiff: bool) -> Image.Image:
-    levels = np.asarray(picture)
-    low, high, white = levels.min(), levels.max(), 1.0 if picture.mode == "F" else 65535.0
+def _to_8_bit_gray(image: Image.Image, *, is_tiff: bool) -> Image.Image:
+    levels = np.asarray(image)
+    low, high, white = levels.min(), levels.max(), 1.0 if image.mode == "F" else 65535.0
     # Pillow gives 16-bit PNG and PPM as "I" too; in a TIFF it means 32-bit or signed integers.
-    if not (low >= 0 and high <= white) or (picture.mode == "I" and is_tiff):
-        kind = "floating-point" if picture.mode == "F" else "32-bit or signed"
-        raise PictureError(
+    if not (low >= 0 and high <= white) or (image.mode == "I" and is_tiff):
+        kind = "floating-point" if image.mode == "F" else "32-bit or signed"
+        raise ImageError(
             f"has {kind} grey values from {low:g} to {high:g}, and nothing says which is white; "
             "save it as 8-bit or 16-bit grey, or as floating point in 0..1"
         )
-    grey = Image.fromarray(np.rint(levels.astype(np.float32) * (255 / white)).astype(np.uint8))
-    if "transparency" in picture.info:
-        opaque = levels != picture.info["transparency"]
-        grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
-    return grey
+    gray = Image.fromarray(np.rint(levels.astype(np.float32) * (255 / white)).astype(np.uint8))
+    if "transparency" in image.info:
+        opaque = levels != image.info["transparency"]
+        gray.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return gray
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if not profile:
-        return picture
-    source = picture if picture.mode in ("L", "RGB", "CMYK") else picture.convert("RGB")
+        return image
+    source = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
     try:
         embedded = ImageCms.ImageCmsProfile(BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(embedded):
-            return picture
+            return image
         srgb = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(source, embedded, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        return picture
+        return image
     assert converted is not None  # it is None only for in-place conversion
     return converted
 
@@ -237,11 +235,11 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:
     try:
         entries = sorted(folder.rglob("*") if recursive else folder.iterdir())
-        pictures = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
+        images = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
     except OSError as error:
-        raise PictureError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
-    visible = [p for p in pictures if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+        raise ImageError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+    visible = [p for p in images if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     if not visible:
         inside = "" if recursive else " (folders inside it are searched only with recursive=True)"
-        raise PictureError(f"{folder}: no pictures in this folder{inside}; these count: {' '.join(SUFFIXES)}")
+        raise ImageError(f"{folder}: no images in this folder{inside}; these count: {' '.join(SUFFIXES)}")
     return visible

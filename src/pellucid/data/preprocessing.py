@@ -1,4 +1,4 @@
-"""From a picture to a classifier's input."""
+"""From an image to a classifier's input."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pellucid.data.geometry import Geometry
-from pellucid.errors import PellucidError, PictureError
+from pellucid.errors import ImageError, PellucidError
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -23,17 +23,17 @@ _MAX_RESIZED_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turns a picture into a classifier's input: resize, centre crop, scale to 0..1, normalise.
+    """Turns an image into a classifier's input: resize, centre crop, scale to 0..1, normalize.
 
     The window is chosen in one of three ways:
 
     - `resize`: the shorter side is resized to so many pixels, the longer to int(resize * long / short), and
       the centre cropped at int(round((size - crop) / 2)): torchvision's Resize and CenterCrop, to the bit.
-    - `crop_fraction`: a centred square of int(crop_fraction * shorter side) pixels at (size - crop + 1) // 2
+    - `crop_fraction`: a centered square of int(crop_fraction * shorter side) pixels at (size - crop + 1) // 2
       is cut out of the original, then resized: EfficientNet's reference preprocessing. Needs a square input.
-    - neither: the whole picture is resized, whatever its proportions.
+    - neither: the whole image is resized, whatever its proportions.
 
-    A crop never exceeds the picture, so nothing is padded.
+    A crop never exceeds the image, so nothing is padded.
 
     Attributes:
         input_size: (H, W) of the classifier's input.
@@ -58,7 +58,7 @@ class Preprocess:
             raise PellucidError("resize and crop_fraction are two ways to choose the window; give one of them")
         if self.resize is not None and self.resize < max(self.input_size):
             raise PellucidError(
-                f"resize {self.resize} makes pictures smaller than the crop {self.input_size}; "
+                f"resize {self.resize} makes images smaller than the crop {self.input_size}; "
                 f"give at least {max(self.input_size)}"
             )
         if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
@@ -86,24 +86,22 @@ class Preprocess:
         """1 for grey input, 3 for RGB."""
         return len(self.mean)
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """The classifier's input (C, H, W), float32, of an upright 8-bit picture of mode "RGB" or "L".
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The classifier's input (C, H, W), float32, of an upright 8-bit image of mode "RGB" or "L".
 
         Raises:
-            PictureError: the picture has another mode, or is so long and thin that resizing it would fill the
+            ImageError: the image has another mode, or is so long and thin that resizing it would fill the
                 memory.
         """
-        if picture.mode not in ("RGB", "L"):
-            raise PictureError(
-                f"the picture has mode {picture.mode!r}, not RGB or L; convert it with pellucid.data.to_rgb"
-            )
-        window = self._window(picture.convert("L" if self.channels == 1 else "RGB"))
+        if image.mode not in ("RGB", "L"):
+            raise ImageError(f"the image has mode {image.mode!r}, not RGB or L; convert it with pellucid.data.to_rgb")
+        window = self._window(image.convert("L" if self.channels == 1 else "RGB"))
         levels = torch.from_numpy(np.array(window).reshape(*self.input_size, self.channels))
         scaled = levels.permute(2, 0, 1).contiguous().float().div(255)  # (C, H, W)
         return scaled.sub(_per_channel(self.mean, scaled)).div(_per_channel(self.std, scaled))
 
-    def denormalise(self, x: Tensor) -> Tensor:
-        """Back to colours: (..., C, H, W) in the input space to (..., C, H, W) in 0..1, clipped there.
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Back to colors: (..., C, H, W) in the input space to (..., C, H, W) in 0..1, clipped there.
 
         Raises:
             PellucidError: the number of channels differs.
@@ -113,24 +111,24 @@ class Preprocess:
         return x.mul(_per_channel(self.std, x)).add(_per_channel(self.mean, x)).clamp(0, 1)
 
     def geometry(self, width: int, height: int) -> Geometry:
-        """Which part of a picture of this size the input shows."""
+        """Which part of an image of this size the input shows."""
         (x0, y0, x1, y1), resized, window = self._plan(width, height)
         left, right = (x0 + x * (x1 - x0) / resized[0] for x in window[::2])
         top, bottom = (y0 + y * (y1 - y0) / resized[1] for y in window[1::2])
         return Geometry(width, height, (left, top, right, bottom))
 
-    def _window(self, picture: Image.Image) -> Image.Image:
-        cut, resized, window = self._plan(*picture.size)
+    def _window(self, image: Image.Image) -> Image.Image:
+        cut, resized, window = self._plan(*image.size)
         if math.prod(resized) > _MAX_RESIZED_PIXELS:
-            raise PictureError(
-                f"a picture of {picture.width} x {picture.height} would become {resized[0]} x {resized[1]} "
+            raise ImageError(
+                f"an image of {image.width} x {image.height} would become {resized[0]} x {resized[1]} "
                 f"when its shorter side is resized to {self.resize}; crop it first"
             )
         resample = Image.Resampling[self.interpolation.upper()]
-        return _cut_out(picture, cut).resize(resized, resample).crop(window)
+        return _cut_out(image, cut).resize(resized, resample).crop(window)
 
     def _plan(self, width: int, height: int) -> tuple[_Box, tuple[int, int], _Box]:
-        """What to cut out of the picture, (width, height) to resize that to, and what to cut out then."""
+        """What to cut out of the image, (width, height) to resize that to, and what to cut out then."""
         input_height, input_width = self.input_size
         left = top = 0
         cut, resized = (0, 0, width, height), (input_width, input_height)
@@ -145,12 +143,12 @@ class Preprocess:
         return cut, resized, (left, top, left + input_width, top + input_height)
 
 
-def _cut_out(picture: Image.Image, box: _Box) -> Image.Image:
-    if box == (0, 0, *picture.size):
-        return picture
-    # Not Image.crop, which warns of large pictures.
+def _cut_out(image: Image.Image, box: _Box) -> Image.Image:
+    if box == (0, 0, *image.size):
+        return image
+    # Not Image.crop, which warns of large images.
     left, top, right, bottom = box
-    return Image.fromarray(np.asarray(picture)[top:bottom, left:right])
+    return Image.fromarray(np.asarray(image)[top:bottom, left:right])
 
 
 def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pellucid.evaluation.grids import (
     candidate_pool,
     common_pool,
     distinct_grids,
-    twin_grids,
+    same_class_grids,
 )
 from pellucid.evaluation.localization import (
     Grid,
@@ -53,7 +53,7 @@ from pellucid.evaluation.metrics.deletion import (
     Deletion,
     Insertion,
     PerturbationCurves,
-    baseline_pictures,
+    baseline_images,
 )
 from pellucid.evaluation.metrics.imputation import NoisyLinear, impute_linearly
 from pellucid.evaluation.metrics.regions import (
@@ -66,9 +66,9 @@ from pellucid.evaluation.metrics.regions import (
 )
 from pellucid.evaluation.metrics.sanity import (
     MapSimilarity,
-    RandomisationStep,
+    RandomizationStep,
     map_similarity,
-    parameter_randomisation_test,
+    parameter_randomization_test,
     random_logit_test,
     target_sensitivity,
 )
@@ -76,8 +76,8 @@ from pellucid.evaluation.settings import (
     DiFull,
     DiPart,
     GridPG,
-    Setting,
-    SettingView,
+    GridSetting,
+    GridSettingView,
 )
 from pellucid.evaluation.sweep import (
     ModelSource,
@@ -103,24 +103,24 @@ __all__ = [
     "GridPG",
     "GridSet",
     "GridSetError",
+    "GridSetting",
+    "GridSettingView",
     "Insertion",
     "Localization",
     "MapSimilarity",
     "ModelSource",
     "NoisyLinear",
     "PerturbationCurves",
-    "RandomisationStep",
+    "RandomizationStep",
     "RegionScores",
     "Run",
     "RunError",
-    "Setting",
-    "SettingView",
     "SweepOptions",
     "agg_att",
     "agg_att_batches",
     "attainable_score",
     "balanced_mse",
-    "baseline_pictures",
+    "baseline_images",
     "box_masks",
     "candidate_pool",
     "cell_shares",
@@ -144,7 +144,7 @@ __all__ = [
     "localize",
     "map_similarity",
     "oracle_mask",
-    "parameter_randomisation_test",
+    "parameter_randomization_test",
     "pointing_game",
     "random_logit_test",
     "random_map",
@@ -153,10 +153,10 @@ __all__ = [
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
     "remove_concepts",
+    "same_class_grids",
     "sobel_edges",
     "soft_iou",
     "split_cells",
     "target_sensitivity",
-    "twin_grids",
     "uniform_map",
 ]

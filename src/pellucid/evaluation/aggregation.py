@@ -1,4 +1,4 @@
-"""AggAtt: all maps of one grid position, sorted by how well they localise and averaged in six bins."""
+"""AggAtt: all maps of one grid position, sorted by how well they localize and averaged in six bins."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Bins:
         return tuple(len(indices) for indices in self.members)
 
     def examples(self, reach: int = 0) -> tuple[tuple[int, ...], ...]:
-        """The map of median rank of each bin, then its neighbours at ranks +1, -1, +2, -2 ... up to `reach`."""
+        """The map of median rank of each bin, then its neighbors at ranks +1, -1, +2, -2 ... up to `reach`."""
         steps = [0] + [sign * step for step in range(1, reach + 1) for sign in (1, -1)]
         found = []
         for indices in self.members:
@@ -42,7 +42,7 @@ class Bins:
             found.append(tuple(int(indices[rank]) for rank in ranks if 0 <= rank < len(indices)))
         return tuple(found)
 
-    def of_map(self, count: int) -> Tensor:
+    def bin_of_each_map(self, count: int) -> Tensor:
         """(count,) the bin of every map; -1 for the excluded ones."""
         bins = torch.full((count,), -1)
         for index, members in enumerate(self.members):
@@ -73,7 +73,7 @@ def agg_att(
     """Aggregate the maps of one grid position over many grids.
 
     Maps are sorted by localization score, ties by the positive mass in the cell, and averaged pixel by pixel in the
-    bins 0-2, 2-5, 5-50, 50-95, 95-98 and 98-100 %. No map is normalised before the average. Source: Rao et al., Towards
+    bins 0-2, 2-5, 5-50, 50-95, 95-98 and 98-100 %. No map is normalized before the average. Source: Rao et al., Towards
     Better Understanding Attribution Methods, CVPR 2022, section 3 (AggAtt).
 
     Args:
@@ -107,7 +107,7 @@ def agg_att_batches(
         PellucidError: the number or the sizes of the maps do not fit.
     """
     bins = rank_bins(scores, mass)
-    bin_of = bins.of_map(len(scores))
+    bin_of = bins.bin_of_each_map(len(scores))
     sums: Tensor | None = None
     seen = 0
     for batch in batches:

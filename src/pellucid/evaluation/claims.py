@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pellucid.evaluation.claims_evidence import Check, Scores, base_name
 from pellucid.evaluation.claims_published import PUBLISHED, PublishedClaim
-from pellucid.evaluation.sweep.summary import SummaryLine, summarise
+from pellucid.evaluation.sweep.summary import SummaryLine, summarize
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,13 +29,13 @@ class Finding:
         model: name.
         verdict: "holds" if every check does, "does not hold" if none does, "partly" otherwise.
         checks: the numbers, first those that decide.
-        lacking: what of the claim this run did not measure, in words; empty if nothing.
+        missing: what of the claim this run did not measure, in words; empty if nothing.
     """
 
     model: str
     verdict: Verdict
     checks: tuple[Check, ...]
-    lacking: str
+    missing: str
 
     @property
     def held(self) -> tuple[int, int]:
@@ -44,9 +44,9 @@ class Finding:
         return sum(deciding), len(deciding)
 
     @property
-    def unsettled(self) -> int:
+    def inconclusive(self) -> int:
         """How many checks more grids could turn over: their interval reaches across the threshold."""
-        return sum(each.settled is False for each in self.checks)
+        return sum(each.conclusive is False for each in self.checks)
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def judge_claims(
         lines: its summary, where it is at hand; else it is made.
         others: tables of runs with another number of cells, for claim 11.
     """
-    lines = summarise(table) if lines is None else lines
+    lines = summarize(table) if lines is None else lines
     models = dict.fromkeys(line.model for line in lines)
-    summaries = [summarise(other) for other in others]
+    summaries = [summarize(other) for other in others]
     scores = [
         Scores(
             table,

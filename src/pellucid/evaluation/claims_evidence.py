@@ -43,7 +43,8 @@ class Check:
         low, high: see `value`.
         wanted: the range, in words; empty for a number that is only shown.
         holds: whether the value lies in the range; None for one that is only shown.
-        settled: whether the whole interval lies on one side of the range's ends; None without an interval or a range.
+        conclusive: whether the whole interval lies on one side of the range's ends; None without an interval or a
+            range.
     """
 
     subject: str
@@ -53,7 +54,7 @@ class Check:
     high: float
     wanted: str
     holds: bool | None
-    settled: bool | None
+    conclusive: bool | None
 
 
 def check(
@@ -68,8 +69,8 @@ def check(
     bottom, top = -np.inf if least is None else least, np.inf if most is None else most
     inside = [bottom <= end <= top for end in (low, high)]
     beyond = high < bottom or low > top
-    settled = None if isnan(low) or isnan(high) else all(inside) or beyond
-    return Check(subject, quantity, value, low, high, _range(least, most), bottom <= value <= top, settled)
+    conclusive = None if isnan(low) or isnan(high) else all(inside) or beyond
+    return Check(subject, quantity, value, low, high, _range(least, most), bottom <= value <= top, conclusive)
 
 
 def gap(first: Interval, second: Interval) -> Interval:

@@ -56,7 +56,7 @@ class PublishedClaim:
 PUBLISHED = (
     PublishedClaim(
         1,
-        "Back-propagation methods at the input localise poorly on GridPG, near chance.",
+        "Back-propagation methods at the input localize poorly on GridPG, near chance.",
         "Medians at most a fifth of the way from chance to 1 (0.4 for 2 x 2 cells), and the middle half of the scores "
         "covers chance.",
         tests.backpropagation_is_poor_at_the_input,
@@ -65,7 +65,7 @@ PUBLISHED = (
     ),
     PublishedClaim(
         2,
-        "Every method except Layer-CAM localises better on GridPG from the input to the final layer.",
+        "Every method except Layer-CAM localizes better on GridPG from the input to the final layer.",
         "Medians do not fall from one layer to the next; Layer-CAM gains at most 0.05 in all.",
         tests.methods_improve_towards_the_final_layer,
     ),
@@ -146,7 +146,7 @@ PUBLISHED = (
     ),
     PublishedClaim(
         12,
-        "Smoothing makes IntGrad at the input localise well on GridPG, and IxG too where there is no BatchNorm.",
+        "Smoothing makes IntGrad at the input localize well on GridPG, and IxG too where there is no BatchNorm.",
         "IntGrad: the best kernel gains at least 0.05 and ranks grids more like Grad-CAM at the final layer. Both: at "
         "most 0.05 below what the kernel can attain on DiFull. The gain of IxG depends on the network: only shown.",
         tests.smoothing_helps_at_the_input,

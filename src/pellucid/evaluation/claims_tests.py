@@ -180,7 +180,7 @@ def more_cells_are_harder(scores: Scores) -> Iterator[Check]:
 
 
 def smoothing_helps_at_the_input(scores: Scores) -> Iterator[Check]:
-    """Q12: smoothed IntGrad at the input localises better and ranks grids more like Grad-CAM at the final layer."""
+    """Q12: smoothed IntGrad at the input localizes better and ranks grids more like Grad-CAM at the final layer."""
     for method in scores.methods(*SMOOTHED):
         lines = {k: line for k in scores.kernels if (line := scores.line("GridPG", "input", method, k)) is not None}
         if len(lines) < 2 or 1 not in lines:

@@ -1,4 +1,4 @@
-"""Sets of grid pictures: which pictures may be used, which cell each goes to, and the manifest that says so."""
+"""Sets of grid images: which images may be used, which cell each goes to, and the manifest that says so."""
 
 import json
 import os
@@ -23,12 +23,12 @@ _ATTEMPTS = 10
 
 
 class GridSetError(PellucidError):
-    """Too few pictures or classes for the grids asked for, or a manifest that is none."""
+    """Too few images or classes for the grids asked for, or a manifest that is none."""
 
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """A picture that may go into a cell: its class index, its file, and the model's confidence in the class."""
+    """An image that may go into a cell: its class index, its file, and the model's confidence in the class."""
 
     label: int
     path: str
@@ -41,15 +41,15 @@ class GridSet:
 
     Attributes:
         grid: (rows, columns).
-        twins: True for DiFull and DiPart, where the last cell has another picture of the first cell's class; False for
+        twins: True for DiFull and DiPart, where the last cell has another image of the first cell's class; False for
             GridPG, where all classes of a grid differ.
         seed: of the draw.
-        cells: for every grid its pictures, row by row.
+        cells: for every grid its images, row by row.
         options: how the pool was made (models, threshold, folder), as the caller tells it; JSON values.
     """
 
     grid: tuple[int, int]
-    twins: bool
+    same_class: bool
     seed: int
     cells: tuple[tuple[Candidate, ...], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -67,10 +67,10 @@ class GridSet:
         return torch.tensor([[cell.label for cell in row] for row in self.cells]).reshape(len(self), -1)
 
     @property
-    def evaluated(self) -> tuple[int, ...]:
+    def evaluated_cells(self) -> tuple[int, ...]:
         """The cells whose attributions are scored: all of them, or the two corners with twins."""
         count = self.grid[0] * self.grid[1]
-        return (0, count - 1) if self.twins else tuple(range(count))
+        return (0, count - 1) if self.same_class else tuple(range(count))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the manifest as JSON, whole or not at all."""
@@ -97,16 +97,16 @@ class GridSet:
         count = self.grid[0] * self.grid[1]
         labels = [cell.label for cell in row]
         if len(row) != count or len({cell.path for cell in row}) != count:
-            raise GridSetError(f"grid {index} has {[cell.path for cell in row]}; wanted {count} different pictures")
-        if len(set(labels)) != count - self.twins or (self.twins and labels[-1] != labels[0]):
-            wanted = "only the last is that of the first" if self.twins else "all differ"
+            raise GridSetError(f"grid {index} has {[cell.path for cell in row]}; wanted {count} different images")
+        if len(set(labels)) != count - self.same_class or (self.same_class and labels[-1] != labels[0]):
+            wanted = "only the last is that of the first" if self.same_class else "all differ"
             raise GridSetError(f"grid {index} has classes {labels}; wanted classes of which {wanted}")
 
 
 def candidate_pool(
     paths: Sequence[str], labels: Sequence[int], logits: Tensor, threshold: float = 0.99
 ) -> tuple[Candidate, ...]:
-    """The pictures that a model classifies correctly with a softmax probability of at least `threshold`.
+    """The images that a model classifies correctly with a softmax probability of at least `threshold`.
 
     Args:
         paths: N files.
@@ -128,7 +128,7 @@ def candidate_pool(
 
 
 def common_pool(pools: Sequence[Sequence[Candidate]]) -> tuple[Candidate, ...]:
-    """The pictures in the pool of every model, each with its least confidence: for paired comparison of models."""
+    """The images in the pool of every model, each with its least confidence: for paired comparison of models."""
     if not pools:
         raise GridSetError("no pools to intersect; give one per model")
     tables = [_by_path(pool) for pool in pools]
@@ -142,20 +142,20 @@ def common_pool(pools: Sequence[Sequence[Candidate]]) -> tuple[Candidate, ...]:
 def distinct_grids(
     pool: Iterable[Candidate], n: Grid = 2, grids: int = 500, *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> GridSet:
-    """The grids of GridPG: every cell another class, every picture at most once in the whole set.
+    """The grids of GridPG: every cell another class, every image at most once in the whole set.
 
-    Classes are drawn uniformly from those with an unused picture, except where only the largest classes leave enough
+    Classes are drawn uniformly from those with an unused image, except where only the largest classes leave enough
     for the grids to come: whenever the pool suffices, the set is found. Source: Rao et al., CVPR 2022, section 3.
 
     Args:
-        pool: pictures that may be used; their order does not matter.
+        pool: images that may be used; their order does not matter.
         n: n for n x n cells, or (rows, columns).
         grids: how many.
         seed: of the draw.
         options: kept in the manifest.
 
     Raises:
-        GridSetError: too few classes or pictures; the message says how many of what are missing.
+        GridSetError: too few classes or images; the message says how many of what are missing.
     """
     shape, rng = grid_shape(n), random.Random(seed)
     count = shape[0] * shape[1]
@@ -163,7 +163,7 @@ def distinct_grids(
     return GridSet(shape, False, seed, tuple(map(tuple, rows)), options or {})
 
 
-def twin_grids(
+def same_class_grids(
     pool: Iterable[Candidate],
     n: Grid = 2,
     grids: int = 1000,
@@ -172,15 +172,15 @@ def twin_grids(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> GridSet:
-    """The grids of DiFull and DiPart: distinct classes, but the last cell has another picture of the first one's class.
+    """The grids of DiFull and DiPart: distinct classes, but the last cell has another image of the first one's class.
 
-    The corners are drawn first, uniformly over classes with two unused pictures; then the other cells as in
-    `distinct_grids`. No picture is in two corners. Where nearly the whole pool is used up the draw may end early; it is
+    The corners are drawn first, uniformly over classes with two unused images; then the other cells as in
+    `distinct_grids`. No image is in two corners. Where nearly the whole pool is used up the draw may end early; it is
     then tried again a few times.
 
     Args:
         pool, n, grids, seed, options: as in `distinct_grids`, and so the errors.
-        reuse: let pictures of the other cells recur in other grids (the rule for CIFAR-10); otherwise every picture
+        reuse: let images of the other cells recur in other grids (the rule for CIFAR-10); otherwise every image
             is used at most once in the whole set.
     """
     shape, rng = grid_shape(n), random.Random(seed)
@@ -198,7 +198,7 @@ _Pool = dict[int, list[Candidate]]
 
 
 def _shuffled(pool: Iterable[Candidate], grids: int, needed: int, rng: random.Random) -> _Pool:
-    """Pictures by class, in an order that depends on the seed alone; at least `needed` classes."""
+    """Images by class, in an order that depends on the seed alone; at least `needed` classes."""
     classes: _Pool = {}
     for candidate in sorted(_by_path(pool).values()):
         classes.setdefault(candidate.label, []).append(candidate)
@@ -206,9 +206,9 @@ def _shuffled(pool: Iterable[Candidate], grids: int, needed: int, rng: random.Ra
         raise GridSetError(f"{grids} grids were asked for; at least 1 is needed")
     if len(classes) < needed:
         missing = f"{needed - len(classes)} classes are missing"
-        raise GridSetError(f"a grid needs pictures of {needed} classes; the pool has {len(classes)}: {missing}")
-    for pictures in classes.values():
-        rng.shuffle(pictures)
+        raise GridSetError(f"a grid needs images of {needed} classes; the pool has {len(classes)}: {missing}")
+    for images in classes.values():
+        rng.shuffle(images)
     return classes
 
 
@@ -216,20 +216,20 @@ def _by_path(pool: Iterable[Candidate]) -> dict[str, Candidate]:
     listed = list(pool)
     twice = [path for path, times in Counter(candidate.path for candidate in listed).items() if times > 1]
     if twice:
-        raise GridSetError(f"{len(twice)} pictures are in the pool more than once, such as {twice[0]}")
+        raise GridSetError(f"{len(twice)} images are in the pool more than once, such as {twice[0]}")
     return {candidate.path: candidate for candidate in listed}
 
 
 def _draw_rows(unused: _Pool, avoided: Sequence[int | None], count: int, rng: random.Random) -> list[list[Candidate]]:
-    """For every grid `count` pictures of distinct classes, none of its avoided class; they leave `unused`."""
-    _check_pictures(unused, len(avoided), count)
+    """For every grid `count` images of distinct classes, none of its avoided class; they leave `unused`."""
+    _check_images(unused, len(avoided), count)
     rows = []
     for done, avoid in enumerate(avoided):
-        free = sorted(label for label, pictures in unused.items() if pictures and label != avoid)
+        free = sorted(label for label, images in unused.items() if images and label != avoid)
         if len(free) < count:
             raise GridSetError(
-                f"the draw ended at grid {done} of {len(avoided)}: of the classes with unused pictures "
-                f"{count - len(free)} are missing there. Add pictures, or ask for {done} grids"
+                f"the draw ended at grid {done} of {len(avoided)}: of the classes with unused images "
+                f"{count - len(free)} are missing there. Add images, or ask for {done} grids"
             )
         first = rng.sample(*_due(unused, free, len(avoided) - done, count))
         labels = first + rng.sample([label for label in free if label not in first], count - len(first))
@@ -239,13 +239,13 @@ def _draw_rows(unused: _Pool, avoided: Sequence[int | None], count: int, rng: ra
 
 
 def _due(unused: _Pool, free: Sequence[int], left: int, count: int) -> tuple[list[int], int]:
-    """The classes with a picture for each of the grids left, and how many of them the next grid must take.
+    """The classes with an image for each of the grids left, and how many of them the next grid must take.
 
-    The grids left can be filled while the sum over classes of min(pictures, left) is at least left * count. In the next
-    step every class with `left` pictures or more loses one from that sum whether it is taken or not.
+    The grids left can be filled while the sum over classes of min(images, left) is at least left * count. In the next
+    step every class with `left` images or more loses one from that sum whether it is taken or not.
     """
-    spare = sum(min(len(pictures), left) for pictures in unused.values()) - left * count
-    losing = sum(len(pictures) >= left for pictures in unused.values())
+    spare = sum(min(len(images), left) for images in unused.values()) - left * count
+    losing = sum(len(images) >= left for images in unused.values())
     large = [label for label in free if len(unused[label]) >= left]
     return large, min(max(losing - spare, 0), len(large), count)
 
@@ -253,7 +253,7 @@ def _due(unused: _Pool, free: Sequence[int], left: int, count: int) -> tuple[lis
 def _draw_twins(
     everything: _Pool, grids: int, count: int, reuse: bool, rng: random.Random
 ) -> tuple[tuple[Candidate, ...], ...]:
-    unused = {label: list(pictures) for label, pictures in everything.items()}
+    unused = {label: list(images) for label, images in everything.items()}
     corners = _draw_corners(unused, grids, rng)
     taken = [first.label for first, _ in corners]
     if reuse:
@@ -264,14 +264,14 @@ def _draw_twins(
 
 
 def _draw_corners(unused: _Pool, grids: int, rng: random.Random) -> list[tuple[Candidate, Candidate]]:
-    pairs = sum(len(pictures) // 2 for pictures in unused.values())
+    pairs = sum(len(images) // 2 for images in unused.values())
     if pairs < grids:
         found = f"the pool has {pairs}: {grids - pairs} pairs are missing"
-        raise GridSetError(f"{grids} grids with twins need {grids} pairs of pictures of one class; {found}")
+        raise GridSetError(f"{grids} grids with twins need {grids} pairs of images of one class; {found}")
     corners = []
     for _ in range(grids):
-        pictures = unused[rng.choice(sorted(label for label, own in unused.items() if len(own) >= 2))]
-        corners.append((pictures.pop(), pictures.pop()))
+        images = unused[rng.choice(sorted(label for label, own in unused.items() if len(own) >= 2))]
+        corners.append((images.pop(), images.pop()))
     return corners
 
 
@@ -280,16 +280,16 @@ def _draw_again(pool: _Pool, avoid: int, count: int, rng: random.Random) -> list
     return [rng.choice(pool[label]) for label in labels]
 
 
-def _check_pictures(pool: _Pool, grids: int, count: int) -> None:
+def _check_images(pool: _Pool, grids: int, count: int) -> None:
     """Whether `grids` rows of `count` distinct classes exist: a class can serve each grid once."""
 
     def usable(rows: int) -> int:
-        return sum(min(len(pictures), rows) for pictures in pool.values())
+        return sum(min(len(images), rows) for images in pool.values())
 
     missing = grids * count - usable(grids)
     if missing > 0:
         possible = next(rows for rows in range(grids, -1, -1) if usable(rows) >= rows * count)
         raise GridSetError(
-            f"{grids} grids with {count} distinct classes need {grids * count} unused pictures, at most {grids} of a "
+            f"{grids} grids with {count} distinct classes need {grids * count} unused images, at most {grids} of a "
             f"class; the pool has {usable(grids)}: {missing} are missing. It suffices for {possible} grids"
         )

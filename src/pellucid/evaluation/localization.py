@@ -46,7 +46,7 @@ class Localization:
         """Localization score: (N,) in [0, 1] for one cell, (N, c) for several; NaN for non-finite maps."""
         return self.shares[:, _cell_index(cell, self.grid)]
 
-    def own_score(self, cells: Sequence[int] | Tensor) -> Tensor:
+    def target_scores(self, cells: Sequence[int] | Tensor) -> Tensor:
         """(N,) the score of map i in its own cell `cells[i]`, as in GridPG, where every map has another target."""
         own = [int(cell) for cell in cells]
         _cell_index(own, self.grid)
@@ -54,7 +54,7 @@ class Localization:
             raise PellucidError(f"{len(own)} cells were given for {len(self.mass)} maps; give one cell per map")
         return self.shares.gather(1, torch.tensor(own, device=self.mass.device)[:, None])[:, 0]
 
-    def mirror_share(self, cell: int, twin: int) -> Tensor:
+    def mirror_share(self, cell: int, partner: int) -> Tensor:
         """Share of the positive mass outside `cell` that lies in the cell of its twin class.
 
         High: the method answers to the class wherever it is. At chance, 1 / (cells - 1): what leaves the cell is noise.
@@ -62,14 +62,14 @@ class Localization:
         Returns:
             (N,) in [0, 1]; NaN where nothing lies outside the cell, and for non-finite maps.
         """
-        _cell_index([cell, twin], self.grid)
-        if cell == twin:
+        _cell_index([cell, partner], self.grid)
+        if cell == partner:
             raise PellucidError(f"cell and twin are both {cell}; the twin is another cell of the grid")
         outside = self.mass.clone()
         outside[:, cell] = 0
         total = outside.sum(1)
         nothing = total <= NEGLIGIBLE * self.mass.sum(1)
-        return torch.where(nothing, torch.nan, outside[:, twin] / total)
+        return torch.where(nothing, torch.nan, outside[:, partner] / total)
 
 
 def localization_score(
@@ -84,14 +84,14 @@ def localization_score(
         values: (N, 1, h, w) or (N, h, w), signed, already summed over channels.
         n: n for n x n cells, or (rows, columns).
         cell: index of the cell, row by row; or several.
-        size: (H, W) of the grid picture; None scores at the maps' own resolution.
+        size: (H, W) of the grid image; None scores at the maps' own resolution.
 
     Returns:
         (N,) float64 in [0, 1] for one cell, (N, c) for several. 0 for a map without positive evidence (measured
         against the map's own absolute mass); NaN for a map with NaN or infinite values.
 
     Raises:
-        PellucidError: the grid does not divide the maps or the picture, or has no such cell.
+        PellucidError: the grid does not divide the maps or the image, or has no such cell.
     """
     return localize(values, n, size).score(cell)
 
@@ -106,7 +106,7 @@ def localize(values: Tensor, n: Grid = 2, size: tuple[int, int] | None = None) -
     grid = grid_shape(n)
     size = size or (maps.shape[1], maps.shape[2])
     _check_divides(grid, (maps.shape[1], maps.shape[2]), "map")
-    _check_divides(grid, size, "grid picture")
+    _check_divides(grid, size, "grid image")
     sums = [_cell_sums(m, s, cells).to(maps.device) for m, s, cells in zip(maps.shape[1:], size, grid, strict=True)]
 
     def separable(part: Tensor) -> Tensor:  # (B, h, w) -> (B, cells)
@@ -188,7 +188,7 @@ def as_maps(values: Tensor) -> Tensor:
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise PellucidError(
             f"maps of shape {tuple(values.shape)} were given; wanted (N, 1, h, w) or (N, h, w): "
-            "sum over channels first, and join targets with pictures by values.flatten(0, 1)"
+            "sum over channels first, and join targets with images by values.flatten(0, 1)"
         )
     return maps if maps.is_floating_point() else maps.float()
 
@@ -202,7 +202,7 @@ def grid_shape(n: Grid) -> tuple[int, int]:
 
 
 def cell_slices(cell: int, n: Grid, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a cell in a picture or map of `size` (H, W)."""
+    """Rows and columns of a cell in an image or map of `size` (H, W)."""
     grid = grid_shape(n)
     _cell_index(cell, grid)
     _check_divides(grid, size, "grid")
@@ -212,7 +212,7 @@ def cell_slices(cell: int, n: Grid, size: tuple[int, int]) -> tuple[slice, slice
 
 
 def join_cells(cells: Tensor, n: Grid = 2) -> Tensor:
-    """Lay cells out row by row: (N, rows * columns, C, h, w) -> grid pictures (N, C, rows * h, columns * w)."""
+    """Lay cells out row by row: (N, rows * columns, C, h, w) -> grid images (N, C, rows * h, columns * w)."""
     rows, columns = grid_shape(n)
     if cells.ndim != 5 or cells.shape[1] != rows * columns:
         raise PellucidError(f"cells {tuple(cells.shape)}; wanted (N, {rows * columns}, C, h, w) for {rows} x {columns}")
@@ -221,15 +221,13 @@ def join_cells(cells: Tensor, n: Grid = 2) -> Tensor:
     return laid.reshape(count, channels, rows * height, columns * width)
 
 
-def split_cells(pictures: Tensor, n: Grid = 2) -> Tensor:
-    """Cut grid pictures or maps into their cells: (N, C, rows * h, columns * w) -> (N, rows * columns, C, h, w)."""
+def split_cells(images: Tensor, n: Grid = 2) -> Tensor:
+    """Cut grid images or maps into their cells: (N, C, rows * h, columns * w) -> (N, rows * columns, C, h, w)."""
     rows, columns = grid_shape(n)
-    if pictures.ndim != 4 or pictures.shape[2] % rows or pictures.shape[3] % columns:
-        raise PellucidError(
-            f"pictures {tuple(pictures.shape)} are not (N, C, H, W) divided by {rows} x {columns} cells"
-        )
-    count, channels, height, width = pictures.shape
-    cut = pictures.reshape(count, channels, rows, height // rows, columns, width // columns).permute(0, 2, 4, 1, 3, 5)
+    if images.ndim != 4 or images.shape[2] % rows or images.shape[3] % columns:
+        raise PellucidError(f"images {tuple(images.shape)} are not (N, C, H, W) divided by {rows} x {columns} cells")
+    count, channels, height, width = images.shape
+    cut = images.reshape(count, channels, rows, height // rows, columns, width // columns).permute(0, 2, 4, 1, 3, 5)
     return cut.reshape(count, rows * columns, channels, height // rows, width // columns)
 
 

@@ -1,6 +1,6 @@
-"""Figures and pages: maps laid over photographs, as PNG files and as one offline HTML page per picture."""
+"""Figures and pages: maps laid over photographs, as PNG files and as one offline HTML page per image."""
 
-from pellucid.reports.attribution.explain_image import LocalReport, explain_picture, write_report
+from pellucid.reports.attribution.explain_image import LocalReport, explain_image, write_report
 from pellucid.reports.attribution.page import (
     PageInput,
     Panel,
@@ -10,26 +10,26 @@ from pellucid.reports.attribution.page import (
 from pellucid.reports.concepts.class_page import render_class_page, write_class_page
 from pellucid.reports.concepts.image_page import (
     ConceptReport,
-    explain_picture_by_concepts,
+    explain_image_by_concepts,
     render_concept_page,
     write_concept_page,
 )
 from pellucid.reports.evaluation.evaluation_page import render_evaluation, write_evaluation
 from pellucid.reports.shared.colors import ReportError, robust_scale
-from pellucid.reports.shared.overlays import colour_bar, overlay, save_overlay
+from pellucid.reports.shared.overlays import color_bar, overlay, save_overlay
 from pellucid.reports.surrogate.graph_page import render_surrogate_page, write_surrogate_page
-from pellucid.reports.surrogate.why_page import ExplainedPicture
+from pellucid.reports.surrogate.why_page import ExplainedImage
 
 __all__ = [
     "ConceptReport",
-    "ExplainedPicture",
+    "ExplainedImage",
     "LocalReport",
     "PageInput",
     "Panel",
     "ReportError",
-    "colour_bar",
-    "explain_picture",
-    "explain_picture_by_concepts",
+    "color_bar",
+    "explain_image",
+    "explain_image_by_concepts",
     "overlay",
     "render_class_page",
     "render_concept_page",

@@ -1,6 +1,6 @@
 """Statistics of scores that come in grids: cluster bootstrap, paired tests with Holm's correction, rank correlation.
 
-The cells of one grid share a picture and its passes, so their scores are dependent. Everything here therefore draws,
+The cells of one grid share an image and its passes, so their scores are dependent. Everything here therefore draws,
 flips or compares whole grids.
 """
 

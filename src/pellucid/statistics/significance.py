@@ -10,7 +10,7 @@ from pellucid.errors import PellucidError
 _CHUNK = 64
 
 
-def area_under_curve(positive: Tensor, negative: Tensor) -> float:
+def roc_auc(positive: Tensor, negative: Tensor) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
 
     Args:
@@ -50,14 +50,14 @@ def holm(p_values: Tensor) -> Tensor:
     """Holm's step-down adjustment (1979): bounds the chance of any false discovery, never weaker than Bonferroni's."""
     ordered, order = p_values.flatten().sort()
     factors = torch.arange(len(ordered), 0, -1, dtype=ordered.dtype)
-    return _restore((ordered * factors).cummax(0).values, order, p_values)
+    return _restore_order((ordered * factors).cummax(0).values, order, p_values)
 
 
 def benjamini_hochberg(p_values: Tensor) -> Tensor:
     """Benjamini and Hochberg's step-up adjustment (1995): bounds the expected share of false discoveries."""
     ordered, order = p_values.flatten().sort()
     factors = len(ordered) / torch.arange(1, len(ordered) + 1, dtype=ordered.dtype)
-    return _restore((ordered * factors).flip(0).cummin(0).values.flip(0), order, p_values)
+    return _restore_order((ordered * factors).flip(0).cummin(0).values.flip(0), order, p_values)
 
 
 CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -84,12 +84,12 @@ def bootstrap_interval(
     repeats: int = 2000,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Percentile interval of the mean over pictures, by resampling the pictures.
+    """Percentile interval of the mean over images, by resampling the images.
 
     Args:
-        values: (N, ...) one value per picture.
+        values: (N, ...) one value per image.
         resampled: (N, B, ...) the same values under B resamples of what they were measured with (the CAV): each repeat
-            then draws a resample first and pictures second, so that the interval holds both uncertainties.
+            then draws a resample first and images second, so that the interval holds both uncertainties.
         confidence: of the interval, in (0, 1).
         repeats: bootstrap samples.
         seed: of the draws.
@@ -102,10 +102,10 @@ def bootstrap_interval(
             f"confidence {confidence} and repeats {repeats}: wanted 0 < confidence < 1 and repeats >= 1"
         )
     generator = torch.Generator().manual_seed(seed)
-    pictures = len(values)
+    images = len(values)
     means = []
     for chunk in torch.split(torch.arange(repeats), _CHUNK):
-        rows = torch.randint(pictures, (len(chunk), pictures), generator=generator)
+        rows = torch.randint(images, (len(chunk), images), generator=generator)
         if resampled is None:
             means.append(values.double()[rows].mean(1))
         else:
@@ -117,7 +117,7 @@ def bootstrap_interval(
 
 
 def sign_flip_p_value(differences: Tensor, *, repeats: int = 4999, seed: int = 0) -> Tensor:
-    """Two-sided test that paired differences are centred on zero, by flipping their signs at random.
+    """Two-sided test that paired differences are centered on zero, by flipping their signs at random.
 
     Args:
         differences: (N, ...) one per pair.
@@ -134,7 +134,7 @@ def sign_flip_p_value(differences: Tensor, *, repeats: int = 4999, seed: int = 0
     return rank_p_value(flat.mean(0), null, two_sided=True).reshape(differences.shape[1:])
 
 
-def two_sample_p_value(first: Tensor, second: Tensor, *, repeats: int = 4999, seed: int = 0) -> float:
+def permutation_p_value(first: Tensor, second: Tensor, *, repeats: int = 4999, seed: int = 0) -> float:
     """Two-sided permutation test that two samples have the same mean; holds for samples without spread too.
 
     Args:
@@ -154,7 +154,7 @@ def two_sample_p_value(first: Tensor, second: Tensor, *, repeats: int = 4999, se
     return float(rank_p_value(observed, null, two_sided=True))
 
 
-def _restore(ordered: Tensor, order: Tensor, like: Tensor) -> Tensor:
+def _restore_order(ordered: Tensor, order: Tensor, like: Tensor) -> Tensor:
     adjusted = torch.empty_like(ordered)
     adjusted[order] = ordered.clamp(max=1.0)
     return adjusted.reshape(like.shape)

@@ -12,7 +12,7 @@ from pellucid.storage.records import (
     write_record,
 )
 from pellucid.storage.run_folder import Difference, RunFolder, RunFolderError, find_differences
-from pellucid.storage.tensors import read_tensors, under, write_tensors
+from pellucid.storage.tensors import read_tensors, select_prefix, write_tensors
 
 __all__ = [
     "Difference",
@@ -26,8 +26,8 @@ __all__ = [
     "read_json",
     "read_record",
     "read_tensors",
+    "select_prefix",
     "to_record",
-    "under",
     "write_atomically",
     "write_json",
     "write_record",

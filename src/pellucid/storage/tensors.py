@@ -34,6 +34,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise PellucidError(f"{path} is damaged ({error}); it has to be made again") from error
 
 
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def select_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin so, without that beginning."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,10 +1,10 @@
 """The surrogate (GLANCE): why does the classifier decide so?"""
 
 from pellucid.surrogate.model.attribute_predictors import Rerender
-from pellucid.surrogate.model.codes import Codes, Twin
+from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
 from pellucid.surrogate.model.features import LOGITS_ONLY
-from pellucid.surrogate.pretrained import digit_twin
-from pellucid.surrogate.surrogate import TwinSurrogate, load
+from pellucid.surrogate.pretrained import digit_surrogate
+from pellucid.surrogate.surrogate import SurrogateExplainer, load
 from pellucid.surrogate.training.checkpoint import CheckpointError
 from pellucid.surrogate.training.divergence import DivergedError
 from pellucid.surrogate.training.train import train
@@ -18,10 +18,10 @@ __all__ = [
     "DivergedError",
     "LossWeights",
     "Rerender",
+    "SurrogateExplainer",
+    "SurrogateProtocol",
     "TrainingOptions",
-    "Twin",
-    "TwinSurrogate",
-    "digit_twin",
+    "digit_surrogate",
     "load",
     "train",
 ]

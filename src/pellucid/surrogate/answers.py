@@ -8,29 +8,29 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.explain.counterfactual import Counterfactual
-from pellucid.surrogate.explain.encoded_batch import Painting, probabilities
-from pellucid.surrogate.explain.local_explanation import LocalExplanation, explain_locally, structural_models
-from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, Flipped, flip
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, probabilities
+from pellucid.surrogate.explain.local_explanation import LocalExplanation, explain_locally, fit_structural_models
+from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, MinimalCounterfactual, flip
 from pellucid.surrogate.explain.necessity import Necessity, necessity
 from pellucid.surrogate.explain.shapley import Importance, importance
 from pellucid.surrogate.explain.traversal import difference_map
-from pellucid.surrogate.explain.validity import Support, check_effective, fidelity
+from pellucid.surrogate.explain.validity import DataSupport, check_effective, fidelity
 from pellucid.surrogate.memory import Memory
 
 
 class Answers(Memory):
-    """Answers to questions about pictures, mixed into the surrogate."""
+    """Answers to questions about images, mixed into the surrogate."""
 
     def counterfactual(
-        self, pictures: Tensor, do: Mapping[str, float], *, propagate: bool = False, max_batch: int = 64
+        self, images: Tensor, do: Mapping[str, float], *, propagate: bool = False, max_batch: int = 64
     ) -> Counterfactual:
-        """Pictures as they would be with contexts set to values, all else held.
+        """Images as they would be with contexts set to values, all else held.
 
         Args:
-            pictures: (N, C, H, W).
+            images: (N, C, H, W).
             do: context -> value in the table's units.
             propagate: let the effects of what is set respond, along the perceived graph.
-            max_batch: pictures drawn at once.
+            max_batch: images drawn at once.
 
         Raises:
             RefusedError: the twin does not control a context that is to be set.
@@ -40,41 +40,41 @@ class Answers(Memory):
             raise PellucidError(f"no context {unknown}; there are {list(self.context_names)}")
         for name in do:
             check_effective(self._effectiveness(), name)
-        painting = self.paint(pictures, max_batch)
-        codes = painting.codes.with_concepts(self._set(painting, do, propagate))
-        raw = painting.drawn(codes)
-        changed = painting.transferred(raw)
-        after = self.paint(changed, max_batch)
+        batch = self.encode_batch(images, max_batch)
+        codes = batch.codes.replace_concepts(self._set(batch, do, propagate))
+        raw = batch.drawn(codes)
+        changed = batch.transferred(raw)
+        after = self.encode_batch(changed, max_batch)
         return Counterfactual(
             dict(do),
             codes,
             raw,
             changed,
-            probabilities(painting.logits),
+            probabilities(batch.logits),
             probabilities(after.logits),
             self.context_values(after.codes.context),
-            difference_map(painting, changed),
-            Support(self._known().codes).holds(codes.concepts()),
-            fidelity(painting),
+            difference_map(batch, changed),
+            DataSupport(self._known().codes).in_distribution(codes.concepts()),
+            fidelity(batch),
         )
 
-    def _set(self, painting: Painting, do: Mapping[str, float], propagate: bool) -> Tensor:
-        values = self.context_values(painting.codes.context).clone()
+    def _set(self, batch: EncodedBatch, do: Mapping[str, float], propagate: bool) -> Tensor:
+        values = self.context_values(batch.codes.context).clone()
         columns = {name: self.context_names.index(name) for name in do}
         for name, value in do.items():
             values[:, columns[name]] = value
-        concepts = painting.codes.concepts().clone()
+        concepts = batch.codes.concepts().clone()
         asked = self.standard_context(values)[:, list(columns.values())]
         concepts[:, list(columns.values())] = asked
         if not propagate:
             return concepts
         known = self._known().codes.concepts()
-        models, left_out = structural_models(self.graph, self.context_names, self.latent_names, known)
+        models, left_out = fit_structural_models(self.graph, self.context_names, self.latent_names, known)
         given = {name: asked[:, at].double().cpu().numpy() for at, name in enumerate(columns)}
-        before = painting.codes.concepts().double().cpu().numpy()
+        before = batch.codes.concepts().double().cpu().numpy()
         found = torch.stack([torch.from_numpy(model.counterfactual(before, given)) for model in models])
         if left_out or float((found - found[0]).abs().max()) > 1e-6:
-            undecided = [edge for edge in self.graph.without_tentative().edges if edge.undecided]
+            undecided = [edge for edge in self.graph.drop_tentative().edges if edge.undecided]
             open_edges = ", ".join(map(str, left_out or undecided))
             raise PellucidError(
                 f"the graph leaves orientations open ({open_edges}), so what responds is not known: give discover() "
@@ -83,23 +83,23 @@ class Answers(Memory):
         return found[0].to(concepts)
 
     def flip(
-        self, pictures: Tensor, target: int | str | Sequence[int | str], *, options: FlipOptions | None = None
-    ) -> Flipped:
+        self, images: Tensor, target: int | str | Sequence[int | str], *, options: FlipOptions | None = None
+    ) -> MinimalCounterfactual:
         """The smallest and sparsest change of concepts after which the classifier says `target`.
 
         Args:
-            pictures: (N, C, H, W).
-            target: a class, or one for each picture; other than what the classifier says now.
+            images: (N, C, H, W).
+            target: a class, or one for each image; other than what the classifier says now.
             options: of the search.
         """
-        painting, reference = self.paint(pictures), self._known()
+        batch, reference = self.encode_batch(images), self._known()
         names = self._concept_names()
-        allowed = torch.tensor([not self._refuses(name) for name in names], device=painting.pictures.device)
-        return flip(painting, self._classes(target, len(painting)), reference.codes, allowed=allowed, options=options)
+        allowed = torch.tensor([not self._refuses(name) for name in names], device=batch.images.device)
+        return flip(batch, self._classes(target, len(batch)), reference.codes, allowed=allowed, options=options)
 
     def importance(
         self,
-        pictures: Tensor,
+        images: Tensor,
         target: int | str | Sequence[int | str] | None = None,
         *,
         against: Literal["all", "other"] = "all",
@@ -107,15 +107,15 @@ class Answers(Memory):
         transferred: bool = False,
         seed: int = 0,
     ) -> Importance:
-        """Shapley values of all concepts for the margin of a class; of the pictures' own by default.
+        """Shapley values of all concepts for the margin of a class; of the images' own by default.
 
-        They are of the twin's own drawings, or with `transferred` of the changes laid on the pictures.
+        They are of the twin's own drawings, or with `transferred` of the changes laid on the images.
         """
-        painting, reference = self.paint(pictures), self._known()
+        batch, reference = self.encode_batch(images), self._known()
         return importance(
-            painting if transferred else painting.bare(),
+            batch if transferred else batch.reconstructed(),
             reference.codes,
-            classes=painting.classes if target is None else self._classes(target, len(painting)),
+            classes=batch.classes if target is None else self._classes(target, len(batch)),
             reference_classes=reference.classes,
             against=against,
             permutations=permutations,
@@ -123,27 +123,27 @@ class Answers(Memory):
         )
 
     def necessity(
-        self, pictures: Tensor, target: int | str, *, transferred: bool = False, seed: int = 0
+        self, images: Tensor, target: int | str, *, transferred: bool = False, seed: int = 0
     ) -> tuple[Necessity, ...]:
         """How often a class falls without a concept's value, and how often the value brings it about.
 
         Args:
-            pictures: (N, C, H, W), some that the classifier gives to the class, as the twin redraws them, and some
+            images: (N, C, H, W), some that the classifier gives to the class, as the twin redraws them, and some
                 that it does not.
             target: the class.
-            transferred: lay the changes on the pictures instead of judging the twin's own drawings.
+            transferred: lay the changes on the images instead of judging the twin's own drawings.
             seed: of who gives its value to whom.
 
         Raises:
-            PellucidError: no picture of the class, or none of another.
+            PellucidError: no image of the class, or none of another.
         """
-        painting = self.paint(pictures) if transferred else self.paint(pictures).bare()
-        inside = painting.classes == self.class_index(target)
-        return necessity(painting[inside.nonzero()[:, 0]], painting[(~inside).nonzero()[:, 0]], seed=seed)
+        batch = self.encode_batch(images) if transferred else self.encode_batch(images).reconstructed()
+        inside = batch.classes == self.class_index(target)
+        return necessity(batch[inside.nonzero()[:, 0]], batch[(~inside).nonzero()[:, 0]], seed=seed)
 
     def explain(
         self,
-        picture: Tensor,
+        image: Tensor,
         target: int | str | None = None,
         *,
         flip_to: int | str | None = None,
@@ -152,22 +152,22 @@ class Answers(Memory):
         transferred: bool = False,
         seed: int = 0,
     ) -> LocalExplanation:
-        """Every local question about one picture.
+        """Every local question about one image.
 
         Args:
-            picture: (1, C, H, W).
+            image: (1, C, H, W).
             target: class explained; the factual one by default.
             flip_to: class of the counterfactual; the runner-up by default.
             permutations: of the Shapley values.
             values: levels of each strip.
-            transferred: measure importance and effects with the changes laid on the picture, not on the twin's own
+            transferred: measure importance and effects with the changes laid on the image, not on the twin's own
                 drawing of it.
             seed: of everything drawn.
         """
         return explain_locally(
-            self.paint(picture),
+            self.encode_batch(image),
             self._known(),
-            None if self.world is None else self.world.perceived,
+            None if self.global_explanation is None else self.global_explanation.perceived,
             target=None if target is None else self.class_index(target),
             flip_to=None if flip_to is None else self.class_index(flip_to),
             permutations=permutations,
@@ -183,5 +183,5 @@ class Answers(Memory):
     def _classes(self, target: int | str | Sequence[int | str], count: int) -> Tensor:
         many = [target] * count if isinstance(target, int | str) else list(target)
         if len(many) != count:
-            raise PellucidError(f"{len(many)} targets were given for {count} pictures: give one, or one for each")
+            raise PellucidError(f"{len(many)} targets were given for {count} images: give one, or one for each")
         return torch.tensor([self.class_index(one) for one in many], device=self.classifier.device)

@@ -1,4 +1,4 @@
-"""What a trained twin knows: real pictures, its own marks, and the classifier's world."""
+"""What a trained twin knows: real images, its own marks, and the classifier's world."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,19 +14,19 @@ from pellucid.storage import write_atomically
 from pellucid.surrogate.assess.assessment import Assessment, assess
 from pellucid.surrogate.assess.leakage import Measure
 from pellucid.surrogate.causal.graph import CausalGraph
-from pellucid.surrogate.causal.search import DiscoveryOptions, Knowledge
-from pellucid.surrogate.explain.encoded_batch import Painting
-from pellucid.surrogate.explain.global_explanation import LEAST_PERCEIVED, GlobalExplanation, explain_globally
-from pellucid.surrogate.explain.reference_set import Reference
+from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch
+from pellucid.surrogate.explain.global_explanation import MIN_PROBE_R2, GlobalExplanation, explain_globally
+from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.validity import RefusedError, check_effective
-from pellucid.surrogate.model.auxiliary_models import Quality
+from pellucid.surrogate.model.auxiliary_models import AuxiliaryQuality
 from pellucid.surrogate.model.codes import Codes
 
-LEAST_LEAD = 0.05
+MIN_PROBE_GAIN = 0.05
 """R2 by which a context is told better by the classifier than with random weights, for it to count as learnt."""
 
-LEAST_AGREEMENT = 0.95
-"""Share of pictures that keep their class when redrawn, below which effects on the drawings need a warning."""
+MIN_AGREEMENT = 0.95
+"""Share of images that keep their class when redrawn, below which effects on the drawings need a warning."""
 
 T = TypeVar("T")
 
@@ -37,18 +37,18 @@ class Memory:
     """What explanations are drawn against, kept with the surrogate.
 
     Attributes:
-        reference: real pictures that explanations are drawn against; set by `remember`.
+        reference: real images that explanations are drawn against; set by `set_reference`.
         assessment: the twin's marks; set by `assess`. Concepts that it fails are refused.
         world: the global explanation; set by `discover`.
     """
 
-    reference: Reference | None = None
+    reference: ReferenceSet | None = None
     assessment: Assessment | None = None
-    world: GlobalExplanation | None = None
+    global_explanation: GlobalExplanation | None = None
 
     context_names: tuple[str, ...]
     latent_names: tuple[str, ...]
-    quality: Quality
+    quality: AuxiliaryQuality
     span: Tensor
 
     @property
@@ -88,23 +88,23 @@ class Memory:
         """The logits (N, K) of the discriminative twin."""
         raise NotImplementedError
 
-    def seen_features(self, pictures: Tensor) -> Tensor:
-        """What the classifier's layers make of pictures, (N, F), without gradients."""
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """What the classifier's layers make of images, (N, F), without gradients."""
         raise NotImplementedError
 
-    def paint(self, pictures: Tensor, max_batch: int = 64) -> Painting:
-        """Pictures (N, C, H, W) with codes, reconstructions and logits: what several questions share."""
-        pictures = self.classifier.check_pictures(pictures).to(self.classifier.device, torch.float32)
-        return Painting.of(self, pictures, max_batch=max_batch)  # type: ignore[arg-type]
+    def encode_batch(self, images: Tensor, max_batch: int = 64) -> EncodedBatch:
+        """Images (N, C, H, W) with codes, reconstructions and logits: what several questions share."""
+        images = self.classifier.check_images(images).to(self.classifier.device, torch.float32)
+        return EncodedBatch.of(self, images, max_batch=max_batch)  # type: ignore[arg-type]
 
-    def remember(self, pictures: Tensor, *, most: int = 2000) -> Reference:
-        """Keep the codes of real pictures, for every later question."""
-        self.reference = Reference.of(self.paint(pictures), self._effectiveness(), most=most)
+    def set_reference(self, images: Tensor, *, most: int = 2000) -> ReferenceSet:
+        """Keep the codes of real images, for every later question."""
+        self.reference = ReferenceSet.of(self.encode_batch(images), self._effectiveness(), most=most)
         return self.reference
 
     def assess(
         self,
-        pictures: Tensor,
+        images: Tensor,
         measure: Measure | None = None,
         *,
         measured_by: str = "the twin's judges",
@@ -112,23 +112,23 @@ class Memory:
         seed: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Assessment:
-        """Measure the twin on held-out pictures; contexts that it does not control are refused from then on.
+        """Measure the twin on held-out images; contexts that it does not control are refused from then on.
 
         Args:
-            pictures: (N, C, H, W) not seen in training.
+            images: (N, C, H, W) not seen in training.
             measure: re-measures contexts in standard deviations of the table; best by code. The twin's own judges
                 otherwise, which it was trained to please: marks by them are upper bounds.
             measured_by: says what `measure` is.
-            transferred: measure control with the changes laid on the pictures, as they are shown, instead of on the
+            transferred: measure control with the changes laid on the images, as they are shown, instead of on the
                 twin's own drawings, from which effects are told.
             seed: of what is asked.
             on_progress: called with (contexts done, in all).
         """
-        own: Measure = lambda drawn: self.paint(drawn).codes.context  # noqa: E731
+        own: Measure = lambda drawn: self.encode_batch(drawn).codes.context  # noqa: E731
         self.assessment = assess(
-            self.paint(pictures),
+            self.encode_batch(images),
             self.head_logits,
-            self.seen_features,
+            self.pooled_features,
             self.span,
             measure or own,
             measured_by,
@@ -142,12 +142,12 @@ class Memory:
 
     def discover(
         self,
-        pictures: Tensor,
+        images: Tensor,
         context: Tensor | None = None,
         *,
-        knowledge: Knowledge | None = None,
+        knowledge: BackgroundKnowledge | None = None,
         options: DiscoveryOptions | None = None,
-        intervened: int = 200,
+        max_interventions: int = 200,
         target: int | str | None = None,
         transferred: bool = False,
         seed: int = 0,
@@ -156,34 +156,34 @@ class Memory:
         """The global explanation: what the classifier perceives, how it hangs together and what moves its decision.
 
         Args:
-            pictures: (N, C, H, W), best not seen in training.
+            images: (N, C, H, W), best not seen in training.
             context: (N, K_c) measured, in the table's units; None where it is not known.
             knowledge: tiers, required and forbidden edges.
             options: of the discovery.
-            intervened: pictures that are intervened on, at most.
-            target: class whose margin the edges to the decision follow; by default each picture's own class, but the
+            intervened: images that are intervened on, at most.
+            target: class whose margin the edges to the decision follow; by default each image's own class, but the
                 second of two, as what speaks for one speaks against the other.
-            transferred: lay the changes on the pictures instead of measuring their effect on the twin's own drawings.
+            transferred: lay the changes on the images instead of measuring their effect on the twin's own drawings.
                 Effects then come out too small wherever the twin redraws imperfectly; where it redraws badly, they
-                may still follow the single picture better.
+                may still follow the single image better.
             seed: of the swaps.
             on_progress: called with (stage, done, in all).
 
         Raises:
-            PellucidError: too few pictures, a context of another shape, unknown names, or nothing to be a node.
+            PellucidError: too few images, a context of another shape, unknown names, or nothing to be a node.
         """
-        if context is not None and context.shape != (len(pictures), len(self.context_names)):
+        if context is not None and context.shape != (len(images), len(self.context_names)):
             raise PellucidError(
-                f"context has shape {tuple(context.shape)}; wanted a row for each of {len(pictures)} pictures and a "
+                f"context has shape {tuple(context.shape)}; wanted a row for each of {len(images)} images and a "
                 f"column for each of {', '.join(self.context_names) or 'no contexts'}"
             )
         measured = None if context is None or not self.context_names else self.standard_context(context.to(self.span))
-        self.world = explain_globally(
-            self.paint(pictures),
+        self.global_explanation = explain_globally(
+            self.encode_batch(images),
             measured,
             knowledge=knowledge,
             options=options,
-            intervened=intervened,
+            max_interventions=max_interventions,
             target=None if target is None else self.class_index(target),
             transferred=transferred,
             refused=[name for name in self.context_names if self._refuses(name)],
@@ -191,8 +191,8 @@ class Memory:
             on_progress=on_progress,
         )
         notes = self._told_blindly() if transferred else [*self._redrawn_badly(), *self._told_blindly()]
-        self.world = replace(self.world, notes=(*self.world.notes, *notes))
-        return self.world
+        self.global_explanation = replace(self.global_explanation, notes=(*self.global_explanation.notes, *notes))
+        return self.global_explanation
 
     @property
     def graph(self) -> CausalGraph:
@@ -201,28 +201,28 @@ class Memory:
         Raises:
             PellucidError: `discover` was not run.
         """
-        if self.world is None:
-            raise PellucidError("there is no graph yet: give the surrogate pictures with discover(pictures, context)")
-        return self.world.perceived
+        if self.global_explanation is None:
+            raise PellucidError("there is no graph yet: give the surrogate images with discover(images, context)")
+        return self.global_explanation.perceived
 
-    def save_answers(self, folder: Path) -> None:
-        """Write what the twin knows of real pictures beside it."""
+    def save_state(self, folder: Path) -> None:
+        """Write what the twin knows of real images beside it."""
         if self.reference is not None:
             self.reference.save(folder / REFERENCE)
         if self.assessment is not None:
             write_atomically(folder / ASSESSMENT, self.assessment.to_json().encode())
-        if self.world is not None:
-            write_atomically(folder / WORLD, self.world.to_json().encode())
+        if self.global_explanation is not None:
+            write_atomically(folder / WORLD, self.global_explanation.to_json().encode())
 
-    def load_answers(self, folder: Path) -> None:
-        """Read what `save_answers` wrote, as far as it is there."""
+    def load_state(self, folder: Path) -> None:
+        """Read what `save_state` wrote, as far as it is there."""
         if (folder / ASSESSMENT).exists():
             self.assessment = _read(folder / ASSESSMENT, Assessment.from_json, "evaluate --keep")
         if (folder / REFERENCE).exists():
             device = self.classifier.device
-            self.reference = Reference.load(folder / REFERENCE, self._effectiveness(), device)
+            self.reference = ReferenceSet.load(folder / REFERENCE, self._effectiveness(), device)
         if (folder / WORLD).exists():
-            self.world = _read(folder / WORLD, GlobalExplanation.from_json, "graph")
+            self.global_explanation = _read(folder / WORLD, GlobalExplanation.from_json, "graph")
 
     def _effectiveness(self) -> dict[str, float]:
         return {} if self.assessment is None else self.assessment.effectiveness
@@ -235,12 +235,12 @@ class Memory:
         return False
 
     def _redrawn_badly(self) -> list[str]:
-        """A warning where effects measured on drawings may be those of other pictures."""
-        if self.assessment is None or self.assessment.agreement >= LEAST_AGREEMENT:
+        """A warning where effects measured on drawings may be those of other images."""
+        if self.assessment is None or self.assessment.agreement >= MIN_AGREEMENT:
             return []
         return [
-            f"only {self.assessment.agreement:.1%} of pictures keep their class when they are redrawn, so effects "
-            "measured on drawings may be those of other pictures: compare with transferred=True (--transferred)"
+            f"only {self.assessment.agreement:.1%} of images keep their class when they are redrawn, so effects "
+            "measured on drawings may be those of other images: compare with transferred=True (--transferred)"
         ]
 
     def _told_blindly(self) -> list[str]:
@@ -249,12 +249,12 @@ class Memory:
             f"{name}: the classifier with random weights tells it nearly as well (R2 {blind:.2f}; trained {own:.2f}), "
             "so that it is perceived does not show that it was learnt"
             for name, own, blind in zip(self.context_names, self.quality.perceived, self.quality.blind, strict=False)
-            if own >= LEAST_PERCEIVED and own - blind < LEAST_LEAD
+            if own >= MIN_PROBE_R2 and own - blind < MIN_PROBE_GAIN
         ]
 
-    def _known(self) -> Reference:
+    def _known(self) -> ReferenceSet:
         if self.reference is None:
-            raise PellucidError("the surrogate knows no real pictures to compare with: call remember(pictures) first")
+            raise PellucidError("the surrogate knows no real images to compare with: call remember(images) first")
         return self.reference
 
 

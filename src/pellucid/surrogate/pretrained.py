@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from pellucid.surrogate.surrogate import TwinSurrogate, load
+from pellucid.surrogate.surrogate import SurrogateExplainer, load
 
 DIGITS = "digits"
 
 
-def folder_of(name: str) -> Path:
+def pretrained_folder(name: str) -> Path:
     """Where a twin of that name would lie in the package."""
     return Path(__file__).with_name("twins") / name
 
 
-def digit_twin(device: str | None = None) -> TwinSurrogate:
+def digit_surrogate(device: str | None = None) -> SurrogateExplainer:
     """The twin of `pellucid.load("digit_cnn")`, trained on Morpho-MNIST by `experiments/surrogate/train_digits.py`.
 
     It knows thickness, intensity, slant and width, and has its marks and its graphs.
@@ -22,4 +22,4 @@ def digit_twin(device: str | None = None) -> TwinSurrogate:
     """
     from pellucid.classifiers import load as load_classifier
 
-    return load(folder_of(DIGITS), classifier=load_classifier("digit_cnn", device=device))
+    return load(pretrained_folder(DIGITS), classifier=load_classifier("digit_cnn", device=device))

@@ -1,4 +1,4 @@
-"""A trained twin surrogate: from pictures to codes and back, saved and loaded."""
+"""A trained twin surrogate: from images to codes and back, saved and loaded."""
 
 import json
 from dataclasses import asdict
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from pellucid.classifiers import Classifier
 from pellucid.storage import write_atomically
-from pellucid.storage.tensors import read_tensors, under, write_tensors
+from pellucid.storage.tensors import read_tensors, select_prefix, write_tensors
 from pellucid.surrogate.answers import Answers
-from pellucid.surrogate.model import packed
-from pellucid.surrogate.model.auxiliary_models import Instruments, Quality
+from pellucid.surrogate.model import to_channels_last
+from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality
 from pellucid.surrogate.model.codes import Codes, latent_names
-from pellucid.surrogate.model.features import LOGITS_ONLY, Features
+from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.surrogate_networks import Sizes, TwinNetworks
+from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks
 from pellucid.surrogate.training.checkpoint import CheckpointError
 from pellucid.surrogate.training.training_options import TrainingOptions
 
@@ -25,10 +25,11 @@ FORMAT, VERSION = "pellucid surrogate", 1
 TENSORS, RECORD = "twin.safetensors", "twin.json"
 
 
-class TwinSurrogate(Answers):
-    """The twin of a classifier (see `pellucid.surrogate.codes.Twin`), and the answers that it gives (see `Answers`).
+class SurrogateExplainer(Answers):
+    """The twin of a classifier (see `pellucid.surrogate.codes.SurrogateProtocol`), and the answers that it gives
+    (see `Answers`).
 
-    Pictures are (N, C, R, R) in the classifier's own input space; results are on the classifier's device.
+    Images are (N, C, R, R) in the classifier's own input space; results are on the classifier's device.
 
     Attributes:
         features: the classifier and what it sees.
@@ -37,26 +38,26 @@ class TwinSurrogate(Answers):
         space: display space of the generator.
         sizes, options: of data and training.
         quality: R^2 of the judges and of the perceived context.
-        span: (2, K_c), 2 % and 98 % quantiles of the standardised contexts seen in training.
+        span: (2, K_c), 2 % and 98 % quantiles of the standardized contexts seen in training.
         steps: of training made.
         context_names, latent_names: of the codes' columns.
     """
 
     def __init__(
         self,
-        features: Features,
-        networks: TwinNetworks,
-        instruments: Instruments,
+        features: FeatureExtractor,
+        networks: SurrogateNetworks,
+        auxiliary_models: AuxiliaryModels,
         space: DisplaySpace,
-        sizes: Sizes,
+        sizes: DataSizes,
         options: TrainingOptions,
-        quality: Quality,
+        quality: AuxiliaryQuality,
         span: Tensor,
         steps: int,
     ) -> None:
         self.features, self.space, self.sizes, self.options = features, space, sizes, options
         self.networks = networks.eval().requires_grad_(False)
-        self.instruments, self.quality, self.steps = instruments, quality, steps
+        self.auxiliary_models, self.quality, self.steps = auxiliary_models, quality, steps
         self.span = span.to(features.classifier.device)
         self.context_names = sizes.context_names
         self.latent_names = latent_names(options.latents)
@@ -71,75 +72,76 @@ class TwinSurrogate(Answers):
         """Whether the training was made to its end."""
         return self.steps == self.options.steps
 
-    def encode(self, pictures: Tensor, max_batch: int = 128) -> Codes:
-        """The codes of pictures, without gradients, at most `max_batch` at a time."""
+    def encode(self, images: Tensor, max_batch: int = 128) -> Codes:
+        """The codes of images, without gradients, at most `max_batch` at a time."""
         with torch.no_grad():
             parts = [
                 self._encode(chunk)
-                for chunk in torch.split(pictures.to(self.classifier.device, torch.float32), max_batch)
+                for chunk in torch.split(images.to(self.classifier.device, torch.float32), max_batch)
             ]
         return Codes(*(torch.cat(blocks) for blocks in zip(*parts, strict=True)))
 
-    def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shown = self.space.show(pictures)
-        latent = self.networks.latent(self.instruments.standard_phi(self.features(pictures).phi))
-        return self.instruments.judges(shown), latent, self.networks.nuisance(shown)
+    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shown = self.space.show(images)
+        latent = self.networks.latent(self.auxiliary_models.standard_phi(self.features(images).phi))
+        return self.auxiliary_models.judges(shown), latent, self.networks.nuisance(shown)
 
     def decode(self, codes: Codes) -> Tensor:
-        """The pictures of codes; differentiable with respect to them."""
-        return self.space.back(self.networks.draw(codes))
+        """The images of codes; differentiable with respect to them."""
+        return self.space.back(self.networks.generate(codes))
 
-    def reconstruct(self, pictures: Tensor) -> Tensor:
-        """Pictures as the twin redraws them, without gradients."""
-        codes = self.encode(pictures)
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images as the twin redraws them, without gradients."""
+        codes = self.encode(images)
         with torch.no_grad():
             return torch.cat([self.decode(codes[rows]) for rows in torch.split(torch.arange(len(codes)), 128)])
 
-    def clip(self, pictures: Tensor) -> Tensor:
-        """Pictures cut to the range between black and full brightness; differentiable."""
-        return self.space.back(self.space.show(pictures).clamp(-1, 1))
+    def clip(self, images: Tensor) -> Tensor:
+        """Images cut to the range between black and full brightness; differentiable."""
+        return self.space.back(self.space.show(images).clamp(-1, 1))
 
-    def logits(self, pictures: Tensor) -> Tensor:
-        """The classifier's logits (N, K); differentiable with respect to the pictures."""
-        return self.classifier.logits(pictures)
+    def logits(self, images: Tensor) -> Tensor:
+        """The classifier's logits (N, K); differentiable with respect to the images."""
+        return self.classifier.logits(images)
 
     def head_logits(self, codes: Codes) -> Tensor:
         """The logits (N, K) that the discriminative twin reads off context and latents alone."""
         predicted: Tensor = self.networks.head(codes.concepts())
         return predicted
 
-    def seen_features(self, pictures: Tensor) -> Tensor:
-        """What the classifier's layers make of pictures, (N, F), without gradients."""
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """What the classifier's layers make of images, (N, F), without gradients."""
         with torch.no_grad():
-            return torch.cat([self.features(chunk).phi for chunk in torch.split(pictures, 128)])
+            return torch.cat([self.features(chunk).phi for chunk in torch.split(images, 128)])
 
-    def perceived_context(self, pictures: Tensor) -> Tensor:
+    def perceived_context(self, images: Tensor) -> Tensor:
         """The context that the classifier's own features tell of, (N, K_c), in standard deviations of the table."""
-        phi = self.seen_features(pictures.to(self.classifier.device))
+        phi = self.pooled_features(images.to(self.classifier.device))
         with torch.no_grad():
-            perceived: Tensor = self.instruments.perception(self.instruments.standard_phi(phi))
+            perceived: Tensor = self.auxiliary_models.perception(self.auxiliary_models.standard_phi(phi))
         return perceived
 
-    def judged_context(self, pictures: Tensor) -> Tensor:
-        """Each judge's context of pictures, (judges, N, K_c), standardised; differentiable."""
-        return self.instruments.judges.each(self.space.show(pictures))
+    def predicted_context(self, images: Tensor) -> Tensor:
+        """Each judge's context of images, (judges, N, K_c), standardized; differentiable."""
+        return self.auxiliary_models.judges.each(self.space.show(images))
 
     def standard_context(self, values: Tensor) -> Tensor:
         """Context in the table's units (N, K_c) as the codes have it."""
-        return self.instruments.standard_context(values.to(self.classifier.device))
+        return self.auxiliary_models.standard_context(values.to(self.classifier.device))
 
     def context_values(self, standard: Tensor) -> Tensor:
         """Context of codes (N, K_c) in the table's units."""
-        return self.instruments.context_values(standard)
+        return self.auxiliary_models.context_values(standard)
 
     def save(self, folder: str | Path) -> None:
-        """Write the twin as `twin.safetensors` and `twin.json`, and what it knows of real pictures beside them."""
+        """Write the twin as `surrogate.safetensors` and `surrogate.json`, and what it knows of real images beside
+        them."""
         path = Path(folder)
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
-        tensors |= {f"instruments.{name}": value for name, value in self.instruments.state_dict().items()}
+        tensors |= {f"instruments.{name}": value for name, value in self.auxiliary_models.state_dict().items()}
         write_tensors(path / TENSORS, tensors | {"span": self.span})
         write_atomically(path / RECORD, json.dumps(self._record(), indent=1, sort_keys=True).encode())
-        self.save_answers(path)
+        self.save_state(path)
 
     def _record(self) -> dict[str, Any]:
         from pellucid import __version__
@@ -159,14 +161,14 @@ class TwinSurrogate(Answers):
 
     def __repr__(self) -> str:
         contexts = ", ".join(self.context_names) or "no context"
-        return f"TwinSurrogate({self.classifier.name!r}, {contexts}, step {self.steps} of {self.options.steps})"
+        return f"SurrogateExplainer({self.classifier.name!r}, {contexts}, step {self.steps} of {self.options.steps})"
 
 
-def load(folder: str | Path, *, classifier: Classifier) -> TwinSurrogate:
+def load(folder: str | Path, *, classifier: Classifier) -> SurrogateExplainer:
     """The twin that was trained or saved in a folder; of an unfinished training the last checkpoint's.
 
     Args:
-        folder: of the training, or of `TwinSurrogate.save`.
+        folder: of the training, or of `SurrogateExplainer.save`.
         classifier: the one that the twin mimics.
 
     Raises:
@@ -180,27 +182,27 @@ def load(folder: str | Path, *, classifier: Classifier) -> TwinSurrogate:
             f"{path} holds the surrogate of {record['classifier']['name']} with weights {wanted[:12]}; the classifier "
             f"given, {classifier.name}, has weights {found[:12]}: its decisions are not the ones that were distilled"
         )
-    sizes = Sizes(**{**record["sizes"], "context_names": tuple(record["sizes"]["context_names"])})
+    sizes = DataSizes(**{**record["sizes"], "context_names": tuple(record["sizes"]["context_names"])})
     options = TrainingOptions.from_record(record["options"])
-    features = Features(classifier, record["layers"])
+    features = FeatureExtractor(classifier, record["layers"])
     tensors = read_tensors(path / TENSORS)
-    networks = TwinNetworks(sizes, options)
-    networks.load_state_dict(under(tensors, "networks."))
-    instruments = Instruments(sizes.channels, sizes.features, len(sizes.context_names), options)
-    instruments.load_state_dict(under(tensors, "instruments."))
+    networks = SurrogateNetworks(sizes, options)
+    networks.load_state_dict(select_prefix(tensors, "networks."))
+    auxiliary_models = AuxiliaryModels(sizes.channels, sizes.features, len(sizes.context_names), options)
+    auxiliary_models.load_state_dict(select_prefix(tensors, "instruments."))
     try:
-        quality = Quality.from_record(record["quality"])
+        quality = AuxiliaryQuality.from_record(record["quality"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path / RECORD} is damaged or of another version of pellucid ({error!r}): train the surrogate anew"
         ) from error
     space = DisplaySpace(tuple(record["space"]["low"]), tuple(record["space"]["high"]), str(record["space"]["origin"]))
-    packed(networks, classifier.device)
-    packed(instruments, classifier.device)
-    twin = TwinSurrogate(
+    to_channels_last(networks, classifier.device)
+    to_channels_last(auxiliary_models, classifier.device)
+    surrogate = SurrogateExplainer(
         features,
         networks,
-        instruments,
+        auxiliary_models,
         space,
         sizes,
         options,
@@ -208,8 +210,8 @@ def load(folder: str | Path, *, classifier: Classifier) -> TwinSurrogate:
         tensors["span"],
         int(record["steps"]),
     )
-    twin.load_answers(path)
-    return twin
+    surrogate.load_state(path)
+    return surrogate
 
 
 def _read_record(path: Path) -> dict[str, Any]:

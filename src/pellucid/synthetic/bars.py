@@ -1,13 +1,13 @@
-"""Bars: pictures whose causes, counterfactuals and classifiers are known exactly.
+"""Bars: images whose causes, counterfactuals and classifiers are known exactly.
 
-A picture shows one upright bar of some thickness, intensity and position; thick bars tend to be bright. The true
-counterfactual of a picture is drawn from its context:
+An image shows one upright bar of some thickness, intensity and position; thick bars tend to be bright. The true
+counterfactual of an image is drawn from its context:
 
     context = bars_model().sample(1000, seed=0)
     draw_bars(context.replaced({"thickness": 5.0}))                      # the thickness alone is changed
     draw_bars(bars_model().counterfactual(context, {"thickness": 5.0}))  # and the intensity follows
 
-Lengths are in sixteenths of a picture's side, so that all sizes show the same bars.
+Lengths are in sixteenths of an image's side, so that all sizes show the same bars.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pellucid.data.context_table import ContextTable
 from pellucid.errors import PellucidError
-from pellucid.synthetic.causal_model import Mechanism, StructuralModel, Values
+from pellucid.synthetic.causal_model import CausalModel, Mechanism, Values
 
 BAR_FEATURES = ("thickness", "intensity", "position")
 """What a bar is drawn from: its thickness and the place of its centre line (in sixteenths), its grey level (0..1)."""
@@ -29,7 +29,7 @@ _DRIVE_SD = ((1.4 * _THICKNESS_SD) ** 2 + 0.7**2) ** 0.5
 _SHARPNESS = 50.0
 
 
-def bars_model(correlation: float = 1.4 * _THICKNESS_SD / _DRIVE_SD) -> StructuralModel:
+def bars_model(correlation: float = 1.4 * _THICKNESS_SD / _DRIVE_SD) -> CausalModel:
     """The causal model of the bars: thickness -> intensity, and a position of its own.
 
     t = 2 + 5 Beta(2, 2);  i = 0.3 + 0.7 σ(a (t - 4.5) + b ε);  p uniform on 5..11. By default a = 1.4 and b = 0.7.
@@ -70,7 +70,7 @@ def bars_model(correlation: float = 1.4 * _THICKNESS_SD / _DRIVE_SD) -> Structur
         lambda _, value: value,
         lambda random, count: random.uniform(5, 11, count),
     )
-    return StructuralModel("bars", (thickness, intensity, position))
+    return CausalModel("bars", (thickness, intensity, position))
 
 
 def draw_bars(context: ContextTable | Tensor, size: int = 16) -> Tensor:
@@ -78,7 +78,7 @@ def draw_bars(context: ContextTable | Tensor, size: int = 16) -> Tensor:
 
     Args:
         context: a table with the columns `BAR_FEATURES`, or their values (N, 3) in that order.
-        size: side of the pictures.
+        size: side of the images.
 
     Returns:
         (N, 1, size, size), 0..1, float32; differentiable with respect to a tensor of values.
@@ -90,9 +90,9 @@ def draw_bars(context: ContextTable | Tensor, size: int = 16) -> Tensor:
     if values.ndim != 2 or values.shape[1] != len(BAR_FEATURES) or size < 1:
         raise PellucidError(f"bars are drawn from (N, 3) values at a size above 0, not {tuple(values.shape)} at {size}")
     thickness, intensity, position = values.double()[:, :, None].unbind(1)  # (N, 1)
-    columns = _covered(position - thickness / 2, position + thickness / 2, size)  # (N, W)
+    columns = _coverage_of_pixels(position - thickness / 2, position + thickness / 2, size)  # (N, W)
     ends = torch.tensor([[_TOP], [_BOTTOM]], dtype=torch.float64, device=values.device)
-    rows = _covered(ends[:1], ends[1:], size)  # (1, H)
+    rows = _coverage_of_pixels(ends[:1], ends[1:], size)  # (1, H)
     return (intensity[..., None] * rows[..., None] * columns[:, None])[:, None].float()
 
 
@@ -100,7 +100,7 @@ class IntensityClassifier(nn.Module):
     """Tells bright bars (class 1) from dark ones (class 0) by the intensity alone.
 
     margin = slope (m - threshold), with the soft maximum m = Σ x softmax(50 x) over the pixels x; logits ∓ margin / 2.
-    m is the intensity of the bar up to what its half-covered edges take away: within 3 % in pictures of 16 pixels or
+    m is the intensity of the bar up to what its half-covered edges take away: within 3 % in images of 16 pixels or
     more, and to 1e-4 where the edges fall between pixels.
 
     Args:
@@ -113,9 +113,9 @@ class IntensityClassifier(nn.Module):
         self.slope = slope
         self.threshold = threshold
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, 2) of pictures (N, C, H, W), 0..1; channels are averaged."""
-        return _two_logits(self.slope * (_soft_maximum(pictures) - self.threshold))
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 2) of images (N, C, H, W), 0..1; channels are averaged."""
+        return _binary_logits(self.slope * (_soft_maximum(images) - self.threshold))
 
 
 class ThicknessClassifier(nn.Module):
@@ -134,24 +134,24 @@ class ThicknessClassifier(nn.Module):
         self.slope = slope
         self.threshold = threshold
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, 2) of pictures (N, C, H, W), 0..1; channels are averaged."""
-        ink = pictures.mean(1).flatten(1).mean(1) * (_UNITS**2)  # intensity x area in square sixteenths
-        width = ink / (_soft_maximum(pictures) * (_BOTTOM - _TOP)).clamp(min=1e-6)
-        return _two_logits(self.slope * (width - self.threshold))
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 2) of images (N, C, H, W), 0..1; channels are averaged."""
+        ink = images.mean(1).flatten(1).mean(1) * (_UNITS**2)  # intensity x area in square sixteenths
+        width = ink / (_soft_maximum(images) * (_BOTTOM - _TOP)).clamp(min=1e-6)
+        return _binary_logits(self.slope * (width - self.threshold))
 
 
-def _covered(low: Tensor, high: Tensor, size: int) -> Tensor:
+def _coverage_of_pixels(low: Tensor, high: Tensor, size: int) -> Tensor:
     """Which part of each of `size` pixels lies between low and high, (N, size)."""
     left = torch.arange(size, dtype=low.dtype, device=low.device)
     low, high = (edge * (size / _UNITS) for edge in (low, high))
     return (torch.minimum(left + 1, high) - torch.maximum(left, low)).clamp(min=0)
 
 
-def _soft_maximum(pictures: Tensor) -> Tensor:
-    flat = pictures.mean(1).flatten(1)
+def _soft_maximum(images: Tensor) -> Tensor:
+    flat = images.mean(1).flatten(1)
     return (flat * torch.softmax(_SHARPNESS * flat, dim=1)).sum(1)
 
 
-def _two_logits(margin: Tensor) -> Tensor:
+def _binary_logits(margin: Tensor) -> Tensor:
     return torch.stack([-margin / 2, margin / 2], dim=1)

@@ -40,7 +40,7 @@ class Mechanism:
 
 
 @dataclass(frozen=True)
-class StructuralModel:
+class CausalModel:
     """A causal model with known equations and independent noises.
 
     Attributes:

@@ -32,7 +32,7 @@ def draw_digits(
 ) -> Tensor:
     """Draw digits with pens of known properties.
 
-    A digit is a set of line segments. It is sheared upright, stretched to its width and height (5/7 of the picture,
+    A digit is a set of line segments. It is sheared upright, stretched to its width and height (5/7 of the image,
     pen included), sheared to the slant asked for, and put in the middle: its centroid along rows, its box along
     columns. Each pixel gets the intensity times its share covered by the pen, from its distance to the
     nearest segment.
@@ -43,7 +43,7 @@ def draw_digits(
         intensity: grey level of fully covered pixels, 0..255.
         slant: in radians, positive to the right; that of the second moments of the lines.
         width: of the upright digit in pixels, pen included; by default what suits the digit.
-        size: side of the pictures.
+        size: side of the images.
         jitter: how much the digits' shapes differ, 0 (all alike) to about 1 (still legible).
         seed: of the jitter; the shape of a digit depends on its place in the batch.
 
@@ -51,15 +51,15 @@ def draw_digits(
         (N, size, size) float32, 0..255; differentiable with respect to thickness, intensity, slant and width.
 
     Raises:
-        PellucidError: a label is no digit, a number per picture is missing, or a pen does not fit its digit.
+        PellucidError: a label is no digit, a number per image is missing, or a pen does not fit its digit.
     """
     if labels.ndim != 1 or labels.is_floating_point() or not bool(((labels >= 0) & (labels <= 9)).all()):
         raise PellucidError(f"labels must be (N,) integers from 0 to 9, not {labels.dtype} {tuple(labels.shape)}")
     lines = _segments().to(labels.device)[labels.long()]  # (N, S, 2 ends, 2)
     if jitter:
         lines = _bent(lines, jitter, torch.Generator().manual_seed(seed))
-    pen, level, lean = (_per_picture(value, labels) for value in (thickness, intensity, slant))
-    lines, wide = _posed(lines, pen, None if width is None else _per_picture(width, labels), lean, _HEIGHT * size)
+    pen, level, lean = (_per_image(value, labels) for value in (thickness, intensity, slant))
+    lines, wide = _posed(lines, pen, None if width is None else _per_image(width, labels), lean, _HEIGHT * size)
     if not bool(((pen > 0) & (pen < wide) & (pen < _HEIGHT * size)).all()):
         raise PellucidError(
             f"a pen must be above 0 and thinner than the digit is wide and high ({_HEIGHT * size:.1f} pixels)"
@@ -73,7 +73,7 @@ def draw_digits(
     return level[:, None, None] * torch.minimum(covered, pen.clamp(max=1)[:, None, None])
 
 
-def _per_picture(value: Tensor | float, labels: Tensor) -> Tensor:
+def _per_image(value: Tensor | float, labels: Tensor) -> Tensor:
     values = torch.as_tensor(value, dtype=torch.float32, device=labels.device)
     if values.ndim > 1 or (values.ndim == 1 and len(values) != len(labels)):
         raise PellucidError(f"{tuple(values.shape)} numbers for {len(labels)} digits; give one number, or one for each")
@@ -82,8 +82,8 @@ def _per_picture(value: Tensor | float, labels: Tensor) -> Tensor:
 
 def _distances(lines: Tensor, size: int) -> Tensor:
     """Distance of pixel centres to the nearest segment, (N, size, size)."""
-    centres = torch.arange(size, dtype=lines.dtype, device=lines.device) + 0.5
-    x, y = centres[None, None, :], centres[None, :, None]
+    centers = torch.arange(size, dtype=lines.dtype, device=lines.device) + 0.5
+    x, y = centers[None, None, :], centers[None, :, None]
     nearest = torch.full((len(lines), size, size), math.inf, device=lines.device)
     for segment in lines[..., None, None].unbind(1):  # (N, 2 ends, 2, 1, 1)
         (x0, y0), (dx, dy) = segment[:, 0].unbind(1), (segment[:, 1] - segment[:, 0]).unbind(1)
@@ -112,11 +112,11 @@ def _upright(lines: Tensor, mass: Tensor) -> Tensor:
     """Lines about their centroid and sheared along rows until u11 = 0, for segments (N, S) of a mass."""
     share = (mass / mass.sum(1, keepdim=True))[..., None]  # (N, S, 1)
     start, end = lines.unbind(2)  # (N, S, 2)
-    centre = (share * (start + end) / 2).sum(1, keepdim=True)
-    middle, half = (start + end) / 2 - centre, (end - start) / 2
+    center = (share * (start + end) / 2).sum(1, keepdim=True)
+    middle, half = (start + end) / 2 - center, (end - start) / 2
     # Along a segment the mean of ab is that of its middle plus a third of that of half its extent.
     second = (share * (middle * middle[..., 1:] + half * half[..., 1:] / 3)).sum(1)  # (N, 2): u11, u02
-    x, y = (lines - centre[:, None]).unbind(-1)
+    x, y = (lines - center[:, None]).unbind(-1)
     return torch.stack([x - (second[:, 0] / second[:, 1])[:, None, None] * y, y], dim=-1)
 
 

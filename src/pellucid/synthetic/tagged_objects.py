@@ -1,7 +1,7 @@
-"""Drawn pictures with a known truth: an object of a class, and a tag that names a class, rightly or not.
+"""Drawn images with a known truth: an object of a class, and a tag that names a class, rightly or not.
 
 Object and tag can be left out or swapped while all else stays as it is, so that what a classifier makes of each can be
-measured by intervention. After the captioned pictures of Kim et al., Interpretability Beyond Feature Attribution, ICML
+measured by intervention. After the captioned images of Kim et al., Interpretability Beyond Feature Attribution, ICML
 2018.
 """
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pellucid.errors import PellucidError
-from pellucid.synthetic.textures import NEGATIVES, draw_pictures
+from pellucid.synthetic.textures import NEGATIVES, draw_images
 
 Points = NDArray[np.float64]  # (corners, 2): x, y
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 BLANK = ""
 """The tag that is a rectangle without a glyph."""
@@ -34,7 +34,7 @@ _GLYPHS: Mapping[str, tuple[str, ...]] = {
 """The initial of each class, five dots wide and seven high."""
 
 
-def _around(corners: int, radius: float = 1.0, inner: float | None = None) -> Points:
+def _regular_polygon(corners: int, radius: float = 1.0, inner: float | None = None) -> Points:
     """A regular polygon; with `inner`, every second corner has that radius."""
     angles = 2 * np.pi * np.arange(corners) / corners
     radii = np.where(np.arange(corners) % 2 == 1, radius if inner is None else inner, radius)
@@ -53,9 +53,9 @@ _OUTLINES: Mapping[str, tuple[Points, ...]] = {
     "arrow": (_ARROW,),
     "cross": (np.concatenate([_CROSS, [[3, -1]]]) / 10**0.5,),
     "heart": (_heart(),),
-    "ring": (_around(40), _around(40, 0.55)),
-    "star": (_around(10, 1.0, 0.45),),
-    "triangle": (_around(3),),
+    "ring": (_regular_polygon(40), _regular_polygon(40, 0.55)),
+    "star": (_regular_polygon(10, 1.0, 0.45),),
+    "triangle": (_regular_polygon(3),),
 }
 """Outline of each shape within the unit circle, then the hole in it."""
 SHAPES = tuple(_OUTLINES)
@@ -68,26 +68,26 @@ class Scene:
 
     Attributes:
         background: (size, size, 3) uint8.
-        centre, radius, angle, fill: where the object stands (pixels, radians), and its colour.
+        centre, radius, angle, fill: where the object stands (pixels, radians), and its color.
         box: (left, top, right, bottom) of the tag in whole pixels.
-        paper, ink: colours of the tag's rectangle and glyph.
+        paper, ink: colors of the tag's rectangle and glyph.
     """
 
     background: NDArray[np.uint8]
-    centre: tuple[float, float]
+    center: tuple[float, float]
     radius: float
     angle: float
-    fill: Colour
+    fill: Color
     box: tuple[int, int, int, int]
-    paper: Colour
-    ink: Colour
+    paper: Color
+    ink: Color
 
     @property
     def size(self) -> int:
         """Side in pixels."""
         return len(self.background)
 
-    def picture(self, shape: str | None, tag: str | None) -> NDArray[np.uint8]:
+    def image(self, shape: str | None, tag: str | None) -> NDArray[np.uint8]:
         """Paint the scene.
 
         Args:
@@ -95,7 +95,7 @@ class Scene:
             tag: the class that the tag names; `BLANK` for a rectangle without a glyph, None for no tag.
 
         Returns:
-            (size, size, 3) uint8. Outside the object and the tag the picture does not depend on either.
+            (size, size, 3) uint8. Outside the object and the tag the image does not depend on either.
         """
         pixels = self.background.astype(np.float64)
         if shape is not None:
@@ -123,7 +123,7 @@ class Scene:
         canvas = Image.new("L", (self.size * _OVERSAMPLING,) * 2)
         turn = np.array([[np.cos(self.angle), np.sin(self.angle)], [-np.sin(self.angle), np.cos(self.angle)]])
         for outline, level in zip(_OUTLINES[_known(shape)], (255, 0), strict=False):
-            corners = (np.array(self.centre) + self.radius * outline @ turn) * _OVERSAMPLING
+            corners = (np.array(self.center) + self.radius * outline @ turn) * _OVERSAMPLING
             ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in corners], fill=level)
         return np.asarray(canvas.reduce(_OVERSAMPLING), dtype=np.float64) / 255
 
@@ -146,7 +146,7 @@ class Scene:
 def draw_scenes(count: int, size: int = 48, seed: int = 0) -> list[Scene]:
     """Draw scenes: backgrounds of noise, gradients, scattered shapes or strokes, and places for objects and tags.
 
-    Object and tag vary in size, place and colours; the object in its angle too. They never overlap.
+    Object and tag vary in size, place and colors; the object in its angle too. They never overlap.
 
     Args:
         count: how many. Scene i is the same however many are drawn.
@@ -159,36 +159,36 @@ def draw_scenes(count: int, size: int = 48, seed: int = 0) -> list[Scene]:
     if count < 1 or size < _SMALLEST:
         raise PellucidError(f"wanted at least 1 scene of at least {_SMALLEST} pixels, not {count} of {size}")
     return [
-        _place(np.asarray(background), np.random.default_rng([seed, index]))
-        for index, background in enumerate(draw_pictures(NEGATIVES, count, size, seed))
+        _random_scene(np.asarray(background), np.random.default_rng([seed, index]))
+        for index, background in enumerate(draw_images(NEGATIVES, count, size, seed))
     ]
 
 
-def _place(background: NDArray[np.uint8], random: np.random.Generator) -> Scene:
+def _random_scene(background: NDArray[np.uint8], random: np.random.Generator) -> Scene:
     size = len(background)
     while True:
         radius = size * random.uniform(0.18, 0.28)
-        centre = random.uniform(radius, size - radius, 2)
+        center = random.uniform(radius, size - radius, 2)
         height = round(size * random.uniform(0.2, 0.32))
         width = round(height * random.uniform(0.9, 1.3))
         left, top = int(random.integers(size - width + 1)), int(random.integers(size - height + 1))
         box = (left, top, left + width, top + height)
-        nearest = np.clip(centre, box[:2], box[2:])
-        if np.hypot(*(centre - nearest)) > radius + 1:
+        nearest = np.clip(center, box[:2], box[2:])
+        if np.hypot(*(center - nearest)) > radius + 1:
             break
-    fill, paper = (_colour(random, random.uniform(0.1, 0.9)) for _ in range(2))
-    ink = _colour(random, random.uniform(0.0, 0.2) if np.mean(paper) > 128 else random.uniform(0.8, 1.0))
-    place = (float(centre[0]), float(centre[1]))
+    fill, paper = (_color(random, random.uniform(0.1, 0.9)) for _ in range(2))
+    ink = _color(random, random.uniform(0.0, 0.2) if np.mean(paper) > 128 else random.uniform(0.8, 1.0))
+    place = (float(center[0]), float(center[1]))
     return Scene(background, place, float(radius), float(random.uniform(-0.4, 0.4)), fill, box, paper, ink)
 
 
-def _colour(random: np.random.Generator, brightness: float) -> Colour:
+def _color(random: np.random.Generator, brightness: float) -> Color:
     red, green, blue = np.clip(255 * (brightness + random.uniform(-0.25, 0.25, 3)), 0, 255).astype(int).tolist()
     return red, green, blue
 
 
-def _blend(pixels: NDArray[np.float64], coverage: NDArray[np.float64], colour: Colour) -> NDArray[np.float64]:
-    blended: NDArray[np.float64] = pixels + coverage[..., None] * (np.array(colour) - pixels)
+def _blend(pixels: NDArray[np.float64], coverage: NDArray[np.float64], color: Color) -> NDArray[np.float64]:
+    blended: NDArray[np.float64] = pixels + coverage[..., None] * (np.array(color) - pixels)
     return blended
 
 

@@ -6,10 +6,10 @@ from pellucid.attribution.lrp.rules import (
     Epsilon,
     Flat,
     Gamma,
-    Pass,
+    IdentityRule,
     Rule,
     ZBox,
     ZPlus,
 )
 
-__all__ = ["LRP", "AlphaBeta", "Epsilon", "Flat", "Gamma", "Pass", "Rule", "ZBox", "ZPlus"]
+__all__ = ["LRP", "AlphaBeta", "Epsilon", "Flat", "Gamma", "IdentityRule", "Rule", "ZBox", "ZPlus"]

@@ -11,14 +11,14 @@ from pellucid.attribution.lrp.rules import (
     Epsilon,
     Flat,
     Gamma,
-    Pass,
+    IdentityRule,
     Rule,
     ZBox,
     ZPlus,
 )
 
-Kind = Literal["convolution", "linear", "batch_norm", "normalisation", "shift"]
-_PASS = Pass()
+Kind = Literal["convolution", "linear", "batch_norm", "normalization", "shift"]
+_IDENTITY = IdentityRule()
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Layer:
 
     Attributes:
         name: the layer's name in the user's words.
-        kind: "batch_norm" is one that is not merged into the layer before it; "normalisation" is layer or group norm;
+        kind: "batch_norm" is one that is not merged into the layer before it; "normalization" is layer or group norm;
             "shift" is the addition of a constant.
-        on_pictures: nothing but rearranging and rescaling lies between the pictures and this layer.
+        on_images: nothing but rearranging and rescaling lies between the images and this layer.
     """
 
     name: str
     kind: Kind
-    on_pictures: bool = False
+    on_images: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,46 +45,46 @@ class Composite:
         convolution: for convolutions.
         linear: for linear layers, and for all layers named as the head.
         last_convolution: for as many of the last convolutions as a rule map says.
-        first_convolution, first_linear: for such layers applied to the pictures; None for no exception.
-        normalisation: for layer norm and group norm, whose deviation is taken as a constant (Ali et al., 2022).
+        first_convolution, first_linear: for such layers applied to the images; None for no exception.
+        normalization: for layer norm and group norm, whose deviation is taken as a constant (Ali et al., 2022).
         batch_norm: for batch norm that cannot be merged into the layer before it, as in DenseNet, and
         shift: for additions of constants. Each of their outputs has one input, as those of activation functions have,
-            and `Pass` gives it all the relevance.
+            and `IdentityRule` gives it all the relevance.
     """
 
     convolution: Rule
     linear: Rule
     last_convolution: Rule
-    normalisation: Rule
+    normalization: Rule
     first_convolution: Rule | None = None
     first_linear: Rule | None = None
-    batch_norm: Rule = _PASS
-    shift: Rule = _PASS
+    batch_norm: Rule = _IDENTITY
+    shift: Rule = _IDENTITY
 
 
-def composites(epsilon: float | None, gamma: float, stabiliser: float) -> dict[str, Composite]:
+def composites(epsilon: float | None, gamma: float, stabilizer: float) -> dict[str, Composite]:
     """All composites by name.
 
     Args:
         epsilon: of the epsilon rule; None is 0.25 for "epsilon025_plus_box", else 1e-6.
         gamma: of the gamma rule.
-        stabiliser: of all other rules.
+        stabilizer: of all other rules.
     """
     small, large = (Epsilon(default if epsilon is None else epsilon) for default in (1e-6, 0.25))
-    plus, signed, flat = ZPlus(stabiliser), AlphaBeta(2, 1, stabiliser), Flat(stabiliser)
-    of = partial(Composite, linear=small, last_convolution=small, normalisation=Epsilon(stabiliser))
-    with_box = partial(of, first_convolution=ZBox(stabiliser))
+    plus, signed, flat = ZPlus(stabilizer), AlphaBeta(2, 1, stabilizer), Flat(stabilizer)
+    of = partial(Composite, linear=small, last_convolution=small, normalization=Epsilon(stabilizer))
+    with_box = partial(of, first_convolution=ZBox(stabilizer))
     with_flat = partial(of, first_convolution=flat, first_linear=flat)
     return {
         "epsilon_plus_box": with_box(convolution=plus),
         "epsilon025_plus_box": with_box(convolution=plus, linear=large, last_convolution=large),
-        "epsilon_gamma_box": with_box(convolution=Gamma(gamma, stabiliser)),
+        "epsilon_gamma_box": with_box(convolution=Gamma(gamma, stabilizer)),
         "epsilon_plus": of(convolution=plus),
         "epsilon_plus_flat": with_flat(convolution=plus),
         "epsilon_alpha2_beta1": of(convolution=signed),
         "epsilon_alpha2_beta1_flat": with_flat(convolution=signed),
         "excitation_backprop": of(convolution=plus, linear=plus),
-        "epsilon": of(convolution=small, batch_norm=small, normalisation=small, shift=small),
+        "epsilon": of(convolution=small, batch_norm=small, normalization=small, shift=small),
     }
 
 
@@ -132,15 +132,15 @@ class RuleMap:
         named = next((rule for pattern, rule in self.rules.items() if names_layer(pattern, layer.name)), None)
         if named is not None:
             return named
-        if layer.kind in ("normalisation", "shift"):
-            return self.composite.normalisation if layer.kind == "normalisation" else self.composite.shift
+        if layer.kind in ("normalization", "shift"):
+            return self.composite.normalization if layer.kind == "normalization" else self.composite.shift
         if layer.kind == "batch_norm" and self.merge_batch_norm:
             return self.composite.batch_norm
         if self._in_head(layer):
             return self.composite.linear
         if layer.kind == "linear":
-            return (self.composite.first_linear if layer.on_pictures else None) or self.composite.linear
-        if layer.kind == "convolution" and layer.on_pictures and self.composite.first_convolution:
+            return (self.composite.first_linear if layer.on_images else None) or self.composite.linear
+        if layer.kind == "convolution" and layer.on_images and self.composite.first_convolution:
             return self.composite.first_convolution
         return self.composite.last_convolution if is_last else self.composite.convolution
 

@@ -13,7 +13,7 @@ from pellucid.attribution.lrp.composites import COMPOSITES, RuleMap, composites
 from pellucid.attribution.lrp.propagation import Propagation, Relevance
 from pellucid.attribution.lrp.rules import Rule
 from pellucid.attribution.method import Attribution, Method
-from pellucid.attribution.view import rows_per_picture
+from pellucid.attribution.view import rows_per_image
 from pellucid.errors import LayerError, PellucidError, TargetError
 
 _WORTH_A_NOTE = 0.01
@@ -32,8 +32,8 @@ class LRP(Method):
     Rules act on operations, so modules, functions, reused and in-place activations give the same maps:
 
     - convolutions and linear layers: the composite's rules; batch norm is merged into the layer before it;
-    - batch norm with no such layer (DenseNet), adding constants: `Pass`; layer norm, group norm: `Epsilon` with the
-      deviation held constant (Ali et al., 2022);
+    - batch norm with no such layer (DenseNet), adding constants: `IdentityRule`; layer norm, group norm: `Epsilon`
+      with the deviation held constant (Ali et al., 2022);
     - activation functions: relevance passes; max pooling: the winner takes it;
     - sums (residuals), averages: in proportion to the terms; copies and rearrangements: it follows them;
     - products: the signal takes it, a gate (squeeze-excitation) none; two factors of which neither is a gate share it
@@ -41,19 +41,19 @@ class LRP(Method):
     - whatever else there is: a LayerError that names the operation.
 
     Attributes:
-        composite: "epsilon_plus_box" (z-B for convolutions on the pictures, z+ for others, epsilon for linear layers),
+        composite: "epsilon_plus_box" (z-B for convolutions on the images, z+ for others, epsilon for linear layers),
             "epsilon025_plus_box" (the same with epsilon 0.25), "epsilon_gamma_box", "epsilon_plus",
             "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "excitation_backprop" (z+
             everywhere), "epsilon" (everywhere: activation x gradient as epsilon goes to 0), or "gradient" (no rules:
             the gradient times the logit, which conserves nothing).
         epsilon: of the epsilon rule; None is 0.25 for "epsilon025_plus_box", else 1e-6.
         gamma: of the gamma rule.
-        stabiliser: moves the denominators of all other rules away from zero.
+        stabilizer: moves the denominators of all other rules away from zero.
         num_conv_epsilon: so many of the last convolutions outside the head get the epsilon rule.
         head: names or patterns of layers that get the rule of linear layers whatever their kind, such as the
             convolutions of a fully convolutional head. A name stands for all layers inside it too.
         rules: rules by layer name or pattern, before all others: `{"features.0": Flat()}`.
-        low, high: lowest and highest value of the pictures in the classifier's input space, one number or one for each
+        low, high: lowest and highest value of the images in the classifier's input space, one number or one for each
             channel, for z-B; None is black and white under the mean and deviation of the classifier's preprocessing.
         widen_box: how far the box reaches beyond them, in units of high - low.
         fold_batch_norm: merge batch norm into the layer before it; False gives it the rule of convolutions, as one that
@@ -64,7 +64,7 @@ class LRP(Method):
     composite: str = "epsilon_plus_box"
     epsilon: float | None = None
     gamma: float = 0.25
-    stabiliser: float = 1e-6
+    stabilizer: float = 1e-6
     num_conv_epsilon: int = 0
     head: Sequence[str] = ()
     rules: Mapping[str, Rule] = field(default_factory=dict, hash=False)
@@ -88,7 +88,7 @@ class LRP(Method):
             )
         if self.num_conv_epsilon < 0 or self.widen_box < 0 or (self.low is None) != (self.high is None):
             raise PellucidError("num_conv_epsilon and widen_box are at least 0; low and high are given together")
-        composites(self.epsilon, self.gamma, self.stabiliser)  # refuses what its rules refuse
+        composites(self.epsilon, self.gamma, self.stabilizer)  # refuses what its rules refuse
 
     def options(self) -> dict[str, object]:
         """Every option with its value; rules as text."""
@@ -109,9 +109,9 @@ class LRP(Method):
             targets = torch.split(start[:, rows], max(1, at_once // len(rows)))
             relevance = _joined([_folded(propagation(some), native, activation) for some in targets])
             values[rows] = relevance.values.transpose(0, 1)
-            for place, picture in enumerate(rows.tolist()):
-                losses = _losses(relevance, delta[picture], case, place, picture)
-                notes[picture] = (*losses, *self._warnings(propagation, case.activation[picture]))
+            for place, image in enumerate(rows.tolist()):
+                losses = _losses(relevance, delta[image], case, place, image)
+                notes[image] = (*losses, *self._warnings(propagation, case.activation[image]))
         case.passes += Passes(suffix_forward=_rows_run(case), suffix_backward=_rows_run(case) * case.target_count)
         return Attribution(values, delta, notes)
 
@@ -125,26 +125,26 @@ class LRP(Method):
                 "use a method that does without, such as IntegratedGradients"
             )
         with torch.enable_grad():
-            native, *carried = view.suffix_inputs(activation, case.activation.carried.rows(rows))
+            native, *side_inputs = view.suffix_inputs(activation, case.activation.side_inputs.rows(rows))
         if torch.finfo(native.dtype).eps > torch.finfo(torch.float32).eps:
             raise PellucidError(
                 f"LRP divides by numbers that {native.dtype} cannot tell from 0; make the classifier of module.float()"
             )
-        at_pictures = view.layer == "input"
+        at_images = view.layer == "input"
         propagation = Propagation(
             view.suffix,
-            (native.detach(), *carried),
+            (native.detach(), *side_inputs),
             self._rule_map(),
-            stabiliser=self.stabiliser,
-            at_pictures=at_pictures,
-            box=self._box(case) if at_pictures else None,
+            stabilizer=self.stabilizer,
+            at_images=at_images,
+            box=self._box(case) if at_images else None,
             absorb_bias=self.absorb_bias,
         )
         return propagation, native
 
     def _rule_map(self) -> RuleMap:
         return RuleMap(
-            composites(self.epsilon, self.gamma, self.stabiliser)[self.composite],
+            composites(self.epsilon, self.gamma, self.stabilizer)[self.composite],
             rules=self.rules,
             head=self.head,
             last_convolutions=self.num_conv_epsilon,
@@ -152,15 +152,15 @@ class LRP(Method):
         )
 
     def _box(self, case: Case) -> tuple[Tensor, Tensor] | None:
-        """Lowest and highest pictures (1, C, 1, 1), if they are known."""
-        channels = case.pictures.shape[1]
+        """Lowest and highest images (1, C, 1, 1), if they are known."""
+        channels = case.images.shape[1]
         if self.low is not None and self.high is not None:
             low, high = _per_channel(self.low, channels), _per_channel(self.high, channels)
         else:
-            normalise = _normalisation(getattr(case.view.classifier, "preprocess", None))
-            if normalise is None:
+            normalize = _normalization(getattr(case.view.classifier, "preprocess", None))
+            if normalize is None:
                 return None
-            mean, std = _per_channel(normalise.mean, channels), _per_channel(normalise.std, channels)
+            mean, std = _per_channel(normalize.mean, channels), _per_channel(normalize.std, channels)
             low, high = -mean / std, (1 - mean) / std
         if not bool((low < high).all()):
             raise PellucidError(f"the box is empty: low {low.flatten().tolist()}, high {high.flatten().tolist()}")
@@ -173,7 +173,7 @@ class LRP(Method):
             low, high = propagation.box_in_use
             outside = torch.maximum(low - activation, activation - high).clamp(min=0) / (high - low)
             if float(outside.max()) > _WORTH_A_NOTE:
-                notes.append("the picture reaches beyond the box of the rule z-B; check low= and high=")
+                notes.append("the image reaches beyond the box of the rule z-B; check low= and high=")
         return notes
 
 
@@ -182,7 +182,7 @@ def _start(case: Case) -> Tensor:
     if not case.target.is_linear:
         raise TargetError(
             f"LRP starts from logits, and {case.target.output.replace('_', ' ')} is not linear in them; explain the "
-            'logit, "margin", "centred", or a contrast with minus='
+            'logit, "margin", "centered", or a contrast with minus='
         )
     logits = case.all_logits.detach().requires_grad_()
     with torch.enable_grad():
@@ -205,12 +205,12 @@ def _gradient(case: Case, start: Tensor) -> Tensor:
 
 
 def _rows_run(case: Case) -> int:
-    """Rows that go through the network for all pictures: in a grid setting each picture may be several."""
-    return len(case) * rows_per_picture(case.view)[1]
+    """Rows that go through the network for all images: in a grid setting each image may be several."""
+    return len(case) * rows_per_image(case.view)[1]
 
 
 def _rows_at_once(case: Case) -> int:
-    """Rows of pictures x targets; every value is kept and a rule computes several, about twice a gradient's bytes."""
+    """Rows of images x targets; every value is kept and a rule computes several, about twice a gradient's bytes."""
     rows = case.budget.rows("gradient")
     return rows if case.budget.max_bytes is None else max(1, rows // 2)
 
@@ -220,27 +220,27 @@ def _folded(relevance: Relevance, native: Tensor, activation: Tensor) -> Relevan
     maps = [torch.autograd.grad(native, activation, values, retain_graph=True)[0].sum(1) for values in relevance.values]
     values = torch.stack(maps)
     beside = relevance.values.flatten(2).sum(2) - values.flatten(2).sum(2)
-    return Relevance(values, relevance.carried + beside, relevance.absorbed)
+    return Relevance(values, relevance.side_inputs + beside, relevance.absorbed)
 
 
 def _joined(parts: Sequence[Relevance]) -> Relevance:
     """Relevance of consecutive targets as one."""
     return Relevance(
         torch.cat([part.values for part in parts]),
-        torch.cat([part.carried for part in parts]),
+        torch.cat([part.side_inputs for part in parts]),
         {name: torch.cat([part.absorbed[name] for part in parts]) for name in parts[0].absorbed},
     )
 
 
-def _losses(relevance: Relevance, start: Tensor, case: Case, place: int, picture: int) -> list[str]:
-    """Remarks on relevance that started, `start` (T,) of it, and did not arrive at the map of a picture."""
+def _losses(relevance: Relevance, start: Tensor, case: Case, place: int, image: int) -> list[str]:
+    """Remarks on relevance that started, `start` (T,) of it, and did not arrive at the map of an image."""
     notes = []
-    for target, (label, whole) in enumerate(zip(case.target.labels[picture], start.tolist(), strict=True)):
-        carried = float(relevance.carried[target, place])
-        lost = whole - float(relevance.values[target, place].sum()) - carried
-        if abs(carried) > _WORTH_A_NOTE * abs(whole):
-            names = ", ".join(case.activation.carried.names)
-            notes.append(f"{label}: {_part(carried, whole)} went to what crosses the cut too ({names})")
+    for target, (label, whole) in enumerate(zip(case.target.labels[image], start.tolist(), strict=True)):
+        side_inputs = float(relevance.side_inputs[target, place])
+        lost = whole - float(relevance.values[target, place].sum()) - side_inputs
+        if abs(side_inputs) > _WORTH_A_NOTE * abs(whole):
+            names = ", ".join(case.activation.side_inputs.names)
+            notes.append(f"{label}: {_part(side_inputs, whole)} went to what crosses the cut too ({names})")
         if abs(lost) > _WORTH_A_NOTE * abs(whole):
             layers = {name: float(part[target, place]) for name, part in relevance.absorbed.items()}
             most = max(layers, key=lambda name: abs(layers[name]))
@@ -255,7 +255,7 @@ def _part(relevance: float, whole: float) -> str:
     return f"{relevance / whole:.0%} of the relevance" if whole else f"relevance {relevance:.3g} of 0"
 
 
-def _normalisation(preprocess: Any) -> Any:
+def _normalization(preprocess: Any) -> Any:
     """What holds the mean and deviation of a preprocessing: itself or one of its `transforms`; None if nothing does."""
     steps = [preprocess, *getattr(preprocess, "transforms", [])]
     return next((step for step in steps if hasattr(step, "mean") and hasattr(step, "std")), None)
@@ -265,5 +265,5 @@ def _per_channel(value: Any, channels: int) -> Tensor:
     """(1, C, 1, 1) from one number or one for each channel."""
     values = torch.as_tensor(value, dtype=torch.float32).flatten()
     if len(values) not in (1, channels):
-        raise PellucidError(f"{len(values)} numbers were given for pictures of {channels} channels: {values.tolist()}")
+        raise PellucidError(f"{len(values)} numbers were given for images of {channels} channels: {values.tolist()}")
     return values.expand(channels)[None, :, None, None]

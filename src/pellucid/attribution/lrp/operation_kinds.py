@@ -11,7 +11,7 @@ def _names(text: str) -> frozenset[str]:
 
 LAYERS = _names("conv1d conv2d conv3d linear")
 BATCH_NORMS = _names("batchnorm batchnorm1d batchnorm2d batchnorm3d syncbatchnorm")
-NORMALISATIONS = _names("layernorm groupnorm")
+NORMALIZATIONS = _names("layernorm groupnorm")
 ADDITIONS = _names("add sub subtract")
 DIVISIONS = _names("div divide truediv")
 PRODUCTS = _names("mul multiply") | DIVISIONS
@@ -37,11 +37,11 @@ COPIES = _names(
 )
 # The largest input takes all.
 POOLS = _names("maxpool1d maxpool2d adaptivemaxpool1d adaptivemaxpool2d amax maximum")
-WITH_RULE = LAYERS | BATCH_NORMS | NORMALISATIONS | ADDITIONS | PRODUCTS | MATRIX_PRODUCTS | ATTENTION | SUMS
+WITH_RULE = LAYERS | BATCH_NORMS | NORMALIZATIONS | ADDITIONS | PRODUCTS | MATRIX_PRODUCTS | ATTENTION | SUMS
 WITH_RULE |= ELEMENTWISE | COPIES | POOLS
 # Where biases, stabilisers and constants can keep relevance.
 ABSORBING = WITH_RULE - ELEMENTWISE - PRODUCTS - POOLS - COPIES | _names("cat concat concatenate stack pad")
-# What may lie between the pictures and a layer that is still the first.
+# What may lie between the images and a layer that is still the first.
 BEFORE_FIRST_LAYER = ADDITIONS | BATCH_NORMS | COPIES | PRODUCTS
 
 # How surely the output of an operation is a gate or a scale for what it is multiplied with.

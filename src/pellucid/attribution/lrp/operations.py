@@ -17,11 +17,11 @@ from pellucid.attribution.lrp.operation_kinds import (
     KEEP_GATES,
     LAYERS,
     MATRIX_PRODUCTS,
-    NORMALISATIONS,
+    NORMALIZATIONS,
     PRODUCTS,
 )
 from pellucid.attribution.lrp.rules import LinearLayer
-from pellucid.classifiers.tracing import needed_by
+from pellucid.classifiers.tracing import ancestors
 from pellucid.errors import LayerError
 
 Apply = Callable[[Tensor, Tensor], Tensor]
@@ -80,7 +80,7 @@ class Recording(fx.Interpreter):
             return node.op
         return name.replace("_", "").lower()
 
-    def again(self, node: fx.Node, given: dict[fx.Node, Any]) -> Any:
+    def recompute(self, node: fx.Node, given: dict[fx.Node, Any]) -> Any:
         """Compute a node anew from its inputs, some of which are `given`."""
         args, kwargs = fx.map_arg(
             (node.args, node.kwargs), lambda used: given[used] if used in given else self.env[used]
@@ -90,14 +90,14 @@ class Recording(fx.Interpreter):
     def value_for(self, node: fx.Node, activation: Tensor) -> Tensor:
         """The value that a node would have for another activation."""
         given: dict[fx.Node, Any] = {self.activation: activation}
-        needed = needed_by([node], stop=[self.activation]) & self.from_activation
+        needed = ancestors([node], stop=[self.activation]) & self.from_activation
         for each in self.nodes:
             if each in needed and each not in given:
-                given[each] = self.again(each, given)
+                given[each] = self.recompute(each, given)
         value: Tensor = given[node]
         return value
 
-    def takers(self, node: fx.Node) -> list[fx.Node]:
+    def relevance_inputs(self, node: fx.Node) -> list[fx.Node]:
         """The nodes among which the relevance of `node` is shared.
 
         Gates and denominators take none. A value that crosses the cut beside the activation takes its part.
@@ -107,8 +107,8 @@ class Recording(fx.Interpreter):
         """
         varying = [used for used in node.all_input_nodes if used in self.varying]
         kind = self.kind_of(node)
-        if kind in LAYERS | BATCH_NORMS | NORMALISATIONS and (len(varying) > 1 or varying[0] is not _input_of(node)):
-            raise LayerError(f"LRP has no rule for {self.name_of(node)!r}: its weights are computed from the pictures")
+        if kind in LAYERS | BATCH_NORMS | NORMALIZATIONS and (len(varying) > 1 or varying[0] is not _input_of(node)):
+            raise LayerError(f"LRP has no rule for {self.name_of(node)!r}: its weights are computed from the images")
         if kind in ATTENTION:
             return [_argument(node, 2, "value")]
         if len(varying) > 1 and kind in DIVISIONS:
@@ -159,8 +159,8 @@ class Recording(fx.Interpreter):
         kind = self.kind_of(node)
         if kind in BATCH_NORMS:
             return self._diagonal(node)
-        if kind in NORMALISATIONS:
-            return self._normalisation(node)
+        if kind in NORMALIZATIONS:
+            return self._normalization(node)
         run, weight, bias = self._module_weights(node) if node.op == "call_module" else self._function_weights(node)
         if bias is not None and kind != "linear":
             bias = bias.reshape(-1, *[1] * (weight.ndim - 2))
@@ -199,14 +199,14 @@ class Recording(fx.Interpreter):
         mean, variance = values["running_mean"], values["running_var"]
         if mean is None or values["training"]:
             raise LayerError(
-                f"LRP has no rule for {self.name_of(node)!r}: it normalises by the statistics of the batch"
+                f"LRP has no rule for {self.name_of(node)!r}: it normalizes by the statistics of the batch"
             )
         scale = (variance + values["eps"]).rsqrt() * (1.0 if values["weight"] is None else values["weight"])
         shift = (0.0 if values["bias"] is None else values["bias"]) - mean * scale
         shape = (-1, *[1] * (self.env[node].ndim - 2))
         return LinearLayer(torch.mul, scale.reshape(shape), shift.reshape(shape))
 
-    def _normalisation(self, node: fx.Node) -> LinearLayer:
+    def _normalization(self, node: fx.Node) -> LinearLayer:
         """Layer or group norm with its deviation held constant: linear in its input."""
         x: Tensor = self.env[_input_of(node)]
         if self.kind_of(node) == "groupnorm":

@@ -19,7 +19,7 @@ from pellucid.attribution.lrp.operation_kinds import (
     ELEMENTWISE,
     LAYERS,
     MATRIX_PRODUCTS,
-    NORMALISATIONS,
+    NORMALIZATIONS,
     POOLS,
     PRODUCTS,
     WITH_RULE,
@@ -27,29 +27,29 @@ from pellucid.attribution.lrp.operation_kinds import (
 from pellucid.attribution.lrp.operations import Recording, no_rule
 from pellucid.attribution.lrp.rules import (
     Epsilon,
+    IdentityRule,
     LinearLayer,
-    Pass,
     Rule,
     ZBox,
-    proportional,
-    routed,
+    epsilon_share,
+    vjp_routing,
 )
 from pellucid.errors import LayerError
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """Where the relevance of T targets of N pictures went.
+    """Where the relevance of T targets of N images went.
 
     Attributes:
         values: (T, N, *native) what arrived at the activation.
         carried: (T, N) what went to values that cross the cut beside the activation.
         absorbed: layer name -> (T, N) what stayed there, with biases, stabilisers and outputs without contributions of
-            the rule's sign; layers whose values do not have one row for each picture are left out.
+            the rule's sign; layers whose values do not have one row for each image are left out.
     """
 
     values: Tensor
-    carried: Tensor
+    side_inputs: Tensor
     absorbed: dict[str, Tensor]
 
 
@@ -60,9 +60,9 @@ class Propagation:
         suffix: from `view.suffix`.
         inputs: native activation (N, ...) first, then what else crosses the cut.
         rule_map: which rule acts on which layer.
-        stabiliser: of sums and averages.
-        at_pictures: whether the activation is the pictures, so that rules for first layers apply.
-        box: lowest and highest pictures, each broadcasting to the pictures, for `ZBox`.
+        stabilizer: of sums and averages.
+        at_images: whether the activation is the images, so that rules for first layers apply.
+        box: lowest and highest images, each broadcasting to the images, for `ZBox`.
         absorb_bias: False leaves biases out of every denominator, so that they take no relevance.
 
     Attributes:
@@ -78,20 +78,20 @@ class Propagation:
         inputs: tuple[Any, ...],
         rule_map: RuleMap,
         *,
-        stabiliser: float = 1e-6,
-        at_pictures: bool = False,
+        stabilizer: float = 1e-6,
+        at_images: bool = False,
         box: tuple[Tensor, Tensor] | None = None,
         absorb_bias: bool = True,
     ) -> None:
         self._recording = Recording(suffix, inputs)
-        self._stabiliser = stabiliser
-        self._at_pictures = at_pictures
+        self._stabilizer = stabilizer
+        self._at_images = at_images
         self._box = box
         self._absorb_bias = absorb_bias
         self._merged: dict[fx.Node, fx.Node] = {}
         """Batch norm -> the layer that it is merged into; relevance goes from the one to the other's input."""
-        self._takers = self._reached(merge=rule_map.merge_batch_norm)
-        layers = {node: layer for node in self._takers if (layer := self._layer(node)) is not None}
+        self._relevance_inputs = self._reached(merge=rule_map.merge_batch_norm)
+        layers = {node: layer for node in self._relevance_inputs if (layer := self._layer(node)) is not None}
         in_order = [node for node in self._recording.nodes if node in layers]
         rules = rule_map.assign([layers[node] for node in in_order])
         self._rules = dict(zip(in_order, rules, strict=True))
@@ -99,7 +99,7 @@ class Propagation:
 
     @property
     def box_in_use(self) -> tuple[Tensor, Tensor] | None:
-        """The box of the pictures, if the rule of some layer is `ZBox`."""
+        """The box of the images, if the rule of some layer is `ZBox`."""
         return self._box if any(isinstance(rule, ZBox) for rule in self._rules.values()) else None
 
     def __call__(self, start: Tensor) -> Relevance:
@@ -112,8 +112,8 @@ class Propagation:
             )
         native = run.env[run.activation]
         values = native.new_zeros(len(start), *native.shape)
-        carried = start.new_zeros(start.shape[:2])
-        absorbed: dict[str, Tensor] = defaultdict(partial(torch.zeros_like, carried))
+        side_inputs = start.new_zeros(start.shape[:2])
+        absorbed: dict[str, Tensor] = defaultdict(partial(torch.zeros_like, side_inputs))
         arriving: dict[fx.Node, Any] = {run.output: start}
         for node in reversed(run.nodes):
             relevance = arriving.pop(node, None)
@@ -121,34 +121,34 @@ class Propagation:
                 continue
             if node is run.activation:
                 values = relevance
-            elif node not in self._takers:
-                carried = carried + _totals(relevance, carried)
+            elif node not in self._relevance_inputs:
+                side_inputs = side_inputs + _totals(relevance, side_inputs)
             else:
                 shares = self._shares(node, relevance)
                 for taker, share in shares.items():
                     arriving[taker] = _joined(arriving.get(taker), share)
                 if run.kind_of(node) in ABSORBING:
-                    lost = _totals(relevance, carried) - _totals(shares, carried)
+                    lost = _totals(relevance, side_inputs) - _totals(shares, side_inputs)
                     absorbed[self._name(node)] += lost
-        return Relevance(values, carried, dict(absorbed))
+        return Relevance(values, side_inputs, dict(absorbed))
 
     def _reached(self, *, merge: bool) -> dict[fx.Node, list[fx.Node]]:
         """Every operation between activation and logits that relevance reaches, with the nodes that take its share."""
         run = self._recording
-        takers: dict[fx.Node, list[fx.Node]] = {}
+        relevance_inputs: dict[fx.Node, list[fx.Node]] = {}
         reached = {run.output}
         for node in reversed(run.nodes):
             if node not in reached or node not in run.from_activation or node is run.activation:
                 continue
             if run.kind_of(node) not in WITH_RULE:
                 raise no_rule(run, node)
-            takers[node] = run.takers(node)
+            relevance_inputs[node] = run.relevance_inputs(node)
             layer = run.layer_before(node) if merge and run.kind_of(node) in BATCH_NORMS else None
             if layer is not None:
                 self._merged[node] = layer
-                takers[node] = run.takers(layer)
-            reached.update(takers[node])
-        return takers
+                relevance_inputs[node] = run.relevance_inputs(layer)
+            reached.update(relevance_inputs[node])
+        return relevance_inputs
 
     def _layer(self, node: fx.Node) -> Layer | None:
         """What the rule of a node is chosen by; None if the node has no weights."""
@@ -159,70 +159,76 @@ class Propagation:
             found = "linear" if kind == "linear" else "convolution"
         elif kind in BATCH_NORMS:
             found = "batch_norm"
-        elif kind in NORMALISATIONS:
-            found = "normalisation"
+        elif kind in NORMALIZATIONS:
+            found = "normalization"
         elif kind in ADDITIONS and self._keeps_shape(node):
             found = "shift"
         if found is None:
             return None
-        return Layer(self._name(node), found, self._is_on_pictures(node))
+        return Layer(self._name(node), found, self._is_on_images(node))
 
     def _name(self, node: fx.Node) -> str:
         return self._recording.name_of(self._merged.get(node, node))
 
     def _keeps_shape(self, node: fx.Node) -> bool:
         """Whether each element of a node comes from one element of its only taker."""
-        takers, values = self._takers[node], self._recording.env
-        return len(takers) == 1 and values[takers[0]].shape == values[node].shape
+        relevance_inputs, values = self._relevance_inputs[node], self._recording.env
+        return len(relevance_inputs) == 1 and values[relevance_inputs[0]].shape == values[node].shape
 
-    def _is_on_pictures(self, node: fx.Node) -> bool:
-        run, frontier = self._recording, list(self._takers[node])
-        while self._at_pictures and frontier:
+    def _is_on_images(self, node: fx.Node) -> bool:
+        run, frontier = self._recording, list(self._relevance_inputs[node])
+        while self._at_images and frontier:
             before = frontier.pop()
             if before is run.activation:
                 continue
-            if run.kind_of(before) not in BEFORE_FIRST_LAYER or before not in self._takers or before in self._merged:
+            if (
+                run.kind_of(before) not in BEFORE_FIRST_LAYER
+                or before not in self._relevance_inputs
+                or before in self._merged
+            ):
                 return False
-            frontier.extend(self._takers[before])
-        return self._at_pictures
+            frontier.extend(self._relevance_inputs[before])
+        return self._at_images
 
     def _shares(self, node: fx.Node, relevance: Any) -> dict[fx.Node, Any]:
         """The relevance of every taker of a node."""
-        run, takers = self._recording, self._takers[node]
+        run, relevance_inputs = self._recording, self._relevance_inputs[node]
         kind = run.kind_of(node)
         if node in self._rules:
-            return {takers[0]: self._by_rule(node, self._rules[node], relevance)}
+            return {relevance_inputs[0]: self._by_rule(node, self._rules[node], relevance)}
         if kind in ELEMENTWISE | PRODUCTS and self._keeps_shape(node):
-            return {takers[0]: relevance}
-        inputs = [run.env[taker] for taker in takers]
+            return {relevance_inputs[0]: relevance}
+        inputs = [run.env[taker] for taker in relevance_inputs]
         if kind == "getitem" and not isinstance(inputs[0], Tensor):
-            return {takers[0]: {int(node.args[1]) % len(inputs[0]): relevance}}  # type: ignore[arg-type]
+            return {relevance_inputs[0]: {int(node.args[1]) % len(inputs[0]): relevance}}  # type: ignore[arg-type]
         if kind in ATTENTION:
             arrived = relevance[0] if isinstance(relevance, dict) else relevance
-            return {takers[0]: proportional(partial(run.attention, node), inputs, arrived, self._stabiliser)[0]}
+            return {
+                relevance_inputs[0]: epsilon_share(partial(run.attention, node), inputs, arrived, self._stabilizer)[0]
+            }
         function = partial(self._compute, node)
         if kind in COPIES | POOLS:
             parts = relevance if isinstance(relevance, dict) else {0: relevance}
             outputs = 1 if isinstance(run.env[node], Tensor) else len(run.env[node])
-            shares = routed(function, inputs, [parts.get(index) for index in range(outputs)])
+            shares = vjp_routing(function, inputs, [parts.get(index) for index in range(outputs)])
         else:
             # The factors of a product are equal claimants (Achtibat et al., 2024, on bilinear operations).
-            claims = len(takers) if kind in PRODUCTS | MATRIX_PRODUCTS else 1
-            shares = proportional(function, inputs, relevance / claims, self._stabiliser)
-        return dict(zip(takers, shares, strict=True))
+            claims = len(relevance_inputs) if kind in PRODUCTS | MATRIX_PRODUCTS else 1
+            shares = epsilon_share(function, inputs, relevance / claims, self._stabilizer)
+        return dict(zip(relevance_inputs, shares, strict=True))
 
     def _compute(self, node: fx.Node, *inputs: Tensor) -> Any:
-        return self._recording.again(node, dict(zip(self._takers[node], inputs, strict=True)))
+        return self._recording.recompute(node, dict(zip(self._relevance_inputs[node], inputs, strict=True)))
 
     def _by_rule(self, node: fx.Node, rule: Rule, relevance: Tensor) -> Tensor:
         name = self._name(node)
-        if self._recording.kind_of(node) in NORMALISATIONS and not isinstance(rule, Epsilon | Pass):
+        if self._recording.kind_of(node) in NORMALIZATIONS and not isinstance(rule, Epsilon | IdentityRule):
             raise LayerError(f"{name!r} subtracts a mean, which only the rules Epsilon and Pass can share, not {rule}")
         layer = self._linear_layer(node)
         if isinstance(rule, ZBox):
             layer = replace(layer, box=self._box_at(node))
         try:
-            return rule(layer, self._recording.env[self._takers[node][0]], relevance)
+            return rule(layer, self._recording.env[self._relevance_inputs[node][0]], relevance)
         except LayerError as error:
             raise LayerError(f"{name!r}: {error}") from error
 
@@ -238,24 +244,24 @@ class Propagation:
 
     def _shift(self, node: fx.Node) -> LinearLayer:
         """x + constant, or constant - x, as a layer."""
-        x = self._recording.env[self._takers[node][0]]
-        (slope,) = routed(partial(self._compute, node), [x], [torch.ones_like(x)[None]])
+        x = self._recording.env[self._relevance_inputs[node][0]]
+        (slope,) = vjp_routing(partial(self._compute, node), [x], [torch.ones_like(x)[None]])
         return LinearLayer(torch.mul, slope[0], self._compute(node, torch.zeros_like(x)))
 
     def _box_at(self, node: fx.Node) -> tuple[Tensor, Tensor] | None:
-        """The box of the pictures, sent through whatever lies between the pictures and a layer."""
+        """The box of the images, sent through whatever lies between the images and a layer."""
         run = self._recording
-        if self._box is None or not self._is_on_pictures(node):
+        if self._box is None or not self._is_on_images(node):
             return None
-        pictures = run.env[run.activation]
-        ends = [run.value_for(self._takers[node][0], bound.expand_as(pictures)) for bound in self._box]
+        images = run.env[run.activation]
+        ends = [run.value_for(self._relevance_inputs[node][0], bound.expand_as(images)) for bound in self._box]
         return torch.minimum(*ends), torch.maximum(*ends)
 
 
 def _totals(relevance: Any, like: Tensor) -> Tensor:
-    """(T, N) sums of relevance, `like` another; zero where rows cannot be told by picture.
+    """(T, N) sums of relevance, `like` another; zero where rows cannot be told by image.
 
-    Rows are the pictures', or several of one picture after those of the one before.
+    Rows are the images', or several of one image after those of the one before.
     """
     if isinstance(relevance, dict):
         return torch.stack([_totals(part, like) for part in relevance.values()]).sum(0)

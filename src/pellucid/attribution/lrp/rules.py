@@ -1,6 +1,6 @@
 """Rules of layer-wise relevance propagation: how the relevance of an operation's output is shared among its inputs.
 
-Pure functions of tensors. Relevance comes as (T, N, ...), T targets of N pictures, and leaves as (T, N, ...), so that
+Pure functions of tensors. Relevance comes as (T, N, ...), T targets of N images, and leaves as (T, N, ...), so that
 what the targets have in common is computed once.
 """
 
@@ -72,7 +72,7 @@ class AlphaBeta(Rule):
 
     alpha: float = 2.0
     beta: float = 1.0
-    stabiliser: float = 1e-6
+    stabilizer: float = 1e-6
 
     def __post_init__(self) -> None:
         _check_not_negative(self)
@@ -82,23 +82,23 @@ class AlphaBeta(Rule):
     def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
         positive, negative = _by_sign(layer.weight)
         bias = _by_sign(layer.bias)
-        shares = self.alpha * _share(layer, _parts(x, positive, negative), bias[0], relevance, self.stabiliser)
+        shares = self.alpha * _share(layer, _parts(x, positive, negative), bias[0], relevance, self.stabilizer)
         if self.beta == 0:
             return shares
-        return shares - self.beta * _share(layer, _parts(x, negative, positive), bias[1], relevance, self.stabiliser)
+        return shares - self.beta * _share(layer, _parts(x, negative, positive), bias[1], relevance, self.stabilizer)
 
 
 @dataclass(frozen=True)
 class ZPlus(Rule):
     """Relevance goes to positive contributions alone: alpha 1, beta 0 (Montavon et al., 2017, for x >= 0)."""
 
-    stabiliser: float = 1e-6
+    stabilizer: float = 1e-6
 
     def __post_init__(self) -> None:
         _check_not_negative(self)
 
     def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
-        return AlphaBeta(1.0, 0.0, self.stabiliser)(layer, x, relevance)
+        return AlphaBeta(1.0, 0.0, self.stabilizer)(layer, x, relevance)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Gamma(Rule):
     """
 
     gamma: float = 0.25
-    stabiliser: float = 1e-6
+    stabilizer: float = 1e-6
 
     def __post_init__(self) -> None:
         _check_not_negative(self)
@@ -119,10 +119,10 @@ class Gamma(Rule):
         raised, lowered = (layer.weight + self.gamma * part for part in _by_sign(layer.weight))
         biases = [None if part is None else layer.bias + self.gamma * part for part in _by_sign(layer.bias)]
         of_positive, of_negative = relevance * (output > 0), relevance * (output < 0)
-        shares = _share(layer, _parts(x, raised, lowered), biases[0], of_positive, self.stabiliser)
+        shares = _share(layer, _parts(x, raised, lowered), biases[0], of_positive, self.stabilizer)
         if not bool(of_negative.any()):
             return shares
-        return shares + _share(layer, _parts(x, lowered, raised), biases[1], of_negative, self.stabiliser)
+        return shares + _share(layer, _parts(x, lowered, raised), biases[1], of_negative, self.stabilizer)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class ZBox(Rule):
     R_i = sum_j (x_i w_ij - l_i max(w_ij, 0) - h_i min(w_ij, 0)) R_j / (the same summed over i); the bias takes no part.
     """
 
-    stabiliser: float = 1e-6
+    stabilizer: float = 1e-6
 
     def __post_init__(self) -> None:
         _check_not_negative(self)
@@ -141,30 +141,30 @@ class ZBox(Rule):
         if layer.box is None:
             raise LayerError(
                 "the rule ZBox needs the lowest and highest value of its input, known only for layers applied to the "
-                "pictures: give low= and high=, or a preprocess= with mean and std, or choose a rule without box"
+                "images: give low= and high=, or a preprocess= with mean and std, or choose a rule without box"
             )
         low, high = (bound.expand_as(x) for bound in layer.box)
         positive, negative = _by_sign(layer.weight)
         parts = [(x, layer.weight), (low, -positive), (high, -negative)]
-        return _share(layer, parts, None, relevance, self.stabiliser)
+        return _share(layer, parts, None, relevance, self.stabilizer)
 
 
 @dataclass(frozen=True)
 class Flat(Rule):
     """Every input of an output gets the same share, whatever its value and weight (Lapuschkin et al., 2019)."""
 
-    stabiliser: float = 1e-6
+    stabilizer: float = 1e-6
 
     def __post_init__(self) -> None:
         _check_not_negative(self)
 
     def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
         parts = [(torch.ones_like(x), torch.ones_like(layer.weight))]
-        return _share(layer, parts, None, relevance, self.stabiliser)
+        return _share(layer, parts, None, relevance, self.stabilizer)
 
 
 @dataclass(frozen=True)
-class Pass(Rule):
+class IdentityRule(Rule):
     """Each output has one input, which takes all its relevance; the bias takes none."""
 
     def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
@@ -175,11 +175,11 @@ class Pass(Rule):
         return relevance
 
 
-def proportional(
+def epsilon_share(
     function: Callable[..., Tensor],
     inputs: Sequence[Tensor],
     relevance: Tensor,
-    stabiliser: float,
+    stabilizer: float,
     output: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Share the relevance of a sum or mean in proportion to its terms (the norm rule; epsilon rule without weights).
@@ -188,18 +188,18 @@ def proportional(
         function: affine in each of its inputs; what is constant in it takes its own proportional part, which is lost.
         inputs: tensors (N, ...).
         relevance: (T, N, ...) of the function's output.
-        stabiliser: moves denominators away from zero.
+        stabilizer: moves denominators away from zero.
         output: of the function, where it is known.
 
     Returns:
         Relevance (T, N, ...) of each input.
     """
     computed, pullback = _pullback(function, inputs)
-    gradients = pullback([stabilised_quotient(relevance, computed if output is None else output, stabiliser)])
+    gradients = pullback([stabilised_quotient(relevance, computed if output is None else output, stabilizer)])
     return tuple(x * gradient for x, gradient in zip(inputs, gradients, strict=True))
 
 
-def routed(
+def vjp_routing(
     function: Callable[..., Any], inputs: Sequence[Tensor], relevance: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """Carry relevance back along an operation whose outputs are copies of its inputs or constants, as max pooling is.
@@ -249,7 +249,7 @@ def _share(
     parts: Sequence[tuple[Tensor, Tensor]],
     bias: Tensor | None,
     relevance: Tensor,
-    stabiliser: float,
+    stabilizer: float,
     output: Tensor | None = None,
 ) -> Tensor:
     """Share relevance in proportion to the contributions x_i w_ij of all parts (x, w); the bias keeps its own share.
@@ -262,7 +262,7 @@ def _share(
         outputs = [layer.apply(x, weight) for x, (_, weight) in zip(xs, parts, strict=True)]
         return sum(outputs[1:], start=outputs[0]) if bias is None else sum(outputs, start=bias)
 
-    shares = proportional(total, inputs, relevance, stabiliser, output)
+    shares = epsilon_share(total, inputs, relevance, stabilizer, output)
     return sum(shares[1:], start=shares[0])
 
 

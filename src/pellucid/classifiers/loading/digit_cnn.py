@@ -14,7 +14,7 @@ _SIDE = 32
 
 
 def digit_cnn() -> nn.Sequential:
-    """Three blocks of convolution, BatchNorm, ReLU and pooling, then one linear layer; grey pictures of 32 x 32."""
+    """Three blocks of convolution, BatchNorm, ReLU and pooling, then one linear layer; grey images of 32 x 32."""
     layers: list[nn.Module] = []
     channels = 1
     for width in (32, 32, 64):

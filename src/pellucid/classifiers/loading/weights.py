@@ -116,7 +116,7 @@ def read_state_dict(path: str | Path, expected: Iterable[str] = ()) -> dict[str,
     Args:
         path: a `.safetensors` file, or what `torch.save` wrote: a state dict, or a checkpoint that holds one
             under `state_dict`, `model_state_dict`, `model` or `net`. The rest of a checkpoint (`best_prec1`,
-            the optimiser) is passed over.
+            the optimizer) is passed over.
         expected: names of the network's tensors; unless these have it too, the prefix that DataParallel or
             torch.compile put before every name is taken away.
 

@@ -1,6 +1,6 @@
 """Controls: maps that know nothing, or everything.
 
-A control map is made from what the layer sees, pictures or activations (N, C, h, w), and is (N, 1, h, w) >= 0. A score
+A control map is made from what the layer sees, images or activations (N, C, h, w), and is (N, 1, h, w) >= 0. A score
 that a control reaches too is no merit of a method.
 """
 
@@ -27,7 +27,7 @@ def random_map(inputs: Tensor, *, seed: int = 0) -> Tensor:
 def sobel_edges(inputs: Tensor) -> Tensor:
     """Strength of the edges: length of the Sobel gradient, summed over channels; (N, C, h, w) -> (N, 1, h, w).
 
-    Borders are replicated. On a grid picture the seams between cells are edges too, of every cell alike.
+    Borders are replicated. On a grid image the seams between cells are edges too, of every cell alike.
     """
     kernel = inputs.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     channels = inputs.reshape(-1, 1, *inputs.shape[2:])

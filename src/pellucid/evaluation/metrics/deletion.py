@@ -62,19 +62,19 @@ class PerturbationCurves:
 class Deletion:
     """Replace pixels by a baseline, those with the largest values first (MoRF), and follow the score of the target.
 
-    Random orders are those of noise at the map's own resolution, brought to the picture like the map: single pixels in
+    Random orders are those of noise at the map's own resolution, brought to the image like the map: single pixels in
     random order would be judged against blocks. Equal values are ordered at random. Source: Petsiuk et al., RISE,
     BMVC 2018; the comparison with random order after Samek et al., IEEE TNNLS 2017.
 
     Attributes:
-        baseline: "blur", "mean" (of each picture's channels) or "zero" (in the input space), see `baseline_pictures`;
-            pictures (N, C, H, W) or (1, C, H, W); or `NoisyLinear()`, which fills in what is missing from its
+        baseline: "blur", "mean" (of each image's channels) or "zero" (in the input space), see `baseline_images`;
+            images (N, C, H, W) or (1, C, H, W); or `NoisyLinear()`, which fills in what is missing from its
             surroundings (ROAD). Results with different baselines are not comparable.
         score: "probability" (softmax) or "logit" of the target.
         steps: S equal portions of the pixels.
         random_orders: how many random orders are averaged; each costs as much as the map.
-        seed: of the random orders, of ties and of imputation's noise; picture n has those of seed + n.
-        max_batch: most pictures per call of the classifier.
+        seed: of the random orders, of ties and of imputation's noise; image n has those of seed + n.
+        max_batch: most images per call of the classifier.
     """
 
     baseline: Baseline | Tensor | NoisyLinear = "blur"
@@ -94,44 +94,44 @@ class Deletion:
             )
 
     def __call__(
-        self, logits: Callable[[Tensor], Tensor], pictures: Tensor, values: Tensor, targets: Tensor
+        self, logits: Callable[[Tensor], Tensor], images: Tensor, values: Tensor, targets: Tensor
     ) -> PerturbationCurves:
         """Measure the curves of N maps.
 
         Args:
-            logits: pictures (B, C, H, W) -> (B, K), for instance `classifier.logits`.
-            pictures: (N, C, H, W) in the classifier's own input space.
-            values: (N, 1, h, w) or (N, h, w), signed; brought to the pictures' size by bilinear interpolation.
+            logits: images (B, C, H, W) -> (B, K), for instance `classifier.logits`.
+            images: (N, C, H, W) in the classifier's own input space.
+            values: (N, 1, h, w) or (N, h, w), signed; brought to the images' size by bilinear interpolation.
             targets: (N,) class indices.
 
         Raises:
             PellucidError: the shapes do not fit.
         """
-        maps = as_maps(values).to(pictures.device)
-        if pictures.ndim != 4 or not len(pictures) == len(maps) == len(targets):
+        maps = as_maps(values).to(images.device)
+        if images.ndim != 4 or not len(images) == len(maps) == len(targets):
             raise PellucidError(
-                f"pictures {tuple(pictures.shape)}, {len(maps)} maps and {len(targets)} targets; "
-                "wanted (N, C, H, W) and one map and one target per picture"
+                f"images {tuple(images.shape)}, {len(maps)} maps and {len(targets)} targets; "
+                "wanted (N, C, H, W) and one map and one target per image"
             )
-        without = self._without(pictures)
-        pixels = pictures.shape[2] * pictures.shape[3]
+        without = self._without(images)
+        pixels = images.shape[2] * images.shape[3]
         counts = (torch.arange(self.steps + 1) * pixels / self.steps).round().long()
         curves = torch.full((len(maps), 1 + self.random_orders, len(counts)), torch.nan, dtype=torch.float64)
         for index in torch.nonzero(maps.isfinite().flatten(1).all(1))[:, 0].tolist():
-            ranks = self._ranks(maps[index], pictures.shape[2:], self.seed + index)
+            ranks = self._ranks(maps[index], images.shape[2:], self.seed + index)
             curves[index] = self._follow(logits, partial(without, index), ranks, counts, int(targets[index]))
-        name = "given pictures" if isinstance(self.baseline, Tensor) else str(self.baseline)
+        name = "given images" if isinstance(self.baseline, Tensor) else str(self.baseline)
         return PerturbationCurves(
             counts / pixels, curves[:, 0], curves[:, 1:].mean(1), self.inserting, name, self.score
         )
 
-    def _without(self, pictures: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """A function from the index of a picture and what is removed of it (B, H, W) to pictures (B, C, H, W)."""
+    def _without(self, images: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """A function from the index of an image and what is removed of it (B, H, W) to images (B, C, H, W)."""
         if isinstance(self.baseline, NoisyLinear):
             impute = self.baseline
-            return lambda index, removed: impute(pictures[index], removed, seed=self.seed + index)
-        fill = baseline_pictures(pictures, self.baseline)
-        return lambda index, removed: torch.where(removed[:, None], fill[index], pictures[index])
+            return lambda index, removed: impute(images[index], removed, seed=self.seed + index)
+        fill = baseline_images(images, self.baseline)
+        return lambda index, removed: torch.where(removed[:, None], fill[index], images[index])
 
     def _ranks(self, own: Tensor, size: Sequence[int], seed: int) -> Tensor:
         """When each pixel is replaced, by the map and by the random orders: (1 + R, H, W), 0 first."""
@@ -150,7 +150,7 @@ class Deletion:
         counts: Tensor,
         target: int,
     ) -> Tensor:
-        """The curves (1 + R, S + 1) of one picture; their ends, common to all orders, are measured once."""
+        """The curves (1 + R, S + 1) of one image; their ends, common to all orders, are measured once."""
         inner = [(order, int(count)) for order in range(len(ranks)) for count in counts[1:-1]]
         jobs = [(0, 0), (0, int(counts[-1])), *inner]
         found = []
@@ -166,7 +166,7 @@ class Deletion:
 
 
 class Insertion(Deletion):
-    """Put the picture's pixels into the baseline, those with the largest values first; otherwise as `Deletion`.
+    """Put the image's pixels into the baseline, those with the largest values first; otherwise as `Deletion`.
 
     Read from its end, the curve is that of deleting the pixels with the smallest values first (LeRF).
     """
@@ -174,20 +174,20 @@ class Insertion(Deletion):
     inserting: ClassVar[bool] = True
 
 
-def baseline_pictures(pictures: Tensor, baseline: Baseline | Tensor) -> Tensor:
+def baseline_images(images: Tensor, baseline: Baseline | Tensor) -> Tensor:
     """What pixels are replaced by: (N, C, H, W) -> (N, C, H, W).
 
-    "zero" is 0 in the input space, for normalised pictures the mean colour of the training set; "mean" each picture's
-    own mean colour; "blur" a Gaussian with a window of about a quarter of the shorter side (sigma a quarter of that).
+    "zero" is 0 in the input space, for normalized images the mean color of the training set; "mean" each image's
+    own mean color; "blur" a Gaussian with a window of about a quarter of the shorter side (sigma a quarter of that).
     """
     if isinstance(baseline, Tensor):
-        if baseline.ndim != 4 or baseline.shape[1:] != pictures.shape[1:] or len(baseline) not in (1, len(pictures)):
-            raise PellucidError(f"baseline {tuple(baseline.shape)} does not fit pictures {tuple(pictures.shape)}")
-        return baseline.to(pictures).expand_as(pictures)
+        if baseline.ndim != 4 or baseline.shape[1:] != images.shape[1:] or len(baseline) not in (1, len(images)):
+            raise PellucidError(f"baseline {tuple(baseline.shape)} does not fit images {tuple(images.shape)}")
+        return baseline.to(images).expand_as(images)
     if baseline == "zero":
-        return torch.zeros_like(pictures)
+        return torch.zeros_like(images)
     if baseline == "mean":
-        return pictures.mean((2, 3), keepdim=True).expand_as(pictures)
+        return images.mean((2, 3), keepdim=True).expand_as(images)
     if baseline == "blur":
-        return smooth(pictures, min(pictures.shape[2:]) // 4 | 1)
-    raise PellucidError(f"no baseline {baseline!r}; choose 'blur', 'mean' or 'zero', or give pictures")
+        return smooth(images, min(images.shape[2:]) // 4 | 1)
+    raise PellucidError(f"no baseline {baseline!r}; choose 'blur', 'mean' or 'zero', or give images")

@@ -15,12 +15,12 @@ _STRAIGHT, _DIAGONAL = 1 / 6, 1 / 12
 
 @dataclass(frozen=True)
 class NoisyLinear:
-    """Noisy linear imputation: missing pixels are the weighted mean of their neighbours, plus noise.
+    """Noisy linear imputation: missing pixels are the weighted mean of their neighbors, plus noise.
 
     Source: Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods (ROAD), ICML 2022.
 
     Attributes:
-        noise: standard deviation of the Gaussian noise that is added to imputed pixels, in the unit of the pictures.
+        noise: standard deviation of the Gaussian noise that is added to imputed pixels, in the unit of the images.
     """
 
     noise: float = 0.01
@@ -29,56 +29,56 @@ class NoisyLinear:
         if not self.noise >= 0:
             raise PellucidError(f"noise is {self.noise}; it is a standard deviation, at least 0")
 
-    def __call__(self, picture: Tensor, removed: Tensor, *, seed: int = 0) -> Tensor:
-        """Impute one picture with several masks.
+    def __call__(self, image: Tensor, removed: Tensor, *, seed: int = 0) -> Tensor:
+        """Impute one image with several masks.
 
         Args:
-            picture: (C, H, W).
+            image: (C, H, W).
             removed: (B, H, W) bool.
             seed: of the noise, which is that of the pixel, whatever else is removed.
 
         Returns:
             (B, C, H, W).
         """
-        noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed)).to(picture)
-        imputed = torch.stack([impute_linearly(picture, mask) for mask in removed])
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed)).to(image)
+        imputed = torch.stack([impute_linearly(image, mask) for mask in removed])
         return imputed + self.noise * noise * removed[:, None]
 
 
-def impute_linearly(picture: Tensor, removed: Tensor) -> Tensor:
-    """Fill in missing pixels so that each is the weighted mean of its 8 neighbours, known or filled in.
+def impute_linearly(image: Tensor, removed: Tensor) -> Tensor:
+    """Fill in missing pixels so that each is the weighted mean of its 8 neighbors, known or filled in.
 
-    Neighbours along an axis weigh 1/6, diagonal ones 1/12; at the border the weights of those that there are sum to 1.
+    Neighbors along an axis weigh 1/6, diagonal ones 1/12; at the border the weights of those that there are sum to 1.
     One sparse linear system for all channels, solved directly. Where every pixel is missing nothing is known but the
-    picture's mean colour, which is then used.
+    image's mean color, which is then used.
 
     Args:
-        picture: (C, H, W).
+        image: (C, H, W).
         removed: (H, W) bool, True where a pixel is missing; its value is not read, unless all are missing.
 
     Returns:
         (C, H, W); known pixels as they are.
 
     Raises:
-        PellucidError: the mask is not one of the picture's pixels.
+        PellucidError: the mask is not one of the image's pixels.
     """
-    if picture.ndim != 3 or removed.shape != picture.shape[1:] or removed.dtype != torch.bool:
+    if image.ndim != 3 or removed.shape != image.shape[1:] or removed.dtype != torch.bool:
         raise PellucidError(
-            f"picture {tuple(picture.shape)} and mask {tuple(removed.shape)} {removed.dtype}: "
+            f"image {tuple(image.shape)} and mask {tuple(removed.shape)} {removed.dtype}: "
             "wanted (C, H, W) and a mask (H, W) of torch.bool"
         )
     if not bool(removed.any()):
-        return picture.clone()
+        return image.clone()
     if bool(removed.all()):
-        return picture.mean((1, 2), keepdim=True).expand_as(picture).clone()
-    filled = picture.clone()
-    found = _solve(picture.detach().cpu().double().numpy(), removed.cpu().numpy())
-    filled[:, removed] = torch.from_numpy(found.T).to(picture)
+        return image.mean((1, 2), keepdim=True).expand_as(image).clone()
+    filled = image.clone()
+    found = _solve(image.detach().cpu().double().numpy(), removed.cpu().numpy())
+    filled[:, removed] = torch.from_numpy(found.T).to(image)
     return filled
 
 
-def _solve(picture: NDArray[np.float64], removed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Values (M, C) of the M missing pixels: (sum of weights) x - (missing neighbours) = (known neighbours)."""
+def _solve(image: NDArray[np.float64], removed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values (M, C) of the M missing pixels: (sum of weights) x - (missing neighbors) = (known neighbors)."""
     from scipy.sparse import coo_array, csc_array, diags_array
     from scipy.sparse.linalg import splu
 
@@ -86,7 +86,7 @@ def _solve(picture: NDArray[np.float64], removed: NDArray[np.bool_]) -> NDArray[
     number = np.full(removed.shape, -1)
     number[removed] = np.arange(count)
     rows, columns = np.nonzero(removed)
-    weights, known, links = np.zeros(count), np.zeros((count, len(picture))), csc_array((count, count))
+    weights, known, links = np.zeros(count), np.zeros((count, len(image))), csc_array((count, count))
     for down, across in product((-1, 0, 1), repeat=2):
         y, x = rows + down, columns + across
         inside = ((down, across) != (0, 0)) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
@@ -94,7 +94,7 @@ def _solve(picture: NDArray[np.float64], removed: NDArray[np.bool_]) -> NDArray[
         weight = _DIAGONAL if down and across else _STRAIGHT
         missing = removed[y, x]
         weights[own] += weight
-        known[own[~missing]] += weight * picture[:, y[~missing], x[~missing]].T
+        known[own[~missing]] += weight * image[:, y[~missing], x[~missing]].T
         pairs = (own[missing], number[y[missing], x[missing]])
         links += coo_array((np.full(len(pairs[0]), weight), pairs), shape=(count, count)).tocsc()
     system = csc_array(diags_array(weights) - links)

@@ -1,6 +1,6 @@
-"""Maps against regions of a picture, boxes or masks: pointing game, relevance mass and relevance rank accuracy.
+"""Maps against regions of an image, boxes or masks: pointing game, relevance mass and relevance rank accuracy.
 
-Every score stands beside its chance level, which is large where the region is: most boxes cover half a picture.
+Every score stands beside its chance level, which is large where the region is: most boxes cover half an image.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ from pellucid.evaluation.localization import (
     upsample,
 )
 
-Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels of the picture, edges not centres: (0, 0, W, H) is the whole picture."""
+BoundingBox = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels of the image, edges not centres: (0, 0, W, H) is the whole image."""
 
 
 @dataclass(frozen=True)
 class RegionScores:
-    """One score per picture, with what a map without information reaches.
+    """One score per image, with what a map without information reaches.
 
     Attributes:
         scores: (N,) float64 in [0, 1]; NaN for a map with NaN or infinite values.
@@ -78,15 +78,15 @@ def relevance_mass_accuracy(values: Tensor, masks: Tensor) -> RegionScores:
     return _score(values, _checked(values, masks), inside)
 
 
-def energy_pointing_game(values: Tensor, boxes: Sequence[Sequence[Box]], size: tuple[int, int]) -> RegionScores:
-    """`relevance_mass_accuracy` against boxes: share of the positive evidence in the boxes of each picture.
+def energy_pointing_game(values: Tensor, boxes: Sequence[Sequence[BoundingBox]], size: tuple[int, int]) -> RegionScores:
+    """`relevance_mass_accuracy` against boxes: share of the positive evidence in the boxes of each image.
 
     Source: Wang et al., Score-CAM, CVPR Workshops 2020.
 
     Args:
         values: (N, 1, h, w) or (N, h, w), signed.
-        boxes: for every picture its boxes (left, top, right, bottom), in pixels of `size`.
-        size: (H, W) of the picture.
+        boxes: for every image its boxes (left, top, right, bottom), in pixels of `size`.
+        size: (H, W) of the image.
     """
     return relevance_mass_accuracy(values, box_masks(boxes, size))
 
@@ -109,11 +109,11 @@ def relevance_rank_accuracy(values: Tensor, masks: Tensor) -> RegionScores:
     return _score(values, _checked(values, masks), ranked)
 
 
-def box_masks(boxes: Sequence[Sequence[Box]], size: tuple[int, int]) -> Tensor:
-    """Masks (N, H, W) of the pixels whose centre lies in one of a picture's boxes (left, top, right, bottom).
+def box_masks(boxes: Sequence[Sequence[BoundingBox]], size: tuple[int, int]) -> Tensor:
+    """Masks (N, H, W) of the pixels whose centre lies in one of an image's boxes (left, top, right, bottom).
 
     Raises:
-        PellucidError: a box that is empty or holds no pixel centre of the picture.
+        PellucidError: a box that is empty or holds no pixel centre of the image.
     """
     masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
     down, across = torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5
@@ -122,7 +122,7 @@ def box_masks(boxes: Sequence[Sequence[Box]], size: tuple[int, int]) -> Tensor:
             inside = ((top <= down) & (down < bottom))[:, None] & (left <= across) & (across < right)
             if not bool(inside.any()):
                 raise PellucidError(
-                    f"box {(left, top, right, bottom)} of picture {index} holds no pixel of {size[0]} x {size[1]}; "
+                    f"box {(left, top, right, bottom)} of image {index} holds no pixel of {size[0]} x {size[1]}; "
                     "wanted (left, top, right, bottom) in pixels"
                 )
             masks[index] |= inside
@@ -146,7 +146,7 @@ def _checked(values: Tensor, masks: Tensor) -> Tensor:
         )
     empty = torch.nonzero(~masks.flatten(1).any(1))[:, 0].tolist()
     if empty:
-        raise PellucidError(f"the region of picture {empty[0]} is empty ({len(empty)} in all); leave such pictures out")
+        raise PellucidError(f"the region of image {empty[0]} is empty ({len(empty)} in all); leave such images out")
     return masks.to(maps.device)
 
 

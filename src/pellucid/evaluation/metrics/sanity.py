@@ -11,7 +11,7 @@ from pellucid.attribution import Method, Target
 from pellucid.attribution.targets import Output
 from pellucid.attribution.view import View
 from pellucid.classifiers import Classifier
-from pellucid.classifiers.randomize import randomise_cascadingly, randomise_independently, with_network
+from pellucid.classifiers.randomize import randomize_cascading, randomize_independent, replace_module
 from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.localization import as_maps
 from pellucid.statistics.intervals import spearman_matrix
@@ -35,13 +35,13 @@ class MapSimilarity:
 
 
 @dataclass(frozen=True)
-class RandomisationStep:
+class RandomizationStep:
     """Similarity (N,) of the maps of a network with random weights to those of the trained one.
 
     Attributes:
         layer: the layer that was set back in this step.
         layers: all layers that are random.
-        similarity: picture by picture.
+        similarity: image by image.
     """
 
     layer: str
@@ -79,9 +79,9 @@ def map_similarity(first: Tensor, second: Tensor) -> MapSimilarity:
 
 
 def random_logit_test(
-    method: Method, view: View, pictures: Tensor, target: Tensor | None = None, *, seed: int = 0
+    method: Method, view: View, images: Tensor, target: Tensor | None = None, *, seed: int = 0
 ) -> MapSimilarity:
-    """Compare the maps of the target's logit with those of another class, drawn at random for every picture.
+    """Compare the maps of the target's logit with those of another class, drawn at random for every image.
 
     A method whose map hardly changes does not explain the class. Both maps come from one pass. Source: Sixt, Granz and
     Landgraf, When Explanations Lie, ICML 2020, section 5.
@@ -89,10 +89,10 @@ def random_logit_test(
     Args:
         method: any.
         view: `classifier.at(layer)`, or a grid setting's.
-        pictures: (N, C, H, W) in the classifier's own input space.
+        images: (N, C, H, W) in the classifier's own input space.
         target: (N,) class indices, or (head, class) pairs (N, 1, 2) where a setting has several heads; the other class
             is of the same head. None for the predicted classes.
-        seed: picture n gets its other class from seed + n.
+        seed: image n gets its other class from seed + n.
 
     Returns:
         Similarity (N,).
@@ -101,33 +101,33 @@ def random_logit_test(
         TargetError: the targets do not fit, or there is one class only.
     """
     if target is None:
-        target = view.classifier.logits(pictures).detach().cpu().argmax(-1)
-    if target.shape not in ((len(pictures),), (len(pictures), 1, 2)):
-        raise TargetError(f"targets {tuple(target.shape)} for {len(pictures)} pictures; wanted (N,) or (N, 1, 2)")
-    both = target.reshape(len(pictures), 1, -1).cpu().repeat(1, 2, 1)  # (N, own and other, 1 or 2)
+        target = view.classifier.logits(images).detach().cpu().argmax(-1)
+    if target.shape not in ((len(images),), (len(images), 1, 2)):
+        raise TargetError(f"targets {tuple(target.shape)} for {len(images)} images; wanted (N,) or (N, 1, 2)")
+    both = target.reshape(len(images), 1, -1).cpu().repeat(1, 2, 1)  # (N, own and other, 1 or 2)
     both[:, 1, -1] = _other_classes(both[:, 0, -1], len(view.classifier.class_names), seed)
-    values = method(view, pictures, both if target.ndim == 3 else both[:, :, 0]).values
+    values = method(view, images, both if target.ndim == 3 else both[:, :, 0]).values
     return map_similarity(values[:, 0], values[:, 1])
 
 
 def target_sensitivity(
     method: Method,
     view: View,
-    pictures: Tensor,
+    images: Tensor,
     target: Tensor | None = None,
     *,
-    outputs: Sequence[Output] = ("centred", "log_probability", "margin"),
+    outputs: Sequence[Output] = ("centered", "log_probability", "margin"),
 ) -> dict[Output, MapSimilarity]:
     """Compare the maps for a class's logit with those for what no shift of all logits can change.
 
     Adding one vector to the weights of every class leaves all probabilities as they are and moves every logit's map at
-    will. Where the maps for "centred" or "log_probability" differ much from those for the logit, so might those for
+    will. Where the maps for "centered" or "log_probability" differ much from those for the logit, so might those for
     the logit of an equivalent network. Source: Gairola et al., How to Probe, ICLR 2025.
 
     Args:
         method: any.
         view: the classifier, or a setting, seen from a layer.
-        pictures: (N, C, H, W) in its own input space.
+        images: (N, C, H, W) in its own input space.
         target: (N,) class indices, or (N, T, 2) heads and classes of a setting; None for the predicted class.
         outputs: what is compared with "logit", see `Target`.
 
@@ -135,24 +135,24 @@ def target_sensitivity(
         For each output the similarities (N,) to the first target's map of the logit.
     """
     if target is None:
-        target = view.classifier.logits(pictures).detach().cpu().argmax(-1)
-    plain = method(view, pictures, Target(target)).values[:, 0]
+        target = view.classifier.logits(images).detach().cpu().argmax(-1)
+    plain = method(view, images, Target(target)).values[:, 0]
     return {
-        output: map_similarity(plain, method(view, pictures, Target(target, output)).values[:, 0]) for output in outputs
+        output: map_similarity(plain, method(view, images, Target(target, output)).values[:, 0]) for output in outputs
     }
 
 
-def parameter_randomisation_test(
+def parameter_randomization_test(
     method: Method,
     classifier: Classifier,
-    pictures: Tensor,
+    images: Tensor,
     target: Tensor | None = None,
     *,
     layer: str = "final",
     layers: Sequence[str] | None = None,
     cascading: bool = True,
     seed: int = 0,
-) -> Iterator[RandomisationStep]:
+) -> Iterator[RandomizationStep]:
     """Compare the maps of a network with those of copies that forget their weights, layer by layer from the top.
 
     A method whose maps stay alike does not show what was learnt. Source: Adebayo et al., Sanity Checks for Saliency
@@ -161,10 +161,10 @@ def parameter_randomisation_test(
     Args:
         method: any.
         classifier: the trained one; it is not changed.
-        pictures: (N, C, H, W) in its own input space.
+        images: (N, C, H, W) in its own input space.
         target: (N,) class indices, the same for all copies; None for what the trained classifier predicts.
         layer: where the maps are.
-        layers: modules that are set back, see `randomise_cascadingly`; None for all, one by one.
+        layers: modules that are set back, see `randomize_cascading`; None for all, one by one.
         cascading: False sets back one layer at a time, with all others as learnt.
         seed: of the weights.
 
@@ -176,12 +176,12 @@ def parameter_randomisation_test(
         TargetError: the targets do not fit.
     """
     if target is None:
-        target = classifier.logits(pictures).detach().cpu().argmax(1)
-    wanted = method(classifier.at(layer), pictures, target).values
-    randomise = randomise_cascadingly if cascading else randomise_independently
-    for step in randomise(classifier.module, seed=seed, layers=layers):
-        found = method(with_network(classifier, step.network).at(layer), pictures, target).values
-        yield RandomisationStep(step.layer, step.layers, map_similarity(wanted, found))
+        target = classifier.logits(images).detach().cpu().argmax(1)
+    wanted = method(classifier.at(layer), images, target).values
+    randomize = randomize_cascading if cascading else randomize_independent
+    for step in randomize(classifier.module, seed=seed, layers=layers):
+        found = method(replace_module(classifier, step.network).at(layer), images, target).values
+        yield RandomizationStep(step.layer, step.layers, map_similarity(wanted, found))
 
 
 def _other_classes(classes: Tensor, count: int, seed: int) -> Tensor:

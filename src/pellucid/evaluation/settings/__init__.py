@@ -1,8 +1,8 @@
-"""Grid settings: classifiers of grid pictures in which it is known what may influence which logit."""
+"""Grid settings: classifiers of grid images in which it is known what may influence which logit."""
 
 from pellucid.evaluation.settings.difull import DiFull
 from pellucid.evaluation.settings.dipart import DiPart
-from pellucid.evaluation.settings.grid_setting import Setting, SettingView
+from pellucid.evaluation.settings.grid_setting import GridSetting, GridSettingView
 from pellucid.evaluation.settings.gridpg import GridPG, Order
 
-__all__ = ["DiFull", "DiPart", "GridPG", "Order", "Setting", "SettingView"]
+__all__ = ["DiFull", "DiPart", "GridPG", "GridSetting", "GridSettingView", "Order"]

@@ -39,7 +39,7 @@ def blocks(maps: Any, grid: tuple[int, int], cells: Sequence[int]) -> Any:
     return _cut(maps, grid)[:, list(rows), list(columns)].flatten(0, 1).contiguous()
 
 
-def chosen_blocks(maps: Tensor, grid: tuple[int, int], pairs: tuple[Tensor, Tensor]) -> Tensor:
+def select_blocks(maps: Tensor, grid: tuple[int, int], pairs: tuple[Tensor, Tensor]) -> Tensor:
     """The blocks (M, C, h, w) of M pairs of a map and a cell, given as maps (M,) and cells (M,)."""
     rows, cells = pairs
     chosen: Tensor = _cut(maps, grid)[rows, cells // grid[1], cells % grid[1]]

@@ -12,10 +12,10 @@ from pellucid.evaluation.settings.whole_grid import HeadFunction, WholeGridSetti
 
 
 class DiPart(WholeGridSetting):
-    """The spatial part of the network sees the whole grid picture; head k reads block k of the last map.
+    """The spatial part of the network sees the whole grid image; head k reads block k of the last map.
 
     Other cells can influence a head only as far as receptive fields reach over the border. Undefined where tokens
-    attend to the whole picture, and where the grid does not divide the last map. Source: Rao et al., Towards Better
+    attend to the whole image, and where the grid does not divide the last map. Source: Rao et al., Towards Better
     Understanding Attribution Methods, CVPR 2022, section 3.1.
 
     Args:

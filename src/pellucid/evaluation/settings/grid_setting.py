@@ -1,4 +1,4 @@
-"""What all grid settings are: classifiers of grid pictures, with one head or one for each cell."""
+"""What all grid settings are: classifiers of grid images, with one head or one for each cell."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -11,25 +11,25 @@ from torch import Tensor, fx
 
 from pellucid.classifiers import (
     Activation,
-    Carried,
     Classifier,
     LayerInfo,
     LayerView,
+    SideInputs,
 )
 from pellucid.classifiers.layout import Layout
-from pellucid.classifiers.precision import Precision, running_on
+from pellucid.classifiers.precision import Precision, run_errors
 from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.localization import Grid, grid_shape
 
 
-class Setting(ABC):
-    """A classifier of grid pictures, made of a classifier of their cells.
+class GridSetting(ABC):
+    """A classifier of grid images, made of a classifier of their cells.
 
     Like a `Classifier` it has `logits`, `at`, `resolve`, `layers`, classes and preprocessing, so every attribution
-    method works on `setting.at(layer)`. A grid picture is (N, C, rows * h, columns * w), the cells row by row; h and w
+    method works on `setting.at(layer)`. A grid image is (N, C, rows * h, columns * w), the cells row by row; h and w
     may be anything that the classifier takes.
 
-    Passes are counted in cells, which cost what a picture of the classifier costs, so that settings compare.
+    Passes are counted in cells, which cost what an image of the classifier costs, so that settings compare.
 
     Attributes:
         classifier: of the cells.
@@ -47,8 +47,8 @@ class Setting(ABC):
         height, width = classifier.input_shape[1:]
         self.cell_size = cell_size or (height, width)
         self.head_numbers: tuple[int, ...] = (0,)
-        self._restricted: dict[tuple[int, ...], Setting] = {}
-        self._views: dict[tuple[str, str | None], SettingView] = {}
+        self._restricted: dict[tuple[int, ...], GridSetting] = {}
+        self._views: dict[tuple[str, str | None], GridSettingView] = {}
 
     @property
     def heads(self) -> int:
@@ -75,7 +75,7 @@ class Setting(ABC):
 
     @property
     def preprocess(self) -> "Callable[[Any], Tensor] | None":
-        """What makes the picture of one cell."""
+        """What makes the image of one cell."""
         return self.classifier.preprocess
 
     @property
@@ -103,16 +103,16 @@ class Setting(ABC):
         return self.classifier.layers()
 
     def logits(self, grids: Tensor) -> Tensor:
-        """Logits (N, heads, K) of grid pictures (N, C, H, W); differentiable.
+        """Logits (N, heads, K) of grid images (N, C, H, W); differentiable.
 
         Raises:
-            PellucidError: the grid does not divide the pictures.
+            PellucidError: the grid does not divide the images.
             ModelError: the network cannot be run on cells or grids of this size.
         """
-        with running_on(grids, self.input_shape):
-            return self.at("input").logits(self.check_pictures(grids))
+        with run_errors(grids, self.input_shape):
+            return self.at("input").logits(self.check_images(grids))
 
-    def at(self, layer: str, *, layout: str | None = None) -> "SettingView":
+    def at(self, layer: str, *, layout: str | None = None) -> "GridSettingView":
         """The setting seen from a layer of the classifier; arguments as `Classifier.at`.
 
         Raises:
@@ -123,7 +123,7 @@ class Setting(ABC):
             self._views[key] = self._view(self.classifier.at(layer, layout=layout))
         return self._views[key]
 
-    def only(self, heads: Sequence[int]) -> "Setting":
+    def select_heads(self, heads: Sequence[int]) -> "GridSetting":
         """The same setting without the other heads, which are then not run: logits are (N, len(heads), K).
 
         Targets keep the numbers that the heads have here.
@@ -150,35 +150,35 @@ class Setting(ABC):
         other._restricted, other._views = {}, {}
         return other
 
-    def check_pictures(self, grids: Tensor) -> Tensor:
-        """`grids` if they are a batch of pictures that the grid divides; raises PellucidError if not."""
-        grids = self.classifier.check_pictures(grids)
+    def check_images(self, grids: Tensor) -> Tensor:
+        """`grids` if they are a batch of images that the grid divides; raises PellucidError if not."""
+        grids = self.classifier.check_images(grids)
         (rows, columns), (height, width) = self.grid, grids.shape[2:]
         if height % rows or width % columns:
             raise PellucidError(
-                f"grid pictures of {height} x {width} are not divided by {rows} x {columns} cells; make all cells of "
+                f"grid images of {height} x {width} are not divided by {rows} x {columns} cells; make all cells of "
                 "one size, see pellucid.evaluation.join_cells"
             )
         return grids
 
     @abstractmethod
-    def _view(self, base: LayerView) -> "SettingView":
+    def _view(self, base: LayerView) -> "GridSettingView":
         """The setting seen from where the classifier is seen from."""
 
     def __repr__(self) -> str:
         return f"<{self.name}, heads {', '.join(map(str, self.head_numbers))}>"
 
 
-class SettingView(ABC):
-    """`setting.at(layer)`: grid pictures -> activation -> logits of every head.
+class GridSettingView(ABC):
+    """`setting.at(layer)`: grid images -> activation -> logits of every head.
 
     Attributes:
         classifier: the setting.
         base: the classifier of the cells, seen from the layer.
-        prefix_rows, suffix_rows: how many cells are run for one grid picture before the layer, and after it.
+        prefix_rows, suffix_rows: how many cells are run for one grid image before the layer, and after it.
     """
 
-    def __init__(self, setting: Setting, base: LayerView) -> None:
+    def __init__(self, setting: GridSetting, base: LayerView) -> None:
         self.classifier = setting
         self.base = base
         self.prefix_rows = self.suffix_rows = setting.grid[0] * setting.grid[1]
@@ -198,9 +198,9 @@ class SettingView(ABC):
         return self.base.layout
 
     @property
-    def carried_names(self) -> tuple[str, ...]:
+    def side_input_names(self) -> tuple[str, ...]:
         """What else crosses the cut, in the user's words."""
-        return self.base.carried_names
+        return self.base.side_input_names
 
     @property
     def is_affine(self) -> bool:
@@ -212,9 +212,9 @@ class SettingView(ABC):
         """The traced operations from `suffix_inputs` to logits (R, heads, K); None for an untraceable network."""
         return None if self.base.suffix is None else self._compose()
 
-    def only(self, heads: Sequence[int]) -> "SettingView":
-        """The view of the setting without the other heads (see `Setting.only`)."""
-        setting = self.classifier.only(heads)
+    def select_heads(self, heads: Sequence[int]) -> "GridSettingView":
+        """The view of the setting without the other heads (see `GridSetting.select_heads`)."""
+        setting = self.classifier.select_heads(heads)
         return self if setting is self.classifier else setting._view(self.base)
 
     def head_masks(self, height: int, width: int) -> Tensor | None:
@@ -226,18 +226,18 @@ class SettingView(ABC):
 
     @abstractmethod
     def activation(self, grids: Tensor) -> Activation:
-        """The part before the layer: grid pictures (N, C, H, W) -> maps (N, C, h, w) of whole grids, detached."""
+        """The part before the layer: grid images (N, C, H, W) -> maps (N, C, h, w) of whole grids, detached."""
 
-    def logits(self, activation: Tensor, carried: Carried | None = None) -> Tensor:
+    def logits(self, activation: Tensor, side_inputs: SideInputs | None = None) -> Tensor:
         """The part after the layer, as `LayerView.logits`: (R, C, h, w) -> (R, heads, K); differentiable."""
-        return self.counted_logits(activation, carried)[0]
+        return self.logits_with_cost(activation, side_inputs)[0]
 
     @abstractmethod
-    def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
+    def logits_with_cost(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Tensor, int]:
         """The logits, and how many cells the network after the layer was run on for them."""
 
     @abstractmethod
-    def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]:
+    def suffix_inputs(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Any, ...]:
         """What `suffix` is called with."""
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""GridPG, the grid pointing game: one head sees the whole grid picture."""
+"""GridPG, the grid pointing game: one head sees the whole grid image."""
 
 from typing import Any, Literal
 
@@ -9,10 +9,10 @@ from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation.localization import Grid
 from pellucid.evaluation.settings.check import check_whole_grid
 from pellucid.evaluation.settings.heads import (
-    alike,
+    logits_agree,
     mean_over_windows,
+    probe_images,
     probe_maps,
-    probe_pictures,
 )
 from pellucid.evaluation.settings.whole_grid import HeadFunction, WholeGridSetting
 
@@ -20,10 +20,10 @@ Order = Literal["auto", "pool_first", "classify_first"]
 
 
 class GridPG(WholeGridSetting):
-    """The whole network sees the whole grid picture, and everything may influence its one head.
+    """The whole network sees the whole grid image, and everything may influence its one head.
 
     "pool_first" pools the last map of the whole grid to one vector and classifies that: the network as it is, run on
-    the grid picture. "classify_first" classifies every position of the map, or every window as large as a cell's map
+    the grid image. "classify_first" classifies every position of the map, or every window as large as a cell's map
     where the head flattens it (its fully connected layers then are convolutions), and averages the logits. With global
     average pooling and a linear layer both are the same; with a non-linear head after pooling they are not, and "auto"
     asks to choose. Source: Rao et al., Towards Better Understanding Attribution Methods, CVPR 2022, section 3.1.
@@ -76,11 +76,11 @@ class GridPG(WholeGridSetting):
         return logits(maps, head).unsqueeze(1)
 
     def _pooled_first(self, maps: Any, head: HeadFunction) -> Any:
-        return head(self.head.resized(maps))
+        return head(self.head.resize(maps))
 
     def _classified_first(self, maps: Any, head: HeadFunction) -> Any:
         if self.head.is_global:
-            return mean_over_windows(lambda one: head(self.head.resized(one)), maps, 1, 1)
+            return mean_over_windows(lambda one: head(self.head.resize(one)), maps, 1, 1)
         return mean_over_windows(head, maps, maps.shape[2] // self.grid[0], maps.shape[3] // self.grid[1])
 
     def _chosen(self, order: Order) -> Order:
@@ -103,14 +103,14 @@ class GridPG(WholeGridSetting):
             raise ModelError(
                 f"{name} has a non-linear head after pooling {head.view.layer!r}: pooling the grid's map first and "
                 "classifying its positions first give different logits; choose order='pool_first' (the network as it "
-                "is, run on the grid picture) or order='classify_first'"
+                "is, run on the grid image) or order='classify_first'"
             )
         return "pool_first"
 
     def _orders_agree(self) -> bool:
         if not (self.head.takes_any_size or self.head.averages):
             return False
-        maps = probe_maps(self.head.view, probe_pictures(self.classifier, self.cell_size, 2))
+        maps = probe_maps(self.head.view, probe_images(self.classifier, self.cell_size, 2))
         with torch.no_grad():
             classified, pooled = self._classified_first(maps, self.head), self._pooled_first(maps, self.head)
-        return alike(classified, pooled, self.precision.tolerance)
+        return logits_agree(classified, pooled, self.precision.tolerance)

@@ -61,7 +61,7 @@ class Head:
         """Whether this is global average pooling and a linear layer, or comes to the same."""
         return self.averages and self.view.is_affine
 
-    def resized(self, maps: Any) -> Any:
+    def resize(self, maps: Any) -> Any:
         """Maps of any size, as a global head can take them; one that takes a single size is given their mean there."""
         return maps if self.takes_any_size else maps.mean((2, 3), keepdim=True).expand(-1, -1, *self.size)
 
@@ -83,16 +83,16 @@ def find_head(classifier: Classifier, cell_size: tuple[int, int], layer: str | N
 
     Args:
         classifier: any.
-        cell_size: (h, w) of the pictures to try it with.
+        cell_size: (h, w) of the images to try it with.
         layer: name of the layer whose output is the last spatial map; by default it is looked for.
 
     Raises:
         ModelError: there is no such map: the network has no spatial layer, works on tokens, or cannot be traced.
     """
     view = classifier.at(layer or _last_map(classifier))
-    if view.suffix is None or view.carried_names or view.layout.order not in ("NCHW", "NHWC"):
+    if view.suffix is None or view.side_input_names or view.layout.order not in ("NCHW", "NHWC"):
         raise ModelError(_no_map(view))
-    maps = probe_maps(view, probe_pictures(classifier, cell_size, 2))
+    maps = probe_maps(view, probe_images(classifier, cell_size, 2))
     height, width = maps.shape[2:]
     order = torch.randperm(height * width, generator=torch.Generator().manual_seed(0)).to(maps.device)
     shuffled = maps.flatten(2)[:, :, order].reshape(maps.shape).contiguous()
@@ -101,10 +101,10 @@ def find_head(classifier: Classifier, cell_size: tuple[int, int], layer: str | N
     with torch.no_grad():
         logits = view.logits(maps)
         tolerance = classifier.precision.tolerance
-        is_global = alike(view.logits(shuffled), logits, tolerance)
-        averages = is_global and alike(view.logits(averaged), logits, tolerance)
+        is_global = logits_agree(view.logits(shuffled), logits, tolerance)
+        averages = is_global and logits_agree(view.logits(averaged), logits, tolerance)
         larger = _logits_or_none(view, doubled)
-    takes_any_size = larger is not None and (not is_global or alike(larger, logits, tolerance))
+    takes_any_size = larger is not None and (not is_global or logits_agree(larger, logits, tolerance))
     return Head(view, (height, width), is_global, averages, takes_any_size)
 
 
@@ -127,9 +127,9 @@ def _no_map(view: LayerView) -> str:
     if view.suffix is None:
         reason = "could not be traced with torch.fx, so what leads to its last map and what follows it are not known"
     elif view.layout.order == "NTC":
-        reason = f"works on tokens ({view.layer!r}): each may come from the whole picture, so no block is one cell's"
-    elif view.carried_names:
-        reason = f"needs more than the map {view.layer!r} for its logits: {', '.join(view.carried_names)}"
+        reason = f"works on tokens ({view.layer!r}): each may come from the whole image, so no block is one cell's"
+    elif view.side_input_names:
+        reason = f"needs more than the map {view.layer!r} for its logits: {', '.join(view.side_input_names)}"
     else:
         reason = f"has no map at {view.layer!r}"
     return f"GridPG and DiPart are undefined here: {view.classifier.name} {reason}; use DiFull"
@@ -138,28 +138,28 @@ def _no_map(view: LayerView) -> str:
 def _logits_or_none(view: LayerView, maps: Tensor) -> Tensor | None:
     assert view.suffix is not None
     try:
-        with view.classifier.precision.running():
+        with view.classifier.precision.autocast_context():
             # Not view.logits: a traced module that fails prints where, and here failing is an answer.
             output: Any = fx.Interpreter(view.suffix).run(*view.suffix_inputs(maps))
-        return view.classifier.precision.full(output[0]) if len(output[0]) == len(maps) else None
+        return view.classifier.precision.upcast(output[0]) if len(output[0]) == len(maps) else None
     except Exception:  # a head that takes one size may fail in any way on another
         return None
 
 
-def probe_pictures(classifier: Classifier, size: tuple[int, int], count: int) -> Tensor:
-    """Random pictures (count, C, h, w), always the same."""
+def probe_images(classifier: Classifier, size: tuple[int, int], count: int) -> Tensor:
+    """Random images (count, C, h, w), always the same."""
     shape = (count, classifier.input_shape[0], *size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(classifier.device)
 
 
-def probe_maps(view: LayerView, pictures: Tensor) -> Tensor:
-    """Random maps of the size of the pictures' own, but so far apart that no head is close to linear between them."""
-    maps = view.activation(pictures).detach().contiguous()
+def probe_maps(view: LayerView, images: Tensor) -> Tensor:
+    """Random maps of the size of the images' own, but so far apart that no head is close to linear between them."""
+    maps = view.activation(images).detach().contiguous()
     scale = 100 * max(1.0, float(maps.std()))
     return maps + scale * torch.randn(maps.shape, generator=torch.Generator().manual_seed(1)).to(maps)
 
 
-def alike(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
+def logits_agree(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
     """Whether logits (2, K) are those wanted, to `tolerance` of how far those of the two maps are apart."""
     return float((found - wanted).abs().max()) <= tolerance * float((wanted[0] - wanted[1]).abs().max())
 

@@ -1,4 +1,4 @@
-"""What GridPG and DiPart share: the spatial part of the network is run on whole grid pictures."""
+"""What GridPG and DiPart share: the spatial part of the network is run on whole grid images."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -8,22 +8,22 @@ from torch import Tensor, fx
 
 from pellucid.classifiers import (
     Activation,
-    Carried,
     Classifier,
     LayerView,
+    SideInputs,
 )
 from pellucid.classifiers.segment import Segment
 from pellucid.evaluation.localization import Grid
 from pellucid.evaluation.settings.blocks import check_divides
 from pellucid.evaluation.settings.composition import Composition
-from pellucid.evaluation.settings.grid_setting import Setting, SettingView
+from pellucid.evaluation.settings.grid_setting import GridSetting, GridSettingView
 from pellucid.evaluation.settings.heads import find_head
 
 HeadFunction = Callable[[Any], Any]
 """Maps (R, C, h, w) -> logits (R, K), of tensors or of fx.Proxy objects."""
 
 
-class WholeGridSetting(Setting):
+class WholeGridSetting(GridSetting):
     """A setting whose heads read one map of the whole grid.
 
     Attributes:
@@ -64,11 +64,11 @@ class WholeGridSetting(Setting):
     def _read(self, maps: Any, head: HeadFunction) -> Any:
         """`read`, for tensors or an fx.Proxy of them."""
 
-    def _view(self, base: LayerView) -> SettingView:
+    def _view(self, base: LayerView) -> GridSettingView:
         return _WholeGridView(self, base)
 
 
-class _WholeGridView(SettingView):
+class _WholeGridView(GridSettingView):
     classifier: WholeGridSetting
 
     def __init__(self, setting: WholeGridSetting, base: LayerView) -> None:
@@ -76,19 +76,19 @@ class _WholeGridView(SettingView):
         self._to_map = Segment(base, setting.head.view)
 
     def activation(self, grids: Tensor) -> Activation:
-        activation = self.base.activation(self.classifier.check_pictures(grids))
+        activation = self.base.activation(self.classifier.check_images(grids))
         check_divides(self.classifier.grid, activation, self.layer)
         return activation
 
-    def counted_logits(self, activation: Tensor, carried: Carried | None = None) -> tuple[Tensor, int]:
-        return self.classifier.read(self._to_map(activation, carried)), len(activation) * self.suffix_rows
+    def logits_with_cost(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Tensor, int]:
+        return self.classifier.read(self._to_map(activation, side_inputs)), len(activation) * self.suffix_rows
 
     def head_masks(self, height: int, width: int) -> Tensor | None:
         is_last_map = all(node.op in ("placeholder", "output") for node in self._to_map.operations.graph.nodes)
         return self.classifier.block_masks(height, width) if is_last_map else None
 
-    def suffix_inputs(self, activation: Tensor, carried: Carried | None = None) -> tuple[Any, ...]:
-        return self.base.suffix_inputs(activation, carried)
+    def suffix_inputs(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Any, ...]:
+        return self.base.suffix_inputs(activation, side_inputs)
 
     def _compose(self) -> fx.GraphModule:
         made, last = Composition(), self.classifier.head

@@ -37,7 +37,7 @@ def run_on_ray(job: Job, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]
     """Do units of work as Ray tasks, of which a few for every core wait at any time.
 
     The cluster is the one that this process is connected to, else that of RAY_ADDRESS, else one of this machine. Files
-    come back to this process, which alone writes to the run folder; pictures and weights must be where all workers find
+    come back to this process, which alone writes to the run folder; images and weights must be where all workers find
     them. A unit whose worker dies is done again.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A data set of labelled pictures: a folder with one folder per class, or a list of files with their classes."""
+"""A data set of labelled images: a folder with one folder per class, or a list of files with their classes."""
 
 import csv
 import difflib
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pellucid.classifiers import Classifier
-from pellucid.data import PictureFailure, find_pictures
+from pellucid.data import ImageFailure, find_images
 from pellucid.errors import PellucidError, TargetError
 
 Data = str | Path | Sequence[tuple[str | Path, int | str]]
@@ -20,25 +20,25 @@ _HEADERS = (("path", "label"), ("file", "label"), ("path", "class"), ("file", "c
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled picture files.
+    """Labelled image files.
 
     Attributes:
         root: folder that the files are relative to.
         files: paths relative to `root`, with forward slashes.
         labels: class index of each.
-        skipped: pictures that have no class.
+        skipped: images that have no class.
     """
 
     root: Path
     files: tuple[str, ...]
     labels: tuple[int, ...]
-    skipped: tuple[PictureFailure, ...] = ()
+    skipped: tuple[ImageFailure, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def digest(self) -> str:
-        """SHA-256 of names, labels and sizes: it tells another data set, but not a picture repainted in place."""
+        """SHA-256 of names, labels and sizes: it tells another data set, but not an image repainted in place."""
         found = hashlib.sha256()
         for file, label in zip(self.files, self.labels, strict=True):
             path = self.root / file
@@ -47,7 +47,7 @@ class DataSet:
 
 
 def read_data_set(data: Data, classifier: Classifier) -> DataSet:
-    """List a data set; no picture is opened.
+    """List a data set; no image is opened.
 
     Args:
         data: one of
@@ -60,7 +60,7 @@ def read_data_set(data: Data, classifier: Classifier) -> DataSet:
 
     Raises:
         PellucidError: no such data, or a class that the classifier does not have.
-        PictureError: a folder without pictures.
+        ImageError: a folder without images.
     """
     if not isinstance(data, str | Path):
         return _listed([(str(path), str(label)) for path, label in data], Path(), classifier)
@@ -69,20 +69,18 @@ def read_data_set(data: Data, classifier: Classifier) -> DataSet:
         return _folder(path, classifier)
     if path.suffix.lower() not in (".csv", ".tsv"):
         what = "is neither a folder nor a CSV or TSV file" if path.exists() else "does not exist"
-        raise PellucidError(f"{path} {what}; give a folder with one folder of pictures per class, or a list of files")
+        raise PellucidError(f"{path} {what}; give a folder with one folder of images per class, or a list of files")
     return _listed(_rows(path), path.parent, classifier)
 
 
 def _folder(root: Path, classifier: Classifier) -> DataSet:
-    files = [path.relative_to(root) for path in find_pictures(root, recursive=True)]
+    files = [path.relative_to(root) for path in find_images(root, recursive=True)]
     names = sorted({path.parts[0] for path in files if len(path.parts) > 1})
     if not names:
-        raise PellucidError(
-            f"{root} has pictures but no folders in it; wanted one folder per class, or a list of files"
-        )
+        raise PellucidError(f"{root} has images but no folders in it; wanted one folder per class, or a list of files")
     labels = _labels_of_folders(root, names, classifier)
     kept = [path for path in files if len(path.parts) > 1]
-    stray = [PictureFailure(path, "is in no class folder") for path in files if len(path.parts) == 1]
+    stray = [ImageFailure(path, "is in no class folder") for path in files if len(path.parts) == 1]
     return DataSet(
         root,
         tuple(path.as_posix() for path in kept),
@@ -140,10 +138,10 @@ def _rows(path: Path) -> list[tuple[str, str]]:
 
 def _listed(rows: Sequence[tuple[str, str]], root: Path, classifier: Classifier) -> DataSet:
     if not rows:
-        raise PellucidError("the list of pictures is empty; wanted a path and a class in every row")
+        raise PellucidError("the list of images is empty; wanted a path and a class in every row")
     labels = {name: _label(name, classifier) for name in dict.fromkeys(label for _, label in rows)}
     files = [PurePath(os.path.normpath(path)).as_posix() for path, _ in rows]
     if len(set(files)) < len(files):
         twice = next(file for file in files if files.count(file) > 1)
-        raise PellucidError(f"{twice} is in the list of pictures more than once")
+        raise PellucidError(f"{twice} is in the list of images more than once")
     return DataSet(root, tuple(files), tuple(labels[label] for _, label in rows))

@@ -22,13 +22,13 @@ from pellucid.evaluation.grids import (
     GridSetError,
     common_pool,
     distinct_grids,
-    twin_grids,
+    same_class_grids,
 )
 from pellucid.evaluation.sweep.arrow import arrow, read
 from pellucid.evaluation.sweep.backends import BACKENDS, Backend, BackendName
 from pellucid.evaluation.sweep.dataset import Data, DataSet, read_data_set
-from pellucid.evaluation.sweep.folder import RunError, RunFolder
-from pellucid.evaluation.sweep.models import ModelSource, make_setting, planned_model
+from pellucid.evaluation.sweep.folder import RunError, SweepFolder
+from pellucid.evaluation.sweep.models import ModelSource, make_setting, plan_model
 from pellucid.evaluation.sweep.plan import (
     Plan,
     PlannedData,
@@ -36,7 +36,7 @@ from pellucid.evaluation.sweep.plan import (
     PredictionChunk,
     Task,
 )
-from pellucid.evaluation.sweep.predictions import pool_of, unusable
+from pellucid.evaluation.sweep.predictions import confident_candidates, unusable_images
 from pellucid.evaluation.sweep.run import Run
 from pellucid.evaluation.sweep.sweep_options import SweepOptions
 from pellucid.evaluation.sweep.worker import Job
@@ -45,7 +45,7 @@ Models = str | Classifier | ModelSource | Sequence[str | Classifier | ModelSourc
 
 
 @dataclass(frozen=True)
-class Progress:
+class SweepProgress:
     """How far a run is.
 
     Attributes:
@@ -70,11 +70,11 @@ def evaluate(
     options: SweepOptions | None = None,
     *,
     backend: BackendName = "local",
-    on_progress: Callable[[Progress], object] = lambda _: None,
+    on_progress: Callable[[SweepProgress], object] = lambda _: None,
 ) -> Run:
     """Evaluate attribution methods over a data set, or go on with a run that was interrupted.
 
-    The pictures that the models are sure of make the grids of every setting. Each shard, a few grids of a setting at a
+    The images that the models are sure of make the grids of every setting. Each shard, a few grids of a setting at a
     layer, is explained with every method, scored beside the controls, and written before the next. A run that was
     killed goes on with the shards that are missing, and ends with the table that it would have had. Source: Rao et al.,
     Towards Better Understanding Attribution Methods, CVPR 2022.
@@ -94,14 +94,14 @@ def evaluate(
 
     Raises:
         RunError: `out` has a run with other options (the message names them), or its disk is full.
-        GridSetError: too few pictures or classes; the message says how many of what are missing.
+        GridSetError: too few images or classes; the message says how many of what are missing.
         ModelError: a setting is not defined for a model.
         LayerError: no such layer, or one whose map the grid does not divide.
         PellucidError: other bad input.
     """
     if backend not in BACKENDS:
         raise PellucidError(f"no backend {backend!r}; choose from {', '.join(BACKENDS)}")
-    folder = RunFolder(out)
+    folder = SweepFolder(out)
     with folder.locked():
         job = _job(data, _sources(models), methods, options or SweepOptions(), folder)
         if not folder.table.exists():
@@ -110,20 +110,20 @@ def evaluate(
 
 
 def _job(
-    data: Data, sources: Sequence[ModelSource], methods: Sequence[Method], options: SweepOptions, folder: RunFolder
+    data: Data, sources: Sequence[ModelSource], methods: Sequence[Method], options: SweepOptions, folder: SweepFolder
 ) -> Job:
     """Look at everything that is given, before any work is done, and make the plan that of the folder."""
     classifiers = [source.load() for source in sources]
     found = _one_data_set(data, classifiers)
     plan = _plan(options, methods, classifiers, found)
-    folder.refuse_another(plan)
+    folder.check_same_plan(plan)
     if not folder.table.exists():
         _check(classifiers, plan)
-    folder.adopt(plan, found.root)
+    folder.bind_plan(plan, found.root)
     return Job(plan, tuple(sources), tuple(methods), found, {})
 
 
-def _finish(job: Job, folder: RunFolder, backend: Backend, on_progress: Callable[[Progress], object]) -> None:
+def _finish(job: Job, folder: SweepFolder, backend: Backend, on_progress: Callable[[SweepProgress], object]) -> None:
     """Do whatever is missing in a run folder."""
     chunks, shards = list(job.plan.predictions()), list(job.plan.shards())
     _do("classifying", backend, job, chunks, folder, on_progress)
@@ -137,18 +137,18 @@ def _do(
     backend: Backend,
     job: Job,
     tasks: Sequence[Task],
-    folder: RunFolder,
-    on_progress: Callable[[Progress], object],
+    folder: SweepFolder,
+    on_progress: Callable[[SweepProgress], object],
 ) -> None:
     missing = [task for task in tasks if not folder.is_done(task, job.plan)]
     done = len(tasks) - len(missing)
-    on_progress(Progress(stage, done, len(tasks), None, ()))
+    on_progress(SweepProgress(stage, done, len(tasks), None, ()))
     if not missing:
         return
     for task, result in backend(job, missing):
-        folder.keep(result.files)
+        folder.commit(result.files)
         done += 1
-        on_progress(Progress(stage, done, len(tasks), task, result.problems))
+        on_progress(SweepProgress(stage, done, len(tasks), task, result.problems))
 
 
 def _sources(models: Models) -> list[ModelSource]:
@@ -178,14 +178,14 @@ def _plan(options: SweepOptions, methods: Sequence[Method], classifiers: Sequenc
         raise PellucidError(f"two models are called {twice[0]!r}; give the second another name, Classifier(name=...)")
     return Plan(
         options=options,
-        methods=planned_methods(methods),
-        models=tuple(planned_model(classifier, options) for classifier in classifiers),
+        methods=plan_methods(methods),
+        models=tuple(plan_model(classifier, options) for classifier in classifiers),
         data=PlannedData(data.digest(), len(data)),
         versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
     )
 
 
-def planned_methods(methods: Sequence[Method]) -> tuple[PlannedMethod, ...]:
+def plan_methods(methods: Sequence[Method]) -> tuple[PlannedMethod, ...]:
     """Methods with labels that tell them apart: where a class is there twice, with the options that differ.
 
     Raises:
@@ -231,7 +231,7 @@ def _check(classifiers: Sequence[Classifier], plan: Plan) -> None:
     options, longest = plan.options, 0
     for classifier, planned in zip(classifiers, plan.models, strict=True):
         if classifier.preprocess is None:
-            raise ModelError(f"{classifier.name} was made without preprocess=, so it cannot read picture files")
+            raise ModelError(f"{classifier.name} was made without preprocess=, so it cannot read image files")
         for name in options.settings:
             setting = make_setting(name, classifier, options)
             for layer in planned.layers:
@@ -242,43 +242,43 @@ def _check(classifiers: Sequence[Classifier], plan: Plan) -> None:
         raise PellucidError(f"a kernel of {unfit[0]} cells is longer than all maps, which have at most {longest} cells")
 
 
-def _grid_sets(job: Job, folder: RunFolder, chunks: Sequence[PredictionChunk]) -> Mapping[tuple[int, bool], GridSet]:
+def _grid_sets(job: Job, folder: SweepFolder, chunks: Sequence[PredictionChunk]) -> Mapping[tuple[int, bool], GridSet]:
     """Draw the grids from the predictions, and keep their manifests."""
     options = job.plan.options
     tables = [[read(folder.path / chunk.file) for chunk in chunks if chunk.model == m] for m in range(len(job.sources))]
-    skipped = [*job.data.skipped, *(failure for own in tables for failure in unusable(own))]
-    folder.keep_skipped({str(failure.path): failure.reason for failure in skipped})
-    pools = [pool_of(arrow().concat_tables(own), options.threshold) for own in tables]
+    skipped = [*job.data.skipped, *(failure for own in tables for failure in unusable_images(own))]
+    folder.write_skipped({str(failure.path): failure.reason for failure in skipped})
+    pools = [confident_candidates(arrow().concat_tables(own), options.threshold) for own in tables]
     if options.pool == "common":
         pools = [common_pool(pools)] * len(pools)
     found = {}
     for model, pool in enumerate(pools):
-        for twins in [False] * options.needs_distinct + [True] * options.needs_twins:
+        for same_class in [False] * options.needs_distinct + [True] * options.needs_same_class:
             try:
-                found[model, twins] = _drawn(job.plan, pool, model, twins)
+                found[model, same_class] = _drawn(job.plan, pool, model, same_class)
             except GridSetError as error:
                 raise GridSetError(
-                    f"{error}. Only pictures classified right with a probability of {options.threshold:g} or more "
-                    f"count ({len(skipped)} could not be used): give more pictures, or lower the threshold"
+                    f"{error}. Only images classified right with a probability of {options.threshold:g} or more "
+                    f"count ({len(skipped)} could not be used): give more images, or lower the threshold"
                 ) from error
-            _keep_manifest(found[model, twins], folder.grid_set(model, twins=twins), folder)
+            _keep_manifest(found[model, same_class], folder.grid_set(model, same_class=same_class), folder)
     return found
 
 
-def _drawn(plan: Plan, pool: Sequence[Candidate], model: int, twins: bool) -> GridSet:
+def _drawn(plan: Plan, pool: Sequence[Candidate], model: int, same_class: bool) -> GridSet:
     options = plan.options
     names = [each.name for each in plan.models] if options.pool == "common" else [plan.models[model].name]
     made = {"models": names, "threshold": options.threshold, "data": plan.data.digest}
-    if twins:
+    if same_class:
         count = options.grids_of("DiFull")
-        return twin_grids(pool, options.grid, count, reuse=options.reuse, seed=options.seed, options=made)
+        return same_class_grids(pool, options.grid, count, reuse=options.reuse, seed=options.seed, options=made)
     return distinct_grids(pool, options.grid, options.grids, seed=options.seed, options=made)
 
 
-def _keep_manifest(grids: GridSet, path: Path, folder: RunFolder) -> None:
+def _keep_manifest(grids: GridSet, path: Path, folder: SweepFolder) -> None:
     if path.exists():
         if GridSet.load(path) != grids:
             raise RunError(f"{path} is not the manifest that this run drew; put it back, or start anew elsewhere")
         return
-    with folder.told_when_full():
+    with folder.disk_full_errors():
         grids.save(path)

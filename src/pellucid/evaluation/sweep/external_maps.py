@@ -17,14 +17,14 @@ from pellucid.errors import PellucidError
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.sweep.score_table import Cost, Rows
 from pellucid.evaluation.sweep.scoring import score_maps
-from pellucid.evaluation.sweep.sweep_images import grid_pictures
+from pellucid.evaluation.sweep.sweep_images import grid_images
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 Explain = Callable[[Tensor, Tensor], Tensor | NDArray[np.generic]]
-"""Grid pictures (B, C, H, W) and class indices (B, T), one for each evaluated cell -> maps (B, T, h, w)."""
+"""Grid images (B, C, H, W) and class indices (B, T), one for each evaluated cell -> maps (B, T, h, w)."""
 
 _AT_ONCE = 16
 
@@ -41,15 +41,15 @@ def evaluate_maps(
     layer: str = "",
     model: str = "",
 ) -> pa.Table:
-    """Score maps that were made elsewhere; the table has the columns of a run's, and can be joined and summarised.
+    """Score maps that were made elsewhere; the table has the columns of a run's, and can be joined and summarized.
 
     Args:
-        maps: (N, T, h, w) for the N grids and the T evaluated cells (`grids.evaluated`), signed, summed over channels;
-            an array, a .npy file (read piece by piece), or a callable that makes them from pictures.
+        maps: (N, T, h, w) for the N grids and the T evaluated cells (`grids.evaluated_cells`), signed, summed over
+            channels; an array, a .npy file (read piece by piece), or a callable that makes them from images.
         grids: the manifest, such as `run.grid_set("DiFull")`.
-        size: (H, W) of the grid picture, to which maps are up-sampled; None scores arrays at their own resolution. A
-            callable's pictures say it.
-        classifier: whose preprocessing makes the pictures for a callable.
+        size: (H, W) of the grid image, to which maps are up-sampled; None scores arrays at their own resolution. A
+            callable's images say it.
+        classifier: whose preprocessing makes the images for a callable.
         root: folder that the manifest's paths are relative to, such as `run.root`.
         method, setting, layer, model: what the table says.
 
@@ -57,11 +57,11 @@ def evaluate_maps(
         PellucidError: the maps do not fit the grids, or the file is no array.
     """
     rows = Rows(model=model, variant="trained", setting=setting, layer=layer, layer_name=layer)
-    cells, labels = grids.evaluated, grids.labels[:, list(grids.evaluated)]
+    cells, labels = grids.evaluated_cells, grids.labels[:, list(grids.evaluated_cells)]
     nothing = Cost(Passes(), float("nan"))
     columns = {"method": method, "kernel_size": 1, "options": "{}", "control": False}
     for numbers, values, found in _batches(maps, grids, classifier, root):
-        scores = score_maps(values, grids.grid, cells, size or found, twins=grids.twins)
+        scores = score_maps(values, grids.grid, cells, size or found, same_class=grids.same_class)
         own = labels[numbers.start : numbers.stop].tolist()
         rows.add(scores, numbers, cells, own, **columns, **nothing.columns(1), **nothing.shared_columns(1))
     return rows.table()
@@ -71,7 +71,7 @@ def _batches(
     maps: Any, grids: GridSet, classifier: Classifier | None, root: str | Path
 ) -> Iterator[tuple[range, Tensor, tuple[int, int]]]:
     """Numbers of some grids, their maps (B, T, h, w), and the size to score them at."""
-    given = None if callable(maps) else _array(maps, (len(grids), len(grids.evaluated)))
+    given = None if callable(maps) else _array(maps, (len(grids), len(grids.evaluated_cells)))
     for start in range(0, len(grids), _AT_ONCE):
         numbers = range(start, min(start + _AT_ONCE, len(grids)))
         if given is None:
@@ -101,12 +101,12 @@ def _explained(
     explain: Explain, grids: GridSet, numbers: range, classifier: Classifier | None, root: str | Path
 ) -> tuple[Tensor, tuple[int, int]]:
     if classifier is None:
-        raise PellucidError("a callable needs pictures: give classifier=, whose preprocessing makes them, and root=")
-    pictures = grid_pictures(classifier, grids, numbers, root)
-    classes = grids.labels[numbers.start : numbers.stop][:, list(grids.evaluated)]
-    values = torch.as_tensor(explain(pictures, classes)).detach().cpu()
+        raise PellucidError("a callable needs images: give classifier=, whose preprocessing makes them, and root=")
+    images = grid_images(classifier, grids, numbers, root)
+    classes = grids.labels[numbers.start : numbers.stop][:, list(grids.evaluated_cells)]
+    values = torch.as_tensor(explain(images, classes)).detach().cpu()
     if values.ndim != 4 or values.shape[:2] != classes.shape:
         raise PellucidError(
             f"the callable gave maps {tuple(values.shape)}; wanted {tuple(classes.shape)} and then (h, w)"
         )
-    return values, (pictures.shape[2], pictures.shape[3])
+    return values, (images.shape[2], images.shape[3])

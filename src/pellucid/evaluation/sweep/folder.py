@@ -28,7 +28,7 @@ class RunError(PellucidError):
     """A run folder that is none, belongs to another run, is in use, or cannot be written to."""
 
 
-class RunFolder:
+class SweepFolder:
     """A folder with the plan of a run, the files of its finished units of work, and its table."""
 
     def __init__(self, path: str | Path) -> None:
@@ -39,12 +39,12 @@ class RunFolder:
         """The table of a finished run."""
         return self.path / _TABLE
 
-    def grid_set(self, model: int, *, twins: bool) -> Path:
+    def grid_set(self, model: int, *, same_class: bool) -> Path:
         """The manifest of a model's grids."""
-        return self.path / "grids" / f"{model}-{'twins' if twins else 'distinct'}.json"
+        return self.path / "grids" / f"{model}-{'same_class' if same_class else 'distinct'}.json"
 
     def read_plan(self) -> tuple[Plan, Path]:
-        """The plan, and the folder of the pictures when the run was made.
+        """The plan, and the folder of the images when the run was made.
 
         Raises:
             RunError: there is none.
@@ -59,10 +59,10 @@ class RunFolder:
         except (KeyError, TypeError) as error:
             raise RunError(f"{self.path / _PLAN} is damaged ({error}); start anew in another folder") from error
 
-    def refuse_another(self, plan: Plan) -> None:
+    def check_same_plan(self, plan: Plan) -> None:
         """Check that the folder is empty, or a run with this plan.
 
-        With another plan it is still free as long as nothing was explained: too few pictures for so many grids can be
+        With another plan it is still free as long as nothing was explained: too few images for so many grids can be
         mended, and predictions are kept.
 
         Raises:
@@ -79,7 +79,7 @@ class RunFolder:
                 "options to go on with it, or another folder"
             )
 
-    def adopt(self, plan: Plan, root: Path) -> None:
+    def bind_plan(self, plan: Plan, root: Path) -> None:
         """Make the plan that of the folder; manifests of an earlier one are removed."""
         if (self.path / _PLAN).exists() and self.read_plan()[0] != plan:
             for manifest in self.path.glob("grids/*.json"):
@@ -91,24 +91,24 @@ class RunFolder:
         names = [task.file] if task.maps_file is None else [task.maps_file, task.file]
         return all(_tag_of(self.path / name) == plan.tag(task) for name in names)
 
-    def keep(self, files: Mapping[str, bytes]) -> None:
+    def commit(self, files: Mapping[str, bytes]) -> None:
         """Write the files of a unit of work, the last of which makes it done."""
         for name, content in files.items():
-            with self.told_when_full():
+            with self.disk_full_errors():
                 write_atomically(self.path / name, content)
 
-    def keep_skipped(self, skipped: Mapping[str, str]) -> None:
-        """Write which pictures cannot be used, and why."""
+    def write_skipped(self, skipped: Mapping[str, str]) -> None:
+        """Write which images cannot be used, and why."""
         self._write_json(_SKIPPED, dict(skipped))
 
     def skipped(self) -> dict[str, str]:
-        """Pictures that cannot be used, and why."""
+        """Images that cannot be used, and why."""
         return dict(self._read_json(_SKIPPED)) if (self.path / _SKIPPED).exists() else {}
 
     def merge(self, tables: Iterator[pa.Table]) -> None:
         """Write the table of the run, one shard at a time."""
         partial = self.path / f".{_TABLE}.part"
-        with self.told_when_full():
+        with self.disk_full_errors():
             try:
                 with parquet().ParquetWriter(partial, schema(), compression="zstd") as writer:
                     for table in _gathered(tables):
@@ -124,7 +124,7 @@ class RunFolder:
         Raises:
             RunError: another process is at work there.
         """
-        with self.told_when_full():
+        with self.disk_full_errors():
             self.path.mkdir(parents=True, exist_ok=True)
         taken = RunError(f"another process is at work in {self.path}; wait for it, or give another folder")
         with locked(self.path / _LOCK, taken):
@@ -133,7 +133,7 @@ class RunFolder:
             yield
 
     @contextmanager
-    def told_when_full(self) -> Iterator[None]:
+    def disk_full_errors(self) -> Iterator[None]:
         """Say what a full disk means for the run."""
         try:
             yield
@@ -146,7 +146,7 @@ class RunFolder:
             ) from error
 
     def _write_json(self, name: str, value: Any) -> None:
-        self.keep({name: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True).encode()})
+        self.commit({name: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True).encode()})
 
     def _read_json(self, name: str) -> Any:
         path = self.path / name

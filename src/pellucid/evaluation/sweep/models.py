@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 
 from pellucid.classifiers import Classifier, load
-from pellucid.classifiers.randomize import randomisable, randomise_cascadingly, with_network
+from pellucid.classifiers.randomize import randomizable_layers, randomize_cascading, replace_module
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation.settings import (
     DiFull,
     DiPart,
     GridPG,
-    Setting,
+    GridSetting,
 )
 from pellucid.evaluation.sweep.plan import PlannedModel
 from pellucid.evaluation.sweep.sweep_options import SweepOptions
@@ -48,7 +48,7 @@ class ModelSource:
         return load(self.name, weights=self.weights, device=self.device, input_size=self.input_size)
 
 
-def planned_model(classifier: Classifier, options: SweepOptions) -> PlannedModel:
+def plan_model(classifier: Classifier, options: SweepOptions) -> PlannedModel:
     """What the numbers of a run depend on in a classifier.
 
     Raises:
@@ -63,7 +63,7 @@ def planned_model(classifier: Classifier, options: SweepOptions) -> PlannedModel
                 f"{other!r} and {options.layers[index]!r} are one layer of {classifier.name}, {name}; name it once"
             )
     precision = classifier.precision
-    cascade, steps = _cascade(classifier, options.randomise)
+    cascade, steps = _cascade(classifier, options.randomize)
     return PlannedModel(
         name=classifier.name,
         fingerprint=classifier.fingerprint(),
@@ -76,29 +76,29 @@ def planned_model(classifier: Classifier, options: SweepOptions) -> PlannedModel
     )
 
 
-def _cascade(classifier: Classifier, randomise: int | Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    if not randomise:
+def _cascade(classifier: Classifier, randomize: int | Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if not randomize:
         return (), (0,)
-    if not isinstance(randomise, int):
-        next(randomise_cascadingly(classifier.module, layers=randomise))  # checks the names
-        return tuple(randomise), tuple(range(len(randomise) + 1))
-    names = randomisable(classifier.module)
+    if not isinstance(randomize, int):
+        next(randomize_cascading(classifier.module, layers=randomize))  # checks the names
+        return tuple(randomize), tuple(range(len(randomize) + 1))
+    names = randomizable_layers(classifier.module)
     if not names:
-        raise ModelError(f"{classifier.name} has no weights that could be randomised")
-    steps = {round(len(names) * step / randomise) for step in range(1, randomise + 1)}
+        raise ModelError(f"{classifier.name} has no weights that could be randomized")
+    steps = {round(len(names) * step / randomize) for step in range(1, randomize + 1)}
     return names, (0, *sorted(steps - {0}))
 
 
-def randomised(classifier: Classifier, planned: PlannedModel, variant: int, seed: int) -> Classifier:
+def randomized(classifier: Classifier, planned: PlannedModel, variant: int, seed: int) -> Classifier:
     """The classifier with as many layers of the cascade set back as the variant says."""
     step = planned.steps[variant]
     if not step:
         return classifier
-    cascade = randomise_cascadingly(classifier.module, seed=seed, layers=planned.cascade[:step])
-    return with_network(classifier, next(islice(cascade, step - 1, None)).network)
+    cascade = randomize_cascading(classifier.module, seed=seed, layers=planned.cascade[:step])
+    return replace_module(classifier, next(islice(cascade, step - 1, None)).network)
 
 
-def make_setting(name: str, classifier: Classifier, options: SweepOptions) -> Setting:
+def make_setting(name: str, classifier: Classifier, options: SweepOptions) -> GridSetting:
     """A grid setting by name.
 
     Raises:

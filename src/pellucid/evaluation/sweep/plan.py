@@ -22,7 +22,7 @@ class PlannedModel:
         fingerprint: of its weights.
         precision: where and how it is run.
         input_shape: (C, h, w) of one cell.
-        preprocess: what makes a cell of a picture.
+        preprocess: what makes a cell of an image.
         layers: names of the layers, in the order in which they were asked for.
         cascade: layers that are set back to random weights, the top first.
         steps: of the cascade, how many layers are set back in each variant; the first variant has 0, the model itself.
@@ -57,12 +57,12 @@ class PlannedData:
     """A data set: the digest of its list of files, labels and sizes, and how many files there are."""
 
     digest: str
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
 class PredictionChunk:
-    """A unit of work: classify the pictures `start` to `stop` with a model."""
+    """A unit of work: classify the images `start` to `stop` with a model."""
 
     model: int
     start: int
@@ -168,8 +168,8 @@ class Plan:
     def predictions(self) -> Iterator[PredictionChunk]:
         """The units of work of classifying the data set."""
         for model in range(len(self.models)):
-            for start in range(0, self.data.pictures, PREDICTIONS_PER_CHUNK):
-                yield PredictionChunk(model, start, min(start + PREDICTIONS_PER_CHUNK, self.data.pictures))
+            for start in range(0, self.data.images, PREDICTIONS_PER_CHUNK):
+                yield PredictionChunk(model, start, min(start + PREDICTIONS_PER_CHUNK, self.data.images))
 
     def shards(self) -> Iterator[Shard]:
         """The units of work of explaining; an unfinished run has about as many grids in every setting and layer."""

@@ -13,16 +13,16 @@ from pellucid.errors import PellucidError
 from pellucid.evaluation.aggregation import AggAtt, agg_att_batches
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.sweep.arrow import arrow, read
-from pellucid.evaluation.sweep.folder import RunFolder
+from pellucid.evaluation.sweep.folder import SweepFolder
 from pellucid.evaluation.sweep.plan import Shard
 from pellucid.evaluation.sweep.score_table import schema
-from pellucid.evaluation.sweep.stored_maps import KeptMap, read_maps
+from pellucid.evaluation.sweep.stored_maps import StoredMap, read_maps
 from pellucid.evaluation.sweep.summary import (
     Correlations,
     SummaryLine,
     compare,
     correlate,
-    summarise,
+    summarize,
 )
 from pellucid.evaluation.sweep.sweep_options import setting_names
 from pellucid.statistics.intervals import Comparison
@@ -39,14 +39,14 @@ class Run:
 
     Attributes:
         plan: all that the numbers depend on.
-        root: folder of the pictures when the run was made; the manifests' paths are relative to it.
+        root: folder of the images when the run was made; the manifests' paths are relative to it.
 
     Raises:
         RunError: the folder is no run.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._folder = RunFolder(folder)
+        self._folder = SweepFolder(folder)
         self.plan, self.root = self._folder.read_plan()
 
     @staticmethod
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Pictures of the data set that cannot be used, and why."""
+        """Images of the data set that cannot be used, and why."""
         return self._folder.skipped()
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
@@ -90,7 +90,7 @@ class Run:
 
     def summary(self) -> tuple[SummaryLine, ...]:
         """Medians with intervals of every method and control, at every layer in every setting."""
-        return summarise(self.table())
+        return summarize(self.table())
 
     def compare(
         self, setting: str, layer: str, *, model: str | None = None, variant: str = "trained"
@@ -105,12 +105,12 @@ class Run:
     def grid_set(self, setting: str, *, model: str | None = None) -> GridSet:
         """The manifest of a setting's grids."""
         (name,) = setting_names([setting])
-        return GridSet.load(self._folder.grid_set(self.plan.model_index(model), twins=name != "GridPG"))
+        return GridSet.load(self._folder.grid_set(self.plan.model_index(model), same_class=name != "GridPG"))
 
     def maps(
         self, setting: str, layer: str, method: str, *, cell: int = 0, kernel_size: int = 1, model: str | None = None
-    ) -> Iterator[KeptMap]:
-        """The maps of a method in one cell, grid by grid, as they were kept (see `KeptMap`).
+    ) -> Iterator[StoredMap]:
+        """The maps of a method in one cell, grid by grid, as they were kept (see `StoredMap`).
 
         Raises:
             PellucidError: no maps of that cell were kept.
@@ -132,7 +132,7 @@ class Run:
     ) -> AggAtt:
         """Aggregate a method's maps in one cell over all finished grids (see `pellucid.evaluation.agg_att`).
 
-        Maps are at the grid picture's size, or, where they were kept at a divided one, at that. Map i of the bins is
+        Maps are at the grid image's size, or, where they were kept at a divided one, at that. Map i of the bins is
         that of grid i. Memory does not grow with the number of grids.
 
         Args:
@@ -220,11 +220,11 @@ class Run:
         return f"<Run {self.folder}: {done} of {total} shards>"
 
 
-def _wanted(kept: KeptMap, signed: bool) -> Tensor:
+def _wanted(kept: StoredMap, signed: bool) -> Tensor:
     """The map to be averaged; where the score is NaN it only keeps the place."""
     return kept.values if signed or kept.positive is None else kept.positive
 
 
-def _chained(first: KeptMap, others: Iterator[KeptMap]) -> Iterator[KeptMap]:
+def _chained(first: StoredMap, others: Iterator[StoredMap]) -> Iterator[StoredMap]:
     yield first
     yield from others

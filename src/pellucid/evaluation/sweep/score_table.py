@@ -27,7 +27,7 @@ def schema() -> pa.Schema:
     - status: "ok"; "zero", without positive evidence (score 0); "non-finite", a map with NaN or infinite values, and
       "refused", the method cannot explain this (both without a score: NaN); non_finite; note, the reason.
     - suffix_forward, suffix_backward, network_forward, seconds: what this attribution cost beyond what the methods
-      share: passes through the part after the layer there and back and through the whole network, counted in pictures
+      share: passes through the part after the layer there and back and through the whole network, counted in images
       of the size of a cell, and time. The maps of all cells of a grid are made together, and their cost is divided
       among them. Smoothed maps cost no pass.
     - shared_...: what all methods at the layer share, the part before it, one forward and one gradient, likewise.
@@ -118,7 +118,7 @@ class Rows:
                 )
 
     def refuse(
-        self, reason: str, grids: Sequence[int], cells: Sequence[int], labels: Any, *, twins: bool, **columns: Any
+        self, reason: str, grids: Sequence[int], cells: Sequence[int], labels: Any, *, same_class: bool, **columns: Any
     ) -> None:
         """Add rows without scores: the method cannot explain these grids, for this reason."""
         nothing = dict.fromkeys(("score", "score_native", "attainable", "positive_mass", "cell_mass"), float("nan"))
@@ -126,7 +126,7 @@ class Rows:
             "status": "refused",
             "non_finite": False,
             "note": reason,
-            "mirror_share": float("nan") if twins else None,
+            "mirror_share": float("nan") if same_class else None,
         }
         for row, grid in enumerate(grids):
             for target, cell in enumerate(cells):

@@ -45,7 +45,7 @@ def score_maps(
     cells: Sequence[int],
     size: tuple[int, int],
     *,
-    twins: bool,
+    same_class: bool,
     kernel_size: int = 1,
 ) -> MapScores:
     """Score maps (N, T, h, w) of N grids, map t in cell `cells[t]`.
@@ -54,7 +54,7 @@ def score_maps(
         values: signed.
         grid: (rows, columns).
         cells: T cells; with twins two, each the twin's cell of the other.
-        size: (H, W) of the grid picture.
+        size: (H, W) of the grid image.
         twins: whether the grids have twins.
         kernel_size: of the Gaussian that the maps were smoothed with.
     """
@@ -64,13 +64,13 @@ def score_maps(
     found = localize(flat, grid, size)
     native = found if tuple(map_size) == tuple(size) else localize(flat, grid)
     mirror = None
-    if twins:
+    if same_class:
         both = torch.stack([found.mirror_share(cells[0], cells[1]), found.mirror_share(cells[1], cells[0])], dim=1)
         mirror = both.view(count, targets, 2)[:, [0, 1], [0, 1]]
     attainable = [_attainable((map_size[0], map_size[1]), grid, cell, tuple(size), kernel_size) for cell in cells]
     return MapScores(
-        score=found.own_score(own).view(shape),
-        native=native.own_score(own).view(shape),
+        score=found.target_scores(own).view(shape),
+        native=native.target_scores(own).view(shape),
         attainable=torch.tensor(attainable, dtype=torch.float64),
         mirror=mirror,
         mass=found.mass.sum(1).view(shape),

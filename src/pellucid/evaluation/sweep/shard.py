@@ -15,11 +15,11 @@ from pellucid.attribution import (
     Target,
     smooth,
 )
-from pellucid.attribution.batch_budget import Budget
+from pellucid.attribution.batch_budget import BatchBudget
 from pellucid.attribution.targets import Output
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.grids import GridSet
-from pellucid.evaluation.settings import SettingView
+from pellucid.evaluation.settings import GridSettingView
 from pellucid.evaluation.sweep.control_methods import CONTROLS, control_methods
 from pellucid.evaluation.sweep.plan import Plan, Shard
 from pellucid.evaluation.sweep.score_table import Cost, Rows
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_shard(
-    plan: Plan, shard: Shard, view: SettingView, grids: GridSet, pictures: Tensor, methods: tuple[Method, ...]
+    plan: Plan, shard: Shard, view: GridSettingView, grids: GridSet, images: Tensor, methods: tuple[Method, ...]
 ) -> "ShardResult":
     """Explain and score the grids of a shard.
 
@@ -43,13 +43,13 @@ def evaluate_shard(
         shard: which grids, where.
         view: the setting seen from the layer, with the evaluated heads.
         grids: the set that the shard's grids belong to.
-        pictures: (N, C, H, W) the shard's grid pictures.
+        images: (N, C, H, W) the shard's grid images.
         methods: of the plan's methods.
     """
     found = ShardResult(plan, shard, grids, methods)
     total = plan.options.grids_of(shard.setting)
     output = plan.options.output
-    for rows, case, shared in _cases(view, pictures, found.targets, output, shard.start, total, found.methods):
+    for rows, case, shared in _cases(view, images, found.targets, output, shard.start, total, found.methods):
         if isinstance(case, str):
             found.refuse_all(case, rows)
             continue
@@ -64,9 +64,9 @@ class ShardResult:
     def __init__(self, plan: Plan, shard: Shard, grids: GridSet, methods: tuple[Method, ...]) -> None:
         planned = plan.models[shard.model]
         self._shard, self._options = shard, plan.options
-        self._grid, self._cells, self._twins = grids.grid, grids.evaluated, grids.twins
+        self._grid, self._cells, self._twins = grids.grid, grids.evaluated_cells, grids.same_class
         self.targets = grid_targets(grids, range(shard.start, shard.stop), single_head=shard.setting == "GridPG")
-        self.methods = (*methods, *control_methods(grids.grid, grids.evaluated, plan.options.seed))
+        self.methods = (*methods, *control_methods(grids.grid, grids.evaluated_cells, plan.options.seed))
         self.labels = (*(method.label for method in plan.methods), *CONTROLS)
         self._described = {method.label: method.options for method in plan.methods}
         self._problems: dict[str, None] = {}
@@ -132,8 +132,8 @@ class ShardResult:
     def _score(
         self, label: str, kernel: int, values: Tensor, case: Case, rows: slice, cost: Cost, shared: Cost
     ) -> None:
-        size = (case.pictures.shape[2], case.pictures.shape[3])
-        scores = score_maps(values, self._grid, self._cells, size, twins=self._twins, kernel_size=kernel)
+        size = (case.images.shape[2], case.images.shape[3])
+        scores = score_maps(values, self._grid, self._cells, size, same_class=self._twins, kernel_size=kernel)
         share = values.shape[0] * values.shape[1]
         columns = self._columns(label, kernel) | cost.columns(share) | shared.shared_columns(share)
         self._rows.add(scores, self._numbers(rows), self._cells, self._classes(rows), **columns)
@@ -149,7 +149,7 @@ class ShardResult:
         none = Cost(Passes(), 0.0)
         columns = self._columns(label, 1) | none.columns(1) | none.shared_columns(1)
         numbers, classes = self._numbers(rows), self._classes(rows)
-        self._rows.refuse(reason, numbers, self._cells, classes, twins=self._twins, **columns)
+        self._rows.refuse(reason, numbers, self._cells, classes, same_class=self._twins, **columns)
 
     def _columns(self, label: str, kernel: int) -> dict[str, object]:
         described = self._described.get(label, "{}")
@@ -164,8 +164,8 @@ class ShardResult:
 
 
 def _cases(
-    view: SettingView,
-    pictures: Tensor,
+    view: GridSettingView,
+    images: Tensor,
     targets: Tensor,
     output: Output,
     start: int,
@@ -173,22 +173,22 @@ def _cases(
     methods: tuple[Method, ...],
 ) -> Iterator[tuple[slice, Case | str, Cost]]:
     """The grids of a shard a few at a time, each with what all methods share already run, or why that cannot be."""
-    budget = Budget(
+    budget = BatchBudget(
         view,
-        pictures[:1],
+        images[:1],
         targets=targets.shape[1],
         max_batch=min(method.max_batch for method in methods),
         max_bytes=min((method.max_bytes for method in methods if method.max_bytes is not None), default=None),
     )
     differentiate = any(method.needs_gradients(view) for method in methods)
-    size = budget.pictures(differentiate=differentiate)
-    for first in range(0, len(pictures), size):
-        rows = slice(first, min(first + size, len(pictures)))
+    size = budget.images(differentiate=differentiate)
+    for first in range(0, len(images), size):
+        rows = slice(first, min(first + size, len(images)))
         started = time.perf_counter()
         try:
             case = Case(
                 view,
-                pictures[rows],
+                images[rows],
                 Target(targets[rows], output),
                 differentiate=differentiate,
                 budget=budget,

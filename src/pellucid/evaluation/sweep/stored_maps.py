@@ -24,7 +24,7 @@ LARGEST_SIDE = 112
 
 
 @dataclass(frozen=True)
-class KeptMap:
+class StoredMap:
     """A map as it was kept.
 
     Attributes:
@@ -46,7 +46,7 @@ class MapRows:
         self._rows: list[dict[str, Any]] = []
 
     def add(self, values: Tensor, size: tuple[int, int], **keys: object) -> None:
-        """Keep a map (h, w), made for a grid picture of `size`, under `keys`: method, kernel_size, grid, cell."""
+        """Keep a map (h, w), made for a grid image of `size`, under `keys`: method, kernel_size, grid, cell."""
         planes = _planes(values, size)
         largest = float(planes.abs().max())
         finite = np.isfinite(largest)
@@ -69,7 +69,7 @@ class MapRows:
         return arrow().Table.from_pylist(rows, schema=_schema())
 
 
-def read_maps(path: Path, method: str, kernel_size: int, cell: int) -> Iterator[KeptMap]:
+def read_maps(path: Path, method: str, kernel_size: int, cell: int) -> Iterator[StoredMap]:
     """The maps of a method in one shard, one for each grid."""
     wanted = [("method", "=", method), ("kernel_size", "=", kernel_size), ("cell", "=", cell)]
     for row in read(path, filters=wanted).to_pylist():
@@ -78,7 +78,7 @@ def read_maps(path: Path, method: str, kernel_size: int, cell: int) -> Iterator[
         planes = torch.from_numpy(values.astype(np.float64)) * row["scale"]
         positive = planes[0].float() if len(planes) == 2 else None
         signed = planes[0] - planes[1] if len(planes) == 2 else planes[0]
-        yield KeptMap(row["grid"], row["cell"], signed.float(), positive)
+        yield StoredMap(row["grid"], row["cell"], signed.float(), positive)
 
 
 def _method_of(row: Mapping[str, Any]) -> tuple[str, int]:

@@ -42,7 +42,7 @@ class SummaryLine:
         by_cell: median score of each cell.
         status: how many maps have each status ("ok", "zero", "non-finite", "refused").
         note: the commonest reason why maps were refused; empty if none was.
-        passes: mean number of passes for one attribution, there and back, beyond what methods share; in pictures of the
+        passes: mean number of passes for one attribution, there and back, beyond what methods share; in images of the
             size of a cell.
         seconds: mean time of one attribution beyond what methods share.
     """
@@ -84,7 +84,7 @@ class Correlations:
     matrix: NDArray[np.float64]
 
 
-def summarise(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple[SummaryLine, ...]:
+def summarize(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple[SummaryLine, ...]:
     """A line for each method at each layer in each setting, in the order of the table.
 
     Args:

@@ -1,4 +1,4 @@
-"""From a manifest to grid pictures and targets."""
+"""From a manifest to grid images and targets."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.localization import join_cells
 
 
-def grid_pictures(classifier: Classifier, grids: GridSet, rows: range, root: str | Path) -> Tensor:
-    """Some grid pictures of a set, in the classifier's own input space.
+def grid_images(classifier: Classifier, grids: GridSet, rows: range, root: str | Path) -> Tensor:
+    """Some grid images of a set, in the classifier's own input space.
 
     Args:
         classifier: whose preprocessing makes the cells.
@@ -23,7 +23,7 @@ def grid_pictures(classifier: Classifier, grids: GridSet, rows: range, root: str
         (len(rows), C, rows * h, columns * w).
 
     Raises:
-        PictureError: a picture is no longer there.
+        ImageError: an image is no longer there.
     """
     cells = [classifier.read([Path(root) / cell.path for cell in grids.cells[row]]) for row in rows]
     return join_cells(torch.stack(cells), grids.grid)
@@ -37,7 +37,7 @@ def grid_targets(grids: GridSet, rows: range, *, single_head: bool) -> Tensor:
         rows: which of its grids.
         single_head: GridPG, whose only head is 0; elsewhere the head of a cell has its number.
     """
-    cells = torch.tensor(grids.evaluated)
+    cells = torch.tensor(grids.evaluated_cells)
     classes = grids.labels[rows.start : rows.stop][:, cells]  # (N, T)
     heads = torch.zeros_like(classes) if single_head else cells.expand_as(classes)
     return torch.stack([heads, classes], dim=-1)

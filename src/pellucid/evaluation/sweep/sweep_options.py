@@ -13,15 +13,15 @@ from pellucid.evaluation.settings import (
     DiFull,
     DiPart,
     GridPG,
+    GridSetting,
     Order,
-    Setting,
 )
 
-SETTINGS: dict[str, type[Setting]] = {setting.__name__: setting for setting in (GridPG, DiFull, DiPart)}
+SETTINGS: dict[str, type[GridSetting]] = {setting.__name__: setting for setting in (GridPG, DiFull, DiPart)}
 """Grid settings by name."""
 
 Pool = Literal["common", "own"]
-KeptMaps = Literal["none", "first", "all"]
+KeepMaps = Literal["none", "first", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,36 +33,36 @@ class SweepOptions:
         layers: `input`, `middle`, `final`, or names of layers.
         n: n for n x n cells, or (rows, columns).
         grids: how many grids of GridPG.
-        twin_grids: how many grids of DiFull and DiPart, which share theirs; None for as many as `grids`.
-        threshold: least probability of the true class for a picture to be used.
-        pool: with several models, "common" takes pictures that all of them are sure of, so that all see the same grids;
+        same_class_grids: how many grids of DiFull and DiPart, which share theirs; None for as many as `grids`.
+        threshold: least probability of the true class for an image to be used.
+        pool: with several models, "common" takes images that all of them are sure of, so that all see the same grids;
             "own" makes grids for each.
-        reuse: let pictures between the twins recur in other grids (the rule for CIFAR-10).
+        reuse: let images between the twins recur in other grids (the rule for CIFAR-10).
         kernel_sizes: Gaussian kernels, odd, in cells of the map, with which every method's maps are also smoothed; at a
             layer where a kernel is longer than both sides of the map it is left out.
-        randomise: as a control, also evaluate networks that have forgotten their weights from the top: in so many
+        randomize: as a control, also evaluate networks that have forgotten their weights from the top: in so many
             steps, the last of which leaves nothing, or down to each of these layers, the top first.
         keep_maps: which cells' maps are kept for AggAtt: "none", the "first" cell's (the paper's choice), or "all".
         order: "pool_first" or "classify_first" where the head after pooling is not linear (see `GridPG`).
         head: name of the layer with the last spatial map; by default it is looked for.
         output: what of a cell's class is explained, see `pellucid.attribution.Target`: "logit" as published; the others
             do not change when one vector is added to the weights of every class, which leaves all probabilities alone.
-        seed: of the grids, the random control and the randomised weights.
+        seed: of the grids, the random control and the randomized weights.
         shard_size: grids in one shard, the unit of work that is kept or lost when a run is killed.
-        max_batch: most pictures in one pass when the data set is classified.
+        max_batch: most images in one pass when the data set is classified.
     """
 
     settings: tuple[str, ...] = tuple(SETTINGS)
     layers: tuple[str, ...] = ("input", "middle", "final")
     n: Grid = 2
     grids: int = 100
-    twin_grids: int | None = None
+    same_class_grids: int | None = None
     threshold: float = 0.99
     pool: Pool = "common"
     reuse: bool = False
     kernel_sizes: tuple[int, ...] = ()
-    randomise: int | tuple[str, ...] = 0
-    keep_maps: KeptMaps = "first"
+    randomize: int | tuple[str, ...] = 0
+    keep_maps: KeepMaps = "first"
     order: Order = "auto"
     head: str | None = None
     output: Output = "logit"
@@ -77,8 +77,10 @@ class SweepOptions:
         for name, least in (("grids", 1), ("shard_size", 1), ("max_batch", 1), ("threshold", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise PellucidError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.twin_grids is not None and self.twin_grids < 1:
-            raise PellucidError(f"twin_grids is {self.twin_grids}; it must be at least 1, or None for as many as grids")
+        if self.same_class_grids is not None and self.same_class_grids < 1:
+            raise PellucidError(
+                f"same_class_grids is {self.same_class_grids}; it must be at least 1, or None for as many as grids"
+            )
         for kernel in self.kernel_sizes:
             if kernel < 3 or kernel % 2 == 0:
                 raise PellucidError(f"a kernel of {kernel} cells was asked for; it must be odd and at least 3")
@@ -86,8 +88,8 @@ class SweepOptions:
         for name, choices in (("pool", ("common", "own")), ("keep_maps", ("none", "first", "all"))):
             if getattr(self, name) not in choices:
                 raise PellucidError(f"{name}={getattr(self, name)!r}; choose from {', '.join(choices)}")
-        if isinstance(self.randomise, int) and self.randomise < 0:
-            raise PellucidError(f"randomise is {self.randomise}; it is a number of steps, or names of layers")
+        if isinstance(self.randomize, int) and self.randomize < 0:
+            raise PellucidError(f"randomize is {self.randomize}; it is a number of steps, or names of layers")
         object.__setattr__(self, "kernel_sizes", tuple(sorted(set(self.kernel_sizes))))
 
     def _check_layers(self) -> None:
@@ -107,13 +109,13 @@ class SweepOptions:
         return "GridPG" in self.settings
 
     @property
-    def needs_twins(self) -> bool:
+    def needs_same_class(self) -> bool:
         """Whether a setting uses grids with twins."""
         return set(self.settings) != {"GridPG"}
 
     def grids_of(self, setting: str) -> int:
         """How many grids a setting is evaluated on."""
-        return self.grids if setting == "GridPG" or self.twin_grids is None else self.twin_grids
+        return self.grids if setting == "GridPG" or self.same_class_grids is None else self.same_class_grids
 
 
 def setting_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from pellucid.attribution import Method
 from pellucid.classifiers import Classifier
 from pellucid.errors import ModelError
 from pellucid.evaluation.grids import GridSet
-from pellucid.evaluation.settings import Setting, SettingView
+from pellucid.evaluation.settings import GridSetting, GridSettingView
 from pellucid.evaluation.sweep.arrow import TAG, encode
 from pellucid.evaluation.sweep.dataset import DataSet
-from pellucid.evaluation.sweep.models import ModelSource, make_setting, randomised
+from pellucid.evaluation.sweep.models import ModelSource, make_setting, randomized
 from pellucid.evaluation.sweep.plan import (
     Plan,
     PredictionChunk,
@@ -21,7 +21,7 @@ from pellucid.evaluation.sweep.plan import (
 )
 from pellucid.evaluation.sweep.predictions import predict
 from pellucid.evaluation.sweep.shard import evaluate_shard
-from pellucid.evaluation.sweep.sweep_images import grid_pictures
+from pellucid.evaluation.sweep.sweep_images import grid_images
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
         plan: of the run.
         sources: of the plan's models.
         methods: of the plan's methods.
-        data: the pictures.
+        data: the images.
         grid_sets: for every model those of distinct classes (False) and with twins (True), as far as they are needed.
     """
 
@@ -66,14 +66,14 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._model: tuple[tuple[int, int], Classifier] | None = None
-        self._settings: dict[str, Setting] = {}
-        self._pictures: dict[bool, tuple[range, Tensor]] = {}
+        self._settings: dict[str, GridSetting] = {}
+        self._images: dict[bool, tuple[range, Tensor]] = {}
 
     def run(self, task: Task) -> Result:
         """Do one unit of work.
 
         Raises:
-            PellucidError: a picture of a grid is gone, or the model is another one here.
+            PellucidError: an image of a grid is gone, or the model is another one here.
         """
         tags = {TAG: self._job.plan.tag(task)}
         return self._predict(task, tags) if isinstance(task, PredictionChunk) else self._evaluate(task, tags)
@@ -84,8 +84,8 @@ class Worker:
         return Result({chunk.file: encode(table, tags)})
 
     def _evaluate(self, shard: Shard, tags: Mapping[str, str]) -> Result:
-        view, grids, pictures = self._view(shard), self._job.grid_set(shard), self._grid_pictures(shard)
-        found = evaluate_shard(self._job.plan, shard, view, grids, pictures, self._job.methods)
+        view, grids, images = self._view(shard), self._job.grid_set(shard), self._grid_images(shard)
+        found = evaluate_shard(self._job.plan, shard, view, grids, images, self._job.methods)
         files = {}
         if shard.maps_file is not None:
             files[shard.maps_file] = encode(found.maps, tags, rows_per_group=found.maps_of_method)
@@ -95,28 +95,30 @@ class Worker:
     def _classifier(self, model: int, variant: int) -> Classifier:
         if self._model is None or self._model[0] != (model, variant):
             self._model, planned = None, self._job.plan.models[model]
-            self._settings, self._pictures = {}, {}
+            self._settings, self._images = {}, {}
             classifier = self._job.sources[model].load()
             if classifier.fingerprint() != planned.fingerprint:
                 raise ModelError(f"the weights of {planned.name} are other ones here; give all machines the same file")
             seed = self._job.plan.options.seed
-            self._model = (model, variant), randomised(classifier, planned, variant, seed)
+            self._model = (model, variant), randomized(classifier, planned, variant, seed)
         return self._model[1]
 
-    def _view(self, shard: Shard) -> SettingView:
+    def _view(self, shard: Shard) -> GridSettingView:
         classifier = self._classifier(shard.model, shard.variant)
         if shard.setting not in self._settings:
             setting = make_setting(shard.setting, classifier, self._job.plan.options)
             single = shard.setting == "GridPG"
-            self._settings[shard.setting] = setting if single else setting.only(self._job.grid_set(shard).evaluated)
+            self._settings[shard.setting] = (
+                setting if single else setting.select_heads(self._job.grid_set(shard).evaluated_cells)
+            )
         return self._settings[shard.setting].at(self._job.plan.models[shard.model].layers[shard.layer])
 
-    def _grid_pictures(self, shard: Shard) -> Tensor:
-        """The shard's pictures; those of the last shard are at hand, which is often the same grids at another layer."""
+    def _grid_images(self, shard: Shard) -> Tensor:
+        """The shard's images; those of the last shard are at hand, which is often the same grids at another layer."""
         grids, rows = self._job.grid_set(shard), range(shard.start, shard.stop)
-        known = self._pictures.get(grids.twins)
+        known = self._images.get(grids.same_class)
         if known is None or known[0] != rows:
             classifier = self._classifier(shard.model, shard.variant)
-            known = rows, grid_pictures(classifier, grids, rows, self._job.data.root)
-            self._pictures[grids.twins] = known
+            known = rows, grid_images(classifier, grids, rows, self._job.data.root)
+            self._images[grids.same_class] = known
         return known[1]

@@ -1,4 +1,4 @@
-"""Explain one picture with several methods at several layers, and write everything about it into a folder."""
+"""Explain one image with several methods at several layers, and write everything about it into a folder."""
 
 import hashlib
 import re
@@ -19,8 +19,8 @@ from pellucid.classifiers import Classifier, Prediction
 from pellucid.data import (
     Geometry,
     Preprocess,
-    measure_geometry,
-    read_picture,
+    probe_geometry,
+    read_image,
 )
 from pellucid.errors import PellucidError
 from pellucid.reports.attribution.page import PageInput, Panel, write_page
@@ -30,7 +30,7 @@ from pellucid.storage import write_atomically
 
 @dataclass(frozen=True)
 class TimedExplanation:
-    """The explanation of one picture by one method at one layer, and how long it took.
+    """The explanation of one image by one method at one layer, and how long it took.
 
     The activation and the first forward are shared by the methods at a layer; `shared_seconds` is their time.
     """
@@ -42,11 +42,11 @@ class TimedExplanation:
 
 @dataclass(frozen=True)
 class LocalReport:
-    """Everything found out about one picture.
+    """Everything found out about one image.
 
     Attributes:
-        path: the picture's file.
-        picture: the original picture, upright RGB.
+        path: the image's file.
+        image: the original image, upright RGB.
         geometry: which part of it the classifier saw.
         predictions: the most probable classes.
         explanations: one for every method and layer.
@@ -56,7 +56,7 @@ class LocalReport:
     """
 
     path: Path
-    picture: Image.Image
+    image: Image.Image
     geometry: Geometry
     predictions: Sequence[Prediction]
     explanations: Sequence[TimedExplanation]
@@ -65,7 +65,7 @@ class LocalReport:
     layer_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def explain_picture(
+def explain_image(
     classifier: Classifier,
     path: str | Path,
     methods: Sequence[Method],
@@ -75,11 +75,11 @@ def explain_picture(
     top: int = 5,
     on_map: Callable[[str, str], None] = lambda layer, method: None,
 ) -> LocalReport:
-    """Explain one picture file with every method at every layer.
+    """Explain one image file with every method at every layer.
 
     Args:
         classifier: made with `preprocess`.
-        path: picture file.
+        path: image file.
         methods: all explain the same prepared case of a layer.
         layers: names or aliases.
         target: as methods take it; None for the predicted class.
@@ -87,22 +87,22 @@ def explain_picture(
         on_map: called with layer and method before each explanation.
 
     Raises:
-        PictureError: the file is no picture.
+        ImageError: the file is no image.
         PellucidError: bad target, layer or classifier.
     """
     if not layers:
         raise PellucidError("no layers given; name some, such as input, middle or final")
     path = Path(path)
-    picture = read_picture(path)
-    pictures = classifier.read(picture)
+    image = read_image(path)
+    images = classifier.read(image)
     explanations = []
     names = {classifier.resolve(layer): layer for layer in reversed(layers)}
     for layer in reversed(names):
         view = classifier.at(layer)
         started = time.perf_counter()
         differentiate = any(method.needs_gradients(view) for method in methods)
-        budget = shared_budget(view, pictures, target, methods)
-        case = Case(view, pictures, target, budget=budget, differentiate=differentiate)
+        budget = shared_budget(view, images, target, methods)
+        case = Case(view, images, target, budget=budget, differentiate=differentiate)
         shared = time.perf_counter() - started
         for method in methods:
             on_map(layer, method.label)
@@ -111,9 +111,9 @@ def explain_picture(
             explanations.append(TimedExplanation(explanation, time.perf_counter() - started, shared))
     return LocalReport(
         path,
-        picture,
-        geometry_of(classifier, picture),
-        classifier.predict(pictures, top=top)[0],
+        image,
+        geometry_of(classifier, image),
+        classifier.predict(images, top=top)[0],
         explanations,
         {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
         {name: name if asked == name else f"{asked}: {name}" for name, asked in names.items()},
@@ -121,14 +121,14 @@ def explain_picture(
     )
 
 
-def geometry_of(classifier: Classifier, picture: Image.Image) -> Geometry:
-    """Which part of a picture the classifier sees; measured where its preprocessing is someone else's callable."""
+def geometry_of(classifier: Classifier, image: Image.Image) -> Geometry:
+    """Which part of an image the classifier sees; measured where its preprocessing is someone else's callable."""
     preprocess = classifier.preprocess
     if isinstance(preprocess, Preprocess):
-        return preprocess.geometry(*picture.size)
+        return preprocess.geometry(*image.size)
     if preprocess is None:
         raise PellucidError(f"classifier {classifier.name!r} was made without preprocess=")
-    return measure_geometry(preprocess, *picture.size)
+    return probe_geometry(preprocess, *image.size)
 
 
 def write_report(report: LocalReport, folder: str | Path) -> list[Path]:
@@ -142,7 +142,7 @@ def write_report(report: LocalReport, folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    place = _displayed(report.geometry, report.picture)
+    place = _displayed(report.geometry, report.image)
     panels, files, maps = [], [], {}
     for timed in report.explanations:
         found = timed.explanation
@@ -150,7 +150,7 @@ def write_report(report: LocalReport, folder: str | Path) -> list[Path]:
         for index, target in enumerate(found.targets[0]):
             values = place.place(found.values[0, index])
             file = folder / f"{_slug(found.layer)}-{_slug(found.method)}-{_slug(target)}.png"
-            save_overlay(file, report.picture, values, signed=found.signed)
+            save_overlay(file, report.image, values, signed=found.signed)
             files.append(file)
             panels.append(_panel(timed, index, values, report.layers))
     page = folder / "index.html"
@@ -160,9 +160,9 @@ def write_report(report: LocalReport, folder: str | Path) -> list[Path]:
     return [page, *files, saved]
 
 
-def _displayed(geometry: Geometry, picture: Image.Image) -> Geometry:
-    """The geometry at the size in which the picture is shown, so that maps of large photographs stay small."""
-    width, height = display_size(picture)
+def _displayed(geometry: Geometry, image: Image.Image) -> Geometry:
+    """The geometry at the size in which the image is shown, so that maps of large photographs stay small."""
+    width, height = display_size(image)
     x, y = width / geometry.width, height / geometry.height
     left, top, right, bottom = geometry.box
     return replace(geometry, width=width, height=height, box=(left * x, top * y, right * x, bottom * y))
@@ -190,13 +190,13 @@ def _page(report: LocalReport, panels: Sequence[Panel]) -> PageInput:
     shapes = {layer: " x ".join(map(str, shape)) for layer, shape in report.layer_shapes.items()}
     return PageInput(
         title=report.path.name,
-        picture=report.picture,
+        image=report.image,
         model=report.classifier["name"],
         predictions=[(prediction.name, prediction.probability) for prediction in report.predictions],
         panels=panels,
         crop=report.geometry.box,
         provenance={
-            "picture": {"file": report.path.name, "sha256": _digest(report.path), "pixels": _pixels(report.picture)},
+            "image": {"file": report.path.name, "sha256": _digest(report.path), "pixels": _pixels(report.image)},
             "classifier": report.classifier,
             "layers (channels x rows x columns)": shapes,
             "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
@@ -208,7 +208,7 @@ def _saved_maps(report: LocalReport, maps: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
     metadata = {
-        "picture": report.path.name,
+        "image": report.path.name,
         "targets": "\n".join(report.explanations[0].explanation.targets[0]),
         **{f"classifier.{key}": value for key, value in report.classifier.items()},
         **{
@@ -223,8 +223,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _pixels(picture: Image.Image) -> str:
-    return f"{picture.width} x {picture.height}"
+def _pixels(image: Image.Image) -> str:
+    return f"{image.width} x {image.height}"
 
 
 def _slug(text: str) -> str:

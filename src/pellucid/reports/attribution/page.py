@@ -1,6 +1,6 @@
-"""One self-contained HTML page per picture: photograph, predictions, and maps in a grid of methods by layers.
+"""One self-contained HTML page per image: photograph, predictions, and maps in a grid of methods by layers.
 
-The page loads nothing: style, script and pictures are inside, its content security policy forbids the rest.
+The page loads nothing: style, script and images are inside, its content security policy forbids the rest.
 The photograph is embedded once and every map is a transparent layer over it, to be faded or hidden at will.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from pellucid.reports.shared.colors import (
     SCALE_PERCENTILE,
     ReportError,
-    colour_row,
+    color_row,
     format_number,
     robust_scale,
     scale_ticks,
@@ -24,9 +24,9 @@ from pellucid.reports.shared.colors import (
 )
 from pellucid.reports.shared.html import (
     data_uri,
+    distinct,
     duration,
     frame,
-    in_order,
     percent,
     script_hash,
     templates,
@@ -34,7 +34,7 @@ from pellucid.reports.shared.html import (
 from pellucid.reports.shared.overlays import (
     blank_reason,
     check_placed,
-    display_picture,
+    display_image,
     map_layer,
 )
 from pellucid.storage import write_atomically
@@ -51,7 +51,7 @@ class Panel:
         method: name of the attribution method; with `layer` and `target` it names the panel, once per page.
         layer: name of the layer.
         target: what is explained, as readers see it.
-        values: (H0, W0) map on the original picture, NaN outside what the network saw; or at `display_size`.
+        values: (H0, W0) map on the original image, NaN outside what the network saw; or at `display_size`.
         signed: False for maps that are >= 0 by definition.
         score: value of the target that was explained.
         delta: change in score that the map should add up to; None where the method promises no completeness.
@@ -82,17 +82,17 @@ class PageInput:
 
     Attributes:
         title: heading, usually the file's name.
-        picture: the original photograph, W0 x H0 pixels.
+        image: the original photograph, W0 x H0 pixels.
         model: name of the classifier.
         predictions: (class name, probability in [0, 1]) from the most likely down.
         panels: the maps; methods, layers and targets appear in the order they first come in.
-        crop: (left, top, right, bottom) of what the network saw, in the picture's pixels, beyond its edges
+        crop: (left, top, right, bottom) of what the network saw, in the image's pixels, beyond its edges
             where the preprocessing padded; None for all of it.
         provenance: what made the page: versions, seeds, hash of the weights, layer shapes; may be nested.
     """
 
     title: str
-    picture: Image.Image
+    image: Image.Image
     model: str
     predictions: Sequence[tuple[str, float]]
     panels: Sequence[Panel]
@@ -115,12 +115,12 @@ def render_page(page: PageInput) -> str:
         HTML5. Every text of the input is escaped.
 
     Raises:
-        ReportError: no panels, two panels of one name, or a map or crop that does not lie on the picture.
+        ReportError: no panels, two panels of one name, or a map or crop that does not lie on the image.
     """
     from markupsafe import Markup
 
     _check(page)
-    photo = display_picture(page.picture)
+    photo = display_image(page.image)
     script = templates().get_template("page.js").render()
     return (
         templates()
@@ -130,9 +130,9 @@ def render_page(page: PageInput) -> str:
             style=Markup(_style(page, photo)),
             script=Markup(script),
             script_hash=script_hash(script),
-            crop=frame(page.picture.size, _seen(page)),
+            crop=frame(page.image.size, _seen(page)),
             predictions=[(name, 100 * p, percent(p)) for name, p in page.predictions],
-            layers=in_order(panel.layer for panel in page.panels),
+            layers=distinct(panel.layer for panel in page.panels),
             targets=_grids(page, _layer_size(photo)),
             conventions=[(signed, sign_convention(signed)) for signed in _signs(page)],
             percentile=f"{SCALE_PERCENTILE:g}",
@@ -143,7 +143,7 @@ def render_page(page: PageInput) -> str:
     )
 
 
-def gap_reading(gap: float, delta: float | None) -> str:
+def describe_completeness_gap(gap: float, delta: float | None) -> str:
     """A completeness gap in plain words.
 
     Args:
@@ -170,7 +170,7 @@ def _check(page: PageInput) -> None:
         raise ReportError(f"the page of {page.title!r} has no panels, wanted at least one map")
     names = set()
     for panel in page.panels:
-        check_placed(panel.values, page.picture)
+        check_placed(panel.values, page.image)
         name = (panel.method, panel.layer, panel.target)
         if name in names:
             raise ReportError(f"two panels are {' / '.join(name)}, wanted one: let the method's name tell them apart")
@@ -178,21 +178,21 @@ def _check(page: PageInput) -> None:
     left, top, right, bottom = _seen(page)
     if left >= right or top >= bottom:
         raise ReportError(
-            f"crop {page.crop} shows no part of the picture, wanted (left, top, right, bottom) that overlaps"
-            f" {page.picture.width} x {page.picture.height} pixels"
+            f"crop {page.crop} shows no part of the image, wanted (left, top, right, bottom) that overlaps"
+            f" {page.image.width} x {page.image.height} pixels"
         )
 
 
 def _style(page: PageInput, photo: Image.Image) -> str:
-    """The style sheet, which holds the photograph and the colours of both kinds of scale."""
+    """The style sheet, which holds the photograph and the colors of both kinds of scale."""
     return (
         templates()
         .get_template("page.css")
         .render(
             photo=data_uri(photo, "JPEG", quality=88),
-            bars={signed: data_uri(colour_row(signed=signed), "PNG") for signed in (True, False)},
+            bars={signed: data_uri(color_row(signed=signed), "PNG") for signed in (True, False)},
             aspect=f"{photo.width} / {photo.height}",
-            targets=in_order(panel.target for panel in page.panels),
+            targets=distinct(panel.target for panel in page.panels),
         )
     )
 
@@ -200,8 +200,8 @@ def _style(page: PageInput, photo: Image.Image) -> str:
 def _grids(page: PageInput, size: tuple[int, int]) -> list[dict[str, object]]:
     """Per target a table: rows of methods, each with one cell per layer, None where there is no panel."""
     cells = {(panel.target, panel.method, panel.layer): panel for panel in page.panels}
-    methods = in_order(panel.method for panel in page.panels)
-    layers = in_order(panel.layer for panel in page.panels)
+    methods = distinct(panel.method for panel in page.panels)
+    layers = distinct(panel.layer for panel in page.panels)
     scales = {(m, layer): _shared_scale(page, m, layer) for m in methods for layer in layers}
 
     def row(target: str, method: str) -> list[dict[str, object] | None]:
@@ -210,7 +210,7 @@ def _grids(page: PageInput, size: tuple[int, int]) -> list[dict[str, object]]:
 
     return [
         {"name": target, "rows": [(method, row(target, method)) for method in methods]}
-        for target in in_order(panel.target for panel in page.panels)
+        for target in distinct(panel.target for panel in page.panels)
     ]
 
 
@@ -231,7 +231,9 @@ def _panel_view(page: PageInput, panel: Panel, scale: float, size: tuple[int, in
         "alt": f"{panel.method} at {panel.layer} for {panel.target}: {reason or _whereabouts(panel)}",
         "ticks": [label for _, _, label in scale_ticks(scale, panel.signed)],
         "score": None if panel.score is None else format_number(panel.score),
-        "gap": None if panel.gap is None else (format_number(panel.gap), gap_reading(panel.gap, panel.delta)),
+        "gap": None
+        if panel.gap is None
+        else (format_number(panel.gap), describe_completeness_gap(panel.gap, panel.delta)),
         "seconds": None if panel.seconds is None else duration(panel.seconds),
         "passes": ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in panel.passes.items() if count),
         "notes": [*panel.notes, *_lost_pixels(page, panel)],
@@ -243,7 +245,7 @@ def _lost_pixels(page: PageInput, panel: Panel) -> list[str]:
     height, width = panel.values.shape
     left, top, right, bottom = (
         round(edge * side / original)
-        for edge, side, original in zip(_seen(page), (width, height) * 2, page.picture.size * 2, strict=True)
+        for edge, side, original in zip(_seen(page), (width, height) * 2, page.image.size * 2, strict=True)
     )
     inside = panel.values[top + 1 : bottom - 1, left + 1 : right - 1]
     lost = int((~inside.isfinite()).sum())
@@ -258,7 +260,7 @@ def _whereabouts(panel: Panel) -> str:
     place = ("upper", "middle", "lower")[3 * row // height] + " "
     place += ("left", "centre", "right")[3 * column // width]
     sign = "for" if panel.values[row, column] > 0 else "against"
-    return f"strongest {sign + ' the target ' if panel.signed else ''}in the {place} of the picture"
+    return f"strongest {sign + ' the target ' if panel.signed else ''}in the {place} of the image"
 
 
 def _options(page: PageInput) -> list[tuple[str, str, str]]:
@@ -271,8 +273,8 @@ def _options(page: PageInput) -> list[tuple[str, str, str]]:
 
 
 def _seen(page: PageInput) -> tuple[float, float, float, float]:
-    """The part of the picture that the network saw, within its edges: (left, top, right, bottom)."""
-    width, height = page.picture.size
+    """The part of the image that the network saw, within its edges: (left, top, right, bottom)."""
+    width, height = page.image.size
     left, top, right, bottom = page.crop or (0, 0, width, height)
     return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 

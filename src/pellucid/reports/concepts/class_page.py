@@ -1,4 +1,4 @@
-"""The global concept page: how much concepts count for a class over many pictures of it, layer by layer."""
+"""The global concept page: how much concepts count for a class over many images of it, layer by layer."""
 
 import os
 from collections import Counter
@@ -9,16 +9,16 @@ import torch
 
 import pellucid
 from pellucid.classifiers import Classifier
-from pellucid.concepts import GlobalExplanation, Status, VisualTCAV
-from pellucid.reports.concepts.examples import Examples, chosen_examples
+from pellucid.concepts import ClassExplanation, Status, VisualTCAV
+from pellucid.reports.concepts.examples import Examples, choose_examples
 from pellucid.reports.concepts.parts import (
     SIGNIFICANT,
     Scale,
     cosine_table,
+    format_p_value,
+    headline_without_evidence,
     layer_labels,
-    p_words,
     quality_rows,
-    unproven,
     verdict,
 )
 from pellucid.reports.shared.html import script_hash, templates
@@ -29,28 +29,28 @@ def write_class_page(
     path: str | os.PathLike[str],
     classifier: Classifier,
     explainers: Sequence[VisualTCAV],
-    results: Sequence[GlobalExplanation],
+    results: Sequence[ClassExplanation],
 ) -> None:
     """Write `render_class_page(...)` as a UTF-8 file: all of it or nothing; missing folders are made."""
     write_atomically(path, render_class_page(classifier, explainers, results).encode())
 
 
 def render_class_page(
-    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[GlobalExplanation]
+    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[ClassExplanation]
 ) -> str:
     """The page as one HTML document that needs no other file and no network.
 
     Args:
-        classifier: made with `preprocess`; it reads the example pictures again.
+        classifier: made with `preprocess`; it reads the example images again.
         explainers, results: what `global_explanations` was given and returned, for files.
 
     Raises:
-        PictureError: an example picture is not there any more.
+        ImageError: an example image is not there any more.
     """
     from markupsafe import Markup
 
     targets = results[0].targets
-    examples = chosen_examples(classifier, explainers, results)
+    examples = choose_examples(classifier, explainers, results)
     labels = layer_labels(classifier, [found.layer for found in results])
     script = templates().get_template("concepts.js").render()
     style = templates().get_template("concepts.css").render(photo=None, targets=len(targets), layers=len(results))
@@ -77,7 +77,7 @@ def render_class_page(
     )
 
 
-def _scale(results: Sequence[GlobalExplanation], t: int) -> Scale:
+def _scale(results: Sequence[ClassExplanation], t: int) -> Scale:
     """One range for the bars of a target at all layers."""
     parts = (
         end[:, t].tolist() for found in results for end in (found.signed.low, found.signed.high, found.signed.mean)
@@ -85,7 +85,7 @@ def _scale(results: Sequence[GlobalExplanation], t: int) -> Scale:
     return Scale.over(value for part in parts for value in part)
 
 
-def _overview(results: Sequence[GlobalExplanation], t: int, scale: Scale, labels: Any) -> dict[str, Any]:
+def _overview(results: Sequence[ClassExplanation], t: int, scale: Scale, labels: Any) -> dict[str, Any]:
     """Concepts by layers: mean evidence, dim where chance does as well."""
     strongest = max(abs(scale.low), scale.high)
     names = dict.fromkeys(name for found in results for name in found.concepts)
@@ -96,13 +96,11 @@ def _overview(results: Sequence[GlobalExplanation], t: int, scale: Scale, labels
     }
 
 
-def _mean(found: GlobalExplanation, name: str, t: int) -> float:
+def _mean(found: ClassExplanation, name: str, t: int) -> float:
     return float(found.signed.mean[found.concepts.index(name), t])
 
 
-def _overview_cell(
-    found: GlobalExplanation, name: str, t: int, scale: Scale, strongest: float
-) -> dict[str, Any] | None:
+def _overview_cell(found: ClassExplanation, name: str, t: int, scale: Scale, strongest: float) -> dict[str, Any] | None:
     if name not in found.concepts:
         return None
     value = _mean(found, name, t)
@@ -114,7 +112,7 @@ def _overview_cell(
     }
 
 
-def _layer_view(found: GlobalExplanation, label: str, scales: Sequence[Scale], examples: Examples) -> dict[str, Any]:
+def _layer_view(found: ClassExplanation, label: str, scales: Sequence[Scale], examples: Examples) -> dict[str, Any]:
     return {
         "name": label,
         "charts": [_chart(found, t, scale) for t, scale in enumerate(scales)],
@@ -125,7 +123,7 @@ def _layer_view(found: GlobalExplanation, label: str, scales: Sequence[Scale], e
     }
 
 
-def _chart(found: GlobalExplanation, t: int, scale: Scale) -> dict[str, Any]:
+def _chart(found: ClassExplanation, t: int, scale: Scale) -> dict[str, Any]:
     """The ranking of one target at one layer."""
     published = {place.concept: rank for rank, place in enumerate(found.ranking(t, "reference"), start=1)}
     low, high = found.published_interval[:, :, t]
@@ -156,8 +154,8 @@ def _chart(found: GlobalExplanation, t: int, scale: Scale) -> dict[str, Any]:
     }
 
 
-def _verdict(found: GlobalExplanation, d: int, t: int) -> dict[str, str]:
-    """Whether to believe a mean, with the commonest reason for zeros in single pictures."""
+def _verdict(found: ClassExplanation, d: int, t: int) -> dict[str, str]:
+    """Whether to believe a mean, with the commonest reason for zeros in single images."""
     counts = Counter(found.signed_status[:, d, t])
     total = len(found.sources)
     if found.cavs[d].is_weak and counts.get(Status.CAV_WEAK):
@@ -171,7 +169,7 @@ def _verdict(found: GlobalExplanation, d: int, t: int) -> dict[str, str]:
     said = verdict(adjusted, status, raw, found.permutations)
     unseen = counts[Status.EMPTY_MAP] + counts[Status.NO_POSITIVE_DIRECTION]
     if said["kind"] != "zero" and unseen:
-        said["text"] += f"; nowhere seen in {unseen} of {total} pictures"
+        said["text"] += f"; nowhere seen in {unseen} of {total} images"
     return said
 
 
@@ -181,24 +179,24 @@ def _lead_words(place: Any, scale: Scale) -> str | None:
         return None
     clear = place.lead_p_value < SIGNIFICANT and place.lead_low > 0
     amounts = f"{scale.write(place.lead)} ({scale.write(place.lead_low)} to {scale.write(place.lead_high)})"
-    return f"{'clearly' if clear else 'not clearly'} ahead of the next: {amounts}, {p_words(place.lead_p_value)}"
+    return f"{'clearly' if clear else 'not clearly'} ahead of the next: {amounts}, {format_p_value(place.lead_p_value)}"
 
 
 def _headline(rows: Sequence[dict[str, Any]], target: str) -> str:
     """The result in one sentence."""
     told = [row for row in rows if row["verdict"]["kind"] == "yes" and row["bar"]["sign"] == "for"]
     if not told:
-        return unproven(rows, target)
+        return headline_without_evidence(rows, target)
     first = told[0]
     lead = first["lead"] or ""
     ahead = " and is clearly ahead of the next" if lead.startswith("clearly") and rows[0] is first else ""
     ahead = ahead or (", but not clearly more than the next" if lead and rows[0] is first else "")
     name = f"{first['name'][0].upper()}{first['name'][1:]}"
-    return f"{name} speaks most for {target}, {first['text']} logits in the mean picture{ahead}."
+    return f"{name} speaks most for {target}, {first['text']} logits in the mean image{ahead}."
 
 
 def _provenance(
-    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[GlobalExplanation]
+    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[ClassExplanation]
 ) -> dict[str, object]:
     first, cav = results[0], results[0].cavs[0]
     passes = sum((found.passes for found in results[1:]), first.passes)

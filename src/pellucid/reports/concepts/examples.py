@@ -1,4 +1,4 @@
-"""Example pictures of the global concept page: those with the most and the least evidence, as the network saw them."""
+"""Example images of the global concept page: those with the most and the least evidence, as the network saw them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.concepts import GlobalExplanation, VisualTCAV
-from pellucid.concepts.concept_scores import maps_of
+from pellucid.concepts import ClassExplanation, VisualTCAV
+from pellucid.concepts.concept_scores import compute_concept_maps
 from pellucid.concepts.multi_layer import LayerChain
-from pellucid.data import Geometry, read_picture
+from pellucid.data import Geometry, read_image
 from pellucid.reports.attribution.explain_image import geometry_of
 from pellucid.reports.concepts.parts import Scale, map_uri
 from pellucid.reports.shared.html import data_uri
@@ -25,13 +25,13 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures as the network saw them, with the concept maps of each layer.
+    """Images as the network saw them, with the concept maps of each layer.
 
     Attributes:
-        thumbs: index of the picture -> data URI.
-        first: the pictures that stand for the class at the top of the page.
+        thumbs: index of the image -> data URI.
+        first: the images that stand for the class at the top of the page.
         aspect: width / height of what the network sees, as CSS.
-        maps: (layer, index of the picture) -> (D, h, w).
+        maps: (layer, index of the image) -> (D, h, w).
         size: (width, height) of a thumbnail.
     """
 
@@ -41,7 +41,7 @@ class Examples:
     maps: dict[tuple[str, int], Tensor]
     size: tuple[int, int]
 
-    def of(self, found: GlobalExplanation, t: int, scale: Scale) -> list[dict[str, Any]]:
+    def of(self, found: ClassExplanation, t: int, scale: Scale) -> list[dict[str, Any]]:
         """What the template prints of each concept's examples at a layer, concepts in the order of their means."""
         order = found.signed.mean[:, t].argsort(descending=True, stable=True).tolist()
         views = []
@@ -54,10 +54,10 @@ class Examples:
             views.append({"name": found.concepts[d], **shots})
         return views
 
-    def _shot(self, found: GlobalExplanation, d: int, t: int, n: int, scale: Scale) -> dict[str, Any]:
+    def _shot(self, found: ClassExplanation, d: int, t: int, n: int, scale: Scale) -> dict[str, Any]:
         whole = Geometry(*self.size, box=(0, 0, *self.size))
         return {
-            "picture": n,
+            "image": n,
             "name": Path(found.sources[n]).name,
             "map": map_uri(self.maps[found.layer, n][d], whole, self.size),
             "text": scale.write(float(found.signed.values[n, d, t])),
@@ -65,10 +65,10 @@ class Examples:
         }
 
 
-def chosen_examples(
-    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[GlobalExplanation]
+def choose_examples(
+    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[ClassExplanation]
 ) -> Examples:
-    """Read the pictures to show once more and map the concepts in them: one pass per picture for all layers."""
+    """Read the images to show once more and map the concepts in them: one pass per image for all layers."""
     sources = results[0].sources
     first = tuple(range(min(_FIRST, len(sources))))
     shown = set(first)
@@ -84,27 +84,27 @@ def chosen_examples(
     maps: dict[tuple[str, int], Tensor] = {}
     order = sorted(shown)
     for indices in (order[start : start + _BATCH] for start in range(0, len(order), _BATCH)):
-        pictures = [read_picture(sources[n]) for n in indices]
-        for n, picture in zip(indices, pictures, strict=True):
-            thumbs[n] = data_uri(_as_seen(classifier, picture, size), "JPEG", quality=80)
-        activations = chain.activations(classifier.read(pictures))
+        images = [read_image(sources[n]) for n in indices]
+        for n, image in zip(indices, images, strict=True):
+            thumbs[n] = data_uri(_as_seen(classifier, image, size), "JPEG", quality=80)
+        activations = chain.activations(classifier.read(images))
         for explainer, activation in zip(explainers, activations, strict=True):
-            found_maps, _ = maps_of(activation, explainer.cavs)
+            found_maps, _ = compute_concept_maps(activation, explainer.cavs)
             maps |= {(explainer.view.layer, n): own.cpu() for n, own in zip(indices, found_maps, strict=True)}
     return Examples(thumbs, first, f"{size[0]} / {size[1]}", maps, size)
 
 
-def _extremes(found: GlobalExplanation, d: int, t: int) -> tuple[list[int], list[int]]:
-    """Pictures with the most and with the least evidence, none twice."""
+def _extremes(found: ClassExplanation, d: int, t: int) -> tuple[list[int], list[int]]:
+    """Images with the most and with the least evidence, none twice."""
     order = found.signed.values[:, d, t].argsort(descending=True, stable=True).tolist()
     count = min(_SHOWN, (len(order) + 1) // 2)
     return order[:count], order[count:][-count:][::-1]
 
 
-def _as_seen(classifier: Classifier, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The part of a picture that the network saw; white where the preprocessing padded."""
-    left, top, right, bottom = geometry_of(classifier, picture).box
+def _as_seen(classifier: Classifier, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The part of an image that the network saw; white where the preprocessing padded."""
+    left, top, right, bottom = geometry_of(classifier, image).box
     box = (round(left), round(top), round(right), round(bottom))
     window = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), "white")
-    window.paste(picture, (-box[0], -box[1]))
+    window.paste(image, (-box[0], -box[1]))
     return window.resize(size, Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The local concept page: where one picture shows concepts, and how much they counted for its classes."""
+"""The local concept page: where one image shows concepts, and how much they counted for its classes."""
 
 import hashlib
 import os
@@ -20,16 +20,16 @@ from pellucid.concepts import (
     explain_layers,
 )
 from pellucid.concepts.class_explanation import SEEN
-from pellucid.data import Geometry, read_picture
+from pellucid.data import Geometry, read_image
 from pellucid.reports.attribution.explain_image import geometry_of
 from pellucid.reports.concepts.parts import (
     Scale,
     cosine_table,
-    gap_words,
+    describe_gap,
+    headline_without_evidence,
     layer_labels,
     map_uri,
     quality_rows,
-    unproven,
     verdict,
 )
 from pellucid.reports.shared.html import (
@@ -39,7 +39,7 @@ from pellucid.reports.shared.html import (
     script_hash,
     templates,
 )
-from pellucid.reports.shared.overlays import display_picture
+from pellucid.reports.shared.overlays import display_image
 from pellucid.storage import write_atomically
 
 _MAP_LONG_SIDE = 360
@@ -47,20 +47,20 @@ _MAP_LONG_SIDE = 360
 
 @dataclass(frozen=True)
 class ConceptReport:
-    """Everything found out about one picture's concepts.
+    """Everything found out about one image's concepts.
 
     Attributes:
-        path: the picture's file.
-        picture: the original picture, upright RGB.
+        path: the image's file.
+        image: the original image, upright RGB.
         geometry: which part of it the classifier saw.
         predictions: the most probable classes.
-        explanations: one for every layer, of this picture alone.
+        explanations: one for every layer, of this image alone.
         classifier: name, fingerprint of the weights and device.
         layers: what each layer is called on the page.
     """
 
     path: Path
-    picture: Image.Image
+    image: Image.Image
     geometry: Geometry
     predictions: Sequence[Prediction]
     explanations: Sequence[ConceptExplanation]
@@ -68,31 +68,31 @@ class ConceptReport:
     layers: Mapping[str, str]
 
 
-def explain_picture_by_concepts(
+def explain_image_by_concepts(
     classifier: Classifier, path: str | Path, explainers: Sequence[VisualTCAV], targets: Any = None, *, top: int = 5
 ) -> ConceptReport:
-    """Explain one picture file by concepts at several layers, from one pass of the picture.
+    """Explain one image file by concepts at several layers, from one pass of the image.
 
     Args:
         classifier: made with `preprocess`.
-        path: picture file.
+        path: image file.
         explainers: one per layer.
         targets: as `VisualTCAV` takes them; None for the three most likely classes.
         top: how many predictions to keep.
 
     Raises:
-        PictureError: the file is no picture.
+        ImageError: the file is no image.
         TargetError: no such class.
     """
     path = Path(path)
-    picture = read_picture(path)
-    pictures = classifier.read(picture)
-    explanations = explain_layers(explainers, pictures, targets, resample=True)
+    image = read_image(path)
+    images = classifier.read(image)
+    explanations = explain_layers(explainers, images, targets, resample=True)
     return ConceptReport(
         path,
-        picture,
-        geometry_of(classifier, picture),
-        classifier.predict(pictures, top=top)[0],
+        image,
+        geometry_of(classifier, image),
+        classifier.predict(images, top=top)[0],
         explanations,
         {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
         layer_labels(classifier, [found.layer for found in explanations]),
@@ -108,7 +108,7 @@ def render_concept_page(report: ConceptReport) -> str:
     """The page as one HTML document that needs no other file and no network."""
     from markupsafe import Markup
 
-    photo = display_picture(report.picture)
+    photo = display_image(report.image)
     targets = report.explanations[0].targets[0]
     counts = {"targets": len(targets), "layers": len(report.explanations)}
     script = templates().get_template("concepts.js").render()
@@ -123,7 +123,7 @@ def render_concept_page(report: ConceptReport) -> str:
             style=Markup(style),
             script=Markup(script),
             script_hash=script_hash(script),
-            crop=frame(report.picture.size, report.geometry.box),
+            crop=frame(report.image.size, report.geometry.box),
             predictions=[(each.name, 100 * each.probability, percent(each.probability)) for each in report.predictions],
             targets=targets,
             layers=_layer_views(report, photo),
@@ -198,7 +198,7 @@ def _chart(found: ConceptExplanation, t: int, scale: Scale, p_values: Tensor | N
         "rows": rows,
         "ticks": scale.ticks,
         "score": f"{float(found.scores[0, t]):.2f}".replace("-", "−"),
-        "gap": gap_words(float(found.gap[0, t]), float(found.delta[0, t])),
+        "gap": describe_gap(float(found.gap[0, t]), float(found.delta[0, t])),
         "trusted": float(found.gap[0, t]) <= 0.1,
         "for_mass": scale.write(float(found.positive_mass[0, t])),
         "against_mass": scale.write(float(found.negative_mass[0, t])),
@@ -218,7 +218,7 @@ def _headline(rows: Sequence[Mapping[str, Any]], target: str) -> str:
     speaks = [row for row in told if row["bar"]["sign"] == "for"]
     against = [row for row in reversed(told) if row["bar"]["sign"] == "against"]
     if not told:
-        return unproven(rows, target)
+        return headline_without_evidence(rows, target)
     parts = []
     if speaks:
         parts.append(f"{speaks[0]['name']} speaks most for {target} ({speaks[0]['text']} logits)")
@@ -250,9 +250,9 @@ def _maps(report: ConceptReport, found: ConceptExplanation, photo: Image.Image) 
 
 def _seen_words(strongest: float, share: float, separable: bool) -> str:
     if not separable:
-        return "cannot be told from other pictures at this layer"
+        return "cannot be told from other images at this layer"
     if strongest == 0:
-        return "not seen in this picture"
+        return "not seen in this image"
     if strongest < SEEN:
         return f"hardly seen: {strongest:.2f} where it is strongest"
     return f"seen in {percent(share)} of what the network saw, {strongest:.2f} where it is strongest"
@@ -263,7 +263,7 @@ def _provenance(report: ConceptReport) -> dict[str, object]:
     cav = first.cavs[0]
     passes = sum((found.passes for found in report.explanations[1:]), first.passes)
     return {
-        "picture": {"file": report.path.name, "sha256": hashlib.sha256(report.path.read_bytes()).hexdigest()},
+        "image": {"file": report.path.name, "sha256": hashlib.sha256(report.path.read_bytes()).hexdigest()},
         "classifier": report.classifier,
         "CAVs": {"estimator": cav.estimator, **cav.options},
         "Visual-TCAV": first.options,

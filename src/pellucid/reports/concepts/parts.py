@@ -12,7 +12,7 @@ from torch import Tensor
 from pellucid.classifiers import Classifier
 from pellucid.concepts import CAV, Status, gram_matrix
 from pellucid.concepts.cav import WEAK_AUC
-from pellucid.concepts.concept_sets import FEW_PICTURES
+from pellucid.concepts.concept_sets import FEW_IMAGES
 from pellucid.data import Geometry
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import data_uri, percent
@@ -105,19 +105,20 @@ def verdict(
     if adjusted is None:
         return {"kind": "open", "text": f"not tested{doubt}"}
     if adjusted < SIGNIFICANT:
-        return {"kind": "no" if doubt else "yes", "text": f"significant, {p_words(adjusted)}{doubt}"}
+        return {"kind": "no" if doubt else "yes", "text": f"significant, {format_p_value(adjusted)}{doubt}"}
     if p_value is not None and p_value * (1 + permutations) < 1.5:
         text = (
-            f"open: none of {permutations} relabellings does as well, too few for so many tests ({p_words(adjusted)})"
+            f"open: none of {permutations} relabellings does as well, too few for so many tests "
+            f"({format_p_value(adjusted)})"
         )
         return {"kind": "open", "text": f"{text}{doubt}"}
     return {
         "kind": "no",
-        "text": f"not significant, {p_words(adjusted)}: shuffled labels too often do as well{doubt}",
+        "text": f"not significant, {format_p_value(adjusted)}: shuffled labels too often do as well{doubt}",
     }
 
 
-def unproven(rows: Sequence[Mapping[str, Any]], target: str) -> str:
+def headline_without_evidence(rows: Sequence[Mapping[str, Any]], target: str) -> str:
     """What to say of bars of which none can be believed; `rows` go from the most evidence for the target down."""
     first = rows[0]
     if first["bar"]["sign"] == "against" or first["bar"]["width"] < 1 or first["verdict"]["kind"] == "zero":
@@ -128,12 +129,12 @@ def unproven(rows: Sequence[Mapping[str, Any]], target: str) -> str:
     return f"{name} has the most evidence for {target} ({first['text']} logits), {doubt}."
 
 
-def p_words(p_value: float) -> str:
+def format_p_value(p_value: float) -> str:
     """ "p = 0.03" or "p < 0.001"."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
-def gap_words(gap: float, delta: float) -> str:
+def describe_gap(gap: float, delta: float) -> str:
     """A relative completeness gap in plain words."""
     if not math.isfinite(gap):
         return f"The evidence should add up to {format_number(delta)} and does not: take no bar for an amount."
@@ -154,7 +155,7 @@ def quality_rows(cavs: Sequence[CAV]) -> list[dict[str, object]]:
             "deviation": f"{cav.auc_deviation:.2f}",
             "share": 100 * max(0.0, 2 * cav.auc - 1),
             "stability": f"{cav.stability:.2f}",
-            "pictures": f"{len(cav.sources)} / {len(cav.negative_sources)}",
+            "images": f"{len(cav.sources)} / {len(cav.negative_sources)}",
             "doubts": _doubts(cav),
         }
         for cav in cavs
@@ -164,13 +165,13 @@ def quality_rows(cavs: Sequence[CAV]) -> list[dict[str, object]]:
 def _doubts(cav: CAV) -> list[str]:
     doubts = []
     if cav.is_weak:
-        doubts.append(f"AUC below {WEAK_AUC:g}: it hardly tells the concept from other pictures")
+        doubts.append(f"AUC below {WEAK_AUC:g}: it hardly tells the concept from other images")
     if not cav.is_separable:
         doubts.append("not separable here: its map is empty")
     if cav.stability < _UNSTABLE:
-        doubts.append("unstable: other pictures of the concept would give another direction")
-    if min(len(cav.sources), len(cav.negative_sources)) < FEW_PICTURES:
-        doubts.append(f"fewer than {FEW_PICTURES} pictures: mostly chance")
+        doubts.append("unstable: other images of the concept would give another direction")
+    if min(len(cav.sources), len(cav.negative_sources)) < FEW_IMAGES:
+        doubts.append(f"fewer than {FEW_IMAGES} images: mostly chance")
     return doubts
 
 
@@ -199,8 +200,8 @@ def layer_labels(classifier: Classifier, layers: Sequence[str]) -> Mapping[str, 
     return {layer: f"{aliases[layer]}: {layer}" if aliases.get(layer, layer) != layer else layer for layer in layers}
 
 
-def at_size(geometry: Geometry, size: tuple[int, int]) -> Geometry:
-    """The geometry on the same picture resized to (width, height)."""
+def resize_geometry(geometry: Geometry, size: tuple[int, int]) -> Geometry:
+    """The geometry on the same image resized to (width, height)."""
     x, y = size[0] / geometry.width, size[1] / geometry.height
     left, top, right, bottom = geometry.box
     return replace(geometry, width=size[0], height=size[1], box=(left * x, top * y, right * x, bottom * y))
@@ -208,6 +209,6 @@ def at_size(geometry: Geometry, size: tuple[int, int]) -> Geometry:
 
 def map_uri(values: Tensor, geometry: Geometry, size: tuple[int, int], *, opposite: bool = False) -> str:
     """A concept map (h, w) in [0, 1] as a transparent layer of a size: violet to yellow, its opposite blue."""
-    placed = at_size(geometry, size).place(values)
+    placed = resize_geometry(geometry, size).place(values)
     layer: Image.Image = map_layer(-placed if opposite else placed, 1.0, size=size, signed=opposite)
     return data_uri(layer, "PNG", optimize=True)

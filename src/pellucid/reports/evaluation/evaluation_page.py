@@ -1,6 +1,6 @@
 """One self-contained HTML page per evaluation run: what was run, which claims hold, every number and every map.
 
-The page loads nothing: style, script and pictures are inside, its content security policy forbids the rest. It can be
+The page loads nothing: style, script and images are inside, its content security policy forbids the rest. It can be
 made again from the run's folder at any time, finished or not; nothing is explained anew.
 """
 
@@ -20,14 +20,14 @@ from pellucid.evaluation.sweep import (
     Run,
     SummaryLine,
     correlate,
-    summarise,
+    summarize,
 )
-from pellucid.reports.evaluation.example_images import GridPictures
+from pellucid.reports.evaluation.example_images import GridImages
 from pellucid.reports.evaluation.facts import caveats, facts
 from pellucid.reports.evaluation.map_strips import (
     BIN_NAMES,
+    MapStrip,
     Place,
-    Strip,
     make_strip,
 )
 from pellucid.reports.evaluation.plots import (
@@ -45,7 +45,7 @@ from pellucid.reports.evaluation.tables import (
     sanity,
 )
 from pellucid.reports.shared.colors import ReportError
-from pellucid.reports.shared.html import in_order, script_hash, templates
+from pellucid.reports.shared.html import distinct, script_hash, templates
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def render_evaluation(run: Run, *, others: Sequence[Run] = ()) -> str:
     from markupsafe import Markup
 
     source = _Source.of(run)
-    pictures = GridPictures(run)
-    rows = list(_strips(source, pictures))
+    images = GridImages(run)
+    rows = list(_strips(source, images))
     found = facts(run, source.table)
     script = templates().get_template("evaluation.js").render()
     page = {
@@ -94,18 +94,18 @@ def render_evaluation(run: Run, *, others: Sequence[Run] = ()) -> str:
         "sanity": sanity(source.lines),
         "boxes_found": list(_boxes(source)),
         "strips": [
-            (name, [row for row in rows if row.setting == name]) for name in in_order(row.setting for row in rows)
+            (name, [row for row in rows if row.setting == name]) for name in distinct(row.setting for row in rows)
         ],
         "bins": BIN_NAMES,
         "keep_maps": run.plan.options.keep_maps,
         "layers": run.plan.options.layers,
-        "pictures": pictures,
+        "images": images,
         "heats": list(_heats(source)),
         "pairs": comparisons(source.table, source.lines),
         "curves_found": list(_curves(source)),
         "costs": costs(source.table),
     }
-    style = templates().get_template("evaluation.css").render(pictures=pictures.uris, aspect=pictures.aspect)
+    style = templates().get_template("evaluation.css").render(images=images.uris, aspect=images.aspect)
     html = templates().get_template("evaluation.html")
     return html.render(**page, style=Markup(style), script=Markup(script), script_hash=script_hash(script))
 
@@ -123,7 +123,7 @@ class _Source:
         table = run.table()
         if not len(table):
             raise ReportError(f"nothing of the run {run.folder} is finished yet; go on with it first")
-        return _Source(run, table, summarise(table))
+        return _Source(run, table, summarize(table))
 
     @property
     def cells(self) -> int:
@@ -172,14 +172,14 @@ class _StripRow:
     model: str
     setting: str
     method: str
-    strips: tuple[Strip | None, ...]
+    strips: tuple[MapStrip | None, ...]
 
 
 def _boxes(source: _Source) -> Iterator[tuple[str, str, list[BoxPanel]]]:
     for model, setting in source.places():
         lines = [line for line in source.plain if (line.model, line.setting) == (model, setting)]
         panels = []
-        for layer in in_order(line.layer for line in lines):
+        for layer in distinct(line.layer for line in lines):
             rows = source.rows(model=model, setting=setting, layer=layer, control=False)
             own = [line for line in lines if line.layer == layer]
             panels.append(box_panel(layer, own, _scores(rows), 1 / source.cells))
@@ -191,16 +191,16 @@ def _scores(rows: pa.Table) -> dict[str, NDArray[np.float64]]:
     return {str(name): scores[names == name] for name in np.unique(names)}
 
 
-def _strips(source: _Source, pictures: GridPictures) -> Iterator[_StripRow]:
+def _strips(source: _Source, images: GridImages) -> Iterator[_StripRow]:
     if source.run.plan.options.keep_maps == "none":
         return
     for model, setting in source.places():
-        for method in in_order(line.method for line in source.plain):
+        for method in distinct(line.method for line in source.plain):
             strips = []
             for layer in source.run.plan.options.layers:
                 place = Place(model, setting, layer, method)
                 rows = source.rows(model=model, setting=setting, layer=layer, method=method, cell=0)
-                strips.append(make_strip(source.run, rows, place, pictures) if len(rows) else None)
+                strips.append(make_strip(source.run, rows, place, images) if len(rows) else None)
             yield _StripRow(model, setting, method, tuple(strips))
 
 

@@ -1,4 +1,4 @@
-"""The grid pictures of a run, read again from its data set, small enough for a page."""
+"""The grid images of a run, read again from its data set, small enough for a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ast
 import numpy as np
 from PIL import Image
 
-from pellucid.data import Preprocess, read_picture
+from pellucid.data import Preprocess, read_image
 from pellucid.errors import PellucidError
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.sweep import Run
@@ -15,19 +15,19 @@ from pellucid.evaluation.sweep.plan import PlannedModel
 from pellucid.reports.shared.html import data_uri
 
 _LONG_SIDE = 144  # pixels
-_MOST = 400  # pictures on a page
+_MOST = 400  # images on a page
 _QUALITY = 80
 
 
-class GridPictures:
-    """Grid pictures as data URIs, each read once; what cannot be read is remembered with the reason.
+class GridImages:
+    """Grid images as data URIs, each read once; what cannot be read is remembered with the reason.
 
     Args:
         run: whose manifests and data set are read.
 
     Attributes:
-        uris: (number, data URI) of every picture that was asked for and read.
-        failures: reasons by file, of pictures that could not be read.
+        uris: (number, data URI) of every image that was asked for and read.
+        failures: reasons by file, of images that could not be read.
         left_out: how many were asked for beyond what a page holds.
     """
 
@@ -47,7 +47,7 @@ class GridPictures:
         return f"{columns * width} / {rows * height}"
 
     def number(self, model: str, setting: str, grid: int) -> int | None:
-        """The number of a grid's picture on the page; None if it cannot be read, or there is no more room."""
+        """The number of a grid's image on the page; None if it cannot be read, or there is no more room."""
         key = (model, setting != "GridPG")
         if key not in self._sets:
             self._sets[key] = self._run.grid_set(setting, model=model)
@@ -70,11 +70,11 @@ class GridPictures:
         return number
 
     def _cell(self, path: str, model: PlannedModel) -> Image.Image | None:
-        """What the network saw of a picture, or, where its preprocessing is not known, the middle of it."""
+        """What the network saw of an image, or, where its preprocessing is not known, the middle of it."""
         if path in self.failures:
             return None
         try:
-            picture = read_picture(self._run.root / path).convert("RGB")
+            image = read_image(self._run.root / path).convert("RGB")
         except (PellucidError, OSError) as error:
             self.failures[path] = str(error)
             return None
@@ -83,7 +83,7 @@ class GridPictures:
         side = _LONG_SIDE / max(rows * height, columns * width)
         size = max(1, round(width * side)), max(1, round(height * side))
         preprocess = preprocess_of(model.preprocess) or Preprocess((height, width), resize=max(height, width))
-        return picture.resize(size, Image.Resampling.BICUBIC, preprocess.geometry(*picture.size).box)
+        return image.resize(size, Image.Resampling.BICUBIC, preprocess.geometry(*image.size).box)
 
 
 def preprocess_of(text: str) -> Preprocess | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pellucid.evaluation.sweep import Run, SummaryLine
 from pellucid.evaluation.sweep.plan import PlannedModel
-from pellucid.reports.shared.html import in_order
+from pellucid.reports.shared.html import distinct
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,11 +88,11 @@ def caveats(found: Facts, lines: Sequence[SummaryLine]) -> list[str]:
             )
         )
     for status, what in (("non-finite", "hold NaN or infinite values"), ("refused", "could not be made")):
-        where = in_order(f"{line.name} at {line.layer}" for line in lines if line.status.get(status))
+        where = distinct(f"{line.name} at {line.layer}" for line in lines if line.status.get(status))
         count = sum(line.status.get(status, 0) for line in lines)
         if count:
             said.append(f"{count} maps {what} and have no score: {', '.join(where)}.")
-    notes = in_order(line.note for line in lines if line.note)
+    notes = distinct(line.note for line in lines if line.note)
     return said + [f"Reason given: {note}" for note in notes[:3]]
 
 
@@ -116,13 +116,13 @@ def _choices(run: Run, skipped: int) -> dict[str, str]:
     rows, columns = options.grid
     counts = ", ".join(f"{options.grids_of(setting)} of {setting}" for setting in options.settings)
     kernels = ", ".join(map(str, options.kernel_sizes))
-    pool = "pictures that all models are sure of" if options.pool == "common" else "pictures of its own for each model"
+    pool = "images that all models are sure of" if options.pool == "common" else "images of its own for each model"
     return {
         "grids": f"{counts}; {rows} × {columns} cells, chance {1 / (rows * columns):.3g}",
-        "pictures": f"{run.plan.data.pictures} in the data set, {skipped} of them skipped",
-        "a picture is used if": f"its class is predicted with probability at least {options.threshold:g}",
+        "images": f"{run.plan.data.images} in the data set, {skipped} of them skipped",
+        "an image is used if": f"its class is predicted with probability at least {options.threshold:g}",
         **({"with several models": pool} if len(run.plan.models) > 1 else {}),
-        "between the twins": "pictures may recur in other grids" if options.reuse else "no picture is used twice",
+        "between the twins": "images may recur in other grids" if options.reuse else "no image is used twice",
         **({"smoothing kernels": f"{kernels} cells wide, sigma a quarter of that"} if kernels else {}),
         "order of the head": options.order,
         "explained": options.output.replace("_", " "),

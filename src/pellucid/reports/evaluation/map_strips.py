@@ -1,4 +1,4 @@
-"""AggAtt on a page: six mean maps in a row on one scale, and an example of each bin beside its grid picture."""
+"""AggAtt on a page: six mean maps in a row on one scale, and an example of each bin beside its grid image."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pellucid.evaluation import (
 )
 from pellucid.evaluation.aggregation import PERCENTILES, rank_scale
 from pellucid.evaluation.localization import upsample
-from pellucid.evaluation.sweep import KeptMap, Run
-from pellucid.reports.evaluation.example_images import GridPictures
+from pellucid.evaluation.sweep import Run, StoredMap
+from pellucid.reports.evaluation.example_images import GridImages
 from pellucid.reports.shared.html import data_uri
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ BIN_NAMES = tuple(f"{low}–{high} %" for low, high in pairwise(PERCENTILES))
 """The bins, best maps first."""
 
 _SIDE, _GAP = 112, 6  # pixels of one map in a strip, and between two
-_LEVELS = 48  # colours of a map: the eye tells fewer, and the page stays small
+_LEVELS = 48  # colors of a map: the eye tells fewer, and the page stays small
 _CELL = 0
 _FRAME, _EMPTY, _EDGE, _CLEAR = range(_LEVELS, _LEVELS + 4)
 _GREEN = ((255, 255, 255), (199, 233, 192), (116, 196, 118), (35, 139, 69), (0, 68, 27))
@@ -53,16 +53,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Example:
-    """The map of median rank of a bin: data URI, grid, score, and number of the grid's picture."""
+    """The map of median rank of a bin: data URI, grid, score, and number of the grid's image."""
 
     uri: str
     grid: int
     score: float
-    picture: int | None
+    image: int | None
 
 
 @dataclass(frozen=True)
-class Strip:
+class MapStrip:
     """AggAtt of one method: the strip as data URI, sizes and median scores of the bins, and an example of each.
 
     `sizes` are how many maps each bin holds; an empty bin has no score (None) and no example (None).
@@ -78,7 +78,7 @@ class Strip:
     excluded: int
 
 
-def make_strip(run: Run, table: pa.Table, place: Place, pictures: GridPictures) -> Strip | None:
+def make_strip(run: Run, table: pa.Table, place: Place, images: GridImages) -> MapStrip | None:
     """Aggregate a method's maps of the first cell over the finished grids; None where there is no map.
 
     The maps are read once, one after the other. They are averaged at the size at which large maps are kept.
@@ -87,7 +87,7 @@ def make_strip(run: Run, table: pa.Table, place: Place, pictures: GridPictures) 
         run: with maps of the first cell.
         table: its rows for this place, of the first cell, without smoothing.
         place: model, setting, layer and method.
-        pictures: of the grids, to which those of the examples are added.
+        images: of the grids, to which those of the examples are added.
     """
     scores, mass = _by_grid(table)
     bins = rank_bins(scores, mass)
@@ -100,11 +100,12 @@ def make_strip(run: Run, table: pa.Table, place: Place, pictures: GridPictures) 
     found = agg_att_batches(_batches(maps, len(scores), size, set(wanted), kept), scores, mass, size=size)
     strip = _strip_image(found, run.plan.options.grid)
     examples = tuple(
-        None if grid is None else _example(run, place, grid, float(scores[grid]), kept[grid], pictures)
-        for grid in wanted
+        None if grid is None else _example(run, place, grid, float(scores[grid]), kept[grid], images) for grid in wanted
     )
     medians = tuple(float(scores[members].median()) if len(members) else None for members in bins.members)
-    return Strip(place, data_uri(strip, "PNG", optimize=True), *strip.size, bins.sizes, medians, examples, _lost(bins))
+    return MapStrip(
+        place, data_uri(strip, "PNG", optimize=True), *strip.size, bins.sizes, medians, examples, _lost(bins)
+    )
 
 
 def _by_grid(table: pa.Table) -> tuple[Tensor, Tensor]:
@@ -116,7 +117,7 @@ def _by_grid(table: pa.Table) -> tuple[Tensor, Tensor]:
 
 
 def _batches(
-    maps: Iterator[KeptMap], count: int, size: tuple[int, int], wanted: set[int | None], kept: dict[int, Tensor]
+    maps: Iterator[StoredMap], count: int, size: tuple[int, int], wanted: set[int | None], kept: dict[int, Tensor]
 ) -> Iterator[Tensor]:
     """The positive parts (1, h, w) in the order of the grids, zeros where there is none; the wanted ones are kept."""
     following = 0
@@ -134,18 +135,18 @@ def _batches(
 
 
 def _display_size(run: Run, model: str) -> tuple[int, int]:
-    """The size at which the maps of a grid picture are kept when they are large."""
+    """The size at which the maps of a grid image are kept when they are large."""
     _, height, width = run.plan.models[run.plan.model_index(model)].input_shape
     rows, columns = run.plan.options.grid
     factor = -(-max(rows * height, columns * width) // _SIDE)
     return -(-rows * height // factor), -(-columns * width // factor)
 
 
-def _example(run: Run, place: Place, grid: int, score: float, values: Tensor, pictures: GridPictures) -> Example:
+def _example(run: Run, place: Place, grid: int, score: float, values: Tensor, images: GridImages) -> Example:
     scale = rank_scale(values)
     shown = (values / scale).clamp(0, 1) if scale > 0 else values.sign()
-    image = _coloured(_framed(_levels(shown), run.plan.options.grid))
-    number = pictures.number(place.model, place.setting, grid)
+    image = _colored(_framed(_levels(shown), run.plan.options.grid))
+    number = images.number(place.model, place.setting, grid)
     return Example(data_uri(image, "PNG", optimize=True), grid, score, number)
 
 
@@ -157,7 +158,7 @@ def _strip_image(found: AggAtt, grid: tuple[int, int]) -> Image.Image:
     ]
     gap = np.full((len(tiles[0]), _GAP), _CLEAR, np.uint8)
     parts = [part for tile in tiles for part in (gap, tile)]
-    return _coloured(np.concatenate(parts[1:], axis=1))
+    return _colored(np.concatenate(parts[1:], axis=1))
 
 
 def _levels(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -181,13 +182,13 @@ def _framed(
     return framed
 
 
-def _coloured(levels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Image.Image:
-    """Indices as a picture: white for nothing to dark green for the end of the scale."""
+def _colored(levels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Image.Image:
+    """Indices as an image: white for nothing to dark green for the end of the scale."""
     ends = np.linspace(0, 1, len(_GREEN))
     ramp = [np.interp(np.linspace(0, 1, _LEVELS), ends, channel) for channel in zip(*_GREEN, strict=True)]
-    colours = np.concatenate([np.stack(ramp, axis=1).round(), [_BLUE], _GREYS]).astype(np.uint8)
+    colors = np.concatenate([np.stack(ramp, axis=1).round(), [_BLUE], _GREYS]).astype(np.uint8)
     image = Image.fromarray(levels)
-    image.putpalette(colours.tobytes())
+    image.putpalette(colors.tobytes())
     image.info["transparency"] = _CLEAR
     return image
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pellucid.evaluation.sweep import Correlations, SummaryLine
-from pellucid.reports.shared.html import in_order
+from pellucid.reports.shared.html import distinct
 
 TOP, HEIGHT, LEFT, STEP = 10, 200, 34, 27
 """Of the plotting area, in the units of the drawing: where it begins, and the width of one box."""
@@ -129,7 +129,7 @@ def curve_panel(title: str, lines: Sequence[SummaryLine], reference: float | Non
     at = {kernel: LEFT + 24 + 46 * place for place, kernel in enumerate(kernels)}
     names = ["none" if kernel == 1 else str(kernel) for kernel in kernels]
     curves = []
-    for method in in_order(line.method for line in lines):
+    for method in distinct(line.method for line in lines):
         own = sorted((line for line in lines if line.method == method and line.median.scores), key=_kernel)
         points = [_point(at[each.kernel_size], each) for each in own]
         text = ", ".join(f"{each.kernel_size}: {each.median.estimate:.3f}" for each in own)
@@ -147,7 +147,7 @@ def curve_panel(title: str, lines: Sequence[SummaryLine], reference: float | Non
 
 def heat(found: Correlations) -> Heat:
     """Spearman's correlations, ordered by layer."""
-    layers = in_order(layer for _, layer in found.names)
+    layers = distinct(layer for _, layer in found.names)
     order = sorted(range(len(found.names)), key=lambda place: layers.index(found.names[place][1]))
     names = tuple(found.names[place] for place in order)
     rows = tuple(tuple(_heat_cell(found, i, j) for j in order) for i in order)

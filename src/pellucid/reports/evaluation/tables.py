@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pellucid.evaluation.sweep import SummaryLine, compare
 from pellucid.reports.shared.colors import format_number
-from pellucid.reports.shared.html import in_order, percent
+from pellucid.reports.shared.html import distinct, percent
 from pellucid.statistics.intervals import Comparison
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def results(lines: Sequence[SummaryLine], layer_names: Mapping[tuple[str, str], 
         Column("Grids", "that these come from"),
         Column("Zero", "maps without positive evidence; they score 0"),
         Column("No score", "maps with NaN or infinite values, or refused by the method"),
-        Column("Passes", "per map, beyond what methods share; in pictures of the size of a cell"),
+        Column("Passes", "per map, beyond what methods share; in images of the size of a cell"),
         Column("Seconds", "per map, beyond what methods share"),
     )
     rows = [Row((*_where(line, lines), *_numbers(line)), _groups(line), "control" * line.control) for line in lines]
@@ -99,7 +99,7 @@ def results(lines: Sequence[SummaryLine], layer_names: Mapping[tuple[str, str], 
 
 def sanity(lines: Sequence[SummaryLine]) -> SortableTable | None:
     """Medians on GridPG beside those of the same network with random weights; None without such."""
-    variants = in_order(line.variant for line in lines if line.variant != "trained")
+    variants = distinct(line.variant for line in lines if line.variant != "trained")
     of = {(line.variant, line.model, line.layer, line.name): line for line in lines if line.setting == "GridPG"}
     trained = [line for (variant, *_), line in of.items() if variant == "trained" and _kind(line) == "methods"]
     if not variants or not trained:
@@ -123,7 +123,7 @@ def comparisons(table: pa.Table, lines: Sequence[SummaryLine]) -> SortableTable 
         where = {"model": model, "setting": setting, "layer": layer}
         for pair in _pairs(own, where) if _has(lines, where) else ():
             numbers = [pair.median, pair.wilcoxon_holm, pair.permutation_holm, pair.rank_biserial, pair.cliffs_delta]
-            texts = [_signed(numbers[0]), *map(_p_value, numbers[1:3]), *map(_signed, numbers[3:])]
+            texts = [_signed(numbers[0]), *map(_p_text, numbers[1:3]), *map(_signed, numbers[3:])]
             cells = [_text(name) for name in (pair.first, pair.second, *[model] * several, setting, layer)]
             cells += [Cell(text, _key(value)) for text, value in zip(texts, numbers, strict=True)]
             rows.append(Row((*cells, _count(pair.grids)), where))
@@ -251,7 +251,7 @@ def _kind(line: SummaryLine) -> str:
 
 def _filters(rows: Sequence[Row], groups: Sequence[str]) -> tuple[Filter, ...]:
     """A choice for every group in which the rows differ."""
-    values = {group: tuple(in_order(row.groups[group] for row in rows)) for group in groups}
+    values = {group: tuple(distinct(row.groups[group] for row in rows)) for group in groups}
     return tuple(Filter(group, found) for group, found in values.items() if len(found) > 1)
 
 
@@ -279,7 +279,7 @@ def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−") if isfinite(value) else "–"
 
 
-def _p_value(value: float) -> str:
+def _p_text(value: float) -> str:
     return "–" if not isfinite(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 

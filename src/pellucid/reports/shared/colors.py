@@ -1,4 +1,4 @@
-"""What colours mean: one stated scale, a sign that survives, and the numbers under a colour bar."""
+"""What colors mean: one stated scale, a sign that survives, and the numbers under a color bar."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ SCALE_PERCENTILE = 99.5
 ALPHA = 0.88
 _OPACITY_EXPONENT = 0.85  # below 1: weak evidence shows, and the strongest still lets the photograph through
 
-# Orange and blue differ in hue for every common colour vision and stand out from grey at any brightness.
+# Orange and blue differ in hue for every common color vision and stand out from grey at any brightness.
 _POSITIVE = ((255, 196, 120), (250, 130, 30), (206, 66, 0))
 _NEGATIVE = ((140, 200, 255), (54, 134, 244), (20, 66, 200))
-# Violet to yellow: weak, strong and the grey below stay apart for every common colour vision, too.
+# Violet to yellow: weak, strong and the grey below stay apart for every common color vision, too.
 _SEQUENTIAL = ((80, 40, 160), (155, 28, 170), (255, 205, 30))
 
 # Indices of a map layer: 0..252 hold values (zero in the middle where signed), 253..255 the hatching.
@@ -30,7 +30,7 @@ class ReportError(PellucidError):
 
 
 def robust_scale(values: Tensor, percentile: float = SCALE_PERCENTILE) -> float:
-    """The |value| at which colours end: a percentile of the non-zero, finite |values|.
+    """The |value| at which colors end: a percentile of the non-zero, finite |values|.
 
     A few extreme pixels do not wash out a map, and a map with few non-zero pixels still gets a scale.
 
@@ -49,25 +49,25 @@ def robust_scale(values: Tensor, percentile: float = SCALE_PERCENTILE) -> float:
 
 
 def palette(*, signed: bool = True, alpha: float = ALPHA) -> NDArray[np.uint8]:
-    """The 256 RGBA colours of a map layer, (256, 4).
+    """The 256 RGBA colors of a map layer, (256, 4).
 
     Entries 0..252 run over the scale: -s..+s where signed (126 is zero), 0..s where not (0 is zero). Zero is
     transparent, opacity grows with |value| up to `alpha`, in (0, 1]. Entries 253..255 draw the hatching.
     """
     if not 0 < alpha <= 1:
         raise ReportError(f"alpha is {alpha}, wanted an opacity above 0 and up to 1")
-    colours = np.empty((256, 4), np.uint8)
+    colors = np.empty((256, 4), np.uint8)
     if signed:
-        colours[_ZERO : _TOP + 1] = _ramp(_POSITIVE, _TOP - _ZERO + 1, alpha)
-        colours[: _ZERO + 1] = _ramp(_NEGATIVE, _ZERO + 1, alpha)[::-1]
+        colors[_ZERO : _TOP + 1] = _ramp(_POSITIVE, _TOP - _ZERO + 1, alpha)
+        colors[: _ZERO + 1] = _ramp(_NEGATIVE, _ZERO + 1, alpha)[::-1]
     else:
-        colours[: _TOP + 1] = _ramp(_SEQUENTIAL, _TOP + 1, alpha)
-    colours[_UNSEEN:] = _VEIL
-    return colours
+        colors[: _TOP + 1] = _ramp(_SEQUENTIAL, _TOP + 1, alpha)
+    colors[_UNSEEN:] = _VEIL
+    return colors
 
 
-def colour_row(*, signed: bool = True) -> Image.Image:
-    """The colours of the scale, from its lower to its upper end, as one row of RGBA pixels."""
+def color_row(*, signed: bool = True) -> Image.Image:
+    """The colors of the scale, from its lower to its upper end, as one row of RGBA pixels."""
     return Image.fromarray(palette(signed=signed)[None, : _TOP + 1])
 
 
@@ -84,7 +84,7 @@ def levels(values: NDArray[np.float32], scale: float, signed: bool) -> NDArray[n
 
 
 def scale_ticks(scale: float, signed: bool) -> list[tuple[float, str, str]]:
-    """Place along a colour bar in [0, 1], text anchor and label of each of its three numbers."""
+    """Place along a color bar in [0, 1], text anchor and label of each of its three numbers."""
     if not signed:
         return [(0.0, "la", "0"), (0.5, "ma", format_number(scale / 2)), (1.0, "ra", format_number(scale))]
     return [(0.0, "la", format_number(-scale)), (0.5, "ma", "0"), (1.0, "ra", "+" + format_number(scale))]
@@ -98,14 +98,14 @@ def format_number(value: float) -> str:
 
 
 def sign_convention(signed: bool) -> str:
-    """What the colours of an overlay say, in one line."""
+    """What the colors of an overlay say, in one line."""
     if signed:
-        return "Orange: evidence for the target. Blue: evidence against it. No colour: zero."
-    return "Violet to yellow: weak to strong. Maps of this method are never negative. No colour: zero."
+        return "Orange: evidence for the target. Blue: evidence against it. No color: zero."
+    return "Violet to yellow: weak to strong. Maps of this method are never negative. No color: zero."
 
 
 def _ramp(anchors: Sequence[tuple[int, int, int]], steps: int, alpha: float) -> NDArray[np.uint8]:
-    """Colours from zero (transparent) to the end of the scale, (steps, 4)."""
+    """Colors from zero (transparent) to the end of the scale, (steps, 4)."""
     t = np.linspace(0, 1, steps)
     stops = np.linspace(0, 1, len(anchors))
     channels = [np.interp(t, stops, channel) for channel in zip(*anchors, strict=True)]

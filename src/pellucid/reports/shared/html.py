@@ -1,4 +1,4 @@
-"""What all pages share: templates that escape, pictures as data URIs, and numbers as readers write them."""
+"""What all pages share: templates that escape, images as data URIs, and numbers as readers write them."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def data_uri(image: Image.Image, kind: str, **options: object) -> str:
-    """A picture inside the page; `kind` is PNG or JPEG, `options` are Pillow's."""
+    """An image inside the page; `kind` is PNG or JPEG, `options` are Pillow's."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -28,7 +28,7 @@ def script_hash(script: str) -> str:
 
 
 def frame(size: tuple[int, int], box: tuple[float, float, float, float]) -> dict[str, str] | None:
-    """What the network saw of a picture of a size (width, height), as CSS percentages; None where it saw all of it."""
+    """What the network saw of an image of a size (width, height), as CSS percentages; None where it saw all of it."""
     width, height = size
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     if (left, top, right, bottom) == (0, 0, width, height):
@@ -38,7 +38,7 @@ def frame(size: tuple[int, int], box: tuple[float, float, float, float]) -> dict
     return {side: f"{100 * share:.3f}%" for side, share in shares.items()}
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+def distinct(names: Iterable[str]) -> list[str]:
     """Names without repetition, in the order in which they first come."""
     return list(dict.fromkeys(names))
 

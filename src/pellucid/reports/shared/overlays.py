@@ -1,6 +1,6 @@
-"""Maps of evidence laid over photographs, with colour bars, as PNGs.
+"""Maps of evidence laid over photographs, with color bars, as PNGs.
 
-Display only: nothing here feeds back into a number. The photograph goes grey under a map, so that colour is
+Display only: nothing here feeds back into a number. The photograph goes grey under a map, so that color is
 always evidence; what the network never saw is dimmed and hatched, so that nobody reads it as "no evidence".
 """
 
@@ -21,7 +21,7 @@ from pellucid.reports.shared.colors import (
     ALPHA,
     SCALE_PERCENTILE,
     ReportError,
-    colour_row,
+    color_row,
     levels,
     palette,
     robust_scale,
@@ -43,37 +43,37 @@ def blank_reason(placed: Tensor) -> str | None:
     return None if bool((finite & (placed != 0)).any()) else "zero everywhere"
 
 
-def check_placed(placed: Tensor, picture: Image.Image) -> None:
-    """Refuse a map that has neither the picture's (height, width) nor those of its `display_size`."""
-    sizes = [(height, width) for width, height in (picture.size, display_size(picture))]
+def check_placed(placed: Tensor, image: Image.Image) -> None:
+    """Refuse a map that has neither the image's (height, width) nor those of its `display_size`."""
+    sizes = [(height, width) for width, height in (image.size, display_size(image))]
     if tuple(placed.shape) not in sizes:
         raise ReportError(
-            f"map of shape {tuple(placed.shape)} does not lie on a picture of shape {sizes[0]}, wanted that"
-            f" or its display size {sizes[1]}: place it on the original picture first (Geometry.place)"
+            f"map of shape {tuple(placed.shape)} does not lie on an image of shape {sizes[0]}, wanted that"
+            f" or its display size {sizes[1]}: place it on the original image first (Geometry.place)"
         )
 
 
 def map_layer(
     placed: Tensor, scale: float, *, size: tuple[int, int], signed: bool = True, alpha: float = ALPHA
 ) -> Image.Image:
-    """A map as a transparent layer to lay over its picture.
+    """A map as a transparent layer to lay over its image.
 
     Args:
-        placed: (H0, W0) map on the original picture, NaN outside what the network saw.
-        scale: |value| at which the colours end, above 0 unless the map is blank.
+        placed: (H0, W0) map on the original image, NaN outside what the network saw.
+        scale: |value| at which the colors end, above 0 unless the map is blank.
         size: (width, height) of the layer; each of its pixels is the mean of what was seen below it.
         signed: False for maps that are >= 0 by definition.
         alpha: opacity at the end of the scale, in (0, 1].
 
     Returns:
-        Image of mode "P" with the RGBA colours of `palette`; pixels that are not finite are hatched.
+        Image of mode "P" with the RGBA colors of `palette`; pixels that are not finite are hatched.
 
     Raises:
         ReportError: a map that claims to be >= 0 has negative values, or the scale is not a positive number.
     """
     blank = blank_reason(placed) is not None
     if not blank and not 0 < scale < float("inf"):
-        raise ReportError(f"colour scale is {scale}, wanted a positive number; robust_scale(map) gives one")
+        raise ReportError(f"color scale is {scale}, wanted a positive number; robust_scale(map) gives one")
     values = _resized(placed, size)
     if not signed and (lowest := float(np.nanmin(values, initial=0.0))) < -1e-3 * scale:
         raise ReportError(
@@ -85,7 +85,7 @@ def map_layer(
 
 
 def overlay(
-    picture: Image.Image,
+    image: Image.Image,
     placed: Tensor,
     *,
     scale: float | None = None,
@@ -95,22 +95,22 @@ def overlay(
     """Lay a map over its photograph.
 
     The photograph is shown grey. Signed maps are orange where positive and blue where negative, on one scale
-    -s..+s; maps that are >= 0 run from violet to yellow. Zero has no colour, pixels without a value are
+    -s..+s; maps that are >= 0 run from violet to yellow. Zero has no color, pixels without a value are
     hatched, and a map that is zero everywhere or has no finite value says so.
 
     Args:
-        picture: the original photograph, W0 x H0 pixels.
+        image: the original photograph, W0 x H0 pixels.
         placed: (H0, W0) map on it, NaN outside what the network saw; or the same at `display_size`, which
-            saves memory where pictures are huge.
-        scale: |value| s at which the colours end; None for `robust_scale(placed)`.
+            saves memory where images are huge.
+        scale: |value| s at which the colors end; None for `robust_scale(placed)`.
         alpha: opacity at the end of the scale, in (0, 1].
         signed: False for maps that are >= 0 by definition.
 
     Returns:
-        RGB image of the picture's `display_size`.
+        RGB image of the image's `display_size`.
     """
-    check_placed(placed, picture)
-    shown = display_picture(picture)
+    check_placed(placed, image)
+    shown = display_image(image)
     muted = shown.convert("L").point([round(127.5 + 0.8 * (v - 127.5)) for v in range(256)]).convert("RGBA")
     limit = robust_scale(placed) if scale is None else scale
     layer = map_layer(placed, limit, size=shown.size, signed=signed, alpha=alpha)
@@ -119,11 +119,11 @@ def overlay(
     return figure if reason is None else _stamped(figure, f"Nothing to show: {reason}")
 
 
-def colour_bar(scale: float, *, signed: bool = True, width: int = 480, notes: Sequence[str] = ()) -> Image.Image:
-    """The key of an overlay: the colours with their numbers, and what they mean in a line.
+def color_bar(scale: float, *, signed: bool = True, width: int = 480, notes: Sequence[str] = ()) -> Image.Image:
+    """The key of an overlay: the colors with their numbers, and what they mean in a line.
 
     Args:
-        scale: |value| at which the colours end; 0 where the map was blank.
+        scale: |value| at which the colors end; 0 where the map was blank.
         signed: as given to `overlay`.
         width: of the bar in pixels, at least 160.
         notes: lines of text under the key.
@@ -136,7 +136,7 @@ def colour_bar(scale: float, *, signed: bool = True, width: int = 480, notes: Se
     parts = (sign_convention(signed), *notes)
     text = [row for part in parts for row in _wrapped(part, font, width - 2 * pad)]
     bar = Image.new("RGB", (width, 2 * pad + (3 + len(text)) * line), "white")
-    strip = colour_row(signed=signed).resize((width - 2 * pad, line), Image.Resampling.NEAREST)
+    strip = color_row(signed=signed).resize((width - 2 * pad, line), Image.Resampling.NEAREST)
     bar.paste(strip, (pad, pad), strip)
     draw = ImageDraw.Draw(bar)
     for at, anchor, label in scale_ticks(scale, signed):
@@ -148,7 +148,7 @@ def colour_bar(scale: float, *, signed: bool = True, width: int = 480, notes: Se
 
 def save_overlay(
     path: str | os.PathLike[str],
-    picture: Image.Image,
+    image: Image.Image,
     placed: Tensor,
     *,
     scale: float | None = None,
@@ -157,23 +157,23 @@ def save_overlay(
     legend: bool = True,
     note: str = "",
 ) -> float:
-    """Write an overlay, with its colour bar below it, as a PNG file: all of it or nothing.
+    """Write an overlay, with its color bar below it, as a PNG file: all of it or nothing.
 
     Args:
         path: the file; missing folders are made.
-        picture, placed, scale, alpha, signed: as for `overlay`.
-        legend: False leaves the colour bar out.
-        note: a line under the colour bar, for example method, layer and target.
+        image, placed, scale, alpha, signed: as for `overlay`.
+        legend: False leaves the color bar out.
+        note: a line under the color bar, for example method, layer and target.
 
     Returns:
         The scale that was used, 0.0 for a blank map.
     """
     limit = robust_scale(placed) if scale is None else scale
-    figure = overlay(picture, placed, scale=scale, alpha=alpha, signed=signed)
+    figure = overlay(image, placed, scale=scale, alpha=alpha, signed=signed)
     if legend:
         notes = _reading_notes(placed, measured=scale is None)
-        # A picture may be a few pixels wide; its key must still be readable.
-        bar = colour_bar(limit, signed=signed, width=max(figure.width, _NARROWEST_BAR), notes=[*notes, note])
+        # An image may be a few pixels wide; its key must still be readable.
+        bar = color_bar(limit, signed=signed, width=max(figure.width, _NARROWEST_BAR), notes=[*notes, note])
         figure = ImageOps.expand(figure, (0, 0, bar.width - figure.width, bar.height), fill="white")
         figure.paste(bar, (0, figure.height - bar.height))
     buffer = io.BytesIO()
@@ -182,23 +182,23 @@ def save_overlay(
     return limit
 
 
-def display_size(picture: Image.Image, long_side: int = LONG_SIDE) -> tuple[int, int]:
-    """(width, height) of a picture when shown: at most `long_side`, thumbnails enlarged by a whole factor."""
-    longest = max(picture.size)
+def display_size(image: Image.Image, long_side: int = LONG_SIDE) -> tuple[int, int]:
+    """(width, height) of an image when shown: at most `long_side`, thumbnails enlarged by a whole factor."""
+    longest = max(image.size)
     scale = min(long_side / longest, -(-_SHORTEST_LONG_SIDE // longest))
-    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
-def display_picture(picture: Image.Image) -> Image.Image:
+def display_image(image: Image.Image) -> Image.Image:
     """The photograph in RGB at its `display_size`; enlarged without smoothing, so that pixels stay pixels."""
-    size = display_size(picture)
-    shrinks = size[0] < picture.width
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST)
+    size = display_size(image)
+    shrinks = size[0] < image.width
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST)
 
 
 def _reading_notes(placed: Tensor, *, measured: bool) -> list[str]:
     """What else a reader of the figure must know: where the scale comes from, and what hatching means."""
-    scale = f"Colours end at the {SCALE_PERCENTILE:g}th percentile of the non-zero |values|."
+    scale = f"Colors end at the {SCALE_PERCENTILE:g}th percentile of the non-zero |values|."
     hatching = "Hatched: no value, the network never saw it."
     return [scale] * measured + [hatching] * (not bool(placed.isfinite().all()))
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from pellucid.reports.shared.html import percent
 from pellucid.surrogate.assess.assessment import Control
 from pellucid.surrogate.assess.realism import Realism
-from pellucid.surrogate.explain.global_explanation import LEAST_PERCEIVED
-from pellucid.surrogate.explain.validity import LEAST_EFFECTIVENESS
+from pellucid.surrogate.explain.global_explanation import MIN_PROBE_R2
+from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS
 
 if TYPE_CHECKING:
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
 
 
 _LEAK = 0.35
@@ -24,36 +24,36 @@ _MARKS = (
         True,
         0.98,
         0.90,
-        "Does the classifier give a picture and its redrawing the same class?",
+        "Does the classifier give an image and its redrawing the same class?",
     ),
     ("kl", "KL divergence", False, 0.05, 0.5, "How far apart are its two answers, in nats? 0 is the same answer."),
     ("logit_r2", "Logits kept", True, 0.95, 0.7, "How much of what its logits tell survives redrawing (R²)?"),
     ("head_agreement", "Concepts suffice", True, 0.98, 0.90, "Do contexts and latents alone tell the class?"),
-    ("swap_flips", "Nuisance is idle", False, 0.01, 0.05, "How many pictures change class with another's nuisance?"),
+    ("swap_flips", "Nuisance is idle", False, 0.01, 0.05, "How many images change class with another's nuisance?"),
 )
 _IN_PERCENT = ("agreement", "head_agreement", "swap_flips")
 
 
-def is_trusted(twin: "TwinSurrogate") -> bool:
+def is_trustworthy(explainer: "SurrogateExplainer") -> bool:
     """Whether no mark of the twin as a whole is poor; False where it was never measured."""
-    marks = twin.assessment
+    marks = explainer.assessment
     return marks is not None and all(
         _grade(getattr(marks, name), high, good, poor) != "poor" for name, _, high, good, poor, _ in _MARKS
     )
 
 
-def fidelity_view(twin: "TwinSurrogate") -> dict[str, Any]:
+def fidelity_view(explainer: "SurrogateExplainer") -> dict[str, Any]:
     """What the template prints of the twin's marks; `marks` is empty where it was never measured."""
-    marks = twin.assessment
+    marks = explainer.assessment
     if marks is None:
         return {
             "marks": [],
             "concepts": [],
             "names": [],
-            "pictures": 0,
+            "images": 0,
             "measured_by": "",
             "transferred": False,
-            "verdict": _verdict(twin),
+            "verdict": _verdict(explainer),
         }
     cards = []
     for name, title, high, good, poor, asks in _MARKS:
@@ -72,24 +72,24 @@ def fidelity_view(twin: "TwinSurrogate") -> dict[str, Any]:
         )
     return {
         "marks": cards,
-        "concepts": [_concept(twin, column, control) for column, control in enumerate(marks.controls)],
+        "concepts": [_concept(explainer, column, control) for column, control in enumerate(marks.controls)],
         "names": [control.concept for control in marks.controls],
         "realism": _realism(marks.realism),
-        "pictures": marks.pictures,
+        "images": marks.images,
         "measured_by": marks.measured_by,
         "transferred": marks.transferred,
         "own_judges": "judges" in marks.measured_by,
-        "verdict": _verdict(twin),
+        "verdict": _verdict(explainer),
         "leak": _LEAK,
-        "least": LEAST_EFFECTIVENESS,
+        "least": MIN_EFFECTIVENESS,
     }
 
 
 def _realism(found: Realism) -> str:
     return (
-        f"The classifier's features of a picture and of its redrawing have a mean cosine of {found.cosine:.3f}. Over "
-        f"all pictures their Fréchet distance is {found.frechet:.3g}; "
-        f"two halves of the real pictures are {found.floor:.3g} apart."
+        f"The classifier's features of an image and of its redrawing have a mean cosine of {found.cosine:.3f}. Over "
+        f"all images their Fréchet distance is {found.frechet:.3g}; "
+        f"two halves of the real images are {found.floor:.3g} apart."
     )
 
 
@@ -101,27 +101,27 @@ def _grade(value: float, high: bool, good: float, poor: float) -> str:
     return "good" if value <= good else "fair" if value <= poor else "poor"
 
 
-def _verdict(twin: "TwinSurrogate") -> dict[str, str]:
-    marks = twin.assessment
+def _verdict(explainer: "SurrogateExplainer") -> dict[str, str]:
+    marks = explainer.assessment
     if marks is None:
         return {
             "kind": "poor",
-            "text": "This twin was never measured on pictures that it was not trained on. Nothing on this page may be "
+            "text": "This twin was never measured on images that it was not trained on. Nothing on this page may be "
             "relied on until `pellucid surrogate evaluate --keep` has done so.",
         }
-    refused = [control.concept for control in marks.controls if control.effectiveness < LEAST_EFFECTIVENESS]
+    refused = [control.concept for control in marks.controls if control.effectiveness < MIN_EFFECTIVENESS]
     rest = f" Counterfactuals of {' and '.join(refused)} are refused: the twin does not obey there." if refused else ""
-    if not is_trusted(twin):
+    if not is_trustworthy(explainer):
         text = (
             "At least one mark is poor: the twin is not a fair stand-in for the classifier. Take this page as a sketch."
         )
         return {"kind": "poor", "text": text + rest}
-    agreed = f"Redrawn by the twin, {percent(marks.agreement)} of held-out pictures get the same class as before."
+    agreed = f"Redrawn by the twin, {percent(marks.agreement)} of held-out images get the same class as before."
     return {"kind": "fair" if refused else "good", "text": agreed + rest}
 
 
-def _concept(twin: "TwinSurrogate", column: int, control: Control) -> dict[str, Any]:
-    quality = twin.quality
+def _concept(explainer: "SurrogateExplainer", column: int, control: Control) -> dict[str, Any]:
+    quality = explainer.quality
     judged = [judge[column] for judge in quality.judged]
     perceived = quality.perceived[column] if quality.perceived else math.nan
     measured = not math.isnan(control.correlation)
@@ -130,11 +130,11 @@ def _concept(twin: "TwinSurrogate", column: int, control: Control) -> dict[str, 
         "correlation": f"{control.correlation:.2f}".replace("-", "−") if measured else "not measured",
         "share": round(100 * max(0.0, control.correlation)) if measured else 0,
         "slope": f"{control.slope:.2f}".replace("-", "−") if measured else "",
-        "leak": [_leak(control, name) for name in twin.context_names],
+        "leak": [_leak(control, name) for name in explainer.context_names],
         "judged": f"{min(judged):.2f}" if judged else "",
         "perceived": "" if math.isnan(perceived) else f"{max(perceived, 0):.2f}",
         "blind": f"{max(quality.blind[column], 0):.2f}" if quality.blind else "",
-        "seen": perceived >= LEAST_PERCEIVED,
+        "seen": perceived >= MIN_PROBE_R2,
         "shown": control.effective,
         "verdict": _shown(control, measured, perceived),
         "kind": "good" if control.effective and max(control.leak.values(), default=0) <= _LEAK else
@@ -160,6 +160,6 @@ def _shown(control: Control, measured: bool, perceived: float) -> str:
     leaks = [name for name, value in control.leak.items() if value > _LEAK]
     said = f"Shown, but setting it also moves {' and '.join(leaks)}." if leaks else "Shown."
     said += lost
-    if not math.isnan(perceived) and perceived < LEAST_PERCEIVED:
+    if not math.isnan(perceived) and perceived < MIN_PROBE_R2:
         said += " The classifier hardly perceives it, so it is no node of the perceived graph."
     return said

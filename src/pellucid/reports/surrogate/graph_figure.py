@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pellucid.reports.concepts.parts import p_words
+from pellucid.reports.concepts.parts import format_p_value
 from pellucid.reports.shared.colors import format_number
-from pellucid.reports.shared.html import in_order, percent
+from pellucid.reports.shared.html import distinct, percent
 from pellucid.reports.surrogate.graph_layout import (
-    Layout,
+    GraphLayout,
     Route,
     lay_out,
     layers_of,
@@ -18,9 +18,9 @@ from pellucid.surrogate.causal.discovery import CLASS_NODE
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import DECISION_NODE
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
-from pellucid.surrogate.explain.necessity import Share
+from pellucid.surrogate.explain.necessity import Proportion
 
-GROUNDS = {
+ORIENTATION_SOURCES = {
     "knowledge": "direction from what you said beforehand",
     "collider": "direction from the data: a collider, or what follows from one",
     "intervention": "by intervention through the generator",
@@ -29,15 +29,15 @@ GROUNDS = {
 _LONGEST = 17
 _ARROW, _CIRCLE = 9, 4.5
 _AGREED = 0.6
-"""Share of pictures from which the direction of a decision edge is given a colour."""
+"""Share of images from which the direction of a decision edge is given a color."""
 
 Pair = tuple[str, str]
 
 
-def graph_views(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
+def graph_views(global_explanation: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
     """What the template draws: one layout, and a view of it for each graph."""
-    graphs = [world.perceived, *([] if world.data is None else [world.data])]
-    nodes = [name for name in in_order(name for graph in graphs for name in graph.nodes) if name != CLASS_NODE]
+    graphs = [global_explanation.perceived, *([] if global_explanation.data is None else [global_explanation.data])]
+    nodes = [name for name in distinct(name for graph in graphs for name in graph.nodes) if name != CLASS_NODE]
     if DECISION_NODE not in nodes:
         nodes.append(DECISION_NODE)
     edges = [edge for graph in graphs for edge in graph.edges if CLASS_NODE not in edge.pair]
@@ -45,35 +45,37 @@ def graph_views(world: GlobalExplanation, class_names: Sequence[str]) -> dict[st
     layers = layers_of(nodes, directed, DECISION_NODE)
     pairs = list({frozenset(edge.pair): (edge.source, edge.target) for edge in edges}.values())
     layout = lay_out(nodes, pairs, layers)
-    views = [_view("What the classifier perceives", world.perceived, layout, world)]
-    if world.data is not None:
-        views.append(_view("What the data say", world.data, layout, world))
-        views.append(_difference(world, layout))
+    views = [_view("What the classifier perceives", global_explanation.perceived, layout, global_explanation)]
+    if global_explanation.data is not None:
+        views.append(_view("What the data say", global_explanation.data, layout, global_explanation))
+        views.append(_difference(global_explanation, layout))
     return {
         "width": layout.width,
         "height": layout.height,
         "views": views,
         "rows": [row for graph, name in zip(graphs, ("perceived", "data"), strict=False) for row in _rows(graph, name)],
-        "decisions": _decisions(world, class_names),
-        "notes": [*world.notes, *world.perceived.notes],
-        "differences": _differences(world),
+        "decisions": _decisions(global_explanation, class_names),
+        "notes": [*global_explanation.notes, *global_explanation.perceived.notes],
+        "differences": _differences(global_explanation),
     }
 
 
-def _view(name: str, graph: CausalGraph, layout: Layout, world: GlobalExplanation) -> dict[str, Any]:
+def _view(name: str, graph: CausalGraph, layout: GraphLayout, global_explanation: GlobalExplanation) -> dict[str, Any]:
     inner = [edge for edge in graph.edges if CLASS_NODE not in edge.pair]
     most = max((abs(edge.strength) for edge in inner if DECISION_NODE in edge.pair), default=1.0)
     return {
         "name": name,
-        "nodes": _nodes(graph, layout, world),
+        "nodes": _nodes(graph, layout, global_explanation),
         "edges": [
-            _decided(edge, layout, most, world) if DECISION_NODE in edge.pair else _drawn(edge, layout, 1.0)
+            _decided(edge, layout, most, global_explanation)
+            if DECISION_NODE in edge.pair
+            else _drawn(edge, layout, 1.0)
             for edge in inner
         ],
     }
 
 
-def _nodes(graph: CausalGraph, layout: Layout, world: GlobalExplanation) -> list[dict[str, Any]]:
+def _nodes(graph: CausalGraph, layout: GraphLayout, global_explanation: GlobalExplanation) -> list[dict[str, Any]]:
     led = {edge.target for edge in graph.edges if edge.source == CLASS_NODE}
     return [
         {
@@ -83,25 +85,31 @@ def _nodes(graph: CausalGraph, layout: Layout, world: GlobalExplanation) -> list
             "kind": "decision" if name == DECISION_NODE else "latent" if name.startswith("latent ") else "context",
             "absent": name not in graph.nodes,
             "class": name in led,
-            "below": _below(name, graph, world),
+            "below": _below(name, graph, global_explanation),
         }
         for name, box in layout.boxes.items()
     ]
 
 
-def _below(name: str, graph: CausalGraph, world: GlobalExplanation) -> str:
+def _below(name: str, graph: CausalGraph, global_explanation: GlobalExplanation) -> str:
     if name == DECISION_NODE:
         return "margin of the class"
     if name not in graph.nodes:
-        return "not perceived" if graph is world.perceived else "not in the table"
-    if name in world.unread and graph is world.perceived:
+        return "not perceived" if graph is global_explanation.perceived else "not in the table"
+    if name in global_explanation.unread and graph is global_explanation.perceived:
         return "not perceived; decides"
-    if name in world.perceives and graph is world.perceived:
-        return f"perceived, R² {world.perceives[name]:.2f}"
-    return "measured" if graph is world.data else "unexplained latent" if name.startswith("latent ") else "context"
+    if name in global_explanation.perceives and graph is global_explanation.perceived:
+        return f"perceived, R² {global_explanation.perceives[name]:.2f}"
+    return (
+        "measured"
+        if graph is global_explanation.data
+        else "unexplained latent"
+        if name.startswith("latent ")
+        else "context"
+    )
 
 
-def _drawn(edge: Edge, layout: Layout, most: float, story: str = "") -> dict[str, Any]:
+def _drawn(edge: Edge, layout: GraphLayout, most: float, story: str = "") -> dict[str, Any]:
     pair = (edge.source, edge.target)
     known = pair if pair in layout.routes else pair[::-1]
     route = layout.routes[known]
@@ -119,17 +127,17 @@ def _drawn(edge: Edge, layout: Layout, most: float, story: str = "") -> dict[str
             for end, mark in zip(ends, (edge.source_mark, edge.target_mark), strict=True)
             if mark != "tail"
         ],
-        "tips": [*([story] if story else []), *edge_facts(edge)],
+        "tips": [*([story] if story else []), *describe_edge(edge)],
         "open": edge.source_mark == edge.target_mark == "tail",
         "middle": _middle(route),
     }
 
 
-def _decided(edge: Edge, layout: Layout, most: float, world: GlobalExplanation) -> dict[str, Any]:
-    """An edge to the decision: without a sign where pictures do not agree on one."""
+def _decided(edge: Edge, layout: GraphLayout, most: float, global_explanation: GlobalExplanation) -> dict[str, Any]:
+    """An edge to the decision: without a sign where images do not agree on one."""
     drawn = _drawn(edge, layout, most)
-    agreed = next((each.agreement for each in world.decisions if each.concept == edge.source), 1.0)
-    fact = f"{percent(agreed)} of the pictures agree on the direction" if agreed == agreed else "it moves none of them"
+    agreed = next((each.agreement for each in global_explanation.decisions if each.concept == edge.source), 1.0)
+    fact = f"{percent(agreed)} of the images agree on the direction" if agreed == agreed else "it moves none of them"
     return drawn | {"sign": drawn["sign"] if agreed >= _AGREED else "none", "tips": [*drawn["tips"], fact]}
 
 
@@ -150,7 +158,7 @@ def _middle(route: Route) -> tuple[float, float]:
     return (x1 + x2) / 2, (y1 + y2) / 2
 
 
-def edge_facts(edge: Edge) -> list[str]:
+def describe_edge(edge: Edge) -> list[str]:
     """What is known of an edge, in words."""
     facts = []
     if not math.isnan(edge.confidence):
@@ -164,9 +172,9 @@ def edge_facts(edge: Edge) -> list[str]:
         if edge.source == CLASS_NODE:
             unit = "share of variance"
         facts.append(f"strength {'+' if edge.strength > 0 else ''}{format_number(round(edge.strength, 3))}, {unit}")
-    facts.append("found by a test of the classes" if edge.source == CLASS_NODE else GROUNDS[edge.ground])
+    facts.append("found by a test of the classes" if edge.source == CLASS_NODE else ORIENTATION_SOURCES[edge.ground])
     if not math.isnan(edge.p_value):
-        facts.append(p_words(edge.p_value))
+        facts.append(format_p_value(edge.p_value))
     if edge.source_mark == edge.target_mark == "arrow":
         facts.append("a hidden common cause")
     if "circle" in (edge.source_mark, edge.target_mark):
@@ -175,25 +183,27 @@ def edge_facts(edge: Edge) -> list[str]:
     return [*facts, f"tentative: {doubt}"] if edge.tentative else facts
 
 
-def _difference(world: GlobalExplanation, layout: Layout) -> dict[str, Any]:
-    assert world.difference is not None
-    assert world.data is not None
-    told = _among_concepts(world.difference)
+def _difference(global_explanation: GlobalExplanation, layout: GraphLayout) -> dict[str, Any]:
+    assert global_explanation.difference is not None
+    assert global_explanation.data is not None
+    told = _among_concepts(global_explanation.difference)
     drawn = [_drawn(edge, layout, 1.0, "only in the data") for edge in told.only_first]
     drawn += [_drawn(edge, layout, 1.0, "only perceived") for edge in told.only_second]
     drawn += [_drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in told.turned]
     drawn += [_drawn(edge, layout, 1.0, "in both") for edge, _ in told.common]
-    shared = CausalGraph(tuple(name for name in world.data.nodes if name in _read_nodes(world)), ())
+    shared = CausalGraph(
+        tuple(name for name in global_explanation.data.nodes if name in _read_nodes(global_explanation)), ()
+    )
     nodes = [
         node | {"below": "not compared" if node["absent"] else "in both graphs"}
-        for node in _nodes(shared, layout, world)
+        for node in _nodes(shared, layout, global_explanation)
     ]
     return {"name": "Difference", "nodes": nodes, "edges": drawn}
 
 
-def _read_nodes(world: GlobalExplanation) -> set[str]:
+def _read_nodes(global_explanation: GlobalExplanation) -> set[str]:
     """The nodes that were discovered, not only drawn because they decide."""
-    return set(world.perceived.nodes) - set(world.unread)
+    return set(global_explanation.perceived.nodes) - set(global_explanation.unread)
 
 
 def _among_concepts(told: GraphDifference) -> GraphDifference:
@@ -206,11 +216,11 @@ def _among_concepts(told: GraphDifference) -> GraphDifference:
     )
 
 
-def _differences(world: GlobalExplanation) -> list[str] | None:
+def _differences(global_explanation: GlobalExplanation) -> list[str] | None:
     """The difference in sentences; None without a data graph."""
-    if world.difference is None:
+    if global_explanation.difference is None:
         return None
-    told = _among_concepts(world.difference)
+    told = _among_concepts(global_explanation.difference)
     lines = [
         f"{edge}: in the data, but not in what the classifier perceives. It does not see, or does not use, "
         "that the two go together."
@@ -224,20 +234,23 @@ def _differences(world: GlobalExplanation) -> list[str] | None:
         f"{one} in the data, {other} as perceived: joined in both, told differently." for one, other in told.turned
     ]
     lines += [f"{one}: the same in both." for one, _ in told.common]
-    assert world.data is not None
+    assert global_explanation.data is not None
     lines += [
-        f"{name}: in the table, but the classifier perceives it too badly (R² {world.perceives[name]:.2f}) to compare."
-        for name in world.data.nodes
-        if name not in _read_nodes(world) and name in world.perceives
+        f"{name}: in the table, but the classifier perceives it too badly (R² "
+        f"{global_explanation.perceives[name]:.2f}) to compare."
+        for name in global_explanation.data.nodes
+        if name not in _read_nodes(global_explanation) and name in global_explanation.perceives
     ]
     return lines or ["No two contexts are joined in either graph."]
 
 
-def _decisions(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
-    most = max((edge.strength for edge in world.decisions), default=1.0)
-    most = max(most, world.null.block, 1e-9)
-    tentative = {edge.source for edge in world.perceived.edges if edge.target == DECISION_NODE and edge.tentative}
-    needed = {each.concept: each for each in world.necessity}
+def _decisions(global_explanation: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
+    most = max((edge.strength for edge in global_explanation.decisions), default=1.0)
+    most = max(most, global_explanation.null.block, 1e-9)
+    tentative = {
+        edge.source for edge in global_explanation.perceived.edges if edge.target == DECISION_NODE and edge.tentative
+    }
+    needed = {each.concept: each for each in global_explanation.necessity}
     rows = [
         {
             "name": edge.concept,
@@ -246,28 +259,28 @@ def _decisions(world: GlobalExplanation, class_names: Sequence[str]) -> dict[str
             "flips": percent(edge.flips),
             "dose": _dose(edge.dose),
             "agreement": "" if math.isnan(edge.agreement) else percent(edge.agreement),
-            "p": p_words(edge.p_value),
+            "p": format_p_value(edge.p_value),
             "significant": edge.significant,
             "tentative": edge.concept in tentative,
             "necessity": _share(needed[edge.concept].necessity) if needed else "",
             "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
         }
-        for edge in sorted(world.decisions, key=lambda each: -each.strength)
+        for edge in sorted(global_explanation.decisions, key=lambda each: -each.strength)
     ]
     return {
         "rows": rows,
-        "target": None if world.target is None else class_names[world.target],
-        "transferred": world.transferred,
+        "target": None if global_explanation.target is None else class_names[global_explanation.target],
+        "transferred": global_explanation.transferred,
         "needed": bool(needed),
-        "null": f"{world.null.strongest:.3f}",
-        "null_share": round(100 * world.null.strongest / most, 1),
-        "block": f"{world.null.block:.3f}",
-        "block_share": round(100 * world.null.block / most, 1),
-        "block_flips": percent(world.null.flips),
+        "null": f"{global_explanation.null.strongest:.3f}",
+        "null_share": round(100 * global_explanation.null.strongest / most, 1),
+        "block": f"{global_explanation.null.block:.3f}",
+        "block_share": round(100 * global_explanation.null.block / most, 1),
+        "block_flips": percent(global_explanation.null.flips),
     }
 
 
-def _share(share: Share) -> str:
+def _share(share: Proportion) -> str:
     return f"{100 * share.estimate:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
@@ -284,6 +297,6 @@ def _dose(dose: Sequence[float]) -> dict[str, Any]:
 
 def _rows(graph: CausalGraph, name: str) -> list[dict[str, Any]]:
     return [
-        {"graph": name, "label": str(edge), "facts": edge_facts(edge)}
+        {"graph": name, "label": str(edge), "facts": describe_edge(edge)}
         for edge in sorted(graph.edges, key=lambda each: each.source == CLASS_NODE)
     ]

@@ -11,7 +11,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Box:
+class NodeBox:
     """Where a node stands: its left upper corner and its size."""
 
     x: float
@@ -35,10 +35,10 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """Boxes of nodes and routes of pairs in a drawing of some size."""
 
-    boxes: Mapping[str, Box]
+    boxes: Mapping[str, NodeBox]
     routes: Mapping[Pair, Route]
     width: float
     height: float
@@ -78,7 +78,7 @@ def _reached(causes: Mapping[str, set[str]], start: str) -> set[str]:
     return found
 
 
-def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, int]) -> Layout:
+def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, int]) -> GraphLayout:
     """Place nodes in columns and route edges between them.
 
     Edges over several columns pass through places kept free for them. Order within a column: repeated barycentres
@@ -91,10 +91,10 @@ def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, in
     """
     chains = {pair: _chain(pair, layers) for pair in pairs}
     columns = _columns(nodes, chains, layers)
-    neighbours = _neighbours(chains)
+    neighbors = _neighbors(chains)
     for sweep in range(_SWEEPS):
         for column in columns if sweep % 2 == 0 else reversed(columns):
-            _order(column, columns, neighbours)
+            _order(column, columns, neighbors)
     ports = _degrees(nodes, chains, layers)
     heights = {
         name: max(HEIGHT, _PORT * ports.get(name, 0) + 8) if name in layers else GAP for c in columns for name in c
@@ -104,7 +104,7 @@ def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, in
     real = {name: boxes[name] for name in nodes}
     bends = max((_bulge(boxes[a], boxes[b]) for a, b in pairs if layers[a] == layers[b]), default=0)
     right = max((box.x + box.width for box in real.values()), default=0) + MARGIN + (bends if len(columns) == 1 else 0)
-    return Layout(real, routes, right, max((box.y + box.height for box in boxes.values()), default=0) + MARGIN)
+    return GraphLayout(real, routes, right, max((box.y + box.height for box in boxes.values()), default=0) + MARGIN)
 
 
 def _chain(pair: Pair, layers: Mapping[str, int]) -> list[str]:
@@ -124,7 +124,7 @@ def _columns(nodes: Sequence[str], chains: Mapping[Pair, list[str]], layers: Map
     return columns
 
 
-def _neighbours(chains: Mapping[Pair, list[str]]) -> dict[str, list[str]]:
+def _neighbors(chains: Mapping[Pair, list[str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for chain in chains.values():
         for one, other in pairwise(chain):
@@ -133,11 +133,11 @@ def _neighbours(chains: Mapping[Pair, list[str]]) -> dict[str, list[str]]:
     return found
 
 
-def _order(column: list[str], columns: Sequence[Sequence[str]], neighbours: Mapping[str, list[str]]) -> None:
+def _order(column: list[str], columns: Sequence[Sequence[str]], neighbors: Mapping[str, list[str]]) -> None:
     place = {name: (index + 0.5) / len(each) for each in columns for index, name in enumerate(each)}
-    known = {name: [place[other] for other in neighbours.get(name, ())] for name in column}
-    centre = {name: sum(at) / len(at) if at else place[name] for name, at in known.items()}
-    column.sort(key=lambda name: centre[name])
+    known = {name: [place[other] for other in neighbors.get(name, ())] for name in column}
+    center = {name: sum(at) / len(at) if at else place[name] for name, at in known.items()}
+    column.sort(key=lambda name: center[name])
 
 
 def _degrees(nodes: Sequence[str], chains: Mapping[Pair, list[str]], layers: Mapping[str, int]) -> dict[str, int]:
@@ -149,18 +149,20 @@ def _degrees(nodes: Sequence[str], chains: Mapping[Pair, list[str]], layers: Map
     return {name: max(left[name], right[name]) for name in nodes}
 
 
-def _boxes(columns: Sequence[Sequence[str]], heights: Mapping[str, float]) -> dict[str, Box]:
+def _boxes(columns: Sequence[Sequence[str]], heights: Mapping[str, float]) -> dict[str, NodeBox]:
     totals = [sum(heights[name] + GAP for name in column) - GAP for column in columns]
     boxes = {}
     for index, column in enumerate(columns):
         y = MARGIN + (max(totals) - totals[index]) / 2
         for name in column:
-            boxes[name] = Box(MARGIN + index * (WIDTH + COLUMN_GAP), y, WIDTH, heights[name])
+            boxes[name] = NodeBox(MARGIN + index * (WIDTH + COLUMN_GAP), y, WIDTH, heights[name])
             y += heights[name] + GAP
     return boxes
 
 
-def _routes(chains: Mapping[Pair, list[str]], boxes: Mapping[str, Box], layers: Mapping[str, int]) -> dict[Pair, Route]:
+def _routes(
+    chains: Mapping[Pair, list[str]], boxes: Mapping[str, NodeBox], layers: Mapping[str, int]
+) -> dict[Pair, Route]:
     ports = _ports(chains, boxes, layers)
     routes = {}
     for pair, chain in chains.items():
@@ -179,7 +181,7 @@ def _routes(chains: Mapping[Pair, list[str]], boxes: Mapping[str, Box], layers: 
 
 
 def _ports(
-    chains: Mapping[Pair, list[str]], boxes: Mapping[str, Box], layers: Mapping[str, int]
+    chains: Mapping[Pair, list[str]], boxes: Mapping[str, NodeBox], layers: Mapping[str, int]
 ) -> dict[tuple[Pair, str], float]:
     """The height at which each edge meets each of its ends, spread over the side of the box."""
     sides: dict[tuple[str, str], list[tuple[float, Pair]]] = {}
@@ -198,7 +200,7 @@ def _ports(
     return found
 
 
-def _through(start: tuple[float, float], between: Sequence[Box], end: tuple[float, float]) -> str:
+def _through(start: tuple[float, float], between: Sequence[NodeBox], end: tuple[float, float]) -> str:
     """A smooth path that crosses the columns between on the level."""
     x, y = start
     parts = [f"M{_at(x, y)}"]
@@ -211,7 +213,7 @@ def _through(start: tuple[float, float], between: Sequence[Box], end: tuple[floa
     return " ".join([*parts, f"C{_at(middle, y)} {_at(middle, end[1])} {_at(*end)}"])
 
 
-def _bulge(one: Box, other: Box) -> float:
+def _bulge(one: NodeBox, other: NodeBox) -> float:
     apart = abs(one.y - other.y) / (HEIGHT + GAP)
     return min(_BEND + 16 * apart, COLUMN_GAP - 12)
 

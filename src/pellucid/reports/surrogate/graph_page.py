@@ -1,4 +1,4 @@
-"""The page of a surrogate: may the twin be believed, what does the classifier perceive, and why these pictures?"""
+"""The page of a surrogate: may the twin be believed, what does the classifier perceive, and why these images?"""
 
 import os
 from collections.abc import Sequence
@@ -8,32 +8,36 @@ import torch
 
 import pellucid
 from pellucid.reports.shared.html import script_hash, templates
-from pellucid.reports.surrogate.fidelity import fidelity_view, is_trusted
+from pellucid.reports.surrogate.fidelity import fidelity_view, is_trustworthy
 from pellucid.reports.surrogate.graph_figure import graph_views
-from pellucid.reports.surrogate.why_page import ExplainedPicture, picture_view
+from pellucid.reports.surrogate.why_page import ExplainedImage, image_view
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
 
 
 def write_surrogate_page(
-    path: str | os.PathLike[str], twin: "TwinSurrogate", pictures: Sequence[ExplainedPicture] = ()
+    path: str | os.PathLike[str], explainer: "SurrogateExplainer", images: Sequence[ExplainedImage] = ()
 ) -> None:
     """Write `render_surrogate_page` as a UTF-8 file: all of it or nothing; missing folders are made."""
-    write_atomically(path, render_surrogate_page(twin, pictures).encode())
+    write_atomically(path, render_surrogate_page(explainer, images).encode())
 
 
-def render_surrogate_page(twin: "TwinSurrogate", pictures: Sequence[ExplainedPicture] = ()) -> str:
+def render_surrogate_page(explainer: "SurrogateExplainer", images: Sequence[ExplainedImage] = ()) -> str:
     """One HTML document that needs no other file and no network.
 
     Args:
         twin: with its marks (`assess`) and its graphs (`discover`), as far as there are any; what lacks is said.
-        pictures: explained ones, in the order shown.
+        images: explained ones, in the order shown.
     """
     from markupsafe import Markup
 
-    graph = None if twin.world is None else graph_views(twin.world, twin.class_names)
+    graph = (
+        None
+        if explainer.global_explanation is None
+        else graph_views(explainer.global_explanation, explainer.class_names)
+    )
     script = templates().get_template("surrogate.js").render()
     views = len(graph["views"]) if graph else 0
     style = templates().get_template("surrogate.css").render(views=views, photo="", targets=0, layers=0)
@@ -41,42 +45,48 @@ def render_surrogate_page(twin: "TwinSurrogate", pictures: Sequence[ExplainedPic
         templates()
         .get_template("surrogate.html")
         .render(
-            name=twin.classifier.name,
+            name=explainer.classifier.name,
             style=Markup(style),
             script=Markup(script),
             script_hash=script_hash(script),
-            fidelity=fidelity_view(twin),
-            trusted=is_trusted(twin),
+            fidelity=fidelity_view(explainer),
+            trusted=is_trustworthy(explainer),
             graph=graph,
-            pictures=[picture_view(twin, each) for each in pictures],
-            crisp=twin.options.resolution < 128,
-            black_box=not twin.features.layers,
-            provenance=_provenance(twin),
+            images=[image_view(explainer, each) for each in images],
+            crisp=explainer.options.resolution < 128,
+            black_box=not explainer.features.layers,
+            provenance=_provenance(explainer),
         )
     )
 
 
-def _provenance(twin: "TwinSurrogate") -> dict[str, Any]:
-    classifier = twin.classifier
+def _provenance(explainer: "SurrogateExplainer") -> dict[str, Any]:
+    classifier = explainer.classifier
     made = {
         "classifier": {
             "name": classifier.name,
             "weights": classifier.fingerprint(),
-            "seen at": ", ".join(twin.features.layers) or "its logits only (black box)",
+            "seen at": ", ".join(explainer.features.layers) or "its logits only (black box)",
         },
         "twin": {
-            "steps": f"{twin.steps} of {twin.options.steps}",
-            "resolution": twin.options.resolution,
-            "contexts": ", ".join(twin.context_names) or "none",
-            "latents": twin.options.latents,
-            "nuisance": twin.options.nuisance,
-            "seed": twin.options.seed,
+            "steps": f"{explainer.steps} of {explainer.options.steps}",
+            "resolution": explainer.options.resolution,
+            "contexts": ", ".join(explainer.context_names) or "none",
+            "latents": explainer.options.latents,
+            "nuisance": explainer.options.nuisance,
+            "seed": explainer.options.seed,
         },
         "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
     }
     return (
         made
-        if twin.world is None
+        if explainer.global_explanation is None
         else made
-        | {"graph": {name: each for name, each in twin.world.perceived.made_by.items() if each not in ([], {})}}
+        | {
+            "graph": {
+                name: each
+                for name, each in explainer.global_explanation.perceived.made_by.items()
+                if each not in ([], {})
+            }
+        }
     )

@@ -1,4 +1,4 @@
-"""Pictures of the surrogate's pages: as they are drawn, side by side, and where two of them differ."""
+"""Images of the surrogate's pages: as they are drawn, side by side, and where two of them differ."""
 
 import io
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from torch import Tensor
 from pellucid.reports.shared.html import data_uri
 
 if TYPE_CHECKING:
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
 
 
 _BRIGHTER, _DARKER = (18, 140, 96), (176, 38, 140)  # orange and blue stay evidence for and against
@@ -19,43 +19,43 @@ _SMALL = 128
 _ENLARGED = 96
 
 
-def shown_picture(twin: "TwinSurrogate", picture: Tensor) -> Image.Image:
-    """A picture (C, H, W) of the classifier's input space as a person sees it, pixel for pixel: grey or RGB."""
-    return Image.fromarray(_bytes(twin, picture))
+def to_display_image(explainer: "SurrogateExplainer", image: Tensor) -> Image.Image:
+    """An image (C, H, W) of the classifier's input space as a person sees it, pixel for pixel: grey or RGB."""
+    return Image.fromarray(_bytes(explainer, image))
 
 
-def picture_uri(twin: "TwinSurrogate", picture: Tensor) -> str:
+def image_uri(explainer: "SurrogateExplainer", image: Tensor) -> str:
     """The same, inside a page; the page enlarges it."""
-    return data_uri(shown_picture(twin, picture), "PNG", optimize=True)
+    return data_uri(to_display_image(explainer, image), "PNG", optimize=True)
 
 
-def difference_uri(twin: "TwinSurrogate", before: Tensor, after: Tensor) -> str:
-    """Where a picture (C, H, W) became brighter (green) and darker (magenta), on the picture in pale grey.
+def difference_uri(explainer: "SurrogateExplainer", before: Tensor, after: Tensor) -> str:
+    """Where an image (C, H, W) became brighter (green) and darker (magenta), on the image in pale grey.
 
-    Full colour is the largest change of brightness; changes of hue alone do not show.
+    Full color is the largest change of brightness; changes of hue alone do not show.
     """
-    old, new = (_bytes(twin, each).astype(np.float64) for each in (before, after))
-    grey, change = (_brightness(each) for each in (old, new - old))
+    old, new = (_bytes(explainer, each).astype(np.float64) for each in (before, after))
+    gray, change = (_brightness(each) for each in (old, new - old))
     largest = np.abs(change).max()
     share = np.abs(change)[..., None] / largest if largest else np.zeros((*change.shape, 1))
-    colour = np.where(change[..., None] > 0, _BRIGHTER, _DARKER)
-    ground = (170 + grey / 255 * 70)[..., None]
-    mixed = ground * (1 - share) + colour * share
+    color = np.where(change[..., None] > 0, _BRIGHTER, _DARKER)
+    ground = (170 + gray / 255 * 70)[..., None]
+    mixed = ground * (1 - share) + color * share
     return data_uri(Image.fromarray(mixed.round().astype(np.uint8)), "PNG", optimize=True)
 
 
-def strip_png(twin: "TwinSurrogate", pictures: Tensor) -> bytes:
-    """Pictures (V, C, H, W) side by side as a PNG file; small ones are enlarged, pixels stay pixels."""
-    row = Image.fromarray(np.concatenate([_bytes(twin, each) for each in pictures], axis=1))
+def traversal_png(explainer: "SurrogateExplainer", images: Tensor) -> bytes:
+    """Images (V, C, H, W) side by side as a PNG file; small ones are enlarged, pixels stay pixels."""
+    row = Image.fromarray(np.concatenate([_bytes(explainer, each) for each in images], axis=1))
     zoom = -(-_ENLARGED // row.height) if row.height < _SMALL else 1
     buffer = io.BytesIO()
     row.resize((row.width * zoom, row.height * zoom), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _bytes(twin: "TwinSurrogate", picture: Tensor) -> NDArray[np.uint8]:
+def _bytes(explainer: "SurrogateExplainer", image: Tensor) -> NDArray[np.uint8]:
     """(H, W) where there is one channel, else (H, W, 3) of the first three."""
-    shown = ((twin.space.show(picture[None])[0].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    shown = ((explainer.space.show(image[None])[0].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
     array: NDArray[np.uint8] = shown.permute(1, 2, 0).numpy()
     return array[..., 0] if array.shape[2] < 3 else np.ascontiguousarray(array[..., :3])
 

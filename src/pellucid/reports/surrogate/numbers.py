@@ -1,19 +1,19 @@
-"""The numbers of a picture's explanation, plainly typed, for JSON."""
+"""The numbers of an image's explanation, plainly typed, for JSON."""
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from pellucid.reports.surrogate.why_page import ExplainedPicture, redrawn_probabilities, values_of
+from pellucid.reports.surrogate.why_page import ExplainedImage, redrawn_probabilities, values_of
 from pellucid.surrogate.explain.encoded_batch import probabilities
 
 if TYPE_CHECKING:
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
 
 
-def numbers_of(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any]:
-    """All that is said of one picture but the pictures; what is no number is null."""
+def explanation_numbers(explainer: "SurrogateExplainer", each: ExplainedImage) -> dict[str, Any]:
+    """All that is said of one image but the images; what is no number is null."""
     found, names = each.explanation, list(each.class_names)
-    seen = probabilities(found.painting.logits)[0]
+    seen = probabilities(found.batch.logits)[0]
     shares = found.importance
     return {
         "file": each.name,
@@ -43,7 +43,7 @@ def numbers_of(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any]:
                 "total": list(effect.total),
                 "paths": [{"path": list(path), "effect": value} for path, value in effect.paths.items()],
                 "remainder": None if math.isnan(effect.remainder) else effect.remainder,
-                "supported": effect.supported,
+                "supported": effect.in_distribution,
             }
             for effect in found.effects
         ],
@@ -51,21 +51,21 @@ def numbers_of(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any]:
         "strips": [
             {
                 "concept": strip.concept,
-                "values": values_of(twin, strip.concept, strip.levels)[0],
-                "read_back": values_of(twin, strip.concept, strip.judged)[0],
+                "values": values_of(explainer, strip.concept, strip.levels)[0],
+                "read_back": values_of(explainer, strip.concept, strip.predicted)[0],
                 "probabilities": strip.probabilities.tolist(),
-                "supported": strip.supported.tolist(),
+                "supported": strip.in_distribution.tolist(),
             }
-            for strip in found.strips
+            for strip in found.traversals
         ],
         "flip": _flip(each),
-        "counterfactual": _counterfactual(twin, each),
+        "counterfactual": _counterfactual(explainer, each),
         "refused": dict(found.refused),
         "sentences": list(found.sentences),
     }  # fmt: skip
 
 
-def _flip(each: ExplainedPicture) -> dict[str, Any] | None:
+def _flip(each: ExplainedImage) -> dict[str, Any] | None:
     flipped = each.explanation.flipped
     if flipped is None:
         return None
@@ -79,7 +79,7 @@ def _flip(each: ExplainedPicture) -> dict[str, Any] | None:
     }
 
 
-def _counterfactual(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any] | None:
+def _counterfactual(explainer: "SurrogateExplainer", each: ExplainedImage) -> dict[str, Any] | None:
     asked = each.counterfactual
     if asked is None:
         return None
@@ -87,8 +87,8 @@ def _counterfactual(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, 
         "do": dict(asked.do),
         "before": _named(each.class_names, asked.before[0].tolist()),
         "after": _named(each.class_names, asked.after[0].tolist()),
-        "read_back": _named(twin.context_names, asked.judged[0].tolist()),
-        "supported": bool(asked.supported[0]),
+        "read_back": _named(explainer.context_names, asked.predicted[0].tolist()),
+        "supported": bool(asked.in_distribution[0]),
     }
 
 

@@ -1,4 +1,4 @@
-"""One picture on a surrogate's page: what counts, along which paths, and what would change the answer."""
+"""One image on a surrogate's page: what counts, along which paths, and what would change the answer."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor
 from pellucid.reports.concepts.parts import Scale
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import percent
-from pellucid.reports.surrogate.image_parts import difference_uri, picture_uri
+from pellucid.reports.surrogate.image_parts import difference_uri, image_uri
 from pellucid.surrogate.explain.counterfactual import Counterfactual
 from pellucid.surrogate.explain.encoded_batch import probabilities
 from pellucid.surrogate.explain.local_explanation import ConceptEffect, LocalExplanation
-from pellucid.surrogate.explain.traversal import Strip
+from pellucid.surrogate.explain.traversal import LatentTraversal
 
 if TYPE_CHECKING:
-    from pellucid.surrogate import TwinSurrogate
+    from pellucid.surrogate import SurrogateExplainer
 
 
 _CLASSES = 5
@@ -26,8 +26,8 @@ _CURVES = 3
 
 
 @dataclass(frozen=True)
-class ExplainedPicture:
-    """A picture with its answers.
+class ExplainedImage:
+    """An image with its answers.
 
     Attributes:
         name: of its file.
@@ -42,51 +42,59 @@ class ExplainedPicture:
     class_names: Sequence[str]
 
 
-def picture_view(twin: "TwinSurrogate", each: ExplainedPicture) -> dict[str, Any]:
-    """What the template prints of one picture."""
+def image_view(explainer: "SurrogateExplainer", each: ExplainedImage) -> dict[str, Any]:
+    """What the template prints of one image."""
     found = each.explanation
-    painting, names = found.painting, each.class_names
+    batch, names = found.batch, each.class_names
     return {
         "name": each.name,
         "target": names[found.target],
-        "decided": names[int(painting.classes[0])],
-        "picture": picture_uri(twin, painting.pictures[0]),
-        "redrawn": picture_uri(twin, painting.reconstructions[0]),
-        "missed": difference_uri(twin, painting.pictures[0], painting.reconstructions[0]),
+        "decided": names[int(batch.classes[0])],
+        "image": image_uri(explainer, batch.images[0]),
+        "redrawn": image_uri(explainer, batch.reconstructions[0]),
+        "missed": difference_uri(explainer, batch.images[0], batch.reconstructions[0]),
         "warning": found.fidelity.reason(0),
         "transferred": found.transferred,
         "kl": f"{float(found.fidelity.kl[0]):.3f}",
         "classes": _classes(found, redrawn_probabilities(found), names),
         "sentences": [line for line in found.sentences if not line.startswith("Do not rely")],
         "importance": _importance(found),
-        "strips": [_strip(twin, found, strip, names) for strip in found.strips if strip.concept in twin.context_names],
-        "latents": [_strip(twin, found, strip, names) for strip in found.strips if strip.concept in twin.latent_names],
+        "strips": [
+            _strip(explainer, found, strip, names)
+            for strip in found.traversals
+            if strip.concept in explainer.context_names
+        ],
+        "latents": [
+            _strip(explainer, found, strip, names)
+            for strip in found.traversals
+            if strip.concept in explainer.latent_names
+        ],
         "refused": dict(found.refused),
-        "flip": _flip(twin, found, names),
+        "flip": _flip(explainer, found, names),
         "effects": _effects(found.effects),
         "interactions": _interactions(found),
-        "asked": None if each.counterfactual is None else _asked(twin, found, each.counterfactual, names),
+        "asked": None if each.counterfactual is None else _asked(explainer, found, each.counterfactual, names),
     }
 
 
 def redrawn_probabilities(found: LocalExplanation) -> Tensor:
     """What the classifier says of the twin's redrawing, (K,)."""
     with torch.no_grad():
-        return probabilities(found.painting.twin.logits(found.painting.reconstructions))[0]
+        return probabilities(found.batch.surrogate.logits(found.batch.reconstructions))[0]
 
 
-def values_of(twin: "TwinSurrogate", concept: str, levels: Tensor) -> tuple[list[float], str]:
+def values_of(explainer: "SurrogateExplainer", concept: str, levels: Tensor) -> tuple[list[float], str]:
     """Values of a concept's code (V,) in the table's units, with the unit: latents have standard deviations only."""
-    if concept not in twin.context_names:
+    if concept not in explainer.context_names:
         return levels.tolist(), "sd"
-    column = twin.context_names.index(concept)
-    standard = torch.zeros(len(levels), len(twin.context_names)).to(levels)
+    column = explainer.context_names.index(concept)
+    standard = torch.zeros(len(levels), len(explainer.context_names)).to(levels)
     standard[:, column] = levels
-    return twin.context_values(standard)[:, column].tolist(), ""
+    return explainer.context_values(standard)[:, column].tolist(), ""
 
 
 def _classes(found: LocalExplanation, redrawn: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    seen = probabilities(found.painting.logits)[0]
+    seen = probabilities(found.batch.logits)[0]
     order = torch.maximum(seen, redrawn).argsort(descending=True).tolist()[:_CLASSES]
     return [
         {
@@ -129,29 +137,31 @@ def _importance(found: LocalExplanation) -> dict[str, Any]:
     }
 
 
-def _strip(twin: "TwinSurrogate", found: LocalExplanation, strip: Strip, names: Sequence[str]) -> dict[str, Any]:
-    values, unit = values_of(twin, strip.concept, strip.levels)
-    judged, _ = values_of(twin, strip.concept, strip.judged)
-    own = float(found.painting.codes.concepts()[0, found.importance.names.index(strip.concept)])
+def _strip(
+    explainer: "SurrogateExplainer", found: LocalExplanation, strip: LatentTraversal, names: Sequence[str]
+) -> dict[str, Any]:
+    values, unit = values_of(explainer, strip.concept, strip.levels)
+    predicted, _ = values_of(explainer, strip.concept, strip.predicted)
+    own = float(found.batch.codes.concepts()[0, found.importance.names.index(strip.concept)])
     ends = float(strip.levels[0]), float(strip.levels[-1])
     return {
         "name": strip.concept,
         "unit": unit,
-        "pictures": [
+        "images": [
             {
-                "uri": picture_uri(twin, picture),
-                "raw": picture_uri(twin, raw),
+                "uri": image_uri(explainer, image),
+                "raw": image_uri(explainer, raw),
                 "value": _number(value),
                 "supported": bool(known),
             }
-            for picture, raw, value, known in zip(strip.pictures, strip.raw, values, strip.supported, strict=True)
+            for image, raw, value, known in zip(strip.images, strip.raw, values, strip.in_distribution, strict=True)
         ],
         "curves": _curves(strip.probabilities, found.target, names),
         "own": round(100 * ((own - ends[0]) / (ends[1] - ends[0]) * (len(values) - 1) + 0.5) / len(values), 2),
-        "own_text": _number(values_of(twin, strip.concept, torch.tensor([own]).to(strip.levels))[0][0]),
-        "judged": f"{_number(judged[0])} to {_number(judged[-1])}",
+        "own_text": _number(values_of(explainer, strip.concept, torch.tensor([own]).to(strip.levels))[0][0]),
+        "judged": f"{_number(predicted[0])} to {_number(predicted[-1])}",
         "asked": f"{_number(values[0])} to {_number(values[-1])}",
-        "where": difference_uri(twin, strip.pictures[0], strip.pictures[-1]),
+        "where": difference_uri(explainer, strip.images[0], strip.images[-1]),
         "said": _said(strip, found.target, names),
     }
 
@@ -173,7 +183,7 @@ def _curves(shares: Tensor, target: int, names: Sequence[str]) -> list[dict[str,
     ]
 
 
-def _said(strip: Strip, target: int, names: Sequence[str]) -> str:
+def _said(strip: LatentTraversal, target: int, names: Sequence[str]) -> str:
     shares = strip.probabilities[:, target]
     decided = [names[index] for index in strip.probabilities.argmax(1).tolist()]
     told = list(dict.fromkeys(decided))
@@ -185,18 +195,18 @@ def _said(strip: Strip, target: int, names: Sequence[str]) -> str:
     )
 
 
-def _flip(twin: "TwinSurrogate", found: LocalExplanation, names: Sequence[str]) -> dict[str, Any] | None:
+def _flip(explainer: "SurrogateExplainer", found: LocalExplanation, names: Sequence[str]) -> dict[str, Any] | None:
     flipped = found.flipped
     if flipped is None:
         return None
-    painting = found.painting
+    batch = found.batch
     changes = {name: float(by) for name, by in zip(found.importance.names, flipped.change[0], strict=True) if by}
     scale = Scale.over(changes.values())
-    before, after = painting.codes.concepts()[0], flipped.codes.concepts()[0]
+    before, after = batch.codes.concepts()[0], flipped.codes.concepts()[0]
     rows = []
     for name, by in sorted(changes.items(), key=lambda item: -abs(item[1])):
         column = found.importance.names.index(name)
-        (old, new), unit = values_of(twin, name, torch.stack([before[column], after[column]]))
+        (old, new), unit = values_of(explainer, name, torch.stack([before[column], after[column]]))
         rows.append(
             {
                 "name": name,
@@ -206,16 +216,16 @@ def _flip(twin: "TwinSurrogate", found: LocalExplanation, names: Sequence[str]) 
             }
         )
     with torch.no_grad():
-        said = probabilities(twin.logits(flipped.pictures))[0]
+        said = probabilities(explainer.logits(flipped.images))[0]
     goal = int(flipped.targets[0])
     return {
         "goal": names[goal],
         "valid": bool(flipped.valid[0]),
         "raw_valid": bool(flipped.raw_valid[0]),
         "share": percent(float(said[goal])),
-        "after": picture_uri(twin, flipped.pictures[0]),
-        "raw": picture_uri(twin, flipped.raw[0]),
-        "difference": difference_uri(twin, painting.pictures[0], flipped.pictures[0]),
+        "after": image_uri(explainer, flipped.images[0]),
+        "raw": image_uri(explainer, flipped.raw[0]),
+        "difference": difference_uri(explainer, batch.images[0], flipped.images[0]),
         "rows": rows,
     }
 
@@ -240,7 +250,7 @@ def _effects(effects: Sequence[ConceptEffect]) -> dict[str, Any]:
                     for path, value in each.paths.items()
                 ],
                 "remainder": None if math.isnan(each.remainder) or not each.paths else scale.write(each.remainder),
-                "supported": each.supported,
+                "supported": each.in_distribution,
             }
         )
     return {"rows": rows, "ticks": scale.ticks}
@@ -255,21 +265,21 @@ def _interactions(found: LocalExplanation) -> list[dict[str, Any]]:
 
 
 def _asked(
-    twin: "TwinSurrogate", found: LocalExplanation, asked: Counterfactual, names: Sequence[str]
+    explainer: "SurrogateExplainer", found: LocalExplanation, asked: Counterfactual, names: Sequence[str]
 ) -> dict[str, Any]:
     after, before = int(asked.after[0].argmax()), int(asked.before[0].argmax())
     return {
         "do": ", ".join(f"{name} = {_number(value)}" for name, value in asked.do.items()),
-        "picture": picture_uri(twin, asked.pictures[0]),
-        "raw": picture_uri(twin, asked.raw[0]),
-        "difference": difference_uri(twin, found.painting.pictures[0], asked.pictures[0]),
+        "image": image_uri(explainer, asked.images[0]),
+        "raw": image_uri(explainer, asked.raw[0]),
+        "difference": difference_uri(explainer, found.batch.images[0], asked.images[0]),
         "before": f"{names[before]}, {percent(float(asked.before[0, before]))}",
         "after": f"{names[after]}, {percent(float(asked.after[0, after]))}",
         "changes": after != before,
-        "supported": bool(asked.supported[0]),
+        "supported": bool(asked.in_distribution[0]),
         "rows": [
             {"name": name, "asked": _number(asked.do[name]) if name in asked.do else "", "read": _number(float(value))}
-            for name, value in zip(twin.context_names, asked.judged[0], strict=True)
+            for name, value in zip(explainer.context_names, asked.predicted[0], strict=True)
         ],
     }
 

@@ -1,4 +1,4 @@
-"""How good a twin is, measured on pictures it was not trained on: fidelity, and control over each context."""
+"""How good a twin is, measured on images it was not trained on: fidelity, and control over each context."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.assess.leakage import Measure, remeasured, unchanged
+from pellucid.surrogate.assess.leakage import Measure, measure_baseline, measure_intervention
 from pellucid.surrogate.assess.realism import Realism, realism
-from pellucid.surrogate.explain.encoded_batch import Painting, chunks, decided
-from pellucid.surrogate.explain.validity import LEAST_EFFECTIVENESS, fidelity
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, chunks, predict_class
+from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS, fidelity
 from pellucid.surrogate.model.codes import Codes
 
 
@@ -21,11 +21,11 @@ class Control:
 
     Attributes:
         concept: its name.
-        correlation: of the asked with the re-measured value on the generated picture, over pictures.
+        correlation: of the asked with the re-measured value on the generated image, over images.
         slope: of the re-measured against the asked value; 1 is right.
-        leak: other context -> mean absolute change of its measured value against the picture unchanged, in standard
+        leak: other context -> mean absolute change of its measured value against the image unchanged, in standard
             deviations.
-        pictures: how many could be measured before and after.
+        images: how many could be measured before and after.
         measurable: share of those measured before that could be measured after; NaN where nothing can be measured.
     """
 
@@ -33,7 +33,7 @@ class Control:
     correlation: float
     slope: float
     leak: Mapping[str, float]
-    pictures: int
+    images: int
     measurable: float
 
     @property
@@ -44,7 +44,7 @@ class Control:
     @property
     def effective(self) -> bool:
         """Whether counterfactuals of this context may be shown as explanations."""
-        return self.effectiveness >= LEAST_EFFECTIVENESS
+        return self.effectiveness >= MIN_EFFECTIVENESS
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class Assessment:
     """A twin's marks.
 
     Attributes:
-        agreement: share of pictures whose class the classifier keeps on the reconstruction.
-        kl: mean KL divergence of the classifier's probabilities, picture from reconstruction, in nats.
+        agreement: share of images whose class the classifier keeps on the reconstruction.
+        kl: mean KL divergence of the classifier's probabilities, image from reconstruction, in nats.
         logit_r2: share of the variance of the logits that the reconstructions keep.
         head_agreement: share whose class the discriminative twin's head tells from context and latents alone.
-        swap_flips: share whose class changes when all nuisance is another picture's.
+        swap_flips: share whose class changes when all nuisance is another image's.
         pixels: mean absolute error of reconstructions, in units of the classifier's input.
         realism: what the classifier's features say of the reconstructions.
         controls: of each context.
         measured_by: what re-measured the contexts.
-        transferred: whether it was measured with the changes laid on the pictures, not on the twin's own drawings.
-        pictures: how many were assessed.
+        transferred: whether it was measured with the changes laid on the images, not on the twin's own drawings.
+        images: how many were assessed.
         seed: of the asked values and swaps.
     """
 
@@ -76,7 +76,7 @@ class Assessment:
     controls: tuple[Control, ...]
     measured_by: str
     transferred: bool
-    pictures: int
+    images: int
     seed: int
 
     @property
@@ -105,7 +105,7 @@ class Assessment:
 
 
 def assess(
-    painting: Painting,
+    batch: EncodedBatch,
     head: Callable[[Codes], Tensor],
     features: Callable[[Tensor], Tensor],
     span: Tensor,
@@ -116,65 +116,64 @@ def assess(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Assessment:
-    """Measure a twin on held-out pictures.
+    """Measure a twin on held-out images.
 
     Each context in turn is asked to take a value drawn evenly from its span, all other codes held; the generated
-    pictures are then measured anew.
+    images are then measured anew.
 
     Args:
-        painting: held-out pictures.
+        painting: held-out images.
         head: from codes to logits (N, K), the discriminative twin.
-        features: from pictures to the classifier's features (N, F).
+        features: from images to the classifier's features (N, F).
         span: (2, K_c) least and most asked of each context, in standard deviations.
         measure: re-measures contexts; best by code that knows nothing of the twin.
         measured_by: says what it is.
-        transferred: measure control with the changes laid on the pictures instead of on the twin's own drawings.
+        transferred: measure control with the changes laid on the images instead of on the twin's own drawings.
         seed: of the asked values and of the swaps.
         on_progress: called with (contexts done, in all).
 
     Raises:
-        PellucidError: no pictures.
+        PellucidError: no images.
     """
-    if not len(painting):
-        raise PellucidError("there are no pictures to assess the twin on")
+    if not len(batch):
+        raise PellucidError("there are no images to assess the twin on")
     random = torch.Generator().manual_seed(seed)
-    trust = fidelity(painting)
+    trust = fidelity(batch)
     with torch.no_grad():
-        batches = list(chunks(len(painting), painting.max_batch))
-        told = torch.cat([head(painting.codes[rows]) for rows in batches])
-        redrawn = torch.cat([painting.twin.logits(painting.reconstructions[rows]) for rows in batches])
+        batches = list(chunks(len(batch), batch.max_batch))
+        told = torch.cat([head(batch.codes[rows]) for rows in batches])
+        redrawn = torch.cat([batch.surrogate.logits(batch.reconstructions[rows]) for rows in batches])
         real, drawn = (
-            torch.cat([features(seen[rows]) for rows in batches])
-            for seen in (painting.pictures, painting.reconstructions)
+            torch.cat([features(seen[rows]) for rows in batches]) for seen in (batch.images, batch.reconstructions)
         )
-    donors = torch.randperm(len(painting), generator=random)
-    swapped = painting.drawn(replace(painting.codes, nuisance=painting.codes.nuisance[donors]))
+    donors = torch.randperm(len(batch), generator=random)
+    swapped = batch.drawn(replace(batch.codes, nuisance=batch.codes.nuisance[donors]))
     with torch.no_grad():
-        after = torch.cat([painting.twin.logits(swapped[rows]) for rows in batches])
-    factual = unchanged(painting, measure, transferred=transferred)
+        after = torch.cat([batch.surrogate.logits(swapped[rows]) for rows in batches])
+    factual = measure_baseline(batch, measure, transferred=transferred)
     controls = []
-    for column in range(len(painting.twin.context_names)):
-        controls.append(_control(painting, column, span, measure, factual, transferred, random))
+    for column in range(len(batch.surrogate.context_names)):
+        controls.append(_control(batch, column, span, measure, factual, transferred, random))
         if on_progress:
-            on_progress(column + 1, len(painting.twin.context_names))
+            on_progress(column + 1, len(batch.surrogate.context_names))
     return Assessment(
         agreement=float(trust.agrees.float().mean()),
         kl=float(trust.kl.mean()),
-        logit_r2=_r2(painting.logits, redrawn),
-        head_agreement=float((decided(told) == painting.classes).float().mean()),
-        swap_flips=float((decided(after) != decided(redrawn)).float().mean()),
+        logit_r2=_r2(batch.logits, redrawn),
+        head_agreement=float((predict_class(told) == batch.classes).float().mean()),
+        swap_flips=float((predict_class(after) != predict_class(redrawn)).float().mean()),
         pixels=float(trust.pixels.mean()),
         realism=realism(real, drawn, seed=seed),
         controls=tuple(controls),
         measured_by=measured_by,
         transferred=transferred,
-        pictures=len(painting),
+        images=len(batch),
         seed=seed,
     )
 
 
 def _control(
-    painting: Painting,
+    batch: EncodedBatch,
     column: int,
     span: Tensor,
     measure: Measure,
@@ -182,10 +181,10 @@ def _control(
     transferred: bool,
     random: torch.Generator,
 ) -> Control:
-    names = painting.twin.context_names
+    names = batch.surrogate.context_names
     low, high = span[:, column].tolist()
-    asked = torch.rand(len(painting), generator=random).to(painting.pictures) * (high - low) + low
-    seen = remeasured(painting, column, asked, measure, transferred=transferred)
+    asked = torch.rand(len(batch), generator=random).to(batch.images) * (high - low) + low
+    seen = measure_intervention(batch, column, asked, measure, transferred=transferred)
     before = torch.isfinite(factual).all(1)
     known = torch.isfinite(seen).all(1) & before
     measurable = float(known.sum() / before.sum())

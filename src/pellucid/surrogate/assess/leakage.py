@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.explain.encoded_batch import Painting
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch
 
 Measure = Callable[[Tensor], Tensor]
-"""From pictures (N, C, H, W) in the classifier's input space to contexts (N, K_c), in standard deviations of the table;
+"""From images (N, C, H, W) in the classifier's input space to contexts (N, K_c), in standard deviations of the table;
 NaN rows where nothing can be measured."""
 
 ENDS = (0.05, 0.95)
@@ -18,55 +18,55 @@ ENDS = (0.05, 0.95)
 
 
 @dataclass(frozen=True)
-class Movement:
+class ConceptLeakage:
     """What is measured to move when one coordinate of the code is set, all others held; (coordinates, contexts) each.
 
     Attributes:
         coordinates: names, contexts first, then latents.
         contexts: names of what is measured.
-        change: mean absolute change against the picture unchanged, over both ends and all pictures, in standard
+        change: mean absolute change against the image unchanged, over both ends and all images, in standard
             deviations of the table. A clean twin has zeros off the contexts' diagonal.
         swing: mean of what is measured at the upper end minus that at the lower; signed, same unit.
-        pictures: for each coordinate, how many were measurable at both ends.
+        images: for each coordinate, how many were measurable at both ends.
         ends: quantiles of the coordinate that it was set to.
     """
 
     coordinates: tuple[str, ...]
     contexts: tuple[str, ...]
     change: tuple[tuple[float, ...], ...]
-    swing: tuple[tuple[float, ...], ...]
-    pictures: tuple[int, ...]
+    signed_change: tuple[tuple[float, ...], ...]
+    images: tuple[int, ...]
     ends: tuple[float, float]
 
 
-def what_moves(
-    painting: Painting,
+def concept_leakage(
+    batch: EncodedBatch,
     measure: Measure,
     *,
     ends: tuple[float, float] = ENDS,
     transferred: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Movement:
+) -> ConceptLeakage:
     """Set each context and each latent to its lower and upper quantile, draw, and measure all contexts anew.
 
     Args:
-        painting: held-out pictures; their codes also give the quantiles.
-        measure: from pictures to contexts in standard deviations; best by code that knows nothing of the twin.
+        painting: held-out images; their codes also give the quantiles.
+        measure: from images to contexts in standard deviations; best by code that knows nothing of the twin.
         ends: the quantiles.
-        transferred: measure the pictures with the change transferred instead of the twin's own.
+        transferred: measure the images with the change transferred instead of the twin's own.
         on_progress: called with (coordinates done, in all).
 
     Raises:
-        PellucidError: no pictures, or ends that are not two increasing quantiles.
+        PellucidError: no images, or ends that are not two increasing quantiles.
     """
-    if not len(painting) or not 0 <= ends[0] < ends[1] <= 1:
-        raise PellucidError(f"wanted pictures and two increasing quantiles, not {len(painting)} and {ends}")
-    names = (*painting.twin.context_names, *painting.twin.latent_names)
-    factual = unchanged(painting, measure, transferred=transferred)
-    bounds = torch.quantile(painting.codes.concepts(), torch.tensor(ends).to(painting.pictures), dim=0)
+    if not len(batch) or not 0 <= ends[0] < ends[1] <= 1:
+        raise PellucidError(f"wanted images and two increasing quantiles, not {len(batch)} and {ends}")
+    names = (*batch.surrogate.context_names, *batch.surrogate.latent_names)
+    factual = measure_baseline(batch, measure, transferred=transferred)
+    bounds = torch.quantile(batch.codes.concepts(), torch.tensor(ends).to(batch.images), dim=0)
     changes, swings, counts = [], [], []
     for column, (low, high) in enumerate(bounds.T.tolist()):
-        seen = [remeasured(painting, column, end, measure, transferred=transferred) for end in (low, high)]
+        seen = [measure_intervention(batch, column, end, measure, transferred=transferred) for end in (low, high)]
         known = torch.stack([factual, *seen]).isfinite().all(2).all(0)
         moved = torch.stack([each[known] - factual[known] for each in seen])
         changes.append(tuple(moved.abs().mean((0, 1)).tolist()))
@@ -74,19 +74,22 @@ def what_moves(
         counts.append(int(known.sum()))
         if on_progress:
             on_progress(column + 1, len(names))
-    return Movement(names, tuple(painting.twin.context_names), tuple(changes), tuple(swings), tuple(counts), ends)
+    return ConceptLeakage(
+        names, tuple(batch.surrogate.context_names), tuple(changes), tuple(swings), tuple(counts), ends
+    )
 
 
-def unchanged(painting: Painting, measure: Measure, *, transferred: bool = False) -> Tensor:
-    """What is measured (N, K_c) of what `remeasured` changes: the pictures themselves, or redrawn as they are."""
-    return measure(painting.pictures if transferred else painting.reconstructions)
+def measure_baseline(batch: EncodedBatch, measure: Measure, *, transferred: bool = False) -> Tensor:
+    """What is measured (N, K_c) of what `measure_intervention` changes: the images themselves, or redrawn as they
+    are."""
+    return measure(batch.images if transferred else batch.reconstructions)
 
 
-def remeasured(
-    painting: Painting, column: int, values: Tensor | float, measure: Measure, *, transferred: bool = False
+def measure_intervention(
+    batch: EncodedBatch, column: int, values: Tensor | float, measure: Measure, *, transferred: bool = False
 ) -> Tensor:
     """What is measured (N, K_c) once a concept coordinate is set to values (N,) or to one, all other codes held."""
-    concepts = painting.codes.concepts().clone()
+    concepts = batch.codes.concepts().clone()
     concepts[:, column] = values
-    drawn = painting.drawn(painting.codes.with_concepts(concepts))
-    return measure(painting.transferred(drawn) if transferred else drawn)
+    drawn = batch.drawn(batch.codes.replace_concepts(concepts))
+    return measure(batch.transferred(drawn) if transferred else drawn)

@@ -13,30 +13,32 @@ from pellucid.synthetic.morphomnist.measure import measure
 from pellucid.synthetic.morphomnist.redraw import redraw
 
 if TYPE_CHECKING:
-    from pellucid.surrogate.surrogate import TwinSurrogate
+    from pellucid.surrogate.surrogate import SurrogateExplainer
 
 
 GROUND = 0.1
-"""Share of the brightest grey that counts as black in drawn pictures: they are not quite black around the digit."""
+"""Share of the brightest grey that counts as black in drawn images: they are not quite black around the digit."""
 
 _ROUNDS = 3  # of redrawing; what was reached is measured, so that it need not be what was asked
 
 
-def measured(shown: Tensor, names: Sequence[str], ground: float = 0.0) -> Tensor:
+def measure_digits(shown: Tensor, names: Sequence[str], ground: float = 0.0) -> Tensor:
     """Measures (N, K) of bright digits on black (N, C, H, W), display space; NaN where there is nothing to measure.
 
     Args:
-        shown: the pictures.
+        shown: the images.
         names: of `pellucid.data.morphomnist.MEASURES`.
-        ground: share of a picture's brightest grey that counts as black.
+        ground: share of an image's brightest grey that counts as black.
     """
-    found = measure(_grey(shown), background=ground)
+    found = measure(_gray(shown), background=ground)
     return torch.stack([getattr(found, name) for name in names], dim=1)
 
 
-def digit_measure(twin: "TwinSurrogate") -> Measure:
+def digit_measure(surrogate: "SurrogateExplainer") -> Measure:
     """What re-measures the digits that a twin draws; all its contexts must be measures of digits."""
-    return lambda pictures: twin.standard_context(measured(twin.space.show(pictures), twin.context_names, GROUND))
+    return lambda images: surrogate.standard_context(
+        measure_digits(surrogate.space.show(images), surrogate.context_names, GROUND)
+    )
 
 
 def digit_rerender(names: Sequence[str], low: Tensor, high: Tensor, space: DisplaySpace) -> Rerender:
@@ -45,19 +47,19 @@ def digit_rerender(names: Sequence[str], low: Tensor, high: Tensor, space: Displ
     Args:
         names: of `pellucid.data.morphomnist.SETTABLE`.
         low, high: (K,) bounds.
-        space: display space of the pictures.
+        space: display space of the images.
     """
 
-    def anew(pictures: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        asked = low + (high - low) * torch.rand(len(pictures), len(names), generator=random)
+    def anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        asked = low + (high - low) * torch.rand(len(images), len(names), generator=random)
         settings = dict(zip(names, asked.T, strict=True))
-        grey = redraw(_grey(space.show(pictures)), rounds=_ROUNDS, **settings)
-        shown = (grey / 127.5 - 1)[:, None].expand_as(pictures)
-        return space.back(shown), measured(shown, names)
+        gray = redraw(_gray(space.show(images)), rounds=_ROUNDS, **settings)
+        shown = (gray / 127.5 - 1)[:, None].expand_as(images)
+        return space.back(shown), measure_digits(shown, names)
 
     return anew
 
 
-def _grey(shown: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) of display space as grey (N, H, W), 0..255."""
+def _gray(shown: Tensor) -> Tensor:
+    """Images (N, C, H, W) of display space as grey (N, H, W), 0..255."""
     return ((shown.mean(1) + 1) * 127.5).clamp(0, 255)

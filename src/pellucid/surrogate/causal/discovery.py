@@ -13,25 +13,25 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import (
     CausalGraph,
     Edge,
-    Ground,
-    Mark,
+    EndMark,
+    OrientationSource,
 )
-from pellucid.surrogate.causal.rank_normalize import rank_gaussian, within_class
+from pellucid.surrogate.causal.rank_normalize import rank_gaussianize, subtract_class_means
 from pellucid.surrogate.causal.search import (
     ARROW,
     TAIL,
+    BackgroundKnowledge,
     DiscoveryOptions,
+    EndMarks,
     Floats,
-    Knowledge,
-    Marks,
     make_search,
 )
 
 CLASS_NODE = "class"
 
-_NAMES: dict[int, Mark] = {TAIL: "tail", ARROW: "arrow", 2: "circle"}
+_NAMES: dict[int, EndMark] = {TAIL: "tail", ARROW: "arrow", 2: "circle"}
 _JITTER = 1e-6  # drawing rows again makes exact copies; kernels and covariances should not see them
-COPY = 0.999
+COPY_CORRELATION = 0.999
 """Correlation of rank-Gaussianised columns from which one is a copy of the other."""
 
 _ROWS_PER_NODE = 10
@@ -42,7 +42,7 @@ def discover(
     names: Sequence[str],
     *,
     labels: ArrayLike | None = None,
-    knowledge: Knowledge | None = None,
+    knowledge: BackgroundKnowledge | None = None,
     options: DiscoveryOptions | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CausalGraph:
@@ -53,7 +53,7 @@ def discover(
     Kruskal-Wallis tests, corrected by Benjamini and Hochberg. Of a single class there is nothing to take away.
 
     Args:
-        values: (N, K), one row per picture.
+        values: (N, K), one row per image.
         names: of the K columns.
         labels: (N,) classes, or None.
         knowledge: tiers, required and forbidden edges.
@@ -64,18 +64,18 @@ def discover(
         MissingExtraError: without causal-learn.
         PellucidError: for NaN, constant or copied columns, too few rows, or knowledge of unknown nodes.
     """
-    options, knowledge = options or DiscoveryOptions(), knowledge or Knowledge()
+    options, knowledge = options or DiscoveryOptions(), knowledge or BackgroundKnowledge()
     table = _checked(values, names, knowledge, options)
     rows = _rows(len(table), options)
-    normal = rank_gaussian(table[rows], options.seed)
+    normal = rank_gaussianize(table[rows], options.seed)
     classes = None if labels is None else np.asarray(labels)[rows]
     if classes is not None and len(np.unique(classes)) < 2:
         classes = None
     if classes is not None:
-        normal = rank_gaussian(within_class(normal, classes), options.seed)
+        normal = rank_gaussianize(subtract_class_means(normal, classes), options.seed)
     search = make_search(names, knowledge, options)
     marks = search(normal)
-    blind = make_search(names, Knowledge(), options)(normal) if knowledge else marks
+    blind = make_search(names, BackgroundKnowledge(), options)(normal) if knowledge else marks
     adjacent, points = _bootstrap(normal, search, options, on_progress)
     found = _Found(tuple(names), normal, marks, blind, adjacent, points)
     edges = list(_edges(found, knowledge, options))
@@ -87,7 +87,9 @@ def discover(
     return CausalGraph(nodes, tuple(edges), made_by, _notes(labels is not None, classes is not None, options))
 
 
-def _checked(values: ArrayLike, names: Sequence[str], knowledge: Knowledge, options: DiscoveryOptions) -> Floats:
+def _checked(
+    values: ArrayLike, names: Sequence[str], knowledge: BackgroundKnowledge, options: DiscoveryOptions
+) -> Floats:
     table = np.asarray(values, dtype=np.float64)
     nodes = len(names)
     if table.ndim != 2 or table.shape[1] != nodes:
@@ -101,9 +103,9 @@ def _checked(values: ArrayLike, names: Sequence[str], knowledge: Knowledge, opti
             raise PellucidError(f"node {name!r} has {bad} values that are not finite: leave those rows out")
         if column.std() <= 1e-9 * np.abs(column).max():
             raise PellucidError(f"node {name!r} is constant: leave it out")
-    normal = rank_gaussian(table)
+    normal = rank_gaussianize(table)
     for one, other in combinations(range(nodes), 2):
-        if abs(np.corrcoef(normal[:, one], normal[:, other])[0, 1]) > COPY:
+        if abs(np.corrcoef(normal[:, one], normal[:, other])[0, 1]) > COPY_CORRELATION:
             raise PellucidError(f"nodes {names[one]!r} and {names[other]!r} are copies of each other: leave one out")
     if unknown := sorted(knowledge.names() - set(names)):
         raise PellucidError(f"background knowledge names {unknown}, which are no nodes ({list(names)})")
@@ -120,7 +122,7 @@ def _rows(count: int, options: DiscoveryOptions) -> NDArray[np.int64]:
 
 def _bootstrap(
     normal: Floats,
-    search: Callable[[Floats], Marks],
+    search: Callable[[Floats], EndMarks],
     options: DiscoveryOptions,
     tell: Callable[[int, int], None] | None,
 ) -> tuple[Floats, Floats]:
@@ -139,7 +141,7 @@ def _bootstrap(
         return adjacent / options.bootstraps, points / options.bootstraps
 
 
-def _points(marks: Marks) -> NDArray[np.bool_]:
+def _points(marks: EndMarks) -> NDArray[np.bool_]:
     return np.asarray((marks == TAIL) & (marks.T == ARROW), dtype=np.bool_)
 
 
@@ -149,13 +151,13 @@ class _Found:
 
     names: tuple[str, ...]
     normal: Floats
-    marks: Marks
-    blind: Marks
+    marks: EndMarks
+    blind: EndMarks
     adjacent: Floats
     points: Floats
 
 
-def _edges(found: _Found, knowledge: Knowledge, options: DiscoveryOptions) -> "list[Edge]":
+def _edges(found: _Found, knowledge: BackgroundKnowledge, options: DiscoveryOptions) -> "list[Edge]":
     edges = []
     for i, j in combinations(range(len(found.names)), 2):
         confidence = float(found.adjacent[i, j])
@@ -179,10 +181,10 @@ def _edges(found: _Found, knowledge: Knowledge, options: DiscoveryOptions) -> "l
 
 
 def _orientation(
-    found: _Found, i: int, j: int, knowledge: Knowledge, options: DiscoveryOptions
-) -> tuple[tuple[Mark, Mark], Ground]:
+    found: _Found, i: int, j: int, knowledge: BackgroundKnowledge, options: DiscoveryOptions
+) -> tuple[tuple[EndMark, EndMark], OrientationSource]:
     """The marks at both ends that are claimed, and on what ground."""
-    forward: tuple[Mark, Mark] = ("tail", "arrow")
+    forward: tuple[EndMark, EndMark] = ("tail", "arrow")
     for cause, effect, ends in ((i, j, forward), (j, i, forward[::-1])):
         if knowledge.decides(found.names[cause], found.names[effect]):
             return ends, "knowledge"
@@ -195,7 +197,7 @@ def _orientation(
     return ("tail", "tail"), "undecided"
 
 
-def _partial_correlation(normal: Floats, i: int, j: int, marks: Marks) -> float:
+def _partial_correlation(normal: Floats, i: int, j: int, marks: EndMarks) -> float:
     points = _points(marks)
     given = [k for k in range(len(marks)) if k not in (i, j) and (points[k, i] or points[k, j])]
     design = np.column_stack([np.ones(len(normal)), normal[:, given]])
@@ -219,7 +221,7 @@ def _class_edges(table: Floats, names: Sequence[str], classes: NDArray[Any], alp
     ]
 
 
-def _made_by(options: DiscoveryOptions, knowledge: Knowledge, rows: int) -> dict[str, object]:
+def _made_by(options: DiscoveryOptions, knowledge: BackgroundKnowledge, rows: int) -> dict[str, object]:
     from importlib.metadata import version
 
     return {
@@ -239,7 +241,7 @@ def _notes(given: bool, with_class: bool, options: DiscoveryOptions) -> tuple[st
     if with_class:
         notes.append("Edges between nodes hold within classes: class means were taken away.")
     elif given:
-        notes.append("All pictures are of one class, so the class is no node.")
+        notes.append("All images are of one class, so the class is no node.")
     if options.method != "fci":
         notes.append("No hidden common causes are assumed; FCI tells where there may be one.")
     return tuple(notes)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.surrogate.causal.mechanisms import Floats, StructuralModel
+from pellucid.surrogate.causal.mechanisms import FittedStructuralModel, Floats
 
 Outcome = Callable[[Tensor], Tensor]
-"""From concepts (N, K) to the outcome (N,), as a logit margin: the rest of the code of each picture is held."""
+"""From concepts (N, K) to the outcome (N,), as a logit margin: the rest of the code of each image is held."""
 
 
 @dataclass(frozen=True)
-class Effects:
+class PathEffects:
     """The effect of setting one node, for each row, in units of the outcome.
 
     Attributes:
@@ -38,7 +38,9 @@ class Effects:
         return torch.stack([effect for path, effect in self.paths.items() if path[-1] == node]).sum(0)
 
 
-def effects(model: StructuralModel, outcome: Outcome, concepts: Tensor, node: str, value: float | Tensor) -> Effects:
+def effects(
+    model: FittedStructuralModel, outcome: Outcome, concepts: Tensor, node: str, value: float | Tensor
+) -> PathEffects:
     """Total, direct and path effects of setting a node.
 
     Direct: only the node changes. Total: its descendants respond, with the noise they had. Along a path: each node
@@ -69,10 +71,10 @@ def effects(model: StructuralModel, outcome: Outcome, concepts: Tensor, node: st
             changed[:, last] = path_values(model, concepts, path, value)
             paths[path] = outcome(changed) - before
     along = torch.stack(list(paths.values())).sum(0) if paths else torch.zeros_like(total)
-    return Effects(node, total, direct, paths, total - direct - along)
+    return PathEffects(node, total, direct, paths, total - direct - along)
 
 
-def path_values(model: StructuralModel, concepts: Tensor, path: tuple[str, ...], value: float | Tensor) -> Tensor:
+def path_values(model: FittedStructuralModel, concepts: Tensor, path: tuple[str, ...], value: float | Tensor) -> Tensor:
     """What the last node of a path becomes (N,) when its first is set and the change runs along the path alone."""
     factual = _array(concepts)
     changed = _array(torch.as_tensor(value))

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pellucid.errors import PellucidError
 
-Mark = Literal["tail", "arrow", "circle"]
-Ground = Literal["knowledge", "collider", "intervention", "undecided"]
+EndMark = Literal["tail", "arrow", "circle"]
+OrientationSource = Literal["knowledge", "collider", "intervention", "undecided"]
 
 _NAN = float("nan")
 _MOST_EXTENSIONS = 4096
@@ -36,13 +36,13 @@ class Edge:
 
     source: str
     target: str
-    source_mark: Mark = "tail"
-    target_mark: Mark = "tail"
+    source_mark: EndMark = "tail"
+    target_mark: EndMark = "tail"
     confidence: float = _NAN
     forward: float = _NAN
     backward: float = _NAN
     strength: float = _NAN
-    ground: Ground = "undecided"
+    ground: OrientationSource = "undecided"
     tentative: bool = False
     p_value: float = _NAN
 
@@ -63,7 +63,7 @@ class Edge:
         both = {"—→": "→", "←—": "←", "——": "—", "←→": "↔", "oo": "o—o"}.get(left + right, left + right)
         return f"{self.source} {both} {self.target}"
 
-    def arrow_at(self, end: str) -> bool:
+    def has_arrow_at(self, end: str) -> bool:
         """Whether there is an arrowhead at that end: it is no cause of the other."""
         return (self.source_mark if end == self.source else self.target_mark) == "arrow"
 
@@ -158,16 +158,16 @@ class CausalGraph:
             placed += free
         return tuple(placed)
 
-    def without(self, names: Collection[str]) -> "CausalGraph":
+    def drop_nodes(self, names: Collection[str]) -> "CausalGraph":
         """The graph of the other nodes."""
         nodes = tuple(name for name in self.nodes if name not in names)
         return replace(self, nodes=nodes, edges=tuple(edge for edge in self.edges if edge.pair <= set(nodes)))
 
-    def without_tentative(self) -> "CausalGraph":
+    def drop_tentative(self) -> "CausalGraph":
         """The firm edges alone."""
         return replace(self, edges=tuple(edge for edge in self.edges if not edge.tentative))
 
-    def oriented(self, choices: Mapping[str, str] | tuple[tuple[str, str], ...]) -> "CausalGraph":
+    def orient(self, choices: Mapping[str, str] | tuple[tuple[str, str], ...]) -> "CausalGraph":
         """The graph with cause -> effect pairs decided by the user, as knowledge.
 
         Raises:
@@ -180,7 +180,7 @@ class CausalGraph:
                 raise PellucidError(f"no edge between {cause!r} and {effect!r} that could be oriented")
             if edge.reversed().directed:
                 raise PellucidError(f"{effect!r} -> {cause!r} is already decided; it cannot be turned round")
-            if edge.arrow_at(cause):
+            if edge.has_arrow_at(cause):
                 raise PellucidError(f"{edge} says that {cause!r} does not cause {effect!r}")
             decided = replace(edge, source_mark="tail", target_mark="arrow", ground="knowledge")
             edges[edge.pair] = edge if edge.directed else decided
@@ -211,14 +211,14 @@ class CausalGraph:
                 (edge.target, edge.source) if turn else (edge.source, edge.target)
                 for edge, turn in zip(undecided, turned, strict=True)
             )
-            if any(edge.arrow_at(cause) for edge, (cause, _) in zip(undecided, choices, strict=True)):
+            if any(edge.has_arrow_at(cause) for edge, (cause, _) in zip(undecided, choices, strict=True)):
                 continue
-            candidate = self.oriented(choices)
-            if candidate.acyclic():
+            candidate = self.orient(choices)
+            if candidate.is_acyclic():
                 found.append(candidate)
-        return tuple(one for one in found if one.colliders() <= self.colliders()) or tuple(found)
+        return tuple(one for one in found if one.unshielded_colliders() <= self.unshielded_colliders()) or tuple(found)
 
-    def acyclic(self) -> bool:
+    def is_acyclic(self) -> bool:
         """Whether the directed edges make no cycle."""
         try:
             self.order()
@@ -226,7 +226,7 @@ class CausalGraph:
             return False
         return True
 
-    def colliders(self) -> set[tuple[frozenset[str], str]]:
+    def unshielded_colliders(self) -> set[tuple[frozenset[str], str]]:
         """Pairs of nodes that are not adjacent and point into the same third one."""
         return {
             (frozenset((one, other)), node)

@@ -56,7 +56,7 @@ class _Regression(Protocol):
 
 
 @dataclass(frozen=True)
-class StructuralModel:
+class FittedStructuralModel:
     """Nodes of a directed graph as z_j = h_j(z of its causes) + noise, on rank-Gaussian scales.
 
     Attributes:
@@ -74,7 +74,9 @@ class StructuralModel:
     options: MechanismOptions
 
     @classmethod
-    def fit(cls, values: ArrayLike, graph: CausalGraph, options: MechanismOptions | None = None) -> "StructuralModel":
+    def fit(
+        cls, values: ArrayLike, graph: CausalGraph, options: MechanismOptions | None = None
+    ) -> "FittedStructuralModel":
         """Fit the mechanisms of a graph to data (N, K), columns in the order of the graph's nodes.
 
         Raises:
@@ -165,11 +167,11 @@ def hsic_p_value(first: ArrayLike, second: ArrayLike, *, permutations: int = 200
         return np.asarray(np.exp(-distances / np.median(distances[distances > 0])))
 
     one, other = kernel(first), kernel(second)
-    centred = one - one.mean(0) - one.mean(1)[:, None] + one.mean()
+    centered = one - one.mean(0) - one.mean(1)[:, None] + one.mean()
     random = np.random.default_rng(seed)
-    seen = float((centred * other).sum())
+    seen = float((centered * other).sum())
     orders = (random.permutation(len(other)) for _ in range(permutations))
-    null = [float((centred * other[np.ix_(order, order)]).sum()) for order in orders]
+    null = [float((centered * other[np.ix_(order, order)]).sum()) for order in orders]
     return (1 + sum(value >= seen for value in null)) / (1 + permutations)
 
 

@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 _QUANTILES = 201
 
 
-def rank_gaussian(values: ArrayLike, seed: int = 0) -> Floats:
+def rank_gaussianize(values: ArrayLike, seed: int = 0) -> Floats:
     """Each column as standard normal scores of its ranks (nonparanormal), ties broken at random.
 
     Source: Liu, Lafferty, Wasserman (2009). The score of rank r of N is the normal quantile of (r - 0.5) / N.
@@ -34,7 +34,7 @@ def rank_gaussian(values: ArrayLike, seed: int = 0) -> Floats:
     return np.asarray(ndtri((ranks + 0.5) / len(table)), dtype=np.float64)
 
 
-def within_class(values: Floats, labels: ArrayLike) -> Floats:
+def subtract_class_means(values: Floats, labels: ArrayLike) -> Floats:
     """What is left of each column (N, K) when the mean of its class is taken away."""
     _, rows = np.unique(np.asarray(labels), return_inverse=True)
     sums = np.zeros((rows.max() + 1, values.shape[1]))

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from pellucid.errors import MissingExtraError, PellucidError
 
 Floats = NDArray[np.float64]
-Marks = NDArray[np.int64]  # (K, K), as causal-learn writes them: [i, j] is the mark at i of the edge i - j, 0 for none
-Search = Callable[[Floats], Marks]
+EndMarks = NDArray[
+    np.int64
+]  # (K, K), as causal-learn writes them: [i, j] is the mark at i of the edge i - j, 0 for none
+Search = Callable[[Floats], EndMarks]
 
 TAIL, ARROW = -1, 1
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class BackgroundKnowledge:
     """What the user knows beforehand.
 
     Attributes:
@@ -80,7 +82,7 @@ class DiscoveryOptions:
             raise PellucidError("wanted 0 < alpha < 1, 0 <= show <= keep <= 1 and bootstraps >= 0")
 
 
-def make_search(names: Sequence[str], knowledge: Knowledge, options: DiscoveryOptions) -> Search:
+def make_search(names: Sequence[str], knowledge: BackgroundKnowledge, options: DiscoveryOptions) -> Search:
     """The chosen search as a function from a table (N, K) of named columns to marks (K, K).
 
     Raises:
@@ -91,7 +93,7 @@ def make_search(names: Sequence[str], knowledge: Knowledge, options: DiscoveryOp
     def known() -> Any:
         return background(names, knowledge) if knowledge else None
 
-    def by_pc(data: Floats) -> Marks:
+    def by_pc(data: Floats) -> EndMarks:
         # Colliders by the strongest test, conflicts to the stronger one: the result does not depend on column order.
         graph = pc(
             data,
@@ -106,7 +108,7 @@ def make_search(names: Sequence[str], knowledge: Knowledge, options: DiscoveryOp
         )
         return np.asarray(graph.G.graph)
 
-    def by_fci(data: Floats) -> Marks:
+    def by_fci(data: Floats) -> EndMarks:
         graph, _ = fci(
             data,
             options.test,
@@ -117,19 +119,19 @@ def make_search(names: Sequence[str], knowledge: Knowledge, options: DiscoveryOp
         )
         return np.asarray(graph.graph)
 
-    def by_ges(data: Floats) -> Marks:
+    def by_ges(data: Floats) -> EndMarks:
         return np.asarray(ges(data, "local_score_BIC")["G"].graph)
 
     chosen = {"pc": by_pc, "fci": by_fci, "ges": by_ges}[options.method]
 
-    def quietly(data: Floats) -> Marks:
+    def quietly(data: Floats) -> EndMarks:
         with redirect_stdout(StringIO()):  # FCI prints each orientation
             return chosen(data).astype(np.int64)
 
     return quietly
 
 
-def _causal_learn() -> tuple[Any, Any, Any, Callable[[Sequence[str], Knowledge], Any]]:
+def _causal_learn() -> tuple[Any, Any, Any, Callable[[Sequence[str], BackgroundKnowledge], Any]]:
     import warnings
 
     try:
@@ -143,7 +145,7 @@ def _causal_learn() -> tuple[Any, Any, Any, Callable[[Sequence[str], Knowledge],
     except ImportError as error:
         raise MissingExtraError("causal-learn", "causal", "causal discovery") from error
 
-    def background(names: Sequence[str], knowledge: Knowledge) -> Any:
+    def background(names: Sequence[str], knowledge: BackgroundKnowledge) -> Any:
         nodes = {name: GraphNode(name) for name in names}
         told = KnowledgeForLearner()
         for name, tier in knowledge.tiers.items():

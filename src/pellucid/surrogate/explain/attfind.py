@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.explain.encoded_batch import chunks, decided, probabilities
+from pellucid.surrogate.explain.encoded_batch import chunks, predict_class, probabilities
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Attribute:
     Attributes:
         coordinate: its column.
         up: whether it is set to the largest value seen, else to the smallest.
-        effect: mean gain of the target's probability over the pictures that no earlier attribute had changed.
-        explained: how many pictures it changes by the threshold.
+        effect: mean gain of the target's probability over the images that no earlier attribute had changed.
+        explained: how many images it changes by the threshold.
     """
 
     coordinate: int
@@ -34,9 +34,9 @@ class AttFind:
     Attributes:
         attributes: in the order found.
         effects: (N, S, 2) gain of the target's probability with each coordinate set low, set high.
-        changed: (N, S) the coordinates with each picture's best `top` set.
-        flipped: (N,) whether the picture's class is then the target.
-        passes: pictures drawn and classified.
+        changed: (N, S) the coordinates with each image's best `top` set.
+        flipped: (N,) whether the image's class is then the target.
+        passes: images drawn and classified.
     """
 
     attributes: tuple[Attribute, ...]
@@ -59,29 +59,29 @@ def attfind(
     top: int = 5,
     max_batch: int = 64,
 ) -> AttFind:
-    """Set every coordinate of every picture to its extremes, then choose coordinates greedily.
+    """Set every coordinate of every image to its extremes, then choose coordinates greedily.
 
-    At each turn the (coordinate, direction) with the largest mean gain over pictures that are not explained yet is
-    chosen; pictures that it moves by the threshold drop out.
+    At each turn the (coordinate, direction) with the largest mean gain over images that are not explained yet is
+    chosen; images that it moves by the threshold drop out.
     Source: Lang et al., Explaining in Style (ICCV 2021), AttFind; written from its description.
 
     Args:
-        draw: (coordinates (M, S), rows (M,)) -> pictures of those rows with those coordinates.
+        draw: (coordinates (M, S), rows (M,)) -> images of those rows with those coordinates.
         logits: classifier.
-        coordinates: (N, S) of pictures that are not of the target class.
+        coordinates: (N, S) of images that are not of the target class.
         low, high: (S,) extremes over the data.
         target: class wanted.
-        threshold: gain of probability from which a picture counts as explained.
+        threshold: gain of probability from which an image counts as explained.
         most: attributes looked for.
-        top: coordinates set together per picture for `flipped`.
-        max_batch: pictures drawn at once.
+        top: coordinates set together per image for `flipped`.
+        max_batch: images drawn at once.
 
     Raises:
-        PellucidError: no pictures.
+        PellucidError: no images.
     """
     count, size = coordinates.shape
     if not count:
-        raise PellucidError("AttFind needs pictures that are not of the target class; none were given")
+        raise PellucidError("AttFind needs images that are not of the target class; none were given")
 
     def classified(changed: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():
@@ -100,7 +100,7 @@ def attfind(
     for chosen in best.T.to(coordinates.device):
         columns, ups = chosen // 2, (chosen % 2).bool()
         together[everyone, columns] = torch.where(ups, high[columns], low[columns])
-    flipped = decided(classified(together, everyone)) == target
+    flipped = predict_class(classified(together, everyone)) == target
     return AttFind(tuple(_greedy(effects, threshold, most)), effects, together, flipped, count * (2 * size + 2))
 
 

@@ -9,29 +9,29 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.explain.encoded_batch import Painting, decided, margin
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin, predict_class
 from pellucid.surrogate.model.codes import Codes
 
 DECISION_NODE = "decision"
-DOSES = (0.05, 0.25, 0.5, 0.75, 0.95)
+DOSE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LEVEL = 0.05
 _LEAST = 20
 
 
 @dataclass(frozen=True)
-class DecisionEdge:
-    """How a concept acts on the decision when it alone is set, over many pictures.
+class DecisionEffect:
+    """How a concept acts on the decision when it alone is set, over many images.
 
     Attributes:
         concept: its name.
-        strength: mean absolute change of the margin followed, of each picture's own class or of one, when the concept
-            takes another picture's value, in standard deviations of the margin.
+        strength: mean absolute change of the margin followed, of each image's own class or of one, when the concept
+            takes another image's value, in standard deviations of the margin.
         flips: share of those swaps that change the class, in [0, 1].
         dose: (5,) mean margin change when the concept is set to its 5, 25, 50, 75 and 95 % quantile, same unit.
-        agreement: share of pictures whose margin moves in the direction of the mean between 5 and 95 %, in [0, 1]; NaN
+        agreement: share of images whose margin moves in the direction of the mean between 5 and 95 %, in [0, 1]; NaN
             where it moves in none.
         p_value: that swaps of the concept move the margin no more than swaps of the nuisance coordinate that moves it
-            most, one-sided Wilcoxon over pictures, corrected over concepts (Benjamini-Hochberg); 1 without nuisance.
+            most, one-sided Wilcoxon over images, corrected over concepts (Benjamini-Hochberg); 1 without nuisance.
     """
 
     concept: str
@@ -57,7 +57,7 @@ class NuisanceNull:
     """What swaps of codes that must not count do, in standard deviations of the margin.
 
     Attributes:
-        block: mean absolute change when the whole block is another picture's.
+        block: mean absolute change when the whole block is another image's.
         single: (K_n,) the same for each coordinate alone.
         flips: share of block swaps that change the class.
     """
@@ -72,19 +72,19 @@ class NuisanceNull:
         return max(self.single, default=0.0)
 
 
-def decision_edges(
-    painting: Painting,
+def measure_decision_effects(
+    batch: EncodedBatch,
     reference: Codes,
     *,
     classes: Tensor | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[tuple[DecisionEdge, ...], NuisanceNull]:
+) -> tuple[tuple[DecisionEffect, ...], NuisanceNull]:
     """Weigh every concept's edge to the decision by interventions.
 
     Args:
-        painting: N pictures to intervene on, 20 or more; `bare` for effects on the twin's own drawings.
-        reference: codes of real pictures, for quantiles.
+        painting: N images to intervene on, 20 or more; `reconstructed` for effects on the twin's own drawings.
+        reference: codes of real images, for quantiles.
         classes: (N,) whose margin is followed; the factual ones by default. With two classes these make doses cancel:
             what speaks for one speaks against the other.
         seed: of the swaps.
@@ -94,47 +94,47 @@ def decision_edges(
         An edge for each context and each latent, in their order; and the null.
 
     Raises:
-        PellucidError: too few pictures, or a classifier whose margin never changes.
+        PellucidError: too few images, or a classifier whose margin never changes.
     """
-    if len(painting) < _LEAST:
-        raise PellucidError(f"{len(painting)} pictures are too few to weigh decision edges: give {_LEAST} or more")
-    classes, factual = painting.classes if classes is None else classes, painting.classes
-    before = margin(painting.logits, classes)
+    if len(batch) < _LEAST:
+        raise PellucidError(f"{len(batch)} images are too few to weigh decision edges: give {_LEAST} or more")
+    classes, factual = batch.classes if classes is None else classes, batch.classes
+    before = margin(batch.logits, classes)
     spread = float(before.std())
     if not spread > 1e-6 * float(before.abs().max()):
         raise PellucidError(
-            "the classifier gives the same margin to every picture: there is no decision to explain. If it does not do "
-            "so for the pictures themselves, the twin's drawings are all alike: train it longer"
+            "the classifier gives the same margin to every image: there is no decision to explain. If it does not do "
+            "so for the images themselves, the twin's drawings are all alike: train it longer"
         )
-    donors = _derangement(len(painting), seed)
-    nuisance, concepts = painting.codes.nuisance, painting.codes.concepts()
-    steps = (1 + len(DOSES)) * concepts.shape[1] + nuisance.shape[1] + 1
+    donors = _derangement(len(batch), seed)
+    nuisance, concepts = batch.codes.nuisance, batch.codes.concepts()
+    steps = (1 + len(DOSE_QUANTILES)) * concepts.shape[1] + nuisance.shape[1] + 1
     done = 0
 
     def moved(codes: Codes) -> tuple[Tensor, Tensor]:
         nonlocal done
-        logits = painting.changed_logits(codes)
+        logits = batch.changed_logits(codes)
         done += 1
         if on_progress:
             on_progress(done, steps)
-        return (margin(logits, classes) - before) / spread, decided(logits) != factual
+        return (margin(logits, classes) - before) / spread, predict_class(logits) != factual
 
-    block, block_flips = moved(replace(painting.codes, nuisance=nuisance[donors]))
+    block, block_flips = moved(replace(batch.codes, nuisance=nuisance[donors]))
     single = [
-        moved(replace(painting.codes, nuisance=_set(nuisance, one, nuisance[donors, one])))[0].abs()
+        moved(replace(batch.codes, nuisance=_set(nuisance, one, nuisance[donors, one])))[0].abs()
         for one in range(nuisance.shape[1])
     ]
     idle = max(single, key=lambda swap: float(swap.mean()), default=torch.zeros_like(block))
     measured = []
-    for one, name in enumerate((*painting.twin.context_names, *painting.twin.latent_names)):
-        swap, flips = moved(painting.codes.with_concepts(_set(concepts, one, concepts[donors, one])))
-        levels = torch.quantile(reference.concepts()[:, one], torch.tensor(DOSES).to(concepts))
-        doses = torch.stack([moved(painting.codes.with_concepts(_set(concepts, one, level)))[0] for level in levels])
+    for one, name in enumerate((*batch.surrogate.context_names, *batch.surrogate.latent_names)):
+        swap, flips = moved(batch.codes.replace_concepts(_set(concepts, one, concepts[donors, one])))
+        levels = torch.quantile(reference.concepts()[:, one], torch.tensor(DOSE_QUANTILES).to(concepts))
+        doses = torch.stack([moved(batch.codes.replace_concepts(_set(concepts, one, level)))[0] for level in levels])
         measured.append((name, swap, flips, doses))
     untested = not nuisance.shape[1]
     p_values = _corrected([1.0 if untested else _one_sided(swap.abs(), idle) for _, swap, _, _ in measured])
     edges = tuple(
-        DecisionEdge(
+        DecisionEffect(
             name,
             float(swap.abs().mean()),
             float(flips.float().mean()),
@@ -151,7 +151,9 @@ def decision_edges(
     )
 
 
-def with_decisions(graph: CausalGraph, edges: tuple[DecisionEdge, ...], refused: Collection[str] = ()) -> CausalGraph:
+def add_decision_edges(
+    graph: CausalGraph, edges: tuple[DecisionEffect, ...], refused: Collection[str] = ()
+) -> CausalGraph:
     """The perceived graph with the significant decision edges, grounded in interventions.
 
     Edges of concepts that are refused, as the twin does not draw what is asked of them, are tentative.
@@ -183,7 +185,7 @@ def _set(block: Tensor, column: int, values: Tensor) -> Tensor:
 
 
 def _derangement(count: int, seed: int) -> Tensor:
-    """A donor for every picture, never itself."""
+    """A donor for every image, never itself."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     donors = torch.empty_like(order)
     donors[order] = order.roll(1)

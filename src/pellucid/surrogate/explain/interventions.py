@@ -1,4 +1,4 @@
-"""Changed codes, of which the pictures must be found to be what was asked for."""
+"""Changed codes, of which the images must be found to be what was asked for."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from pellucid.surrogate.model.codes import Codes
 
 CONTEXT_SHARE, LATENT_SHARE = 0.45, 0.2
-"""Of the changed codes; in the rest the whole nuisance is another picture's."""
+"""Of the changed codes; in the rest the whole nuisance is another image's."""
 
 
 @dataclass(frozen=True)
-class Changed:
+class InterventionBatch:
     """Changed codes, in three groups of rows.
 
     Attributes:
@@ -25,11 +25,11 @@ class Changed:
     bounds: tuple[int, int]
 
 
-def change(codes: Codes, span: Tensor, random: torch.Generator) -> Changed:
+def intervene(codes: Codes, span: Tensor, random: torch.Generator) -> InterventionBatch:
     """Change one block of each row: one context, one latent, or the whole nuisance.
 
     A context becomes a value drawn evenly from its span, whatever the others are: in the data they may be tied, and a
-    picture of an untied combination is just what an intervention asks for. Latent and nuisance become another row's.
+    image of an untied combination is just what an intervention asks for. Latent and nuisance become another row's.
 
     Args:
         codes: (R, ...).
@@ -50,7 +50,7 @@ def change(codes: Codes, span: Tensor, random: torch.Generator) -> Changed:
     latent[changed, column] = codes.latent.detach()[other[changed], column]
     latent = torch.cat([latent[:second], codes.latent[second:]])
     nuisance = torch.cat([nuisance[:second], codes.nuisance[other[second:]]])
-    return Changed(Codes(context, latent, nuisance), (first, second))
+    return InterventionBatch(Codes(context, latent, nuisance), (first, second))
 
 
 def _shares(codes: Codes) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The local explanation of one picture: what counts, along which paths, what would flip it, and may it be believed."""
+"""The local explanation of one image: what counts, along which paths, what would flip it, and may it be believed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.causal.effects import Effects, effects, interaction
+from pellucid.surrogate.causal.effects import PathEffects, effects, interaction
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.mechanisms import StructuralModel
-from pellucid.surrogate.explain.encoded_batch import Painting
-from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, Flipped, flip
-from pellucid.surrogate.explain.reference_set import Reference
+from pellucid.surrogate.causal.mechanisms import FittedStructuralModel
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch
+from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, MinimalCounterfactual, flip
+from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import Importance, importance
-from pellucid.surrogate.explain.traversal import Strip, difference_map, strip
+from pellucid.surrogate.explain.traversal import LatentTraversal, difference_map, strip
 from pellucid.surrogate.explain.validity import (
+    DataSupport,
     Fidelity,
     RefusedError,
-    Support,
     check_effective,
     fidelity,
 )
@@ -39,7 +39,7 @@ class ConceptEffect:
         total: lowest and highest total effect over the orientations that the data leave open.
         paths: each path of the graph -> effect along it; empty where orientations are open.
         remainder: what acts only together; NaN where orientations are open.
-        supported: whether real pictures lie near the changed concepts.
+        supported: whether real images lie near the changed concepts.
     """
 
     concept: str
@@ -47,15 +47,15 @@ class ConceptEffect:
     total: tuple[float, float]
     paths: Mapping[tuple[str, ...], float]
     remainder: float
-    supported: bool
+    in_distribution: bool
 
 
 @dataclass(frozen=True)
 class LocalExplanation:
-    """All that the twin says of one picture.
+    """All that the twin says of one image.
 
     Attributes:
-        painting: the picture, its codes, its reconstruction and the classifier's logits.
+        painting: the image, its codes, its reconstruction and the classifier's logits.
         fidelity: how well the twin stands for the classifier here.
         target: the class explained.
         importance: Shapley values of the concepts for the margin of that class.
@@ -63,24 +63,24 @@ class LocalExplanation:
         strips: the same concepts moved over their range.
         interactions: pairs of the concepts that count most and are controlled -> what one standard deviation more of
             both does to the margin beyond what each does alone, in logits.
-        maps: concept -> (1, 1, H, W), where the picture changes between both ends of its strip.
+        maps: concept -> (1, 1, H, W), where the image changes between both ends of its strip.
         flipped: the smallest flip to the runner-up or the class asked for; None where every concept is refused.
         refused: concept -> why its counterfactuals are not shown.
-        transferred: whether importance, effects and interactions were measured with the changes laid on the picture,
+        transferred: whether importance, effects and interactions were measured with the changes laid on the image,
             not on the twin's own drawing of it.
-        percentiles: (K,) where each concept of this picture lies among real pictures, in [0, 1].
+        percentiles: (K,) where each concept of this image lies among real images, in [0, 1].
         sentences: the same in words.
     """
 
-    painting: Painting
+    batch: EncodedBatch
     fidelity: Fidelity
     target: int
     importance: Importance
     effects: tuple[ConceptEffect, ...]
-    strips: tuple[Strip, ...]
+    traversals: tuple[LatentTraversal, ...]
     interactions: Mapping[tuple[str, str], float]
     maps: Mapping[str, Tensor]
-    flipped: Flipped | None
+    flipped: MinimalCounterfactual | None
     refused: Mapping[str, str]
     transferred: bool
     percentiles: Tensor
@@ -88,8 +88,8 @@ class LocalExplanation:
 
 
 def explain_locally(
-    painting: Painting,
-    reference: Reference,
+    batch: EncodedBatch,
+    reference: ReferenceSet,
     graph: CausalGraph | None = None,
     *,
     target: int | None = None,
@@ -101,52 +101,54 @@ def explain_locally(
     class_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> LocalExplanation:
-    """Answer every local question about one picture.
+    """Answer every local question about one image.
 
     Args:
-        painting: one picture.
-        reference: real pictures.
+        painting: one image.
+        reference: real images.
         graph: perceived graph, for effects along paths; without it all effects are direct.
         target: class explained; the factual one by default.
         flip_to: class of the counterfactual; the runner-up by default.
         permutations: of the Shapley values.
         values: levels of each strip.
-        transferred: measure importance and effects with the changes laid on the picture, not on the twin's own
+        transferred: measure importance and effects with the changes laid on the image, not on the twin's own
             drawing of it.
         options: of the flip.
         class_names: for the sentences; "class 0" ... by default.
         seed: of everything drawn.
 
     Raises:
-        PellucidError: more than one picture, or classes that do not exist.
+        PellucidError: more than one image, or classes that do not exist.
     """
-    if len(painting) != 1:
-        raise PellucidError(f"an explanation is of one picture; {len(painting)} were given")
-    twin = painting.twin
-    names = (*twin.context_names, *twin.latent_names)
-    wanted = int(painting.classes[0]) if target is None else target
-    classes = torch.tensor([wanted], device=painting.logits.device)
+    if len(batch) != 1:
+        raise PellucidError(f"an explanation is of one image; {len(batch)} were given")
+    surrogate = batch.surrogate
+    names = (*surrogate.context_names, *surrogate.latent_names)
+    wanted = int(batch.classes[0]) if target is None else target
+    classes = torch.tensor([wanted], device=batch.logits.device)
     refused = _refused(names, reference.effectiveness)
     shown = [name for name in names if name not in refused]
-    support = Support(reference.codes)
-    measured = painting if transferred else painting.bare()
+    support = DataSupport(reference.codes)
+    measured = batch if transferred else batch.reconstructed()
     shares = importance(measured, reference.codes, classes=classes, permutations=permutations, seed=seed)
-    models, open_edges = structural_models(graph, twin.context_names, twin.latent_names, reference.codes.concepts())
-    strips = tuple(strip(painting, name, reference.codes, values=values, support=support) for name in shown)
+    models, open_edges = fit_structural_models(
+        graph, surrogate.context_names, surrogate.latent_names, reference.codes.concepts()
+    )
+    traversals = tuple(strip(batch, name, reference.codes, values=values, support=support) for name in shown)
     free = torch.tensor([name in shown for name in names])
-    goal = torch.tensor([_runner_up(painting.logits[0]) if flip_to is None else flip_to]).to(classes)
-    flipped = flip(painting, goal, reference.codes, allowed=free, options=options) if shown else None
-    trust = fidelity(painting)
-    percentiles = (reference.codes.concepts() < painting.codes.concepts()).float().mean(0)
+    goal = torch.tensor([_runner_up(batch.logits[0]) if flip_to is None else flip_to]).to(classes)
+    flipped = flip(batch, goal, reference.codes, allowed=free, options=options) if shown else None
+    trust = fidelity(batch)
+    percentiles = (reference.codes.concepts() < batch.codes.concepts()).float().mean(0)
     return LocalExplanation(
-        painting,
+        batch,
         trust,
         wanted,
         shares,
         tuple(_effect(measured, models, name, classes, reference.codes, support) for name in shown),
-        strips,
+        traversals,
         _interactions(measured, classes, shares, shown, reference.codes),
-        {one.concept: _where(painting, one) for one in strips},
+        {one.concept: _where(batch, one) for one in traversals},
         flipped,
         refused,
         transferred,
@@ -158,9 +160,9 @@ def explain_locally(
     )
 
 
-def structural_models(
+def fit_structural_models(
     graph: CausalGraph | None, contexts: tuple[str, ...], latents: tuple[str, ...], concepts: Tensor
-) -> tuple[tuple[StructuralModel, ...], tuple[Edge, ...]]:
+) -> tuple[tuple[FittedStructuralModel, ...], tuple[Edge, ...]]:
     """A structural model of the concepts (R, K) for every orientation that the graph leaves open.
 
     Edges of hidden common causes carry no effect, nor do those between two latents: their axes are arbitrary, so a
@@ -171,7 +173,7 @@ def structural_models(
         try, or every one where they fit no graph without a circle, as edges found in resamples may.
     """
     names = (*contexts, *latents)
-    firm = () if graph is None else graph.without_tentative().edges
+    firm = () if graph is None else graph.drop_tentative().edges
     known = tuple(edge for edge in firm if edge.pair <= set(names) and not edge.pair <= set(latents))
     directed = tuple(edge for edge in known if edge.directed)
     undecided = tuple(edge for edge in known if edge.undecided)
@@ -180,7 +182,7 @@ def structural_models(
     if not extensions:
         extensions, left_out = (CausalGraph(names, ()),), known
     table = concepts.detach().double().cpu().numpy()
-    return tuple(StructuralModel.fit(table, extension) for extension in extensions), left_out
+    return tuple(FittedStructuralModel.fit(table, extension) for extension in extensions), left_out
 
 
 def _refused(names: tuple[str, ...], effectiveness: Mapping[str, float]) -> dict[str, str]:
@@ -200,18 +202,18 @@ def _runner_up(logits: Tensor) -> int:
 
 
 def _effect(
-    painting: Painting,
-    models: tuple[StructuralModel, ...],
+    batch: EncodedBatch,
+    models: tuple[FittedStructuralModel, ...],
     name: str,
     classes: Tensor,
     reference: Codes,
-    support: Support,
+    support: DataSupport,
 ) -> ConceptEffect:
-    concepts = painting.codes.concepts()
+    concepts = batch.codes.concepts()
     column = models[0].graph.nodes.index(name)
     value = concepts[:, column] + reference.concepts()[:, column].std()
-    outcome = painting.outcome(classes)
-    found: list[Effects] = [effects(model, outcome, concepts, name, value) for model in models]
+    outcome = batch.outcome(classes)
+    found: list[PathEffects] = [effects(model, outcome, concepts, name, value) for model in models]
     totals = [float(one.total) for one in found]
     changed = concepts.clone()
     changed[:, column] = value
@@ -222,28 +224,28 @@ def _effect(
         (min(totals), max(totals)),
         {path: float(effect) for path, effect in found[0].paths.items()} if decided else {},
         float(found[0].remainder) if decided else float("nan"),
-        bool(support.holds(changed)),
+        bool(support.in_distribution(changed)),
     )
 
 
 def _interactions(
-    painting: Painting, classes: Tensor, shares: Importance, shown: Sequence[str], reference: Codes
+    batch: EncodedBatch, classes: Tensor, shares: Importance, shown: Sequence[str], reference: Codes
 ) -> dict[tuple[str, str], float]:
     """The second difference of the margin for each pair of the concepts shown that count most."""
-    concepts, spread = painting.codes.concepts(), reference.concepts().std(0)
+    concepts, spread = batch.codes.concepts(), reference.concepts().std(0)
     order = shares.values[0].abs().argsort(descending=True).tolist()
     first = [column for column in order if shares.names[column] in shown][:_PAIRED]
     set_to = {column: (column, float(concepts[0, column] + spread[column])) for column in first}
-    outcome = painting.outcome(classes)
+    outcome = batch.outcome(classes)
     return {
         (shares.names[one], shares.names[other]): float(interaction(outcome, concepts, set_to[one], set_to[other]))
         for one, other in combinations(first, 2)
     }
 
 
-def _where(painting: Painting, shown: Strip) -> Tensor:
-    ends = shown.pictures[[0, -1]]
-    return difference_map(painting.repeat(2), ends).mean(0, keepdim=True)
+def _where(batch: EncodedBatch, shown: LatentTraversal) -> Tensor:
+    ends = shown.images[[0, -1]]
+    return difference_map(batch.repeat(2), ends).mean(0, keepdim=True)
 
 
 def _left_out(edges: Sequence[Edge]) -> list[str]:
@@ -268,7 +270,7 @@ class _Labels:
 def _sentences(
     trust: Fidelity,
     shares: Importance,
-    flipped: Flipped | None,
+    flipped: MinimalCounterfactual | None,
     percentiles: Tensor,
     refused: Mapping[str, str],
     label: _Labels,
@@ -284,7 +286,7 @@ def _sentences(
             "; but the twin does not control it, so this may be another's" if shares.names[column] in refused else ""
         )
         said.append(
-            f"{shares.names[column]} (higher than in {float(percentiles[column]):.0%} of pictures) {speaks}: "
+            f"{shares.names[column]} (higher than in {float(percentiles[column]):.0%} of images) {speaks}: "
             f"{value:+.2f} ± {error:.2f} logits{doubt}."
         )
     if flipped is not None:

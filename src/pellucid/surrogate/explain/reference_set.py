@@ -1,4 +1,4 @@
-"""Real pictures that a twin's explanations are drawn against, as codes."""
+"""Real images that a twin's explanations are drawn against, as codes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.storage.tensors import read_tensors, write_tensors
-from pellucid.surrogate.explain.encoded_batch import Painting
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch
 from pellucid.surrogate.model.codes import Codes
 
 _LEAST = 50
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Real pictures that explanations are drawn against.
+class ReferenceSet:
+    """Real images that explanations are drawn against.
 
     Attributes:
-        codes: of R pictures.
+        codes: of R images.
         classes: (R,) that the classifier gives them.
         effectiveness: context -> correlation of asked and re-measured values; missing or NaN where it was not measured.
     """
@@ -30,16 +30,16 @@ class Reference:
     effectiveness: Mapping[str, float]
 
     @classmethod
-    def of(cls, painting: Painting, effectiveness: Mapping[str, float], *, most: int = 2000) -> "Reference":
-        """The codes of pictures, evenly thinned to at most `most`.
+    def of(cls, batch: EncodedBatch, effectiveness: Mapping[str, float], *, most: int = 2000) -> "ReferenceSet":
+        """The codes of images, evenly thinned to at most `most`.
 
         Raises:
-            PellucidError: too few pictures.
+            PellucidError: too few images.
         """
-        if len(painting) < _LEAST:
-            raise PellucidError(f"{len(painting)} pictures are too few to explain against: give {_LEAST} or more")
-        rows = torch.linspace(0, len(painting) - 1, min(most, len(painting))).long()
-        return cls(painting.codes[rows], painting.classes[rows], effectiveness)
+        if len(batch) < _LEAST:
+            raise PellucidError(f"{len(batch)} images are too few to explain against: give {_LEAST} or more")
+        rows = torch.linspace(0, len(batch) - 1, min(most, len(batch))).long()
+        return cls(batch.codes[rows], batch.classes[rows], effectiveness)
 
     def save(self, path: Path) -> None:
         """Write the codes and classes as safetensors."""
@@ -47,7 +47,7 @@ class Reference:
         write_tensors(path, codes | {"classes": self.classes})
 
     @classmethod
-    def load(cls, path: Path, effectiveness: Mapping[str, float], device: torch.device | str = "cpu") -> "Reference":
+    def load(cls, path: Path, effectiveness: Mapping[str, float], device: torch.device | str = "cpu") -> "ReferenceSet":
         """Read what `save` wrote.
 
         Raises:

@@ -1,4 +1,4 @@
-"""How much each concept of a picture counts for its class: interventional Shapley values through the twin."""
+"""How much each concept of an image counts for its class: interventional Shapley values through the twin."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.surrogate.model.codes import Codes
 
 
@@ -21,8 +21,8 @@ class Importance:
         values: (N, K) signed; with `baseline` they sum to `margin` exactly.
         errors: (N, K) standard errors over the permutations drawn.
         margin: (N,) with nothing replaced.
-        baseline: (N,) mean margin with all concepts from the baseline pictures.
-        against: what concepts were replaced by: "all" real pictures, or those of "other" classes.
+        baseline: (N,) mean margin with all concepts from the baseline images.
+        against: what concepts were replaced by: "all" real images, or those of "other" classes.
     """
 
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class Importance:
 
 
 def importance(
-    painting: Painting,
+    batch: EncodedBatch,
     reference: Codes,
     *,
     classes: Tensor | None = None,
@@ -46,35 +46,35 @@ def importance(
 ) -> Importance:
     """Shapley values of all concepts, each coalition drawn by the twin.
 
-    Concepts outside a coalition take the values of a real picture; permutations come in antithetic pairs that share it.
+    Concepts outside a coalition take the values of a real image; permutations come in antithetic pairs that share it.
     Source: Strumbelj and Kononenko (2010); Mitchell et al. (2022) for antithetic permutations.
 
     Args:
-        painting: N pictures, on which the changes are laid; `bare` for the twin's own drawings.
-        reference: codes of real pictures.
+        painting: N images, on which the changes are laid; `reconstructed` for the twin's own drawings.
+        reference: codes of real images.
         classes: (N,) whose margin is explained; the factual ones by default.
         reference_classes: (R,) classes of the reference; needed against "other".
-        against: draw baselines from all real pictures or from those of other classes than the one explained.
-        permutations: drawn for each picture; even.
+        against: draw baselines from all real images or from those of other classes than the one explained.
+        permutations: drawn for each image; even.
         seed: of permutations and baselines.
-        on_progress: called with (pictures done, in all).
+        on_progress: called with (images done, in all).
 
     Raises:
-        PellucidError: an odd number of permutations, or no baseline pictures of other classes.
+        PellucidError: an odd number of permutations, or no baseline images of other classes.
     """
     if permutations < 2 or permutations % 2:
         raise PellucidError(f"permutations come in antithetic pairs: wanted an even number, got {permutations}")
-    wanted = painting.classes if classes is None else classes
+    wanted = batch.classes if classes is None else classes
     random = torch.Generator().manual_seed(seed)
-    names = (*painting.twin.context_names, *painting.twin.latent_names)
+    names = (*batch.surrogate.context_names, *batch.surrogate.latent_names)
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    for one in range(len(painting)):
+    for one in range(len(batch)):
         pool = _pool(reference, reference_classes, int(wanted[one]), against)
-        rows.append(_of_one(painting[one : one + 1], wanted[one], pool, permutations, random))
+        rows.append(_of_one(batch[one : one + 1], wanted[one], pool, permutations, random))
         if on_progress:
-            on_progress(one + 1, len(painting))
+            on_progress(one + 1, len(batch))
     values, errors, baseline = (torch.stack(part) for part in zip(*rows, strict=True))
-    return Importance(names, values, errors, margin(painting.logits, wanted), baseline, against)
+    return Importance(names, values, errors, margin(batch.logits, wanted), baseline, against)
 
 
 def _pool(reference: Codes, classes: Tensor | None, wanted: int, against: str) -> Tensor:
@@ -84,25 +84,25 @@ def _pool(reference: Codes, classes: Tensor | None, wanted: int, against: str) -
         raise PellucidError(f"against={against!r} needs reference_classes; choose 'all' or give them with 'other'")
     others = reference.concepts()[classes != wanted]
     if not len(others):
-        raise PellucidError("no reference picture is of another class: use against='all'")
+        raise PellucidError("no reference image is of another class: use against='all'")
     return others
 
 
 def _of_one(
-    one: Painting, wanted: Tensor, pool: Tensor, permutations: int, random: torch.Generator
+    one: EncodedBatch, wanted: Tensor, pool: Tensor, permutations: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values (K,), standard errors (K,) and mean baseline margin () of one picture."""
+    """Values (K,), standard errors (K,) and mean baseline margin () of one image."""
     factual = one.codes.concepts()[0]
     nodes = len(factual)
     half = torch.stack([torch.randperm(nodes, generator=random) for _ in range(permutations // 2)])
     orders = torch.cat([half, half.flip(1)])
     drawn = torch.randint(len(pool), (permutations // 2,), generator=random).repeat(2)
-    # Step s of a permutation has its first s concepts from the picture, the rest from the baseline.
+    # Step s of a permutation has its first s concepts from the image, the rest from the baseline.
     place = orders.argsort(1).to(factual.device)
     kept = place[:, None, :] < torch.arange(nodes + 1, device=factual.device)[None, :, None]
     coalitions = torch.where(kept, factual, pool[drawn.to(pool.device)][:, None, :])
     many = one.repeat(permutations * (nodes + 1))
-    logits = many.changed_logits(many.codes.with_concepts(coalitions.flatten(0, 1)))
+    logits = many.changed_logits(many.codes.replace_concepts(coalitions.flatten(0, 1)))
     margins = margin(logits, wanted.expand(len(many))).view(permutations, nodes + 1)
     gains = (margins[:, 1:] - margins[:, :-1]).gather(1, place)
     pairs = (gains[: permutations // 2] + gains[permutations // 2 :]) / 2

@@ -31,7 +31,7 @@ class StyleSpace:
 
     @torch.no_grad()
     def draw(self, coordinates: Tensor, codes: Tensor) -> Tensor:
-        """Pictures (N, C, R, R) in display space of styles (N, S); only a gain layer still reads the codes (N, D)."""
+        """Images (N, C, R, R) in display space of styles (N, S); only a gain layer still reads the codes (N, D)."""
         with self._given(coordinates):
             drawn: Tensor = self._generator(codes)
         return drawn

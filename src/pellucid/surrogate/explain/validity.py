@@ -1,4 +1,4 @@
-"""May an answer be believed? Fidelity at the very picture, support in the data, and the gate of effectiveness."""
+"""May an answer be believed? Fidelity at the very image, support in the data, and the gate of effectiveness."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.explain.encoded_batch import (
-    Painting,
+    EncodedBatch,
     chunks,
-    decided,
+    predict_class,
     probabilities,
 )
 from pellucid.surrogate.model.codes import Codes
 
-LEAST_EFFECTIVENESS = 0.7
+MIN_EFFECTIVENESS = 0.7
 """Correlation of asked and re-measured values below which a concept's counterfactuals are refused (GLANCE spec)."""
 
 _POOR_KL = 0.5
@@ -27,13 +27,13 @@ class RefusedError(PellucidError):
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How well the twin stands for the classifier at each picture.
+    """How well the twin stands for the classifier at each image.
 
     Attributes:
-        kl: (N,) KL divergence in nats of the classifier's probabilities on the picture from those on its
+        kl: (N,) KL divergence in nats of the classifier's probabilities on the image from those on its
             reconstruction; 0 is perfect.
         agrees: (N,) whether both get the same class.
-        pixels: (N,) mean absolute difference of picture and reconstruction, in units of the classifier's input.
+        pixels: (N,) mean absolute difference of image and reconstruction, in units of the classifier's input.
     """
 
     kl: Tensor
@@ -42,56 +42,56 @@ class Fidelity:
 
     @property
     def reliable(self) -> Tensor:
-        """(N,) False where the twin redraws a picture that the classifier sees differently."""
+        """(N,) False where the twin redraws an image that the classifier sees differently."""
         return self.agrees & (self.kl <= _POOR_KL)
 
     def reason(self, row: int) -> str | None:
-        """Why answers on a picture are not to be believed, or None."""
+        """Why answers on an image are not to be believed, or None."""
         if not bool(self.agrees[row]):
-            return "the classifier decides otherwise on the twin's redrawing of this picture"
+            return "the classifier decides otherwise on the twin's redrawing of this image"
         if float(self.kl[row]) > _POOR_KL:
             return f"the classifier sees the twin's redrawing differently (KL {float(self.kl[row]):.2f} > {_POOR_KL})"
         return None
 
 
-def fidelity(painting: Painting) -> Fidelity:
-    """Compare what the classifier says of pictures and of their reconstructions."""
-    batches = chunks(len(painting), painting.max_batch)
+def fidelity(batch: EncodedBatch) -> Fidelity:
+    """Compare what the classifier says of images and of their reconstructions."""
+    batches = chunks(len(batch), batch.max_batch)
     with torch.no_grad():
-        redrawn = torch.cat([painting.twin.logits(painting.reconstructions[rows]) for rows in batches])
-    said, seen = probabilities(painting.logits.double()), probabilities(redrawn.double())
+        redrawn = torch.cat([batch.surrogate.logits(batch.reconstructions[rows]) for rows in batches])
+    said, seen = probabilities(batch.logits.double()), probabilities(redrawn.double())
     kl = torch.xlogy(said, said / seen.clamp_min(1e-300)).sum(1)
-    pixels = (painting.pictures - painting.reconstructions).abs().flatten(1).mean(1)
-    return Fidelity(kl.float(), decided(painting.logits) == decided(redrawn), pixels)
+    pixels = (batch.images - batch.reconstructions).abs().flatten(1).mean(1)
+    return Fidelity(kl.float(), predict_class(batch.logits) == predict_class(redrawn), pixels)
 
 
-class Support:
-    """Where codes of real pictures lie, to tell when a counterfactual asks for what was never seen.
+class DataSupport:
+    """Where codes of real images lie, to tell when a counterfactual asks for what was never seen.
 
     Args:
-        reference: codes of real pictures; rows beyond `rows` are left out, evenly.
-        neighbours: distance to the so-many-th neighbour is what counts.
-        rows: real pictures kept, at most.
+        reference: codes of real images; rows beyond `rows` are left out, evenly.
+        neighbors: distance to the so-many-th neighbor is what counts.
+        rows: real images kept, at most.
     """
 
-    def __init__(self, reference: Codes, *, neighbours: int = 10, rows: int = 2000) -> None:
+    def __init__(self, reference: Codes, *, neighbors: int = 10, rows: int = 2000) -> None:
         known = reference.concepts()
-        if len(known) <= neighbours:
-            raise PellucidError(f"{len(known)} reference pictures are too few; wanted more than {neighbours}")
+        if len(known) <= neighbors:
+            raise PellucidError(f"{len(known)} reference images are too few; wanted more than {neighbors}")
         known = known[torch.linspace(0, len(known) - 1, min(rows, len(known))).long()]
         self._scale = known.std(0).clamp_min(1e-6)
         self._known = known / self._scale
-        self._neighbours = neighbours
-        own = torch.cdist(self._known, self._known).kthvalue(neighbours + 1, dim=1).values
+        self._neighbors = neighbors
+        own = torch.cdist(self._known, self._known).kthvalue(neighbors + 1, dim=1).values
         self._own = own.sort().values
 
     def percentile(self, concepts: Tensor) -> Tensor:
-        """Share (N,) of real pictures closer to their neighbours than these concepts (N, K) are; 1 is off the data."""
-        distance = torch.cdist(concepts / self._scale, self._known).kthvalue(self._neighbours, dim=1).values
+        """Share (N,) of real images closer to their neighbors than these concepts (N, K) are; 1 is off the data."""
+        distance = torch.cdist(concepts / self._scale, self._known).kthvalue(self._neighbors, dim=1).values
         return torch.searchsorted(self._own, distance) / len(self._own)
 
-    def holds(self, concepts: Tensor) -> Tensor:
-        """(N,) whether concepts lie where 99 % of real pictures do."""
+    def in_distribution(self, concepts: Tensor) -> Tensor:
+        """(N,) whether concepts lie where 99 % of real images do."""
         return self.percentile(concepts) <= 0.99
 
 
@@ -107,10 +107,10 @@ def check_effective(names: Mapping[str, float], wanted: str) -> None:
         RefusedError: it was measured and is too low.
     """
     reached = names.get(wanted, float("nan"))
-    if reached < LEAST_EFFECTIVENESS:
+    if reached < MIN_EFFECTIVENESS:
         raise RefusedError(
             f"counterfactuals of {wanted!r} are refused: asked for a value, the twin draws one that correlates only "
             f"{reached:.2f} with it when re-measured, drawings that cannot be measured counted as failures (wanted "
-            f"{LEAST_EFFECTIVENESS}); train longer, or with pictures in "
+            f"{MIN_EFFECTIVENESS}); train longer, or with images in "
             f"which {wanted!r} varies on its own"
         )

@@ -2,29 +2,29 @@
 
 from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.ema import RunningMean
-from pellucid.surrogate.model.encoders import ConvEncoder, Perceptron, frozen_call
+from pellucid.surrogate.model.encoders import MLP, ConvEncoder, call_frozen
 from pellucid.surrogate.model.equalized import (
     ScaledConv,
     ScaledLinear,
     channels_at,
-    packed,
-    resolutions_to,
+    resolutions_up_to,
+    to_channels_last,
 )
 from pellucid.surrogate.model.generator import Generator
 from pellucid.surrogate.model.modulated import ModulatedConv, modulated_conv
 
 __all__ = [
+    "MLP",
     "ConvEncoder",
     "Discriminator",
     "Generator",
     "ModulatedConv",
-    "Perceptron",
     "RunningMean",
     "ScaledConv",
     "ScaledLinear",
+    "call_frozen",
     "channels_at",
-    "frozen_call",
     "modulated_conv",
-    "packed",
-    "resolutions_to",
+    "resolutions_up_to",
+    "to_channels_last",
 ]

@@ -1,6 +1,6 @@
-"""E_c: what the contexts of a picture are, by regressors that are trained first and then frozen.
+"""E_c: what the contexts of an image are, by regressors that are trained first and then frozen.
 
-Several judges are trained on disjoint pictures. A generator that fools one with faint smudges does not fool all, and
+Several judges are trained on disjoint images. A generator that fools one with faint smudges does not fool all, and
 where they disagree, none is to be believed.
 """
 
@@ -9,29 +9,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pellucid.surrogate.model import ConvEncoder, packed
-from pellucid.surrogate.training.fitting import determination, fit_regressor, seeded
-from pellucid.surrogate.training.image_datasets import Pictures
-from pellucid.surrogate.training.sampling import draw
+from pellucid.surrogate.model import ConvEncoder, to_channels_last
+from pellucid.surrogate.training.fitting import determination, fit_regressor, temporary_seed
+from pellucid.surrogate.training.image_datasets import Images
+from pellucid.surrogate.training.sampling import draw_rows
 from pellucid.surrogate.training.training_options import TrainingOptions
 
 Rerender = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
-"""Draws pictures anew with other contexts, set by code: the strongest cure for contexts that are tied in the data.
+"""Draws images anew with other contexts, set by code: the strongest cure for contexts that are tied in the data.
 
-Takes pictures (N, C, H, W) in the classifier's input space and a generator of random numbers; returns as many pictures,
+Takes images (N, C, H, W) in the classifier's input space and a generator of random numbers; returns as many images,
 each a version of the one in its place that differs in its contexts only, and their context (N, K) in the table's units.
 A row whose context could not be told is NaN; it is left out.
 """
 
 NOISE = 0.1
-"""Most standard deviation of the noise added to the judges' training pictures, display space."""
+"""Most standard deviation of the noise added to the judges' training images, display space."""
 
 
-class Judges(nn.Module):
-    """Context regressors; the context of a picture is their mean.
+class AttributePredictors(nn.Module):
+    """Context regressors; the context of an image is their mean.
 
     Args:
-        channels: of the pictures.
+        channels: of the images.
         contexts: K_c.
         options: resolution, widths and number of judges.
     """
@@ -44,11 +44,11 @@ class Judges(nn.Module):
         )
 
     def each(self, shown: Tensor) -> Tensor:
-        """Standardised contexts (J, N, K) of pictures (N, C, R, R) in display space, judge by judge."""
+        """Standardized contexts (J, N, K) of images (N, C, R, R) in display space, judge by judge."""
         return torch.stack([member(shown) for member in self.members])
 
     def forward(self, shown: Tensor) -> Tensor:
-        """Standardised contexts (N, K)."""
+        """Standardized contexts (N, K)."""
         return self.each(shown).mean(0)
 
     def disagreement(self, shown: Tensor) -> Tensor:
@@ -57,20 +57,20 @@ class Judges(nn.Module):
         return found.amax(0) - found.amin(0)
 
 
-def fit_judges(
-    pictures: Pictures,
+def fit_attribute_predictors(
+    images: Images,
     context: Tensor,
     family: Tensor,
     weights: Tensor,
     options: TrainingOptions,
     device: torch.device,
-) -> tuple[Judges, Tensor]:
-    """Train the judges, each on its own share of the families, with noise added to the pictures.
+) -> tuple[AttributePredictors, Tensor]:
+    """Train the judges, each on its own share of the families, with noise added to the images.
 
     Args:
-        pictures: rows in display space.
-        context: (N, K), standardised.
-        family: (N,), which rows are versions of one picture; a tenth of the families is kept for testing.
+        images: rows in display space.
+        context: (N, K), standardized.
+        family: (N,), which rows are versions of one image; a tenth of the families is kept for testing.
         weights: (N,), of the draws.
         options: sizes, steps, seed.
         device: where to train.
@@ -79,30 +79,30 @@ def fit_judges(
         The judges, frozen, and their R^2 (J, K) on the families that none was trained on, drawn by the same weights.
     """
     random = torch.Generator().manual_seed(options.seed + 1)
-    with seeded(options.seed + 1):
-        judges = Judges(len(pictures[torch.tensor([0])][0]), context.shape[1], options)
-    packed(judges, device)
+    with temporary_seed(options.seed + 1):
+        judges = AttributePredictors(len(images[torch.tensor([0])][0]), context.shape[1], options)
+    to_channels_last(judges, device)
     share = torch.randperm(int(family.max()) + 1, generator=random)[family]
     tested = share % 10 == 0
     for index, member in enumerate(judges.members):
         mine = weights * (~tested & (share // 10 % options.judges == index))
 
         def batch(mine: Tensor = mine) -> tuple[Tensor, Tensor]:
-            rows = draw(mine, options.judge_batch, random)
-            return _noisy(pictures[rows], random).to(device), context[rows].to(device)
+            rows = draw_rows(mine, options.judge_batch, random)
+            return _noisy(images[rows], random).to(device), context[rows].to(device)
 
         fit_regressor(member, batch, steps=options.judge_steps, rate=options.judge_rate)
-    rows = draw(weights * tested, min(2000, int(tested.sum())), random)
-    found = in_chunks(judges.each, pictures, rows, device, dim=1)
+    rows = draw_rows(weights * tested, min(2000, int(tested.sum())), random)
+    found = map_in_batches(judges.each, images, rows, device, dim=1)
     return judges, torch.stack([determination(each, context[rows]) for each in found])
 
 
-def in_chunks(
-    function: Callable[[Tensor], Tensor], pictures: Pictures, rows: Tensor, device: torch.device, dim: int = 0
+def map_in_batches(
+    function: Callable[[Tensor], Tensor], images: Images, rows: Tensor, device: torch.device, dim: int = 0
 ) -> Tensor:
-    """`function` of the pictures in `rows`, 128 at a time, joined along `dim` on the CPU."""
+    """`function` of the images in `rows`, 128 at a time, joined along `dim` on the CPU."""
     with torch.no_grad():
-        return torch.cat([function(pictures[chunk].to(device)).cpu() for chunk in torch.split(rows, 128)], dim=dim)
+        return torch.cat([function(images[chunk].to(device)).cpu() for chunk in torch.split(rows, 128)], dim=dim)
 
 
 def _noisy(shown: Tensor, random: torch.Generator) -> Tensor:

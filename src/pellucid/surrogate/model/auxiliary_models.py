@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.surrogate.model.attribute_predictors import Judges
-from pellucid.surrogate.model.probes import Perception
-from pellucid.surrogate.training.fitting import seeded
+from pellucid.surrogate.model.attribute_predictors import AttributePredictors
+from pellucid.surrogate.model.probes import ContextProbe
+from pellucid.surrogate.training.fitting import temporary_seed
 from pellucid.surrogate.training.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
-class Quality:
+class AuxiliaryQuality:
     """How far the instruments can be trusted, by context.
 
     Attributes:
-        judged: R^2 of each judge on pictures that none was trained on, (judges, K_c).
-        perceived: R^2 of the context read from the classifier's features, pictures unseen by the reader, (K_c,): about
+        judged: R^2 of each judge on images that none was trained on, (judges, K_c).
+        perceived: R^2 of the context read from the classifier's features, images unseen by the reader, (K_c,): about
             0 where the classifier does not perceive it.
         blind: the same from the features of the classifier with random weights: what can be read there although nothing
             was learnt. Empty where there are no weights.
@@ -30,16 +30,16 @@ class Quality:
     blind: tuple[float, ...]
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Quality":
+    def from_record(cls, record: Mapping[str, Any]) -> "AuxiliaryQuality":
         """What `asdict` made of one, as JSON has it."""
         return cls(tuple(map(tuple, record["judged"])), tuple(record["perceived"]), tuple(record["blind"]))
 
 
-class Instruments(nn.Module):
+class AuxiliaryModels(nn.Module):
     """Frozen parts of a twin that are no part of its training.
 
     Args:
-        channels: of the pictures.
+        channels: of the images.
         features: length of phi.
         contexts: K_c; may be 0.
         options: sizes.
@@ -55,22 +55,22 @@ class Instruments(nn.Module):
         for name, length in (("context", contexts), ("phi", features)):
             self.register_buffer(f"{name}_mean", torch.zeros(length))
             self.register_buffer(f"{name}_std", torch.ones(length))
-        with seeded(options.seed):
-            self.judges = Judges(channels, contexts, options)
-            self.perception = Perception(features, contexts)
+        with temporary_seed(options.seed):
+            self.judges = AttributePredictors(channels, contexts, options)
+            self.perception = ContextProbe(features, contexts)
         self.eval().requires_grad_(False)
 
     def set_scales(self, context: Tensor, phi: Tensor) -> None:
-        """Take means and standard deviations from the given pictures' context (N, K_c) and features (N, F)."""
-        self.context_mean, self.context_std = scale_of(context)
-        self.phi_mean, self.phi_std = scale_of(phi)
+        """Take means and standard deviations from the given images' context (N, K_c) and features (N, F)."""
+        self.context_mean, self.context_std = mean_and_std(context)
+        self.phi_mean, self.phi_std = mean_and_std(phi)
 
     def standard_context(self, values: Tensor) -> Tensor:
         """Context in the table's units (N, K_c) in standard deviations from its mean."""
         return (values - self.context_mean) / self.context_std
 
     def context_values(self, standard: Tensor) -> Tensor:
-        """Standardised context (N, K_c) in the table's units."""
+        """Standardized context (N, K_c) in the table's units."""
         return standard * self.context_std + self.context_mean
 
     def standard_phi(self, phi: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Instruments(nn.Module):
         return (phi - self.phi_mean) / self.phi_std
 
 
-def scale_of(values: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the columns of (N, D); 1 in place of the deviation of a constant column."""
     mean = values.mean(0)
     std = (values - mean).square().mean(0).sqrt()

@@ -1,4 +1,4 @@
-"""What a twin knows of a picture: context concepts, unexplained latents and nuisance; and what a twin can do."""
+"""What a twin knows of an image: context concepts, unexplained latents and nuisance; and what a twin can do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Codes:
-    """The code of pictures in the surrogate's latent space, one row per picture.
+    """The code of images in the surrogate's latent space, one row per image.
 
     Attributes:
         context: (N, K_c), the aligned concepts in standard deviations of the training table, 0 at its mean.
         latent: (N, K_u), what the classifier sees that no context explains; about zero mean and unit variance.
-        nuisance: (N, K_n), what is needed to redraw the picture and the classifier must not use.
+        nuisance: (N, K_n), what is needed to redraw the image and the classifier must not use.
     """
 
     context: Tensor
@@ -40,13 +40,13 @@ class Codes:
         """Context and latents side by side, (N, K_c + K_u): the nodes of the perceived graph."""
         return torch.cat([self.context, self.latent], dim=1)
 
-    def with_concepts(self, concepts: Tensor) -> "Codes":
+    def replace_concepts(self, concepts: Tensor) -> "Codes":
         """The same codes with context and latents (N, K_c + K_u) replaced."""
         known = self.context.shape[1]
         return replace(self, context=concepts[:, :known], latent=concepts[:, known:])
 
     @classmethod
-    def joined_rows(cls, parts: "Sequence[Codes]") -> "Codes":
+    def concat(cls, parts: "Sequence[Codes]") -> "Codes":
         """The rows of several codes, one after the other."""
         return cls(
             torch.cat([part.context for part in parts]),
@@ -59,32 +59,32 @@ class Codes:
         return Codes(*(block.repeat_interleave(times, dim=0) for block in (self.context, self.latent, self.nuisance)))
 
 
-class Twin(Protocol):
-    """What every explanation needs of a surrogate: pictures to codes and back, and the classifier it mimics.
+class SurrogateProtocol(Protocol):
+    """What every explanation needs of a surrogate: images to codes and back, and the classifier it mimics.
 
-    Pictures are (N, C, H, W) in the classifier's own input space.
+    Images are (N, C, H, W) in the classifier's own input space.
     """
 
     context_names: tuple[str, ...]
     latent_names: tuple[str, ...]
 
-    def encode(self, pictures: Tensor) -> Codes:
-        """The codes of pictures."""
+    def encode(self, images: Tensor) -> Codes:
+        """The codes of images."""
         ...
 
     def decode(self, codes: Codes) -> Tensor:
-        """The pictures of codes; differentiable with respect to them."""
+        """The images of codes; differentiable with respect to them."""
         ...
 
-    def clip(self, pictures: Tensor) -> Tensor:
-        """Pictures brought into the range that real ones have."""
+    def clip(self, images: Tensor) -> Tensor:
+        """Images brought into the range that real ones have."""
         ...
 
-    def logits(self, pictures: Tensor) -> Tensor:
-        """The classifier's logits (N, K); differentiable with respect to the pictures."""
+    def logits(self, images: Tensor) -> Tensor:
+        """The classifier's logits (N, K); differentiable with respect to the images."""
         ...
 
-    def perceived_context(self, pictures: Tensor) -> Tensor:
+    def perceived_context(self, images: Tensor) -> Tensor:
         """The context that the classifier's own features tell of, (N, K_c), in standard deviations of the table."""
         ...
 

@@ -1,4 +1,4 @@
-"""The judge of realism: a residual discriminator that sees the classifier's features of the picture to be drawn."""
+"""The judge of realism: a residual discriminator that sees the classifier's features of the image to be drawn."""
 
 import math
 from itertools import pairwise
@@ -8,48 +8,48 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pellucid.surrogate.model.equalized import (
-    GAIN,
+    ACTIVATION_GAIN,
     ScaledConv,
     ScaledLinear,
     channels_at,
-    resolutions_to,
+    resolutions_up_to,
 )
 
 
 class Discriminator(nn.Module):
-    """Scores of pictures (N, channels, R, R): high for real ones.
+    """Scores of images (N, channels, R, R): high for real ones.
 
-    It is a projection discriminator (Miyato and Koyama 2018): score + <e(phi / ||phi||), h(x)>, so that a picture must
+    It is a projection discriminator (Miyato and Koyama 2018): score + <e(phi / ||phi||), h(x)>, so that an image must
     also be one that the classifier would have these features for: adversarial knowledge distillation.
 
     Args:
         resolution: R, a power of two.
-        channels: of the pictures.
+        channels: of the images.
         features: length of phi.
         base, most: channels at a resolution are base / resolution, at most `most`.
-        equalised: equalised learning rate.
+        equalized: equalized learning rate.
     """
 
     def __init__(
-        self, resolution: int, channels: int, features: int, *, base: int, most: int, equalised: bool = False
+        self, resolution: int, channels: int, features: int, *, base: int, most: int, equalized: bool = False
     ) -> None:
         super().__init__()
-        widths = [channels_at(size, base, most) for size in reversed(resolutions_to(resolution))]
-        self.from_rgb = ScaledConv(channels, widths[0], 1, equalised=equalised)
+        widths = [channels_at(size, base, most) for size in reversed(resolutions_up_to(resolution))]
+        self.from_rgb = ScaledConv(channels, widths[0], 1, equalized=equalized)
         pairs = pairwise(widths)
-        self.blocks = nn.ModuleList(_Residual(wide, narrow, equalised=equalised) for wide, narrow in pairs)
-        self.last = ScaledConv(widths[-1] + 1, widths[-1], 3, equalised=equalised)
-        self.describe = ScaledLinear(widths[-1] * 16, widths[-1], equalised=equalised)
-        self.score = ScaledLinear(widths[-1], 1, equalised=equalised)
-        self.project = ScaledLinear(features, widths[-1], equalised=equalised)
+        self.blocks = nn.ModuleList(_Residual(wide, narrow, equalized=equalized) for wide, narrow in pairs)
+        self.last = ScaledConv(widths[-1] + 1, widths[-1], 3, equalized=equalized)
+        self.describe = ScaledLinear(widths[-1] * 16, widths[-1], equalized=equalized)
+        self.score = ScaledLinear(widths[-1], 1, equalized=equalized)
+        self.project = ScaledLinear(features, widths[-1], equalized=equalized)
 
-    def forward(self, pictures: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of pictures alone (N,), and as pictures with these standardised features (N, F), (N,)."""
-        x = self.from_rgb.activated(pictures)
+    def forward(self, images: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of images alone (N,), and as images with these standardized features (N, F), (N,)."""
+        x = self.from_rgb.with_activation(images)
         for block in self.blocks:
             x = block(x)
-        x = self.last.activated(torch.cat([x, _spread_of_batch(x)], dim=1))
-        h = self.describe.activated(x.flatten(1))
+        x = self.last.with_activation(torch.cat([x, _spread_of_batch(x)], dim=1))
+        h = self.describe.with_activation(x.flatten(1))
         alone = self.score(h).float()[:, 0]
         wanted = self.project(F.normalize(features, dim=1) * math.sqrt(features.shape[1]))
         matched: Tensor = alone + (wanted * h).float().sum(1) / math.sqrt(h.shape[1])
@@ -59,24 +59,24 @@ class Discriminator(nn.Module):
 class _Residual(nn.Module):
     """Two convolutions and half the resolution, beside a linear shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, *, equalised: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, equalized: bool) -> None:
         super().__init__()
-        self.first = ScaledConv(inputs, inputs, 3, equalised=equalised)
-        self.second = ScaledConv(inputs, outputs, 3, equalised=equalised)
-        self.shortcut = ScaledConv(inputs, outputs, 1, bias=False, equalised=equalised)
+        self.first = ScaledConv(inputs, inputs, 3, equalized=equalized)
+        self.second = ScaledConv(inputs, outputs, 3, equalized=equalized)
+        self.shortcut = ScaledConv(inputs, outputs, 1, bias=False, equalized=equalized)
 
     def forward(self, x: Tensor) -> Tensor:
         # Pooling commutes with the pointwise shortcut, and is cheaper before it.
         # Their sum over sqrt 2: the branch goes without its own gain, the shortcut's weights are divided.
-        y = self.second.activated(F.avg_pool2d(self.first.activated(x), 2), gain=1.0)
-        shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2), gain=1 / GAIN)
+        y = self.second.with_activation(F.avg_pool2d(self.first.with_activation(x), 2), gain=1.0)
+        shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2), gain=1 / ACTIVATION_GAIN)
         return y + shortcut
 
 
 def _spread_of_batch(x: Tensor, group: int = 4) -> Tensor:
-    """Mean standard deviation over groups of pictures, one more channel: a batch of equals gives itself away."""
-    pictures = len(x)
-    members = group if pictures % group == 0 else pictures
+    """Mean standard deviation over groups of images, one more channel: a batch of equals gives itself away."""
+    images = len(x)
+    members = group if images % group == 0 else images
     grouped = x.view(members, -1, *x.shape[1:])
     variance = (grouped - grouped.mean(0)).square().mean(0)  # var() over the first dimension is slow on a CPU
     spread = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))

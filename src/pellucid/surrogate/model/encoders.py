@@ -1,4 +1,4 @@
-"""Small networks from features or pictures to codes."""
+"""Small networks from features or images to codes."""
 
 from itertools import pairwise
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pellucid.surrogate.model.equalized import (
-    GAIN,
+    ACTIVATION_GAIN,
     ScaledConv,
     ScaledLinear,
     channels_at,
-    resolutions_to,
+    resolutions_up_to,
 )
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """(N, inputs) to (N, outputs) through one hidden layer."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int = 64) -> None:
@@ -24,30 +24,30 @@ class Perceptron(nn.Module):
         self.second = ScaledLinear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.second(self.first.activated(x))
+        y: Tensor = self.second(self.first.with_activation(x))
         return y
 
 
 class ConvEncoder(nn.Module):
-    """Pictures (N, channels, R, R) to (N, outputs): strided convolutions to 4 x 4, then one hidden layer."""
+    """Images (N, channels, R, R) to (N, outputs): strided convolutions to 4 x 4, then one hidden layer."""
 
     def __init__(self, resolution: int, channels: int, outputs: int, *, base: int, most: int) -> None:
         super().__init__()
-        widths = [channels_at(size, base, most) for size in reversed(resolutions_to(resolution))]
+        widths = [channels_at(size, base, most) for size in reversed(resolutions_up_to(resolution))]
         self.first = ScaledConv(channels, widths[0], 3)
         pairs = pairwise(widths)
         self.convolutions = nn.ModuleList(ScaledConv(wide, narrow, 3, stride=2) for wide, narrow in pairs)
-        self.read = Perceptron(widths[-1] * 16, outputs)
+        self.read = MLP(widths[-1] * 16, outputs)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        x = F.leaky_relu(self.first(pictures), 0.2)
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.leaky_relu(self.first(images), 0.2)
         for convolution in self.convolutions:
-            x = F.leaky_relu(convolution(x, GAIN), 0.2)
+            x = F.leaky_relu(convolution(x, ACTIVATION_GAIN), 0.2)
         codes: Tensor = self.read(x.flatten(1))
         return codes.float()
 
 
-def frozen_call(module: nn.Module, *inputs: Tensor) -> Tensor:
+def call_frozen(module: nn.Module, *inputs: Tensor) -> Tensor:
     """Run a module without gradients for its weights; gradients for its inputs stay."""
     weights = {name: weight.detach() for name, weight in module.named_parameters()}
     output: Tensor = torch.func.functional_call(module, weights, inputs)

@@ -1,4 +1,4 @@
-"""What the classifier sees of a picture: maps at some of its layers, pooled features phi, and logits, from one pass."""
+"""What the classifier sees of an image: maps at some of its layers, pooled features phi, and logits, from one pass."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.classifiers import Classifier, LayerInfo
-from pellucid.classifiers.frozen_copy import frozen_twin
+from pellucid.classifiers.frozen_copy import frozen_copy
 from pellucid.classifiers.layout import find_layout
-from pellucid.classifiers.precision import checked_logits, running_on
+from pellucid.classifiers.precision import check_logits, run_errors
 from pellucid.errors import LayerError
-from pellucid.surrogate.model import packed
+from pellucid.surrogate.model import to_channels_last
 
 LOGITS_ONLY = "logits"
 """In place of layers: the classifier is a black box, and phi is its logits.
 
-What is lost: the twin then knows of a picture only what the decision itself tells. Latents cannot hold what the
-classifier sees and weighs little, concepts count as perceived only as far as logits reveal them, and redrawn pictures
+What is lost: the twin then knows of an image only what the decision itself tells. Latents cannot hold what the
+classifier sees and weighs little, concepts count as perceived only as far as logits reveal them, and redrawn images
 are held to the logits but not to the features behind them. Gradients of the logits are still needed.
 """
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a classifier sees of N pictures.
+class ClassifierFeatures:
+    """What a classifier sees of N images.
 
     Attributes:
         maps: one (N, C, h, w) for each layer; none for a black box.
@@ -40,13 +40,13 @@ class Seen:
     logits: Tensor
 
 
-class Features:
-    """A frozen classifier that also says what it sees; differentiable with respect to the pictures.
+class FeatureExtractor:
+    """A frozen classifier that also says what it sees; differentiable with respect to the images.
 
     Args:
         classifier: whose features are wanted; its own module is not touched.
         layers: names of modules as `classifier.layers()` lists them; by default the last module at each of the last
-            four resolutions (see `stages`). `LOGITS_ONLY` treats the classifier as a black box.
+            four resolutions (see `default_layers`). `LOGITS_ONLY` treats the classifier as a black box.
 
     Attributes:
         layers: names of the layers seen; empty for a black box.
@@ -59,34 +59,34 @@ class Features:
     def __init__(self, classifier: Classifier, layers: Sequence[str] | str | None = None) -> None:
         self.classifier = classifier
         self._precision = classifier.precision
-        self._network = frozen_twin(classifier.module)
-        packed(self._network, classifier.device)
+        self._network = frozen_copy(classifier.module)
+        to_channels_last(self._network, classifier.device)
         self.black_box = black_box = layers == LOGITS_ONLY
         named = [layers] if isinstance(layers, str) else layers
-        wanted = [] if black_box else stages(classifier) if named is None else named
+        wanted = [] if black_box else default_layers(classifier) if named is None else named
         self.layers = tuple(_module_named(layer, classifier) for layer in wanted)
         self.head = None if black_box else self._last_linear()
         self.length = self(torch.zeros(1, *classifier.input_shape)).phi.shape[1]
 
-    def __call__(self, pictures: Tensor) -> Seen:
-        """What the classifier sees of pictures (N, C, H, W) in its own input space."""
-        pictures = self.classifier.check_pictures(pictures)
+    def __call__(self, images: Tensor) -> ClassifierFeatures:
+        """What the classifier sees of images (N, C, H, W) in its own input space."""
+        images = self.classifier.check_images(images)
         outputs: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
         vectors: list[Tensor] = []
-        with self._recording(outputs, vectors), self._precision.running():
-            logits = self._run(pictures)
-        full = self._precision.full
-        maps = tuple(full(self._map(layer, outputs[layer], pictures)) for layer in self.layers)
+        with self._recording(outputs, vectors), self._precision.autocast_context():
+            logits = self._run(images)
+        upcast = self._precision.upcast
+        maps = tuple(upcast(self._map(layer, outputs[layer], images)) for layer in self.layers)
         # Not mean(): its gradient would be written out for every cell.
         pooled = [each.sum(dim=(2, 3)) / each[0, 0].numel() for each in maps] + [
-            full(vector) for vector in vectors[-1:]
+            upcast(vector) for vector in vectors[-1:]
         ]
-        return Seen(maps, torch.cat(pooled, dim=1) if pooled else logits, logits)
+        return ClassifierFeatures(maps, torch.cat(pooled, dim=1) if pooled else logits, logits)
 
-    def _run(self, pictures: Tensor) -> Tensor:
-        with running_on(pictures, self.classifier.input_shape):
-            prepared = self._precision.prepare(pictures).clone()  # a forward may write to its input
-            return self._precision.full(checked_logits(self._network(prepared)))
+    def _run(self, images: Tensor) -> Tensor:
+        with run_errors(images, self.classifier.input_shape):
+            prepared = self._precision.prepare(images).clone()  # a forward may write to its input
+            return self._precision.upcast(check_logits(self._network(prepared)))
 
     @contextmanager
     def _recording(self, outputs: dict[str, list[Tensor]], vectors: list[Tensor]) -> Iterator[None]:
@@ -103,9 +103,9 @@ class Features:
             for handle in handles:
                 handle.remove()
 
-    def _map(self, layer: str, calls: list[Tensor], pictures: Tensor) -> Tensor:
+    def _map(self, layer: str, calls: list[Tensor], images: Tensor) -> Tensor:
         call = int(layer.partition(":")[2] or 0)
-        height, width = pictures.shape[-2:]
+        height, width = images.shape[-2:]
         if call >= len(calls):
             raise LayerError(f"layer {layer!r} is called {len(calls)} times, so there is no call {call}")
         layout = find_layout(tuple(calls[call].shape), height, width)
@@ -114,7 +114,7 @@ class Features:
         return layout.fold(calls[call], height, width)[0]
 
     def _last_linear(self) -> str | None:
-        """The linear layer that is called last, if what enters it is one vector for each picture."""
+        """The linear layer that is called last, if what enters it is one vector for each image."""
         order: list[tuple[str, int]] = []
         handles = [
             module.register_forward_pre_hook(partial(_note_call, order, name))
@@ -122,7 +122,7 @@ class Features:
             if isinstance(module, nn.Linear)
         ]
         try:
-            with torch.no_grad(), self._precision.running():
+            with torch.no_grad(), self._precision.autocast_context():
                 self._run(torch.zeros(2, *self.classifier.input_shape))
         finally:
             for handle in handles:
@@ -130,7 +130,7 @@ class Features:
         return order[-1][0] if order and order[-1][1] == 2 else None
 
 
-def stages(classifier: Classifier, most: int = 4) -> list[str]:
+def default_layers(classifier: Classifier, most: int = 4) -> list[str]:
     """The last module at each resolution, of the last `most` resolutions; two or more where the network has blocks.
 
     A network of one resolution, such as a transformer, is seen at `middle` and `final`.

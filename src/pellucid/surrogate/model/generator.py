@@ -9,14 +9,14 @@ from pellucid.surrogate.model.equalized import (
     ScaledLinear,
     activate,
     channels_at,
-    resolutions_to,
-    twice,
+    resolutions_up_to,
+    upsample_2x,
 )
 from pellucid.surrogate.model.modulated import ModulatedConv
 
 
 class Generator(nn.Module):
-    """Codes (N, D) to pictures (N, channels, R, R) in [-1, 1].
+    """Codes (N, D) to images (N, channels, R, R) in [-1, 1].
 
     There is no mapping network: every style is an affine function of the code, so that each concept keeps an axis. The
     output is tanh(1.5 rgb): flat saturated backgrounds cost nothing, and cannot carry faint smudges.
@@ -24,12 +24,12 @@ class Generator(nn.Module):
     Args:
         code: D.
         resolution: R, a power of two.
-        channels: of the pictures.
+        channels: of the images.
         base, most: channels at a resolution are base / resolution, at most `most`.
         noise: add noise of learned strength (0 at first) to every convolution; without a generator of random numbers
             the noise is a fixed one, so that decoding is a function.
-        gain: coordinate of the code that also scales the brightness of the whole picture above black, or None.
-        equalised: equalised learning rate.
+        gain: coordinate of the code that also scales the brightness of the whole image above black, or None.
+        equalized: equalized learning rate.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Generator(nn.Module):
         most: int,
         noise: bool = False,
         gain: int | None = None,
-        equalised: bool = False,
+        equalized: bool = False,
     ) -> None:
         super().__init__()
-        widths = [channels_at(size, base, most) for size in resolutions_to(resolution)]
+        widths = [channels_at(size, base, most) for size in resolutions_up_to(resolution)]
         self.start = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         self.blocks = nn.ModuleList(
-            _Block(wide, narrow, code, channels, 4 * 2**level, noise=noise, equalised=equalised)
+            _Block(wide, narrow, code, channels, 4 * 2**level, noise=noise, equalized=equalized)
             for level, (wide, narrow) in enumerate(zip([widths[0], *widths], widths, strict=False))
         )
         self.gain = _Gain(gain) if gain is not None else None
@@ -59,21 +59,21 @@ class Generator(nn.Module):
         for block in self.blocks:
             x, rgb = block(x, rgb, code, random)
         assert rgb is not None
-        picture = torch.tanh(1.5 * rgb.float())
-        return picture if self.gain is None else self.gain(picture, code)
+        image = torch.tanh(1.5 * rgb.float())
+        return image if self.gain is None else self.gain(image, code)
 
 
 class _Block(nn.Module):
-    """One resolution: upsample, two modulated convolutions, and what the picture gains from them."""
+    """One resolution: upsample, two modulated convolutions, and what the image gains from them."""
 
     def __init__(
-        self, inputs: int, outputs: int, code: int, channels: int, size: int, *, noise: bool, equalised: bool
+        self, inputs: int, outputs: int, code: int, channels: int, size: int, *, noise: bool, equalized: bool
     ) -> None:
         super().__init__()
-        first = [] if size == 4 else [ModulatedConv(inputs, outputs, 3, code, equalised=equalised)]
-        self.convolutions = nn.ModuleList([*first, ModulatedConv(outputs, outputs, 3, code, equalised=equalised)])
+        first = [] if size == 4 else [ModulatedConv(inputs, outputs, 3, code, equalized=equalized)]
+        self.convolutions = nn.ModuleList([*first, ModulatedConv(outputs, outputs, 3, code, equalized=equalized)])
         self.noises = nn.ModuleList(_Noise(size) for _ in self.convolutions) if noise else None
-        self.to_rgb = ModulatedConv(outputs, channels, 1, code, demodulate=False, equalised=equalised)
+        self.to_rgb = ModulatedConv(outputs, channels, 1, code, demodulate=False, equalized=equalized)
         self._grows = size > 4
 
     def forward(
@@ -83,7 +83,7 @@ class _Block(nn.Module):
             x = convolution(x, code, grow=self._grows and index == 0)
             x = activate(x if self.noises is None else self.noises[index](x, random))
         added = self.to_rgb(x, code)
-        return x, added if rgb is None else twice(rgb) + added
+        return x, added if rgb is None else upsample_2x(rgb) + added
 
 
 class _Noise(nn.Module):
@@ -104,7 +104,7 @@ class _Noise(nn.Module):
 
 
 class _Gain(nn.Module):
-    """Scales a picture's height above black (-1) by a factor in (0, 1) that one coordinate of the code sets."""
+    """Scales an image's height above black (-1) by a factor in (0, 1) that one coordinate of the code sets."""
 
     def __init__(self, coordinate: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _Gain(nn.Module):
         self.scale = ScaledLinear(1, 1, bias=2.0)
         nn.init.constant_(self.scale.weight, 0.5)
 
-    def forward(self, picture: Tensor, code: Tensor) -> Tensor:
+    def forward(self, image: Tensor, code: Tensor) -> Tensor:
         coordinates: Sequence[int] = [self._coordinate]
         factor = torch.sigmoid(self.scale(code[:, coordinates].float()))
-        return (picture + 1) * factor[:, :, None, None] - 1
+        return (image + 1) * factor[:, :, None, None] - 1

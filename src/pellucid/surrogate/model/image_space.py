@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.errors import PictureError
+from pellucid.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -23,35 +23,35 @@ class DisplaySpace:
     origin: str
 
     @classmethod
-    def of(cls, classifier: Classifier, pictures: Tensor) -> "DisplaySpace":
-        """The space of a classifier whose preprocessing states mean and std; else that of the extremes of pictures.
+    def of(cls, classifier: Classifier, images: Tensor) -> "DisplaySpace":
+        """The space of a classifier whose preprocessing states mean and std; else that of the extremes of images.
 
         Args:
             classifier: whose `preprocess` is asked.
-            pictures: (N, C, H, W), asked where there is no such preprocessing.
+            images: (N, C, H, W), asked where there is no such preprocessing.
 
         Raises:
-            PictureError: a channel of `pictures` is constant.
+            ImageError: a channel of `images` is constant.
         """
         mean = getattr(classifier.preprocess, "mean", None)
         std = getattr(classifier.preprocess, "std", None)
-        if mean is not None and std is not None and len(mean) == len(std) == pictures.shape[1]:
+        if mean is not None and std is not None and len(mean) == len(std) == images.shape[1]:
             low = tuple(-m / s for m, s in zip(mean, std, strict=True))
             high = tuple((1 - m) / s for m, s in zip(mean, std, strict=True))
             return cls(low, high, "the classifier's preprocessing")
-        least, most = (extreme.tolist() for extreme in (pictures.amin((0, 2, 3)), pictures.amax((0, 2, 3))))
+        least, most = (extreme.tolist() for extreme in (images.amin((0, 2, 3)), images.amax((0, 2, 3))))
         flat = [channel for channel, (a, b) in enumerate(zip(least, most, strict=True)) if not a < b]
         if flat:
-            raise PictureError(f"channel {flat[0]} is {least[flat[0]]:g} in every picture: its range cannot be told")
-        return cls(tuple(least), tuple(most), "the extremes of the training pictures")
+            raise ImageError(f"channel {flat[0]} is {least[flat[0]]:g} in every image: its range cannot be told")
+        return cls(tuple(least), tuple(most), "the extremes of the training images")
 
-    def show(self, pictures: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) of the input space in display space, [-1, 1] unless they exceed the known range."""
-        low, high = self._bounds(pictures)
-        return (pictures - low) / (high - low) * 2 - 1
+    def show(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) of the input space in display space, [-1, 1] unless they exceed the known range."""
+        low, high = self._bounds(images)
+        return (images - low) / (high - low) * 2 - 1
 
     def back(self, shown: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) of display space in the classifier's input space."""
+        """Images (N, C, H, W) of display space in the classifier's input space."""
         low, high = self._bounds(shown)
         return (shown + 1) / 2 * (high - low) + low
 

@@ -3,38 +3,38 @@
 import torch
 from torch import Tensor, nn
 
-from pellucid.surrogate.model import Perceptron
-from pellucid.surrogate.training.fitting import determination, fit_regressor, seeded
+from pellucid.surrogate.model import MLP
+from pellucid.surrogate.training.fitting import determination, fit_regressor, temporary_seed
 
 FOLDS = 3
 
 
-class Perception(nn.Module):
-    """Readers of features phi (N, F), standardised; what is perceived is their mean (N, K), standardised."""
+class ContextProbe(nn.Module):
+    """Readers of features phi (N, F), standardized; what is perceived is their mean (N, K), standardized."""
 
     def __init__(self, features: int, contexts: int) -> None:
         super().__init__()
-        self.readers = nn.ModuleList(Perceptron(features, contexts) for _ in range(FOLDS))
+        self.readers = nn.ModuleList(MLP(features, contexts) for _ in range(FOLDS))
 
     def forward(self, phi: Tensor) -> Tensor:
         return torch.stack([reader(phi) for reader in self.readers]).mean(0)
 
 
-def fit_perception(phi: Tensor, context: Tensor, *, steps: int, seed: int) -> tuple[Perception, Tensor]:
-    """Train each reader on two thirds of the pictures, drawn evenly: re-weighted batches tie the readers' errors.
+def fit_context_probe(phi: Tensor, context: Tensor, *, steps: int, seed: int) -> tuple[ContextProbe, Tensor]:
+    """Train each reader on two thirds of the images, drawn evenly: re-weighted batches tie the readers' errors.
 
     Args:
-        phi: (N, F), standardised.
-        context: (N, K), standardised.
+        phi: (N, F), standardized.
+        context: (N, K), standardized.
         steps: for each reader.
         seed: of weights and draws.
 
     Returns:
-        The readers, frozen, and what each picture's context is read as by the one that never saw it, (N, K).
+        The readers, frozen, and what each image's context is read as by the one that never saw it, (N, K).
     """
     random = torch.Generator().manual_seed(seed)
-    with seeded(seed):
-        perception = Perception(phi.shape[1], context.shape[1])
+    with temporary_seed(seed):
+        perception = ContextProbe(phi.shape[1], context.shape[1])
     fold = torch.arange(len(phi)) % FOLDS
     unseen = torch.empty_like(context)
     for index, reader in enumerate(perception.readers):

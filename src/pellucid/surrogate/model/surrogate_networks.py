@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.model import (
+    MLP,
     ConvEncoder,
     Discriminator,
     Generator,
-    Perceptron,
 )
 from pellucid.surrogate.model.codes import Codes
-from pellucid.surrogate.training.fitting import seeded
+from pellucid.surrogate.training.fitting import temporary_seed
 from pellucid.surrogate.training.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What the data says about a twin's shape: picture channels, length of phi, classes, and names of the contexts."""
+class DataSizes:
+    """What the data says about a twin's shape: image channels, length of phi, classes, and names of the contexts."""
 
     channels: int
     features: int
@@ -28,7 +28,7 @@ class Sizes:
     context_names: tuple[str, ...]
 
 
-class TwinNetworks(nn.Module):
+class SurrogateNetworks(nn.Module):
     """Encoders of latents and nuisance, the head that reproduces the classifier, and the generator.
 
     Args:
@@ -36,15 +36,15 @@ class TwinNetworks(nn.Module):
         options: of the training.
     """
 
-    def __init__(self, sizes: Sizes, options: TrainingOptions) -> None:
+    def __init__(self, sizes: DataSizes, options: TrainingOptions) -> None:
         super().__init__()
         contexts = len(sizes.context_names)
         self.blocks = (contexts, options.latents, options.nuisance)
         width = {"base": options.encoder_base, "most": options.encoder_most}
-        with seeded(options.seed):
-            self.latent = Perceptron(sizes.features, options.latents)
+        with temporary_seed(options.seed):
+            self.latent = MLP(sizes.features, options.latents)
             self.nuisance = ConvEncoder(options.resolution, sizes.channels, options.nuisance, **width)
-            self.head = Perceptron(contexts + options.latents, sizes.classes)
+            self.head = MLP(contexts + options.latents, sizes.classes)
             self.generator = Generator(
                 sum(self.blocks),
                 options.resolution,
@@ -53,29 +53,29 @@ class TwinNetworks(nn.Module):
                 most=options.most,
                 noise=options.noise,
                 gain=gain_column(options.gain, sizes.context_names),
-                equalised=options.equalised,
+                equalized=options.equalized,
             )
 
     def codes(self, joined: Tensor) -> Codes:
         """The blocks of joined codes (N, K_c + K_u + K_n)."""
         return Codes(*torch.split(joined, list(self.blocks), dim=1))
 
-    def draw(self, codes: Codes, random: torch.Generator | None = None) -> Tensor:
-        """Pictures (N, C, R, R) of codes, display space."""
+    def generate(self, codes: Codes, random: torch.Generator | None = None) -> Tensor:
+        """Images (N, C, R, R) of codes, display space."""
         drawn: Tensor = self.generator(codes.joined(), random)
         return drawn
 
 
-def make_discriminator(sizes: Sizes, options: TrainingOptions) -> Discriminator:
+def make_discriminator(sizes: DataSizes, options: TrainingOptions) -> Discriminator:
     """The discriminator of a training."""
-    with seeded(options.seed + 7):
+    with temporary_seed(options.seed + 7):
         return Discriminator(
             options.resolution,
             sizes.channels,
             sizes.features,
             base=options.base,
             most=options.most,
-            equalised=options.equalised,
+            equalized=options.equalized,
         )
 
 

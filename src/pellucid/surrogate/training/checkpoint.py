@@ -46,7 +46,7 @@ class RunFolder:
         with locked(self.path / LOCK, taken):
             yield
 
-    def adopt(self, identity: Mapping[str, Any]) -> None:
+    def bind_plan(self, identity: Mapping[str, Any]) -> None:
         """Make this the folder of a training, or check that it is.
 
         Args:
@@ -68,7 +68,7 @@ class RunFolder:
         differences = [f"{name}: {a} there, {b} now" for name, a, b in _differences(found, record)]
         if differences:
             raise CheckpointError(
-                f"{self.path} was begun otherwise: {'; '.join(differences[:6])}. Give the same options and pictures to "
+                f"{self.path} was begun otherwise: {'; '.join(differences[:6])}. Give the same options and images to "
                 "go on with it, or another folder"
             )
 

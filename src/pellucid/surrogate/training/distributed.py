@@ -30,13 +30,13 @@ def join() -> None:
         distributed.init_process_group(backend, timeout=timedelta(days=7))
 
 
-def refuse_shared_gpu(device: torch.device) -> None:
+def check_own_gpu(device: torch.device) -> None:
     """Refuse a classifier on a GPU that is not this process's own.
 
     Raises:
         PellucidError: it is on that of another process.
     """
-    if processes() > 1 and device.type == "cuda" and (device.index or 0) != _own_gpu():
+    if world_size() > 1 and device.type == "cuda" and (device.index or 0) != _own_gpu():
         raise PellucidError(
             f"process {process_rank()} has its classifier on {device}, and should have it on GPU {_own_gpu()}: call "
             "pellucid.surrogate.distributed.join() before the classifier is loaded, and load it on 'cuda'"
@@ -50,44 +50,44 @@ def _own_gpu() -> int:
     return own
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes take part."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def process_rank() -> int:
     """The number of this process, 0 for the first."""
-    return distributed.get_rank() if processes() > 1 else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes files and reports."""
     return process_rank() == 0
 
 
 def wait_for_all() -> None:
     """Go on when every process has come this far."""
-    if processes() > 1:
+    if world_size() > 1:
         distributed.barrier()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its mean over the processes, in one message."""
-    if processes() == 1:
+    if world_size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
-    flat /= processes()
+    flat /= world_size()
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
-def everyones(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """This tensor as every process has it, (processes, ...)."""
-    if processes() == 1:
+    if world_size() == 1:
         return tensor[None]
-    parts = [torch.empty_like(tensor) for _ in range(processes())]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
     distributed.all_gather(parts, tensor.contiguous())
     return torch.stack(parts)

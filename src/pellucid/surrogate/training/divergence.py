@@ -12,11 +12,11 @@ MEMORY = 0.95
 SPIKE = 5.0
 """A discriminator loss above this is no longer that of a game (at balance it is 2 ln 2 = 1.4)."""
 
-TAKEOVER, PATIENCE = 0.02, 300
+COLLAPSE, PATIENCE = 0.02, 300
 """A discriminator loss below the first, for so many steps in a row, leaves the generator without gradients."""
 
 WORSE = 2.0
-"""Redrawn pictures so many times further away than they have been are lost."""
+"""Redrawn images so many times further away than they have been are lost."""
 
 
 class DivergedError(PellucidError):
@@ -24,11 +24,11 @@ class DivergedError(PellucidError):
 
 
 @dataclass
-class Watch:
+class DivergenceMonitor:
     """Running means of what is watched.
 
     Attributes:
-        discriminator: running mean of the discriminator's loss on real and redrawn pictures; None before the first.
+        discriminator: running mean of the discriminator's loss on real and redrawn images; None before the first.
         won: steps in a row with next to no such loss.
         pixel, best_pixel: running mean of the pixel loss, and its least value so far.
     """
@@ -47,14 +47,14 @@ class Watch:
         self.best_pixel = min(self.pixel, self.best_pixel if self.best_pixel is not None else self.pixel)
         if "real" in losses:
             self.discriminator = _followed(self.discriminator, losses["real"] + losses["fake"])
-            self.won = self.won + 1 if self.discriminator < TAKEOVER else 0
+            self.won = self.won + 1 if self.discriminator < COLLAPSE else 0
         return self._verdict()
 
     def _verdict(self) -> str | None:
         if self.discriminator is not None and self.discriminator > SPIKE:
             return f"the discriminator's loss rose to {self.discriminator:.1f}"
         if self.won >= PATIENCE:
-            return f"the discriminator's loss was below {TAKEOVER} for {PATIENCE} steps: it has won"
+            return f"the discriminator's loss was below {COLLAPSE} for {PATIENCE} steps: it has won"
         if self.pixel is not None and self.best_pixel is not None and self.pixel > WORSE * self.best_pixel + 0.1:
             return f"the pixel loss rose from {self.best_pixel:.2f} to {self.pixel:.2f}"
         return None

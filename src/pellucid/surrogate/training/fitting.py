@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def temporary_seed(seed: int) -> Iterator[None]:
     """Make what draws from torch's global generator (initial weights) depend on the seed only; restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -19,7 +19,7 @@ def seeded(seed: int) -> Iterator[None]:
 def fit_regressor(
     network: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], *, steps: int, rate: float, decay: float = 0.0
 ) -> None:
-    """Minimise the smooth L1 distance of network(inputs) to targets, by Adam; the rate drops to a fifth at the end.
+    """Minimize the smooth L1 distance of network(inputs) to targets, by Adam; the rate drops to a fifth at the end.
 
     Args:
         network: is changed in place, and left in eval mode without gradients.
@@ -28,15 +28,15 @@ def fit_regressor(
         rate, decay: learning rate and weight decay.
     """
     network.train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     for step in range(steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate if step < 0.75 * steps else 0.2 * rate
         inputs, targets = batch()
         loss = F.smooth_l1_loss(network(inputs), targets)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
     network.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Training pictures in display space, held in memory or read again for each batch."""
+"""Training images in display space, held in memory or read again for each batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.errors import PictureError
+from pellucid.errors import ImageError
 from pellucid.surrogate.model.image_space import DisplaySpace
 
 
-class Pictures(Protocol):
-    """Pictures by row, (R, C, H, W) float32 in display space on the CPU."""
+class Images(Protocol):
+    """Images by row, (R, C, H, W) float32 in display space on the CPU."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Tensor) -> Tensor: ...
 
 
-class Held:
-    """Pictures in memory."""
+class InMemory:
+    """Images in memory."""
 
     def __init__(self, shown: Tensor) -> None:
         self._shown = shown
@@ -33,8 +33,8 @@ class Held:
         return self._shown[rows]
 
 
-class Files:
-    """Picture files, read for each batch."""
+class FileDataset:
+    """Image files, read for each batch."""
 
     def __init__(self, files: Sequence[str | Path], classifier: Classifier, space: DisplaySpace) -> None:
         self._files, self._classifier, self._space = list(files), classifier, space
@@ -46,10 +46,10 @@ class Files:
         return self._space.show(self._classifier.read([self._files[row] for row in rows.tolist()]).float())
 
 
-class Stacked:
+class ConcatDataset:
     """The rows of several collections, one after the other."""
 
-    def __init__(self, parts: Sequence[Pictures]) -> None:
+    def __init__(self, parts: Sequence[Images]) -> None:
         self._parts = list(parts)
 
     def __len__(self) -> int:
@@ -68,55 +68,55 @@ class Stacked:
         return torch.cat(found)[torch.cat(order).argsort()]
 
 
-def gathered(
-    given: Tensor | Sequence[str | Path], classifier: Classifier, side: int, held_bytes: int
-) -> tuple[Pictures, DisplaySpace]:
-    """What was given as training pictures, and their display space.
+def make_dataset(
+    given: Tensor | Sequence[str | Path], classifier: Classifier, side: int, max_bytes_in_memory: int
+) -> tuple[Images, DisplaySpace]:
+    """What was given as training images, and their display space.
 
     Args:
         given: (N, C, H, W) in the classifier's input space, or files.
         classifier: reads the files.
         side: wanted height and width.
-        held_bytes: files are held in memory if they take no more than this, else read for every batch.
+        max_bytes_in_memory: files are held in memory if they take no more than this, else read for every batch.
 
     Raises:
-        PictureError: they are no squares of that side, or hold NaN.
+        ImageError: they are no squares of that side, or hold NaN.
     """
     if isinstance(given, Tensor):
-        pictures = classifier.check_pictures(given).detach().cpu().float()
-        space = DisplaySpace.of(classifier, _checked(pictures, side))
-        return Held(space.show(pictures)), space
+        images = classifier.check_images(given).detach().cpu().float()
+        space = DisplaySpace.of(classifier, _checked(images, side))
+        return InMemory(space.show(images)), space
     if not given:
-        raise PictureError("no pictures were given: the list of files is empty")
+        raise ImageError("no images were given: the list of files is empty")
     kept: list[Tensor] = []
     extremes: list[Tensor] = []
     for file in given:  # all of them, once: what is wrong with one is better known now than in the middle of training
-        picture = _read(classifier, file, side)
-        extremes += [picture.amin((0, 2, 3)), picture.amax((0, 2, 3))]
-        if picture.nbytes * len(given) <= held_bytes:
-            kept.append(picture)
+        image = _read(classifier, file, side)
+        extremes += [image.amin((0, 2, 3)), image.amax((0, 2, 3))]
+        if image.nbytes * len(given) <= max_bytes_in_memory:
+            kept.append(image)
     space = DisplaySpace.of(classifier, torch.stack(extremes)[:, :, None, None])
     if len(kept) < len(given):
-        return Files(given, classifier, space), space
-    return Held(torch.cat([space.show(picture) for picture in kept])), space
+        return FileDataset(given, classifier, space), space
+    return InMemory(torch.cat([space.show(image) for image in kept])), space
 
 
 def _read(classifier: Classifier, file: str | Path, side: int) -> Tensor:
-    picture = classifier.read([file]).float()
+    image = classifier.read([file]).float()
     try:
-        return _checked(picture, side)
-    except PictureError as error:
-        raise PictureError(f"{file}: {error}") from error
+        return _checked(image, side)
+    except ImageError as error:
+        raise ImageError(f"{file}: {error}") from error
 
 
-def _checked(pictures: Tensor, side: int) -> Tensor:
-    height, width = pictures.shape[-2:]
+def _checked(images: Tensor, side: int) -> Tensor:
+    height, width = images.shape[-2:]
     if height != width:
-        raise PictureError(f"the twin draws squares; the pictures are {width} x {height}: crop or pad them")
+        raise ImageError(f"the twin draws squares; the images are {width} x {height}: crop or pad them")
     if height != side:
-        raise PictureError(f"the pictures are {width} x {height}, the preset draws {side} x {side}: resize or pad them")
-    if not bool(pictures.isfinite().all()):
-        bad = (~pictures.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        which = f"pictures {bad[:8]} hold" if len(pictures) > 1 else "it holds"
-        raise PictureError(f"{which} NaN or infinite values")
-    return pictures
+        raise ImageError(f"the images are {width} x {height}, the preset draws {side} x {side}: resize or pad them")
+    if not bool(images.isfinite().all()):
+        bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        which = f"images {bad[:8]} hold" if len(images) > 1 else "it holds"
+        raise ImageError(f"{which} NaN or infinite values")
+    return images

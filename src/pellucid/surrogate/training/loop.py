@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate.training.checkpoint import RunFolder
-from pellucid.surrogate.training.distributed import is_first, processes, wait_for_all
-from pellucid.surrogate.training.divergence import DivergedError, Watch
+from pellucid.surrogate.training.distributed import is_main_process, wait_for_all, world_size
+from pellucid.surrogate.training.divergence import DivergedError, DivergenceMonitor
 from pellucid.surrogate.training.trainer import Trainer
 from pellucid.surrogate.training.training_progress import (
-    Meter,
-    Progress,
-    Report,
+    LossMeter,
+    ProgressCallback,
+    TrainingProgress,
     write_preview,
 )
 
@@ -27,7 +27,7 @@ COLLAPSED = 0.02
 """A direction of the latents with less variance than this is dead."""
 
 
-def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Report) -> None:
+def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: ProgressCallback) -> None:
     """Train to the end, from the last checkpoint if there is one.
 
     Ctrl-C ends it after the step in hand, which is kept; a second Ctrl-C ends it at once.
@@ -44,7 +44,7 @@ def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Rep
     """
     options = trainer.options
     watch = _resumed(trainer, folder, keep, tell)
-    meter = Meter(options.batch)
+    meter = LossMeter(options.batch)
     with _interrupts_held() as interrupts:
         while trainer.steps < options.steps:
             losses = trainer.step()
@@ -58,7 +58,7 @@ def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Rep
             stopping = bool(interrupts)  # asked once: what stops has been saved
             if stopping or _due(trainer, options.checkpoint_every):
                 _save(trainer, folder, watch, keep, tell)
-            if _due(trainer, options.preview_every) and is_first():
+            if _due(trainer, options.preview_every) and is_main_process():
                 write_preview(folder.path / PREVIEW, trainer.mean.network, trainer.data)
             if stopping:
                 break
@@ -74,7 +74,7 @@ def _interrupts_held() -> Iterator[list[int]]:
     noted: list[int] = []
     usual = signal.getsignal(signal.SIGINT)
     elsewhere = threading.current_thread() is not threading.main_thread()  # where no handler can be set
-    if elsewhere or usual is not signal.default_int_handler or processes() > 1:
+    if elsewhere or usual is not signal.default_int_handler or world_size() > 1:
         yield noted
         return
 
@@ -95,36 +95,38 @@ def _due(trainer: Trainer, every: int) -> bool:
     return trainer.steps % every == 0 or trainer.steps == trainer.options.steps
 
 
-def _report(progress: Progress, folder: RunFolder, tell: Report) -> None:
-    if is_first():
+def _report(progress: TrainingProgress, folder: RunFolder, tell: ProgressCallback) -> None:
+    if is_main_process():
         folder.log({"step": progress.step, "speed": round(progress.speed, 2), **progress.losses})
     tell(progress)
 
 
-def _say(trainer: Trainer, line: str, tell: Report) -> None:
-    tell(Progress(trainer.steps, trainer.options.steps, {}, 0.0, line))
+def _say(trainer: Trainer, line: str, tell: ProgressCallback) -> None:
+    tell(TrainingProgress(trainer.steps, trainer.options.steps, {}, 0.0, line))
 
 
-def _resumed(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: Report) -> Watch:
+def _resumed(
+    trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: ProgressCallback
+) -> DivergenceMonitor:
     last = folder.last()
     if last is None:
-        watch = Watch()
+        watch = DivergenceMonitor()
         _save(trainer, folder, watch, keep, tell)
         return watch
     watch = _taken_up(trainer, *last)
-    if is_first():
+    if is_main_process():
         folder.forget_after(trainer.steps)
     _say(trainer, f"going on after step {trainer.steps} of {trainer.options.steps}", tell)
     return watch
 
 
-def _taken_up(trainer: Trainer, notes: dict[str, Any], tensors: dict[str, Tensor]) -> Watch:
+def _taken_up(trainer: Trainer, notes: dict[str, Any], tensors: dict[str, Tensor]) -> DivergenceMonitor:
     trainer.load_state(tensors)
     trainer.steps, trainer.rollbacks = int(notes["steps"]), int(notes["rollbacks"])
-    return Watch(**notes["watch"])
+    return DivergenceMonitor(**notes["watch"])
 
 
-def _rolled_back(trainer: Trainer, folder: RunFolder, trouble: str, tell: Report) -> Watch:
+def _rolled_back(trainer: Trainer, folder: RunFolder, trouble: str, tell: ProgressCallback) -> DivergenceMonitor:
     """Back to the last checkpoint, with other random numbers and a slower discriminator."""
     astray, times = trainer.steps, trainer.rollbacks + 1
     line = f"step {astray} went astray: {trouble}"
@@ -136,16 +138,18 @@ def _rolled_back(trainer: Trainer, folder: RunFolder, trouble: str, tell: Report
     watch = _taken_up(trainer, *last)
     trainer.rollbacks = times
     trainer.reseed(times)
-    if is_first():
+    if is_main_process():
         folder.forget_after(trainer.steps)
         folder.log({"step": trainer.steps, "rolled_back": line})
     _say(trainer, f"{line}; back to step {trainer.steps}, roll-back {times}", tell)
     return watch
 
 
-def _save(trainer: Trainer, folder: RunFolder, watch: Watch, keep: Callable[[], None], tell: Report) -> None:
+def _save(
+    trainer: Trainer, folder: RunFolder, watch: DivergenceMonitor, keep: Callable[[], None], tell: ProgressCallback
+) -> None:
     state = trainer.state()  # every process takes part: each has its own random numbers
-    if is_first():
+    if is_main_process():
         folder.save(trainer.steps, state, {"rollbacks": trainer.rollbacks, "watch": watch.record()})
         keep()
         dead = _dead_latents(trainer)

@@ -14,7 +14,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return F.log_softmax(logits, dim=1)
 
 
-def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) of each row (N,), in nats, from logits (N, K)."""
     wanted = log_probabilities(teacher)
     return (wanted.exp() * (wanted - log_probabilities(student))).sum(1)

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 
-def r1(scores: Tensor, pictures: Tensor) -> Tensor:
-    """Mean squared norm of the gradient of scores (N,) at real pictures (N, C, H, W) (Mescheder et al. 2018).
+def r1(scores: Tensor, images: Tensor) -> Tensor:
+    """Mean squared norm of the gradient of scores (N,) at real images (N, C, H, W) (Mescheder et al. 2018).
 
     Args:
-        scores: computed from `pictures`, which require a gradient.
+        scores: computed from `images`, which require a gradient.
     """
-    (gradient,) = torch.autograd.grad(scores.sum(), pictures, create_graph=True)
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
@@ -51,24 +51,24 @@ def hessian_penalty(
     return second_differences(function, codes, directions, step).var(dim=0, unbiased=True).mean()
 
 
-def path_lengths(pictures: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
-    """|J^T y| of each picture (N,), with y pictures of noise of unit variance over the number of pixels.
+def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
+    """|J^T y| of each image (N,), with y images of noise of unit variance over the number of pixels.
 
     StyleGAN2 pulls the lengths towards their running mean (Karras et al. 2020, section 3.2).
 
     Args:
-        pictures: (N, C, H, W), computed from `codes` (N, D), which require a gradient.
+        images: (N, C, H, W), computed from `codes` (N, D), which require a gradient.
         noise: (N, C, H, W), standard normal.
     """
-    scaled = noise / (pictures.shape[2] * pictures.shape[3]) ** 0.5
-    (gradient,) = torch.autograd.grad((pictures * scaled).sum(), codes, create_graph=True)
+    scaled = noise / (images.shape[2] * images.shape[3]) ** 0.5
+    (gradient,) = torch.autograd.grad((images * scaled).sum(), codes, create_graph=True)
     return gradient.square().sum(1).sqrt()
 
 
 def moment_penalty(codes: Tensor, off_diagonal: float = 0.1) -> Tensor:
     """How far codes (N, D) are from mean 0, variance 1 and, weakly, no covariance: fixes scale, prevents collapse."""
-    centred = codes - codes.mean(0)
-    covariance = centred.T @ centred / max(1, len(codes) - 1)
+    centered = codes - codes.mean(0)
+    covariance = centered.T @ centered / max(1, len(codes) - 1)
     variance = covariance.diagonal()
     rest = covariance - torch.diag(variance)
     return codes.mean(0).square().mean() + (variance - 1).square().mean() + off_diagonal * rest.square().mean()

@@ -50,22 +50,22 @@ def _raking_factors(first: Tensor, second: Tensor, weights: Tensor, bins: int) -
     return (wanted / (table / table.sum()).clamp_min(1e-12))[first, second].float()
 
 
-def mixed(parts: list[tuple[float, Tensor]]) -> Tensor:
+def mix_weights(parts: list[tuple[float, Tensor]]) -> Tensor:
     """One set of weights (N,) that gives each part, weights (N,) of its own, its share of the draws."""
     return torch.stack([share * weights / weights.sum() for share, weights in parts]).sum(0)
 
 
-def draw(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
+def draw_rows(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
     """So many rows, with replacement, with probability proportional to the weights."""
     cumulated = weights.double().cumsum(0)
     points = torch.rand(count, generator=random, dtype=torch.float64) * cumulated[-1]
     return torch.searchsorted(cumulated, points, right=True).clamp(max=len(weights) - 1)
 
 
-def correlation(values: Tensor, weights: Tensor) -> Tensor:
+def weighted_correlation(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted correlation matrix (K, K) of values (N, K)."""
     share = (weights / weights.sum()).double()[:, None]
-    centred = values.double() - (values.double() * share).sum(0)
-    covariance = (centred * share).T @ centred
+    centered = values.double() - (values.double() * share).sum(0)
+    covariance = (centered * share).T @ centered
     deviation = covariance.diagonal().sqrt()
     return (covariance / (deviation[:, None] * deviation)).float()

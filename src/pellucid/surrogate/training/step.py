@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pellucid.surrogate.explain.interventions import Changed, change
-from pellucid.surrogate.model import Discriminator, frozen_call
+from pellucid.surrogate.explain.interventions import InterventionBatch, intervene
+from pellucid.surrogate.model import Discriminator, call_frozen
 from pellucid.surrogate.model.codes import Codes
-from pellucid.surrogate.model.features import Features, Seen
+from pellucid.surrogate.model.features import ClassifierFeatures, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.surrogate_networks import TwinNetworks
-from pellucid.surrogate.training.distributed import everyones
+from pellucid.surrogate.model.surrogate_networks import SurrogateNetworks
+from pellucid.surrogate.training.distributed import all_gather
 from pellucid.surrogate.training.losses import (
     brightness_divergence,
-    divergence,
     fake_loss,
     feature_distance,
+    kl_divergence,
     real_loss,
     row_distance,
 )
@@ -28,24 +28,24 @@ from pellucid.surrogate.training.penalties import (
     path_lengths,
     r1,
 )
-from pellucid.surrogate.training.preparation import Prepared
-from pellucid.surrogate.training.sampling import draw
+from pellucid.surrogate.training.preparation import TrainingData
+from pellucid.surrogate.training.sampling import draw_rows
 from pellucid.surrogate.training.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures to be redrawn, and the versions of them whose latents and nuisance are used.
+    """Images to be redrawn, and the versions of them whose latents and nuisance are used.
 
     Attributes:
-        pictures: (B, C, R, R) in display space, to be redrawn.
+        images: (B, C, R, R) in display space, to be redrawn.
         context: (B, K_c), theirs.
-        phi: (B, F), theirs, standardised.
-        sources: (B, C, R, R), where the nuisance is read: the same pictures, or other versions of them.
+        phi: (B, F), theirs, standardized.
+        sources: (B, C, R, R), where the nuisance is read: the same images, or other versions of them.
         source_context, source_phi, source_logits: of the sources.
     """
 
-    pictures: Tensor
+    images: Tensor
     context: Tensor
     phi: Tensor
     sources: Tensor
@@ -54,14 +54,14 @@ class Batch:
     source_logits: Tensor
 
 
-def draw_batch(data: Prepared, rows: int, paired: float, random: torch.Generator, device: torch.device) -> Batch:
+def draw_batch(data: TrainingData, rows: int, paired: float, random: torch.Generator, device: torch.device) -> Batch:
     """Draw a batch by the sampler's weights.
 
-    Where pictures have versions with other contexts, a share `paired` is redrawn from the latents and nuisance of
-    another version: the true picture of an intervention, known pixel by pixel. Latents and nuisance thereby learn to
+    Where images have versions with other contexts, a share `paired` is redrawn from the latents and nuisance of
+    another version: the true image of an intervention, known pixel by pixel. Latents and nuisance thereby learn to
     leave to the contexts what is theirs.
     """
-    chosen = draw(data.weights, rows, random)
+    chosen = draw_rows(data.weights, rows, random)
     shift = data.given * torch.randint(data.versions, (rows,), generator=random)
     elsewhere = torch.rand(rows, generator=random) < paired
     other = (chosen + shift) % (data.given * data.versions)
@@ -70,12 +70,12 @@ def draw_batch(data: Prepared, rows: int, paired: float, random: torch.Generator
     def at(table: Tensor, where: Tensor) -> Tensor:
         return table[where].to(device)
 
-    pictures = data.pictures[chosen].to(device)
+    images = data.images[chosen].to(device)
     return Batch(
-        pictures,
+        images,
         at(data.codes, chosen),
         at(data.phi, chosen),
-        pictures if torch.equal(source, chosen) else data.pictures[source].to(device),
+        images if torch.equal(source, chosen) else data.images[source].to(device),
         at(data.codes, source),
         at(data.phi, source),
         at(data.logits, source),
@@ -84,7 +84,7 @@ def draw_batch(data: Prepared, rows: int, paired: float, random: torch.Generator
 
 @dataclass(frozen=True)
 class Fakes:
-    """Redrawn pictures, and pictures of changed codes, without gradients."""
+    """Redrawn images, and images of changed codes, without gradients."""
 
     redrawn: Tensor
     changed: Tensor | None
@@ -102,7 +102,12 @@ class StepLosses:
     """
 
     def __init__(
-        self, features: Features, space: DisplaySpace, data: Prepared, options: TrainingOptions, random: torch.Generator
+        self,
+        features: FeatureExtractor,
+        space: DisplaySpace,
+        data: TrainingData,
+        options: TrainingOptions,
+        random: torch.Generator,
     ) -> None:
         self.features, self.space, self.data = features, space, data
         self.options, self.random = options, random
@@ -111,23 +116,23 @@ class StepLosses:
         self.mean_path = torch.zeros((), device=self.device)
 
     def twin(
-        self, twin: TwinNetworks, batch: Batch, adversary: Discriminator | None, *, warm: bool, step: int
+        self, twin: SurrogateNetworks, batch: Batch, adversary: Discriminator | None, *, warm: bool, step: int
     ) -> tuple[dict[str, Tensor], Fakes]:
         """Weighted losses of encoders, head and generator, and what was drawn.
 
         Args:
             twin: the networks.
-            batch: of pictures.
+            batch: of images.
             adversary: the discriminator, if it takes part.
             warm: still warming up: no adversary, no interventions.
             step: number of the step; lazy terms come on multiples.
         """
         codes = Codes(batch.context, twin.latent(batch.source_phi), twin.nuisance(batch.sources))
-        changed = None if warm else change(codes[: len(batch.pictures) // 2], self.data.span, self.random)
+        changed = None if warm else intervene(codes[: len(batch.images) // 2], self.data.span, self.random)
         redrawn, others = self._drawn(twin, self._blurred(codes), changed)
         found = self._seen(redrawn if others is None else torch.cat([redrawn, others]))
         with torch.no_grad():
-            wanted = self._seen(batch.pictures)
+            wanted = self._seen(batch.images)
         losses = self._fidelity(twin, batch, codes, redrawn, _rows(found, 0, len(redrawn)), wanted)
         if changed is not None and others is not None:
             seen = _rows(found, len(redrawn), len(redrawn) + len(others))
@@ -138,10 +143,10 @@ class StepLosses:
         return losses, Fakes(redrawn.detach(), None if others is None else others.detach())
 
     def discriminator(self, discriminator: Discriminator, batch: Batch, fakes: Fakes, step: int) -> dict[str, Tensor]:
-        """Losses of the discriminator; it also learns how real pictures score without the classifier's features."""
+        """Losses of the discriminator; it also learns how real images score without the classifier's features."""
         lazy, weight = self.options.lazy, self.options.weights
         with self.half():
-            alone, matched = discriminator(batch.pictures, batch.phi)
+            alone, matched = discriminator(batch.images, batch.phi)
             _, redrawn = discriminator(fakes.redrawn, batch.phi)
         losses = {"real": real_loss(matched), "fake": fake_loss(redrawn)}
         if fakes.changed is not None:
@@ -149,9 +154,9 @@ class StepLosses:
                 changed, _ = discriminator(fakes.changed, batch.phi[: len(fakes.changed)])
             losses |= {"real_alone": 0.5 * real_loss(alone), "fake_changed": 0.5 * fake_loss(changed)}
         if weight.r1 and step % lazy == 0:
-            pictures = batch.pictures.detach().requires_grad_()
-            _, scores = discriminator(pictures, batch.phi)
-            losses["r1"] = 0.5 * weight.r1 * lazy * r1(scores, pictures)
+            images = batch.images.detach().requires_grad_()
+            _, scores = discriminator(images, batch.phi)
+            losses["r1"] = 0.5 * weight.r1 * lazy * r1(scores, images)
         return losses
 
     def half(self) -> AbstractContextManager[object]:
@@ -159,7 +164,9 @@ class StepLosses:
         wanted = self.options.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
 
-    def _drawn(self, twin: TwinNetworks, codes: Codes, changed: Changed | None) -> tuple[Tensor, Tensor | None]:
+    def _drawn(
+        self, twin: SurrogateNetworks, codes: Codes, changed: InterventionBatch | None
+    ) -> tuple[Tensor, Tensor | None]:
         joined = codes.joined()
         if changed is not None:
             joined = torch.cat([joined, changed.codes.joined()])
@@ -171,48 +178,59 @@ class StepLosses:
         latent = _noisy(codes.latent, self.options.latent_noise, self.random)
         return Codes(codes.context, latent, _noisy(codes.nuisance, self.options.nuisance_noise, self.random))
 
-    def _seen(self, shown: Tensor) -> Seen:
+    def _seen(self, shown: Tensor) -> ClassifierFeatures:
         return self.features(self.space.back(shown))
 
     def _fidelity(
-        self, twin: TwinNetworks, batch: Batch, codes: Codes, redrawn: Tensor, found: Seen, wanted: Seen
+        self,
+        twin: SurrogateNetworks,
+        batch: Batch,
+        codes: Codes,
+        redrawn: Tensor,
+        found: ClassifierFeatures,
+        wanted: ClassifierFeatures,
     ) -> dict[str, Tensor]:
         weight = self.options.weights
         latent = _noisy(codes.latent, self.options.latent_noise, self.random)
         predicted = twin.head(torch.cat([batch.source_context, latent], dim=1))
         return {
-            "pixel": weight.pixel * (redrawn - batch.pictures).abs().mean(),
-            "brightness": weight.brightness * brightness_divergence(redrawn, batch.pictures),
+            "pixel": weight.pixel * (redrawn - batch.images).abs().mean(),
+            "brightness": weight.brightness * brightness_divergence(redrawn, batch.images),
             "features": weight.features * feature_distance(found.maps, wanted.maps).to(redrawn),
-            "teacher": weight.teacher * divergence(wanted.logits, found.logits).mean(),
+            "teacher": weight.teacher * kl_divergence(wanted.logits, found.logits).mean(),
             "logits": weight.logits * self._logit_distance(wanted, found).mean(),
-            "head": weight.head * divergence(batch.source_logits, predicted).mean(),
+            "head": weight.head * kl_divergence(batch.source_logits, predicted).mean(),
             "moments": weight.moments * (_moments(codes.nuisance) + 0.2 * _moments(codes.latent)),
         }
 
     def _consistency(
-        self, twin: TwinNetworks, changed: Changed, others: Tensor, found: Seen, wanted: Seen
+        self,
+        twin: SurrogateNetworks,
+        changed: InterventionBatch,
+        others: Tensor,
+        found: ClassifierFeatures,
+        wanted: ClassifierFeatures,
     ) -> dict[str, Tensor]:
         """What was asked must be found, what was not must be kept; encoders learn from swapped nuisance only."""
         weight, codes = self.options.weights, changed.codes.detach()
         latent_from, nuisance_from = changed.bounds
         losses = {}
         if codes.context.shape[1]:
-            judged = self.data.instruments.judges.each(others)
+            judged = self.data.auxiliary_models.judges.each(others)
             losses["asked_context"] = weight.asked_context * row_distance(judged, codes.context).mean()
-        latent = frozen_call(twin.latent, self.data.instruments.standard_phi(found.phi))
+        latent = call_frozen(twin.latent, self.data.auxiliary_models.standard_phi(found.phi))
         kept = row_distance(latent, codes.latent)[latent_from:].sum() / len(others)  # a changed context may change them
         losses["kept_latent"] = weight.kept_latent * kept
         if codes.nuisance.shape[1]:
-            read = frozen_call(twin.nuisance, others)
+            read = call_frozen(twin.nuisance, others)
             losses["kept_nuisance"] = weight.kept_nuisance * row_distance(read, codes.nuisance).mean()
             before = _rows(wanted, 0, len(others))
-            moved = weight.teacher * divergence(before.logits, found.logits)
+            moved = weight.teacher * kl_divergence(before.logits, found.logits)
             moved = moved + weight.logits * self._logit_distance(before, found)
             losses["swapped"] = weight.swapped * moved[nuisance_from:].sum() / len(others)
         return losses
 
-    def _logit_distance(self, wanted: Seen, found: Seen) -> Tensor:
+    def _logit_distance(self, wanted: ClassifierFeatures, found: ClassifierFeatures) -> Tensor:
         return row_distance(found.logits / self.logit_scale, wanted.logits / self.logit_scale)
 
     def _adversarial(
@@ -227,7 +245,7 @@ class StepLosses:
             "changed_adversarial": weight.changed_adversarial * real_loss(alone),
         }
 
-    def _lazy(self, twin: TwinNetworks, codes: Codes, step: int) -> dict[str, Tensor]:
+    def _lazy(self, twin: SurrogateNetworks, codes: Codes, step: int) -> dict[str, Tensor]:
         weight, losses = self.options.weights, {}
         if weight.hessian and step % self.options.lazy == 0:
             losses["hessian"] = weight.hessian * self.options.lazy * self._hessian(twin, codes[:8])
@@ -235,7 +253,7 @@ class StepLosses:
             losses["path"] = weight.path * self.options.path_every * self._path(twin, codes[: len(codes) // 2])
         return losses
 
-    def _hessian(self, twin: TwinNetworks, codes: Codes) -> Tensor:
+    def _hessian(self, twin: SurrogateNetworks, codes: Codes) -> Tensor:
         concepts = codes.concepts().shape[1]
         joined = codes.joined().detach()
         directions = torch.zeros(2, *joined.shape)
@@ -243,18 +261,20 @@ class StepLosses:
         directions[..., :concepts] = 2.0 * signs - 1
         return hessian_penalty(twin.generator, joined, directions.to(joined))
 
-    def _path(self, twin: TwinNetworks, codes: Codes) -> Tensor:
+    def _path(self, twin: SurrogateNetworks, codes: Codes) -> Tensor:
         joined = codes.joined().detach().requires_grad_()
-        pictures = twin.generator(joined)
-        noise = torch.randn(pictures.shape, generator=self.random).to(pictures)
-        lengths = path_lengths(pictures, joined, noise)
-        mean = everyones(lengths.mean().detach()).mean()
+        images = twin.generator(joined)
+        noise = torch.randn(images.shape, generator=self.random).to(images)
+        lengths = path_lengths(images, joined, noise)
+        mean = all_gather(lengths.mean().detach()).mean()
         self.mean_path = self.mean_path.lerp(mean, 0.01)
         return (lengths - self.mean_path).square().mean()
 
 
-def _rows(seen: Seen, start: int, stop: int) -> Seen:
-    return Seen(tuple(each[start:stop] for each in seen.maps), seen.phi[start:stop], seen.logits[start:stop])
+def _rows(seen: ClassifierFeatures, start: int, stop: int) -> ClassifierFeatures:
+    return ClassifierFeatures(
+        tuple(each[start:stop] for each in seen.maps), seen.phi[start:stop], seen.logits[start:stop]
+    )
 
 
 def _noisy(codes: Tensor, deviation: float, random: torch.Generator) -> Tensor:

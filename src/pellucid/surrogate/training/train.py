@@ -1,4 +1,4 @@
-"""Training a twin from a classifier, its pictures and their context; a killed training goes on as if it never was."""
+"""Training a twin from a classifier, its images and their context; a killed training goes on as if it never was."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,24 +15,24 @@ from pellucid.surrogate.causal.discovery import CLASS_NODE
 from pellucid.surrogate.explain.decision_effects import DECISION_NODE
 from pellucid.surrogate.model.attribute_predictors import Rerender
 from pellucid.surrogate.model.codes import latent_names
-from pellucid.surrogate.model.features import LOGITS_ONLY, Features
+from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.surrogate_networks import Sizes, gain_column
-from pellucid.surrogate.surrogate import TwinSurrogate
+from pellucid.surrogate.model.surrogate_networks import DataSizes, gain_column
+from pellucid.surrogate.surrogate import SurrogateExplainer
 from pellucid.surrogate.training.checkpoint import RunFolder, digest_of
 from pellucid.surrogate.training.distributed import (
-    is_first,
+    check_own_gpu,
+    is_main_process,
     join,
-    processes,
-    refuse_shared_gpu,
     wait_for_all,
+    world_size,
 )
-from pellucid.surrogate.training.image_datasets import gathered
+from pellucid.surrogate.training.image_datasets import make_dataset
 from pellucid.surrogate.training.loop import run
 from pellucid.surrogate.training.preparation import prepare
 from pellucid.surrogate.training.trainer import Trainer
-from pellucid.surrogate.training.training_options import TrainingOptions, preset_named
-from pellucid.surrogate.training.training_progress import Progress, Report, print_progress
+from pellucid.surrogate.training.training_options import TrainingOptions, get_preset
+from pellucid.surrogate.training.training_progress import ProgressCallback, TrainingProgress, print_progress
 
 
 def train(
@@ -44,9 +44,9 @@ def train(
     *,
     layers: Sequence[str] | str | None = None,
     rerender: Rerender | None = None,
-    report: Report | None = print_progress,
-    held_bytes: int = 2 * 2**30,
-) -> TwinSurrogate:
+    report: ProgressCallback | None = print_progress,
+    max_bytes_in_memory: int = 2 * 2**30,
+) -> SurrogateExplainer:
     """Train the twin surrogate of a classifier; goes on where it was if `out` is half done.
 
     It runs on the classifier's device, and on several through torchrun, each process with a classifier on its own GPU.
@@ -55,63 +55,61 @@ def train(
 
     Args:
         classifier: to be explained.
-        images: pictures (N, C, R, R) in the classifier's input space, or files that it reads.
-        context: named context features, one row per picture; none for a twin of unexplained latents only.
+        images: images (N, C, R, R) in the classifier's input space, or files that it reads.
+        context: named context features, one row per image; none for a twin of unexplained latents only.
         preset: name of a preset, or options.
         out: folder for checkpoints, log, preview strip and the finished twin.
         layers: where the classifier is seen; by default one layer for each of its last resolutions.
             `pellucid.surrogate.LOGITS_ONLY` takes it as a black box.
-        rerender: draws versions of pictures with other contexts, known (see `Rerender`); must be the same on resuming.
+        rerender: draws versions of images with other contexts, known (see `Rerender`); must be the same on resuming.
         report: is told of the progress; None for silence.
-        held_bytes: picture files are held in memory up to this size, and read for every batch beyond.
+        max_bytes_in_memory: image files are held in memory up to this size, and read for every batch beyond.
 
     Raises:
-        PellucidError: pictures, context and classifier do not fit each other or the preset.
+        PellucidError: images, context and classifier do not fit each other or the preset.
         CheckpointError: `out` holds another training, or another process is training there.
         DivergedError: the training went astray again after several roll-backs.
         KeyboardInterrupt: on Ctrl-C.
     """
     join()
-    options = preset_named(preset) if isinstance(preset, str) else preset
-    if options.batch % (4 * processes()):
-        raise PellucidError(f"batch {options.batch} does not divide into multiples of 4 for {processes()} processes")
-    refuse_shared_gpu(classifier.device)
-    dataset, space = gathered(images, classifier, options.resolution, held_bytes)
+    options = get_preset(preset) if isinstance(preset, str) else preset
+    if options.batch % (4 * world_size()):
+        raise PellucidError(f"batch {options.batch} does not divide into multiples of 4 for {world_size()} processes")
+    check_own_gpu(classifier.device)
+    dataset, space = make_dataset(images, classifier, options.resolution, max_bytes_in_memory)
     names, values = _columns(context, len(dataset), options)
     gain_column(options.gain, names)
     if not isinstance(images, Tensor) and context is not None and context.files is not None:
         _same_order(images, context.files)
-    features = Features(classifier, layers)
+    features = FeatureExtractor(classifier, layers)
     folder = RunFolder(out)
-    with folder.locked() if is_first() else nullcontext():
-        if is_first():
-            folder.adopt(_identity(classifier, features, options, space, images, names, values, rerender))
+    with folder.locked() if is_main_process() else nullcontext():
+        if is_main_process():
+            folder.bind_plan(_identity(classifier, features, options, space, images, names, values, rerender))
         wait_for_all()
-        told = report if is_first() and report is not None else _say_nothing
+        told = report if is_main_process() and report is not None else _say_nothing
         data = prepare(
             dataset, values, space, features, options, folder.path, rerender, lambda line: told(_note(options, line))
         )
-        sizes = Sizes(classifier.input_shape[0], features.length, classifier.num_classes, names)
+        sizes = DataSizes(classifier.input_shape[0], features.length, classifier.num_classes, names)
         trainer = Trainer(features, space, data, sizes, options)
 
-        def twin() -> TwinSurrogate:
+        def surrogate() -> SurrogateExplainer:
             return _surrogate(trainer, features, space, sizes)
 
-        run(trainer, folder, lambda: twin().save(folder.path), told)
-        return twin()
+        run(trainer, folder, lambda: surrogate().save(folder.path), told)
+        return surrogate()
 
 
-def _columns(context: ContextTable | None, pictures: int, options: TrainingOptions) -> tuple[tuple[str, ...], Tensor]:
+def _columns(context: ContextTable | None, images: int, options: TrainingOptions) -> tuple[tuple[str, ...], Tensor]:
     """Names and values (N, K_c) of the context; without a table there are none."""
     if context is None:
-        if pictures < 2 * options.batch:
-            raise PellucidError(
-                f"{pictures} pictures are too few for batches of {options.batch}; give at least twice that"
-            )
-        return (), torch.zeros(pictures, 0)
-    if pictures < 10 * options.judges:
-        raise PellucidError(f"{pictures} pictures are too few for {options.judges} judges: give ten times as many")
-    context.check(at_least=2 * options.batch, pictures=pictures)
+        if images < 2 * options.batch:
+            raise PellucidError(f"{images} images are too few for batches of {options.batch}; give at least twice that")
+        return (), torch.zeros(images, 0)
+    if images < 10 * options.judges:
+        raise PellucidError(f"{images} images are too few for {options.judges} judges: give ten times as many")
+    context.check(at_least=2 * options.batch, images=images)
     if taken := set(context.names) & {CLASS_NODE, DECISION_NODE, *latent_names(options.latents)}:
         raise PellucidError(
             f"the context {sorted(taken)[0]!r} has a name that graphs need for themselves: rename the column, or leave "
@@ -131,22 +129,22 @@ def _same_order(images: Sequence[str | Path], files: Sequence[Path]) -> None:
     for row, (image, file) in enumerate(zip(images, files, strict=True)):
         if Path(image).resolve() != file.resolve():
             raise PellucidError(
-                f"row {row} of the context table is that of {file}, and picture {row} is {image}: give the pictures in "
+                f"row {row} of the context table is that of {file}, and image {row} is {image}: give the images in "
                 "the table's order, context.files"
             )
 
 
-def _say_nothing(progress: Progress) -> None:
+def _say_nothing(progress: TrainingProgress) -> None:
     pass
 
 
-def _note(options: TrainingOptions, line: str) -> Progress:
-    return Progress(0, options.steps, {}, 0.0, line)
+def _note(options: TrainingOptions, line: str) -> TrainingProgress:
+    return TrainingProgress(0, options.steps, {}, 0.0, line)
 
 
 def _identity(
     classifier: Classifier,
-    features: Features,
+    features: FeatureExtractor,
     options: TrainingOptions,
     space: DisplaySpace,
     images: Tensor | Sequence[str | Path],
@@ -164,16 +162,18 @@ def _identity(
         "data": digest_of(files, [values, *([images] if isinstance(images, Tensor) else [])]),
         "space": [list(space.low), list(space.high)],
         "rerendered": rerender is not None,
-        "processes": processes(),
+        "processes": world_size(),
     }
 
 
-def _surrogate(trainer: Trainer, features: Features, space: DisplaySpace, sizes: Sizes) -> TwinSurrogate:
+def _surrogate(
+    trainer: Trainer, features: FeatureExtractor, space: DisplaySpace, sizes: DataSizes
+) -> SurrogateExplainer:
     data = trainer.data
-    return TwinSurrogate(
+    return SurrogateExplainer(
         features,
         trainer.mean.network,
-        data.instruments,
+        data.auxiliary_models,
         space,
         sizes,
         trainer.options,

@@ -1,22 +1,22 @@
-"""The networks in training, their optimisers and random numbers: one state that can be put away and taken up again."""
+"""The networks in training, their optimizers and random numbers: one state that can be put away and taken up again."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.storage.tensors import under
-from pellucid.surrogate.model import RunningMean, packed
-from pellucid.surrogate.model.features import Features
+from pellucid.storage.tensors import select_prefix
+from pellucid.surrogate.model import RunningMean, to_channels_last
+from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.surrogate_networks import Sizes, TwinNetworks, make_discriminator
+from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
 from pellucid.surrogate.training.distributed import (
+    all_gather,
     average_gradients,
-    everyones,
     process_rank,
-    processes,
+    world_size,
 )
-from pellucid.surrogate.training.preparation import Prepared
+from pellucid.surrogate.training.preparation import TrainingData
 from pellucid.surrogate.training.step import StepLosses, draw_batch, total
 from pellucid.surrogate.training.training_options import TrainingOptions
 
@@ -45,28 +45,33 @@ class Trainer:
     """
 
     def __init__(
-        self, features: Features, space: DisplaySpace, data: Prepared, sizes: Sizes, options: TrainingOptions
+        self,
+        features: FeatureExtractor,
+        space: DisplaySpace,
+        data: TrainingData,
+        sizes: DataSizes,
+        options: TrainingOptions,
     ) -> None:
         device = features.classifier.device
         self.data, self.options, self.device = data, options, device
-        self.twin = TwinNetworks(sizes, options)
-        packed(self.twin, device)
+        self.twin = SurrogateNetworks(sizes, options)
+        to_channels_last(self.twin, device)
         self.mean = RunningMean(self.twin, options.running_mean)
         self.discriminator = make_discriminator(sizes, options) if options.adversary else None
         if self.discriminator is not None:
-            packed(self.discriminator, device)
+            to_channels_last(self.discriminator, device)
         self.random = torch.Generator()
         self.reseed(0)
         self.losses = StepLosses(features, space, data, options, self.random)
         self.steps = 0
         self.rollbacks = 0
-        self._optimisers = self._new_optimisers()
+        self._optimizers = self._new_optimizers()
 
     def reseed(self, rollbacks: int) -> None:
         """Other random numbers for every process and after every roll-back, the same ones in every run."""
         self.random.manual_seed(self.options.seed + 1000 * rollbacks + 1_000_000 * process_rank())
 
-    def _new_optimisers(self) -> dict[str, torch.optim.Adam]:
+    def _new_optimizers(self) -> dict[str, torch.optim.Adam]:
         options, generator = self.options, self.twin.generator
         encoders = [network for name, network in self.twin.named_children() if name != "generator"]
         encoder_weights = [weight for network in encoders for weight in network.parameters()]
@@ -83,7 +88,7 @@ class Trainer:
         """Make one step; returns its losses and the norms of the gradients."""
         warm = self.steps < self.options.warm_up
         adversary = None if warm else self.discriminator
-        rows = self.options.batch // processes()
+        rows = self.options.batch // world_size()
         batch = draw_batch(self.data, rows, self.options.paired, self.random, self.device)
         if adversary is not None:
             adversary.requires_grad_(False)
@@ -98,19 +103,19 @@ class Trainer:
         self.mean.follow(self.twin, self.steps)
         told = losses | norms
         values = torch.stack([value.detach().float() for value in told.values()])
-        return dict(zip(told, everyones(values).mean(0).tolist(), strict=True))
+        return dict(zip(told, all_gather(values).mean(0).tolist(), strict=True))
 
     def _descend(self, losses: dict[str, Tensor], network: nn.Module, names: Iterable[str]) -> Tensor:
-        optimisers = [self._optimisers[name] for name in names]
-        for name, optimiser in zip(names, optimisers, strict=True):
-            optimiser.zero_grad(set_to_none=True)
-            optimiser.param_groups[0]["lr"] = self._rate(name)
+        optimizers = [self._optimizers[name] for name in names]
+        for name, optimizer in zip(names, optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.param_groups[0]["lr"] = self._rate(name)
         total(losses).backward()  # type: ignore[no-untyped-call]
         average_gradients(network.parameters())
         norm = nn.utils.clip_grad_norm_(network.parameters(), self.options.clip)
         if bool(norm.isfinite()):
-            for optimiser in optimisers:
-                optimiser.step()
+            for optimizer in optimizers:
+                optimizer.step()
         return norm
 
     def _rate(self, name: str) -> float:
@@ -124,13 +129,13 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next steps depend on, by name; the same for every process."""
-        found = {f"random.{rank}": state for rank, state in enumerate(everyones(self.random.get_state()))}
+        found = {f"random.{rank}": state for rank, state in enumerate(all_gather(self.random.get_state()))}
         found["mean_path"] = self.losses.mean_path
         for name, network in self._networks().items():
             found |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-        for name, optimiser in self._optimisers.items():
-            for index, moments in optimiser.state_dict()["state"].items():
-                found |= {f"optimiser.{name}.{index}.{key}": value for key, value in moments.items()}
+        for name, optimizer in self._optimizers.items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                found |= {f"optimizer.{name}.{index}.{key}": value for key, value in moments.items()}
         return found
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -138,23 +143,23 @@ class Trainer:
         self.random.set_state(state[f"random.{process_rank()}"].clone())
         self.losses.mean_path = state["mean_path"].to(self.device)
         for name, network in self._networks().items():
-            network.load_state_dict(under(state, f"{name}."))
-        self._optimisers = self._new_optimisers()
-        for name, optimiser in self._optimisers.items():
+            network.load_state_dict(select_prefix(state, f"{name}."))
+        self._optimizers = self._new_optimizers()
+        for name, optimizer in self._optimizers.items():
             moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in under(state, f"optimiser.{name}.").items():
+            for key, value in select_prefix(state, f"optimizer.{name}.").items():
                 index, _, moment = key.partition(".")
                 moments.setdefault(int(index), {})[moment] = value
-            _restore(optimiser, moments)
+            _restore(optimizer, moments)
 
     def _networks(self) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {"twin": self.twin, "mean": self.mean.network}
         return found if self.discriminator is None else found | {"discriminator": self.discriminator}
 
 
-def _restore(optimiser: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:
-    """Set an optimiser's moments, in the memory order of the weights: another could round otherwise."""
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+def _restore(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:
+    """Set an optimizer's moments, in the memory order of the weights: another could round otherwise."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     placed = {
         index: {
             name: torch.empty_like(weights[index]).copy_(value) if value.ndim else value.clone()
@@ -162,4 +167,4 @@ def _restore(optimiser: torch.optim.Adam, moments: dict[int, dict[str, Tensor]])
         }
         for index, kept in moments.items()
     }
-    optimiser.load_state_dict({"state": placed, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": placed, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -11,17 +11,17 @@ class LossWeights:
     """What each term counts.
 
     Attributes:
-        pixel: mean absolute difference of the redrawn picture, display space.
-        brightness: relative entropy of the redrawn picture's pixels; frees pixels that are saturated and wrong.
+        pixel: mean absolute difference of the redrawn image, display space.
+        brightness: relative entropy of the redrawn image's pixels; frees pixels that are saturated and wrong.
         features: mean absolute difference of the classifier's maps, relative to their mean size.
         teacher: KL(f(x) || f(redrawn x)).
         logits: distance of the same logits, in their standard deviations: KL does not feel what becomes of a margin
             that is large already, and effects are told in margins.
         head: KL(f(x) || H(c, u)).
-        adversarial: of redrawn pictures, given the classifier's features.
-        asked_context, kept_latent, kept_nuisance: what a changed code must be found to be in the picture drawn from it.
-        changed_adversarial: of pictures of changed codes; in the discriminator's loss they count half.
-        swapped: both, of f(x) and f(picture with another's nuisance).
+        adversarial: of redrawn images, given the classifier's features.
+        asked_context, kept_latent, kept_nuisance: what a changed code must be found to be in the image drawn from it.
+        changed_adversarial: of images of changed codes; in the discriminator's loss they count half.
+        swapped: both, of f(x) and f(image with another's nuisance).
         hessian, path: interaction of concepts (Hessian penalty), and path length; zero switches a term off.
         moments: of the nuisance; of the latents at a fifth of the weight.
         r1: gamma of the discriminator's gradient penalty.
@@ -50,13 +50,13 @@ class TrainingOptions:
     """How a twin is trained.
 
     Attributes:
-        resolution: side of the pictures, a power of two from 16 to 256.
+        resolution: side of the images, a power of two from 16 to 256.
         steps: steps in all; the learning rates drop to a fifth for the last quarter.
         warm_up: first steps, without adversary and interventions.
-        batch: pictures in a step, over all processes.
+        batch: images in a step, over all processes.
         latents: K_u, of unexplained latents.
         nuisance: K_n; 0 is the paper-like mode, in which everything is drawn from what the classifier sees, and from
-            noise if `noise` is on: it redraws class and style, not the very picture.
+            noise if `noise` is on: it redraws class and style, not the very image.
         latent_noise, nuisance_noise: standard deviation of the noise that latents and nuisance (of unit variance) are
             given on their way to the generator in training. A noisy channel is left to what the contexts, which come
             clean, do not tell; without it latents copy contexts, and an intervention on one side only is half obeyed.
@@ -64,18 +64,18 @@ class TrainingOptions:
         encoder_base, encoder_most: the same for encoders and judges.
         adversary: whether there is a discriminator.
         noise: noise inputs in the generator.
-        gain: name of a context that also scales the brightness of the whole picture above black; None for none.
-        equalised: equalised learning rate in generator and discriminator.
+        gain: name of a context that also scales the brightness of the whole image above black; None for none.
+        equalized: equalized learning rate in generator and discriminator.
         generator_rate, encoder_rate, discriminator_rate: of Adam (0, 0.99).
         clip: largest norm of the gradients of one step.
         lazy: R1 and Hessian penalty are applied every so many steps, so many times as strongly.
         path_every: the same for the path length.
         running_mean: long-run beta of the averaged weights.
         decorrelate: draw batches in which contexts look independent.
-        real_share: share of the draws from the given pictures alone where re-rendered ones are there too; the others
+        real_share: share of the draws from the given images alone where re-rendered ones are there too; the others
             are from all.
-        copies: re-rendered versions of each picture, where a re-renderer is given.
-        paired: share of a batch's pictures that are redrawn from latents and nuisance of another version.
+        copies: re-rendered versions of each image, where a re-renderer is given.
+        paired: share of a batch's images that are redrawn from latents and nuisance of another version.
         judges: context regressors; interventions must convince each of them.
         judge_steps, judge_rate, judge_batch: training of each.
         precision: "float32", or "bfloat16" for generator and discriminator (never for classifier, judges, R1).
@@ -99,7 +99,7 @@ class TrainingOptions:
     adversary: bool = True
     noise: bool = False
     gain: str | None = None
-    equalised: bool = False
+    equalized: bool = False
     generator_rate: float = 3e-4
     encoder_rate: float = 1e-3
     discriminator_rate: float = 2e-4
@@ -146,7 +146,7 @@ class TrainingOptions:
         if self.precision not in ("float32", "bfloat16"):
             raise PellucidError(f"precision {self.precision!r} is neither 'float32' nor 'bfloat16'")
 
-    def but(self, **changes: Any) -> "TrainingOptions":
+    def replace(self, **changes: Any) -> "TrainingOptions":
         """The same options with some changed; loss weights are changed by their own names.
 
         Raises:
@@ -182,7 +182,7 @@ _LARGE = TrainingOptions(
     encoder_base=8192,
     encoder_most=256,
     noise=True,
-    equalised=True,
+    equalized=True,
     generator_rate=2.5e-3,
     discriminator_rate=2.5e-3,
     latent_noise=0.3,
@@ -218,10 +218,10 @@ PRESETS = {
     "gpu-128": replace(_LARGE, resolution=128, steps=45_000, warm_up=2_000, weights=LossWeights(path=2.0, r1=0.1)),
     "gpu-256": replace(_LARGE, resolution=256, steps=94_000, warm_up=3_000, weights=LossWeights(path=2.0, r1=1.0)),
 }
-"""Options by name. `gpu-128` and `gpu-256` are recipes: steps x batch is 1.4 and 3 million pictures."""
+"""Options by name. `gpu-128` and `gpu-256` are recipes: steps x batch is 1.4 and 3 million images."""
 
 
-def preset_named(name: str) -> TrainingOptions:
+def get_preset(name: str) -> TrainingOptions:
     """The options of a preset.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a training says while it runs: losses, throughput, a strip of pictures."""
+"""What a training says while it runs: losses, throughput, a strip of images."""
 
 import io
 import sys
@@ -12,20 +12,20 @@ from torch import Tensor
 
 from pellucid.storage import write_atomically
 from pellucid.surrogate.model.codes import Codes
-from pellucid.surrogate.model.surrogate_networks import TwinNetworks
-from pellucid.surrogate.training.preparation import Prepared
+from pellucid.surrogate.model.surrogate_networks import SurrogateNetworks
+from pellucid.surrogate.training.preparation import TrainingData
 
-Report = Callable[["Progress"], None]
+ProgressCallback = Callable[["TrainingProgress"], None]
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """A moment of a training.
 
     Attributes:
         step, steps: how far it is, and how far it will go.
         losses: weighted terms, averaged since the last report.
-        speed: training pictures per second since the last report.
+        speed: training images per second since the last report.
         note: what else happened, in words.
     """
 
@@ -37,16 +37,16 @@ class Progress:
 
     def __str__(self) -> str:
         shown = "  ".join(f"{name} {value:.3g}" for name, value in self.losses.items() if "gradient" not in name)
-        return self.note or f"step {self.step} of {self.steps}, {self.speed:.0f} pictures/s: {shown}"
+        return self.note or f"step {self.step} of {self.steps}, {self.speed:.0f} images/s: {shown}"
 
 
-def print_progress(progress: Progress) -> None:
+def print_progress(progress: TrainingProgress) -> None:
     """Print a line to the standard error stream."""
     print(progress, file=sys.stderr, flush=True)
 
 
-class Meter:
-    """Averages losses and counts pictures between two reports."""
+class LossMeter:
+    """Averages losses and counts images between two reports."""
 
     def __init__(self, batch: int) -> None:
         self._batch = batch
@@ -62,40 +62,40 @@ class Meter:
         for name, value in losses.items():
             self._sums.setdefault(name, []).append(value)
 
-    def report(self, step: int, steps: int) -> Progress:
+    def report(self, step: int, steps: int) -> TrainingProgress:
         """What happened since the last report."""
         means = {name: sum(values) / len(values) for name, values in self._sums.items()}
         speed = self._steps * self._batch / max(1e-9, time.perf_counter() - self._since)
         self._clear()
-        return Progress(step, steps, means, speed)
+        return TrainingProgress(step, steps, means, speed)
 
 
 @torch.no_grad()
-def write_preview(path: Path, twin: TwinNetworks, data: Prepared, columns: int = 16) -> None:
-    """Write a strip: given pictures, the same redrawn, then each context set low and high, then another's nuisance."""
+def write_preview(path: Path, twin: SurrogateNetworks, data: TrainingData, columns: int = 16) -> None:
+    """Write a strip: given images, the same redrawn, then each context set low and high, then another's nuisance."""
     device = next(twin.parameters()).device
     rows = torch.linspace(0, data.given - 1, columns).long()
-    pictures, codes = data.pictures[rows].to(device), data.codes[rows].to(device)
-    known = Codes(codes, twin.latent(data.phi[rows].to(device)), twin.nuisance(pictures))
-    strips = [pictures, twin.draw(known)]
+    images, codes = data.images[rows].to(device), data.codes[rows].to(device)
+    known = Codes(codes, twin.latent(data.phi[rows].to(device)), twin.nuisance(images))
+    strips = [images, twin.generate(known)]
     for column in range(codes.shape[1]):
         for bound in data.span[:, column].tolist():
             changed = codes.clone()
             changed[:, column] = bound
-            strips.append(twin.draw(Codes(changed, known.latent, known.nuisance)))
-    strips.append(twin.draw(Codes(codes, known.latent, known.nuisance.roll(1, 0))))
+            strips.append(twin.generate(Codes(changed, known.latent, known.nuisance)))
+    strips.append(twin.generate(Codes(codes, known.latent, known.nuisance.roll(1, 0))))
     write_atomically(path, _png(torch.stack(strips)))
 
 
 def _png(strips: Tensor, zoom: int = 2) -> bytes:
-    """Pictures (rows, columns, C, H, W) in display space as one PNG."""
+    """Images (rows, columns, C, H, W) in display space as one PNG."""
     from PIL import Image
 
     grid = strips.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (rows * H, columns * W, C)
-    grey = ((grid.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    if grey.shape[2] not in (1, 3):
-        grey = grey[:, :, :1]
-    picture = Image.fromarray(grey.squeeze(2).numpy())
+    gray = ((grid.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    if gray.shape[2] not in (1, 3):
+        gray = gray[:, :, :1]
+    image = Image.fromarray(gray.squeeze(2).numpy())
     buffer = io.BytesIO()
-    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(buffer, "PNG")
+    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()

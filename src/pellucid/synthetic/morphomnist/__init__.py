@@ -1,6 +1,6 @@
 """Morpho-MNIST: measuring and redrawing digits, perturbing them, and sets of digits with a known causal model."""
 
-from pellucid.synthetic.causal_model import Interventions, Mechanism, StructuralModel
+from pellucid.synthetic.causal_model import CausalModel, Interventions, Mechanism
 from pellucid.synthetic.morphomnist.generate import (
     CAUSAL_MODELS,
     intensity_to_thickness,
@@ -35,11 +35,11 @@ __all__ = [
     "CAUSAL_MODELS",
     "MEASURES",
     "SETTABLE",
+    "CausalModel",
     "Interventions",
     "Measures",
     "Mechanism",
     "Rendering",
-    "StructuralModel",
     "fracture",
     "intensity_to_thickness",
     "measure",

@@ -13,22 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pellucid.synthetic.causal_model import Mechanism, StructuralModel, Values
+from pellucid.synthetic.causal_model import CausalModel, Mechanism, Values
 
 _LOWEST, _RANGE = 64.0, 191.0  # of the intensity: 64 to 255
 _NARROWEST, _WIDTHS = 8.0, 12.0  # of the width: 8 to 20 pixels
 _EDGE = 1e-6  # measured values outside an open interval are explained as if just inside
 
 
-def thickness_to_intensity(slope: float = 2.0, centre: float = 2.5, noise: float = 0.5) -> StructuralModel:
+def thickness_to_intensity(slope: float = 2.0, center: float = 2.5, noise: float = 0.5) -> CausalModel:
     """TI: t = 0.5 + Gamma(10, rate 5);  i = 64 + 191 σ(slope (t - centre) + noise ε).
 
     With slope -2 and centre 2, thick digits are dark: the inverted variant of the paper's code.
     """
-    return StructuralModel("TI", (_thickness(0.5), _intensity({"thickness": (slope, centre)}, noise)))
+    return CausalModel("TI", (_thickness(0.5), _intensity({"thickness": (slope, center)}, noise)))
 
 
-def intensity_to_thickness(slope: float = 0.3, noise: float = 0.12) -> StructuralModel:
+def intensity_to_thickness(slope: float = 0.3, noise: float = 0.12) -> CausalModel:
     """IT: i = 64 + 191 σ(1.36 ε_i);  t = 0.5 + 1.9 exp(slope ε_i + noise ε_t).
 
     Both variables are distributed about as in TI and as strongly tied; only the arrow differs.
@@ -37,7 +37,7 @@ def intensity_to_thickness(slope: float = 0.3, noise: float = 0.12) -> Structura
     def brightness(values: Values) -> Tensor:
         return _logit(values["intensity"], _LOWEST, _RANGE) / 1.36
 
-    return StructuralModel(
+    return CausalModel(
         "IT",
         (
             Mechanism(
@@ -58,18 +58,18 @@ def intensity_to_thickness(slope: float = 0.3, noise: float = 0.12) -> Structura
     )
 
 
-def thickness_to_slant(slope: float = 20.0, centre: float = 2.5, noise: float = 1.0) -> StructuralModel:
+def thickness_to_slant(slope: float = 20.0, center: float = 2.5, noise: float = 1.0) -> CausalModel:
     """TS: t = Gamma(10, rate 5);  slant = slope (t - centre) + noise ε in degrees, given in radians."""
     slant = Mechanism(
         "slant",
         ("thickness",),
-        lambda values, noise_: (slope * (values["thickness"] - centre) + noise * noise_) * (pi / 180),
-        lambda values, value: (value * (180 / pi) - slope * (values["thickness"] - centre)) / noise,
+        lambda values, noise_: (slope * (values["thickness"] - center) + noise * noise_) * (pi / 180),
+        lambda values, value: (value * (180 / pi) - slope * (values["thickness"] - center)) / noise,
     )
-    return StructuralModel("TS", (_thickness(0.0), slant))
+    return CausalModel("TS", (_thickness(0.0), slant))
 
 
-def thickness_slant_width_to_intensity(noise: float = 0.5) -> StructuralModel:
+def thickness_slant_width_to_intensity(noise: float = 0.5) -> CausalModel:
     """TSWI: intensity has three causes, and thickness a second effect.
 
     t = 0.5 + Gamma(10, rate 5);  s = 0.25 ε_s;  w = 8 + 12 σ(2 (t - 2.5) + 2 ε_w);
@@ -87,7 +87,7 @@ def thickness_slant_width_to_intensity(noise: float = 0.5) -> StructuralModel:
         lambda values, value: _logit(value, _NARROWEST, _WIDTHS) / 2 - (values["thickness"] - 2.5),
     )
     causes = {"thickness": (1.2, 2.5), "slant": (3.0, 0.0), "width": (0.12, 14.0)}
-    return StructuralModel("TSWI", (_thickness(0.5), slant, width, _intensity(causes, noise)))
+    return CausalModel("TSWI", (_thickness(0.5), slant, width, _intensity(causes, noise)))
 
 
 def _thickness(thinnest: float) -> Mechanism:
@@ -108,7 +108,7 @@ def _intensity(causes: Mapping[str, tuple[float, float]], spread: float) -> Mech
     """64 + 191 σ(Σ slope (cause - centre) + spread ε), with slope and centre of each cause."""
 
     def drive(values: Values) -> Tensor:
-        return torch.stack([slope * (values[name] - centre) for name, (slope, centre) in causes.items()]).sum(0)
+        return torch.stack([slope * (values[name] - center) for name, (slope, center) in causes.items()]).sum(0)
 
     return Mechanism(
         "intensity",
@@ -122,7 +122,7 @@ def _logit(value: Tensor, lowest: float, extent: float) -> Tensor:
     return torch.logit(((value - lowest) / extent).clamp(_EDGE, 1 - _EDGE))
 
 
-CAUSAL_MODELS: Mapping[str, StructuralModel] = {
+CAUSAL_MODELS: Mapping[str, CausalModel] = {
     model.title: model
     for model in (
         thickness_to_intensity(),

@@ -13,8 +13,8 @@ from torch import Tensor
 from pellucid.data.context_table import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.synthetic.morphomnist.morphology import (
-    binarise,
-    check_pictures,
+    binarize,
+    check_images,
     medial_axis,
     squared_distances,
     upscale,
@@ -26,7 +26,7 @@ _STEPS_PER_PIXEL = 2  # at which the mass along the slanted axis is summed up
 
 @dataclass(frozen=True)
 class Measures:
-    """Morphometry of N digits; each field is (N,) float32, NaN for a picture of one even grey.
+    """Morphometry of N digits; each field is (N,) float32, NaN for an image of one even grey.
 
     Attributes:
         area: of the strokes, in square pixels.
@@ -68,7 +68,7 @@ MEASURES = tuple(field.name for field in fields(Measures))
 
 @dataclass(frozen=True)
 class Moments:
-    """Where the mass of pictures lies, each (N,) float32: x to the right and y downwards, in pixels.
+    """Where the mass of images lies, each (N,) float32: x to the right and y downwards, in pixels.
 
     Attributes:
         x: centroid.
@@ -81,7 +81,7 @@ class Moments:
     shear: Tensor
 
 
-def measure(pictures: Tensor, *, scale: int = 4, background: float = 0.0, batch: int = 512) -> Measures:
+def measure(images: Tensor, *, scale: int = 4, background: float = 0.0, batch: int = 512) -> Measures:
     """Measure digits.
 
     Area, length and thickness are those of the digit on a grid `scale` times finer, binarised half way between its
@@ -89,64 +89,64 @@ def measure(pictures: Tensor, *, scale: int = 4, background: float = 0.0, batch:
     measures but the intensity are the same whatever the grey values are multiplied by.
 
     Args:
-        pictures: (N, H, W) bright digits on dark ground, of any number type; 0..255 gives the usual intensities.
+        images: (N, H, W) bright digits on dark ground, of any number type; 0..255 gives the usual intensities.
         scale: of the fine grid.
-        background: grey values below this part of a picture's maximum count as 0 first; above 0 for generated
-            pictures, whose ground may be faintly uneven.
-        batch: most pictures to measure at once; bounds the memory (about 1 MB each at 28 x 28 and scale 4).
+        background: grey values below this part of an image's maximum count as 0 first; above 0 for generated
+            images, whose ground may be faintly uneven.
+        batch: most images to measure at once; bounds the memory (about 1 MB each at 28 x 28 and scale 4).
 
     Returns:
-        The measures, on the pictures' device.
+        The measures, on the images' device.
 
     Raises:
-        PellucidError: the pictures are not (N, H, W) or have NaN, or an option is out of range.
+        PellucidError: the images are not (N, H, W) or have NaN, or an option is out of range.
     """
     if scale < 1 or batch < 1 or not 0 <= background < 1:
         raise PellucidError(
             f"wanted scale and batch of at least 1 and background in [0, 1), not {scale}, {batch} and {background}"
         )
-    parts = [_measure_batch(check_pictures(part), scale, background) for part in torch.split(pictures, batch)]
+    parts = [_measure_batch(check_images(part), scale, background) for part in torch.split(images, batch)]
     return Measures(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def measure_intensity(pictures: Tensor) -> Tensor:
-    """The intensities (N,) of pictures (N, H, W): the median grey of what is at least half way to the brightest."""
-    flat = check_pictures(pictures).flatten(1)
-    count = binarise(pictures.float()).sum((1, 2))
+def measure_intensity(images: Tensor) -> Tensor:
+    """The intensities (N,) of images (N, H, W): the median grey of what is at least half way to the brightest."""
+    flat = check_images(images).flatten(1)
+    count = binarize(images.float()).sum((1, 2))
     brightest = flat.topk(int(count.max()), dim=1).values if len(flat) else flat  # (N, pixels), falling
     middle = torch.stack([(count - 1) // 2, count // 2], dim=1)
     return brightest.gather(1, middle).mean(1)
 
 
-def measure_thickness(pictures: Tensor, *, scale: int = 4) -> Tensor:
-    """The thicknesses (N,) of digits (N, H, W), in pixels, as in `measure`; a picture of one even grey is refused."""
-    thickness = measure(pictures, scale=scale).thickness
+def measure_thickness(images: Tensor, *, scale: int = 4) -> Tensor:
+    """The thicknesses (N,) of digits (N, H, W), in pixels, as in `measure`; an image of one even grey is refused."""
+    thickness = measure(images, scale=scale).thickness
     blank = thickness.isnan().nonzero()
     if len(blank):
-        raise PellucidError(f"picture {int(blank[0])} is of one even grey, not a digit; leave it out")
+        raise PellucidError(f"image {int(blank[0])} is of one even grey, not a digit; leave it out")
     return thickness
 
 
-def moments(pictures: Tensor) -> Moments:
-    """Centroid and shear of pictures (N, H, W), with the grey values as mass."""
-    y, x = (torch.arange(size, dtype=torch.float32, device=pictures.device) for size in pictures.shape[1:])
-    mass = pictures.sum((1, 2))
-    over_rows, over_columns = pictures.sum(2), pictures.sum(1)
-    centre_y, centre_x = over_rows @ y / mass, over_columns @ x / mass
-    below, right = y - centre_y[:, None], x - centre_x[:, None]  # (N, H), (N, W)
-    u11 = torch.einsum("nhw,nh,nw->n", pictures, below, right)
-    return Moments(centre_x, centre_y, u11 / (over_rows * below**2).sum(1))
+def moments(images: Tensor) -> Moments:
+    """Centroid and shear of images (N, H, W), with the grey values as mass."""
+    y, x = (torch.arange(size, dtype=torch.float32, device=images.device) for size in images.shape[1:])
+    mass = images.sum((1, 2))
+    over_rows, over_columns = images.sum(2), images.sum(1)
+    center_y, center_x = over_rows @ y / mass, over_columns @ x / mass
+    below, right = y - center_y[:, None], x - center_x[:, None]  # (N, H), (N, W)
+    u11 = torch.einsum("nhw,nh,nw->n", images, below, right)
+    return Moments(center_x, center_y, u11 / (over_rows * below**2).sum(1))
 
 
-def _measure_batch(pictures: Tensor, scale: int, background: float) -> tuple[Tensor, ...]:
-    pictures = pictures * (pictures >= background * pictures.amax((1, 2), keepdim=True))
-    area, length, thickness = _measure_strokes(binarise(upscale(pictures, scale)), scale)
-    where = moments(pictures)
+def _measure_batch(images: Tensor, scale: int, background: float) -> tuple[Tensor, ...]:
+    images = images * (images >= background * images.amax((1, 2), keepdim=True))
+    area, length, thickness = _measure_strokes(binarize(upscale(images, scale)), scale)
+    where = moments(images)
     columns = (
         *(area, length, thickness, torch.atan(-where.shear)),
-        *(_width(pictures, where), _extent(pictures.sum(2).cumsum(1), 1), measure_intensity(pictures)),
+        *(_width(images, where), _extent(images.sum(2).cumsum(1), 1), measure_intensity(images)),
     )
-    even = pictures.amax((1, 2)) == pictures.amin((1, 2))
+    even = images.amax((1, 2)) == images.amin((1, 2))
     return tuple(column.masked_fill(even, torch.nan) for column in columns)
 
 
@@ -166,13 +166,13 @@ def _count(mask: Tensor) -> Tensor:
     return mask.sum((1, 2)).float()
 
 
-def _width(pictures: Tensor, where: Moments) -> Tensor:
+def _width(images: Tensor, where: Moments) -> Tensor:
     """Extent along rows once every row is moved back by the shear; grey is spread evenly over its pixel."""
-    size = pictures.shape[2]
-    y = torch.arange(pictures.shape[1], device=pictures.device) - where.y[:, None]  # (N, H)
-    steps = torch.arange(2 * size * _STEPS_PER_PIXEL + 1, device=pictures.device) / _STEPS_PER_PIXEL - size / 2
+    size = images.shape[2]
+    y = torch.arange(images.shape[1], device=images.device) - where.y[:, None]  # (N, H)
+    steps = torch.arange(2 * size * _STEPS_PER_PIXEL + 1, device=images.device) / _STEPS_PER_PIXEL - size / 2
     edge = (steps + (where.shear[:, None] * y)[..., None]).clamp(0, size)  # (N, H, steps), from the left border
-    upto = torch.nn.functional.pad(pictures.cumsum(2), (1, 0))  # (N, H, W + 1), mass left of each pixel edge
+    upto = torch.nn.functional.pad(images.cumsum(2), (1, 0))  # (N, H, W + 1), mass left of each pixel edge
     left = edge.nan_to_num().long().clamp(max=size - 1)
     low, high = upto.gather(2, left), upto.gather(2, left + 1)
     return _extent((low + (high - low) * (edge - left)).sum(1), _STEPS_PER_PIXEL)

@@ -11,44 +11,44 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 
 _NEAREST = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=np.uint8)
-_NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
+_NEIGHBORS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
 
 
-def check_pictures(pictures: Tensor) -> Tensor:
-    """Grey pictures (N, H, W) as float32, or an error that says what they are instead."""
-    if pictures.ndim != 3:
+def check_images(images: Tensor) -> Tensor:
+    """Grey images (N, H, W) as float32, or an error that says what they are instead."""
+    if images.ndim != 3:
         raise PellucidError(
-            f"digits are grey pictures (N, H, W), not {tuple(pictures.shape)}; "
-            "take one channel, as in pictures[:, 0] or pictures.mean(1)"
+            f"digits are grey images (N, H, W), not {tuple(images.shape)}; "
+            "take one channel, as in images[:, 0] or images.mean(1)"
         )
-    grey = pictures.float()
-    if not bool(grey.isfinite().all()):
+    gray = images.float()
+    if not bool(gray.isfinite().all()):
         raise PellucidError("digits have NaN or infinite grey values; check what made them")
-    return grey
+    return gray
 
 
-def upscale(pictures: Tensor, scale: int) -> Tensor:
-    """Pictures (N, H, W) on a grid `scale` times finer: cubic splines without overshoot, then a Gaussian.
+def upscale(images: Tensor, scale: int) -> Tensor:
+    """Images (N, H, W) on a grid `scale` times finer: cubic splines without overshoot, then a Gaussian.
 
     The Gaussian has a standard deviation of scale / 3 fine pixels. Overshoot is what leaves the range of the
-    picture's own grey values.
+    image's own grey values.
     """
-    low, high = pictures.amin((1, 2), keepdim=True), pictures.amax((1, 2), keepdim=True)
-    splines = _along_both_axes(pictures, scale, _spline_finer)
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    splines = _along_both_axes(images, scale, _spline_finer)
     return _along_both_axes(torch.clamp(splines, low, high), scale, _smooth)
 
 
-def downscale(pictures: Tensor, scale: int) -> Tensor:
-    """Pictures (N, H * scale, W * scale) on the coarse grid: that Gaussian, then cubic splines without overshoot."""
-    smooth = _along_both_axes(pictures, scale, _smooth)
+def downscale(images: Tensor, scale: int) -> Tensor:
+    """Images (N, H * scale, W * scale) on the coarse grid: that Gaussian, then cubic splines without overshoot."""
+    smooth = _along_both_axes(images, scale, _smooth)
     low, high = smooth.amin((1, 2), keepdim=True), smooth.amax((1, 2), keepdim=True)
     return torch.clamp(_along_both_axes(smooth, scale, _spline_coarser), low, high)
 
 
-def binarise(pictures: Tensor) -> Tensor:
-    """What is at least half way from the darkest to the brightest grey of a picture, (N, H, W) bool."""
-    low, high = pictures.amin((1, 2), keepdim=True), pictures.amax((1, 2), keepdim=True)
-    return pictures >= low + 0.5 * (high - low)
+def binarize(images: Tensor) -> Tensor:
+    """What is at least half way from the darkest to the brightest grey of an image, (N, H, W) bool."""
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    return images >= low + 0.5 * (high - low)
 
 
 def squared_distances(shapes: Tensor, reach: int | None = None) -> Tensor:
@@ -62,7 +62,7 @@ def squared_distances(shapes: Tensor, reach: int | None = None) -> Tensor:
         reach: distances above it may come out too large, though never as `reach` or less; saves time.
 
     Returns:
-        (N, H, W) int32, 0 outside the shapes; (H + W)² in a picture that is all shape.
+        (N, H, W) int32, 0 outside the shapes; (H + W)² in an image that is all shape.
     """
     height, width = shapes.shape[1:]
     down, up = _steps_from_outside(shapes, range(height)), _steps_from_outside(shapes, range(height - 1, -1, -1))
@@ -98,9 +98,9 @@ def signed_distances(shapes: Tensor, reach: int | None = None) -> Tensor:
 def medial_axis(shapes: Tensor, squared: Tensor) -> Tensor:
     """The skeletons of shapes: their pixels peeled from the outside in, as far as nothing falls apart.
 
-    Pixels are looked at in the order of their distance to the outside, those with most neighbours in the shape
+    Pixels are looked at in the order of their distance to the outside, those with most neighbors in the shape
     first, and taken away unless that would change the number of 8-connected parts in the 3 x 3 pixels around
-    or open a hole, or the pixel is an end (has at most one neighbour left). Pixels of equal rank are taken by the
+    or open a hole, or the pixel is an end (has at most one neighbor left). Pixels of equal rank are taken by the
     parity of row and column: those never touch, so that a whole class goes at once with the result of going one by
     one.
 
@@ -116,28 +116,28 @@ def medial_axis(shapes: Tensor, squared: Tensor) -> Tensor:
     flat = framed.view(-1)
     place = flat.nonzero()[:, 0]
     y, x = place // width % height, place % width
-    missing = 8 - torch.stack([flat.index_select(0, at) for at in _neighbours(place, width)]).sum(0)
+    missing = 8 - torch.stack([flat.index_select(0, at) for at in _neighbors(place, width)]).sum(0)
     rank = (squared[shapes].int() * 9 + missing.int()) * 4 + (y % 2 * 2 + x % 2).int()
     rank, order = rank.sort(stable=True)
     sizes = torch.unique_consecutive(rank, return_counts=True)[1].tolist()
     kept = _kept_patterns().to(shapes.device)
     for group in torch.split(place.index_select(0, order), sizes):
         pattern = torch.zeros_like(group, dtype=torch.uint8)
-        for bit, neighbour in enumerate(_neighbours(group, width)):
-            pattern |= flat.index_select(0, neighbour) << bit
+        for bit, neighbor in enumerate(_neighbors(group, width)):
+            pattern |= flat.index_select(0, neighbor) << bit
         flat.index_copy_(0, group, kept.index_select(0, pattern.int()))
     return framed[:, 1:-1, 1:-1].bool()
 
 
-def neighbour_counts(shapes: Tensor) -> Tensor:
-    """How many of the eight neighbours of each pixel are in the shape, (N, H, W) float32."""
+def neighbor_counts(shapes: Tensor) -> Tensor:
+    """How many of the eight neighbors of each pixel are in the shape, (N, H, W) float32."""
     counted = torch.nn.functional.avg_pool2d(shapes[:, None].float(), 3, 1, 1, divisor_override=1)[:, 0]
     return counted - shapes.float()
 
 
-def _neighbours(place: Tensor, width: int) -> Iterator[Tensor]:
-    """The places of the eight neighbours in rows of that width, in the order of `_NEIGHBOURS`."""
-    return (place + (dy * width + dx) for dy, dx in _NEIGHBOURS)
+def _neighbors(place: Tensor, width: int) -> Iterator[Tensor]:
+    """The places of the eight neighbors in rows of that width, in the order of `_NEIGHBORS`."""
+    return (place + (dy * width + dx) for dy, dx in _NEIGHBORS)
 
 
 def _steps_from_outside(shapes: Tensor, rows: range) -> Tensor:
@@ -151,9 +151,9 @@ def _steps_from_outside(shapes: Tensor, rows: range) -> Tensor:
     return steps
 
 
-def _along_both_axes(pictures: Tensor, scale: int, matrix: Callable[[int, int], Tensor]) -> Tensor:
-    rows, columns = (matrix(size, scale).to(pictures) for size in pictures.shape[1:])
-    return rows @ (pictures @ columns.T)
+def _along_both_axes(images: Tensor, scale: int, matrix: Callable[[int, int], Tensor]) -> Tensor:
+    rows, columns = (matrix(size, scale).to(images) for size in images.shape[1:])
+    return rows @ (images @ columns.T)
 
 
 @lru_cache(maxsize=16)
@@ -182,13 +182,13 @@ def _smooth(size: int, scale: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _kept_patterns() -> Tensor:
-    """For each pattern of the eight neighbours, one bit each, whether their centre must stay, (256,) uint8."""
+    """For each pattern of the eight neighbors, one bit each, whether their centre must stay, (256,) uint8."""
     from scipy.ndimage import label
 
     patterns = np.zeros((256, 3, 3), dtype=np.uint8)
-    for bit, (dy, dx) in enumerate(_NEIGHBOURS):
+    for bit, (dy, dx) in enumerate(_NEIGHBORS):
         patterns[:, 1 + dy, 1 + dx] = np.arange(256) >> bit & 1
-    # With the centre, all that is there is one part; it is inside when its four nearest neighbours are.
+    # With the centre, all that is there is one part; it is inside when its four nearest neighbors are.
     falls_apart = np.array([label(pattern, np.ones((3, 3)))[1] != 1 for pattern in patterns])
     is_inside = (patterns * _NEAREST).sum((1, 2)) == _NEAREST.sum()
     is_end = patterns.sum((1, 2)) < 2

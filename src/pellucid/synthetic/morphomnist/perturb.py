@@ -13,11 +13,11 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 from pellucid.synthetic.morphomnist.measure import measure_intensity, measure_thickness
 from pellucid.synthetic.morphomnist.morphology import (
-    binarise,
-    check_pictures,
+    binarize,
+    check_images,
     downscale,
     medial_axis,
-    neighbour_counts,
+    neighbor_counts,
     squared_distances,
     upscale,
 )
@@ -27,103 +27,103 @@ _SCALE = 4
 _DARKEST, _BRIGHTEST = 1e-3, 255.0
 
 
-def thin(pictures: Tensor, amount: float = 0.7) -> Tensor:
+def thin(images: Tensor, amount: float = 0.7) -> Tensor:
     """Erode digits by a disk of radius ⌊4 · amount · thickness / 2⌋ fine pixels.
 
     Args:
-        pictures: (N, H, W) bright digits on dark ground, 0..255.
+        images: (N, H, W) bright digits on dark ground, 0..255.
         amount: part of the thickness that goes; above 0 and below 1.
 
     Returns:
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the pictures are not (N, H, W), one is of one even grey, or the amount is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even grey, or the amount is out of range.
     """
     if not 0 < amount < 1:
         raise PellucidError(f"a digit can be thinned by an amount between 0 and 1, not {amount}")
-    radius = _radius(pictures, amount)
-    return _redrawn(pictures, lambda shapes: squared_distances(shapes) > radius**2)
+    radius = _radius(images, amount)
+    return _redrawn(images, lambda shapes: squared_distances(shapes) > radius**2)
 
 
-def thicken(pictures: Tensor, amount: float = 1.0) -> Tensor:
+def thicken(images: Tensor, amount: float = 1.0) -> Tensor:
     """Dilate digits by a disk of radius ⌊4 · amount · thickness / 2⌋ fine pixels.
 
     Args:
-        pictures: (N, H, W) bright digits on dark ground, 0..255.
+        images: (N, H, W) bright digits on dark ground, 0..255.
         amount: of the thickness to add; above 0.
 
     Returns:
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the pictures are not (N, H, W), one is of one even grey, or the amount is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even grey, or the amount is out of range.
     """
     if not amount > 0:
         raise PellucidError(f"a digit can be thickened by an amount above 0, not {amount}")
-    radius = _radius(pictures, amount)
+    radius = _radius(images, amount)
     reach = int(radius.max()) if len(radius) else 0
-    return _redrawn(pictures, lambda shapes: squared_distances(~shapes, reach) <= radius**2)
+    return _redrawn(images, lambda shapes: squared_distances(~shapes, reach) <= radius**2)
 
 
-def swell(pictures: Tensor, strength: float = 3.0, radius: float = 7.0, *, seed: int = 0) -> Tensor:
+def swell(images: Tensor, strength: float = 3.0, radius: float = 7.0, *, seed: int = 0) -> Tensor:
     """Magnify digits around a random point r0 of the skeleton.
 
     Within R = radius · √thickness / 2 of r0 a pixel at r shows what was at r0 + (r - r0) (|r - r0| / R)^(strength - 1).
 
     Args:
-        pictures: (N, H, W) bright digits on dark ground, 0..255.
+        images: (N, H, W) bright digits on dark ground, 0..255.
         strength: above 1; at 1 nothing changes.
         radius: of the swelling, in pixels for a thickness of 4.
-        seed: of the points; those of a picture depend on its place in the batch.
+        seed: of the points; those of an image depend on its place in the batch.
 
     Returns:
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the pictures are not (N, H, W), one is of one even grey, or an option is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even grey, or an option is out of range.
     """
     if strength < 1 or radius <= 0:
         raise PellucidError(f"wanted a strength of at least 1 and a radius above 0, not {strength} and {radius}")
-    reach = radius * measure_thickness(pictures, scale=_SCALE).sqrt() / 2 * _SCALE
+    reach = radius * measure_thickness(images, scale=_SCALE).sqrt() / 2 * _SCALE
     random = torch.Generator().manual_seed(seed)
-    return _redrawn(pictures, partial(_swollen, reach=reach, strength=strength, random=random))
+    return _redrawn(images, partial(_swollen, reach=reach, strength=strength, random=random))
 
 
-def fracture(pictures: Tensor, cuts: int = 3, width: float = 1.5, *, margin: float = 2.0, seed: int = 0) -> Tensor:
+def fracture(images: Tensor, cuts: int = 3, width: float = 1.5, *, margin: float = 2.0, seed: int = 0) -> Tensor:
     """Cut through the strokes of digits, across the skeleton.
 
     Args:
-        pictures: (N, H, W) bright digits on dark ground, 0..255.
+        images: (N, H, W) bright digits on dark ground, 0..255.
         cuts: how many; fewer where cuts leave no stroke to cut.
         width: of a cut, in pixels.
         margin: a cut keeps so many pixels off the ends and forks of the skeleton; where a digit has no such point,
             it goes where ends and forks are farthest.
-        seed: of the points; those of a picture depend on its place in the batch.
+        seed: of the points; those of an image depend on its place in the batch.
 
     Returns:
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the pictures are not (N, H, W), one is of one even grey, or an option is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even grey, or an option is out of range.
     """
     if cuts < 1 or width <= 0 or margin < 0:
         raise PellucidError(f"wanted cuts >= 1, width > 0 and margin >= 0, not {cuts}, {width} and {margin}")
-    measure_thickness(pictures, scale=_SCALE)
+    measure_thickness(images, scale=_SCALE)
     random = torch.Generator().manual_seed(seed)
-    return _redrawn(pictures, lambda shapes: _fractured(shapes, random, cuts, width * _SCALE, margin * _SCALE))
+    return _redrawn(images, lambda shapes: _fractured(shapes, random, cuts, width * _SCALE, margin * _SCALE))
 
 
-def _radius(pictures: Tensor, amount: float) -> Tensor:
-    return (_SCALE * amount * measure_thickness(pictures, scale=_SCALE) / 2).floor()[:, None, None]
+def _radius(images: Tensor, amount: float) -> Tensor:
+    return (_SCALE * amount * measure_thickness(images, scale=_SCALE) / 2).floor()[:, None, None]
 
 
-def _redrawn(pictures: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Pictures whose binarised fine versions are changed, with the intensities they had."""
-    grey = check_pictures(pictures)
-    shapes = change(binarise(upscale(grey, _SCALE)))
+def _redrawn(images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images whose binarised fine versions are changed, with the intensities they had."""
+    gray = check_images(images)
+    shapes = change(binarize(upscale(gray, _SCALE)))
     drawn = downscale(shapes.float() * _BRIGHTEST, _SCALE).clamp(0, _BRIGHTEST)
-    return set_intensity(drawn, measure_intensity(grey).clamp(_DARKEST, _BRIGHTEST))
+    return set_intensity(drawn, measure_intensity(gray).clamp(_DARKEST, _BRIGHTEST))
 
 
 def _draw_one(weights: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ def _swollen(shapes: Tensor, reach: Tensor, strength: float, random: torch.Gener
 def _fractured(shapes: Tensor, random: torch.Generator, cuts: int, width: float, margin: float) -> Tensor:
     squared = squared_distances(shapes)
     spine = medial_axis(shapes, squared)
-    count = neighbour_counts(spine)
+    count = neighbor_counts(spine)
     special = spine & (count != 2)
     away = torch.where(spine, squared_distances(~special).float().sqrt(), -1.0)
     allowed = spine & (away >= away.amax((1, 2), keepdim=True).clamp(max=margin))

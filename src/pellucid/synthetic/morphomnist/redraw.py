@@ -1,4 +1,4 @@
-"""Digits redrawn to a thickness, slant, width or intensity that is asked for: oracle interventions on real pictures."""
+"""Digits redrawn to a thickness, slant, width or intensity that is asked for: oracle interventions on real images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from pellucid.synthetic.morphomnist.measure import (
     moments,
 )
 from pellucid.synthetic.morphomnist.morphology import (
-    binarise,
-    check_pictures,
+    binarize,
+    check_images,
     downscale,
     medial_axis,
     signed_distances,
@@ -43,42 +43,42 @@ class _Knobs:
     stretch: Tensor
 
 
-def set_thickness(pictures: Tensor, thickness: Tensor | float, *, scale: int = 4) -> Tensor:
-    """Dilate or erode the strokes of pictures (N, H, W) to a mean thickness in pixels; see `redraw`."""
-    return redraw(pictures, thickness=thickness, scale=scale)
+def set_thickness(images: Tensor, thickness: Tensor | float, *, scale: int = 4) -> Tensor:
+    """Dilate or erode the strokes of images (N, H, W) to a mean thickness in pixels; see `redraw`."""
+    return redraw(images, thickness=thickness, scale=scale)
 
 
-def set_slant(pictures: Tensor, slant: Tensor | float, *, keep_thickness: bool = True, scale: int = 4) -> Tensor:
-    """Shear pictures (N, H, W) about their centroids to a slant in radians, positive to the right; see `redraw`.
+def set_slant(images: Tensor, slant: Tensor | float, *, keep_thickness: bool = True, scale: int = 4) -> Tensor:
+    """Shear images (N, H, W) about their centroids to a slant in radians, positive to the right; see `redraw`.
 
     A shear makes strokes thinner, drawing bright ones anew makes them thicker; unless `keep_thickness` is false the
     thickness is set to what it was.
     """
-    return redraw(pictures, slant=slant, thickness=_kept(pictures, keep_thickness, scale), scale=scale)
+    return redraw(images, slant=slant, thickness=_thickness_to_keep(images, keep_thickness, scale), scale=scale)
 
 
-def set_width(pictures: Tensor, width: Tensor | float, *, keep_thickness: bool = False, scale: int = 4) -> Tensor:
-    """Stretch pictures (N, H, W) along their slanted axes to a width in pixels; see `redraw`.
+def set_width(images: Tensor, width: Tensor | float, *, keep_thickness: bool = False, scale: int = 4) -> Tensor:
+    """Stretch images (N, H, W) along their slanted axes to a width in pixels; see `redraw`.
 
     Upright strokes widen with the digit. With `keep_thickness` the thickness is set to what it was, which not every
     width allows: a 1 cannot be both wide and thin.
     """
-    return redraw(pictures, width=width, thickness=_kept(pictures, keep_thickness, scale), scale=scale)
+    return redraw(images, width=width, thickness=_thickness_to_keep(images, keep_thickness, scale), scale=scale)
 
 
-def set_intensity(pictures: Tensor, intensity: Tensor | float) -> Tensor:
-    """Multiply the grey values of pictures (N, H, W), cut at 255, to the intensity asked for (above 0, up to 255)."""
-    grey = check_pictures(pictures)
-    wanted = _in_range(intensity, grey, "intensity", 0, _BRIGHTEST)
+def set_intensity(images: Tensor, intensity: Tensor | float) -> Tensor:
+    """Multiply the grey values of images (N, H, W), cut at 255, to the intensity asked for (above 0, up to 255)."""
+    gray = check_images(images)
+    wanted = _in_range(intensity, gray, "intensity", 0, _BRIGHTEST)
     # Cutting at 255 lowers the threshold that the intensity is the median above, so once is not enough.
     for _ in range(4):
-        factor = wanted / measure_intensity(grey).clamp(min=1e-6)
-        grey = (grey * factor[:, None, None]).clamp(0, _BRIGHTEST)
-    return grey
+        factor = wanted / measure_intensity(gray).clamp(min=1e-6)
+        gray = (gray * factor[:, None, None]).clamp(0, _BRIGHTEST)
+    return gray
 
 
 def redraw(
-    pictures: Tensor,
+    images: Tensor,
     *,
     thickness: Target = None,
     slant: Target = None,
@@ -93,69 +93,69 @@ def redraw(
     Slant and width are set by a shear and a stretch along rows about the centroid, thickness by moving the outline of
     the binarised digit on a grid `scale` times finer by a real number of pixels (a dilation or erosion with a disk,
     anti-aliased; strokes that get thinner keep a core about their skeleton), intensity by a factor. The result is
-    measured and the settings corrected, always starting from the original picture, so that nothing blurs twice. A digit
+    measured and the settings corrected, always starting from the original image, so that nothing blurs twice. A digit
     keeps its intensity unless another one is asked for. Whether the values were reached is for `measure` to say.
 
     Args:
-        pictures: (N, H, W) bright digits on dark ground, 0..255.
+        images: (N, H, W) bright digits on dark ground, 0..255.
         thickness: one number of pixels, or (N,) of them.
         slant: in radians, positive to the right.
         width: in pixels.
         intensity: in grey levels.
         scale: of the fine grid; 4 as the measures' own.
         rounds: how often to draw.
-        batch: most pictures to draw at once; bounds the memory.
+        batch: most images to draw at once; bounds the memory.
 
     Returns:
         (N, H, W) float32, 0..255, not rounded.
 
     Raises:
-        PellucidError: the pictures are not (N, H, W), or a target is no number per picture or out of range.
+        PellucidError: the images are not (N, H, W), or a target is no number per image or out of range.
     """
     if scale < 1 or rounds < 1 or batch < 1:
         raise PellucidError(f"wanted scale, rounds and batch of at least 1, not {scale}, {rounds} and {batch}")
-    grey = check_pictures(pictures)
-    size = float(max(grey.shape[1:]))
+    gray = check_images(images)
+    size = float(max(gray.shape[1:]))
     targets = (("thickness", thickness, 0.0, size), ("slant", slant, -1.5, 1.5), ("width", width, 0.0, size))
     asked = {
-        name: _in_range(target, grey, name, low, high) for name, target, low, high in targets if target is not None
+        name: _in_range(target, gray, name, low, high) for name, target, low, high in targets if target is not None
     }
-    level = measure_intensity(grey).clamp(1e-3, _BRIGHTEST)
-    level = level if intensity is None else _in_range(intensity, grey, "intensity", 0, _BRIGHTEST)
+    level = measure_intensity(gray).clamp(1e-3, _BRIGHTEST)
+    level = level if intensity is None else _in_range(intensity, gray, "intensity", 0, _BRIGHTEST)
     if not asked:
-        return set_intensity(grey, level)
-    shaped = torch.empty_like(grey)
-    for start in range(0, len(grey), batch):
+        return set_intensity(gray, level)
+    shaped = torch.empty_like(gray)
+    for start in range(0, len(gray), batch):
         rows = slice(start, start + batch)
         here = {name: target[rows] for name, target in asked.items()}
-        shaped[rows] = _reshape(grey[rows], here, level[rows], scale, rounds)
+        shaped[rows] = _reshape(gray[rows], here, level[rows], scale, rounds)
     return shaped
 
 
-def _kept(pictures: Tensor, keep: bool, scale: int) -> Tensor | None:
-    return measure_thickness(pictures, scale=scale) if keep else None
+def _thickness_to_keep(images: Tensor, keep: bool, scale: int) -> Tensor | None:
+    return measure_thickness(images, scale=scale) if keep else None
 
 
-def _in_range(target: Tensor | float, pictures: Tensor, name: str, lowest: float, highest: float) -> Tensor:
-    """One value per picture, (N,)."""
-    values = torch.as_tensor(target, dtype=torch.float32, device=pictures.device)
-    if values.ndim > 1 or (values.ndim == 1 and len(values) != len(pictures)):
-        raise PellucidError(f"{name} has shape {tuple(values.shape)}; give one number, or one for each picture")
+def _in_range(target: Tensor | float, images: Tensor, name: str, lowest: float, highest: float) -> Tensor:
+    """One value per image, (N,)."""
+    values = torch.as_tensor(target, dtype=torch.float32, device=images.device)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != len(images)):
+        raise PellucidError(f"{name} has shape {tuple(values.shape)}; give one number, or one for each image")
     if not bool(((values > lowest) & (values <= highest)).all()):
         raise PellucidError(f"{name} must be above {lowest:g} and at most {highest:g}; not all of the values asked are")
-    return values.expand(len(pictures))
+    return values.expand(len(images))
 
 
-def _reshape(pictures: Tensor, asked: dict[str, Tensor], level: Tensor, scale: int, rounds: int) -> Tensor:
-    """Pictures that measure what is asked; of all rounds, for each picture the one that came nearest.
+def _reshape(images: Tensor, asked: dict[str, Tensor], level: Tensor, scale: int, rounds: int) -> Tensor:
+    """Images that measure what is asked; of all rounds, for each image the one that came nearest.
 
     The intensity is set in every round, because cutting at 255 makes strokes thicker.
     """
-    fine = upscale(pictures, scale)
+    fine = upscale(images, scale)
     where = moments(fine)
-    none = torch.zeros(len(pictures), device=pictures.device)
+    none = torch.zeros(len(images), device=images.device)
     knobs = _Knobs(none, none, none + 1)
-    best, nearest = pictures, none + torch.inf
+    best, nearest = images, none + torch.inf
     for _ in range(rounds):
         drawn = set_intensity(_draw(fine, where, knobs, asked, scale), level)
         found = measure(drawn, scale=scale, batch=len(drawn))
@@ -183,19 +183,19 @@ def _turn(knobs: _Knobs, asked: dict[str, Tensor], errors: dict[str, Tensor]) ->
 
 
 def _draw(fine: Tensor, where: Moments, knobs: _Knobs, asked: Mapping[str, Tensor], scale: int) -> Tensor:
-    """Coarse pictures 0..255 of fine ones as the knobs say; those that nothing was asked of are not touched."""
+    """Coarse images 0..255 of fine ones as the knobs say; those that nothing was asked of are not touched."""
     if "slant" in asked or "width" in asked:
-        fine = _along_rows(fine, where, knobs.shear, knobs.stretch)
+        fine = _stretch_and_shear(fine, where, knobs.shear, knobs.stretch)
     if "thickness" in asked:
-        fine = _BRIGHTEST * (0.5 + _grown(binarise(fine), knobs.growth * scale, asked["thickness"] * scale)).clamp(0, 1)
+        fine = _BRIGHTEST * (0.5 + _grow(binarize(fine), knobs.growth * scale, asked["thickness"] * scale)).clamp(0, 1)
     return downscale(fine, scale).clamp(0, _BRIGHTEST)
 
 
-def _grown(shapes: Tensor, growth: Tensor, thickness: Tensor) -> Tensor:
+def _grow(shapes: Tensor, growth: Tensor, thickness: Tensor) -> Tensor:
     """Signed distances (N, H, W) to the outlines of shapes that grew by `growth` (N,) to either side, or shrank.
 
     Strokes that shrink keep a core about their skeletons, of `_CORE` times the thickness asked for, as far as they had
-    it: uneven strokes would else fall to pieces, and a thin picture of a digit would be no picture of it.
+    it: uneven strokes would else fall to pieces, and a thin image of a digit would be no image of it.
     """
     reach = int(growth.max().clamp(min=0).ceil()) + 1
     outline = signed_distances(shapes, reach)
@@ -209,14 +209,14 @@ def _grown(shapes: Tensor, growth: Tensor, thickness: Tensor) -> Tensor:
     return moved
 
 
-def _along_rows(pictures: Tensor, where: Moments, shear: Tensor, stretch: Tensor) -> Tensor:
-    """Pictures stretched along their slanted axes and then sheared, both about their centroids."""
-    height, width = pictures.shape[1:]
-    below = torch.arange(height, device=pictures.device)[None, :, None] - where.y[:, None, None]  # (N, H, 1)
-    x = torch.arange(width, device=pictures.device)[None, None]  # (1, 1, W)
-    centre, slope, more, wider = (t[:, None, None] for t in (where.x, where.shear, shear, stretch))
-    source = centre + slope * below + (x - centre - (slope + more) * below) / wider  # (N, H, W)
-    framed = torch.nn.functional.pad(pictures, (1, 2))
+def _stretch_and_shear(images: Tensor, where: Moments, shear: Tensor, stretch: Tensor) -> Tensor:
+    """Images stretched along their slanted axes and then sheared, both about their centroids."""
+    height, width = images.shape[1:]
+    below = torch.arange(height, device=images.device)[None, :, None] - where.y[:, None, None]  # (N, H, 1)
+    x = torch.arange(width, device=images.device)[None, None]  # (1, 1, W)
+    center, slope, more, wider = (t[:, None, None] for t in (where.x, where.shear, shear, stretch))
+    source = center + slope * below + (x - center - (slope + more) * below) / wider  # (N, H, W)
+    framed = torch.nn.functional.pad(images, (1, 2))
     position = (source + 1).clamp(0, width + 1)
     left = position.long()
     low, high = framed.gather(2, left), framed.gather(2, left + 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from pellucid.data.context_table import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.synthetic.morphomnist.measure import measure
-from pellucid.synthetic.morphomnist.morphology import check_pictures
+from pellucid.synthetic.morphomnist.morphology import check_images
 from pellucid.synthetic.morphomnist.redraw import SETTABLE, redraw
 
 
@@ -18,17 +18,17 @@ class Rendering:
     """Digits redrawn to a context.
 
     Attributes:
-        pictures: (N, H, W) uint8.
+        images: (N, H, W) uint8.
         asked: the context that was asked for.
-        measured: the same features, measured on the pictures.
+        measured: the same features, measured on the images.
     """
 
-    pictures: Tensor
+    images: Tensor
     asked: ContextTable
     measured: ContextTable
 
     def reached(self, tolerances: Mapping[str, float]) -> Tensor:
-        """Which pictures (N,) came within these distances of what was asked; features not named do not count."""
+        """Which images (N,) came within these distances of what was asked; features not named do not count."""
         close = [
             (self.measured.column(name) - self.asked.column(name)).abs() <= tolerance
             for name, tolerance in tolerances.items()
@@ -46,7 +46,7 @@ def render(
     Args:
         digits: (N, H, W) bright on dark, any number type.
         context: N rows; of its columns thickness, slant, width and intensity are set, others refused.
-        size: of the pictures, at least that of the digits, which are put in the middle; by default the digits' own
+        size: of the images, at least that of the digits, which are put in the middle; by default the digits' own
             longer side.
         scale: of the fine grid that digits are drawn on.
         batch: most digits to draw at once; bounds the memory.
@@ -57,12 +57,12 @@ def render(
     unknown = [name for name in context.names if name not in SETTABLE]
     if unknown:
         raise PellucidError(f"context column {unknown[0]!r} cannot be drawn; these can: {', '.join(SETTABLE)}")
-    digits = check_pictures(digits)
+    digits = check_images(digits)
     if len(digits) != len(context):
         raise PellucidError(f"{len(digits)} digits for {len(context)} rows of context; give one each")
     thickness, slant, width, intensity = (context.column(n) if n in context.names else None for n in SETTABLE)
     drawn = redraw(
-        _in_the_middle(digits, size),
+        _pad_to_center(digits, size),
         thickness=thickness,
         slant=slant,
         width=width,
@@ -70,11 +70,11 @@ def render(
         scale=scale,
         batch=batch,
     )
-    pictures = drawn.round().to(torch.uint8)
-    return Rendering(pictures, context, measure(pictures, scale=scale, batch=batch).table(*context.names))
+    images = drawn.round().to(torch.uint8)
+    return Rendering(images, context, measure(images, scale=scale, batch=batch).table(*context.names))
 
 
-def _in_the_middle(digits: Tensor, size: int | None) -> Tensor:
+def _pad_to_center(digits: Tensor, size: int | None) -> Tensor:
     height, width = digits.shape[1:]
     size = size or max(height, width)
     if size < max(height, width):

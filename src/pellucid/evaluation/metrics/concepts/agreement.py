@@ -17,8 +17,8 @@ def cell_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """The share of each cell of a map that lies in a mask, by area averaging.
 
     Args:
-        masks: (N, H, W) boolean or in [0, 1], 1 inside, as the classifier's input shows the pictures.
-        size: (h, w) of the map, at most (H, W). Where it does not divide (H, W), neighbouring cells share pixels.
+        masks: (N, H, W) boolean or in [0, 1], 1 inside, as the classifier's input shows the images.
+        size: (h, w) of the map, at most (H, W). Where it does not divide (H, W), neighboring cells share pixels.
 
     Returns:
         (N, h, w) float64 in [0, 1].
@@ -73,7 +73,7 @@ def balanced_mse(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def false_alarm(maps: Tensor) -> Tensor:
-    """Mean of concept maps of pictures that do not show the concept: (N, h, w) or (N, 1, h, w) -> (N,); 0 is right."""
+    """Mean of concept maps of images that do not show the concept: (N, h, w) or (N, 1, h, w) -> (N,); 0 is right."""
     return _checked(maps).mean((1, 2))
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import View
-from pellucid.attribution.batch_budget import Budget
-from pellucid.attribution.targets import count_targets, targets_of_rows
+from pellucid.attribution.batch_budget import BatchBudget
+from pellucid.attribution.targets import count_targets, select_targets
 from pellucid.concepts.cav import CAV, check_cavs
-from pellucid.concepts.concept_scores import maps_of
+from pellucid.concepts.concept_scores import compute_concept_maps
 from pellucid.concepts.evidence import gather_evidence
 from pellucid.concepts.reference_attribution import direction_weights
 from pellucid.errors import PellucidError
@@ -26,12 +26,12 @@ from pellucid.evaluation.localization import (
     localize,
     split_cells,
 )
-from pellucid.evaluation.settings import SettingView
+from pellucid.evaluation.settings import GridSettingView
 
 
 @dataclass(frozen=True, eq=False)
 class ConceptPointing:
-    """Concept maps of D concepts on N grid pictures, each against the cell that holds the concept.
+    """Concept maps of D concepts on N grid images, each against the cell that holds the concept.
 
     Attributes:
         concepts: D names.
@@ -49,41 +49,41 @@ class ConceptPointing:
 
 
 def concept_grids(shown: Tensor, others: Tensor, n: Grid = 2, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Grids with one picture of a concept each, in a random cell, among pictures without it.
+    """Grids with one image of a concept each, in a random cell, among images without it.
 
     Args:
-        shown: (N, C, h, w) pictures of the concept.
-        others: (M, C, h, w) pictures without it, at least as many as there are other cells; no grid has one twice.
+        shown: (N, C, h, w) images of the concept.
+        others: (M, C, h, w) images without it, at least as many as there are other cells; no grid has one twice.
         n: n for n x n cells, or (rows, columns).
         seed: of the draw.
 
     Returns:
-        Grid pictures (N, C, rows * h, columns * w), and the cell of the concept in each (N,).
+        Grid images (N, C, rows * h, columns * w), and the cell of the concept in each (N,).
     """
     rows, columns = grid_shape(n)
     count = rows * columns
     if len(others) < count - 1 or count < 2 or shown.shape[1:] != others.shape[1:]:
         raise PellucidError(
-            f"{tuple(shown.shape)} pictures of the concept and {tuple(others.shape)} others for {rows} x {columns} "
-            f"cells; wanted at least 2 cells, pictures of one size, and {count - 1} others or more"
+            f"{tuple(shown.shape)} images of the concept and {tuple(others.shape)} others for {rows} x {columns} "
+            f"cells; wanted at least 2 cells, images of one size, and {count - 1} others or more"
         )
     generator = torch.Generator().manual_seed(seed)
     places = torch.randint(count, (len(shown),), generator=generator)
     laid = []
-    for picture, place in zip(shown, places.tolist(), strict=True):
+    for image, place in zip(shown, places.tolist(), strict=True):
         around = others[torch.randperm(len(others), generator=generator)[: count - 1]]
-        laid.append(torch.cat([around[:place], picture[None], around[place:]]))
+        laid.append(torch.cat([around[:place], image[None], around[place:]]))
     return join_cells(torch.stack(laid), n), places
 
 
-def concept_pointing_game(view: SettingView, grids: Tensor, cavs: Sequence[CAV], cells: Tensor) -> ConceptPointing:
-    """Score concept maps of grid pictures by the share that lies in the cell of the concept.
+def concept_pointing_game(view: GridSettingView, grids: Tensor, cavs: Sequence[CAV], cells: Tensor) -> ConceptPointing:
+    """Score concept maps of grid images by the share that lies in the cell of the concept.
 
     A concept map does not depend on a target, so neither do these scores; `concept_evidence` does.
 
     Args:
         view: `setting.at(layer)` of GridPG, DiFull or DiPart.
-        grids: (N, C, H, W) grid pictures.
+        grids: (N, C, H, W) grid images.
         cavs: D concepts, fitted at this layer of the setting's classifier.
         cells: (N,) or (N, D) which cell holds the concept.
 
@@ -97,8 +97,8 @@ def concept_pointing_game(view: SettingView, grids: Tensor, cavs: Sequence[CAV],
             f"cells {tuple(cells.shape)} for {len(grids)} grids and {len(cavs)} concepts; wanted (N,) or (N, D)"
         )
     grid, size = view.classifier.grid, (grids.shape[2], grids.shape[3])
-    maps = maps_of(view.activation(grids).as_subclass(Tensor), cavs)[0]
-    whole = localize(maps.flatten(0, 1), grid, size).own_score(own.flatten())
+    maps = compute_concept_maps(view.activation(grids).as_subclass(Tensor), cavs)[0]
+    whole = localize(maps.flatten(0, 1), grid, size).target_scores(own.flatten())
     strongest = split_cells(maps, grid).amax((3, 4))  # (N, cells, D)
     held = strongest.gather(1, own[:, None].to(maps.device))[:, 0]
     names = tuple(cav.name for cav in cavs)
@@ -106,13 +106,13 @@ def concept_pointing_game(view: SettingView, grids: Tensor, cavs: Sequence[CAV],
 
 
 def concept_evidence(
-    view: View, pictures: Tensor, cavs: Sequence[CAV], target: Any = None, *, max_batch: int = 16
+    view: View, images: Tensor, cavs: Sequence[CAV], target: Any = None, *, max_batch: int = 16
 ) -> Tensor:
     """Where the evidence lies that makes up the signed contributions of concepts: M_ij sum_c phat_c IG_c,ij.
 
     Args:
         view: the classifier, or a grid setting, seen from the layer of the CAVs.
-        pictures: (N, C, H, W).
+        images: (N, C, H, W).
         cavs: D concepts.
         target: as `VisualTCAV` takes it; (head, class) for settings with several heads.
         max_batch: most rows that go through the network at once.
@@ -122,14 +122,14 @@ def concept_evidence(
         baseline with 50 steps. On DiFull it is 0 in the cells that a head does not see.
     """
     check_cavs(view, cavs)
-    budget = Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch)
+    budget = BatchBudget(view, images[:1], targets=count_targets(target), max_batch=max_batch)
     directions = torch.stack([cav.direction for cav in cavs])
-    found, size = [], budget.pictures(differentiate=True)
-    for start in range(0, len(pictures), size):
-        chunk = slice(start, min(start + size, len(pictures)))
-        wanted = targets_of_rows(target, chunk, len(pictures))
-        evidence = gather_evidence(view, pictures[chunk], wanted, budget=budget)
-        maps = maps_of(evidence.activation, cavs)[0]
+    found, size = [], budget.images(differentiate=True)
+    for start in range(0, len(images), size):
+        chunk = slice(start, min(start + size, len(images)))
+        wanted = select_targets(target, chunk, len(images))
+        evidence = gather_evidence(view, images[chunk], wanted, budget=budget)
+        maps = compute_concept_maps(evidence.activation, cavs)[0]
         weights = direction_weights(evidence.activation, directions, maps)
         aligned = torch.einsum("ndc,ntchw->ndthw", weights, evidence.path.values)
         found.append((maps[:, :, None] * aligned).cpu())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import Case, Passes, View
-from pellucid.attribution.batch_budget import Budget
-from pellucid.attribution.targets import count_targets, targets_of_rows
+from pellucid.attribution.batch_budget import BatchBudget
+from pellucid.attribution.targets import count_targets, select_targets
 from pellucid.concepts.cav import CAV, check_cavs
 from pellucid.concepts.concept_maps import project
 from pellucid.errors import PellucidError
@@ -18,7 +18,7 @@ from pellucid.statistics.intervals import spearman_matrix
 
 @dataclass(frozen=True, eq=False)
 class ConceptCurves:
-    """Scores of N pictures and T targets while each of D concepts is taken out of the layer.
+    """Scores of N images and T targets while each of D concepts is taken out of the layer.
 
     Attributes:
         concepts: D names.
@@ -54,7 +54,7 @@ class ConceptCurves:
 
 def remove_concepts(
     view: View,
-    pictures: Tensor,
+    images: Tensor,
     cavs: Sequence[CAV],
     target: object = None,
     *,
@@ -66,34 +66,34 @@ def remove_concepts(
     """Take concepts out of an activation step by step, each on its own, and follow the scores.
 
     With F the activation and p the CAV, alpha_ij = <F_ij, p> / |p|^2 says how much of the concept a cell holds, and
-    beta, its mean over all cells of the pictures without the concept, how much a cell holds anyway. What is taken out
-    is D_ij = ReLU(alpha_ij - beta) p. The pictures go through the part before the layer once.
+    beta, its mean over all cells of the images without the concept, how much a cell holds anyway. What is taken out
+    is D_ij = ReLU(alpha_ij - beta) p. The images go through the part before the layer once.
 
     Args:
         view: the classifier seen from the layer of the CAVs.
-        pictures: (N, C, H, W).
+        images: (N, C, H, W).
         cavs: D concepts, fitted to pooled features.
         target: as attribution methods take it.
         steps: S equal steps of t.
-        clamp: set what falls below 0 to 0, as behind a ReLU; None does so for the pictures whose own activation is
+        clamp: set what falls below 0 to 0, as behind a ReLU; None does so for the images whose own activation is
             nowhere negative.
         max_batch: most rows that go through the network at once.
         max_bytes: most bytes that the tensors of one pass may take; None for no bound.
 
     Raises:
-        PellucidError: no pictures, or a CAV of another layer, of flattened features, or of length zero.
+        PellucidError: no images, or a CAV of another layer, of flattened features, or of length zero.
     """
     check_cavs(view, cavs)
-    if steps < 1 or not len(pictures):
-        raise PellucidError(f"{steps} steps and {len(pictures)} pictures; wanted at least 1 of each")
-    budget = Budget(view, pictures[:1], targets=count_targets(target), max_batch=max_batch, max_bytes=max_bytes)
+    if steps < 1 or not len(images):
+        raise PellucidError(f"{steps} steps and {len(images)} images; wanted at least 1 of each")
+    budget = BatchBudget(view, images[:1], targets=count_targets(target), max_batch=max_batch, max_bytes=max_bytes)
     fractions = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     labels: list[tuple[str, ...]] = []
-    scores, clamped, passes, size = [], [], Passes(), budget.pictures(differentiate=False)
+    scores, clamped, passes, size = [], [], Passes(), budget.images(differentiate=False)
     with torch.no_grad():
-        for start in range(0, len(pictures), size):
-            chunk = slice(start, min(start + size, len(pictures)))
-            case = Case(view, pictures[chunk], targets_of_rows(target, chunk, len(pictures)), budget=budget)
+        for start in range(0, len(images), size):
+            chunk = slice(start, min(start + size, len(images)))
+            case = Case(view, images[chunk], select_targets(target, chunk, len(images)), budget=budget)
             own = case.activation.flatten(1).amin(1) >= 0 if clamp is None else torch.full((len(case),), clamp)
             scores.append(_follow(case, cavs, fractions, own.to(case.activation.device)).cpu())
             clamped.append(own.cpu())
@@ -104,7 +104,7 @@ def remove_concepts(
 
 
 def concept_amounts(activation: Tensor, cav: CAV) -> Tensor:
-    """How much more of a concept each cell holds than cells of pictures without it: ReLU(alpha - beta).
+    """How much more of a concept each cell holds than cells of images without it: ReLU(alpha - beta).
 
     Args:
         activation: (N, C, h, w).
@@ -125,7 +125,7 @@ def deletion_rank_correlation(attributions: Tensor, curves: ConceptCurves) -> Te
     """Spearman's correlation between the concepts' attributions and their deletion areas.
 
     Args:
-        attributions: (N, D, T), such as the `reference` or `signed` of an explanation of the same pictures.
+        attributions: (N, D, T), such as the `reference` or `signed` of an explanation of the same images.
         curves: from `remove_concepts`.
 
     Returns:
@@ -136,7 +136,7 @@ def deletion_rank_correlation(attributions: Tensor, curves: ConceptCurves) -> Te
     if attributions.shape != areas.shape:
         raise PellucidError(
             f"attributions {tuple(attributions.shape)} and areas {tuple(areas.shape)}; wanted (N, D, T) of the same "
-            "pictures, concepts and targets"
+            "images, concepts and targets"
         )
     found = np.full((areas.shape[0], areas.shape[2]), np.nan)
     for n, t in np.ndindex(*found.shape):

@@ -1,11 +1,11 @@
-"""The labelled pictures of the experiments, listed from a data folder."""
+"""The labelled images of the experiments, listed from a data folder."""
 
 import csv
 import json
 import zipfile
 from pathlib import Path
 
-__all__ = ["CIFAR_CLASSES", "Labelled", "cifar_pictures", "imagenet_pictures"]
+__all__ = ["CIFAR_CLASSES", "Labelled", "cifar_images", "imagenet_images"]
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 Labelled = list[tuple[Path, int]]
@@ -13,8 +13,8 @@ Labelled = list[tuple[Path, int]]
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def imagenet_pictures(data: Path) -> Labelled:
-    """Samples of every second ImageNet class, and twelve pictures of each class that has more, for the twins.
+def imagenet_images(data: Path) -> Labelled:
+    """Samples of every second ImageNet class, and twelve images of each class that has more, for the twins.
 
     These are zebras, pizzas and laptops, and of Office-31 the classes that are exactly one class of ImageNet.
     """
@@ -30,8 +30,8 @@ def imagenet_pictures(data: Path) -> Labelled:
     return found + [(path, label) for folder, label in many.items() for path in _files(folder)[:12]]
 
 
-def cifar_pictures(data: Path, unpacked: Path) -> Labelled:
-    """The 10,000 test pictures of CIFAR-10 as JPEG, unpacked into a folder once."""
+def cifar_images(data: Path, unpacked: Path) -> Labelled:
+    """The 10,000 test images of CIFAR-10 as JPEG, unpacked into a folder once."""
     if not (unpacked / "test").is_dir():
         with zipfile.ZipFile(data / "cifar10" / "cifar10_test_jpeg.zip") as archive:
             archive.extractall(unpacked)

@@ -1,4 +1,4 @@
-"""All that is asked of a twin of a classifier of real pictures, as numbers."""
+"""All that is asked of a twin of a classifier of real images, as numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,9 +9,9 @@ from torch import Tensor
 
 import pellucid
 from pellucid.data.context_table import ContextTable
-from pellucid.surrogate import TwinSurrogate
+from pellucid.surrogate import SurrogateExplainer
 from pellucid.surrogate.causal.graph import Edge
-from pellucid.surrogate.explain.encoded_batch import Painting, margin
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 from pellucid.surrogate.explain.local_explanation import LocalExplanation
 from pellucid.surrogate.explain.validity import RefusedError, fidelity
@@ -19,7 +19,7 @@ from pellucid.surrogate.explain.validity import RefusedError, fidelity
 __all__ = ["HeldOut", "Questions", "Setter", "changes", "examine", "rounded"]
 
 Setter = Callable[[Tensor, str, float], Tensor]
-"""(pictures in the classifier's input space, context, value in the table's units) -> the pictures with that context set
+"""(images in the classifier's input space, context, value in the table's units) -> the images with that context set
 by code and the others held."""
 
 _LOW, _HIGH = 0.05, 0.95  # quantiles between which code and twin move a context
@@ -28,9 +28,9 @@ _SHOWN = 3  # strips of an example
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pictures that the twin was not trained on, in the classifier's input space, with classes and measured context."""
+    """Images that the twin was not trained on, in the classifier's input space, with classes and measured context."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     context: ContextTable
 
@@ -39,12 +39,12 @@ class HeldOut:
 
     def rows(self, rows: slice) -> "HeldOut":
         """Some of them."""
-        return HeldOut(self.pictures[rows], self.labels[rows], self.context.subset(rows))
+        return HeldOut(self.images[rows], self.labels[rows], self.context.subset(rows))
 
 
 @dataclass(frozen=True)
 class Questions:
-    """How many pictures each question is asked on.
+    """How many images each question is asked on.
 
     Attributes:
         measured: whose interventions are re-measured.
@@ -55,14 +55,14 @@ class Questions:
     """
 
     measured: int = 400
-    intervened: int = 400
+    max_interventions: int = 400
     shared: int = 60
     permutations: int = 16
     examples: int = 6
 
 
 def examine(
-    twin: TwinSurrogate,
+    explainer: SurrogateExplainer,
     held_out: HeldOut,
     measure: Callable[[Tensor], Tensor],
     measured_by: str,
@@ -71,11 +71,11 @@ def examine(
     questions: Questions,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Assess the twin, discover its graphs, hold it against code and explain some pictures.
+    """Assess the twin, discover its graphs, hold it against code and explain some images.
 
     Args:
         twin: trained.
-        held_out: pictures.
+        held_out: images.
         measure: (N, C, H, W) in the classifier's input space -> context (N, K) in the table's units.
         measured_by: says what that is.
         set_by_code: the oracle.
@@ -84,29 +84,31 @@ def examine(
         tell: told what is being done.
     """
     tell("assessing the twin")
-    twin.assess(
-        held_out.pictures[: questions.measured],
-        lambda drawn: twin.standard_context(measure(drawn)),
+    explainer.assess(
+        held_out.images[: questions.measured],
+        lambda drawn: explainer.standard_context(measure(drawn)),
         measured_by=measured_by,
     )
-    twin.remember(held_out.pictures)
+    explainer.set_reference(held_out.images)
     tell("discovering graphs")
-    world = twin.discover(held_out.pictures, held_out.context.values.float(), intervened=questions.intervened)
-    painting = twin.paint(held_out.pictures)
-    part = painting[: questions.intervened]
+    global_explanation = explainer.discover(
+        held_out.images, held_out.context.values.float(), max_interventions=questions.max_interventions
+    )
+    batch = explainer.encode_batch(held_out.images)
+    part = batch[: questions.max_interventions]
     tell("asking code and twin the same")
     return {
         "made_with": {"pellucid": pellucid.__version__, "torch": torch.__version__},
-        "twin": {"steps": twin.steps, "parameters": _parameters(twin), "options": twin.options.record()},
-        "classifier": _classifier(twin, painting, held_out),
-        "judges": dict(zip(twin.context_names, zip(*twin.quality.judged, strict=True), strict=True)),
-        "fidelity": _fidelity(twin, painting),
-        "control": {control.concept: asdict(control) for control in _assessment(twin).controls},
-        "gate": _gate(twin, held_out.rows(slice(0, 64))),
-        "world": _world(world),
-        "against_code": {name: _against_code(twin, part, held_out, name, set_by_code) for name in settable},
-        "importance": _importance(twin, held_out.pictures[: questions.shared], questions.permutations),
-        "examples": [_example(twin, held_out, row, tell) for row in range(questions.examples)],
+        "twin": {"steps": explainer.steps, "parameters": _parameters(explainer), "options": explainer.options.record()},
+        "classifier": _classifier(explainer, batch, held_out),
+        "judges": dict(zip(explainer.context_names, zip(*explainer.quality.judged, strict=True), strict=True)),
+        "fidelity": _fidelity(explainer, batch),
+        "control": {control.concept: asdict(control) for control in _assessment(explainer).controls},
+        "gate": _gate(explainer, held_out.rows(slice(0, 64))),
+        "world": _world(global_explanation),
+        "against_code": {name: _against_code(explainer, part, held_out, name, set_by_code) for name in settable},
+        "importance": _importance(explainer, held_out.images[: questions.shared], questions.permutations),
+        "examples": [_example(explainer, held_out, row, tell) for row in range(questions.examples)],
     }
 
 
@@ -121,81 +123,81 @@ def rounded(content: Any, digits: int = 4) -> Any:
     return content
 
 
-def _assessment(twin: TwinSurrogate) -> Any:
-    assert twin.assessment is not None
-    return twin.assessment
+def _assessment(explainer: SurrogateExplainer) -> Any:
+    assert explainer.assessment is not None
+    return explainer.assessment
 
 
-def _parameters(twin: TwinSurrogate) -> int:
-    return sum(weight.numel() for weight in twin.networks.parameters())
+def _parameters(explainer: SurrogateExplainer) -> int:
+    return sum(weight.numel() for weight in explainer.networks.parameters())
 
 
-def _classifier(twin: TwinSurrogate, painting: Painting, held_out: HeldOut) -> dict[str, Any]:
-    said = torch.bincount(painting.classes, minlength=len(twin.class_names))
+def _classifier(explainer: SurrogateExplainer, batch: EncodedBatch, held_out: HeldOut) -> dict[str, Any]:
+    said = torch.bincount(batch.classes, minlength=len(explainer.class_names))
     return {
-        "name": twin.classifier.name,
-        "layers": list(twin.features.layers),
-        "pictures": len(held_out),
-        "accuracy": float((painting.classes == held_out.labels).float().mean()),
+        "name": explainer.classifier.name,
+        "layers": list(explainer.features.layers),
+        "images": len(held_out),
+        "accuracy": float((batch.classes == held_out.labels).float().mean()),
         "commonest_class": float(said.max() / said.sum()),
     }
 
 
-def _fidelity(twin: TwinSurrogate, painting: Painting) -> dict[str, Any]:
-    """The marks of the assessment, and over all held-out pictures how far single ones may be relied on."""
-    trust = fidelity(painting)
-    marks = {name: value for name, value in asdict(_assessment(twin)).items() if name != "controls"}
+def _fidelity(explainer: SurrogateExplainer, batch: EncodedBatch) -> dict[str, Any]:
+    """The marks of the assessment, and over all held-out images how far single ones may be relied on."""
+    trust = fidelity(batch)
+    marks = {name: value for name, value in asdict(_assessment(explainer)).items() if name != "controls"}
     kl = torch.quantile(trust.kl, torch.tensor([0.5, 0.9])).tolist()
     everyone = {
-        "pictures": len(painting),
+        "images": len(batch),
         "agreement": float(trust.agrees.float().mean()),
         "reliable": float(trust.reliable.float().mean()),
         "kl_median": kl[0],
         "kl_90": kl[1],
     }
     by_class = {
-        name: float(trust.agrees[painting.classes == index].float().mean())
-        for index, name in enumerate(twin.class_names)
-        if bool((painting.classes == index).any())
+        name: float(trust.agrees[batch.classes == index].float().mean())
+        for index, name in enumerate(explainer.class_names)
+        if bool((batch.classes == index).any())
     }
     return {"assessed": marks, "all_held_out": everyone, "agreement_by_class": by_class}
 
 
-def _gate(twin: TwinSurrogate, some: HeldOut) -> dict[str, dict[str, Any]]:
+def _gate(explainer: SurrogateExplainer, some: HeldOut) -> dict[str, dict[str, Any]]:
     """Ask for the upper quartile of each context: what is answered, or why it is refused."""
     answers: dict[str, dict[str, Any]] = {}
-    for name in twin.context_names:
+    for name in explainer.context_names:
         value = float(torch.quantile(some.context.column(name), 0.75))
         try:
-            found = twin.counterfactual(some.pictures, {name: value})
+            found = explainer.counterfactual(some.images, {name: value})
         except RefusedError as error:
             answers[name] = {"refused": str(error)}
             continue
         changed = found.before.argmax(1) != found.after.argmax(1)
         answers[name] = {
             "asked": value,
-            "mean_judged": float(found.judged[:, twin.context_names.index(name)].mean()),
+            "mean_judged": float(found.judged[:, explainer.context_names.index(name)].mean()),
             "class_changed": float(changed.float().mean()),
-            "supported": float(found.supported.float().mean()),
+            "supported": float(found.in_distribution.float().mean()),
         }
     return answers
 
 
-def _world(world: GlobalExplanation) -> dict[str, Any]:
-    told = world.difference
-    assert world.data is not None
+def _world(global_explanation: GlobalExplanation) -> dict[str, Any]:
+    told = global_explanation.difference
+    assert global_explanation.data is not None
     assert told is not None
     return {
-        "perceives": dict(world.perceives),
-        "data": [_edge(edge) for edge in world.data.edges],
-        "perceived": [_edge(edge) for edge in world.perceived.edges],
+        "perceives": dict(global_explanation.perceives),
+        "data": [_edge(edge) for edge in global_explanation.data.edges],
+        "perceived": [_edge(edge) for edge in global_explanation.perceived.edges],
         "only_data": [str(edge) for edge in told.only_first],
         "only_perceived": [str(edge) for edge in told.only_second],
         "turned": [[str(one), str(other)] for one, other in told.turned],
         "common": [str(one) for one, _ in told.common],
-        "decisions": [asdict(edge) | {"significant": edge.significant} for edge in world.decisions],
-        "null": asdict(world.null),
-        "notes": list(world.notes),
+        "decisions": [asdict(edge) | {"significant": edge.significant} for edge in global_explanation.decisions],
+        "null": asdict(global_explanation.null),
+        "notes": list(global_explanation.notes),
     }
 
 
@@ -204,37 +206,37 @@ def _edge(edge: Edge) -> dict[str, Any]:
 
 
 def changes(
-    twin: TwinSurrogate,
-    painting: Painting,
+    explainer: SurrogateExplainer,
+    batch: EncodedBatch,
     context: ContextTable,
     name: str,
     set_by_code: Setter,
     *,
     transferred: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """How far the margin of each picture's class moves from a context's 5 % to its 95 % quantile, by code and twin.
+    """How far the margin of each image's class moves from a context's 5 % to its 95 % quantile, by code and twin.
 
-    By the twin on its own drawings, or `transferred` with the changes laid on the pictures.
+    By the twin on its own drawings, or `transferred` with the changes laid on the images.
     """
-    column = twin.context_names.index(name)
-    shown = painting if transferred else painting.bare()
+    column = explainer.context_names.index(name)
+    shown = batch if transferred else batch.reconstructed()
     true, ours = [], []
     for value in torch.quantile(context.column(name), torch.tensor([_LOW, _HIGH]).double()).tolist():
-        true.append(_margin(twin, set_by_code(painting.pictures, name, value), painting))
-        codes = painting.codes.context.clone()
-        raw = twin.context_values(codes)
+        true.append(_margin(explainer, set_by_code(batch.images, name, value), batch))
+        codes = batch.codes.context.clone()
+        raw = explainer.context_values(codes)
         raw[:, column] = value
-        codes[:, column] = twin.standard_context(raw)[:, column]
-        logits = shown.changed_logits(replace(painting.codes, context=codes))
-        ours.append(margin(logits, painting.classes))
+        codes[:, column] = explainer.standard_context(raw)[:, column]
+        logits = shown.changed_logits(replace(batch.codes, context=codes))
+        ours.append(margin(logits, batch.classes))
     return true[1] - true[0], ours[1] - ours[0]
 
 
 def _against_code(
-    twin: TwinSurrogate, painting: Painting, held_out: HeldOut, name: str, set_by_code: Setter
+    explainer: SurrogateExplainer, batch: EncodedBatch, held_out: HeldOut, name: str, set_by_code: Setter
 ) -> dict[str, float]:
-    wanted, found = changes(twin, painting, held_out.context, name, set_by_code)
-    _, laid_on = changes(twin, painting, held_out.context, name, set_by_code, transferred=True)
+    wanted, found = changes(explainer, batch, held_out.context, name, set_by_code)
+    _, laid_on = changes(explainer, batch, held_out.context, name, set_by_code, transferred=True)
     return {
         "correlation": float(torch.corrcoef(torch.stack([wanted, found]))[0, 1]),
         "laid_on_correlation": float(torch.corrcoef(torch.stack([wanted, laid_on]))[0, 1]),
@@ -243,22 +245,22 @@ def _against_code(
         "mean_by_twin": float(found.mean()),
         "size_by_code": float(wanted.abs().mean()),
         "size_by_twin": float(found.abs().mean()),
-        "spread_of_margin": float(margin(painting.logits, painting.classes).std()),
-        "pictures": len(painting),
+        "spread_of_margin": float(margin(batch.logits, batch.classes).std()),
+        "images": len(batch),
     }
 
 
-def _margin(twin: TwinSurrogate, pictures: Tensor, painting: Painting) -> Tensor:
+def _margin(explainer: SurrogateExplainer, images: Tensor, batch: EncodedBatch) -> Tensor:
     with torch.no_grad():
-        logits = torch.cat([twin.logits(chunk) for chunk in torch.split(pictures, painting.max_batch)])
-    return margin(logits, painting.classes)
+        logits = torch.cat([explainer.logits(chunk) for chunk in torch.split(images, batch.max_batch)])
+    return margin(logits, batch.classes)
 
 
-def _importance(twin: TwinSurrogate, pictures: Tensor, permutations: int) -> dict[str, Any]:
-    found = twin.importance(pictures, permutations=permutations)
+def _importance(explainer: SurrogateExplainer, images: Tensor, permutations: int) -> dict[str, Any]:
+    found = explainer.importance(images, permutations=permutations)
     sizes = found.values.abs().mean(0)
     return {
-        "pictures": len(pictures),
+        "images": len(images),
         "permutations": permutations,
         "mean_absolute_logits": dict(zip(found.names, sizes.tolist(), strict=True)),
         "share": dict(zip(found.names, (sizes / sizes.sum()).tolist(), strict=True)),
@@ -266,16 +268,16 @@ def _importance(twin: TwinSurrogate, pictures: Tensor, permutations: int) -> dic
     }
 
 
-def _example(twin: TwinSurrogate, held_out: HeldOut, row: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    tell(f"explaining picture {row}")
-    found = twin.explain(held_out.pictures[row : row + 1])
+def _example(explainer: SurrogateExplainer, held_out: HeldOut, row: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    tell(f"explaining image {row}")
+    found = explainer.explain(held_out.images[row : row + 1])
     names, values = found.importance.names, found.importance.values[0]
     errors = found.importance.errors[0]
     return {
-        "picture": row,
-        "true_class": twin.class_names[int(held_out.labels[row])],
-        "class": twin.class_names[found.target],
-        "probability": float(found.painting.logits.softmax(1)[0, found.target]),
+        "image": row,
+        "true_class": explainer.class_names[int(held_out.labels[row])],
+        "class": explainer.class_names[found.target],
+        "probability": float(found.batch.logits.softmax(1)[0, found.target]),
         "fidelity": {
             "kl": float(found.fidelity.kl[0]),
             "agrees": bool(found.fidelity.agrees[0]),
@@ -287,7 +289,7 @@ def _example(twin: TwinSurrogate, held_out: HeldOut, row: int, tell: Callable[[s
         "effects": {effect.concept: [effect.direct, *effect.total] for effect in found.effects},
         "interactions": {" x ".join(pair): value for pair, value in found.interactions.items()},
         "strips": _strips(found),
-        "flip": _flip(twin, found),
+        "flip": _flip(explainer, found),
         "refused": sorted(found.refused),
         "sentences": list(found.sentences),
     }
@@ -295,27 +297,27 @@ def _example(twin: TwinSurrogate, held_out: HeldOut, row: int, tell: Callable[[s
 
 def _strips(found: LocalExplanation) -> dict[str, Any]:
     """Of the concepts that move the probability of the class most."""
-    ranges = {one.concept: float(one.probabilities[:, found.target].std()) for one in found.strips}
+    ranges = {one.concept: float(one.probabilities[:, found.target].std()) for one in found.traversals}
     kept = sorted(ranges, key=lambda name: -ranges[name])[:_SHOWN]
     return {
         one.concept: {
             "levels": one.levels.tolist(),
             "probability": one.probabilities[:, found.target].tolist(),
             "judged": one.judged.tolist(),
-            "supported": one.supported.tolist(),
+            "supported": one.in_distribution.tolist(),
         }
-        for one in found.strips
+        for one in found.traversals
         if one.concept in kept
     }
 
 
-def _flip(twin: TwinSurrogate, found: LocalExplanation) -> dict[str, Any] | None:
+def _flip(explainer: SurrogateExplainer, found: LocalExplanation) -> dict[str, Any] | None:
     flipped = found.flipped
     if flipped is None:
         return None
     moved = zip(found.importance.names, flipped.change[0].tolist(), strict=True)
     return {
-        "to": twin.class_names[int(flipped.targets[0])],
+        "to": explainer.class_names[int(flipped.targets[0])],
         "valid": bool(flipped.valid[0]),
         "raw_valid": bool(flipped.raw_valid[0]),
         "change_in_sd": {name: by for name, by in moved if by},

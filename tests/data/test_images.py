@@ -20,25 +20,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
 from pellucid.data import (
-    PictureFailure,
-    find_pictures,
-    read_picture,
-    read_pictures,
+    ImageFailure,
+    find_images,
+    read_image,
+    read_images,
     to_rgb,
 )
-from pellucid.errors import PictureError
+from pellucid.errors import ImageError
 
 ORIENTATION = 0x0112
 
 
-def colours(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
-    """A smooth picture, (H, W, 3), with no symmetry."""
+def colors(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
+    """A smooth image, (H, W, 3), with no symmetry."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 200 // width, y * 250 // height, (x + 2 * y) % 90 + 40], -1).astype(np.uint8)
 
 
-def saved(picture: Image.Image, path: Path, **options: object) -> Path:
-    picture.save(path, **options)
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
     return path
 
 
@@ -46,9 +46,9 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png_bytes(width: int, height: int, rows: bytes, bits: int = 8, colour_type: int = 2) -> bytes:
+def png_bytes(width: int, height: int, rows: bytes, bits: int = 8, color_type: int = 2) -> bytes:
     """A PNG written by hand: any declared size, any pixel data."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     data = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + data
 
@@ -86,36 +86,36 @@ def _pillow_is_as_it_was() -> Iterator[None]:
     assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-# Kinds of pictures
+# Kinds of images
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tif", "webp", "jp2"])
-def test_an_rgb_picture_keeps_its_pixels(tmp_path: Path, suffix: str) -> None:
+def test_an_rgb_image_keeps_its_pixels(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {}
-    picture = read_picture(saved(Image.fromarray(colours()), tmp_path / f"a.{suffix}", **options))
-    assert picture.mode == "RGB"
-    assert np.array_equal(np.asarray(picture), colours())
+    image = read_image(saved(Image.fromarray(colors()), tmp_path / f"a.{suffix}", **options))
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), colors())
 
 
 def test_the_content_says_what_a_file_is_not_its_name(tmp_path: Path) -> None:
-    path = saved(Image.fromarray(colours()), tmp_path / "a.png").rename(tmp_path / "a.jpg")
-    assert np.array_equal(np.asarray(read_picture(path)), colours())
+    path = saved(Image.fromarray(colors()), tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert np.array_equal(np.asarray(read_image(path)), colors())
 
 
-def test_a_grey_and_a_bilevel_picture_read_as_rgb(tmp_path: Path) -> None:
-    grey = colours()[..., 0]
-    for source in (grey, grey > 90):
-        picture = read_picture(saved(Image.fromarray(source), tmp_path / "a.png"))
+def test_a_grey_and_a_bilevel_image_read_as_rgb(tmp_path: Path) -> None:
+    gray = colors()[..., 0]
+    for source in (gray, gray > 90):
+        image = read_image(saved(Image.fromarray(source), tmp_path / "a.png"))
         wanted = source if source.dtype == np.uint8 else source * np.uint8(255)
-        assert np.array_equal(np.asarray(picture), np.repeat(wanted[..., None], 3, -1))
+        assert np.array_equal(np.asarray(image), np.repeat(wanted[..., None], 3, -1))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "ppm", "jp2"])
-def test_a_16_bit_grey_picture_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+def test_a_16_bit_grey_image_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     levels = np.array([[0, 127, 128, 129, 257, 32768, 65279, 65535]], np.uint16)
-    picture = read_picture(saved(Image.fromarray(levels), tmp_path / f"a.{suffix}", **_lossless(suffix)))
+    image = read_image(saved(Image.fromarray(levels), tmp_path / f"a.{suffix}", **_lossless(suffix)))
     wanted = [0, 0, 0, 1, 1, 128, 254, 255]  # round(level / 257), by hand
-    assert np.asarray(picture)[0].tolist() == [[v, v, v] for v in wanted]
+    assert np.asarray(image)[0].tolist() == [[v, v, v] for v in wanted]
 
 
 def _lossless(suffix: str) -> dict[str, object]:
@@ -130,21 +130,21 @@ def test_a_big_endian_16_bit_tiff_is_scaled(tmp_path: Path) -> None:
         table += struct.pack(">HHI", tag, kind, 1) + struct.pack(">I" if kind == 4 else ">Hxx", value)
     path = tmp_path / "a.tif"
     path.write_bytes(b"MM\0*" + struct.pack(">I", 16) + levels + table + b"\0\0\0\0")
-    assert np.asarray(read_picture(path))[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert np.asarray(read_image(path))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_a_16_bit_rgb_png_reads_as_8_bit_rgb(tmp_path: Path) -> None:
-    levels = colours().astype(">u2") * 257
+    levels = colors().astype(">u2") * 257
     rows = b"".join(b"\0" + row.tobytes() for row in levels)
     path = tmp_path / "a.png"
     path.write_bytes(png_bytes(32, 24, rows, bits=16))
-    assert np.array_equal(np.asarray(read_picture(path)), colours())
+    assert np.array_equal(np.asarray(read_image(path)), colors())
 
 
 def test_a_floating_point_tiff_in_0_to_1_is_scaled(tmp_path: Path) -> None:
     values = np.array([[0.0, 0.25, 0.5, 1.0]], np.float32)
-    picture = read_picture(saved(Image.fromarray(values), tmp_path / "a.tif"))
-    assert np.asarray(picture)[0, :, 1].tolist() == [0, 64, 128, 255]
+    image = read_image(saved(Image.fromarray(values), tmp_path / "a.tif"))
+    assert np.asarray(image)[0, :, 1].tolist() == [0, 64, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -159,17 +159,17 @@ def test_a_floating_point_tiff_in_0_to_1_is_scaled(tmp_path: Path) -> None:
 )
 def test_grey_values_without_a_standard_white_are_refused(tmp_path: Path, values: NDArray[np.generic]) -> None:
     path = saved(Image.fromarray(values), tmp_path / "a.tif")
-    with pytest.raises(PictureError, match=r"a\.tif: has .* grey values from .* save it as 8-bit or 16-bit"):
-        read_picture(path)
+    with pytest.raises(ImageError, match=r"a\.tif: has .* grey values from .* save it as 8-bit or 16-bit"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
-def test_a_cmyk_picture_shows_its_colours(tmp_path: Path, suffix: str) -> None:
+def test_a_cmyk_image_shows_its_colors(tmp_path: Path, suffix: str) -> None:
     inks = {(0, 0, 0, 0): (255, 255, 255), (0, 255, 255, 0): (255, 0, 0), (0, 0, 0, 255): (0, 0, 0)}
     inks |= {(255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 128): (127, 127, 127)}
     for ink, wanted in inks.items():
         path = saved(Image.new("CMYK", (16, 16), ink), tmp_path / f"a.{suffix}")
-        assert np.abs(np.asarray(read_picture(path)).astype(int) - wanted).max() <= 2, ink
+        assert np.abs(np.asarray(read_image(path)).astype(int) - wanted).max() <= 2, ink
 
 
 def test_the_inverted_inks_of_an_adobe_jpeg_are_turned_back(tmp_path: Path) -> None:
@@ -178,52 +178,52 @@ def test_the_inverted_inks_of_an_adobe_jpeg_are_turned_back(tmp_path: Path) -> N
     with Image.open(path) as raw:  # as they are in the file: 255 stands for no ink
         raw.tile = [(*tile[:3], ("CMYK", "")) for tile in raw.tile]
         assert raw.tobytes()[:4] == b"\xff\xff\xff\xff"
-    assert np.asarray(read_picture(path)).min() == 255
+    assert np.asarray(read_image(path)).min() == 255
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparency_is_laid_over_white(tmp_path: Path, mode: str) -> None:
-    picture = Image.new(mode[:-1], (3, 1), (100, 100, 100) if mode == "RGBA" else 100)
+    image = Image.new(mode[:-1], (3, 1), (100, 100, 100) if mode == "RGBA" else 100)
     if mode == "PA":
-        picture.putpalette([value for value in range(256) for _ in range(3)])
-    picture.putalpha(Image.fromarray(np.array([[255, 0, 51]], np.uint8)))
-    assert picture.mode == mode
-    read = to_rgb(picture) if mode == "PA" else read_picture(saved(picture, tmp_path / "a.png"))
+        image.putpalette([value for value in range(256) for _ in range(3)])
+    image.putalpha(Image.fromarray(np.array([[255, 0, 51]], np.uint8)))
+    assert image.mode == mode
+    read = to_rgb(image) if mode == "PA" else read_image(saved(image, tmp_path / "a.png"))
     assert np.asarray(read)[0, :, 0].tolist() == [100, 255, 224]  # 255 + 51/255 (100 - 255) = 224
 
 
 def test_a_transparent_entry_of_a_palette_is_white(tmp_path: Path) -> None:
-    picture = Image.new("P", (3, 1))
-    picture.putpalette([10, 20, 30, 200, 0, 0, 0, 0, 200])
-    picture.putdata([0, 1, 2])
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 200, 0, 0, 0, 0, 200])
+    image.putdata([0, 1, 2])
     for name, clear in (("a.png", 1), ("a.gif", 1), ("b.png", b"\xff\x00\xff")):
-        read = np.asarray(read_picture(saved(picture, tmp_path / name, transparency=clear)))
+        read = np.asarray(read_image(saved(image, tmp_path / name, transparency=clear)))
         assert read[0].tolist() == [[10, 20, 30], [255, 255, 255], [0, 0, 200]], name
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("L", 7), ("RGB", (7, 7, 7)), ("I;16", 7 * 257)])
-def test_a_transparent_colour_is_white(tmp_path: Path, mode: str, clear: object) -> None:
+def test_a_transparent_color_is_white(tmp_path: Path, mode: str, clear: object) -> None:
     levels = np.array([[7, 90]], np.uint8)
-    picture = Image.fromarray(levels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(levels)
-    picture = picture.convert(mode) if mode == "RGB" else picture
-    read = np.asarray(read_picture(saved(picture, tmp_path / "a.png", transparency=clear)))
+    image = Image.fromarray(levels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(levels)
+    image = image.convert(mode) if mode == "RGB" else image
+    read = np.asarray(read_image(saved(image, tmp_path / "a.png", transparency=clear)))
     assert read[0].tolist() == [[255, 255, 255], [90, 90, 90]]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "mpo"])
 def test_of_several_frames_the_first_is_read(tmp_path: Path, suffix: str) -> None:
-    frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (16, 12), color) for color in ("red", "lime", "blue")]
     path = saved(frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
     with Image.open(path) as opened:
         assert opened.n_frames == 3
-    assert np.abs(np.asarray(read_picture(path)).astype(int) - (255, 0, 0)).max() <= 3
+    assert np.abs(np.asarray(read_image(path)).astype(int) - (255, 0, 0)).max() <= 3
 
 
 # Orientation
 
 
 def stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """How a camera stores an upright picture; from the EXIF standard: where row 0 and column 0 belong."""
+    """How a camera stores an upright image; from the EXIF standard: where row 0 and column 0 belong."""
     transposed = upright.transpose(1, 0, 2)
     return {
         1: upright,  # row 0 is the top, column 0 the left
@@ -243,35 +243,35 @@ def test_every_exif_orientation_reads_upright(tmp_path: Path, orientation: int, 
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     options = {"lossless": True} if suffix == "webp" else {"quality": 95} if suffix == "jpg" else {}
-    source = Image.fromarray(np.ascontiguousarray(stored(colours(), orientation)))
-    picture = read_picture(saved(source, tmp_path / f"a.{suffix}", exif=exif, **options))
-    assert picture.size == (32, 24)
+    source = Image.fromarray(np.ascontiguousarray(stored(colors(), orientation)))
+    image = read_image(saved(source, tmp_path / f"a.{suffix}", exif=exif, **options))
+    assert image.size == (32, 24)
     tolerance = 40 if suffix == "jpg" else 0
-    assert np.abs(np.asarray(picture).astype(int) - colours()).max() <= tolerance
-    assert not picture.getexif()
+    assert np.abs(np.asarray(image).astype(int) - colors()).max() <= tolerance
+    assert not image.getexif()
 
 
 def test_damaged_exif_data_count_as_none(tmp_path: Path) -> None:
-    path = saved(Image.fromarray(colours()), tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\7" * 9)
-    assert np.array_equal(np.asarray(read_picture(path)), colours())
+    path = saved(Image.fromarray(colors()), tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\7" * 9)
+    assert np.array_equal(np.asarray(read_image(path)), colors())
 
 
 def test_damaged_metadata_are_no_reason_to_warn(tmp_path: Path) -> None:
-    path = saved(Image.fromarray(colours()), tmp_path / "a.jpg")
+    path = saved(Image.fromarray(colors()), tmp_path / "a.jpg")
     raw = path.read_bytes()
     path.write_bytes(raw[:2] + b"\xff\xe2\x00\x0cMPF\0junk??" + raw[2:])
     with pytest.warns(UserWarning, match="malformed MPO"), Image.open(path) as opened:
         wanted = np.asarray(opened.convert("RGB"))
-    assert np.array_equal(np.asarray(read_picture(path)), wanted)  # here warnings are errors
+    assert np.array_equal(np.asarray(read_image(path)), wanted)  # here warnings are errors
 
 
-# Colour profiles
+# Color profiles
 
 
-def test_a_colour_profile_is_converted_to_srgb(tmp_path: Path) -> None:
+def test_a_color_profile_is_converted_to_srgb(tmp_path: Path) -> None:
     swapped = icc_profile(red=SRGB_GREEN, green=SRGB_RED, blue=SRGB_BLUE)
-    picture = Image.new("RGB", (4, 4), (220, 30, 90))
-    read = read_picture(saved(picture, tmp_path / "a.png", icc_profile=swapped))
+    image = Image.new("RGB", (4, 4), (220, 30, 90))
+    read = read_image(saved(image, tmp_path / "a.png", icc_profile=swapped))
     assert np.abs(np.asarray(read).astype(int) - (30, 220, 90)).max() <= 6  # gamma 2.2 is nearly sRGB's curve
     assert "icc_profile" not in read.info
 
@@ -280,37 +280,37 @@ def test_profiles_of_srgb_change_no_pixel(tmp_path: Path) -> None:
     exact = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     simplified = icc_profile(SRGB_RED, SRGB_GREEN, SRGB_BLUE, name=b"sRGB with a plain gamma")
     for profile in (exact, simplified):
-        path = saved(Image.fromarray(colours()), tmp_path / "a.png", icc_profile=profile)
-        assert np.array_equal(np.asarray(read_picture(path)), colours())
+        path = saved(Image.fromarray(colors()), tmp_path / "a.png", icc_profile=profile)
+        assert np.array_equal(np.asarray(read_image(path)), colors())
 
 
 def test_a_damaged_or_unfitting_profile_is_ignored(tmp_path: Path) -> None:
     good = icc_profile(red=SRGB_GREEN, green=SRGB_RED, blue=SRGB_BLUE)
     for profile in (b"junk", good[:200], bytes(len(good))):
-        path = saved(Image.fromarray(colours()), tmp_path / "a.png", icc_profile=profile)
-        assert np.array_equal(np.asarray(read_picture(path)), colours())
-    grey = saved(Image.fromarray(colours()[..., 1]), tmp_path / "b.png", icc_profile=good)
-    assert np.array_equal(np.asarray(read_picture(grey))[..., 0], colours()[..., 1])
+        path = saved(Image.fromarray(colors()), tmp_path / "a.png", icc_profile=profile)
+        assert np.array_equal(np.asarray(read_image(path)), colors())
+    gray = saved(Image.fromarray(colors()[..., 1]), tmp_path / "b.png", icc_profile=good)
+    assert np.array_equal(np.asarray(read_image(gray))[..., 0], colors()[..., 1])
 
 
 # Size limits
 
 
 @pytest.mark.parametrize("side", [10_001, 13_000, 14_000, 50_000])
-def test_a_huge_picture_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     path = tmp_path / "huge.png"
     path.write_bytes(png_bytes(side, side, b""))  # it holds no pixels: decoding would fail in another way
     found = rf"huge\.png: has {side} x {side} = {side * side:,} pixels, more than max_pixels = 100,000,000"
-    with pytest.raises(PictureError, match=f"{found}; make it smaller, or raise max_pixels"):
-        read_picture(path)
+    with pytest.raises(ImageError, match=f"{found}; make it smaller, or raise max_pixels"):
+        read_image(path)
 
 
 def test_max_pixels_is_the_only_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(Image.fromarray(colours()), tmp_path / "a.png")
+    path = saved(Image.fromarray(colors()), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow alone raises at 768 pixels here
-    assert read_picture(path, max_pixels=768).size == (32, 24)
-    with pytest.raises(PictureError, match="32 x 24 = 768 pixels, more than max_pixels = 767"):
-        read_picture(path, max_pixels=767)
+    assert read_image(path, max_pixels=768).size == (32, 24)
+    with pytest.raises(ImageError, match="32 x 24 = 768 pixels, more than max_pixels = 767"):
+        read_image(path, max_pixels=767)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
@@ -319,14 +319,14 @@ def test_max_pixels_is_the_only_limit(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp", "ppm", "jp2"])
 @pytest.mark.parametrize("lenient", [False, True])
-def test_a_truncated_picture_is_refused(
+def test_a_truncated_image_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, lenient: bool
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
-    path = saved(Image.fromarray(colours(80, 90)), tmp_path / f"cut.{suffix}")
+    path = saved(Image.fromarray(colors(80, 90)), tmp_path / f"cut.{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    with pytest.raises(PictureError, match=rf"cut\.{suffix}: is (damaged or cut short|not a picture)"):
-        read_picture(path)
+    with pytest.raises(ImageError, match=rf"cut\.{suffix}: is (damaged or cut short|not an image)"):
+        read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -339,33 +339,33 @@ def test_a_truncated_picture_is_refused(
         b"\xff",
     ],
 )
-def test_what_is_not_a_picture_is_refused_with_the_formats_that_are(tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_a_image_is_refused_with_the_formats_that_are(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.jpg"
     path.write_bytes(content)
-    with pytest.raises(PictureError, match=r"notes\.jpg: is not a picture .*JPEG.*PNG.*; convert it"):
-        read_picture(path)
+    with pytest.raises(ImageError, match=r"notes\.jpg: is not an image .*JPEG.*PNG.*; convert it"):
+        read_image(path)
 
 
 def test_missing_empty_and_folder_paths_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     for path, reason in (("gone.png", "no such file"), ("empty.png", "is empty"), (".", "is a folder")):
-        with pytest.raises(PictureError) as caught:
-            read_picture(str(tmp_path / path))
+        with pytest.raises(ImageError) as caught:
+            read_image(str(tmp_path / path))
         assert str(caught.value).startswith(f"{tmp_path / path}: {reason}")
-    with pytest.raises(PictureError, match="no such file"):
-        read_picture("nul\0byte.png")
+    with pytest.raises(ImageError, match="no such file"):
+        read_image("nul\0byte.png")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
 def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(PictureError, match="not a regular file"):
-        read_picture(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_image(tmp_path / "pipe.png")
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:
     good = [
-        saved(Image.fromarray(colours()), tmp_path / f"a.{suffix}") for suffix in ("png", "jpg", "tif", "gif", "webp")
+        saved(Image.fromarray(colors()), tmp_path / f"a.{suffix}") for suffix in ("png", "jpg", "tif", "gif", "webp")
     ]
     kept = []
     with warnings.catch_warnings(record=True) as caught:
@@ -373,12 +373,12 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
         for path in good:
             cut = path.with_stem("cut")
             cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-            kept += [outcome for _, outcome in read_pictures([path, cut])]
+            kept += [outcome for _, outcome in read_images([path, cut])]
         open_files = {os.path.realpath(entry) for entry in Path("/proc/self/fd").glob("*")}
         assert not any(Path(name).parent == tmp_path.resolve() for name in open_files)
         gc.collect()
     assert not caught
-    assert [type(outcome) is PictureFailure for outcome in kept] == [False, True] * len(good)
+    assert [type(outcome) is ImageFailure for outcome in kept] == [False, True] * len(good)
 
 
 SAMPLES = {suffix: io.BytesIO() for suffix in ("jpeg", "png", "gif", "webp", "bmp", "ppm")}
@@ -386,12 +386,12 @@ for _format, _file in SAMPLES.items():
     _exif = Image.Exif()
     _exif[ORIENTATION] = 6
     _options = {"exif": _exif} if _format in ("jpeg", "png", "webp") else {}
-    Image.fromarray(colours()).save(_file, _format, **_options)
+    Image.fromarray(colors()).save(_file, _format, **_options)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(SAMPLES)), st.randoms(use_true_random=False), st.integers(1, 8))
-def test_any_damage_gives_a_picture_or_a_picture_error(
+def test_any_damage_gives_a_image_or_a_image_error(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, rng: random.Random, hits: int
 ) -> None:
     content = bytearray(SAMPLES[suffix].getvalue())
@@ -399,9 +399,9 @@ def test_any_damage_gives_a_picture_or_a_picture_error(
         content[int(len(content) * rng.random() ** 2)] = rng.randrange(256)  # headers are hit more often
     path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
     path.write_bytes(content)
-    [(_, outcome)] = read_pictures(path, max_pixels=1_000_000)  # turns picture errors, and no others, to reasons
-    if isinstance(outcome, PictureFailure):
-        assert re.match("is damaged|is not a picture|has ", outcome.reason)
+    [(_, outcome)] = read_images(path, max_pixels=1_000_000)  # turns image errors, and no others, to reasons
+    if isinstance(outcome, ImageFailure):
+        assert re.match("is damaged|is not an image|has ", outcome.reason)
     else:
         assert outcome.mode == "RGB"
         assert not outcome.info
@@ -414,18 +414,18 @@ def test_to_rgb_leaves_its_argument_alone() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     file = io.BytesIO()
-    Image.fromarray(colours()).save(file, "png", exif=exif)
-    with Image.open(file) as picture:
-        assert to_rgb(picture).size == (24, 32)
-        assert picture.size == (32, 24)
-        assert picture.getexif()[ORIENTATION] == 6
-    rgb = Image.fromarray(colours())
+    Image.fromarray(colors()).save(file, "png", exif=exif)
+    with Image.open(file) as image:
+        assert to_rgb(image).size == (24, 32)
+        assert image.size == (32, 24)
+        assert image.getexif()[ORIENTATION] == 6
+    rgb = Image.fromarray(colors())
     to_rgb(rgb).putpixel((0, 0), (255, 255, 255))
-    assert np.array_equal(np.asarray(rgb), colours())
+    assert np.array_equal(np.asarray(rgb), colors())
 
 
 def test_threads_reading_at_once_do_not_mix_their_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(Image.fromarray(colours()), tmp_path / "a.png")
+    path = saved(Image.fromarray(colors()), tmp_path / "a.png")
     Image.init()
     limits = set()
 
@@ -435,9 +435,9 @@ def test_threads_reading_at_once_do_not_mix_their_settings(tmp_path: Path, monke
 
     monkeypatch.setattr(Image, "init", wait_and_look)  # called with the settings in place
     with ThreadPoolExecutor(8) as pool:
-        read = list(pool.map(read_picture, [path] * 32))
+        read = list(pool.map(read_image, [path] * 32))
     assert limits == {None}
-    assert all(np.array_equal(np.asarray(picture), colours()) for picture in read)
+    assert all(np.array_equal(np.asarray(image), colors()) for image in read)
 
 
 # Folders
@@ -459,19 +459,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_stands_for_the_pictures_in_it(folder: Path) -> None:
-    assert find_pictures([folder]) == [folder / "a.jpg", folder / "b.PNG"]
-    assert find_pictures(str(folder)) == [folder / "a.jpg", folder / "b.PNG"]
+def test_a_folder_stands_for_the_images_in_it(folder: Path) -> None:
+    assert find_images([folder]) == [folder / "a.jpg", folder / "b.PNG"]
+    assert find_images(str(folder)) == [folder / "a.jpg", folder / "b.PNG"]
 
 
 def test_a_recursive_search_goes_down_but_not_into_hidden_folders(folder: Path) -> None:
     names = ["a.jpg", "b.PNG", "sub/c.gif", "sub.png/e.bmp"]
-    assert find_pictures([folder], recursive=True) == sorted(folder / name for name in names)
+    assert find_images([folder], recursive=True) == sorted(folder / name for name in names)
 
 
 def test_named_files_stay_as_they_are_and_come_once(folder: Path) -> None:
     paths = ["gone.xyz", folder / "b.PNG", folder, folder / "notes.txt"]
-    assert find_pictures(paths) == [
+    assert find_images(paths) == [
         Path("gone.xyz"),
         folder / "b.PNG",
         folder / "a.jpg",
@@ -479,31 +479,31 @@ def test_named_files_stay_as_they_are_and_come_once(folder: Path) -> None:
     ]
 
 
-def test_a_folder_without_pictures_is_refused_with_the_suffixes_that_count(folder: Path) -> None:
+def test_a_folder_without_images_is_refused_with_the_suffixes_that_count(folder: Path) -> None:
     (folder / "empty").mkdir()
-    with pytest.raises(PictureError, match=r"empty: no pictures .*recursive=True.*\.jpg .*\.tiff"):
-        find_pictures([folder / "empty"])
-    with pytest.raises(PictureError, match=r"no pictures in this folder; these count"):
-        find_pictures([folder / "empty"], recursive=True)
+    with pytest.raises(ImageError, match=r"empty: no images .*recursive=True.*\.jpg .*\.tiff"):
+        find_images([folder / "empty"])
+    with pytest.raises(ImageError, match=r"no images in this folder; these count"):
+        find_images([folder / "empty"], recursive=True)
 
 
 def test_a_run_goes_on_and_says_what_it_skipped(tmp_path: Path) -> None:
-    good = saved(Image.fromarray(colours()), tmp_path / "good.png")
-    (tmp_path / "bad.jpg").write_bytes(b"not a picture")
-    outcomes = list(read_pictures([tmp_path / "bad.jpg", tmp_path / "gone.png", str(good)]))
+    good = saved(Image.fromarray(colors()), tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_bytes(b"not an image")
+    outcomes = list(read_images([tmp_path / "bad.jpg", tmp_path / "gone.png", str(good)]))
     assert [path.name for path, _ in outcomes] == ["bad.jpg", "gone.png", "good.png"]
-    bad, gone, picture = (outcome for _, outcome in outcomes)
-    assert isinstance(bad, PictureFailure)
+    bad, gone, image = (outcome for _, outcome in outcomes)
+    assert isinstance(bad, ImageFailure)
     assert bad.path == tmp_path / "bad.jpg"
-    assert bad.reason.startswith("is not a picture")
-    assert isinstance(gone, PictureFailure)
+    assert bad.reason.startswith("is not an image")
+    assert isinstance(gone, ImageFailure)
     assert gone.reason.startswith("no such file")
-    assert isinstance(picture, Image.Image)
-    assert np.array_equal(np.asarray(picture), colours())
+    assert isinstance(image, Image.Image)
+    assert np.array_equal(np.asarray(image), colors())
 
 
-def test_pictures_are_read_one_at_a_time(tmp_path: Path) -> None:
-    path = saved(Image.fromarray(colours()), tmp_path / "a.png")
+def test_images_are_read_one_at_a_time(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(colors()), tmp_path / "a.png")
     asked: list[int] = []
 
     def paths() -> Iterator[Path]:
@@ -511,19 +511,19 @@ def test_pictures_are_read_one_at_a_time(tmp_path: Path) -> None:
             asked.append(number)
             yield path
 
-    pictures = read_pictures(paths())
+    images = read_images(paths())
     assert asked == []
-    next(pictures)
+    next(images)
     assert asked == [0]
-    next(pictures)
+    next(images)
     assert asked == [0, 1]
 
 
 def test_real_photographs_read(shared_data: Path) -> None:
-    paths = find_pictures(shared_data / "zebra")[:5]
-    pictures = dict(read_pictures(paths))
-    assert len(pictures) == 5
-    for path, picture in pictures.items():
-        assert isinstance(picture, Image.Image), path
+    paths = find_images(shared_data / "zebra")[:5]
+    images = dict(read_images(paths))
+    assert len(images) == 5
+    for path, image in images.items():
+        assert isinstance(image, Image.Image), path
         with Image.open(path) as plain:  # ordinary photographs: no orientation, no wide-gamut profile
-            assert np.array_equal(np.asarray(picture), np.asarray(plain.convert("RGB")))
+            assert np.array_equal(np.asarray(image), np.asarray(plain.convert("RGB")))

@@ -1,6 +1,6 @@
-"""Statistics of pictures that code measures and code sets: a judge that no generator can please, and an oracle.
+"""Statistics of images that code measures and code sets: a judge that no generator can please, and an oracle.
 
-Pictures are (N, C, H, W) in [0, 1], of one channel or three. "Grey" is the mean of the channels.
+Images are (N, C, H, W) in [0, 1], of one channel or three. "Grey" is the mean of the channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ _BISECTIONS = 10
 _LEAST = 1e-3  # of contrast and saturation that are divided by
 
 
-def _grey(x: Tensor) -> Tensor:
+def _gray(x: Tensor) -> Tensor:
     return x.mean(1, keepdim=True)
 
 
@@ -38,7 +38,7 @@ def _brightness(x: Tensor) -> Tensor:
 
 
 def _contrast(x: Tensor) -> Tensor:
-    return _grey(x).flatten(1).std(1, correction=0)
+    return _gray(x).flatten(1).std(1, correction=0)
 
 
 def _saturation(x: Tensor) -> Tensor:
@@ -53,8 +53,8 @@ def _border_blueness(x: Tensor) -> Tensor:
 
 
 def _detail(x: Tensor) -> Tensor:
-    grey = _grey(x)
-    across, down = grey.diff(dim=3).abs().mean((1, 2, 3)), grey.diff(dim=2).abs().mean((1, 2, 3))
+    gray = _gray(x)
+    across, down = gray.diff(dim=3).abs().mean((1, 2, 3)), gray.diff(dim=2).abs().mean((1, 2, 3))
     return (across + down) / 2 / _contrast(x).clamp_min(_LEAST)
 
 
@@ -63,14 +63,14 @@ def _with_brightness(x: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _with_contrast(x: Tensor, wanted: Tensor) -> Tensor:
-    grey = _grey(x)
+    gray = _gray(x)
     factor = _wide(wanted / _contrast(x).clamp_min(_LEAST))
-    return x + (factor - 1) * (grey - grey.mean((2, 3), keepdim=True))
+    return x + (factor - 1) * (gray - gray.mean((2, 3), keepdim=True))
 
 
 def _with_saturation(x: Tensor, wanted: Tensor) -> Tensor:
-    grey = _grey(x)
-    return grey + _wide(wanted / _saturation(x).clamp_min(_LEAST)) * (x - grey)
+    gray = _gray(x)
+    return gray + _wide(wanted / _saturation(x).clamp_min(_LEAST)) * (x - gray)
 
 
 def _with_border_blueness(x: Tensor, wanted: Tensor) -> Tensor:
@@ -98,53 +98,53 @@ _TOOLS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor]
 }
 
 STATISTICS = tuple(_TOOLS)
-"""detail: mean absolute difference of neighbouring grey pixels, in units of the contrast. contrast: standard deviation
+"""detail: mean absolute difference of neighboring grey pixels, in units of the contrast. contrast: standard deviation
 of grey. saturation: mean of the largest less the smallest channel. border blueness: blue less the mean of red and
 green on the four outer pixels. brightness: mean. Saturation and border blueness need three channels."""
 
 
-def measure_statistics(pictures: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
-    """The named statistics (N, K) of pictures (N, C, H, W) in [0, 1]."""
-    return torch.stack([_TOOLS[name][0](pictures) for name in names], dim=1)
+def measure_statistics(images: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
+    """The named statistics (N, K) of images (N, C, H, W) in [0, 1]."""
+    return torch.stack([_TOOLS[name][0](images) for name in names], dim=1)
 
 
-def set_statistics(pictures: Tensor, wanted: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
-    """Pictures redrawn by code, as nearly as clipping at black and full allows with the named statistics `wanted`.
+def set_statistics(images: Tensor, wanted: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
+    """Images redrawn by code, as nearly as clipping at black and full allows with the named statistics `wanted`.
 
     Args:
-        pictures: (N, C, H, W) in [0, 1].
+        images: (N, C, H, W) in [0, 1].
         wanted: (N, K).
         names: of the K statistics.
     """
     for _ in range(_ROUNDS):
         for column, name in enumerate(names):
-            pictures = _TOOLS[name][1](pictures, wanted[:, column]).clamp(0, 1)
-    return pictures
+            images = _TOOLS[name][1](images, wanted[:, column]).clamp(0, 1)
+    return images
 
 
 def versions_of(
-    pictures: Tensor, low: Tensor, high: Tensor, random: torch.Generator, names: Sequence[str] = STATISTICS
+    images: Tensor, low: Tensor, high: Tensor, random: torch.Generator, names: Sequence[str] = STATISTICS
 ) -> Tensor:
-    """Pictures redrawn with statistics drawn evenly and independently between bounds (K,) and (K,)."""
-    share = torch.rand(len(pictures), len(names), generator=random)
-    return set_statistics(pictures, low + (high - low) * share, names)
+    """Images redrawn with statistics drawn evenly and independently between bounds (K,) and (K,)."""
+    share = torch.rand(len(images), len(names), generator=random)
+    return set_statistics(images, low + (high - low) * share, names)
 
 
-def effect_of_code(pictures: Tensor, name: str, value: float, names: Sequence[str] = STATISTICS) -> Tensor:
-    """Pictures with one statistic set by code and the other named ones held: a true intervention."""
-    wanted = measure_statistics(pictures, names)
+def effect_of_code(images: Tensor, name: str, value: float, names: Sequence[str] = STATISTICS) -> Tensor:
+    """Images with one statistic set by code and the other named ones held: a true intervention."""
+    wanted = measure_statistics(images, names)
     wanted[:, list(names).index(name)] = value
-    return set_statistics(pictures, wanted, names)
+    return set_statistics(images, wanted, names)
 
 
-def shown(classifier: pl.Classifier, pictures: Tensor) -> Tensor:
-    """Pictures of a classifier's input space in [0, 1]."""
-    return (DisplaySpace.of(classifier, pictures).show(pictures) / 2 + 0.5).clamp(0, 1)
+def shown(classifier: pl.Classifier, images: Tensor) -> Tensor:
+    """Images of a classifier's input space in [0, 1]."""
+    return (DisplaySpace.of(classifier, images).show(images) / 2 + 0.5).clamp(0, 1)
 
 
-def unshown(classifier: pl.Classifier, pictures: Tensor) -> Tensor:
+def unshown(classifier: pl.Classifier, images: Tensor) -> Tensor:
     """The inverse of `shown`."""
-    return DisplaySpace.of(classifier, pictures).back(2 * pictures - 1)
+    return DisplaySpace.of(classifier, images).back(2 * images - 1)
 
 
 def surround_mask(side: int) -> Tensor:
