@@ -42,7 +42,7 @@ def run(
 
 
 @pytest.fixture
-def pellucid(capsys, monkeypatch):
+def pellucid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     return lambda *arguments: run(*arguments, capsys=capsys, monkeypatch=monkeypatch)
 
 

@@ -75,7 +75,7 @@ def pellucid(*arguments: str | Path) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory: pytest.TempPathFactory):
     """A folder with images of bars, their table, networks, and a finished run."""
     folder = tmp_path_factory.mktemp("surrogate")
     (folder / "barnets.py").write_text(NETWORKS)
@@ -107,7 +107,7 @@ def begun(place):
 
 
 @pytest.fixture
-def run(place, begun, tmp_path):
+def run(place, begun, tmp_path: Path):
     """A copy of the finished run, to write into."""
     shutil.copytree(place / "run", tmp_path / "run")
     return tmp_path / "run"
@@ -120,7 +120,7 @@ def refused(code: int, err: str) -> str:
     return line
 
 
-def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_begun_with(place, begun):
+def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_begun_with(place, begun) -> None:
     assert begun["steps"] == 8
     assert begun["assessment"]["images"] == 65
     assert "upper bounds" in begun["assessment"]["measured_by"]
@@ -132,8 +132,10 @@ def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_beg
     }
 
 
-def test_a_stopped_training_says_how_to_go_on_and_goes_on(place, begun, tmp_path, monkeypatch):
-    def stop(progress):
+def test_a_stopped_training_says_how_to_go_on_and_goes_on(
+    place, begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(progress) -> None:
         if progress.step == 5:
             raise KeyboardInterrupt
 
@@ -151,7 +153,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(place, begun, tmp_path
     assert json.loads(said)["assessment"] == begun["assessment"]
 
 
-def test_evaluate_prints_fidelity_control_and_leaks(run):
+def test_evaluate_prints_fidelity_control_and_leaks(run) -> None:
     code, said, _ = pellucid("evaluate", run, "--out", run / "marks.html")
     assert code == 0
     for word in ("agreement", "swaps", "leak", "perceived", "intensity"):  # a narrow screen wraps longer ones
@@ -159,7 +161,7 @@ def test_evaluate_prints_fidelity_control_and_leaks(run):
     assert "Does each concept obey?" in (run / "marks.html").read_text()
 
 
-def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_when_asked(run, place):
+def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_when_asked(run, place) -> None:
     before = (run / "assessment.json").read_text()
     arguments = ("evaluate", run, "--images", "images", "--context", "context.csv", "--json")
     code, said, _ = pellucid(*arguments)
@@ -172,7 +174,7 @@ def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_
     assert json.loads((run / "assessment.json").read_text())["images"] == 130
 
 
-def test_graph_prints_edges_and_writes_them(run):
+def test_graph_prints_edges_and_writes_them(run) -> None:
     pytest.importorskip("causallearn")
     files = [run / f"graph{suffix}" for suffix in (".json", ".graphml", ".html")]
     outs = [word for file in files for word in ("--out", file)]
@@ -200,12 +202,12 @@ def test_graph_prints_edges_and_writes_them(run):
         (("--context", "context.csv"), "give both"),
     ],
 )
-def test_graph_refuses_what_it_does_not_know(run, arguments, message):
+def test_graph_refuses_what_it_does_not_know(run, arguments, message: str) -> None:
     code, _, err = pellucid("graph", run, *arguments)
     assert message in refused(code, err)
 
 
-def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run):
+def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run) -> None:
     code, said, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--transferred")
     assert code == 0, err
     assert "edges to the decision for thick, by intervention laid on the images" in said
@@ -213,7 +215,7 @@ def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run
     assert (global_explanation["target"], global_explanation["transferred"]) == (2, True)
 
 
-def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path):
+def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path: Path) -> None:
     moved = shutil.copytree(place / "images", tmp_path / "images")
     command = json.loads((run / "command.json").read_text())
     (run / "command.json").write_text(json.dumps(command | {"data": str(moved), "context": None}))
@@ -221,7 +223,7 @@ def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path)
     assert "no longer holds the images that the training began with" in refused(code, err)
 
 
-def test_explain_writes_a_page_numbers_and_strips(run, place):
+def test_explain_writes_a_page_numbers_and_strips(run, place) -> None:
     shutil.copy(run / "assessment.json", run / "before.json")
     marks = json.loads((run / "assessment.json").read_text())
     marks["controls"][0]["correlation"], marks["controls"][1]["correlation"] = 0.95, 0.3
@@ -252,7 +254,7 @@ def test_explain_writes_a_page_numbers_and_strips(run, place):
         (("--model", "barnets:other"), "its decisions are not the ones that were distilled"),
     ],
 )
-def test_explain_refuses_what_it_does_not_know(run, arguments, message):
+def test_explain_refuses_what_it_does_not_know(run, arguments, message: str) -> None:
     code, _, err = pellucid("explain", run, "images/003.png", "--permutations", "2", "--values", "3", *arguments)
     assert message in refused(code, err)
 
@@ -276,7 +278,7 @@ def table_with(place: Path, file: Path, change) -> Path:
         (lambda lines: [*lines[:-1], [*lines[-1][:2], ""]], "the cell is empty"),
     ],
 )
-def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path, change, message):
+def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path: Path, change, message) -> None:
     table = table_with(place, tmp_path / "bad.csv", change)
     code, _, err = pellucid("train", "images", "--context", table, "-m", "barnets:net", "--out", tmp_path / "r", *BEGIN)
     assert message in refused(code, err)
@@ -298,17 +300,17 @@ def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path, ch
         (("--model", "barnets:net", "--measure", "ruler"), "choose judges or morphomnist"),
     ],
 )
-def test_bad_input_is_one_clear_line(place, tmp_path, arguments, message):
+def test_bad_input_is_one_clear_line(place, tmp_path: Path, arguments, message: str) -> None:
     code, _, err = pellucid("train", "images", "--context", "context.csv", "--out", tmp_path / "r", *BEGIN, *arguments)
     assert message in refused(code, err)
 
 
-def test_a_run_of_another_classifier_is_not_gone_on_with(run):
+def test_a_run_of_another_classifier_is_not_gone_on_with(run) -> None:
     code, _, err = pellucid("train", "images", "--context", "context.csv", "-m", "barnets:other", "--out", run, *BEGIN)
     assert "another classifier" in refused(code, err)
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     code, _, err = pellucid("resume", tmp_path)
     assert "has no command.json" in refused(code, err)
 
@@ -334,7 +336,7 @@ class DrawnDigits:
         return (values - self.table.values.mean(0).float()) / self.table.values.std(0).float()
 
 
-def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_units():
+def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_units() -> None:
     digits = DrawnDigits()
     sample = Sample([], digits.images, digits.table)
     found = measure_named("morphomnist", digits, sample)(digits.images)
@@ -344,7 +346,7 @@ def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_unit
         measure_named("morphomnist", digits, Sample([], digits.images, other))
 
 
-def test_redrawn_digits_have_other_contexts_which_are_told():
+def test_redrawn_digits_have_other_contexts_which_are_told() -> None:
     digits = DrawnDigits()
     anew = rerender_named("morphomnist", digits.classifier, digits.table, digits.images)
     drawn, told = anew(digits.images, torch.Generator().manual_seed(1))

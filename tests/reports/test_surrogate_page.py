@@ -27,7 +27,7 @@ from pellucid.surrogate.explain.necessity import Necessity, Proportion
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("page") / "run"
     data = bars(64, 0, 0.5)
     torch.set_num_threads(1)
@@ -76,7 +76,7 @@ def global_explanation() -> GlobalExplanation:
     )
 
 
-def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, explainer):
+def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, explainer) -> None:
     explainer.global_explanation = global_explanation()
     page = render_surrogate_page(explainer, [explained(run, explainer)])
     assert "net &lt;b&gt;&amp;" in page
@@ -91,7 +91,7 @@ def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, explain
     )
 
 
-def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run, explainer):
+def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run, explainer) -> None:
     share = Proportion(0.25, 0.1, 0.5, 40)
     edges = [
         replace(edge, tentative=True) if edge.target == "decision" else edge
@@ -111,7 +111,7 @@ def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run
     assert "tentative: the twin does not control this concept" in page
 
 
-def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, explainer):
+def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, explainer) -> None:
     page = render_surrogate_page(explainer, [explained(run, explainer)])
     assert page.count('<div class="film">') == len(run[1].traversals) == 5
     assert "3 unexplained latents" in page
@@ -121,7 +121,7 @@ def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, 
     assert first == pytest.approx(wanted, abs=0.01)
 
 
-def test_a_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer):
+def test_a_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer) -> None:
     trust = run[1].fidelity
     good = replace(trust, agrees=torch.tensor([True]), kl=torch.tensor([0.01]))
     assert "Do not rely on this explanation" not in render_surrogate_page(
@@ -133,12 +133,12 @@ def test_a_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer):
     assert "KL 0.80 &gt; 0.5" in page
 
 
-def test_a_twin_that_was_never_measured_is_not_to_be_relied_on(explainer):
+def test_a_twin_that_was_never_measured_is_not_to_be_relied_on(explainer) -> None:
     assert "Do not rely on this twin" in render_surrogate_page(explainer)
     assert "never measured" in render_surrogate_page(explainer)
 
 
-def test_refused_concepts_are_named_with_the_reason(run, explainer):
+def test_refused_concepts_are_named_with_the_reason(run, explainer) -> None:
     explainer.assess(bars(60, 2, 0.5).images)
     marks = explainer.assessment
     one, other = marks.controls
@@ -153,7 +153,7 @@ def test_refused_concepts_are_named_with_the_reason(run, explainer):
     assert "upper bounds" in page
 
 
-def test_each_kind_of_edge_is_drawn_with_its_own_marks():
+def test_each_kind_of_edge_is_drawn_with_its_own_marks() -> None:
     edges = {edge["label"]: edge for edge in graph_views(global_explanation(), CLASSES)["views"][0]["edges"]}
     cause, hidden = edges["thickness → intensity"], edges["latent 1 ↔ latent 2"]
     open_edge, circle = edges["slant — intensity"], edges["slant o→ latent 1"]
@@ -170,7 +170,7 @@ def test_each_kind_of_edge_is_drawn_with_its_own_marks():
     assert not any("class" in label for label in edges)
 
 
-def test_the_difference_of_the_graphs_is_drawn_and_told():
+def test_the_difference_of_the_graphs_is_drawn_and_told() -> None:
     views = graph_views(global_explanation(), CLASSES)
     assert [view["name"] for view in views["views"]] == [
         "What the classifier perceives",
@@ -190,7 +190,7 @@ def test_the_difference_of_the_graphs_is_drawn_and_told():
     assert len(views["differences"]) == 3
 
 
-def test_a_direction_that_images_do_not_agree_on_has_no_color():
+def test_a_direction_that_images_do_not_agree_on_has_no_color() -> None:
     told = global_explanation()
     unsure = replace(told, decisions=(replace(told.decisions[0], agreement=0.52),))
     (edge,) = [
@@ -199,7 +199,7 @@ def test_a_direction_that_images_do_not_agree_on_has_no_color():
     assert edge["sign"] == "none"
 
 
-def test_causes_stand_left_of_effects_and_no_boxes_overlap():
+def test_causes_stand_left_of_effects_and_no_boxes_overlap() -> None:
     nodes = [f"n{number}" for number in range(12)] + ["end"]
     random = np.random.default_rng(0)
     pairs = [(f"n{a}", f"n{b}") for a in range(12) for b in range(a + 1, 12) if random.random() < 0.2]
@@ -220,7 +220,7 @@ def test_causes_stand_left_of_effects_and_no_boxes_overlap():
             assert one.x != other.x or one.y + one.height <= other.y or other.y + other.height <= one.y
 
 
-def test_an_edge_that_would_close_a_cycle_does_not_count_for_the_layers():
+def test_an_edge_that_would_close_a_cycle_does_not_count_for_the_layers() -> None:
     assert layers_of(["a", "b"], [("a", "b"), ("b", "a")]) == {"a": 0, "b": 1}
 
 
@@ -229,7 +229,7 @@ def decoded(uri: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_elsewhere(explainer):
+def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_elsewhere(explainer) -> None:
     before = torch.full((1, 16, 16), 0.5)
     after = before.clone()
     after[0, :4], after[0, -4:] = 0.8, 0.2
@@ -241,7 +241,7 @@ def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_else
     assert (same == same[..., :1]).all()
 
 
-def test_grey_and_color_images_are_shown_pixel_for_pixel(explainer):
+def test_grey_and_color_images_are_shown_pixel_for_pixel(explainer) -> None:
     levels = torch.linspace(explainer.space.low[0], explainer.space.high[0], 256).view(1, 16, 16)
     assert decoded(image_uri(explainer, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
     color = replace(explainer.space, low=explainer.space.low * 3, high=explainer.space.high * 3)
@@ -253,7 +253,7 @@ def test_grey_and_color_images_are_shown_pixel_for_pixel(explainer):
         assert strip.size == (2 * 96, 96)
 
 
-def test_the_numbers_are_those_of_the_explanation(run, explainer):
+def test_the_numbers_are_those_of_the_explanation(run, explainer) -> None:
     told = explanation_numbers(explainer, explained(run, explainer))
     assert [row["value"] for row in told["importance"]] == run[1].importance.values[0].tolist()
     assert sum(row["value"] for row in told["importance"]) + told["baseline"] == pytest.approx(told["margin"], abs=1e-3)

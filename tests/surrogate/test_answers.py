@@ -1,6 +1,7 @@
 """Questions to a trained twin: the gate, composition, what responds, and what is kept in the folder."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from pellucid.surrogate.explain.validity import RefusedError
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("answers") / "run"
     data = bars(64, 0, 0.5)
     torch.set_num_threads(1)
@@ -40,14 +41,14 @@ def world_of(edge: Edge) -> GlobalExplanation:
     return GlobalExplanation(None, graph, (), None, {}, (), NuisanceNull(0.0, (), 0.0), (), None, False, ())
 
 
-def with_control(explainer, **correlations):
+def with_control(explainer, **correlations) -> None:
     marks = explainer.assess(bars(60, 2, 0.5).images)
     controls = tuple(replace(each, correlation=correlations.get(each.concept, 0.9)) for each in marks.controls)
     explainer.assessment = replace(marks, controls=controls)
     explainer.set_reference(bars(80, 1, 0.5).images)
 
 
-def test_a_context_that_the_twin_does_not_control_cannot_be_set(explainer):
+def test_a_context_that_the_twin_does_not_control_cannot_be_set(explainer) -> None:
     with_control(explainer, thickness=0.56)
     image = bars(1, 3, 0.5).images
     with pytest.raises(RefusedError, match=r"'thickness' are refused: .* 0\.56"):
@@ -59,13 +60,13 @@ def test_a_context_that_the_twin_does_not_control_cannot_be_set(explainer):
     assert found.flipped.change[0, 0] == 0
 
 
-def test_marks_taken_after_remembering_reach_what_is_explained(explainer):
+def test_marks_taken_after_remembering_reach_what_is_explained(explainer) -> None:
     assert dict(explainer.reference.effectiveness) == {}
     marks = explainer.assess(bars(60, 2, 0.5).images)
     assert dict(explainer.reference.effectiveness) == marks.effectiveness
 
 
-def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer):
+def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer) -> None:
     image = bars(1, 3, 0.5).images
     values = explainer.context_values(explainer.encode(image).context)[0].tolist()
     found = explainer.counterfactual(image, dict(zip(explainer.context_names, values, strict=True)))
@@ -74,7 +75,7 @@ def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer):
     assert float(found.maps.max()) < 2e-4
 
 
-def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer):
+def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer) -> None:
     explainer.global_explanation = world_of(Edge("thickness", "intensity", "tail", "arrow"))
     image = bars(1, 3, 0.5).images
     before = explainer.encode(image).concepts()
@@ -87,13 +88,13 @@ def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(e
     torch.testing.assert_close(responding[:, 2:], before[:, 2:], rtol=0, atol=1e-6)
 
 
-def test_an_effect_is_not_propagated_along_an_open_direction(explainer):
+def test_an_effect_is_not_propagated_along_an_open_direction(explainer) -> None:
     explainer.global_explanation = world_of(Edge("thickness", "intensity"))
     with pytest.raises(PellucidError, match="leaves orientations open"):
         explainer.counterfactual(bars(1, 3, 0.5).images, {"thickness": 5.0}, propagate=True)
 
 
-def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer):
+def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer) -> None:
     explainer.global_explanation = world_of(Edge("thickness", "intensity"))
     image = bars(1, 3, 0.5).images
     both = explainer.counterfactual(image, {"thickness": 5.0, "intensity": 0.5}, propagate=True)
@@ -101,7 +102,7 @@ def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer):
     torch.testing.assert_close(both.images, alone.images)
 
 
-def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(explainer):
+def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(explainer) -> None:
     pytest.importorskip("causallearn")
     data = bars(120, 4, 0.9)
     options = DiscoveryOptions(bootstraps=2)
@@ -119,7 +120,7 @@ def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_re
     assert explainer.graph is told.perceived
 
 
-def test_what_the_twin_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path):
+def test_what_the_twin_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path: Path) -> None:
     with_control(explainer, thickness=0.2)
     explainer.global_explanation = world_of(Edge("thickness", "intensity", "tail", "arrow", confidence=0.9))
     explainer.save(tmp_path)
@@ -132,7 +133,7 @@ def test_what_the_twin_knows_of_real_images_comes_back_from_its_folder(explainer
         again.counterfactual(bars(1, 3, 0.5).images, {"thickness": 4.0})
 
 
-def test_what_is_not_known_yet_is_said(run):
+def test_what_is_not_known_yet_is_said(run) -> None:
     fresh = load(run, classifier=classifier_of(small_cnn()))
     image = bars(1, 3, 0.5).images
     with pytest.raises(PellucidError, match=r"call remember\(images\) first"):
@@ -143,7 +144,7 @@ def test_what_is_not_known_yet_is_said(run):
         fresh.set_reference(bars(49, 0, 0.5).images)
 
 
-def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(explainer):
+def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(explainer) -> None:
     image = bars(1, 3, 0.5).images
     with pytest.raises(PellucidError, match=r"no context \['hue'\]; there are \['thickness', 'intensity'\]"):
         explainer.counterfactual(image, {"hue": 1.0})
@@ -155,7 +156,7 @@ def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(expl
         explainer.flip(image, int(explainer.logits(image).argmax()))
 
 
-def test_a_single_logit_has_two_sides_with_names(tmp_path):
+def test_a_single_logit_has_two_sides_with_names(tmp_path: Path) -> None:
     torch.manual_seed(3)
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
@@ -169,7 +170,7 @@ def test_a_single_logit_has_two_sides_with_names(tmp_path):
         explainer.class_index("frown")
 
 
-def test_necessity_is_asked_of_images_of_a_class_and_of_others(explainer):
+def test_necessity_is_asked_of_images_of_a_class_and_of_others(explainer) -> None:
     drawn = bars(20, 4, 0.5).images
     images = torch.cat([drawn, -drawn, 5 * drawn, 5 * torch.randn(drawn.shape, generator=torch.manual_seed(0))])
     classes = explainer.encode_batch(images).classes
@@ -183,7 +184,9 @@ def test_necessity_is_asked_of_images_of_a_class_and_of_others(explainer):
         explainer.necessity(images[classes == first], first, transferred=True)
 
 
-def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(explainer, tmp_path):
+def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(
+    explainer, tmp_path: Path
+) -> None:
     pytest.importorskip("causallearn")
     classifier = classifier_of(small_cnn())
     forgotten = reinitialize(classifier.module, seed=TINY.seed)
@@ -209,7 +212,7 @@ def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_cl
         assert any("only 80.0% of images keep their class" in note for note in global_explanation.notes) != transferred
 
 
-def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path):
+def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path: Path) -> None:
     class Brightness(nn.Module):
         def forward(self, x):
             gray = torch.nn.functional.avg_pool2d(x, 4)

@@ -29,7 +29,7 @@ def assessed(surrogate, **options) -> Assessment:
     )
 
 
-def test_a_perfect_twin_gets_full_marks():
+def test_a_perfect_twin_gets_full_marks() -> None:
     marks = assessed(LinearTwin())
     assert (marks.agreement, marks.head_agreement, marks.swap_flips) == (1, 1, 0)
     assert marks.kl == pytest.approx(0, abs=1e-6)
@@ -44,7 +44,7 @@ def test_a_perfect_twin_gets_full_marks():
         assert control.effective
 
 
-def test_half_a_slope_and_a_leak_are_measured_as_such():
+def test_half_a_slope_and_a_leak_are_measured_as_such() -> None:
     marks = assessed(Tied())
     width = marks.controls[0]
     assert width.slope == pytest.approx(0.5, abs=1e-4)
@@ -52,13 +52,13 @@ def test_half_a_slope_and_a_leak_are_measured_as_such():
     assert width.leak["grey"] == pytest.approx(float(asked_minus_factual), rel=0.15)
 
 
-def test_a_twin_that_ignores_what_is_asked_is_not_effective():
+def test_a_twin_that_ignores_what_is_asked_is_not_effective() -> None:
     marks = assessed(LinearTwin(blind=True))
     assert not any(control.effective for control in marks.controls)
     assert marks.agreement < 1
 
 
-def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing():
+def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing() -> None:
     surrogate = LinearTwin()
     images = painted(surrogate, 60)
 
@@ -76,7 +76,7 @@ def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_r
         assert marks.controls[0].leak["grey"] == pytest.approx(0, abs=1e-4)
 
 
-def test_images_that_cannot_be_measured_are_left_out_and_counted():
+def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
     surrogate = LinearTwin()
 
     def measure(images):
@@ -96,14 +96,14 @@ def test_images_that_cannot_be_measured_are_left_out_and_counted():
     assert not nothing.controls[0].effective
 
 
-def test_marks_survive_json():
+def test_marks_survive_json() -> None:
     marks = assessed(LinearTwin(), transferred=True, seed=3)
     assert Assessment.from_json(marks.to_json()) == marks
     with pytest.raises(PellucidError, match="no assessment"):
         Assessment.from_json("[]")
 
 
-def test_drawings_that_cannot_be_measured_count_against_control():
+def test_drawings_that_cannot_be_measured_count_against_control() -> None:
     surrogate = LinearTwin()
     images = painted(surrogate, 100)
 

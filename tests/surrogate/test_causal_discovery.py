@@ -27,11 +27,11 @@ TRUE_COLLIDER = CausalGraph(tuple("tslo"), tuple(Edge(*pair, "tail", "arrow") fo
 
 
 @pytest.fixture(autouse=True)
-def _needs_causal_learn():
+def _needs_causal_learn() -> None:
     pytest.importorskip("causallearn")
 
 
-def test_thickness_and_intensity_are_joined_and_their_direction_is_left_open():
+def test_thickness_and_intensity_are_joined_and_their_direction_is_left_open() -> None:
     (edge,) = discover(thickness_and_intensity(2000, np.random.default_rng(0)), ["t", "i"]).edges
     assert edge.confidence == 1
     assert edge.undecided
@@ -39,21 +39,21 @@ def test_thickness_and_intensity_are_joined_and_their_direction_is_left_open():
     assert edge.strength > 0.85
 
 
-def test_a_tier_orients_the_edge_and_is_named_as_the_ground():
+def test_a_tier_orients_the_edge_and_is_named_as_the_ground() -> None:
     data = thickness_and_intensity(2000, np.random.default_rng(0))
     (edge,) = discover(data[:, ::-1], ["i", "t"], knowledge=BackgroundKnowledge({"t": 0, "i": 1})).edges
     assert (edge.source, edge.target, edge.directed, edge.ground) == ("t", "i", True, "knowledge")
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_collider_and_what_follows_from_it_is_oriented_by_the_data(seed):
+def test_a_collider_and_what_follows_from_it_is_oriented_by_the_data(seed) -> None:
     graph = discover(collider(3000, np.random.default_rng(seed)), list("tslo"))
     assert score_graph(graph, TRUE_COLLIDER).hamming == 0
     assert {edge.ground for edge in graph.edges} == {"collider"}
     assert min(edge.confidence for edge in graph.edges) >= 0.9
 
 
-def test_ges_finds_the_same_graph_and_fci_leaves_circles_where_a_common_cause_may_hide():
+def test_ges_finds_the_same_graph_and_fci_leaves_circles_where_a_common_cause_may_hide() -> None:
     data = collider(2000, np.random.default_rng(0))
     few = {"bootstraps": 10}
     assert score_graph(discover(data, list("tslo"), options=DiscoveryOptions("ges", **few)), TRUE_COLLIDER).hamming == 0
@@ -63,7 +63,7 @@ def test_ges_finds_the_same_graph_and_fci_leaves_circles_where_a_common_cause_ma
     assert fci.edge("l", "o").directed
 
 
-def test_the_kernel_test_sees_a_dependence_without_correlation():
+def test_the_kernel_test_sees_a_dependence_without_correlation() -> None:
     random = np.random.default_rng(0)
     cause = random.standard_normal(200)
     data = np.c_[cause, cause**2 + 0.2 * random.standard_normal(200)]
@@ -74,7 +74,7 @@ def test_the_kernel_test_sees_a_dependence_without_correlation():
     assert np.isnan(kernel.edges[0].confidence)
 
 
-def test_independent_columns_seldom_get_a_firm_edge():
+def test_independent_columns_seldom_get_a_firm_edge() -> None:
     random = np.random.default_rng(0)
     names = list("abcdef")
     found = [
@@ -84,7 +84,7 @@ def test_independent_columns_seldom_get_a_firm_edge():
     assert firm <= 0.05 * 8 * 15
 
 
-def test_a_common_class_explains_an_edge_away_and_is_its_own_root():
+def test_a_common_class_explains_an_edge_away_and_is_its_own_root() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 1500)
     data = labels[:, None] + random.standard_normal((1500, 3)) * [0.7, 0.7, 0]
@@ -97,13 +97,13 @@ def test_a_common_class_explains_an_edge_away_and_is_its_own_root():
     assert all(edge.p_value < 0.01 and edge.strength > 0.3 for edge in graph.edges)
 
 
-def test_one_seed_gives_one_graph():
+def test_one_seed_gives_one_graph() -> None:
     data = collider(500, np.random.default_rng(0))
     options = DiscoveryOptions(bootstraps=5, seed=4)
     assert discover(data, list("tslo"), options=options) == discover(data, list("tslo"), options=options)
 
 
-def test_an_increasing_rescaling_of_a_node_changes_nothing():
+def test_an_increasing_rescaling_of_a_node_changes_nothing() -> None:
     data = collider(800, np.random.default_rng(1))
     squashed = data.copy()
     squashed[:, 0] = np.tanh(squashed[:, 0])
@@ -121,14 +121,14 @@ def test_an_increasing_rescaling_of_a_node_changes_nothing():
         (lambda data: data.__setitem__((slice(None), 3), np.exp(data[:, 0])), "'t' and 'o' are copies"),
     ],
 )
-def test_bad_columns_are_named(spoil, message):
+def test_bad_columns_are_named(spoil, message) -> None:
     data = collider(100, np.random.default_rng(0))
     spoil(data)
     with pytest.raises(PellucidError, match=message):
         discover(data, list("tslo"))
 
 
-def test_bad_requests_are_refused():
+def test_bad_requests_are_refused() -> None:
     data = collider(100, np.random.default_rng(0))
     with pytest.raises(PellucidError, match=r"\['z'\], which are no nodes"):
         discover(data, list("tslo"), knowledge=BackgroundKnowledge({"z": 0}))
@@ -142,13 +142,13 @@ def test_bad_requests_are_refused():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3, width=16), min_size=30, max_size=60, unique=True))
-def test_a_marginal_maps_to_normal_and_back(sample):
+def test_a_marginal_maps_to_normal_and_back(sample) -> None:
     marginal = Marginal.of(sample)
     inside = np.linspace(min(sample) - 1, max(sample) + 1, 50)
     np.testing.assert_allclose(marginal.from_normal(marginal.to_normal(inside)), inside, rtol=1e-6, atol=1e-6)
 
 
-def test_ranks_become_standard_normal_and_class_means_vanish():
+def test_ranks_become_standard_normal_and_class_means_vanish() -> None:
     values = np.random.default_rng(0).exponential(size=(1001, 2))
     normal = rank_gaussianize(values)
     np.testing.assert_allclose(normal.mean(0), 0, atol=1e-9)

@@ -22,7 +22,7 @@ def model() -> FittedStructuralModel:
     return FittedStructuralModel.fit(linear(), GRAPH)
 
 
-def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model):
+def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model) -> None:
     concepts = torch.from_numpy(linear())[:500]
     weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     found = effects(model, lambda w: w @ weights, concepts, "a", concepts[:, 0] + 1)
@@ -35,25 +35,25 @@ def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model):
     assert found.remainder.abs().mean() < 0.1
 
 
-def test_total_is_always_direct_and_paths_and_remainder(model):
+def test_total_is_always_direct_and_paths_and_remainder(model) -> None:
     concepts = torch.from_numpy(linear())[:50]
     found = effects(model, lambda w: (w[:, 0] * w[:, 2]).tanh() + w[:, 1] ** 2, concepts, "a", 2.0)
     torch.testing.assert_close(found.total, found.direct + sum(found.paths.values()) + found.remainder)
 
 
-def test_setting_a_node_to_what_it_is_changes_nothing_to_the_last_bit(model):
+def test_setting_a_node_to_what_it_is_changes_nothing_to_the_last_bit(model) -> None:
     values = linear()[:100]
     assert np.array_equal(model.counterfactual(values, {"a": values[:, 0]}), values)
 
 
-def test_causes_keep_their_values_when_an_effect_is_set(model):
+def test_causes_keep_their_values_when_an_effect_is_set(model) -> None:
     values = linear()[:100]
     changed = model.counterfactual(values, {"c": 5.0})
     assert np.array_equal(changed[:, :2], values[:, :2])
     assert (changed[:, 2] == 5).all()
 
 
-def test_a_counterfactual_intensity_follows_the_true_equation_through_its_own_noise():
+def test_a_counterfactual_intensity_follows_the_true_equation_through_its_own_noise() -> None:
     random = np.random.default_rng(0)
     noise = random.standard_normal(4000)
     thickness = 0.5 + random.gamma(10, 1 / 5, 4000)
@@ -68,7 +68,7 @@ def test_a_counterfactual_intensity_follows_the_true_equation_through_its_own_no
         assert np.abs(changed[:, 1] - intensity(thickness + shift)).mean() < 0.05 * 191
 
 
-def test_the_diagnosis_knows_a_good_mechanism_from_one_that_misses_a_variance(model):
+def test_the_diagnosis_knows_a_good_mechanism_from_one_that_misses_a_variance(model) -> None:
     good = model.diagnosis["b"]
     assert good.r2 == pytest.approx(0.64, abs=0.03)
     assert good.coverage == pytest.approx(0.9, abs=0.03)
@@ -80,7 +80,7 @@ def test_the_diagnosis_knows_a_good_mechanism_from_one_that_misses_a_variance(mo
     assert bad.diagnosis["y"].hsic_p < 0.01
 
 
-def test_independence_is_tested_with_the_right_level_and_power():
+def test_independence_is_tested_with_the_right_level_and_power() -> None:
     random = np.random.default_rng(0)
     first = random.standard_normal((150, 1))
     level = [hsic_p_value(first, random.standard_normal(150), permutations=50, seed=k) for k in range(40)]
@@ -88,13 +88,13 @@ def test_independence_is_tested_with_the_right_level_and_power():
     assert hsic_p_value(first, first**2, permutations=50) < 0.05
 
 
-def test_what_two_changes_do_together_is_the_second_difference():
+def test_what_two_changes_do_together_is_the_second_difference() -> None:
     concepts = torch.randn(5, 3)
     found = interaction(lambda w: 3 * w[:, 0] * w[:, 1] + w[:, 2], concepts, (0, 2.0), (1, -1.0))
     torch.testing.assert_close(found, 3 * (2 - concepts[:, 0]) * (-1 - concepts[:, 1]))
 
 
-def test_undecided_edges_and_unknown_nodes_are_refused_with_the_mend(model):
+def test_undecided_edges_and_unknown_nodes_are_refused_with_the_mend(model) -> None:
     with pytest.raises(PellucidError, match=r"\['a - b'\] is not identified: orient"):
         FittedStructuralModel.fit(linear()[:, :2], CausalGraph(("a", "b"), (Edge("a", "b"),)))
     with pytest.raises(PellucidError, match=r"\['z'\] are no nodes"):

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ class KilledError(Exception):
 def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
     data = bars(64, 0, 0.5) if data is None else data
 
-    def report(progress):
+    def report(progress) -> None:
         if says is not None:
             says.append(str(progress))
         if progress.step == killed_at and not progress.note:
@@ -55,14 +56,14 @@ def state_of(out):
     return {name: value for name, value in notes.items() if name != "file"}, tensors
 
 
-def test_two_trainings_never_share_a_folder(tmp_path):
+def test_two_trainings_never_share_a_folder(tmp_path: Path) -> None:
     with RunFolder(tmp_path).locked(), pytest.raises(CheckpointError, match="another process trains in"):
         run(tmp_path)
     assert run(tmp_path).finished
 
 
 @pytest.mark.parametrize("killed_at", [1, 5, 7])
-def test_a_killed_training_goes_on_bit_for_bit(tmp_path, killed_at):
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, killed_at: int) -> None:
     whole = run(tmp_path / "whole")
     with pytest.raises(KilledError):
         run(tmp_path / "killed", killed_at=killed_at)
@@ -84,7 +85,7 @@ def usual_interrupts():
     signal.signal(signal.SIGINT, before)
 
 
-def interrupted(monkeypatch, at_step, times=1):
+def interrupted(monkeypatch: pytest.MonkeyPatch, at_step, times=1) -> None:
     """Press Ctrl-C when the step's twin is a step ahead of its discriminator."""
     original = StepLosses.discriminator
 
@@ -99,8 +100,8 @@ def interrupted(monkeypatch, at_step, times=1):
 
 @pytest.mark.usefixtures("usual_interrupts")
 def test_ctrl_c_in_the_middle_of_a_step_keeps_the_whole_step_and_the_training_goes_on_bit_for_bit(
-    tmp_path, monkeypatch
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupted(patch, at_step=6)
@@ -116,7 +117,7 @@ def test_ctrl_c_in_the_middle_of_a_step_keeps_the_whole_step_and_the_training_go
 
 
 @pytest.mark.usefixtures("usual_interrupts")
-def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path, monkeypatch):
+def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(monkeypatch, at_step=6, times=2)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
@@ -124,10 +125,12 @@ def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("usual_interrupts")
-def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_afterwards(tmp_path, monkeypatch):
+def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save = RunFolder.save
 
-    def press(self, steps, tensors, notes):
+    def press(self, steps, tensors, notes) -> None:
         if steps == TINY.steps:
             signal.raise_signal(signal.SIGINT)
         save(self, steps, tensors, notes)
@@ -140,7 +143,7 @@ def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_aft
     assert run(tmp_path).finished
 
 
-def test_a_handler_of_the_programs_own_is_left_in_place(tmp_path, monkeypatch):
+def test_a_handler_of_the_programs_own_is_left_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pressed = []
     before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
@@ -151,7 +154,7 @@ def test_a_handler_of_the_programs_own_is_left_in_place(tmp_path, monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-def test_the_log_of_a_resumed_training_has_every_step_once(tmp_path):
+def test_the_log_of_a_resumed_training_has_every_step_once(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         run(tmp_path, killed_at=6)
     run(tmp_path)
@@ -159,21 +162,21 @@ def test_the_log_of_a_resumed_training_has_every_step_once(tmp_path):
     assert steps == list(range(1, 9))
 
 
-def test_a_finished_training_is_not_made_again(tmp_path):
+def test_a_finished_training_is_not_made_again(tmp_path: Path) -> None:
     run(tmp_path)
     before = (tmp_path / "checkpoint.json").stat().st_mtime_ns
     assert run(tmp_path).finished
     assert (tmp_path / "checkpoint.json").stat().st_mtime_ns == before
 
 
-def test_only_the_last_two_checkpoints_are_kept(tmp_path):
+def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     run(tmp_path, TINY.replace(checkpoint_every=1))
     names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
     assert names == ["checkpoint-0000007.safetensors", "checkpoint-0000008.safetensors"]
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_other_options_are_refused_by_name(tmp_path):
+def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(CheckpointError, match=r"options\.steps: 8 there, 9 now"):
         run(tmp_path, TINY.replace(steps=9))
@@ -181,7 +184,7 @@ def test_other_options_are_refused_by_name(tmp_path):
         run(tmp_path, TINY.replace(pixel=1.0))
 
 
-def test_another_classifier_is_refused_by_its_weights(tmp_path):
+def test_another_classifier_is_refused_by_its_weights(tmp_path: Path) -> None:
     run(tmp_path)
     other = small_cnn()
     nn.init.zeros_(other[-1].bias)
@@ -189,13 +192,13 @@ def test_another_classifier_is_refused_by_its_weights(tmp_path):
         run(tmp_path, network=other)
 
 
-def test_other_images_are_refused(tmp_path):
+def test_other_images_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(CheckpointError, match="data"):
         run(tmp_path, data=bars(64, 1, 0.5))
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(CheckpointError, match="not empty"):
         run(tmp_path)
@@ -203,14 +206,14 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoint.json", "quality.json"])
-def test_a_damaged_record_is_named(tmp_path, name):
+def test_a_damaged_record_is_named(tmp_path: Path, name: str) -> None:
     run(tmp_path)
     (tmp_path / name).write_text('{"steps": 4')
     with pytest.raises(CheckpointError, match=name):
         run(tmp_path)
 
 
-def poisoned(monkeypatch, at_step, times):
+def poisoned(monkeypatch: pytest.MonkeyPatch, at_step, times) -> None:
     """Make a step's losses NaN, so many times."""
     original, left = Trainer.step, [times]
 
@@ -224,7 +227,9 @@ def poisoned(monkeypatch, at_step, times):
     monkeypatch.setattr(Trainer, "step", step)
 
 
-def test_a_training_that_goes_astray_is_rolled_back_and_says_so(tmp_path, monkeypatch):
+def test_a_training_that_goes_astray_is_rolled_back_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poisoned(monkeypatch, at_step=6, times=1)
     says = []
     assert run(tmp_path, says=says).finished
@@ -234,7 +239,7 @@ def test_a_training_that_goes_astray_is_rolled_back_and_says_so(tmp_path, monkey
     assert state_of(tmp_path)[0]["rollbacks"] == 1
 
 
-def test_a_training_that_keeps_going_astray_ends_with_advice(tmp_path, monkeypatch):
+def test_a_training_that_keeps_going_astray_ends_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, at_step=6, times=99)
     with pytest.raises(DivergedError, match="roll-backs did not help"):
         run(tmp_path)
@@ -245,24 +250,24 @@ def healthy(**changes):
 
 
 @pytest.mark.parametrize("name", ["pixel", "real", "twin_gradient"])
-def test_nan_and_infinity_are_noticed_at_once(name):
+def test_nan_and_infinity_are_noticed_at_once(name: str) -> None:
     assert name in DivergenceMonitor().trouble(healthy(**{name: float("inf")}))
 
 
-def test_a_spike_of_the_discriminators_loss_is_noticed():
+def test_a_spike_of_the_discriminators_loss_is_noticed() -> None:
     watch = DivergenceMonitor()
     assert all(watch.trouble(healthy()) is None for _ in range(100))
     assert watch.trouble(healthy(fake=200.0)) == "the discriminator's loss rose to 11.4"
 
 
-def test_a_discriminator_that_has_won_for_long_is_noticed():
+def test_a_discriminator_that_has_won_for_long_is_noticed() -> None:
     watch = DivergenceMonitor()
     verdicts = [watch.trouble(healthy(real=0.001, fake=0.001)) for _ in range(PATIENCE)]
     assert verdicts[:-1] == [None] * (PATIENCE - 1)
     assert "has won" in verdicts[-1]
 
 
-def test_images_that_are_lost_again_are_noticed():
+def test_images_that_are_lost_again_are_noticed() -> None:
     watch = DivergenceMonitor()
     verdicts = [watch.trouble(healthy(pixel=loss)) for loss in [0.4] * 50 + [1.6] * 50]
     assert verdicts[:50] == [None] * 50

@@ -26,13 +26,13 @@ def signed(batch):
     return batch.classes * 2 - 1
 
 
-def test_a_image_whose_codes_do_not_change_stays_itself_to_the_last_bit():
+def test_a_image_whose_codes_do_not_change_stays_itself_to_the_last_bit() -> None:
     batch = painted(LinearTwin(), 20)
     assert torch.equal(batch.transferred(batch.drawn(batch.codes)), batch.images)
     assert torch.equal(batch.changed_logits(batch.codes), batch.logits)
 
 
-def test_bare_images_change_by_what_is_drawn_alone():
+def test_bare_images_change_by_what_is_drawn_alone() -> None:
     batch = painted(LinearTwin(), 20)
     asked = batch.codes.replace_concepts(some_codes(20, 5).concepts())
     reconstructed = batch.reconstructed()
@@ -42,14 +42,14 @@ def test_bare_images_change_by_what_is_drawn_alone():
     torch.testing.assert_close(reconstructed.changed_logits(asked), batch.surrogate.logits(drawn))
 
 
-def test_the_margin_is_ahead_of_the_best_other_class_and_signed_for_one_logit():
+def test_the_margin_is_ahead_of_the_best_other_class_and_signed_for_one_logit() -> None:
     logits = torch.tensor([[1.0, 4.0, 2.5], [3.0, 0.0, 1.0]])
     assert margin(logits, torch.tensor([1, 2])).tolist() == [1.5, -2.0]
     assert margin(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0])).tolist() == [2, -2]
     torch.testing.assert_close(probabilities(torch.tensor([[0.3]])).sum(1), torch.ones(1))
 
 
-def test_only_concepts_that_the_classifier_reads_get_a_decision_edge():
+def test_only_concepts_that_the_classifier_reads_get_a_decision_edge() -> None:
     surrogate = LinearTwin((2.0, 0.0, 1.0))
     batch = painted(surrogate, 60)
     edges, null = measure_decision_effects(batch, some_codes(500, 3))
@@ -71,7 +71,7 @@ class Leaky(LinearTwin):
         return super().decode(Codes(codes.context, latent, codes.nuisance))
 
 
-def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does():
+def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does() -> None:
     surrogate = Leaky((2.0, 0.1, 1.0))
     (width, gray, latent), null = measure_decision_effects(painted(surrogate, 100), some_codes(500, 3))
     assert null.strongest == pytest.approx(max(null.single)) == pytest.approx(null.single[0])
@@ -79,7 +79,7 @@ def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does(
     assert (width.significant, gray.significant, latent.significant) == (True, False, True)
 
 
-def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles():
+def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles() -> None:
     surrogate = LinearTwin((1.0, 0.0, 0.0))
     batch = painted(surrogate, 40)
     reference = some_codes(400, 3)
@@ -90,7 +90,7 @@ def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles():
     torch.testing.assert_close(torch.tensor(edge.dose), true, rtol=1e-4, atol=1e-4)
 
 
-def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier():
+def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier() -> None:
     surrogate = LinearTwin((2.0, 0.0, -1.0))
     batch = painted(surrogate, 5)
     reference = some_codes(1, 9)
@@ -101,7 +101,7 @@ def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier(
     torch.testing.assert_close(found.errors, torch.zeros_like(found.errors), rtol=0, atol=1e-4)
 
 
-def test_against_other_classes_baselines_are_drawn_from_them_alone():
+def test_against_other_classes_baselines_are_drawn_from_them_alone() -> None:
     surrogate = LinearTwin((1.0, 0.0, 0.0))
     batch = painted(surrogate, 1)
     reference = some_codes(50, 2)
@@ -116,7 +116,7 @@ def test_against_other_classes_baselines_are_drawn_from_them_alone():
         importance(batch, reference, permutations=3)
 
 
-def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further_than_it_must():
+def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further_than_it_must() -> None:
     surrogate = LinearTwin((2.0, 0.0, 0.5))
     batch = painted(surrogate, 12)
     reference = some_codes(600, 3)
@@ -131,7 +131,7 @@ def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further
     assert not torch.equal(flipped.raw, flipped.images)
 
 
-def test_a_flip_keeps_off_concepts_that_may_not_change():
+def test_a_flip_keeps_off_concepts_that_may_not_change() -> None:
     surrogate = LinearTwin((2.0, 0.0, 1.0))
     batch = painted(surrogate, 6)
     flipped = flip(batch, 1 - batch.classes, some_codes(300, 3), allowed=torch.tensor([False, True, True]))
@@ -142,13 +142,13 @@ def test_a_flip_keeps_off_concepts_that_may_not_change():
         flip(batch, batch.classes, some_codes(300, 3))
 
 
-def test_a_decision_that_nothing_moves_is_not_called_flipped():
+def test_a_decision_that_nothing_moves_is_not_called_flipped() -> None:
     batch = painted(LinearTwin((0.0, 0.0, 0.0)), 4)
     flipped = flip(batch, 1 - batch.classes, some_codes(100, 3))
     assert not flipped.valid.any()
 
 
-def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_one_is_neither():
+def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_one_is_neither() -> None:
     batch = painted(LinearTwin((1.0, 0.0, 0.0)), 80)
     ones, zeros = batch[batch.classes == 1], batch[batch.classes == 0]
     width, gray, _ = necessity(ones, zeros)
@@ -159,12 +159,12 @@ def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_
         necessity(batch, zeros)
 
 
-def test_wilsons_interval_is_the_published_one():
+def test_wilsons_interval_is_the_published_one() -> None:
     share = wilson_interval(81, 263)  # Newcombe (1998), table I
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
 
 
-def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it():
+def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it() -> None:
     surrogate = LinearTwin((3.0, 0.0, 0.0))
     batch = painted(surrogate, 1)
     shown = strip(batch, "width", some_codes(300, 3), values=5)
@@ -179,7 +179,7 @@ def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it():
         strip(batch, "height", some_codes(300, 3))
 
 
-def test_fidelity_is_perfect_for_a_perfect_twin_and_says_why_a_blind_one_is_not_believed():
+def test_fidelity_is_perfect_for_a_perfect_twin_and_says_why_a_blind_one_is_not_believed() -> None:
     good = fidelity(painted(LinearTwin(), 10))
     assert good.reliable.all()
     assert float(good.kl.max()) < 1e-6
@@ -194,7 +194,7 @@ def test_fidelity_is_perfect_for_a_perfect_twin_and_says_why_a_blind_one_is_not_
     torch.testing.assert_close(bad.kl, true, rtol=1e-3, atol=1e-5)
 
 
-def test_support_holds_real_images_and_not_what_lies_far_off():
+def test_support_holds_real_images_and_not_what_lies_far_off() -> None:
     reference = some_codes(800)
     support = DataSupport(reference)
     assert support.in_distribution(some_codes(300, 5).concepts()).float().mean() > 0.95
@@ -203,13 +203,13 @@ def test_support_holds_real_images_and_not_what_lies_far_off():
         DataSupport(some_codes(5))
 
 
-def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not():
+def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not() -> None:
     check_effective({"width": 0.9, "grey": float("nan")}, "grey")
     with pytest.raises(RefusedError, match=r"'width' are refused.* only 0.40"):
         check_effective({"width": 0.4}, "width")
 
 
-def test_a_constant_classifier_and_too_few_images_are_refused():
+def test_a_constant_classifier_and_too_few_images_are_refused() -> None:
     with pytest.raises(PellucidError, match="the same margin to every image"):
         measure_decision_effects(painted(LinearTwin((0.0, 0.0, 0.0)), 30), some_codes(100))
     with pytest.raises(PellucidError, match="10 images are too few"):
@@ -224,7 +224,7 @@ class Smudged(LinearTwin):
         return super().read(images) + 3 * outside.sum(1)
 
 
-def test_a_flip_turns_the_image_and_the_twins_own_drawing_of_it():
+def test_a_flip_turns_the_image_and_the_twins_own_drawing_of_it() -> None:
     batch = painted(Smudged((2.0, 0.0, 0.5)), 12)
     assert not torch.equal(batch.classes, batch.reconstructed().classes)
     flipped = flip(batch, 1 - batch.classes, some_codes(600, 3))

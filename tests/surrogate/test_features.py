@@ -10,7 +10,7 @@ from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor, def
 
 
 class Residual(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
         self.block1 = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU(inplace=True))
@@ -23,7 +23,7 @@ class Residual(nn.Module):
 
 
 class Tokens(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Conv2d(1, 8, 4, stride=4)
         self.blocks = nn.Sequential(*(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU()) for _ in range(4)))
@@ -33,7 +33,7 @@ class Tokens(nn.Module):
         return self.head(self.blocks(self.embed(x).flatten(2).transpose(1, 2)).mean(1))
 
 
-def test_by_default_the_last_module_of_each_resolution_is_seen():
+def test_by_default_the_last_module_of_each_resolution_is_seen() -> None:
     torch.manual_seed(0)
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
     features = FeatureExtractor(classifier)
@@ -42,7 +42,7 @@ def test_by_default_the_last_module_of_each_resolution_is_seen():
     assert features.length == 4 + 8 + 8 + 8
 
 
-def test_features_and_logits_are_those_of_the_classifiers_own_views():
+def test_features_and_logits_are_those_of_the_classifiers_own_views() -> None:
     torch.manual_seed(0)
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
     images = torch.randn(4, 3, 32, 32)
@@ -56,7 +56,7 @@ def test_features_and_logits_are_those_of_the_classifiers_own_views():
     )
 
 
-def test_what_an_in_place_operation_overwrites_is_seen_as_it_was():
+def test_what_an_in_place_operation_overwrites_is_seen_as_it_was() -> None:
     classifier = classifier_of(small_cnn())
     images = torch.randn(3, 1, 16, 16)
     (found,) = FeatureExtractor(classifier, ["0"])(images).maps
@@ -64,7 +64,7 @@ def test_what_an_in_place_operation_overwrites_is_seen_as_it_was():
     assert float(found.min()) < 0
 
 
-def test_gradients_reach_the_images_and_nothing_of_the_users_model():
+def test_gradients_reach_the_images_and_nothing_of_the_users_model() -> None:
     network = small_cnn()
     features = FeatureExtractor(classifier_of(network))
     images = torch.randn(2, 1, 16, 16, requires_grad=True)
@@ -75,14 +75,14 @@ def test_gradients_reach_the_images_and_nothing_of_the_users_model():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-def test_no_hook_is_left_behind_when_the_network_cannot_be_run():
+def test_no_hook_is_left_behind_when_the_network_cannot_be_run() -> None:
     features = FeatureExtractor(classifier_of(small_cnn()))
     with pytest.raises(PellucidError):
         features(torch.randn(2, 3, 16, 16))
     assert not any(module._forward_hooks for module in features._network.modules())
 
 
-def test_a_black_box_is_seen_by_its_logits():
+def test_a_black_box_is_seen_by_its_logits() -> None:
     classifier = classifier_of(small_cnn())
     features = FeatureExtractor(classifier, LOGITS_ONLY)
     seen = features(torch.randn(2, 1, 16, 16))
@@ -91,7 +91,7 @@ def test_a_black_box_is_seen_by_its_logits():
     torch.testing.assert_close(seen.phi, seen.logits)
 
 
-def test_tokens_are_folded_into_maps_and_two_layers_seen():
+def test_tokens_are_folded_into_maps_and_two_layers_seen() -> None:
     torch.manual_seed(0)
     classifier = Classifier(Tokens().eval(), input_size=(1, 16, 16))
     assert len(default_layers(classifier)) == 2
@@ -99,9 +99,9 @@ def test_tokens_are_folded_into_maps_and_two_layers_seen():
     assert [tuple(each.shape) for each in seen.maps] == [(2, 8, 4, 4)] * 2
 
 
-def test_one_of_several_calls_of_a_module_can_be_named():
+def test_one_of_several_calls_of_a_module_can_be_named() -> None:
     class Twice(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.conv, self.fc = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1, 2)
 
@@ -115,7 +115,7 @@ def test_one_of_several_calls_of_a_module_can_be_named():
 
 
 @pytest.mark.parametrize(("layer", "message"), [("block9", "block2"), ("input", "name the module"), ("fcc", "fc")])
-def test_a_layer_that_is_none_is_refused(layer, message):
+def test_a_layer_that_is_none_is_refused(layer: str, message: str) -> None:
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
     with pytest.raises(PellucidError, match=message):
         FeatureExtractor(classifier, [layer])

@@ -25,7 +25,7 @@ def fitted(seed=0):
     )
 
 
-def test_judges_tell_thickness_and_intensity_of_bars_they_never_saw():
+def test_judges_tell_thickness_and_intensity_of_bars_they_never_saw() -> None:
     (judges, quality), images, context = fitted()
     assert quality.shape == (2, 2)
     assert float(quality.min()) > 0.8
@@ -34,7 +34,7 @@ def test_judges_tell_thickness_and_intensity_of_bars_they_never_saw():
     assert float(determination(judges(images[rows]), context[rows]).min()) > 0.8
 
 
-def test_judges_differ_and_their_disagreement_is_their_distance():
+def test_judges_differ_and_their_disagreement_is_their_distance() -> None:
     (judges, _), images, _ = fitted()
     shown = images[torch.arange(5)]
     first, second = judges.each(shown)
@@ -42,7 +42,7 @@ def test_judges_differ_and_their_disagreement_is_their_distance():
     assert float(judges.disagreement(shown).max()) > 0
 
 
-def test_judges_are_frozen_and_a_seed_makes_them_again():
+def test_judges_are_frozen_and_a_seed_makes_them_again() -> None:
     (first, _), _, _ = fitted()
     (again, _), _, _ = fitted()
     (other, _), _, _ = fitted(seed=1)
@@ -51,19 +51,19 @@ def test_judges_are_frozen_and_a_seed_makes_them_again():
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
-def test_fitting_leaves_the_global_random_numbers_alone():
+def test_fitting_leaves_the_global_random_numbers_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     fitted()
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_no_contexts_are_judged_as_none():
+def test_no_contexts_are_judged_as_none() -> None:
     judges = AttributePredictors(1, 0, OPTIONS)
     assert judges(torch.randn(3, 1, 16, 16)).shape == (3, 0)
 
 
-def test_what_the_features_tell_is_perceived_and_what_they_do_not_is_not():
+def test_what_the_features_tell_is_perceived_and_what_they_do_not_is_not() -> None:
     random = torch.Generator().manual_seed(0)
     phi = torch.randn(900, 6, generator=random)
     context = torch.stack([phi[:, 0] - phi[:, 1], torch.randn(900, generator=random)], dim=1)

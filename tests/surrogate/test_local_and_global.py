@@ -34,7 +34,7 @@ def painted_codes(surrogate: LinearTwin, codes: Codes) -> EncodedBatch:
     return EncodedBatch.of(surrogate, (codes.joined() @ surrogate.basis).view(-1, 1, 4, 4))
 
 
-def test_a_local_explanation_names_what_counts_and_what_would_flip_it():
+def test_a_local_explanation_names_what_counts_and_what_would_flip_it() -> None:
     surrogate = LinearTwin((2.0, 0.0, 1.0))
     batch = painted(surrogate, 1)
     found = explain_locally(batch, reference(surrogate), permutations=8)
@@ -49,7 +49,7 @@ def test_a_local_explanation_names_what_counts_and_what_would_flip_it():
     assert found.maps["width"].sum() > 0
 
 
-def test_along_a_directed_edge_the_total_effect_adds_what_the_effect_of_the_concept_does():
+def test_along_a_directed_edge_the_total_effect_adds_what_the_effect_of_the_concept_does() -> None:
     surrogate = LinearTwin((1.0, 2.0, 0.0))
     batch = painted_codes(surrogate, tied_codes(1, 8))
     graph = CausalGraph(("width", "grey"), (Edge("width", "grey", "tail", "arrow"),))
@@ -61,7 +61,7 @@ def test_along_a_directed_edge_the_total_effect_adds_what_the_effect_of_the_conc
     assert gray.total[0] == pytest.approx(gray.direct, abs=1e-4)
 
 
-def test_an_open_orientation_gives_a_range_and_no_paths():
+def test_an_open_orientation_gives_a_range_and_no_paths() -> None:
     surrogate = LinearTwin((1.0, 2.0, 0.0))
     batch = painted_codes(surrogate, tied_codes(1, 8))
     graph = CausalGraph(("width", "grey"), (Edge("width", "grey"),))
@@ -71,7 +71,7 @@ def test_an_open_orientation_gives_a_range_and_no_paths():
     assert width.paths == {}
 
 
-def test_concepts_that_the_twin_does_not_control_are_refused_and_do_not_move():
+def test_concepts_that_the_twin_does_not_control_are_refused_and_do_not_move() -> None:
     surrogate = LinearTwin((2.0, 0.0, 1.0))
     found = explain_locally(painted(surrogate, 1), reference(surrogate, {"width": 0.4, "grey": 0.95}), permutations=4)
     assert set(found.refused) == {"width"}
@@ -80,7 +80,7 @@ def test_concepts_that_the_twin_does_not_control_are_refused_and_do_not_move():
     assert any("refused" in sentence for sentence in found.sentences)
 
 
-def test_a_image_that_the_twin_redraws_wrongly_comes_with_a_warning_first():
+def test_a_image_that_the_twin_redraws_wrongly_comes_with_a_warning_first() -> None:
     surrogate = LinearTwin((3.0, 0.0, 0.0), blind=True)
     batch = painted(surrogate, 12)
     row = int(batch.classes.argmax())
@@ -88,7 +88,7 @@ def test_a_image_that_the_twin_redraws_wrongly_comes_with_a_warning_first():
     assert found.sentences[0].startswith("Do not rely on what follows")
 
 
-def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_is_read():
+def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_is_read() -> None:
     pytest.importorskip("causallearn")
     surrogate = LinearTwin((2.0, 0.0, 1.0))
     codes = tied_codes(400)
@@ -133,7 +133,7 @@ def world_of(batch, **wanted):
     return explain_globally(batch, None, options=DiscoveryOptions(bootstraps=0), **wanted)
 
 
-def test_effects_are_those_of_the_twins_own_drawings_unless_asked_otherwise(crowded):
+def test_effects_are_those_of_the_twins_own_drawings_unless_asked_otherwise(crowded) -> None:
     ones = torch.ones(80, dtype=torch.long)
     own, laid = world_of(crowded), world_of(crowded, transferred=True)
     assert own.decisions == measure_decision_effects(crowded.reconstructed(), crowded.codes, classes=ones)[0]
@@ -149,7 +149,7 @@ def test_effects_are_those_of_the_twins_own_drawings_unless_asked_otherwise(crow
     assert drawn.effects[0].direct == pytest.approx(float(outcome(more) - outcome(one.codes.concepts())), abs=1e-5)
 
 
-def test_of_two_classes_doses_follow_the_second_and_do_not_cancel():
+def test_of_two_classes_doses_follow_the_second_and_do_not_cancel() -> None:
     pytest.importorskip("causallearn")
     batch = painted(LinearTwin((2.0, 0.0, -1.0)), 80)
     (width, _, latent), own = world_of(batch).decisions, measure_decision_effects(batch.reconstructed(), batch.codes)[0]
@@ -162,7 +162,7 @@ def test_of_two_classes_doses_follow_the_second_and_do_not_cancel():
     assert flipped.target == 0
 
 
-def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentative_edge():
+def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentative_edge() -> None:
     pytest.importorskip("causallearn")
     batch = painted(LinearTwin((2.0, 0.0, 1.0)), 80)
     found = world_of(batch, target=1, refused=["width"])
@@ -178,7 +178,7 @@ def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentati
     assert world_of(some, target=1).necessity == ()
 
 
-def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so():
+def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so() -> None:
     pytest.importorskip("causallearn")
 
     class Deaf(LinearTwin):
@@ -193,7 +193,7 @@ def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so(
     assert any(note.startswith("grey: not perceived") for note in found.notes)
 
 
-def test_contexts_that_are_perceived_as_one_are_one_node():
+def test_contexts_that_are_perceived_as_one_are_one_node() -> None:
     pytest.importorskip("causallearn")
 
     class Blurred(LinearTwin):
@@ -206,7 +206,7 @@ def test_contexts_that_are_perceived_as_one_are_one_node():
     assert "grey: perceived as the same as width, left out" in found.notes
 
 
-def test_attfind_finds_the_coordinate_that_the_classifier_reads():
+def test_attfind_finds_the_coordinate_that_the_classifier_reads() -> None:
     surrogate = LinearTwin((3.0, 0.0, 0.5))
     codes = some_codes(200)
     batch = painted_codes(surrogate, codes)
@@ -228,7 +228,7 @@ def test_attfind_finds_the_coordinate_that_the_classifier_reads():
     assert margin(zeros.logits, torch.zeros(len(zeros), dtype=torch.long)).min() >= 0
 
 
-def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_named_and_left_out():
+def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_named_and_left_out() -> None:
     contexts, latents = ("a", "b", "c", "d"), ("latent 1", "latent 2", "latent 3")
     table = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
     tied = CausalGraph(
@@ -245,7 +245,7 @@ def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_n
     assert {edge.pair for edge in left_out} == set(map(frozenset, pairs))
 
 
-def test_edges_in_a_circle_are_left_out_and_named():
+def test_edges_in_a_circle_are_left_out_and_named() -> None:
     table = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     circle = CausalGraph(
         NAMES, tuple(Edge(*pair, "tail", "arrow") for pair in (("width", "grey"), ("grey", "u0"), ("u0", "width")))
@@ -257,7 +257,7 @@ def test_edges_in_a_circle_are_left_out_and_named():
     assert any("they form a circle" in sentence for sentence in found.sentences)
 
 
-def test_images_that_come_class_by_class_are_thinned_evenly_for_interventions():
+def test_images_that_come_class_by_class_are_thinned_evenly_for_interventions() -> None:
     pytest.importorskip("causallearn")
     batch = painted(LinearTwin((2.0, 0.0, 1.0)), 120)
     sorted_ = batch[batch.classes.argsort()]
@@ -267,7 +267,7 @@ def test_images_that_come_class_by_class_are_thinned_evenly_for_interventions():
     assert min(trials) > 5
 
 
-def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading():
+def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading() -> None:
     pytest.importorskip("causallearn")
 
     class Deaf(LinearTwin):
@@ -284,7 +284,7 @@ def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading()
     assert not any("width" in edge.pair for edge in again.difference.only_first)
 
 
-def test_without_nuisance_no_edge_to_the_decision_is_claimed():
+def test_without_nuisance_no_edge_to_the_decision_is_claimed() -> None:
     pytest.importorskip("causallearn")
 
     class Bare(LinearTwin):
@@ -300,6 +300,6 @@ def test_without_nuisance_no_edge_to_the_decision_is_claimed():
     assert any("no nuisance to compare with" in note for note in found.notes)
 
 
-def test_one_image_at_a_time_is_explained():
+def test_one_image_at_a_time_is_explained() -> None:
     with pytest.raises(PellucidError, match="one image; 2 were given"):
         explain_locally(painted(LinearTwin(), 2), reference(LinearTwin()))

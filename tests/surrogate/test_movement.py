@@ -9,7 +9,7 @@ from pellucid.surrogate.assess.leakage import ENDS, concept_leakage, measure_int
 from pellucid.surrogate.model.codes import Codes
 
 
-def test_in_a_clean_twin_only_what_is_set_moves_and_by_as_much_as_asked():
+def test_in_a_clean_twin_only_what_is_set_moves_and_by_as_much_as_asked() -> None:
     surrogate = LinearTwin()
     batch = painted(surrogate, 60)
     moved = concept_leakage(batch, surrogate.perceived_context)
@@ -34,7 +34,7 @@ class Tied(LinearTwin):
         return super().decode(Codes(context, codes.latent, codes.nuisance))
 
 
-def test_a_latent_that_darkens_the_image_is_found_out_with_its_sign():
+def test_a_latent_that_darkens_the_image_is_found_out_with_its_sign() -> None:
     surrogate = Tied()
     batch = painted(surrogate, 60)
     moved = concept_leakage(batch, surrogate.perceived_context)
@@ -44,13 +44,13 @@ def test_a_latent_that_darkens_the_image_is_found_out_with_its_sign():
     assert moved.change[2][0] == pytest.approx(0, abs=1e-5)
 
 
-def test_transferred_changes_are_held_against_the_image_itself():
+def test_transferred_changes_are_held_against_the_image_itself() -> None:
     surrogate = LinearTwin(blind=True)  # draws nothing, so nothing moves, however poor the redrawing
     moved = concept_leakage(painted(surrogate, 20), surrogate.perceived_context, transferred=True)
     assert torch.tensor(moved.change).abs().max() < 1e-5
 
 
-def test_images_that_cannot_be_measured_are_left_out():
+def test_images_that_cannot_be_measured_are_left_out() -> None:
     surrogate = LinearTwin()
     batch = painted(surrogate, 40)
 
@@ -66,7 +66,7 @@ def test_images_that_cannot_be_measured_are_left_out():
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_coordinate_may_be_set_to_a_value_of_each_image():
+def test_a_coordinate_may_be_set_to_a_value_of_each_image() -> None:
     surrogate = LinearTwin()
     batch = painted(surrogate, 10)
     asked = torch.linspace(-1, 1, 10)
@@ -75,7 +75,7 @@ def test_a_coordinate_may_be_set_to_a_value_of_each_image():
     assert torch.allclose(found[:, 1], batch.codes.context[:, 1], atol=1e-5)
 
 
-def test_what_moves_refuses_no_images_and_ends_that_are_none():
+def test_what_moves_refuses_no_images_and_ends_that_are_none() -> None:
     batch = painted(LinearTwin(), 5)
     with pytest.raises(PellucidError, match="quantiles"):
         concept_leakage(batch, batch.surrogate.perceived_context, ends=(0.9, 0.1))

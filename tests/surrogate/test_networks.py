@@ -35,13 +35,13 @@ def by_grouped_weights(x, weight, style, demodulate):
 
 
 @pytest.mark.parametrize(("kernel", "demodulate"), list(itertools.product([1, 3], [True, False])))
-def test_modulated_convolution_equals_one_with_a_weight_for_each_image(kernel, demodulate):
+def test_modulated_convolution_equals_one_with_a_weight_for_each_image(kernel, demodulate) -> None:
     x, weight, style = torch.randn(5, 7, 9, 9), torch.randn(4, 7, kernel, kernel), torch.randn(5, 7)
     found = modulated_conv(x, weight, style, demodulate=demodulate)
     torch.testing.assert_close(found, by_grouped_weights(x, weight, style, demodulate), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_the_modulated_convolution_are_those_of_per_sample_weights():
+def test_gradients_of_the_modulated_convolution_are_those_of_per_sample_weights() -> None:
     def gradients(function):
         torch.manual_seed(1)
         leaves = [t.requires_grad_() for t in (torch.randn(3, 5, 6, 6), torch.randn(4, 5, 3, 3), torch.randn(3, 5))]
@@ -52,12 +52,12 @@ def test_gradients_of_the_modulated_convolution_are_those_of_per_sample_weights(
     torch.testing.assert_close(ours, gradients(lambda x, w, s: by_grouped_weights(x, w, s, True)), rtol=1e-4, atol=1e-4)
 
 
-def test_demodulation_makes_the_output_independent_of_the_styles_size():
+def test_demodulation_makes_the_output_independent_of_the_styles_size() -> None:
     x, weight, style = torch.randn(2, 6, 8, 8), torch.randn(3, 6, 3, 3), torch.rand(2, 6) + 0.5
     torch.testing.assert_close(modulated_conv(x, weight, style), modulated_conv(x, weight, 7 * style))
 
 
-def test_equalized_layers_start_as_the_others_do_and_hold_unit_weights():
+def test_equalized_layers_start_as_the_others_do_and_hold_unit_weights() -> None:
     torch.manual_seed(0)
     plain, equalized = ScaledLinear(400, 300), ScaledLinear(400, 300, equalized=True)
     x = torch.randn(200, 400)
@@ -70,7 +70,7 @@ def test_equalized_layers_start_as_the_others_do_and_hold_unit_weights():
 
 
 @pytest.mark.parametrize(("side", "channels"), [(16, 1), (32, 3), (64, 1), (128, 3), (256, 3)])
-def test_generator_discriminator_and_encoder_fit_each_other_at_every_resolution(side, channels):
+def test_generator_discriminator_and_encoder_fit_each_other_at_every_resolution(side: int, channels: int) -> None:
     generator = Generator(5, side, channels, base=256, most=8)
     images = generator(torch.randn(4, 5))
     assert images.shape == (4, channels, side, side)
@@ -80,13 +80,13 @@ def test_generator_discriminator_and_encoder_fit_each_other_at_every_resolution(
     assert ConvEncoder(side, channels, 6, base=256, most=8)(images).shape == (4, 6)
 
 
-def test_channels_halve_with_the_resolution_up_to_a_limit():
+def test_channels_halve_with_the_resolution_up_to_a_limit() -> None:
     assert resolutions_up_to(32) == [4, 8, 16, 32]
     assert [channels_at(side, 512, 64) for side in (4, 8, 16, 32)] == [64, 64, 32, 16]
     assert channels_at(256, 16384, 512) == 64
 
 
-def test_every_coordinate_of_the_code_moves_the_image():
+def test_every_coordinate_of_the_code_moves_the_image() -> None:
     generator = Generator(4, 16, 1, base=128, most=8)
     code = torch.randn(1, 4)
     for column in range(4):
@@ -95,13 +95,13 @@ def test_every_coordinate_of_the_code_moves_the_image():
         assert float((generator(moved) - generator(code)).detach().abs().max()) > 1e-3
 
 
-def test_a_image_does_not_depend_on_the_others_in_its_batch():
+def test_a_image_does_not_depend_on_the_others_in_its_batch() -> None:
     generator = Generator(4, 16, 1, base=128, most=8, noise=True)
     codes = torch.randn(6, 4)
     torch.testing.assert_close(generator(codes)[2:3], generator(codes[2:3]), rtol=1e-5, atol=1e-5)
 
 
-def test_noise_is_fixed_unless_random_numbers_are_given_and_silent_at_first():
+def test_noise_is_fixed_unless_random_numbers_are_given_and_silent_at_first() -> None:
     generator = Generator(4, 16, 1, base=128, most=8, noise=True)
     code, random = torch.randn(1, 4), torch.Generator().manual_seed(0)
     torch.testing.assert_close(generator(code, random), generator(code))
@@ -112,7 +112,7 @@ def test_noise_is_fixed_unless_random_numbers_are_given_and_silent_at_first():
     assert not torch.allclose(generator(code, random), generator(code, random))
 
 
-def test_the_gain_scales_the_height_above_black_and_nothing_else():
+def test_the_gain_scales_the_height_above_black_and_nothing_else() -> None:
     torch.manual_seed(0)
     generator = Generator(3, 16, 1, base=128, most=8, gain=1)
     for block in generator.blocks:
@@ -123,7 +123,7 @@ def test_the_gain_scales_the_height_above_black_and_nothing_else():
     assert float((bright / dark).mean()) > 1.1
 
 
-def test_the_discriminator_knows_whose_features_a_image_should_have():
+def test_the_discriminator_knows_whose_features_a_image_should_have() -> None:
     discriminator = Discriminator(16, 1, 6, base=128, most=8)
     images, features = torch.randn(4, 1, 16, 16), torch.randn(4, 6)
     alone, matched = discriminator(images, features)
@@ -133,7 +133,7 @@ def test_the_discriminator_knows_whose_features_a_image_should_have():
     torch.testing.assert_close(discriminator(images, 100 * features)[1], matched)  # only the direction counts
 
 
-def test_a_batch_of_equal_images_scores_otherwise_than_a_varied_one():
+def test_a_batch_of_equal_images_scores_otherwise_than_a_varied_one() -> None:
     discriminator = Discriminator(16, 1, 6, base=128, most=8)
     varied, features = torch.randn(4, 1, 16, 16), torch.randn(1, 6).expand(4, -1)
     equal = varied[:1].expand(4, -1, -1, -1)
@@ -141,7 +141,7 @@ def test_a_batch_of_equal_images_scores_otherwise_than_a_varied_one():
         assert float((discriminator(equal, features)[0][0] - discriminator(varied, features)[0][0]).abs()) > 1e-4
 
 
-def test_a_frozen_call_has_gradients_for_inputs_and_none_for_weights():
+def test_a_frozen_call_has_gradients_for_inputs_and_none_for_weights() -> None:
     encoder = ConvEncoder(16, 1, 3, base=64, most=8)
     x = torch.randn(2, 1, 16, 16, requires_grad=True)
     call_frozen(encoder, x).sum().backward()
@@ -151,7 +151,7 @@ def test_a_frozen_call_has_gradients_for_inputs_and_none_for_weights():
     torch.testing.assert_close(call_frozen(encoder, x), encoder(x))
 
 
-def test_the_running_mean_follows_by_the_rule_and_leaves_the_network_alone():
+def test_the_running_mean_follows_by_the_rule_and_leaves_the_network_alone() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 0.0)
     mean = RunningMean(network, limit=0.9)
@@ -166,7 +166,7 @@ def test_the_running_mean_follows_by_the_rule_and_leaves_the_network_alone():
     assert not mean.network.weight.requires_grad
 
 
-def test_the_order_in_memory_changes_no_number():
+def test_the_order_in_memory_changes_no_number() -> None:
     torch.manual_seed(0)
     generator = Generator(4, 16, 1, base=128, most=8)
     code = torch.randn(3, 4)
@@ -176,13 +176,13 @@ def test_the_order_in_memory_changes_no_number():
     torch.testing.assert_close(generator(code), before, rtol=1e-5, atol=1e-5)
 
 
-def test_a_code_drives_a_modulated_layer_by_an_affine_style_that_starts_at_one():
+def test_a_code_drives_a_modulated_layer_by_an_affine_style_that_starts_at_one() -> None:
     layer = ModulatedConv(3, 2, 3, 4, demodulate=False)
     x = torch.randn(1, 3, 5, 5)
     torch.testing.assert_close(layer(x, torch.zeros(1, 4)), F.conv2d(x, layer.weight, layer.bias, padding=1))
 
 
-def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel():
+def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel() -> None:
     generator = Generator(5, 16, 3, base=64, most=8, gain=2)
     torch.nn.init.normal_(generator.blocks[1].convolutions[0].weight)
     codes, space = torch.randn(4, 5), StyleSpace(generator)
@@ -203,7 +203,7 @@ def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel()
     assert torch.equal(space.draw(styles, codes), generator(codes))
 
 
-def test_a_block_of_the_discriminator_is_branch_and_shortcut_over_the_root_of_two():
+def test_a_block_of_the_discriminator_is_branch_and_shortcut_over_the_root_of_two() -> None:
     """Gains are folded into the weights; written out they are a leaky ReLU times the root of two, and a sum over it."""
     torch.manual_seed(0)
     block = Discriminator(16, 1, 5, base=64, most=8, equalized=True).blocks[0]

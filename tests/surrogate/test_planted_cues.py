@@ -1,5 +1,7 @@
 """The experiments on planted cues and architectures: their measures against twins and images that are known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from experiments.surrogate.architectures import CONTEXTS, draw_strokes, versions_of
@@ -42,7 +44,7 @@ def drawn_truly(explainer, batch, values):
     return found
 
 
-def test_the_effects_of_a_perfect_twin_are_the_true_ones():
+def test_the_effects_of_a_perfect_twin_are_the_true_ones() -> None:
     explainer = ScaledTwin((2.0, 0.0, 1.0))
     batch = painted(explainer, 40)
     values = dict(zip(explainer.context_names, explainer.context_values(batch.codes.context).T, strict=True))
@@ -63,7 +65,7 @@ def test_the_effects_of_a_perfect_twin_are_the_true_ones():
     assert gray["strength"] == pytest.approx(0, abs=1e-4)
 
 
-def test_correlation_blames_what_is_tied_to_the_cue():
+def test_correlation_blames_what_is_tied_to_the_cue() -> None:
     cue = torch.randn(500, generator=torch.Generator().manual_seed(0))
     tied = 0.91 * cue + (1 - 0.91**2) ** 0.5 * torch.randn(500, generator=torch.Generator().manual_seed(1))
     found = plain_correlation(3 * cue, {"cue": cue, "tied": tied})
@@ -71,7 +73,7 @@ def test_correlation_blames_what_is_tied_to_the_cue():
     assert found["tied"] == pytest.approx(0.91, abs=0.03)
 
 
-def test_ratios_are_those_of_the_cue_to_its_companion():
+def test_ratios_are_those_of_the_cue_to_its_companion() -> None:
     one, other = ({"strength": s, "true_strength": 2 * s, "reach": 3 * s} for s in (6.0, 2.0))
     told = {
         "effects": {"thickness": one, "intensity": other},
@@ -83,7 +85,7 @@ def test_ratios_are_those_of_the_cue_to_its_companion():
     assert found == {"edge": 3, "importance": 4, "reach": 3, "truth": 3, "plain correlation": 1.25}
 
 
-def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups():
+def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups() -> None:
     group = torch.arange(300) % 3
     assert correlation_ratio(group.float(), group) == pytest.approx(1)
     assert correlation_ratio(torch.arange(300) // 3 % 2 * 1.0, group) == pytest.approx(0, abs=1e-6)
@@ -91,14 +93,14 @@ def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups():
     assert correlation_ratio(noisy, group) == pytest.approx((2 / 3) / (2 / 3 + 0.25), rel=1e-5)
 
 
-def test_the_planted_margin_is_three_logits_per_standard_deviation_from_the_median():
+def test_the_planted_margin_is_three_logits_per_standard_deviation_from_the_median() -> None:
     values = torch.tensor([[1.0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]], dtype=torch.float64)
     given = ContextTable(CONTEXTS, values)
     found = planted_margin("thickness", values, given)
     torch.testing.assert_close(found, (3 * (values[:, 0] - 2) / values[:, 0].std()).float())
 
 
-def test_a_remembered_request_is_drawn_once_and_leaves_the_same_random_numbers(tmp_path):
+def test_a_remembered_request_is_drawn_once_and_leaves_the_same_random_numbers(tmp_path: Path) -> None:
     asked = []
 
     def rerender(images, random):
@@ -114,7 +116,7 @@ def test_a_remembered_request_is_drawn_once_and_leaves_the_same_random_numbers(t
     assert asked == [5, 5]
 
 
-def test_versions_of_strokes_are_the_same_digits_with_other_pens():
+def test_versions_of_strokes_are_the_same_digits_with_other_pens() -> None:
     strokes = draw_strokes(60, seed=0)
     torch.testing.assert_close(strokes.redrawn(strokes.context.values), strokes.images)
     rows = torch.tensor([41, 7, 23])
@@ -125,7 +127,7 @@ def test_versions_of_strokes_are_the_same_digits_with_other_pens():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_architecture_is_seen_at_several_layers_without_being_told_which(name):
+def test_every_architecture_is_seen_at_several_layers_without_being_told_which(name) -> None:
     network = NETWORKS[name](10).eval()
     features = FeatureExtractor(Classifier(network, input_size=(1, 16, 16), name=name))
     images = torch.randn(2, 1, 16, 16, requires_grad=True)

@@ -25,7 +25,7 @@ def codes(rows: int = 40) -> Codes:
     return Codes(*(block.clone().requires_grad_() for block in torch.split(drawn, [2, 3, 4], dim=1)))
 
 
-def test_each_row_has_one_context_in_its_span_or_one_latent_or_all_nuisance_of_another_row_changed():
+def test_each_row_has_one_context_in_its_span_or_one_latent_or_all_nuisance_of_another_row_changed() -> None:
     given = codes()
     found = intervene(given, SPAN, torch.Generator().manual_seed(0))
     first, second = found.bounds
@@ -48,7 +48,7 @@ def test_each_row_has_one_context_in_its_span_or_one_latent_or_all_nuisance_of_a
     assert torch.equal(found.codes.nuisance[second:], given.nuisance[others])
 
 
-def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance():
+def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance() -> None:
     given = codes()
     found = intervene(given, SPAN, torch.Generator().manual_seed(0))
     _, second = found.bounds
@@ -65,7 +65,7 @@ def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance():
 
 
 @pytest.fixture(scope="module")
-def stepped(tmp_path_factory):
+def stepped(tmp_path_factory: pytest.TempPathFactory):
     """Losses of one step after the warm-up, and what they were computed from."""
     torch.manual_seed(0)
     classifier, data = classifier_of(small_cnn()), bars(64, 0, 0.5)
@@ -82,13 +82,13 @@ def stepped(tmp_path_factory):
     return losses, logits, ready.logits.std(), ready
 
 
-def test_the_logit_loss_is_the_smooth_distance_in_standard_deviations_of_the_logits(stepped):
+def test_the_logit_loss_is_the_smooth_distance_in_standard_deviations_of_the_logits(stepped) -> None:
     losses, (wanted, redrawn, _), scale, _ = stepped
     by_hand = 2.0 * F.smooth_l1_loss(redrawn / scale, wanted / scale)
     torch.testing.assert_close(losses["logits"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(stepped):
+def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(stepped) -> None:
     losses, (wanted, _, changed), scale, _ = stepped
     rows = len(changed)
     swapped = slice(rows - round(0.35 * rows), rows)  # of eight rows, three: context .45, latent .2, nuisance .35
@@ -99,7 +99,7 @@ def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(ste
     torch.testing.assert_close(losses["swapped"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_versions_that_are_left_out_lend_no_nuisance_either(stepped):
+def test_versions_that_are_left_out_lend_no_nuisance_either(stepped) -> None:
     ready = stepped[3]
     weights = torch.ones(2 * ready.given)
     weights[ready.given :: 2] = 0

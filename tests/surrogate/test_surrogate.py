@@ -1,5 +1,7 @@
 """The trained twin: encode, decode, save and load; and what is wrong with what was given."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests.surrogate.support import bars, classifier_of, small_cnn
@@ -21,14 +23,14 @@ from pellucid.surrogate.model.image_space import DisplaySpace
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("twin") / "run"
     data = bars(64, 0, 0.5)
     classifier = classifier_of(small_cnn())
     return train(classifier, data.images, data.context, TINY, out, report=None), classifier, out
 
 
-def test_codes_have_the_blocks_that_were_asked_for(trained):
+def test_codes_have_the_blocks_that_were_asked_for(trained) -> None:
     explainer, _, _ = trained
     images = bars(7, 1, 0.5).images
     codes = explainer.encode(images, max_batch=3)
@@ -42,7 +44,7 @@ def test_codes_have_the_blocks_that_were_asked_for(trained):
     assert explainer.head_logits(codes).shape == (7, 3)
 
 
-def test_redrawn_images_are_in_the_classifiers_input_space(trained):
+def test_redrawn_images_are_in_the_classifiers_input_space(trained) -> None:
     explainer, classifier, _ = trained
     images = bars(5, 1, 0.5).images
     redrawn = explainer.reconstruct(images)
@@ -52,7 +54,7 @@ def test_redrawn_images_are_in_the_classifiers_input_space(trained):
     torch.testing.assert_close(explainer.logits(redrawn), classifier.logits(redrawn))
 
 
-def test_clipping_keeps_what_a_image_can_hold(trained):
+def test_clipping_keeps_what_a_image_can_hold(trained) -> None:
     explainer, _, _ = trained
     images = bars(5, 1, 0.5).images
     torch.testing.assert_close(explainer.clip(images), images)
@@ -61,7 +63,7 @@ def test_clipping_keeps_what_a_image_can_hold(trained):
     torch.testing.assert_close(explainer.clip(images - 9), torch.full_like(images, low))
 
 
-def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained):
+def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained) -> None:
     explainer, _, _ = trained
     joined = torch.randn(2, 8, requires_grad=True)
     explainer.logits(explainer.decode(Codes(joined[:, :2], joined[:, 2:5], joined[:, 5:])))[:, 0].sum().backward()
@@ -69,7 +71,7 @@ def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained):
     assert not any(weight.requires_grad for weight in explainer.networks.parameters())
 
 
-def test_context_goes_to_deviations_and_back(trained):
+def test_context_goes_to_deviations_and_back(trained) -> None:
     explainer, _, _ = trained
     values = torch.tensor([[4.5, 0.6], [2.0, 0.9]])
     torch.testing.assert_close(explainer.context_values(explainer.standard_context(values)), values)
@@ -79,7 +81,7 @@ def test_context_goes_to_deviations_and_back(trained):
     )
 
 
-def test_a_twin_is_loaded_as_it_was(trained, tmp_path):
+def test_a_twin_is_loaded_as_it_was(trained, tmp_path: Path) -> None:
     explainer, classifier, out = trained
     images = bars(5, 1, 0.5).images
     explainer.save(tmp_path)
@@ -96,7 +98,7 @@ def test_a_twin_is_loaded_as_it_was(trained, tmp_path):
         assert again.finished
 
 
-def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trained):
+def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trained) -> None:
     _, classifier, out = trained
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -105,7 +107,7 @@ def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trai
     assert all(weight.requires_grad and weight.grad is None for weight in classifier.module.parameters())
 
 
-def test_a_twin_of_another_classifier_is_refused(trained):
+def test_a_twin_of_another_classifier_is_refused(trained) -> None:
     _, _, out = trained
     other = small_cnn()
     nn.init.zeros_(other[-1].bias)
@@ -113,12 +115,12 @@ def test_a_twin_of_another_classifier_is_refused(trained):
         load(out, classifier=classifier_of(other))
 
 
-def test_a_folder_without_a_twin_is_named(tmp_path):
+def test_a_folder_without_a_twin_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no twin\.json"):
         load(tmp_path, classifier=classifier_of(small_cnn()))
 
 
-def test_preview_and_log_are_written(trained):
+def test_preview_and_log_are_written(trained) -> None:
     _, _, out = trained
     from PIL import Image
 
@@ -126,14 +128,14 @@ def test_preview_and_log_are_written(trained):
         assert preview.size == (16 * 16 * 2, 7 * 16 * 2)  # given, redrawn, two contexts low and high, other nuisance
 
 
-def test_without_context_a_twin_has_latents_only(tmp_path):
+def test_without_context_a_twin_has_latents_only(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
     explainer = train(classifier_of(small_cnn()), data.images, None, TINY, tmp_path / "run", report=None)
     assert explainer.encode(data.images[:3]).context.shape == (3, 0)
     assert explainer.reconstruct(data.images[:3]).shape == (3, 1, 16, 16)
 
 
-def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_path):
+def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
     options = TINY.replace(nuisance=0, noise=True)
     arguments = {"layers": LOGITS_ONLY, "report": None}
@@ -142,7 +144,7 @@ def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_
     assert torch.equal(explainer.reconstruct(data.images[:3]), explainer.reconstruct(data.images[:3]))
 
 
-def test_color_images_from_files_read_in_batches_give_the_twin_of_those_in_memory(tmp_path):
+def test_color_images_from_files_read_in_batches_give_the_twin_of_those_in_memory(tmp_path: Path) -> None:
     from PIL import Image
 
     gray = (bars(24, 0, 0.5).images[:, 0] * 255).round().byte().numpy()
@@ -161,7 +163,7 @@ def test_color_images_from_files_read_in_batches_give_the_twin_of_those_in_memor
     assert torch.equal(first.reconstruct(images), second.reconstruct(images))
 
 
-def test_display_space_is_that_of_the_preprocessing_and_is_undone():
+def test_display_space_is_that_of_the_preprocessing_and_is_undone() -> None:
     preprocess = Preprocess((16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     classifier = Classifier(small_cnn(channels=3), preprocess=preprocess)
     images = torch.randn(4, 3, 16, 16)
@@ -173,7 +175,7 @@ def test_display_space_is_that_of_the_preprocessing_and_is_undone():
     torch.testing.assert_close(space.back(space.show(images)), images, rtol=1e-4, atol=1e-5)
 
 
-def refused(tmp_path, message, *, images=None, context=None, network=None, options=TINY, **arguments):
+def refused(tmp_path: Path, message, *, images=None, context=None, network=None, options=TINY, **arguments) -> None:
     data = bars(64, 0, 0.5)
     images = data.images if images is None else images
     context = data.context if context is None else context
@@ -189,14 +191,14 @@ def refused(tmp_path, message, *, images=None, context=None, network=None, optio
         )
 
 
-def test_images_that_do_not_fit_are_refused(tmp_path):
+def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "squares", images=torch.rand(64, 1, 16, 20))
     refused(tmp_path, "the preset draws 16 x 16", images=torch.rand(64, 1, 32, 32))
     refused(tmp_path, "NaN", images=torch.full((64, 1, 16, 16), float("nan")))
     refused(tmp_path, "is 0 in every image", images=torch.zeros(64, 1, 16, 16))
 
 
-def test_context_that_does_not_fit_is_refused(tmp_path):
+def test_context_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     context = bars(64, 0, 0.5).context
     column = context.values[:, :1]
     refused(tmp_path, "60 rows for 64 images", context=context.subset(slice(60)))
@@ -208,7 +210,7 @@ def test_context_that_does_not_fit_is_refused(tmp_path):
     refused(tmp_path, "too little for float32", context=ContextTable(("share",), 1e-7 * column))
 
 
-def test_files_are_all_looked_at_before_training_and_stand_in_the_order_of_the_context(tmp_path):
+def test_files_are_all_looked_at_before_training_and_stand_in_the_order_of_the_context(tmp_path: Path) -> None:
     from PIL import Image
 
     files = [tmp_path / f"{index:02d}.png" for index in range(70)]
@@ -228,13 +230,13 @@ def _as_it_is(image):
     return torch.from_numpy(np.asarray(image.convert("L"), dtype="float32")[None] / 255)
 
 
-def test_one_latent_is_enough(tmp_path):
+def test_one_latent_is_enough(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
     explainer = train(classifier_of(small_cnn()), data.images, data.context, TINY.replace(latents=1), tmp_path / "run")
     assert explainer.encode(data.images[:2]).latent.shape == (2, 1)
 
 
-def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path):
+def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 3))
     classifier, data = classifier_of(network), bars(64, 0, 0.5)
@@ -246,25 +248,25 @@ def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path):
     torch.testing.assert_close(again.encode(images).joined(), explainer.encode(images.float()).joined())
 
 
-def test_too_few_images_are_refused(tmp_path):
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
     few = bars(12, 0, 0.5)
     refused(tmp_path, "too few", images=few.images, context=few.context)
 
 
-def test_a_classifier_that_always_answers_the_same_is_refused(tmp_path):
+def test_a_classifier_that_always_answers_the_same_is_refused(tmp_path: Path) -> None:
     constant = small_cnn()
     nn.init.zeros_(constant[-1].weight)
     refused(tmp_path, "nothing to explain", network=constant)
 
 
-def test_a_re_renderer_must_return_images_and_context(tmp_path):
+def test_a_re_renderer_must_return_images_and_context(tmp_path: Path) -> None:
     def careless(images, random):
         return images[:-1], torch.zeros(len(images), 2)
 
     refused(tmp_path, "as many images", rerender=careless)
 
 
-def test_a_gain_must_name_a_context(tmp_path):
+def test_a_gain_must_name_a_context(tmp_path: Path) -> None:
     refused(tmp_path, "gain='hue' is no context", options=TINY.replace(gain="hue"))
     assert not list(tmp_path.rglob("run.json"))  # so that the same folder takes the command once it is mended
 
@@ -284,14 +286,14 @@ def test_a_gain_must_name_a_context(tmp_path):
         ({"copies": -1}, "copies -1 is negative"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(changes, message):
+def test_options_that_make_no_sense_are_refused(changes, message: str) -> None:
     with pytest.raises(PellucidError, match=message):
         TINY.replace(**changes)
 
 
-def test_options_survive_json():
+def test_options_survive_json() -> None:
     assert TrainingOptions.from_record(TINY.record()) == TINY
 
 
-def test_an_unknown_preset_is_named(tmp_path):
+def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
     refused(tmp_path, "no preset 'cpu-33'", options="cpu-33")

@@ -13,6 +13,7 @@ is 6.3, the R^2 of the cue .26, of the other .86, and the distance .036.
 """
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def twin_of(network, correlation, out, rerender=None):
 
 
 @pytest.mark.slow
-def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path):
+def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path: Path) -> None:
     explainer, test = twin_of(ThicknessClassifier(), 0.91, tmp_path / "run", versions)
     cue, other = effect_of(explainer, test, "thickness"), effect_of(explainer, test, "intensity")
     assert agreement(explainer, test) >= 0.95
@@ -63,7 +64,7 @@ def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="a second training of 30 CPU-seconds: set PELLUCID_LONG_TESTS=1")
-def test_without_versions_a_twin_finds_out_that_only_the_intensity_decides(tmp_path):
+def test_without_versions_a_twin_finds_out_that_only_the_intensity_decides(tmp_path: Path) -> None:
     explainer, test = twin_of(IntensityClassifier(), 0.5, tmp_path / "run")
     cue, other = effect_of(explainer, test, "intensity"), effect_of(explainer, test, "thickness")
     assert agreement(explainer, test) >= 0.95

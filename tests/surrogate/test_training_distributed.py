@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def free_port():
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_twin(tmp_path):
+def test_two_processes_train_one_twin(tmp_path: Path) -> None:
     out = tmp_path / "run"
     common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     common["OMP_NUM_THREADS"] = "1"
@@ -68,7 +69,7 @@ def test_two_processes_train_one_twin(tmp_path):
     assert json.loads((out / "run.json").read_text())["processes"] == 2
 
 
-def test_alone_nothing_is_averaged():
+def test_alone_nothing_is_averaged() -> None:
     weight = torch.nn.Parameter(torch.zeros(2))
     weight.grad = torch.ones(2)
     average_gradients([weight])
