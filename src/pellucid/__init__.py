@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pellucid import attribution, classifiers, concepts, data, evaluation, reports, surrogate
+    from pellucid import attribution, classifiers, concepts, data, evaluation, reports, results, surrogate, workflows
     from pellucid.classifiers import Classifier, available, load
     from pellucid.errors import PellucidError
 
@@ -28,7 +28,9 @@ __all__ = [
     "evaluation",
     "load",
     "reports",
+    "results",
     "surrogate",
+    "workflows",
 ]
 
 _HOMES = {

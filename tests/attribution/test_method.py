@@ -1,6 +1,7 @@
 """What all methods share: batches, targets, notes, the receipt, and what is refused."""
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,8 +26,10 @@ from pellucid.attribution import (
     Gradient,
     Method,
     Occlusion,
+    Smoothed,
 )
 from pellucid.errors import ModelError, PellucidError, TargetError
+from pellucid.results import Provenance, Receipt
 
 
 @cache
@@ -292,7 +295,13 @@ def test_gaps_are_measured_against_delta() -> None:
     values = torch.tensor([[[[1.0, 2.0]], [[0.0, 0.0]]], [[[3.0, 1.0]], [[1.0, 1.0]]]])
     delta = torch.tensor([[2.0, 0.0], [8.0, -2.0]])
     made = Explanation(
-        values, delta, delta, "M", {}, "input", (("a", "b"),) * 2, True, ((), ()), passes=pl.attribution.Passes()
+        values=values,
+        scores=delta,
+        delta=delta,
+        targets=(("a", "b"),) * 2,
+        notes=((), ()),
+        provenance=Provenance(model="net", layers=("input",), method="M"),
+        receipt=Receipt(),
     )
     assert made.gap is not None
     assert made.gap.tolist() == [[1.0, 0.0], [-4.0, 4.0]]
@@ -302,3 +311,28 @@ def test_gaps_are_measured_against_delta() -> None:
     assert first.gap is not None
     assert first.gap.tolist() == [1.0, -4.0]
     assert first.targets == (("a",), ("a",))
+    assert first.receipt.gap == 0.5
+
+
+@pytest.mark.parametrize("name", pl.attribution.METHODS)
+def test_an_explanation_is_saved_and_loaded_whole(name: str, tmp_path: Path) -> None:
+    saved = Smoothed(method=quick(name), kernel_size=3)(made().at("4"), images(2), [1, 2])
+    loaded = pl.results.load(saved.save(tmp_path))
+    assert isinstance(loaded, Explanation)
+    assert torch.equal(loaded.values, saved.values)
+    assert torch.equal(loaded.scores, saved.scores)
+    assert (loaded.delta is None) == (saved.delta is None)
+    assert (loaded.targets, loaded.notes, loaded.signed) == (saved.targets, saved.notes, saved.signed)
+    assert (loaded.receipt, loaded.layer, loaded.method) == (saved.receipt, saved.layer, saved.method)
+    assert loaded.options.keys() == saved.options.keys()
+    table = loaded.to_table().to_pylist()
+    assert {row["target"] for row in table} == {label for labels in saved.targets for label in labels}
+    assert [row["value"] for row in table if row["quantity"] == "score"] == saved.scores.flatten().tolist()
+
+
+def test_the_receipt_holds_the_largest_gap_of_all_images() -> None:
+    pytest.importorskip("matplotlib")
+    found = pl.attribution.IntegratedGradients(steps=3, max_batch=1)(made().at("4"), images(3), [1, 2])
+    assert found.relative_gap is not None
+    assert found.receipt.gap == pytest.approx(float(found.relative_gap.max()))
+    assert len(found.plot(torch.rand(3, 3, 8, 8)).axes) == 3 * 2 + 1

@@ -9,7 +9,7 @@ from pellucid.attribution.cam import (
 )
 from pellucid.attribution.case import Case
 from pellucid.attribution.cases import explain
-from pellucid.attribution.explanation import Explanation, Passes
+from pellucid.attribution.explanation import Explanation
 from pellucid.attribution.gradient import (
     Gradient,
     GuidedBackprop,
@@ -25,6 +25,7 @@ from pellucid.attribution.smoothed import Smoothed
 from pellucid.attribution.smoothing import smooth
 from pellucid.attribution.targets import Target
 from pellucid.attribution.view import View
+from pellucid.results import Passes
 
 __all__ = [
     "LRP",

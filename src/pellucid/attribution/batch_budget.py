@@ -9,9 +9,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pellucid.attribution.explanation import Passes
 from pellucid.attribution.view import View, rows_per_image
 from pellucid.errors import PellucidError
+from pellucid.results import Passes
 
 Part = Literal["prefix", "forward", "gradient"]
 

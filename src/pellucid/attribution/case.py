@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution.batch_budget import BatchBudget, Part
-from pellucid.attribution.explanation import Passes
 from pellucid.attribution.targets import ResolvedTarget, count_targets, resolve_target
 from pellucid.attribution.view import (
     View,
@@ -18,6 +17,7 @@ from pellucid.attribution.view import (
     select_heads,
 )
 from pellucid.errors import ModelError
+from pellucid.results import Passes
 
 
 class Case:

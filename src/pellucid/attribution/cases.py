@@ -1,7 +1,6 @@
 """Explain images with several methods at one layer at the price of what they do not share."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -80,9 +79,9 @@ def _explain(view: View, images: Tensor, target: Any, methods: Sequence[Explaine
         )
         shared = case.passes
         first, *others = [method.explain(case) for method in methods]
-        batches.append([replace(first, passes=shared + first.passes), *others])
+        batches.append([first.add_passes(shared), *others])
     joined = [Explanation.join(parts) for parts in zip(*batches, strict=True)]
-    joined[0] = replace(joined[0], passes=budget.passes + joined[0].passes)
+    joined[0] = joined[0].add_passes(budget.passes)
     return joined
 
 

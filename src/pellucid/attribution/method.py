@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-import pellucid
 from pellucid.attribution.case import Case
 from pellucid.attribution.cases import explain
-from pellucid.attribution.explanation import Explanation
+from pellucid.attribution.explanation import Explanation, largest_gap
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
+from pellucid.results import Provenance, Receipt, library_versions
 
 
 @dataclass(frozen=True)
@@ -90,18 +89,22 @@ class Method(ABC):
         before = case.passes
         attribution = self.attribute(case)
         values = attribution.values.detach().float().cpu()
+        delta = None if attribution.delta is None else attribution.delta.detach().float().cpu()
         return Explanation(
             values=values,
             scores=case.scores.detach().float().cpu(),
-            delta=None if attribution.delta is None else attribution.delta.detach().float().cpu(),
-            method=self.label,
-            options=self.options(),
-            layer=case.view.layer,
+            delta=delta,
             targets=case.target.labels,
             signed=self.signed,
             notes=_notes(values, case.target.labels, attribution.notes or {}),
-            passes=case.passes - before,
-            versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
+            provenance=Provenance(
+                model=case.view.classifier.name,
+                layers=(case.view.layer,),
+                method=self.label,
+                options=self.options(),
+                versions=library_versions(),
+            ),
+            receipt=Receipt(passes=case.passes - before, gap=largest_gap(values, delta)),
         )
 
     def options(self) -> dict[str, object]:

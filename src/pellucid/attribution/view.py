@@ -10,6 +10,8 @@ from pellucid.classifiers import Activation, SideInputs
 
 
 class _Classifier(ClassNames, Protocol):
+    @property
+    def name(self) -> str: ...
     def logits(self, images: Tensor) -> Tensor: ...
 
 

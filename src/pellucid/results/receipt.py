@@ -1,7 +1,9 @@
 """How a result was made (provenance), and what it cost and how far to believe it (receipt)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+
+from pellucid.storage import RecordError, to_record
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Provenance:
         """The layer's name; several are joined by a comma."""
         return ", ".join(self.layers)
 
+    def recordable(self) -> "Provenance":
+        """The same with options that JSON can hold; one that is neither data nor a dataclass becomes its text."""
+        return replace(self, options={name: _recordable(value) for name, value in self.options.items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -91,6 +97,7 @@ class Receipt:
 
     Attributes:
         passes: rows that went through the network.
+        seconds: the time it took, where that was measured.
         gap: the largest relative completeness gap, a share of the change in score (0 is exact); None where the method
             promises no completeness.
         localization: how often the method finds the known place on this model.
@@ -101,9 +108,17 @@ class Receipt:
     """
 
     passes: Passes = Passes()
+    seconds: float | None = None
     gap: float | None = None
     localization: Measurement | None = None
     fidelity: Measurement | None = None
+
+
+def _recordable(value: object) -> object:
+    try:
+        return to_record(value)
+    except RecordError:
+        return str(value)
 
 
 def library_versions() -> dict[str, str]:

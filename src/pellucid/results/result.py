@@ -5,8 +5,9 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -61,7 +62,11 @@ class Result(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON: dicts, lists, texts, numbers and None; tensors become lists."""
-        return {"kind": self.kind, "schema_version": SCHEMA_VERSION, "record": to_record(self)}
+        return {"kind": self.kind, "schema_version": SCHEMA_VERSION, "record": to_record(self.recordable())}
+
+    def recordable(self) -> Self:
+        """The same with a provenance that JSON can hold."""
+        return replace(self, provenance=self.provenance.recordable())  # type: ignore[type-var]
 
     def to_table(self) -> "pyarrow.Table":
         """A tidy table, one row per number.
@@ -73,7 +78,7 @@ class Result(ABC):
         import pyarrow
 
         made = self.provenance
-        options = json.dumps(to_record(dict(made.options)), sort_keys=True)
+        options = json.dumps(to_record(made.recordable().options), sort_keys=True)
         common = {
             "kind": self.kind, "model": made.model, "layer": made.layer, "method": made.method, "options": options,
         }  # fmt: skip

@@ -33,7 +33,7 @@ def save(result: Result, folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     class_of_kind(result.kind, type(result).__name__)
     tensors: dict[str, Tensor] = {}
-    record = to_record(result, tensors)
+    record = to_record(result.recordable(), tensors)
     whole: dict[str, Any] = {"kind": result.kind, "schema_version": SCHEMA_VERSION, "record": record}
     folder.mkdir(parents=True, exist_ok=True)
     fresh = folder / f".{TENSORS}.{os.getpid()}.part"

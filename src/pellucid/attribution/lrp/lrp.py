@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution.case import Case
-from pellucid.attribution.explanation import Passes
 from pellucid.attribution.lrp.composites import COMPOSITES, RuleMap, composites
 from pellucid.attribution.lrp.propagation import Propagation, Relevance
 from pellucid.attribution.lrp.rules import Rule
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import rows_per_image
 from pellucid.errors import LayerError, PellucidError, TargetError
+from pellucid.results import Passes
 
 _WORTH_A_NOTE = 0.01
 """Part of the relevance whose loss is told."""
