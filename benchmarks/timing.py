@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Timing", "interleaved"]
-
 
 @dataclass(frozen=True)
 class Timing:

@@ -20,8 +20,6 @@ from pellucid.attribution import (
 )
 from pellucid.evaluation import SweepOptions
 
-__all__ = ["KERNELS", "METHODS", "all_jobs", "main"]
-
 KERNELS = (5, 9, 17, 33)
 METHODS: tuple[Method, ...] = (
     Gradient(),

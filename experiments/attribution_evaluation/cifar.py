@@ -20,8 +20,6 @@ from pellucid.attribution import (
 )
 from pellucid.evaluation import SweepOptions
 
-__all__ = ["KERNELS", "NETWORKS", "all_jobs", "main", "smoothing_jobs", "some_images", "write"]
-
 NETWORKS = ("resnet20", "resnet56")
 KERNELS = (3, 5, 9, 17, 33)
 _GRIDS = 24

@@ -6,8 +6,6 @@ from pathlib import Path
 import torch
 from benchmarks.torchvision_operators import declare_missing_operators
 
-__all__ = ["RESULTS", "arguments", "prepare"]
-
 RESULTS = Path(__file__).parent / "results"
 
 

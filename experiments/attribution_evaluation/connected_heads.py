@@ -8,8 +8,6 @@ from pellucid import Classifier
 from pellucid.attribution import LRP, Method
 from pellucid.attribution.lrp.rules import ZPlus
 
-__all__ = ["HEADS", "connected_classifier", "toy_shares"]
-
 HEADS = ("disconnected", "zero weights", "cancelling units")
 """The head sees its own cell's features only; it sees those of all cells, with weights of zero for the others; a layer
 before it adds two units, the sum of the others' features and its negative, to which the head gives equal weights."""

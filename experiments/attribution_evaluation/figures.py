@@ -20,8 +20,6 @@ from pellucid.evaluation.sweep import correlate
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["main"]
-
 LAYERS = ("input", "middle", "final")
 SETTINGS = ("GridPG", "DiFull", "DiPart")
 _INK, _BOX, _LINE = "#33363d", "#8fb4e8", "#c8461e"

@@ -30,8 +30,6 @@ from pellucid.attribution import (
 )
 from pellucid.evaluation import SweepOptions
 
-__all__ = ["KERNELS", "NETWORKS", "THRESHOLD", "all_jobs", "main", "smoothing_jobs", "sure", "write"]
-
 NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "squeezenet")
 THRESHOLD = 0.8
 """These networks are hardly ever surer than 0.99: two were trained with smoothed labels."""

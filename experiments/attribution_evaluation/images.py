@@ -5,8 +5,6 @@ import json
 import zipfile
 from pathlib import Path
 
-__all__ = ["CIFAR_CLASSES", "Labelled", "cifar_images", "imagenet_images"]
-
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 Labelled = list[tuple[Path, int]]
 

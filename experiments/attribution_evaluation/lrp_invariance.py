@@ -40,8 +40,6 @@ from pellucid.storage import write_atomically
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["main"]
-
 _MODEL = "resnet20"
 _GRIDS = 12
 _STAGES = ("linear", "layer3", "layer2", "layer1", "bn1", "conv1")

@@ -17,8 +17,6 @@ from pellucid.classifiers.loading.weights import copy_in_order, load_weights
 from pellucid.data import Preprocess
 from pellucid.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["CELL", "MODELS", "load_model"]
-
 CELL = 128
 """Side of an ImageNet cell: a third of the cost of the 224 that these networks were trained with. SqueezeNet's first
 convolution is not padded; it needs three pixels more for maps that 2 x 2 cells divide."""

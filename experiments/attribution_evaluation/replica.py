@@ -20,17 +20,6 @@ from pellucid.classifiers.loading.weights import load_weights
 from pellucid.data import Preprocess
 from pellucid.storage import write_atomically
 
-__all__ = [
-    "SEEDS",
-    "SIDE",
-    "digits_on_noise",
-    "load_replica",
-    "replica_network",
-    "train",
-    "train_and_save",
-    "write_images",
-]
-
 SIDE = 32
 SEEDS = (0, 1)
 WEIGHTS = Path(__file__).parent / "weights"

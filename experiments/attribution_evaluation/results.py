@@ -19,17 +19,6 @@ from pellucid.storage import write_atomically
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "MAPPED",
-    "SMOOTHED",
-    "read_results",
-    "save_figure",
-    "write_json",
-    "write_mean_maps",
-    "write_results",
-    "write_table",
-]
-
 MAPPED = ("GradCAM", "LayerCAM", "IntegratedGradients", "LRP", "Occlusion")
 """Methods whose mean maps are kept."""
 

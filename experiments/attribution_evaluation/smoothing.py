@@ -20,8 +20,6 @@ from pellucid.evaluation.sweep import SummaryLine, correlate, summarize
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TABLES", "main", "smoothing_of"]
-
 TABLES = ("imagenet", "cifar-2x2", "batchnorm")
 """Results that have smoothed maps."""
 

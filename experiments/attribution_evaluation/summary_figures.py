@@ -10,8 +10,6 @@ import numpy as np
 from experiments.attribution_evaluation.results import read_results, save_figure
 from pellucid.evaluation.sweep import SummaryLine, summarize
 
-__all__ = ["draw_summaries"]
-
 _METHODS = (
     *("Gradient", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "SmoothGrad", "LRP"),
     *("GradCAM", "GradCAMPlusPlus", "AblationCAM", "ScoreCAM", "LayerCAM", "Occlusion", "RISE"),

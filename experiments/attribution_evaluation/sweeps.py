@@ -28,8 +28,6 @@ from pellucid.storage import write_atomically
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Job", "run_jobs", "sure_images", "table_of"]
-
 _KEYS = ("model", "variant", "setting", "layer", "method", "kernel_size", "grid", "cell")
 
 

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["convolutions"]
-
 
 def convolutions(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
     """Weight (out, in / groups, h, w) and bias (out,) of every convolution in a file, dequantized.

@@ -1,31 +1,29 @@
-"""Which published claims hold for which network: tables in Markdown and JSON out of the committed results.
+"""Which published claims hold for which network: tables in Markdown and JSON.
 
-python -m experiments.attribution_evaluation.verdicts [--out DIR]
+python -m experiments.attribution_evaluation.verdicts [--out DIR]            # of the committed results
+python -m experiments.attribution_evaluation.verdicts RUN [--with OTHER]...  # of a run of `pellucid evaluate`
+
+For a run, verdicts.md and verdicts.json are written into its folder (or --out); OTHER is a run of the same model with
+another number of cells, for the claim that compares them.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.attribution_evaluation.claims import Check, Claim, Finding, judge_claims
 from experiments.attribution_evaluation.commands import RESULTS
 from experiments.attribution_evaluation.results import read_results, write_json
-from pellucid.evaluation.claims import (
-    Check,
-    Claim,
-    Finding,
-    judge_claims,
-)
+from pellucid.evaluation import Run
 from pellucid.evaluation.sweep import SummaryLine, compare, summarize
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["claims_table", "judged", "lrp_table", "main", "medians_table", "paired_table", "smoothing_table"]
 
 _TABLES = {"imagenet": (), "cifar-2x2": ("cifar-3x3",), "batchnorm": ()}
 """Results that are judged, and those of more cells that they are compared with."""
@@ -33,15 +31,27 @@ _TABLES = {"imagenet": (), "cifar-2x2": ("cifar-3x3",), "batchnorm": ()}
 _SHOWN = 6
 
 
-def judged(out: Path) -> dict[str, tuple[Claim, ...]]:
+def judge_results(out: Path) -> dict[str, tuple[Claim, ...]]:
     """The claims, judged on every table that is there."""
-    found = {}
+    judged = {}
     for name, others in _TABLES.items():
         table = read_results(out, name)
         if table is not None:
             more = [other for each in others if (other := read_results(out, each)) is not None]
-            found[name] = judge_claims(table, others=more)
-    return found
+            judged[name] = judge_claims(table, others=more)
+    return judged
+
+
+def judge_run(run: Run, others: Sequence[Run] = ()) -> dict[str, tuple[Claim, ...]]:
+    """The claims, judged on a run, finished or not; `others` have another number of cells."""
+    return {run.folder.name: judge_claims(run.table(), lines=run.summary(), others=[own.table() for own in others])}
+
+
+def write_verdicts(judged: Mapping[str, Sequence[Claim]], out: Path) -> None:
+    """Write verdicts.md and verdicts.json."""
+    write_json({name: [asdict(claim) for claim in claims] for name, claims in judged.items()}, out, "verdicts")
+    parts = [part for name, claims in judged.items() for part in (f"## {name}\n", *claims_table(claims))]
+    _write(out / "verdicts.md", "# Published claims, judged\n", parts)
 
 
 def claims_table(claims: Sequence[Claim]) -> Iterator[str]:
@@ -50,10 +60,11 @@ def claims_table(claims: Sequence[Claim]) -> Iterator[str]:
         yield f"### Q{claim.number}. {claim.statement}\n\n{claim.rule}\n"
         yield "| network | verdict | checks that hold | measured: value [95 %] |\n|---|---|---|---|"
         for finding in claim.findings:
-            held, total = finding.held
-            unsure = f", {finding.inconclusive} within their interval" if finding.inconclusive else ""
-            numbers = "; ".join(_told(check) for check in _telling(finding))
-            yield f"| {finding.model} | {finding.verdict} | {held} of {total}{unsure} | {numbers} |"
+            holding, total = finding.counts
+            doubt = f", {finding.inconclusive} within their interval" if finding.inconclusive else ""
+            numbers = "; ".join(_format_check(check) for check in _decisive_checks(finding))
+            missing = f" Not in this run: {finding.missing}." if finding.missing else ""
+            yield f"| {finding.model} | {finding.verdict} | {holding} of {total}{doubt} | {numbers}{missing} |"
         yield ""
 
 
@@ -122,13 +133,13 @@ def _number(value: float | Sequence[float] | None) -> str:
     return f"{value[0] if isinstance(value, Sequence) else value:.2f}"
 
 
-def _telling(finding: Finding) -> list[Check]:
+def _decisive_checks(finding: Finding) -> list[Check]:
     """The checks that fail first, then those that hold; a few of them."""
     decisive = [check for check in finding.checks if check.holds is not None]
     return sorted(decisive, key=lambda check: bool(check.holds))[:_SHOWN]
 
 
-def _told(check: Check) -> str:
+def _format_check(check: Check) -> str:
     interval = "" if isnan(check.low) else f" [{check.low:.2f}, {check.high:.2f}]"
     mark = "" if check.holds else " (fails)"
     return f"{check.subject}, {check.quantity}: {check.value:.2f}{interval}{mark}"
@@ -142,14 +153,18 @@ def _median(line: SummaryLine | None) -> str:
 
 
 def main() -> None:
-    """Write all tables that there are results for."""
+    """Write the verdicts on a run, or all tables that there are results for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    out = parser.parse_args().out
-    found = judged(out)
-    write_json({name: [asdict(claim) for claim in claims] for name, claims in found.items()}, out, "verdicts")
-    parts = [part for name, claims in found.items() for part in (f"## {name}\n", *claims_table(claims))]
-    _write(out / "verdicts.md", "# Published claims, judged\n", parts)
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a run; without it the committed results")
+    parser.add_argument("--with", dest="others", type=Path, action="append", default=[], help="run with other cells")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    arguments = parser.parse_args()
+    if arguments.run is not None:
+        judged = judge_run(Run(arguments.run), [Run(other) for other in arguments.others])
+        write_verdicts(judged, arguments.out or arguments.run)
+        return
+    out = arguments.out or RESULTS
+    write_verdicts(judge_results(out), out)
     medians: list[str] = []
     for name in ("imagenet", "cifar-2x2", "cifar-3x3", "batchnorm"):
         table = read_results(out, name)

@@ -1,18 +1,22 @@
 """The published claims, judged on tables whose truth is known because it was drawn."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from experiments.attribution_evaluation.claims import Claim, Finding, check, gap, judge_claims
+from experiments.attribution_evaluation.verdicts import judge_run, write_verdicts
 from numpy.typing import NDArray
+from tests.evaluation.sweep_support import color_classifier, write_squares
 
-from pellucid.evaluation.claims import Claim, Finding, judge_claims
-from pellucid.evaluation.claims_evidence import check, gap
-from pellucid.evaluation.sweep import summarize
+from pellucid.attribution import GradCAM
+from pellucid.evaluation.sweep import SweepOptions, evaluate, summarize
 from pellucid.evaluation.sweep.score_table import schema
-from pellucid.statistics.intervals import Interval, bootstrap_interval
+from pellucid.statistics import Interval, bootstrap_interval
 
 Medians = Mapping[tuple[str, str, str], float]
 LAYERS = ("input", "middle", "final")
@@ -139,7 +143,7 @@ def test_claims_about_local_methods_all_fail_together() -> None:
     bad = {("DiFull", layer, method): 0.6 for layer in LAYERS for method in LOCAL}
     judged = judge(table({**published(), **bad}, grids=30))
     assert verdicts(judged)[4] == "does not hold"
-    assert finding(judged, 4).held == (0, 12)
+    assert finding(judged, 4).counts == (0, 12)
 
 
 def test_what_was_not_run_is_not_measured_and_says_what_to_run() -> None:
@@ -171,7 +175,7 @@ def test_chance_follows_the_number_of_cells() -> None:
     medians = {("GridPG", "input", "Gradient"): 0.3}
     median = [finding(judge(table(medians, cells=cells)), 1).checks[0] for cells in (4, 9)]
     assert [each.holds for each in median] == [True, False]
-    assert [each.wanted for each in median] == ["at most 0.4", "at most 0.289"]
+    assert [each.expected for each in median] == ["at most 0.4", "at most 0.289"]
 
 
 def test_options_in_a_methods_name_do_not_hide_its_class() -> None:
@@ -232,5 +236,23 @@ def test_a_check_is_settled_when_its_interval_is_on_one_side(
     value: float, low: float, high: float, holds: bool, conclusive: bool
 ) -> None:
     found = check("a", "b", Interval(value, low, high, 0.95, 9, 3, 0), most=0.4)
-    assert (found.holds, found.conclusive, found.wanted) == (holds, conclusive, "at most 0.4")
+    assert (found.holds, found.conclusive, found.expected) == (holds, conclusive, "at most 0.4")
     assert check("a", "b", value).holds is None
+
+
+def test_verdicts_of_a_run_are_written_into_its_folder_and_other_runs_decide_on_more_cells(tmp_path: Path) -> None:
+    squares = write_squares(tmp_path / "squares")
+    options = SweepOptions(settings=("GridPG",), layers=("final",), grids=3)
+    run, other = (
+        evaluate(squares, color_classifier(), [GradCAM()], tmp_path / f"run-{n}", replace(options, n=n))
+        for n in (2, (2, 3))
+    )
+    write_verdicts(judge_run(run, [other]), run.folder)
+    text = (run.folder / "verdicts.md").read_text(encoding="utf-8")
+    assert [line.split(".")[0] for line in text.splitlines() if line.startswith("###")] == [
+        f"### Q{number}" for number in range(1, 14)
+    ]
+    assert "median with 6 cells minus with 4" in text
+    assert "methods: Occlusion" in text
+    write_verdicts(judge_run(run), tmp_path / "alone")
+    assert "median with 6 cells minus with 4" not in (tmp_path / "alone" / "verdicts.md").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiments.attribution_evaluation.claims import judge_claims
 from experiments.attribution_evaluation.commands import RESULTS
 from experiments.attribution_evaluation.connected_heads import HEADS, connected_classifier, toy_shares
 from experiments.attribution_evaluation.images import imagenet_images
@@ -15,7 +16,6 @@ from experiments.attribution_evaluation.smoothing import smoothing_of
 from pellucid import Classifier
 from pellucid.data import Preprocess
 from pellucid.evaluation import DiFull, attainable_score
-from pellucid.evaluation.claims import judge_claims
 
 
 def resnet() -> Classifier:

@@ -74,9 +74,6 @@ Shard = Annotated[int, typer.Option(help="Grids in a unit of work, the most that
 InputSize = Annotated[int | None, typer.Option(help="Side of one cell. [default: what the model was trained with]")]
 ReportOption = Annotated[bool, typer.Option("--report/--no-report", help="Whether to write report.html at the end.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")]
-With = Annotated[
-    list[Path] | None, typer.Option("--with", help="Run with another number of cells, to compare with; repeat.")
-]
 ReportOut = Annotated[Path | None, typer.Option(help="The page. [default: report.html in the folder of the run]")]
 BackendOption = Annotated[str, typer.Option(help="'local', or 'ray' for the workers of a Ray cluster.")]
 
@@ -145,18 +142,18 @@ def evaluate(
     _tell_losses(run.skipped, run.summary())
 
 
-def report(run: RunArgument, others: With = None, out: ReportOut = None) -> None:
+def report(run: RunArgument, out: ReportOut = None) -> None:
     """Write the page of a run again, finished or not; nothing is computed anew."""
     from pellucid.evaluation.sweep import Run
 
-    page = _page(Run(run), out, [Run(other) for other in others or []])
+    page = _page(Run(run), out)
     screen.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _page(run: "Run", out: Path | None = None, others: "Sequence[Run]" = ()) -> Path:
+def _page(run: "Run", out: Path | None = None) -> Path:
     from pellucid.reports import write_evaluation
 
-    return write_evaluation(run, out, others=others)
+    return write_evaluation(run, out)
 
 
 def _sources(names: Sequence[str], weights: str | None, device: str | None, size: int | None) -> "list[ModelSource]":

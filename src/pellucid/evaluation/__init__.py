@@ -8,7 +8,6 @@ from pellucid.evaluation.aggregation import (
     rank_bins,
     rank_scale,
 )
-from pellucid.evaluation.claims import Claim, Finding, judge_claims
 from pellucid.evaluation.grids import (
     Candidate,
     GridSet,
@@ -92,13 +91,11 @@ __all__ = [
     "AggAtt",
     "Bins",
     "Candidate",
-    "Claim",
     "ConceptCurves",
     "ConceptPointing",
     "Deletion",
     "DiFull",
     "DiPart",
-    "Finding",
     "Grid",
     "GridPG",
     "GridSet",
@@ -139,7 +136,6 @@ __all__ = [
     "input_magnitude",
     "interpolation_matrix",
     "join_cells",
-    "judge_claims",
     "localization_score",
     "localize",
     "map_similarity",

@@ -1,6 +1,8 @@
 """Statistics of scores: bootstrap intervals, permutation and sign-flip tests, corrections for many tests."""
 
 from pellucid.statistics.intervals import (
+    Comparison,
+    Interval,
     bootstrap_interval,
     cliffs_delta,
     compare_methods,
@@ -12,6 +14,8 @@ from pellucid.statistics.intervals import (
 )
 
 __all__ = [
+    "Comparison",
+    "Interval",
     "bootstrap_interval",
     "cliffs_delta",
     "compare_methods",

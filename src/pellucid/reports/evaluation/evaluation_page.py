@@ -1,4 +1,4 @@
-"""One self-contained HTML page per evaluation run: what was run, which claims hold, every number and every map.
+"""One self-contained HTML page per evaluation run: what was run, every number and every map.
 
 The page loads nothing: style, script and images are inside, its content security policy forbids the rest. It can be
 made again from the run's folder at any time, finished or not; nothing is explained anew.
@@ -7,7 +7,7 @@ made again from the run's folder at any time, finished or not; nothing is explai
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.evaluation.claims import judge_claims
 from pellucid.evaluation.sweep import (
     Run,
     SummaryLine,
@@ -56,13 +55,12 @@ PAGE = "report.html"
 """Name of the page in the folder of a run."""
 
 
-def write_evaluation(run: Run, out: str | os.PathLike[str] | None = None, *, others: Sequence[Run] = ()) -> Path:
+def write_evaluation(run: Run, out: str | os.PathLike[str] | None = None) -> Path:
     """Write the page of a run: all of it or nothing.
 
     Args:
         run: finished or not.
         out: the file; by default report.html in the run's folder.
-        others: runs with another number of cells, for the claim that compares them.
 
     Returns:
         The file.
@@ -71,12 +69,12 @@ def write_evaluation(run: Run, out: str | os.PathLike[str] | None = None, *, oth
         ReportError: nothing of the run is finished yet.
     """
     path = run.folder / PAGE if out is None else Path(out)
-    write_atomically(path, render_evaluation(run, others=others).encode())
+    write_atomically(path, render_evaluation(run).encode())
     return path
 
 
-def render_evaluation(run: Run, *, others: Sequence[Run] = ()) -> str:
-    """The page of a run as one HTML document that needs no other file and no network; arguments as above."""
+def render_evaluation(run: Run) -> str:
+    """The page of a run as one HTML document that needs no other file and no network."""
     from markupsafe import Markup
 
     source = _Source.of(run)
@@ -89,7 +87,6 @@ def render_evaluation(run: Run, *, others: Sequence[Run] = ()) -> str:
         "facts": found,
         "caveats": caveats(found, source.lines),
         "cells": source.cells,
-        "claims": judge_claims(source.table, lines=source.lines, others=[other.table() for other in others]),
         "results": results(source.lines, source.layer_names),
         "sanity": sanity(source.lines),
         "boxes_found": list(_boxes(source)),

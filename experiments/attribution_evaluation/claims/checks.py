@@ -3,34 +3,211 @@
 A function yields nothing where nothing of its claim was measured.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations, pairwise
-from math import isfinite, nan
+from math import isfinite, isnan, nan, sqrt
 
 import numpy as np
+import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
-from pellucid.evaluation.aggregation import rank_bins
-from pellucid.evaluation.claims_evidence import (
-    ACTIVATION,
-    BACKPROPAGATION,
-    NON_NEGATIVE,
-    PERTURBATION,
-    POOLED,
-    SMOOTHED,
-    Check,
-    Scores,
-    base_name,
-    check,
-    gap,
-)
-from pellucid.statistics.intervals import Interval, bootstrap_interval
+from pellucid.evaluation import rank_bins
+from pellucid.evaluation.sweep import SummaryLine, correlate
+from pellucid.statistics import Interval, bootstrap_interval
+
+BACKPROPAGATION = ("Gradient", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "SmoothGrad")
+POOLED = ("GradCAM", "GradCAMPlusPlus", "AblationCAM", "ScoreCAM")
+"""Activation methods that weigh every channel with one number for the whole map; Layer-CAM weighs every cell."""
+ACTIVATION = (*POOLED, "LayerCAM")
+PERTURBATION = ("Occlusion", "RISE")
+SMOOTHED = ("IntegratedGradients", "InputXGradient")
+"""Those of which smoothing is claimed to help."""
+NON_NEGATIVE = ("Gradient", "GuidedBackprop", "LayerCAM")
 
 LAYERS = ("input", "middle", "final")
 _ALIKE = 0.05  # medians closer than this count as the same
 _LEAST_GRIDS = 25  # fewer leave the worst 2 % empty
+
+Floats = NDArray[np.float64]
+Correlation = dict[frozenset[tuple[str, str]], float]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number held against the range that a claim asks for.
+
+    Attributes:
+        subject: what was measured, such as "GradCAM at final".
+        quantity: which number it is.
+        value: the number; `low` and `high` its interval, NaN where there is none.
+        low, high: see `value`.
+        expected: the range, in words; empty for a number that is only shown.
+        holds: whether the value lies in the range; None for one that is only shown.
+        conclusive: whether the whole interval lies on one side of the range's ends; None without an interval or a
+            range.
+    """
+
+    subject: str
+    quantity: str
+    value: float
+    low: float
+    high: float
+    expected: str
+    holds: bool | None
+    conclusive: bool | None
+
+
+def check(
+    subject: str, quantity: str, measured: Interval | float, *, least: float | None = None, most: float | None = None
+) -> Check:
+    """Hold a number against `least` and `most` (both may be reached); with neither it is only shown."""
+    value, low, high = (
+        (measured.estimate, measured.low, measured.high)
+        if isinstance(measured, Interval)
+        else (float(measured), nan, nan)
+    )
+    if least is None and most is None:
+        return Check(subject, quantity, value, low, high, "", None, None)
+    bottom, top = -np.inf if least is None else least, np.inf if most is None else most
+    inside = [bottom <= end <= top for end in (low, high)]
+    beyond = high < bottom or low > top
+    conclusive = None if isnan(low) or isnan(high) else all(inside) or beyond
+    return Check(subject, quantity, value, low, high, _range(least, most), bottom <= value <= top, conclusive)
+
+
+def gap(first: Interval, second: Interval) -> Interval:
+    """`first` minus `second` with an interval made of theirs, as if they were independent.
+
+    Scores of the same grids rise and fall together, which makes the true interval narrower: this one errs towards
+    doubt. Source: Zou and Donner, Construction of confidence limits about effect measures, 2008.
+    """
+    difference = first.estimate - second.estimate
+    below = sqrt((first.estimate - first.low) ** 2 + (second.high - second.estimate) ** 2)
+    above = sqrt((first.high - first.estimate) ** 2 + (second.estimate - second.low) ** 2)
+    return replace(
+        first,
+        estimate=difference,
+        low=difference - below,
+        high=difference + above,
+        scores=min(first.scores, second.scores),
+        grids=min(first.grids, second.grids),
+        excluded=first.excluded + second.excluded,
+    )
+
+
+def base_name(method: str) -> str:
+    """The method's class, of what a table calls it: "RISE (masks=500)" is RISE."""
+    return method.partition(" ")[0]
+
+
+class Scores:
+    """The scores of one trained model in one run, without controls.
+
+    Args:
+        table: of a run (see `pellucid.evaluation.sweep.Run.table`).
+        lines: its summary.
+        model: name.
+        others: the same model in other runs.
+
+    Attributes:
+        model: name.
+        others: see above.
+        chance: what a map that knows nothing scores, 1 / cells.
+        cells: of a grid.
+    """
+
+    def __init__(
+        self, table: pa.Table, lines: Sequence[SummaryLine], model: str, others: Sequence["Scores"] = ()
+    ) -> None:
+        keep = [
+            name == model and variant == "trained" and not control
+            for name, variant, control in zip(
+                *(table[column].to_pylist() for column in ("model", "variant", "control")), strict=True
+            )
+        ]
+        self._table = table.filter(pa.array(keep, pa.bool_()))
+        self._lines = {
+            (line.setting, line.layer, line.method, line.kernel_size): line
+            for line in lines
+            if line.model == model and line.variant == "trained" and not line.control
+        }
+        self.model, self.others = model, tuple(others)
+        self.cells = max(self._table["cell"].to_pylist(), default=0) + 1  # the last cell is always one that is scored
+        self.chance = 1 / self.cells
+        self._known: dict[str, Correlation] = {}
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(setting for setting, *_ in self._lines))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer for _, layer, *_ in self._lines))
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Sizes of the smoothing kernels, 1 for none among them."""
+        return tuple(sorted({kernel for *_, kernel in self._lines}))
+
+    def methods(self, *names: str) -> tuple[str, ...]:
+        """What the table calls the methods of these classes; all of them without names."""
+        known = dict.fromkeys(method for _, _, method, _ in self._lines)
+        return tuple(method for method in known if not names or base_name(method) in names)
+
+    def line(self, setting: str, layer: str, method: str, kernel: int = 1) -> SummaryLine | None:
+        """A line of the summary; None where nothing was measured or no map could be scored."""
+        line = self._lines.get((setting, layer, method, kernel))
+        return line if line is not None and line.median.scores else None
+
+    def medians(self, setting: str, layer: str, methods: Sequence[str]) -> Iterator[tuple[str, SummaryLine]]:
+        """(method, line) of those methods that were measured there."""
+        for method in methods:
+            if (line := self.line(setting, layer, method)) is not None:
+                yield method, line
+
+    def column(self, name: str, setting: str, layer: str, method: str, kernel: int = 1) -> Floats:
+        """A column's numbers of one method, row by row."""
+        values: Floats = self._table[name].to_numpy()[self._rows.get((setting, layer, method, kernel), [])]
+        return values.astype(np.float64)
+
+    def correlation(self, setting: str, first: tuple[str, str], second: tuple[str, str]) -> float:
+        """Spearman's rank correlation of two (name, layer); names as in `SummaryLine.name`. NaN where undefined."""
+        if setting not in self._known:
+            self._known[setting] = self._correlations(setting)
+        return self._known[setting].get(frozenset((first, second)), nan)
+
+    def _correlations(self, setting: str) -> Correlation:
+        """Of all methods, and of smoothed IntGrad and IxG at the input."""
+        if setting not in self.settings:
+            return {}
+        columns = (self._table[name].to_pylist() for name in ("kernel_size", "layer", "method"))
+        studied = [
+            kernel == 1 or (layer == "input" and base_name(method) in SMOOTHED)
+            for kernel, layer, method in zip(*columns, strict=True)
+        ]
+        correlations = correlate(self._table.filter(pa.array(studied)), setting=setting, model=self.model)
+        return {
+            frozenset((one, other)): float(correlations.matrix[i, j])
+            for i, one in enumerate(correlations.names)
+            for j, other in enumerate(correlations.names[:i])
+        }
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str, str, int], list[int]]:
+        rows: dict[tuple[str, str, str, int], list[int]] = {}
+        names = ("setting", "layer", "method", "kernel_size")
+        for row, key in enumerate(zip(*(self._table[name].to_pylist() for name in names), strict=True)):
+            rows.setdefault(key, []).append(row)
+        return rows
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if least is None:
+        return f"at most {most:.3g}"
+    return f"at least {least:.3g}" if most is None else f"{least:.3g} to {most:.3g}"
 
 
 def backpropagation_is_poor_at_the_input(scores: Scores) -> Iterator[Check]:
@@ -68,8 +245,8 @@ def methods_improve_towards_the_final_layer(scores: Scores) -> Iterator[Check]:
 def four_methods_agree_at_the_final_layer(scores: Scores) -> Iterator[Check]:
     """Q3: IntGrad, IxG, Grad-CAM and Occlusion score alike, and rank the grids alike."""
     methods = scores.methods("IntegratedGradients", "InputXGradient", "GradCAM", "Occlusion")
-    found = list(scores.medians("GridPG", "final", methods))
-    for (first, one), (second, other) in combinations(found, 2):
+    lines = list(scores.medians("GridPG", "final", methods))
+    for (first, one), (second, other) in combinations(lines, 2):
         subject = f"{first}, {second} at final"
         yield check(subject, "difference of medians", gap(one.median, other.median), least=-_ALIKE, most=_ALIKE)
         rho = scores.correlation("GridPG", (first, "final"), (second, "final"))
@@ -88,8 +265,8 @@ def local_methods_are_near_perfect_on_difull(scores: Scores) -> Iterator[Check]:
             yield check(f"{method} at {layer}", "attainable minus median on DiFull", missing, most=most)
 
 
-def pooled_activation_lights_up_the_twin(scores: Scores) -> Iterator[Check]:
-    """Q5: pooled CAMs at the final layer are worse on DiFull, because the twin's cell lights up too."""
+def pooled_activation_lights_up_the_same_class(scores: Scores) -> Iterator[Check]:
+    """Q5: pooled CAMs at the final layer are worse on DiFull, because the other cell of the class lights up too."""
     chance = 1 / max(scores.cells - 1, 1)
     for method, line in scores.medians("DiFull", "final", scores.methods(*POOLED)):
         reference = scores.line("GridPG", "final", method)
@@ -158,8 +335,8 @@ def ranks_agree_at_the_final_layer_only(scores: Scores) -> Iterator[Check]:
         ("all methods, at final", "final", list(combinations(every, 2)), 0.4, None),
     )
     for subject, layer, pairs, least, most in groups:
-        found = [scores.correlation("GridPG", (a, layer), (b, layer)) for a, b in pairs]
-        finite = [rho for rho in found if isfinite(rho)]
+        rhos = [scores.correlation("GridPG", (a, layer), (b, layer)) for a, b in pairs]
+        finite = [rho for rho in rhos if isfinite(rho)]
         if finite:
             quantity = f"median rank correlation, {len(finite)} pairs"
             yield check(subject, quantity, float(np.median(finite)), least=least, most=most)
@@ -170,7 +347,7 @@ def more_cells_are_harder(scores: Scores) -> Iterator[Check]:
     for other in scores.others:
         if other.cells == scores.cells:
             continue
-        fewer, more = sorted((scores, other), key=lambda each: each.cells)
+        fewer, more = sorted((scores, other), key=lambda own: own.cells)
         for layer in LAYERS:
             for method, line in more.medians("GridPG", layer, more.methods()):
                 reference = fewer.line("GridPG", layer, method)
@@ -209,9 +386,9 @@ def the_worst_maps_are_bad_for_all_methods(scores: Scores) -> Iterator[Check]:
         ("DiFull", local, {"least": 0.8}),
     ):
         for method in methods:
-            found = _worst_bin(scores, setting, method)
-            if found is not None:
-                score, grids = found
+            worst_bin = _worst_bin(scores, setting, method)
+            if worst_bin is not None:
+                score, grids = worst_bin
                 yield check(f"{method} at final", f"mean score in the worst bin on {setting}", score, **limits)
                 worst[setting, method] = grids
     shared = [
@@ -224,8 +401,8 @@ def the_worst_maps_are_bad_for_all_methods(scores: Scores) -> Iterator[Check]:
 
 
 def _rank_like_grad_cam(scores: Scores, name: str) -> float:
-    found = [scores.correlation("GridPG", (name, "input"), (cam, "final")) for cam in scores.methods("GradCAM")[:1]]
-    return found[0] if found else nan
+    rhos = [scores.correlation("GridPG", (name, "input"), (cam, "final")) for cam in scores.methods("GradCAM")[:1]]
+    return rhos[0] if rhos else nan
 
 
 def _worst_bin(scores: Scores, setting: str, method: str) -> tuple[float, set[float]] | None:
