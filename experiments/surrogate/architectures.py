@@ -25,7 +25,7 @@ from experiments.surrogate import networks
 from experiments.surrogate.networks import NETWORKS
 from pellucid.data import Preprocess
 from pellucid.data.context_table import ContextTable
-from pellucid.storage import write_atomically
+from pellucid.storage import to_record, write_atomically
 from pellucid.storage.tensors import read_tensors, write_tensors
 from pellucid.surrogate import (
     LOGITS_ONLY,
@@ -133,7 +133,7 @@ def _fit(network: nn.Module, strokes: Strokes) -> None:
 def measurements(case: str, training: Strokes, held_out: Strokes, work: Path) -> dict[str, Any]:
     """The row of a case, measured or read from an earlier run of the same code and options."""
     file = work / f"{_slug(case)}.json"
-    settings = {"options": OPTIONS.record(), "code": _code(), "pellucid": pl.__version__}
+    settings = {"options": to_record(OPTIONS), "code": _code(), "pellucid": pl.__version__}
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["settings"] == settings:
@@ -295,7 +295,7 @@ def main() -> None:
 def report(rows: Mapping[str, Mapping[str, Any]], held_out: Strokes, out: Path) -> None:
     """Write the rows and their tables."""
     summary = {
-        "options": OPTIONS.record(),
+        "options": to_record(OPTIONS),
         "versions": {"pellucid": pl.__version__, "torch": torch.__version__},
         "images": {"training": _TRAINING, "held_out": _HELD_OUT, "intervened": _INTERVENED},
         "morphometry_of_true_images": _ceiling(held_out),

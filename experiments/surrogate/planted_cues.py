@@ -24,7 +24,7 @@ from experiments.surrogate import planted_cues_bars, planted_cues_digits, plante
 from experiments.surrogate.digits import TRAINING, load_digits
 from experiments.surrogate.planted_cues_bars import BARS, explained_bars
 from experiments.surrogate.planted_cues_digits import CUES, explained_digits
-from pellucid.storage import write_atomically
+from pellucid.storage import to_record, write_atomically
 
 __all__ = ["main"]
 
@@ -198,7 +198,7 @@ def report(found: Mapping[str, Sequence[Row]], out: Path) -> None:
     if rows := found.get("digits"):
         tables.append(marks_markdown(rows))
         tables += [f"{row['cue']} decides:\n\n{digits_markdown(row)}" for row in rows]
-    options = {"bars": planted_cues_bars.OPTIONS.record(), "digits": planted_cues_digits.OPTIONS.record()}
+    options = {"bars": to_record(planted_cues_bars.OPTIONS), "digits": to_record(planted_cues_digits.OPTIONS)}
     versions = {"pellucid": pl.__version__, "torch": torch.__version__}
     summary = {"versions": versions, "options": {part: options[part] for part in found}, **found}
     write_atomically(out / "planted_cues.json", json.dumps(summary, indent=1).encode())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import pellucid
 from pellucid.data.context_table import ContextTable
+from pellucid.storage import to_record
 from pellucid.surrogate import SurrogateExplainer
 from pellucid.surrogate.causal.graph import Edge
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
@@ -99,7 +100,11 @@ def examine(
     tell("asking code and twin the same")
     return {
         "made_with": {"pellucid": pellucid.__version__, "torch": torch.__version__},
-        "twin": {"steps": explainer.steps, "parameters": _parameters(explainer), "options": explainer.options.record()},
+        "twin": {
+            "steps": explainer.steps,
+            "parameters": _parameters(explainer),
+            "options": to_record(explainer.options),
+        },
         "classifier": _classifier(explainer, batch, held_out),
         "judges": dict(zip(explainer.context_names, zip(*explainer.quality.judged, strict=True), strict=True)),
         "fidelity": _fidelity(explainer, batch),

@@ -16,7 +16,7 @@ import torch
 from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits, redraw_anew
 from experiments.surrogate.digits_evaluation import oracle_agreement
 from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS
-from pellucid.storage import write_atomically
+from pellucid.storage import to_record, write_atomically
 from pellucid.surrogate import (
     PRESETS,
     SurrogateExplainer,
@@ -60,15 +60,15 @@ def results_of(explainer: SurrogateExplainer, held_out: Digits) -> dict[str, Any
     accurate = (explainer.encode_batch(held_out.images).classes == held_out.labels).float().mean()
     return {
         "steps": explainer.steps,
-        "options": explainer.options.record(),
+        "options": to_record(explainer.options),
         "classifier_accuracy": float(accurate),
         "judges": dict(zip(CONTEXTS, torch.tensor(explainer.quality.judged).T.tolist(), strict=True)),
         "perceived": dict(zip(CONTEXTS, explainer.quality.perceived, strict=True)),
         "assessment": asdict(explainer.assessment),
         "decisions": [asdict(edge) for edge in explainer.global_explanation.decisions],
         "null": asdict(explainer.global_explanation.null),
-        "data_graph": json.loads(explainer.global_explanation.data.to_json()),
-        "perceived_graph": json.loads(explainer.global_explanation.perceived.to_json()),
+        "data_graph": to_record(explainer.global_explanation.data),
+        "perceived_graph": to_record(explainer.global_explanation.perceived),
         "notes": list(explainer.global_explanation.notes),
         "oracle_agreement": oracle_agreement(explainer, held_out.rows(0, _REDRAWN)),
     }

@@ -10,7 +10,7 @@ explanation = pl.attribution.GradCAM()(classifier.at("final"), images, "tabby")
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from pellucid._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pellucid import attribution, classifiers, concepts, data, evaluation, reports, results, surrogate, workflows

@@ -13,6 +13,7 @@ from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep import SweepOptions
 from pellucid.evaluation.sweep.evaluate import plan_methods
 from pellucid.evaluation.sweep.plan import Plan, PlannedData, PlannedModel
+from pellucid.storage import find_differences, from_record, to_record
 
 
 def plan(**options: Any) -> Plan:
@@ -55,21 +56,25 @@ def test_predictions_hold_every_image_once() -> None:
 
 def test_a_plan_survives_json() -> None:
     one = plan(n=(2, 3), kernel_sizes=(9, 5), randomize=("fc", "conv"), same_class_grids=3)
-    again = Plan.from_record(json.loads(json.dumps(one.record())))
+    again = from_record(Plan, json.loads(json.dumps(to_record(one))), source="plan.json")
     assert again == one
     assert again.digest == one.digest
     assert again.options.grid == (2, 3)
 
 
+def differences(stored: Plan, current: Plan) -> list[str]:
+    return [str(difference) for difference in find_differences(to_record(stored), to_record(current))]
+
+
 def test_differences_name_what_differs_and_nothing_else() -> None:
     one = plan(grids=10, seed=1)
     other = plan(grids=12, seed=1)
-    assert one.differences(one) == []
-    assert one.differences(other) == ["grids: 10; 12"]
+    assert differences(one, one) == []
+    assert differences(one, other) == ["options.grids: 10 there, 12 now"]
     weights = replace(one, models=(replace(one.models[0], fingerprint="beef"),))
-    assert one.differences(weights) == ['models 0 fingerprint: "f00"; "beef"']
+    assert differences(one, weights) == ['models.0.fingerprint: "f00" there, "beef" now']
     methods = replace(one, methods=plan_methods([GradCAM(), Occlusion()]))
-    assert any("Occlusion" in text for text in one.differences(methods))
+    assert any("Occlusion" in text for text in differences(one, methods))
 
 
 def test_predictions_do_not_depend_on_how_grids_are_explained() -> None:

@@ -19,7 +19,6 @@ from pellucid.reports.surrogate.graph_page import ExplainedImage, render_surroga
 from pellucid.reports.surrogate.image_parts import difference_uri, image_uri, traversal_png
 from pellucid.reports.surrogate.numbers import explanation_numbers
 from pellucid.surrogate import load, train
-from pellucid.surrogate.causal.compare import difference
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import DecisionEffect, NuisanceNull
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
@@ -70,9 +69,8 @@ def global_explanation() -> GlobalExplanation:
     data = CausalGraph(("thickness", "intensity", "slant"), (firm, Edge("slant", "thickness", strength=0.3)))
     decisions = (DecisionEffect("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, 0.0004),)
     perceives = {"thickness": 0.93, "intensity": 0.95, "slant": 0.88}
-    told = difference(data, perceived)
     return GlobalExplanation(
-        data, perceived, (), told, perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), (), None, False, ("a note",)
+        data, perceived, (), perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), (), None, False, ("a note",)
     )
 
 

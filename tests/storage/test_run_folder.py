@@ -20,8 +20,8 @@ def test_a_new_folder_takes_the_plan_and_the_same_plan_resumes(tmp_path: Path) -
     run = folder(tmp_path)
     with run.locked():
         assert not run.is_bound
-        run.bind(PLAN)
-        run.bind(PLAN)
+        run.bind_plan(PLAN)
+        run.bind_plan(PLAN)
     assert run.read_plan() == PLAN
     stored = json.loads((run.path / "plan.json").read_text())
     assert stored["format"] == "pellucid test"
@@ -31,21 +31,21 @@ def test_a_new_folder_takes_the_plan_and_the_same_plan_resumes(tmp_path: Path) -
 def test_another_plan_is_refused_and_the_differences_are_named(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with run.locked():
-        run.bind(PLAN)
+        run.bind_plan(PLAN)
         with pytest.raises(
             PellucidError, match=r"models\.0\.name: .net. there, .NET. now; options\.seed: 0 there, 1 now"
         ):
-            run.bind({**PLAN, "options": {"seed": 1, "layers": ["a", "b"]}, "models": [{"name": "NET"}]})
-        run.bind({**PLAN, "root": "/moved"}, ignored=["root"])
+            run.bind_plan({**PLAN, "options": {"seed": 1, "layers": ["a", "b"]}, "models": [{"name": "NET"}]})
+        run.bind_plan({**PLAN, "root": "/moved"}, ignored=["root"])
     assert run.read_plan()["root"] == "/images"
 
 
 def test_many_differences_are_counted(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with run.locked():
-        run.bind({str(i): 0 for i in range(9)})
+        run.bind_plan({str(i): 0 for i in range(9)})
         with pytest.raises(PellucidError, match="3 more"):
-            run.bind({str(i): 1 for i in range(9)})
+            run.bind_plan({str(i): 1 for i in range(9)})
 
 
 def test_differences_name_entries_that_only_one_side_has() -> None:
@@ -73,7 +73,7 @@ def test_two_processes_never_work_in_one_folder(tmp_path: Path) -> None:
 def test_what_is_half_written_is_removed(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with run.locked():
-        run.bind(PLAN)
+        run.bind_plan(PLAN)
         run.commit({"shards/1": b"whole"})
     partial = run.path / "shards" / ".2.123.part"
     partial.touch()

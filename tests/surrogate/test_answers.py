@@ -12,6 +12,7 @@ from torch import nn
 from pellucid import Classifier, PellucidError
 from pellucid.classifiers.randomize import reinitialize, replace_module
 from pellucid.errors import TargetError
+from pellucid.storage import to_record
 from pellucid.surrogate import load, train
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
@@ -38,7 +39,7 @@ def explainer(run):
 
 def world_of(edge: Edge) -> GlobalExplanation:
     graph = CausalGraph(("thickness", "intensity"), (edge,))
-    return GlobalExplanation(None, graph, (), None, {}, (), NuisanceNull(0.0, (), 0.0), (), None, False, ())
+    return GlobalExplanation(None, graph, (), {}, (), NuisanceNull(0.0, (), 0.0), (), None, False, ())
 
 
 def with_control(explainer, **correlations) -> None:
@@ -126,7 +127,7 @@ def test_what_the_twin_knows_of_real_images_comes_back_from_its_folder(explainer
     explainer.save(tmp_path)
     again = load(tmp_path, classifier=classifier_of(small_cnn()))
     assert again.assessment == explainer.assessment
-    assert again.global_explanation.to_json() == explainer.global_explanation.to_json()
+    assert to_record(again.global_explanation) == to_record(explainer.global_explanation)
     assert torch.equal(again.reference.codes.joined(), explainer.reference.codes.joined())
     assert torch.equal(again.reference.classes, explainer.reference.classes)
     with pytest.raises(RefusedError):

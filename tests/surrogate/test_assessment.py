@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import torch
 from tests.surrogate.linear_twin import LinearTwin, painted
 
 from pellucid.errors import PellucidError
+from pellucid.storage import from_record, to_record
 from pellucid.surrogate.assess.assessment import Assessment, assess
 from pellucid.surrogate.model.codes import Codes
 
@@ -98,9 +101,9 @@ def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
 
 def test_marks_survive_json() -> None:
     marks = assessed(LinearTwin(), transferred=True, seed=3)
-    assert Assessment.from_json(marks.to_json()) == marks
-    with pytest.raises(PellucidError, match="no assessment"):
-        Assessment.from_json("[]")
+    assert from_record(Assessment, json.loads(json.dumps(to_record(marks))), source="file") == marks
+    with pytest.raises(PellucidError, match="not an object with the fields of Assessment"):
+        from_record(Assessment, [], source="file")
 
 
 def test_drawings_that_cannot_be_measured_count_against_control() -> None:

@@ -1,10 +1,12 @@
 import io
+import json
 import math
 
 import networkx
 import pytest
 
 from pellucid.errors import PellucidError
+from pellucid.storage import from_record, to_record
 from pellucid.surrogate.causal.compare import difference, score_graph
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 
@@ -53,13 +55,13 @@ def test_json_brings_the_same_graph_back_with_nan_where_it_was() -> None:
     graph = CausalGraph(
         ("a", "b"), (Edge("a", "b", "circle", "arrow", 0.8, 0.5, 0.1, -0.4, tentative=True),), {"seed": 3}, ("a note",)
     )
-    again = CausalGraph.from_json(graph.to_json())
+    again = from_record(CausalGraph, json.loads(json.dumps(to_record(graph), allow_nan=False)), source="graph")
     assert again.made_by == {"seed": 3}
     assert again.notes == ("a note",)
     assert math.isnan(again.edges[0].p_value)
-    assert again.to_json() == graph.to_json()
-    with pytest.raises(PellucidError, match="no causal graph"):
-        CausalGraph.from_json('{"nodes": []}')
+    assert to_record(again) == to_record(graph)
+    with pytest.raises(PellucidError, match=r"graph\.json: the record lacks field edges"):
+        from_record(CausalGraph, {"nodes": []}, source="graph.json")
 
 
 def test_graphml_is_read_by_networkx_with_marks_and_strengths() -> None:

@@ -10,7 +10,7 @@ from tests.surrogate.support import bars, classifier_of, small_cnn
 from torch import nn
 
 from pellucid.surrogate import CheckpointError, DivergedError, train
-from pellucid.surrogate.training.checkpoint import RunFolder
+from pellucid.surrogate.training.checkpoint import TrainingFolder
 from pellucid.surrogate.training.divergence import PATIENCE, DivergenceMonitor
 from pellucid.surrogate.training.step import StepLosses
 from pellucid.surrogate.training.trainer import Trainer
@@ -52,12 +52,12 @@ def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
 
 
 def state_of(out):
-    notes, tensors = RunFolder(out).last()
+    notes, tensors = TrainingFolder(out).last()
     return {name: value for name, value in notes.items() if name != "file"}, tensors
 
 
 def test_two_trainings_never_share_a_folder(tmp_path: Path) -> None:
-    with RunFolder(tmp_path).locked(), pytest.raises(CheckpointError, match="another process trains in"):
+    with TrainingFolder(tmp_path).locked(), pytest.raises(CheckpointError, match="another process is at work in"):
         run(tmp_path)
     assert run(tmp_path).finished
 
@@ -128,7 +128,7 @@ def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path: Path, monkeypatch: 
 def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = RunFolder.save
+    save = TrainingFolder.save
 
     def press(self, steps, tensors, notes) -> None:
         if steps == TINY.steps:
@@ -136,7 +136,7 @@ def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_aft
         save(self, steps, tensors, notes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save", press)
+        patch.setattr(TrainingFolder, "save", press)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -11,6 +11,7 @@ from torch import nn
 from pellucid import Classifier, PellucidError
 from pellucid.data import Preprocess
 from pellucid.data.context_table import ContextTable
+from pellucid.storage import from_record, to_record
 from pellucid.surrogate import (
     LOGITS_ONLY,
     CheckpointError,
@@ -292,7 +293,7 @@ def test_options_that_make_no_sense_are_refused(changes, message: str) -> None:
 
 
 def test_options_survive_json() -> None:
-    assert TrainingOptions.from_record(TINY.record()) == TINY
+    assert from_record(TrainingOptions, to_record(TINY), source="file") == TINY
 
 
 def test_an_unknown_preset_is_named(tmp_path: Path) -> None:

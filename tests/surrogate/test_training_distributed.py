@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pellucid.surrogate.training.checkpoint import RunFolder
+from pellucid.surrogate.training.checkpoint import TrainingFolder
 from pellucid.surrogate.training.distributed import (
     all_gather,
     average_gradients,
@@ -63,7 +63,7 @@ def test_two_processes_train_one_twin(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / f"run-{rank}.json").read_text()) for rank in (0, 1))
     assert first["gradient"] == second["gradient"] == [1.5, 15.0]
     assert first["sums"] == second["sums"]
-    notes, tensors = RunFolder(out).last()
+    notes, tensors = TrainingFolder(out).last()
     assert notes["steps"] == 8
     assert not torch.equal(tensors["random.0"], tensors["random.1"])
     assert json.loads((out / "run.json").read_text())["processes"] == 2

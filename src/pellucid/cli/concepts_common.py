@@ -1,6 +1,5 @@
 """What the concept commands share: their options, where CAVs come from, and what is said about them."""
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import platformdirs
 import typer
 
 from pellucid.cli.common import messages, progress_bar, split_names
@@ -146,8 +146,7 @@ def cache_folder(text: str) -> Path | None:
     """The folder that `--cache` names."""
     if text.strip().lower() == "none":
         return None
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(text) if text else Path(base) / "pellucid" / "cavs"
+    return Path(text) if text else platformdirs.user_cache_path("pellucid", appauthor=False) / "cavs"
 
 
 @contextmanager
@@ -222,13 +221,11 @@ def concept_targets(classifier: "Classifier", texts: Sequence[str] | None) -> li
 
 def about(classifier: "Classifier", found: "dict[str, list[CAV]]", **more: object) -> dict[str, Any]:
     """What made a result: classifier, versions, and the receipt of every CAV."""
-    import torch
-
-    import pellucid
+    from pellucid.results import library_versions
 
     return {
         "classifier": {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
-        "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
+        "versions": library_versions(),
         "cavs": [cav.summary() for cavs in found.values() for cav in cavs],
         **more,
     }

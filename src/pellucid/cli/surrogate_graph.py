@@ -1,6 +1,5 @@
 """`pellucid surrogate graph`: the global explanation."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -108,7 +107,9 @@ def graph(
     for file in files:
         _write(file, explainer, global_explanation)
     if as_json:
-        print_json({**json.loads(global_explanation.to_json()), "files": [str(file) for file in files]})
+        from pellucid.storage import to_record
+
+        print_json({**to_record(global_explanation), "files": [str(file) for file in files]})
         return
     _print(global_explanation, explainer.class_names)
     for file in files:
@@ -146,17 +147,17 @@ def _checked(files: Sequence[Path]) -> list[Path]:
 
 
 def _write(file: Path, explainer: "SurrogateExplainer", global_explanation: "GlobalExplanation") -> None:
-    from pellucid.storage import write_atomically
+    from pellucid.storage import to_record, write_atomically, write_json
 
     if file.suffix.lower() == ".html":
         from pellucid.reports.surrogate.graph_page import write_surrogate_page
 
         write_surrogate_page(file, explainer)
         return
-    graphml = file.suffix.lower() == ".graphml"
-    write_atomically(
-        file, (global_explanation.perceived.to_graphml() if graphml else global_explanation.to_json()).encode()
-    )
+    if file.suffix.lower() == ".graphml":
+        write_atomically(file, global_explanation.perceived.to_graphml().encode())
+    else:
+        write_json(file, to_record(global_explanation))
 
 
 def _print(global_explanation: "GlobalExplanation", class_names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-import pellucid
+from pellucid._version import __version__
 from pellucid.classifiers import LayerView
 from pellucid.concepts.cav import CAV, FORMAT
 from pellucid.concepts.concept_sets import warn
@@ -28,7 +28,7 @@ class CavCache:
         precision = view.classifier.precision
         self._common = {
             "format": FORMAT,
-            "versions": [pellucid.__version__, torch.__version__],
+            "versions": [__version__, torch.__version__],
             "weights": view.classifier.fingerprint(),
             "classifier": view.classifier.name,
             "layer": view.layer,

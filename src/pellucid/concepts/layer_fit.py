@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-import pellucid
 from pellucid.classifiers import LayerView
 from pellucid.concepts.cav import CAV, WEAK_AUC
 from pellucid.concepts.concept_maps import Emblems, sample_median
@@ -16,6 +15,7 @@ from pellucid.concepts.concept_sets import ConceptSet
 from pellucid.concepts.estimators import Estimator, estimator_name, fit_directions
 from pellucid.concepts.layer_activations import LayerActivations
 from pellucid.errors import PellucidError
+from pellucid.results import library_versions
 from pellucid.statistics.significance import roc_auc
 
 Division = tuple[Tensor, Tensor]
@@ -172,7 +172,7 @@ class LayerFit:
             classifier=self.view.classifier.name,
             fingerprint=self.view.classifier.fingerprint(),
             remarks=draft.remarks + self.quality_warnings(concept, draft.direction, auc),
-            versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
+            versions=library_versions(),
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
+from pellucid._version import __version__
 from pellucid.storage import RecordError, to_record
 
 
@@ -129,6 +130,4 @@ def library_versions() -> dict[str, str]:
     """
     import torch
 
-    import pellucid
-
-    return {"pellucid": pellucid.__version__, "torch": torch.__version__}
+    return {"pellucid": __version__, "torch": torch.__version__}

@@ -1,6 +1,6 @@
 """Files that are whole or not there, locks between processes, JSON records of dataclasses, and folders of runs."""
 
-from pellucid.storage.files import locked, write_atomically
+from pellucid.storage.files import write_atomically
 from pellucid.storage.locks import hold_lock
 from pellucid.storage.records import (
     RecordError,
@@ -22,7 +22,6 @@ __all__ = [
     "find_differences",
     "from_record",
     "hold_lock",
-    "locked",
     "read_json",
     "read_record",
     "read_tensors",

@@ -52,25 +52,34 @@ class RunFolder:
         version: of the format of the folder.
         plan_file: name of the file that holds the plan.
         noun: what messages call a folder of this kind.
+        error: what is raised.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as path:
     ...     folder = RunFolder(path, kind="squares", version=1)
     ...     with folder.locked():
-    ...         folder.bind({"seed": 0})
-    ...         folder.bind({"seed": 1})
+    ...         folder.bind_plan({"seed": 0})
+    ...         folder.bind_plan({"seed": 1})
     Traceback (most recent call last):
     pellucid.storage.run_folder.RunFolderError: ... created with different options (seed: 0 there, 1 now)...
     """
 
     def __init__(
-        self, path: str | Path, *, kind: str, version: int, plan_file: str = "plan.json", noun: str = "run"
+        self,
+        path: str | Path,
+        *,
+        kind: str,
+        version: int,
+        plan_file: str = "plan.json",
+        noun: str = "run",
+        error: type[RunFolderError] = RunFolderError,
     ) -> None:
         self.path = Path(path)
         self.kind = kind
         self.version = version
         self.plan_file = plan_file
         self.noun = noun
+        self.error = error
 
     @property
     def is_bound(self) -> bool:
@@ -89,16 +98,16 @@ class RunFolder:
         with self.disk_full_errors():
             self.path.mkdir(parents=True, exist_ok=True)
         if not self.is_bound and any(file.name != LOCK for file in self.path.iterdir()):
-            raise RunFolderError(
+            raise self.error(
                 f"{self.path} is not empty and not a {self.noun}; give a new folder, or that of a {self.noun} to resume"
             )
-        taken = RunFolderError(f"another process is at work in {self.path}; wait for it, or give another folder")
+        taken = self.error(f"another process is at work in {self.path}; wait for it, or give another folder")
         with hold_lock(self.path / LOCK, taken):
             for leftover in self.path.rglob(".*.part"):
                 leftover.unlink(missing_ok=True)
             yield
 
-    def bind(self, plan: Mapping[str, Any], *, ignored: Collection[str] = ()) -> None:
+    def bind_plan(self, plan: Mapping[str, Any], *, ignored: Collection[str] = ()) -> None:
         """Give the folder its plan, or check that it has the same one.
 
         Args:
@@ -121,7 +130,7 @@ class RunFolder:
         """
         shown = [str(difference) for difference in differences[:_SHOWN]]
         rest = len(differences) - len(shown)
-        raise RunFolderError(
+        raise self.error(
             f"{self.path} was created with different options ({'; '.join(shown)}{f'; {rest} more' if rest else ''}). "
             "Give the same options to resume it, or another folder"
         )
@@ -138,9 +147,9 @@ class RunFolder:
         """
         record = self.read_json(self.plan_file)
         if not isinstance(record, dict) or record.get("format") != self.kind:
-            raise RunFolderError(f"{self.path / self.plan_file} is not the plan of a {self.noun}; give another folder")
+            raise self.error(f"{self.path / self.plan_file} is not the plan of a {self.noun}; give another folder")
         if record.get("version") != self.version:
-            raise RunFolderError(
+            raise self.error(
                 f"{self.path} is a {self.noun} of version {record.get('version')}; this pellucid reads {self.version}"
             )
         return {name: value for name, value in record.items() if name not in ("format", "version")}
@@ -172,9 +181,9 @@ class RunFolder:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise RunFolderError(f"{self.path} is not a {self.noun}: it has no {name}") from error
+            raise self.error(f"{self.path} is not a {self.noun}: it has no {name}") from error
         except ValueError as error:
-            raise RunFolderError(f"{path} is damaged ({error}); start again in another folder") from error
+            raise self.error(f"{path} is damaged ({error}); start again in another folder") from error
 
     @contextmanager
     def disk_full_errors(self) -> Iterator[None]:
@@ -188,7 +197,7 @@ class RunFolder:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
                 raise
-            raise RunFolderError(
+            raise self.error(
                 f"no space is left on the disk of {self.path}; what is finished is kept and can be read. Free some "
                 "space and start the same command again to resume"
             ) from error

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pellucid.classifiers import Classifier
 from pellucid.errors import PellucidError, TargetError
-from pellucid.storage import write_atomically
+from pellucid.storage import RecordError, from_record, read_json, to_record, write_json
 from pellucid.surrogate.assess.assessment import Assessment, assess
 from pellucid.surrogate.assess.leakage import Measure
 from pellucid.surrogate.causal.graph import CausalGraph
@@ -210,19 +210,19 @@ class Memory:
         if self.reference is not None:
             self.reference.save(folder / REFERENCE)
         if self.assessment is not None:
-            write_atomically(folder / ASSESSMENT, self.assessment.to_json().encode())
+            write_json(folder / ASSESSMENT, to_record(self.assessment))
         if self.global_explanation is not None:
-            write_atomically(folder / WORLD, self.global_explanation.to_json().encode())
+            write_json(folder / WORLD, to_record(self.global_explanation))
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote, as far as it is there."""
         if (folder / ASSESSMENT).exists():
-            self.assessment = _read(folder / ASSESSMENT, Assessment.from_json, "evaluate --keep")
+            self.assessment = _read(folder / ASSESSMENT, Assessment, "evaluate --keep")
         if (folder / REFERENCE).exists():
             device = self.classifier.device
             self.reference = ReferenceSet.load(folder / REFERENCE, self._effectiveness(), device)
         if (folder / WORLD).exists():
-            self.global_explanation = _read(folder / WORLD, GlobalExplanation.from_json, "graph")
+            self.global_explanation = _read(folder / WORLD, GlobalExplanation, "graph")
 
     def _effectiveness(self) -> dict[str, float]:
         return {} if self.assessment is None else self.assessment.effectiveness
@@ -258,10 +258,10 @@ class Memory:
         return self.reference
 
 
-def _read(path: Path, parse: Callable[[str], T], command: str) -> T:
+def _read(path: Path, cls: type[T], command: str) -> T:
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except PellucidError as error:
+        return from_record(cls, read_json(path), source=path)
+    except RecordError as error:
         raise PellucidError(
-            f"{path}: {error}; if an older pellucid wrote it, delete it and run `pellucid surrogate {command}` again"
+            f"{error}; if an older pellucid wrote it, delete it and run `pellucid surrogate {command}` again"
         ) from error

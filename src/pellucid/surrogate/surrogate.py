@@ -1,16 +1,15 @@
 """A trained twin surrogate: from images to codes and back, saved and loaded."""
 
-import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.storage import write_atomically
-from pellucid.storage.tensors import read_tensors, select_prefix, write_tensors
+from pellucid.results import library_versions
+from pellucid.storage import RecordError, read_record, read_tensors, select_prefix, write_record, write_tensors
 from pellucid.surrogate.answers import Answers
 from pellucid.surrogate.model import to_channels_last
 from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality
@@ -140,28 +139,57 @@ class SurrogateExplainer(Answers):
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
         tensors |= {f"instruments.{name}": value for name, value in self.auxiliary_models.state_dict().items()}
         write_tensors(path / TENSORS, tensors | {"span": self.span})
-        write_atomically(path / RECORD, json.dumps(self._record(), indent=1, sort_keys=True).encode())
+        write_record(path / RECORD, self._record(), kind=FORMAT, version=VERSION)
         self.save_state(path)
 
-    def _record(self) -> dict[str, Any]:
-        from pellucid import __version__
-
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "made_with": {"pellucid": __version__, "torch": torch.__version__},
-            "classifier": {"name": self.classifier.name, "weights": self.classifier.fingerprint()},
-            "layers": LOGITS_ONLY if self.features.black_box else list(self.features.layers),
-            "sizes": asdict(self.sizes),
-            "space": asdict(self.space),
-            "options": self.options.record(),
-            "quality": asdict(self.quality),
-            "steps": self.steps,
-        }
+    def _record(self) -> "SurrogateRecord":
+        return SurrogateRecord(
+            classifier=ClassifierIdentity(self.classifier.name, self.classifier.fingerprint()),
+            layers=LOGITS_ONLY if self.features.black_box else tuple(self.features.layers),
+            made_with=library_versions(),
+            options=self.options,
+            quality=self.quality,
+            sizes=self.sizes,
+            space=self.space,
+            steps=self.steps,
+        )
 
     def __repr__(self) -> str:
         contexts = ", ".join(self.context_names) or "no context"
         return f"SurrogateExplainer({self.classifier.name!r}, {contexts}, step {self.steps} of {self.options.steps})"
+
+
+@dataclass(frozen=True)
+class ClassifierIdentity:
+    """Which classifier a surrogate mimics: its name, and the digest of its weights."""
+
+    name: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class SurrogateRecord:
+    """All of a surrogate but its tensors.
+
+    Attributes:
+        classifier: that it mimics.
+        layers: where the classifier is seen; `LOGITS_ONLY` for a black box.
+        made_with: versions of pellucid and torch.
+        options: of the training.
+        quality: of the auxiliary models.
+        sizes: of the data.
+        space: of the images.
+        steps: of the training so far.
+    """
+
+    classifier: ClassifierIdentity
+    layers: str | tuple[str, ...]
+    made_with: Mapping[str, str]
+    options: TrainingOptions
+    quality: AuxiliaryQuality
+    sizes: DataSizes
+    space: DisplaySpace
+    steps: int
 
 
 def load(folder: str | Path, *, classifier: Classifier) -> SurrogateExplainer:
@@ -176,51 +204,40 @@ def load(folder: str | Path, *, classifier: Classifier) -> SurrogateExplainer:
     """
     path = Path(folder)
     record = _read_record(path / RECORD)
-    wanted, found = record["classifier"]["weights"], classifier.fingerprint()
-    if wanted != found:
+    expected, given = record.classifier.weights, classifier.fingerprint()
+    if expected != given:
         raise CheckpointError(
-            f"{path} holds the surrogate of {record['classifier']['name']} with weights {wanted[:12]}; the classifier "
-            f"given, {classifier.name}, has weights {found[:12]}: its decisions are not the ones that were distilled"
+            f"{path} holds the surrogate of {record.classifier.name} with weights {expected[:12]}; the classifier "
+            f"given, {classifier.name}, has weights {given[:12]}: its decisions are not the ones that were distilled"
         )
-    sizes = DataSizes(**{**record["sizes"], "context_names": tuple(record["sizes"]["context_names"])})
-    options = TrainingOptions.from_record(record["options"])
-    features = FeatureExtractor(classifier, record["layers"])
+    sizes, options = record.sizes, record.options
+    features = FeatureExtractor(classifier, record.layers)
     tensors = read_tensors(path / TENSORS)
     networks = SurrogateNetworks(sizes, options)
     networks.load_state_dict(select_prefix(tensors, "networks."))
     auxiliary_models = AuxiliaryModels(sizes.channels, sizes.features, len(sizes.context_names), options)
     auxiliary_models.load_state_dict(select_prefix(tensors, "instruments."))
-    try:
-        quality = AuxiliaryQuality.from_record(record["quality"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path / RECORD} is damaged or of another version of pellucid ({error!r}): train the surrogate anew"
-        ) from error
-    space = DisplaySpace(tuple(record["space"]["low"]), tuple(record["space"]["high"]), str(record["space"]["origin"]))
     to_channels_last(networks, classifier.device)
     to_channels_last(auxiliary_models, classifier.device)
     surrogate = SurrogateExplainer(
         features,
         networks,
         auxiliary_models,
-        space,
+        record.space,
         sizes,
         options,
-        quality,
+        record.quality,
         tensors["span"],
-        int(record["steps"]),
+        record.steps,
     )
     surrogate.load_state(path)
     return surrogate
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> SurrogateRecord:
+    if not path.exists():
+        raise CheckpointError(f"{path.parent} holds no surrogate: there is no {path.name}")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} holds no surrogate: there is no {path.name}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); train the surrogate anew") from error
-    if record.get("format") != FORMAT or record.get("version") != VERSION:
-        raise CheckpointError(f"{path} is no surrogate that this pellucid reads (format {FORMAT!r}, version {VERSION})")
-    return dict(record)
+        return read_record(path, SurrogateRecord, kind=FORMAT, version=VERSION)
+    except RecordError as error:
+        raise CheckpointError(f"{error}: train the surrogate again") from error

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import pellucid
 from pellucid.attribution import Method
 from pellucid.classifiers import Classifier
 from pellucid.errors import ModelError, PellucidError
@@ -40,6 +39,7 @@ from pellucid.evaluation.sweep.predictions import confident_candidates, unusable
 from pellucid.evaluation.sweep.run import Run
 from pellucid.evaluation.sweep.sweep_options import SweepOptions
 from pellucid.evaluation.sweep.worker import Job
+from pellucid.results import library_versions
 
 Models = str | Classifier | ModelSource | Sequence[str | Classifier | ModelSource]
 
@@ -119,7 +119,7 @@ def _job(
     folder.check_same_plan(plan)
     if not folder.table.exists():
         _check(classifiers, plan)
-    folder.bind_plan(plan, found.root)
+    folder.replace_plan(plan, found.root)
     return Job(plan, tuple(sources), tuple(methods), found, {})
 
 
@@ -181,7 +181,7 @@ def _plan(options: SweepOptions, methods: Sequence[Method], classifiers: Sequenc
         methods=plan_methods(methods),
         models=tuple(plan_model(classifier, options) for classifier in classifiers),
         data=PlannedData(data.digest(), len(data)),
-        versions={"pellucid": pellucid.__version__, "torch": torch.__version__},
+        versions=library_versions(),
     )
 
 

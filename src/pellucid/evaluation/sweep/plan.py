@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep.sweep_options import SweepOptions
+from pellucid.storage import to_record
 
 PREDICTIONS_PER_CHUNK = 256
 
@@ -126,44 +127,17 @@ class Plan:
     data: PlannedData
     versions: Mapping[str, str]
 
-    def record(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
-
-    @staticmethod
-    def from_record(record: Mapping[str, Any]) -> "Plan":
-        """The plan that `record()` describes."""
-        values = _frozen(record)
-        return Plan(
-            options=SweepOptions(**values["options"]),
-            methods=tuple(PlannedMethod(**method) for method in values["methods"]),
-            models=tuple(PlannedModel(**model) for model in values["models"]),
-            data=PlannedData(**values["data"]),
-            versions=values["versions"],
-        )
-
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the record."""
-        return _digest(self.record())
+        """SHA-256 of the plan as JSON."""
+        return _digest(to_record(self))
 
     def tag(self, task: Task) -> str:
         """SHA-256 of all that the result of a unit of work depends on; the files that it makes carry it."""
         if isinstance(task, Shard):
             return self.digest
         model = replace(self.models[task.model], layers=(), cascade=(), steps=())
-        return _digest([asdict(model), asdict(self.data), dict(self.versions), self.options.max_batch])
-
-    def differences(self, other: "Plan") -> list[str]:
-        """What is not the same in another plan, as 'name: here; there'."""
-        mine, theirs = dict(_leaves(self.record())), dict(_leaves(other.record()))
-        names = dict.fromkeys([*mine, *theirs])
-        return [
-            f"{name}: {_shown(mine.get(name))}; {_shown(theirs.get(name))}"
-            for name in names
-            if mine.get(name) != theirs.get(name)
-        ]
+        return _digest([*map(to_record, (model, self.data, self.versions)), self.options.max_batch])
 
     def predictions(self) -> Iterator[PredictionChunk]:
         """The units of work of classifying the data set."""
@@ -205,26 +179,3 @@ class Plan:
 
 def _digest(record: Any) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _frozen(each) for key, each in value.items()}
-    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and text of a record under a name such as 'models 0 fingerprint'; lists of texts stay whole."""
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _leaves(each, f"{path} {key}".strip().removeprefix("options "))
-    elif isinstance(value, Sequence) and any(isinstance(each, Mapping) for each in value):
-        for index, each in enumerate(value):
-            yield from _leaves(each, f"{path} {index}")
-    else:
-        yield path, value
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

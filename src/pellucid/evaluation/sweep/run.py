@@ -47,7 +47,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = SweepFolder(folder)
-        self.plan, self.root = self._folder.read_plan()
+        self.plan, self.root = self._folder.load_plan()
 
     @staticmethod
     def load(folder: str | Path) -> Run:

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-import pellucid
 from pellucid.attribution import Case, Explanation, Method
 from pellucid.attribution.cases import shared_budget
 from pellucid.classifiers import Classifier, Prediction
@@ -25,6 +23,7 @@ from pellucid.data import (
 from pellucid.errors import PellucidError
 from pellucid.reports.attribution.page import PageInput, Panel, write_page
 from pellucid.reports.shared.overlays import display_size, save_overlay
+from pellucid.results import library_versions
 from pellucid.storage import write_atomically
 
 
@@ -199,7 +198,7 @@ def _page(report: LocalReport, panels: Sequence[Panel]) -> PageInput:
             "image": {"file": report.path.name, "sha256": _digest(report.path), "pixels": _pixels(report.image)},
             "classifier": report.classifier,
             "layers (channels x rows x columns)": shapes,
-            "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
+            "versions": library_versions(),
         },
     )
 

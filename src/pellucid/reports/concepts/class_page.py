@@ -5,9 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-import pellucid
 from pellucid.classifiers import Classifier
 from pellucid.concepts import ClassExplanation, Status, VisualTCAV
 from pellucid.reports.concepts.examples import Examples, choose_examples
@@ -22,6 +19,7 @@ from pellucid.reports.concepts.parts import (
     verdict,
 )
 from pellucid.reports.shared.html import script_hash, templates
+from pellucid.results import library_versions
 from pellucid.storage import write_atomically
 
 
@@ -206,5 +204,5 @@ def _provenance(
         "Visual-TCAV": explainers[0].options,
         "bootstrap": {"repeats": first.repeats, "seed": first.seed, "over CAVs too": first.hierarchical},
         "passes": {name.replace("_", " "): count for name, count in vars(passes).items() if count},
-        "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
+        "versions": library_versions(),
     }

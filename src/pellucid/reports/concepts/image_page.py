@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-import pellucid
 from pellucid.classifiers import Classifier, Prediction
 from pellucid.concepts import (
     ConceptExplanation,
@@ -40,6 +38,7 @@ from pellucid.reports.shared.html import (
     templates,
 )
 from pellucid.reports.shared.overlays import display_image
+from pellucid.results import library_versions
 from pellucid.storage import write_atomically
 
 _MAP_LONG_SIDE = 360
@@ -268,5 +267,5 @@ def _provenance(report: ConceptReport) -> dict[str, object]:
         "CAVs": {"estimator": cav.estimator, **cav.options},
         "Visual-TCAV": first.options,
         "passes": {name.replace("_", " "): count for name, count in vars(passes).items() if count},
-        "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
+        "versions": library_versions(),
     }

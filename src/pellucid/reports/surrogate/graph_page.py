@@ -4,13 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-import pellucid
 from pellucid.reports.shared.html import script_hash, templates
 from pellucid.reports.surrogate.fidelity import fidelity_view, is_trustworthy
 from pellucid.reports.surrogate.graph_figure import graph_views
 from pellucid.reports.surrogate.why_page import ExplainedImage, image_view
+from pellucid.results import library_versions
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ def _provenance(explainer: "SurrogateExplainer") -> dict[str, Any]:
             "nuisance": explainer.options.nuisance,
             "seed": explainer.options.seed,
         },
-        "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__},
+        "versions": library_versions(),
     }
     return (
         made

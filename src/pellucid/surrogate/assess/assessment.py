@@ -1,8 +1,7 @@
 """How good a twin is, measured on images it was not trained on: fidelity, and control over each context."""
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,25 +82,6 @@ class Assessment:
     def effectiveness(self) -> dict[str, float]:
         """Context -> correlation of asked and re-measured value, less for drawings that cannot be measured."""
         return {control.concept: control.effectiveness for control in self.controls}
-
-    def to_json(self) -> str:
-        """All marks as JSON text; `from_json` reads it."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Assessment":
-        """Read what `to_json` wrote.
-
-        Raises:
-            PellucidError: when the text is something else.
-        """
-        try:
-            content = json.loads(text)
-            controls = tuple(Control(**control) for control in content.pop("controls"))
-            seen = Realism(**content.pop("realism"))
-            return cls(controls=controls, realism=seen, **content)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise PellucidError(f"this is no assessment written by pellucid: {error}") from error
 
 
 def assess(

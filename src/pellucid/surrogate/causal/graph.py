@@ -1,17 +1,16 @@
 """A causal graph that claims no more than is identified: edges with marks, confidence, strength and ground."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any, Literal
+from math import nan
+from typing import Literal
 
 from pellucid.errors import PellucidError
 
 EndMark = Literal["tail", "arrow", "circle"]
 OrientationSource = Literal["knowledge", "collider", "intervention", "undecided"]
 
-_NAN = float("nan")
 _MOST_EXTENSIONS = 4096
 
 
@@ -38,13 +37,13 @@ class Edge:
     target: str
     source_mark: EndMark = "tail"
     target_mark: EndMark = "tail"
-    confidence: float = _NAN
-    forward: float = _NAN
-    backward: float = _NAN
-    strength: float = _NAN
+    confidence: float = nan
+    forward: float = nan
+    backward: float = nan
+    strength: float = nan
     ground: OrientationSource = "undecided"
     tentative: bool = False
-    p_value: float = _NAN
+    p_value: float = nan
 
     @property
     def directed(self) -> bool:
@@ -236,26 +235,6 @@ class CausalGraph:
             if one < other and self.edge(one, other) is None
         }
 
-    def to_json(self) -> str:
-        """The graph as JSON text; `from_json` reads it."""
-        edges = [{key: _no_nan(value) for key, value in asdict(edge).items()} for edge in self.edges]
-        content = {"nodes": self.nodes, "edges": edges, "made_by": dict(self.made_by), "notes": self.notes}
-        return json.dumps(content, indent=1, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "CausalGraph":
-        """Read what `to_json` wrote.
-
-        Raises:
-            PellucidError: when the text is something else.
-        """
-        try:
-            content = json.loads(text)
-            edges = tuple(Edge(**_with_nan(edge)) for edge in content["edges"])
-            return cls(tuple(content["nodes"]), edges, content["made_by"], tuple(content["notes"]))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise PellucidError(f"this is no causal graph written by pellucid: {error}") from error
-
     def to_graphml(self) -> str:
         """The graph as GraphML, for Gephi, yEd, networkx and others.
 
@@ -270,11 +249,3 @@ class CausalGraph:
             labels = {key: v for key, v in asdict(edge).items() if key not in ("source", "target")}
             drawing.add_edge(edge.source, edge.target, **labels)
         return "\n".join(networkx.generate_graphml(drawing))
-
-
-def _with_nan(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: _NAN if value is None else value for key, value in fields.items()}
-
-
-def _no_nan(value: object) -> object:
-    return None if isinstance(value, float) and value != value else value

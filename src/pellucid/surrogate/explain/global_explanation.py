@@ -1,8 +1,8 @@
 """The global explanation: the causal graph of what the classifier perceives, beside that of the data."""
 
-import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from pellucid.surrogate.explain.decision_effects import (
     measure_decision_effects,
 )
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch
-from pellucid.surrogate.explain.necessity import Necessity, Proportion, necessity
+from pellucid.surrogate.explain.necessity import Necessity, necessity
 
 MIN_PROBE_R2 = 0.7
 """R2 of the perceived on the measured context below which edges would come from errors of reading (GLANCE spec)."""
@@ -38,7 +38,6 @@ class GlobalExplanation:
         data: graph of the measured contexts; None when no context was measured.
         perceived: graph of the perceived contexts and the unexplained latents, with edges to the decision.
         unread: concepts that were no nodes to be discovered, but move the decision, so that they are drawn.
-        difference: of the two, over contexts that both can have; None without a data graph.
         perceives: context -> R2 of the perceived on the measured value.
         decisions: every concept's edge to the decision, significant or not.
         null: what swaps of nuisance do.
@@ -52,7 +51,6 @@ class GlobalExplanation:
     data: CausalGraph | None
     perceived: CausalGraph
     unread: tuple[str, ...]
-    difference: GraphDifference | None
     perceives: Mapping[str, float]
     decisions: tuple[DecisionEffect, ...]
     null: NuisanceNull
@@ -61,54 +59,10 @@ class GlobalExplanation:
     transferred: bool
     notes: tuple[str, ...]
 
-    def to_json(self) -> str:
-        """Everything as JSON text; `from_json` reads it."""
-        content = {
-            "data": None if self.data is None else json.loads(self.data.to_json()),
-            "perceived": json.loads(self.perceived.to_json()),
-            "unread": list(self.unread),
-            "perceives": dict(self.perceives),
-            "decisions": [asdict(edge) for edge in self.decisions],
-            "null": asdict(self.null),
-            "necessity": [asdict(each) for each in self.necessity],
-            "target": self.target,
-            "transferred": self.transferred,
-            "notes": list(self.notes),
-        }
-        return json.dumps(content, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "GlobalExplanation":
-        """Read what `to_json` wrote.
-
-        Raises:
-            PellucidError: when the text is something else.
-        """
-        try:
-            content = json.loads(text)
-            data = None if content["data"] is None else CausalGraph.from_json(json.dumps(content["data"]))
-            perceived = CausalGraph.from_json(json.dumps(content["perceived"]))
-            decisions = tuple(DecisionEffect(**edge | {"dose": tuple(edge["dose"])}) for edge in content["decisions"])
-            null = NuisanceNull(**content["null"] | {"single": tuple(content["null"]["single"])})
-            unread = tuple(content["unread"])
-            return cls(
-                data,
-                perceived,
-                unread,
-                None if data is None else difference(data, perceived.drop_nodes(unread)),
-                content["perceives"],
-                decisions,
-                null,
-                tuple(
-                    Necessity(each["concept"], Proportion(**each["necessity"]), Proportion(**each["sufficiency"]))
-                    for each in content["necessity"]
-                ),
-                content["target"],
-                content["transferred"],
-                tuple(content["notes"]),
-            )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise PellucidError(f"this is no global explanation written by pellucid: {error}") from error
+    @cached_property
+    def difference(self) -> GraphDifference | None:
+        """How the two graphs differ over contexts that both can have; None without a data graph."""
+        return None if self.data is None else difference(self.data, self.perceived.drop_nodes(self.unread))
 
 
 def explain_globally(
@@ -185,11 +139,8 @@ def explain_globally(
         notes.append("there is no nuisance to compare with: edges to the decision are not tested, and none is drawn")
     graph = add_decision_edges(perceived, decisions, refused)
     unread = tuple(name for name in graph.nodes if name not in perceived.nodes and name != DECISION_NODE)
-    told = None if data is None else difference(data, perceived)
     needed = () if target is None else _necessity(shown, target, seed, notes)
-    return GlobalExplanation(
-        data, graph, unread, told, perceives, decisions, null, needed, target, transferred, tuple(notes)
-    )
+    return GlobalExplanation(data, graph, unread, perceives, decisions, null, needed, target, transferred, tuple(notes))
 
 
 def _necessity(batch: EncodedBatch, target: int, seed: int, notes: list[str]) -> tuple[Necessity, ...]:

@@ -1,8 +1,6 @@
 """What is fitted before the twin and then frozen: judges of context, readers of perceived context, and scales."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +26,6 @@ class AuxiliaryQuality:
     judged: tuple[tuple[float, ...], ...]
     perceived: tuple[float, ...]
     blind: tuple[float, ...]
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "AuxiliaryQuality":
-        """What `asdict` made of one, as JSON has it."""
-        return cls(tuple(map(tuple, record["judged"])), tuple(record["perceived"]), tuple(record["blind"]))
 
 
 class AuxiliaryModels(nn.Module):

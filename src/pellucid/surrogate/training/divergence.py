@@ -1,7 +1,7 @@
 """When a training has gone astray, by rules, so that it can be rolled back and said."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 
 from pellucid.errors import PellucidError
@@ -58,10 +58,6 @@ class DivergenceMonitor:
         if self.pixel is not None and self.best_pixel is not None and self.pixel > WORSE * self.best_pixel + 0.1:
             return f"the pixel loss rose from {self.best_pixel:.2f} to {self.pixel:.2f}"
         return None
-
-    def record(self) -> dict[str, float | int | None]:
-        """The running means as JSON has them."""
-        return asdict(self)
 
 
 def _followed(mean: float | None, value: float) -> float:

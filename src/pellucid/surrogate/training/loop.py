@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.surrogate.training.checkpoint import RunFolder
+from pellucid.storage import from_record, to_record
+from pellucid.surrogate.training.checkpoint import TrainingFolder
 from pellucid.surrogate.training.distributed import is_main_process, wait_for_all, world_size
 from pellucid.surrogate.training.divergence import DivergedError, DivergenceMonitor
 from pellucid.surrogate.training.trainer import Trainer
@@ -27,7 +28,7 @@ COLLAPSED = 0.02
 """A direction of the latents with less variance than this is dead."""
 
 
-def run(trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: ProgressCallback) -> None:
+def run(trainer: Trainer, folder: TrainingFolder, keep: Callable[[], None], tell: ProgressCallback) -> None:
     """Train to the end, from the last checkpoint if there is one.
 
     Ctrl-C ends it after the step in hand, which is kept; a second Ctrl-C ends it at once.
@@ -95,7 +96,7 @@ def _due(trainer: Trainer, every: int) -> bool:
     return trainer.steps % every == 0 or trainer.steps == trainer.options.steps
 
 
-def _report(progress: TrainingProgress, folder: RunFolder, tell: ProgressCallback) -> None:
+def _report(progress: TrainingProgress, folder: TrainingFolder, tell: ProgressCallback) -> None:
     if is_main_process():
         folder.log({"step": progress.step, "speed": round(progress.speed, 2), **progress.losses})
     tell(progress)
@@ -106,7 +107,7 @@ def _say(trainer: Trainer, line: str, tell: ProgressCallback) -> None:
 
 
 def _resumed(
-    trainer: Trainer, folder: RunFolder, keep: Callable[[], None], tell: ProgressCallback
+    trainer: Trainer, folder: TrainingFolder, keep: Callable[[], None], tell: ProgressCallback
 ) -> DivergenceMonitor:
     last = folder.last()
     if last is None:
@@ -123,10 +124,10 @@ def _resumed(
 def _taken_up(trainer: Trainer, notes: dict[str, Any], tensors: dict[str, Tensor]) -> DivergenceMonitor:
     trainer.load_state(tensors)
     trainer.steps, trainer.rollbacks = int(notes["steps"]), int(notes["rollbacks"])
-    return DivergenceMonitor(**notes["watch"])
+    return from_record(DivergenceMonitor, notes["watch"], source="watch")
 
 
-def _rolled_back(trainer: Trainer, folder: RunFolder, trouble: str, tell: ProgressCallback) -> DivergenceMonitor:
+def _rolled_back(trainer: Trainer, folder: TrainingFolder, trouble: str, tell: ProgressCallback) -> DivergenceMonitor:
     """Back to the last checkpoint, with other random numbers and a slower discriminator."""
     astray, times = trainer.steps, trainer.rollbacks + 1
     line = f"step {astray} went astray: {trouble}"
@@ -146,11 +147,11 @@ def _rolled_back(trainer: Trainer, folder: RunFolder, trouble: str, tell: Progre
 
 
 def _save(
-    trainer: Trainer, folder: RunFolder, watch: DivergenceMonitor, keep: Callable[[], None], tell: ProgressCallback
+    trainer: Trainer, folder: TrainingFolder, watch: DivergenceMonitor, keep: Callable[[], None], tell: ProgressCallback
 ) -> None:
     state = trainer.state()  # every process takes part: each has its own random numbers
     if is_main_process():
-        folder.save(trainer.steps, state, {"rollbacks": trainer.rollbacks, "watch": watch.record()})
+        folder.save(trainer.steps, state, {"rollbacks": trainer.rollbacks, "watch": to_record(watch)})
         keep()
         dead = _dead_latents(trainer)
         if dead and trainer.steps:

@@ -1,8 +1,7 @@
 """All that is fixed before the twin is trained: images and their versions, contexts, instruments, what f sees."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 
 from pellucid.classifiers.randomize import reinitialize, replace_module
 from pellucid.errors import ModelError, PellucidError
-from pellucid.storage import write_atomically
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.storage import RecordError, from_record, read_json, read_tensors, to_record, write_json, write_tensors
 from pellucid.surrogate.model import to_channels_last
 from pellucid.surrogate.model.attribute_predictors import Rerender, fit_attribute_predictors, map_in_batches
 from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality, mean_and_std
@@ -200,7 +198,7 @@ def _instruments(
             say("reading context from the features of the classifier with random weights")
             context = auxiliary_models.standard_context(table[: len(given)])
             quality = replace(quality, blind=_blind(features, given, context, space, options))
-        write_atomically(out / QUALITY, json.dumps(asdict(quality), indent=1).encode())
+        write_json(out / QUALITY, to_record(quality))
         write_tensors(out / INSTRUMENTS, auxiliary_models.state_dict())
     wait_for_all()
     auxiliary_models.load_state_dict(read_tensors(out / INSTRUMENTS))
@@ -210,12 +208,9 @@ def _instruments(
 
 def _read_quality(path: Path) -> AuxiliaryQuality:
     try:
-        return AuxiliaryQuality.from_record(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or of another version of pellucid ({error!r}): delete it and {INSTRUMENTS} beside it, "
-            "and they are made again"
-        ) from error
+        return from_record(AuxiliaryQuality, read_json(path), source=path)
+    except RecordError as error:
+        raise CheckpointError(f"{error}: delete it and {INSTRUMENTS} beside it, and they are made again") from error
 
 
 def _fit(

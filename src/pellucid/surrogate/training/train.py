@@ -11,6 +11,7 @@ from torch import Tensor
 from pellucid.classifiers import Classifier
 from pellucid.data.context_table import ContextTable
 from pellucid.errors import PellucidError
+from pellucid.storage import to_record
 from pellucid.surrogate.causal.discovery import CLASS_NODE
 from pellucid.surrogate.explain.decision_effects import DECISION_NODE
 from pellucid.surrogate.model.attribute_predictors import Rerender
@@ -19,7 +20,7 @@ from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.surrogate_networks import DataSizes, gain_column
 from pellucid.surrogate.surrogate import SurrogateExplainer
-from pellucid.surrogate.training.checkpoint import RunFolder, digest_of
+from pellucid.surrogate.training.checkpoint import TrainingFolder, digest_of
 from pellucid.surrogate.training.distributed import (
     check_own_gpu,
     is_main_process,
@@ -82,7 +83,7 @@ def train(
     if not isinstance(images, Tensor) and context is not None and context.files is not None:
         _same_order(images, context.files)
     features = FeatureExtractor(classifier, layers)
-    folder = RunFolder(out)
+    folder = TrainingFolder(out)
     with folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             folder.bind_plan(_identity(classifier, features, options, space, images, names, values, rerender))
@@ -157,7 +158,7 @@ def _identity(
     return {
         "classifier": classifier.fingerprint(),
         "layers": LOGITS_ONLY if features.black_box else list(features.layers),
-        "options": options.record(),
+        "options": to_record(options),
         "context": list(names),
         "data": digest_of(files, [values, *([images] if isinstance(images, Tensor) else [])]),
         "space": [list(space.low), list(space.high)],

@@ -1,6 +1,6 @@
 """How a twin is trained: one frozen record, and presets for a test, a laptop, and one or several GPUs."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from pellucid.errors import PellucidError
@@ -162,15 +162,6 @@ class TrainingOptions:
         weights = {name: value for name, value in changes.items() if name in losses - own}
         rest = {name: value for name, value in changes.items() if name in own}
         return replace(self, weights=replace(self.weights, **weights), **rest)
-
-    def record(self) -> dict[str, Any]:
-        """The options as JSON has them."""
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "TrainingOptions":
-        """The options that `record` was made from."""
-        return cls(**{**record, "weights": LossWeights(**record["weights"])})
 
 
 _LARGE = TrainingOptions(
