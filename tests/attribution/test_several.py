@@ -16,8 +16,8 @@ from pellucid.attribution import (
     Passes,
     SmoothGrad,
     Target,
+    explain,
 )
-from pellucid.attribution.cases import explain
 from pellucid.errors import PellucidError
 
 METHODS = [

@@ -20,8 +20,7 @@ from tests.attribution.support import (
 from torch import Tensor, nn
 
 import pellucid as pl
-from pellucid.attribution import METHODS, Method
-from pellucid.attribution.cases import explain
+from pellucid.attribution import METHODS, Method, explain
 from pellucid.errors import LayerError
 
 WITHOUT_TRACE = [name for name in METHODS if name != "LRP"]

@@ -47,7 +47,7 @@ def test_other_outputs_concern_the_signed_path_and_never_the_reference(target: T
     expected = score(view.logits(IMAGES)) - score(view.logits(torch.zeros_like(IMAGES)))  # type: ignore[operator]
     torch.testing.assert_close(evidence.path.delta[:, 0], expected)
     torch.testing.assert_close(evidence.path.values.sum((2, 3, 4))[:, 0], expected, atol=2e-3, rtol=0)
-    assert not torch.allclose(evidence.path.gradient, plain.path.gradient, atol=1e-4)
+    assert not torch.allclose(evidence.path.mean, plain.path.mean, atol=1e-4)
 
 
 def test_another_baseline_concerns_the_signed_path_and_never_the_reference() -> None:
@@ -66,7 +66,7 @@ def test_refinement_concerns_the_signed_path_and_never_the_reference() -> None:
     assert float(evidence.reference.sum()) == pytest.approx(0.98, abs=1e-6)
     assert float(evidence.reference_gap) == pytest.approx(0.02, abs=1e-6)
     assert evidence.path.steps.tolist() == [200]
-    assert float(evidence.path.gap) < 0.006
+    assert float(evidence.path.relative_gap) < 0.006
 
 
 def test_the_part_before_the_layer_runs_once_per_image() -> None:

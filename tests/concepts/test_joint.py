@@ -7,9 +7,8 @@ import torch
 from tests.concepts.support import curved_view
 from torch import Tensor
 
-from pellucid.attribution import Case
+from pellucid.attribution import Case, path_integral
 from pellucid.concepts.joint import gram_matrix, joint_attribution, sharing_rule
-from pellucid.concepts.path import integrate_path
 from pellucid.errors import PellucidError
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -91,9 +90,9 @@ def test_a_concept_without_direction_gets_nothing() -> None:
 
 def test_a_basis_of_channel_space_explains_all_but_the_completeness_gap() -> None:
     view, images = curved_view(), torch.randn(2, 4, 3, 5)
-    path = integrate_path(Case(view, images, [0, 2]), torch.zeros(()), 400)
+    path = path_integral(Case(view, images, [0, 2]), torch.zeros(()), steps=400)
     basis = torch.linalg.qr(torch.randn(4, 4))[0]
-    found = joint_attribution(path.difference, path.gradient, basis, path.delta)
+    found = joint_attribution(path.difference, path.mean, basis, path.delta)
     expected = view.logits(images) - view.logits(torch.zeros_like(images))
     torch.testing.assert_close(found.contributions.sum(1), expected[:, [0, 2]], atol=1e-4, rtol=0)
     torch.testing.assert_close(found.residual, path.delta - path.values.sum((2, 3, 4)), atol=1e-5, rtol=0)

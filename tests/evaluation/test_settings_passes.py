@@ -226,7 +226,7 @@ def test_differentiated_logits_are_never_taken_from_memory(counts: Counts) -> No
 @pytest.mark.parametrize(("name", "rows"), [("GridPG", 4), ("DiPart", 4), ("DiFull", 8)])
 def test_a_batch_holds_so_many_cells(name: str, rows: int) -> None:
     view = SETTINGS[name](classifier(gap_net())).at("1")
-    case = Case(view, grids(), TARGETS[name], max_batch=16)
+    case = Case(view, grids(), TARGETS[name])
     assert case.budget.rows("gradient") == rows
     assert BatchBudget(case.view, grids(count=1), max_batch=1).rows("forward") == 1
 

@@ -135,10 +135,10 @@ class Broken(Method):
     """NaN maps for grid 1, and no map at all for grid 2."""
 
     def attribute(self, case: Case) -> Attribution:
-        if case.first == 2:
+        if case.offset == 2:
             raise ModelError("this grid is too difficult")
         values = torch.ones(len(case), case.target_count, 4, 4)
-        values[:, :, 0, 0] = torch.nan if case.first == 1 else 1
+        values[:, :, 0, 0] = torch.nan if case.offset == 1 else 1
         return Attribution(values)
 
 

@@ -1,5 +1,6 @@
 """Explaining an image file and writing everything about it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import pellucid as pl
+from pellucid.cli import main
 from pellucid.reports import explain_image, write_report
 
 
@@ -99,3 +101,30 @@ def test_an_alias_is_named_beside_the_layer(wide: Path, tmp_path: Path) -> None:
     assert dict(report.layers) == {"1": "final: 1", "0": "0"}
     page = write_report(report, tmp_path / "out")[0].read_text()
     assert "final: 1" in page
+
+
+def test_the_page_and_the_command_report_the_passes_that_python_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 40), "gray").save("gray.png")
+    digits = pl.load("digit_cnn")
+    images = digits.read("gray.png")
+    for names in (["GradCAM"], ["Occlusion"], ["LRP"], ["GradCAM", "InputXGradient", "IntegratedGradients"]):
+        methods = [pl.attribution.METHODS[name]() for name in names]
+        report = explain_image(digits, "gray.png", methods, ["final", "input"])
+        in_python = [
+            explanation.passes
+            for layer in ("input", "final")
+            for explanation in pl.attribution.explain(digits.at(layer), images, None, methods)
+        ]
+        assert [timed.explanation.passes for timed in report.explanations] == in_python
+        assert in_python[0].prefix_forward == 1
+        if len(methods) == 1:
+            assert in_python == [methods[0](digits.at(layer), images).passes for layer in ("input", "final")]
+        arguments = ["explain", "gray.png", "--model", "digit_cnn", "--layers", "final,input", "--json"]
+        monkeypatch.setattr("sys.argv", ["pellucid", *arguments, "--methods", ",".join(names)])
+        with pytest.raises(SystemExit):
+            main()
+        (told,) = json.loads(capsys.readouterr().out)["images"]
+        assert [vars(passes) for passes in in_python] == [each["passes"] for each in told["explanations"]]

@@ -1,5 +1,6 @@
 """Attribution: where a classifier found its evidence, at the input or at any layer."""
 
+from pellucid.attribution.batch_budget import BatchBudget
 from pellucid.attribution.cam import (
     AblationCAM,
     GradCAM,
@@ -7,8 +8,7 @@ from pellucid.attribution.cam import (
     LayerCAM,
     ScoreCAM,
 )
-from pellucid.attribution.case import Case
-from pellucid.attribution.cases import explain
+from pellucid.attribution.cases import BatchLimits, Case, ImageBatch, cases, image_batches
 from pellucid.attribution.explanation import Explanation
 from pellucid.attribution.gradient import (
     Gradient,
@@ -18,13 +18,14 @@ from pellucid.attribution.gradient import (
 )
 from pellucid.attribution.integrated_gradients import IntegratedGradients
 from pellucid.attribution.lrp import LRP
-from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.method import Attribution, Method, explain, explain_case
 from pellucid.attribution.method_names import make_methods
+from pellucid.attribution.path_integral import PathIntegral, path_integral, refine_path
 from pellucid.attribution.perturbation import RISE, Occlusion
 from pellucid.attribution.smoothed import Smoothed
 from pellucid.attribution.smoothing import smooth
-from pellucid.attribution.targets import Target
-from pellucid.attribution.view import View
+from pellucid.attribution.targets import Output, Target, TargetLike, count_targets
+from pellucid.attribution.view import View, rows_per_image, select_heads
 from pellucid.results import Passes
 
 __all__ = [
@@ -33,25 +34,39 @@ __all__ = [
     "RISE",
     "AblationCAM",
     "Attribution",
+    "BatchBudget",
+    "BatchLimits",
     "Case",
     "Explanation",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
     "GuidedBackprop",
+    "ImageBatch",
     "InputXGradient",
     "IntegratedGradients",
     "LayerCAM",
     "Method",
     "Occlusion",
+    "Output",
     "Passes",
+    "PathIntegral",
     "ScoreCAM",
     "SmoothGrad",
     "Smoothed",
     "Target",
+    "TargetLike",
     "View",
+    "cases",
+    "count_targets",
     "explain",
+    "explain_case",
+    "image_batches",
     "make_methods",
+    "path_integral",
+    "refine_path",
+    "rows_per_image",
+    "select_heads",
     "smooth",
 ]
 

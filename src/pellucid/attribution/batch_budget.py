@@ -43,8 +43,13 @@ class BatchBudget:
         self._prefix_rows, self._suffix_rows = rows_per_image(view)
         self.max_batch = max(1, max_batch // self._suffix_rows)
         self.max_bytes = max_bytes
-        self.passes = Passes()
+        self.passes = self._claimed = Passes()
         self._measured: dict[Part, int] = {}
+
+    def claim_passes(self) -> Passes:
+        """What measuring has cost since this was last called."""
+        passes, self._claimed = self.passes - self._claimed, self.passes
+        return passes
 
     def rows(self, *parts: Part) -> int:
         """Rows that may go at once through each of these parts of the network.

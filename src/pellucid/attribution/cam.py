@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution.case import Case
+from pellucid.attribution.cases import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 
@@ -23,7 +23,7 @@ class _CAM(Method):
     relu: bool = True
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         return not self.relu
 
     def _map(self, case: Case, weights: Tensor) -> Attribution:

@@ -101,10 +101,6 @@ class Explanation(Result):
             receipt=replace(self.receipt, gap=largest_gap(values, delta)),
         )
 
-    def add_passes(self, passes: Passes) -> "Explanation":
-        """The same with more passes on its receipt."""
-        return replace(self, receipt=replace(self.receipt, passes=self.receipt.passes + passes))
-
     def rows(self) -> list[dict[str, object]]:
         """A mapping for each image and target: its score, change in score, gap, and the evidence for and against."""
         gaps = None if self.delta is None else self.values.sum((2, 3)) - self.delta

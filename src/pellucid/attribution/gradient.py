@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case
+from pellucid.attribution.cases import Case
 from pellucid.attribution.guided import GuidedReLUs
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
@@ -36,7 +36,7 @@ class Gradient(Method):
         return True
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         return not self.absolute
 
     def attribute(self, case: Case) -> Attribution:
@@ -71,7 +71,7 @@ class GuidedBackprop(Method):
     absolute: bool = True
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         return not self.absolute
 
     def attribute(self, case: Case) -> Attribution:
@@ -116,7 +116,7 @@ class SmoothGrad(Method):
             )
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         return self.statistic == "mean" and (self.times_activation or not self.absolute)
 
     def attribute(self, case: Case) -> Attribution:
@@ -128,7 +128,7 @@ class SmoothGrad(Method):
         first = torch.zeros(shape, dtype=precision, device=activation.device)
         second = torch.zeros_like(first) if self.statistic != "mean" else None
         spread = self.noise * (activation.flatten(1).amax(1) - activation.flatten(1).amin(1))
-        for rows, samples in case.variants(self.samples, "gradient"):
+        for rows, samples in case.perturbed_batches(self.samples, "gradient"):
             noise = torch.stack([sample_noise(self.seed, index, activation.shape[1:]) for index in samples.tolist()])
             noisy = activation[rows] + spread[rows, None, None, None] * noise.to(activation)
             weights = torch.full((len(rows),), 1 / self.samples, dtype=torch.float64)

@@ -1,15 +1,15 @@
-"""What all attribution methods share: options, batching over images, and the receipt."""
+"""What all attribution methods share: options, the call that explains images, and the receipt."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case
-from pellucid.attribution.cases import explain
+from pellucid.attribution.cases import Case, cases
 from pellucid.attribution.explanation import Explanation, largest_gap
+from pellucid.attribution.targets import TargetLike
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 from pellucid.results import Provenance, Receipt, library_versions
@@ -32,20 +32,18 @@ class Attribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """An attribution method with its options.
+    """An attribution method with its options: called, it explains images; a new one implements `attribute`.
 
     Attributes:
         max_batch: most rows (images x steps, masks or windows; cells, of a grid setting) to send through the suffix
             at once: it bounds the memory and changes no result beyond rounding. With T targets, at most max_batch / T
             images (or 1) are explained at once, so that their N x T gradients are bounded too.
         max_bytes: most bytes that the tensors of one pass may take (see `BatchBudget`, which measures one row's), on
-            top of
-            images, activations and maps; None for no bound. Too few for one row are an error that says how many.
+            top of images, activations and maps; None for no bound. Too few for one row are an error that says how many.
     """
 
     max_batch: int = 16
     max_bytes: int | None = None
-    signed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
@@ -58,6 +56,11 @@ class Method(ABC):
         """What reports call the method."""
         return type(self).__name__
 
+    @property
+    def signed(self) -> bool:
+        """False for methods whose maps are >= 0 by definition."""
+        return True
+
     def needs_gradients(self, view: View) -> bool:
         """Whether `attribute` asks for `case.gradients` at this view, so that the first forward keeps its graph."""
         return False
@@ -66,7 +69,7 @@ class Method(ABC):
     def attribute(self, case: Case) -> Attribution:
         """Compute the maps of one case."""
 
-    def __call__(self, view: View, images: Tensor, target: Any = None) -> Explanation:
+    def __call__(self, view: View, images: Tensor, target: TargetLike = None) -> Explanation:
         """Explain images at the view's layer.
 
         Args:
@@ -84,32 +87,66 @@ class Method(ABC):
         """
         return explain(view, images, target, [self])[0]
 
-    def explain(self, case: Case) -> Explanation:
-        """Explain one prepared case, which several methods can share; counts only the passes made here."""
-        before = case.passes
-        attribution = self.attribute(case)
-        values = attribution.values.detach().float().cpu()
-        delta = None if attribution.delta is None else attribution.delta.detach().float().cpu()
-        return Explanation(
-            values=values,
-            scores=case.scores.detach().float().cpu(),
-            delta=delta,
-            targets=case.target.labels,
-            signed=self.signed,
-            notes=_notes(values, case.target.labels, attribution.notes or {}),
-            provenance=Provenance(
-                model=case.view.classifier.name,
-                layers=(case.view.layer,),
-                method=self.label,
-                options=self.options(),
-                versions=library_versions(),
-            ),
-            receipt=Receipt(passes=case.passes - before, gap=largest_gap(values, delta)),
-        )
-
     def options(self) -> dict[str, object]:
         """Every option with its value."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+def explain(view: View, images: Tensor, target: TargetLike, methods: Sequence[Method]) -> list[Explanation]:
+    """Explain images with several methods; each batch goes once through the part before the layer.
+
+    The activation, the logits and their gradient are computed once for all methods. The strictest `max_batch` and
+    `max_bytes` among the methods hold for all.
+
+    Args:
+        view: `classifier.at(layer)`.
+        images: (N, C, H, W) in the classifier's own input space.
+        target: as `Method.__call__` takes it.
+        methods: one or more, each with its options.
+
+    Returns:
+        An `Explanation` for each method. What they share is counted in the passes of the first, and the shared gradient
+        in those of the first that needs it: the sum over the list is what was run.
+
+    Raises:
+        PellucidError: no methods, no images, or a budget too small for one row.
+        TargetError: no such class.
+        ModelError: NaN or infinite logits.
+    """
+    batches = [[explain_case(case, method) for method in methods] for case in cases(view, images, target, methods)]
+    return [Explanation.join(parts) for parts in zip(*batches, strict=True)]
+
+
+def explain_case(case: Case, method: Method) -> Explanation:
+    """Explain one prepared case, which several methods can share.
+
+    Args:
+        case: from `cases`.
+        method: with its options.
+
+    Returns:
+        The maps with their receipt. The first method to explain a case is charged for what was run to prepare it.
+    """
+    with torch.inference_mode(False):
+        attribution = method.attribute(case)
+    values = attribution.values.detach().float().cpu()
+    delta = None if attribution.delta is None else attribution.delta.detach().float().cpu()
+    return Explanation(
+        values=values,
+        scores=case.scores.detach().float().cpu(),
+        delta=delta,
+        targets=case.target.labels,
+        signed=method.signed,
+        notes=_notes(values, case.target.labels, attribution.notes or {}),
+        provenance=Provenance(
+            model=case.view.classifier.name,
+            layers=(case.view.layer,),
+            method=method.label,
+            options=method.options(),
+            versions=library_versions(),
+        ),
+        receipt=Receipt(passes=case.claim_passes(), gap=largest_gap(values, delta)),
+    )
 
 
 def _notes(
@@ -117,12 +154,12 @@ def _notes(
 ) -> tuple[tuple[str, ...], ...]:
     notes = []
     for index, (maps, names) in enumerate(zip(values, labels, strict=True)):
-        found = list(given.get(index, ()))
+        remarks = list(given.get(index, ()))
         for name, values_of_target in zip(names, maps, strict=True):
             what = "the map" if len(names) == 1 else f"the map of {name}"
             if not bool(values_of_target.isfinite().all()):
-                found.append(f"{what} holds NaN or infinite values")
+                remarks.append(f"{what} holds NaN or infinite values")
             elif not bool(values_of_target.any()):
-                found.append(f"{what} is zero everywhere: at this layer the method finds no evidence for the target")
-        notes.append(tuple(found))
+                remarks.append(f"{what} is zero everywhere: at this layer the method finds no evidence for the target")
+        notes.append(tuple(remarks))
     return tuple(notes)

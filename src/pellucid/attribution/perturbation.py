@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case
+from pellucid.attribution.cases import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
@@ -79,7 +79,7 @@ class Occlusion(Method):
     def _drops(self, case: Case, down: list[tuple[int, int]], across: list[tuple[int, int]]) -> Tensor:
         """Fall of the score (N, T, windows down, windows across)."""
         drops = case.activation.new_empty(len(case), case.target_count, len(down) * len(across))
-        for rows, windows in case.variants(len(down) * len(across)):
+        for rows, windows in case.perturbed_batches(len(down) * len(across)):
             hidden = case.activation[rows]
             for one, window in zip(hidden, windows.tolist(), strict=True):
                 (top, bottom), (left, right) = down[window // len(across)], across[window % len(across)]
@@ -184,7 +184,7 @@ class RISE(Method):
             )
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         return self.output == "target"
 
     def attribute(self, case: Case) -> Attribution:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from pellucid.attribution.case import Case
+from pellucid.attribution.cases import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.smoothing import gaussian_weights, smooth
 from pellucid.attribution.view import View
@@ -26,7 +26,7 @@ class Smoothed(Method):
         object.__setattr__(self, "max_bytes", self.method.max_bytes)
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         return self.method.signed
 
     @property

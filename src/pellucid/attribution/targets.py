@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from pellucid.errors import TargetError
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Output = Literal["logit", "probability", "log_probability", "margin", "centered"]
-ClassRef = int | str | tuple[int, int | str]
+ClassRef = SupportsIndex | str | tuple[SupportsIndex, SupportsIndex | str]
 """A class by index or name; (head, class) where a classifier has several heads."""
 
 
@@ -52,6 +52,10 @@ class Target:
             )
         if self.minus is not None and self.output != "logit":
             raise TargetError(f"minus= contrasts logits; it cannot be combined with output={self.output!r}")
+
+
+TargetLike = ClassRef | Sequence[ClassRef] | Tensor | Target | None
+"""What methods explain: anything that `Target.classes` takes, or a `Target`."""
 
 
 @dataclass(frozen=True)
@@ -108,29 +112,40 @@ def _normalized(logits: Tensor, *, logarithm: bool) -> Tensor:
     return logits.log_softmax(-1) if logarithm else logits.softmax(-1)
 
 
-def count_targets(target: Any) -> int:
-    """How many targets T this gives for every image."""
+def count_targets(target: TargetLike) -> int:
+    """How many targets T this gives for every image.
+
+    >>> count_targets(3), count_targets([3, "zebra"]), count_targets(torch.tensor([[1, 2], [3, 4]]))
+    (1, 2, 2)
+    """
     classes = target.classes if isinstance(target, Target) else target
     if isinstance(classes, Tensor):
         return classes.shape[1] if classes.ndim > 1 else 1
     return len(classes) if isinstance(classes, list) else 1
 
 
-def select_targets(target: Any, rows: slice, images: int) -> Any:
+def select_targets(target: TargetLike, rows: slice, images: int) -> TargetLike:
     """The part of a target that belongs to some of the images.
+
+    Args:
+        target: of all the images; what is not a tensor is the same for every image.
+        rows: which of them.
+        images: how many there are in all.
 
     Raises:
         TargetError: a tensor of targets that has not one row for each of the images.
     """
     if isinstance(target, Target):
-        return replace(target, classes=select_targets(target.classes, rows, images))
+        classes = select_targets(target.classes, rows, images)
+        assert not isinstance(classes, Target)
+        return replace(target, classes=classes)
     if not isinstance(target, Tensor) or not target.ndim:
         return target
     _check_length(target, images)
     return target[rows]
 
 
-def target_heads(target: Any) -> tuple[int, ...]:
+def target_heads(target: TargetLike) -> tuple[int, ...]:
     """The heads that a target names, in order; none for a target that names classes alone."""
     classes: Any = target.classes if isinstance(target, Target) else target
     if isinstance(classes, Tensor):
@@ -140,7 +155,7 @@ def target_heads(target: Any) -> tuple[int, ...]:
 
 
 def resolve_target(
-    target: Any, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None = None
+    target: TargetLike, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None = None
 ) -> ResolvedTarget:
     """Look up a target for the images that gave `logits` (N, K) or (N, heads, K).
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, fx
 
-from pellucid.attribution.targets import ClassNames, target_heads
+from pellucid.attribution.targets import ClassNames, TargetLike, target_heads
 from pellucid.classifiers import Activation, SideInputs
 
 
@@ -64,7 +64,7 @@ def rows_per_image(view: View) -> tuple[int, int]:
     return (1, 1) if with_heads is None else (with_heads.prefix_rows, with_heads.suffix_rows)
 
 
-def select_heads(view: View, target: Any) -> View:
+def select_heads(view: View, target: TargetLike) -> View:
     """The view without the heads that a target does not name."""
     with_heads, heads = as_multi_head(view), target_heads(target)
     return with_heads.select_heads(heads) if with_heads is not None and heads else view

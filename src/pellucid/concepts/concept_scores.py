@@ -35,7 +35,7 @@ def score_directions(
     # Image by image: S maps of a batch would be large at early layers.
     for image, activation in enumerate(evidence.activation):
         maps = concept_map(activation, directions, low, high)
-        evidence_for = evidence.reference[image], evidence.path.gradient[image] * evidence.path.difference[image]
+        evidence_for = evidence.reference[image], evidence.path.mean[image] * evidence.path.difference[image]
         weights = evidence.class_weights[image]
         reference.append(reference_attribution(activation, evidence_for[0], directions, maps, weights))
         signed.append(signed_contribution(activation, evidence_for[1], directions, maps))
@@ -60,7 +60,7 @@ def find_statuses(
     }
     weak = {Status.CAV_WEAK: torch.tensor([cav.is_weak for cav in cavs])[None, :, None]}
     no_weight = evidence.class_weights[:, None] == 0
-    missed = evidence.path.gap[:, None] > (torch.inf if tolerance is None else tolerance)
+    missed = evidence.path.relative_gap[:, None] > (torch.inf if tolerance is None else tolerance)
     return (
         choose_statuses(zero | {Status.CLASS_WEIGHT_ZERO: no_weight, Status.NO_EVIDENCE: reference == 0} | weak),
         choose_statuses(zero | {Status.NO_EVIDENCE: signed == 0, Status.NOT_CONVERGED: missed} | weak),

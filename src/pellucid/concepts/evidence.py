@@ -1,25 +1,32 @@
 """The evidence for classes at a layer, computed once for all concepts: one prefix pass, one path per image."""
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from pellucid.attribution import (
+    BatchBudget,
     Case,
     Passes,
+    PathIntegral,
     Target,
+    TargetLike,
     View,
+    path_integral,
+    refine_path,
+    rows_per_image,
+    select_heads,
 )
-from pellucid.attribution.batch_budget import BatchBudget
 from pellucid.classifiers import Activation
-from pellucid.concepts.path import PathIntegral, integrate_path, refine
 from pellucid.concepts.reference_attribution import binary_class_weights, class_weights
 from pellucid.errors import ModelError, TargetError
 
 DEFAULT_TARGETS = 3
 """So many most likely classes are explained when no targets are given."""
+
+REFERENCE_STEPS = 50
+"""Intervals of the trapezoid rule in Visual-TCAV's reference algorithm."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,11 @@ class Evidence:
     passes: Passes
 
 
+@torch.inference_mode(False)
 def gather_evidence(
     view: View,
     images: Tensor,
-    target: Any,
+    target: TargetLike,
     *,
     baseline: Tensor | None = None,
     tolerance: float | None = None,
@@ -73,66 +81,41 @@ def gather_evidence(
         budget: bounds on the rows of one pass.
         activation: of these images, where it is known; then the part before the layer is neither run nor counted.
     """
-    seen = _Seen(view, images, activation)
-    asked = wanted = target if isinstance(target, Target) else Target(target)
-    if seen.class_count == 1:
-        sides = _sides(wanted, view.classifier.class_names[0], len(images))
-        asked, wanted = replace(wanted, classes=sides), replace(wanted, classes=0)
-    elif wanted.classes is None and seen.all_logits.ndim == 2:
-        wanted = replace(wanted, classes=seen.all_logits.topk(min(DEFAULT_TARGETS, seen.class_count)).indices)
-        asked = wanted
-    logit = seen.case(images, Target(wanted.classes), budget)
-    zero = integrate_path(logit, torch.zeros(()))
-    explained, path = logit, zero
-    if baseline is not None or wanted.output != "logit" or wanted.minus is not None:
-        explained = seen.case(images, wanted, logit.budget)
-        path = integrate_path(explained, torch.zeros(()) if baseline is None else baseline)
+    view = select_heads(view, target)
+    prefix_rows, suffix_rows = rows_per_image(view)
+    passes = Passes(0 if activation is not None else len(images) * prefix_rows, len(images) * suffix_rows)
+    activation = view.activation(images) if activation is None else activation
+    if not bool(activation.isfinite().all()):
+        raise ModelError(f"layer {view.layer!r} is NaN or infinite for these images; check weights and input")
+    with torch.no_grad():
+        all_logits = view.logits(activation)
+    class_count = all_logits.shape[-1]
+    requested = resolved = target if isinstance(target, Target) else Target(target)
+    if class_count == 1:
+        sides = _sides(resolved, view.classifier.class_names[0], len(images))
+        requested, resolved = replace(resolved, classes=sides), replace(resolved, classes=0)
+    elif resolved.classes is None and all_logits.ndim == 2:
+        requested = resolved = replace(resolved, classes=all_logits.topk(min(DEFAULT_TARGETS, class_count)).indices)
+    known = {"activation": activation, "differentiate": view.is_affine}
+    logit = explained = Case(view, images, Target(resolved.classes), budget=budget, **known)
+    reference = path = path_integral(logit, torch.zeros(()), steps=REFERENCE_STEPS)
+    if baseline is not None or resolved.output != "logit" or resolved.minus is not None:
+        explained = Case(view, images, resolved, budget=logit.budget, **known)
+        path = path_integral(explained, torch.zeros(()) if baseline is None else baseline, steps=REFERENCE_STEPS)
     if tolerance is not None:
-        path = refine(explained, path, tolerance, max_steps)
+        path = refine_path(explained, path, tolerance, max_steps)
     evidence = Evidence(
-        activation=seen.found,
-        reference=zero.values,
-        reference_gap=zero.gap,
-        class_weights=_of_targets(class_weights(logit.all_logits, zero.baseline_logits), logit),
+        activation=activation,
+        reference=reference.values,
+        reference_gap=reference.relative_gap,
+        class_weights=_of_targets(class_weights(logit.all_logits, reference.baseline_logits), logit),
         path=path,
         scores=explained.scores,
         labels=explained.target.labels,
-        target=asked,
-        passes=seen.passes
-        + (logit.passes if activation is None else _suffix_only(logit))
-        + (Passes() if explained is logit else _suffix_only(explained)),
+        target=requested,
+        passes=passes + logit.passes + (Passes() if explained is logit else explained.passes),
     )
-    return _two_sided(evidence, sides) if seen.class_count == 1 else evidence
-
-
-class _Seen:
-    """A view that has already looked at the images, so that several cases share one prefix pass."""
-
-    def __init__(self, view: View, images: Tensor, activation: Activation | None) -> None:
-        self._view = view
-        self.found = view.activation(images) if activation is None else activation
-        if not bool(self.found.isfinite().all()):
-            raise ModelError(f"layer {view.layer!r} is NaN or infinite for these images; check weights and input")
-        with torch.no_grad():
-            self.all_logits = view.logits(self.found)
-        self.class_count = self.all_logits.shape[-1]
-        self.passes = Passes(suffix_forward=len(images))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._view, name)
-
-    def activation(self, images: Tensor) -> Activation:
-        """The activation, which is known."""
-        return self.found
-
-    def case(self, images: Tensor, target: Any, budget: BatchBudget | None) -> Case:
-        """A case of the images that were looked at."""
-        return Case(cast(View, self), images, target, differentiate=self._view.is_affine, budget=budget)
-
-
-def _suffix_only(case: Case) -> Passes:
-    """What a case ran without the prefix pass, which was counted before."""
-    return replace(case.passes, prefix_forward=0)
+    return _two_sided(evidence, sides) if class_count == 1 else evidence
 
 
 def _of_targets(per_class: Tensor, case: Case) -> Tensor:
@@ -171,7 +154,7 @@ def _two_sided(evidence: Evidence, sides: Tensor) -> Evidence:
         reference=evidence.reference * wide,
         reference_gap=evidence.reference_gap.expand_as(signs),
         class_weights=binary_class_weights(evidence.reference[:, 0]).gather(1, on_device),
-        path=replace(evidence.path, gradient=evidence.path.gradient * wide, delta=evidence.path.delta * signs),
+        path=replace(evidence.path, mean=evidence.path.mean * wide, delta=evidence.path.delta * signs),
         scores=evidence.scores * signs,
         labels=tuple(tuple(f"not {name}" if side else name for side in row) for row in sides.tolist()),
     )

@@ -2,17 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import (
-    Case,
-    Passes,
-    Target,
-    View,
-)
+from pellucid.attribution import BatchLimits, Passes, Target, TargetLike, View, cases
 from pellucid.concepts.cav import CAV, check_cavs, null_directions
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError, TargetError
@@ -84,7 +78,7 @@ def tcav(
     view: View,
     cavs: Sequence[CAV],
     class_images: Tensor,
-    target: Any,
+    target: TargetLike,
     *,
     random_sets: int = 10,
     permutations: int = 499,
@@ -142,13 +136,12 @@ def tcav(
     )
 
 
-def _gradients(view: View, images: Tensor, target: Any, max_batch: int) -> tuple[Tensor, str, Passes]:
+def _gradients(view: View, images: Tensor, target: TargetLike, max_batch: int) -> tuple[Tensor, str, Passes]:
     """Gradients (N, C, h, w) of the target at the layer."""
     gradients, passes, label = [], Passes(), ""
-    for chunk in torch.split(images, max_batch):
-        case = Case(view, chunk, target, max_batch=max_batch, differentiate=True)
+    for case in cases(view, images, target, [BatchLimits(max_batch=max_batch, gradients=True)]):
         gradients.append(case.gradients[:, 0].cpu())
-        passes, label = passes + case.passes, case.target.labels[0][0]
+        passes, label = passes + case.claim_passes(), case.target.labels[0][0]
     return torch.cat(gradients), label, passes
 
 

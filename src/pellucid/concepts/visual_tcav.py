@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import View
-from pellucid.attribution.batch_budget import BatchBudget
-from pellucid.attribution.targets import Target, count_targets, select_targets
+from pellucid.attribution import BatchBudget, Target, TargetLike, View, count_targets, image_batches
 from pellucid.classifiers import Activation
 from pellucid.concepts.cav import (
     CAV,
@@ -92,7 +90,7 @@ class VisualTCAV:
                 f"{self.max_batch} and {self.tolerance}"
             )
 
-    def __call__(self, images: Tensor, targets: Any = None) -> ConceptExplanation:
+    def __call__(self, images: Tensor, targets: TargetLike = None) -> ConceptExplanation:
         """Explain images, each on its own.
 
         Args:
@@ -107,11 +105,11 @@ class VisualTCAV:
         """
         return self.explain(images, targets)
 
-    def explain(self, images: Tensor, targets: Any = None, *, resample: bool = False) -> ConceptExplanation:
+    def explain(self, images: Tensor, targets: TargetLike = None, *, resample: bool = False) -> ConceptExplanation:
         """As calling it; `resample` adds the scores under the bootstrap resamples of the CAVs."""
         return explain_layers([self], images, targets, resample=resample)[0]
 
-    def _gather(self, images: Tensor, targets: Any, budget: BatchBudget, activation: Activation) -> Evidence:
+    def _gather(self, images: Tensor, targets: TargetLike, budget: BatchBudget, activation: Activation) -> Evidence:
         return gather_evidence(
             self.view,
             images,
@@ -179,13 +177,13 @@ class VisualTCAV:
             signed=signed,
             positive=positive,
             negative=signed - positive,
-            joint=joint_attribution(path.difference, path.gradient, directions, path.delta, self._sharing_rule),
+            joint=joint_attribution(path.difference, path.mean, directions, path.delta, self._sharing_rule),
             status=status,
             signed_status=signed_status,
             class_weights=evidence.class_weights,
             scores=evidence.scores,
             delta=path.delta,
-            gap=path.gap,
+            gap=path.relative_gap,
             reference_gap=evidence.reference_gap,
             steps=path.steps,
             positive_mass=values.relu().sum((2, 3, 4)),
@@ -231,8 +229,9 @@ class VisualTCAV:
         return tuple(notes)
 
 
+@torch.inference_mode(False)
 def explain_layers(
-    explainers: Sequence[VisualTCAV], images: Tensor, targets: Any = None, *, resample: bool = False
+    explainers: Sequence[VisualTCAV], images: Tensor, targets: TargetLike = None, *, resample: bool = False
 ) -> list[ConceptExplanation]:
     """Explain images at several layers: each goes through the network's first part once, however many layers.
 
@@ -247,28 +246,21 @@ def explain_layers(
     """
     if not explainers:
         raise PellucidError("no layers to explain at: give one explainer or more")
-    if not len(images):
-        raise PellucidError("no images to explain: the batch is empty")
     given = targets.classes if isinstance(targets, Target) else targets
     count = DEFAULT_TARGETS if given is None else count_targets(given)
     budgets = [
         BatchBudget(each.view, images[:1], targets=count, max_batch=each.max_batch, max_bytes=each.max_bytes)
         for each in explainers
     ]
-    size = min(budget.images(differentiate=True) for budget in budgets)
     chain = LayerChain([each.view for each in explainers])
     parts: list[list[ConceptExplanation]] = [[] for _ in explainers]
-    # Nothing computed under inference mode can be differentiated, not even the user's images.
-    with torch.inference_mode(False):
-        images = images.clone() if images.is_inference() else images
-        for start in range(0, len(images), size):
-            rows = slice(start, min(start + size, len(images)))
-            wanted = select_targets(targets, rows, len(images))
-            activations = chain.activations(images[rows])
-            for explainer, activation, budget, found in zip(explainers, activations, budgets, parts, strict=True):
-                evidence = explainer._gather(images[rows], wanted, budget, activation)
-                found.append(explainer._weigh(evidence, resample))
-                wanted = evidence.target
+    for batch in image_batches(budgets, images, targets, differentiate=True):
+        target = batch.target
+        activations = chain.activations(batch.images)
+        for explainer, activation, budget, results in zip(explainers, activations, budgets, parts, strict=True):
+            evidence = explainer._gather(batch.images, target, budget, activation)
+            results.append(explainer._weigh(evidence, resample))
+            target = evidence.target
     joined = [ConceptExplanation.join(found) for found in parts]
     costs = [budget.passes + chain.cost(index, len(images)) for index, budget in enumerate(budgets)]
     return [replace(found, passes=found.passes + cost) for found, cost in zip(joined, costs, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.attribution.case import Case
+from pellucid.attribution.cases import Case
 from pellucid.attribution.lrp.composites import COMPOSITES, RuleMap, composites
 from pellucid.attribution.lrp.propagation import Propagation, Relevance
 from pellucid.attribution.lrp.rules import Rule

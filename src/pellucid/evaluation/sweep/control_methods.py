@@ -53,7 +53,7 @@ class ControlMap(Method):
         if self.control == "OracleMask":
             return Attribution(torch.cat([oracle_mask(inputs, self.grid, cell) for cell in self.cells], dim=1))
         if self.control == "Random":
-            maps = random_map(inputs, seed=self.seed + case.first)
+            maps = random_map(inputs, seed=self.seed + case.offset)
         else:
             maps = {"Uniform": uniform_map, "SobelEdges": sobel_edges, "InputMagnitude": input_magnitude}[self.control](
                 inputs

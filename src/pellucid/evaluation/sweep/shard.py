@@ -1,22 +1,13 @@
 """One shard: the maps of every method for a few grids at a layer, scored."""
 
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import (
-    Case,
-    Method,
-    Passes,
-    Target,
-    smooth,
-)
-from pellucid.attribution.batch_budget import BatchBudget
-from pellucid.attribution.targets import Output
+from pellucid.attribution import Case, ImageBatch, Method, Passes, Target, cases, explain_case, smooth
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.settings import GridSettingView
@@ -46,16 +37,23 @@ def evaluate_shard(
         images: (N, C, H, W) the shard's grid images.
         methods: of the plan's methods.
     """
-    found = ShardResult(plan, shard, grids, methods)
+    result = ShardResult(plan, shard, grids, methods)
+
+    def refuse(batch: ImageBatch, error: PellucidError) -> None:
+        result.refuse_all(str(error), batch.rows)
+
+    differentiate = any(method.needs_gradients(view) for method in result.methods)
     total = plan.options.grids_of(shard.setting)
-    output = plan.options.output
-    for rows, case, shared in _cases(view, images, found.targets, output, shard.start, total, found.methods):
-        if isinstance(case, str):
-            found.refuse_all(case, rows)
-            continue
-        for label, method in zip(found.labels, found.methods, strict=True):
-            found.explain(label, method, case, rows, shared)
-    return found
+    target = Target(result.targets, plan.options.output)
+    prepared = cases(view, images, target, result.methods, offset=shard.start, total=total, on_error=refuse)
+    started = time.perf_counter()
+    for case in prepared:
+        shared = _prepare(case, differentiate, started)
+        start = case.offset - shard.start
+        for label, method in zip(result.labels, result.methods, strict=True):
+            result.explain(label, method, case, slice(start, start + len(case)), shared)
+        started = time.perf_counter()
+    return result
 
 
 class ShardResult:
@@ -83,7 +81,7 @@ class ShardResult:
         """Explain a case with one method, and score the maps, with every kernel from the same ones."""
         started = time.perf_counter()
         try:
-            found = method.explain(case)
+            found = explain_case(case, method)
         except MissingExtraError:
             raise
         except PellucidError as error:
@@ -163,45 +161,11 @@ class ShardResult:
         return classes
 
 
-def _cases(
-    view: GridSettingView,
-    images: Tensor,
-    targets: Tensor,
-    output: Output,
-    start: int,
-    total: int,
-    methods: tuple[Method, ...],
-) -> Iterator[tuple[slice, Case | str, Cost]]:
-    """The grids of a shard a few at a time, each with what all methods share already run, or why that cannot be."""
-    budget = BatchBudget(
-        view,
-        images[:1],
-        targets=targets.shape[1],
-        max_batch=min(method.max_batch for method in methods),
-        max_bytes=min((method.max_bytes for method in methods if method.max_bytes is not None), default=None),
-    )
-    differentiate = any(method.needs_gradients(view) for method in methods)
-    size = budget.images(differentiate=differentiate)
-    for first in range(0, len(images), size):
-        rows = slice(first, min(first + size, len(images)))
-        started = time.perf_counter()
-        try:
-            case = Case(
-                view,
-                images[rows],
-                Target(targets[rows], output),
-                differentiate=differentiate,
-                budget=budget,
-                first=start + first,
-                total=total,
-            )
-        except PellucidError as error:
-            yield rows, str(error), Cost(Passes(), 0.0)
-            continue
-        if differentiate:
-            with suppress(PellucidError):  # those methods that need the gradient will say why there is none
-                _ = case.gradients
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        measured = budget.passes if not first else Passes()
-        yield rows, case, Cost(case.passes + measured, time.perf_counter() - started)
+def _prepare(case: Case, differentiate: bool, started: float) -> Cost:
+    """Run what all methods share, and say what it cost since `started`."""
+    if differentiate:
+        with suppress(PellucidError):  # those methods that need the gradient will say why there is none
+            _ = case.gradients
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return Cost(case.claim_passes(), time.perf_counter() - started)

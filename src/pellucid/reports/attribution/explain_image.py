@@ -6,13 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from pellucid.attribution import Case, Explanation, Method
-from pellucid.attribution.cases import shared_budget
+from pellucid.attribution import Explanation, Method, TargetLike, cases, explain_case
 from pellucid.classifiers import Classifier, Prediction
 from pellucid.data import (
     Geometry,
@@ -69,7 +67,7 @@ def explain_image(
     path: str | Path,
     methods: Sequence[Method],
     layers: Sequence[str],
-    target: Any = None,
+    target: TargetLike = None,
     *,
     top: int = 5,
     on_map: Callable[[str, str], None] = lambda layer, method: None,
@@ -99,14 +97,12 @@ def explain_image(
     for layer in reversed(names):
         view = classifier.at(layer)
         started = time.perf_counter()
-        differentiate = any(method.needs_gradients(view) for method in methods)
-        budget = shared_budget(view, images, target, methods)
-        case = Case(view, images, target, budget=budget, differentiate=differentiate)
+        (case,) = cases(view, images, target, methods)
         shared = time.perf_counter() - started
         for method in methods:
             on_map(layer, method.label)
             started = time.perf_counter()
-            explanation = method.explain(case)
+            explanation = explain_case(case, method)
             explanations.append(TimedExplanation(explanation, time.perf_counter() - started, shared))
     return LocalReport(
         path,

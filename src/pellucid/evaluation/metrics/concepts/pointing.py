@@ -6,14 +6,11 @@ of Rao et al., Towards Better Understanding Attribution Methods, CVPR 2022.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import View
-from pellucid.attribution.batch_budget import BatchBudget
-from pellucid.attribution.targets import count_targets, select_targets
+from pellucid.attribution import BatchBudget, TargetLike, View, count_targets, image_batches
 from pellucid.concepts.cav import CAV, check_cavs
 from pellucid.concepts.concept_scores import compute_concept_maps
 from pellucid.concepts.evidence import gather_evidence
@@ -106,7 +103,7 @@ def concept_pointing_game(view: GridSettingView, grids: Tensor, cavs: Sequence[C
 
 
 def concept_evidence(
-    view: View, images: Tensor, cavs: Sequence[CAV], target: Any = None, *, max_batch: int = 16
+    view: View, images: Tensor, cavs: Sequence[CAV], target: TargetLike = None, *, max_batch: int = 16
 ) -> Tensor:
     """Where the evidence lies that makes up the signed contributions of concepts: M_ij sum_c phat_c IG_c,ij.
 
@@ -124,11 +121,9 @@ def concept_evidence(
     check_cavs(view, cavs)
     budget = BatchBudget(view, images[:1], targets=count_targets(target), max_batch=max_batch)
     directions = torch.stack([cav.direction for cav in cavs])
-    found, size = [], budget.images(differentiate=True)
-    for start in range(0, len(images), size):
-        chunk = slice(start, min(start + size, len(images)))
-        wanted = select_targets(target, chunk, len(images))
-        evidence = gather_evidence(view, images[chunk], wanted, budget=budget)
+    found = []
+    for batch in image_batches([budget], images, target, differentiate=True):
+        evidence = gather_evidence(view, batch.images, batch.target, budget=budget)
         maps = compute_concept_maps(evidence.activation, cavs)[0]
         weights = direction_weights(evidence.activation, directions, maps)
         aligned = torch.einsum("ndc,ntchw->ndthw", weights, evidence.path.values)

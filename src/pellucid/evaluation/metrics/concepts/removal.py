@@ -7,9 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution import Case, Passes, View
-from pellucid.attribution.batch_budget import BatchBudget
-from pellucid.attribution.targets import count_targets, select_targets
+from pellucid.attribution import BatchLimits, Case, Passes, TargetLike, View, cases
 from pellucid.concepts.cav import CAV, check_cavs
 from pellucid.concepts.concept_maps import project
 from pellucid.errors import PellucidError
@@ -56,7 +54,7 @@ def remove_concepts(
     view: View,
     images: Tensor,
     cavs: Sequence[CAV],
-    target: object = None,
+    target: TargetLike = None,
     *,
     steps: int = 10,
     clamp: bool | None = None,
@@ -86,21 +84,19 @@ def remove_concepts(
     check_cavs(view, cavs)
     if steps < 1 or not len(images):
         raise PellucidError(f"{steps} steps and {len(images)} images; wanted at least 1 of each")
-    budget = BatchBudget(view, images[:1], targets=count_targets(target), max_batch=max_batch, max_bytes=max_bytes)
+    limits = BatchLimits(max_batch=max_batch, max_bytes=max_bytes)
     fractions = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     labels: list[tuple[str, ...]] = []
-    scores, clamped, passes, size = [], [], Passes(), budget.images(differentiate=False)
+    scores, clamped, passes = [], [], Passes()
     with torch.no_grad():
-        for start in range(0, len(images), size):
-            chunk = slice(start, min(start + size, len(images)))
-            case = Case(view, images[chunk], select_targets(target, chunk, len(images)), budget=budget)
+        for case in cases(view, images, target, [limits]):
             own = case.activation.flatten(1).amin(1) >= 0 if clamp is None else torch.full((len(case),), clamp)
             scores.append(_follow(case, cavs, fractions, own.to(case.activation.device)).cpu())
             clamped.append(own.cpu())
             labels += case.target.labels
-            passes += case.passes
+            passes += case.claim_passes()
     names = tuple(cav.name for cav in cavs)
-    return ConceptCurves(names, tuple(labels), fractions, torch.cat(scores), torch.cat(clamped), passes + budget.passes)
+    return ConceptCurves(names, tuple(labels), fractions, torch.cat(scores), torch.cat(clamped), passes)
 
 
 def concept_amounts(activation: Tensor, cav: CAV) -> Tensor:
@@ -152,8 +148,8 @@ def _follow(case: Case, cavs: Sequence[CAV], fractions: Tensor, clamped: Tensor)
     directions = torch.stack([cav.direction for cav in cavs]).to(activation)
     scores = case.scores.new_zeros(len(case), len(cavs), steps + 1, case.target_count, dtype=torch.float64)
     scores[:, :, 0] = case.scores[:, None].double()
-    for rows, variants in case.variants(len(cavs) * steps, "forward"):
-        concept, step = variants // steps, 1 + variants % steps
+    for rows, pairs in case.perturbed_batches(len(cavs) * steps, "forward"):
+        concept, step = pairs // steps, 1 + pairs % steps
         taken = fractions[step, None, None].to(activation) * amounts[rows, concept]
         points = activation[rows] - taken[:, None] * directions[concept, :, None, None]
         points = torch.where(clamped[rows, None, None, None], points.relu(), points)
