@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -29,10 +29,16 @@ class Score:
     method: str = "GradCAM"
 
 
+class Ends(NamedTuple):
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Everything:
     scores: tuple[Score, ...]
     pair: tuple[int, str]
+    ends: Ends
     by_name: Mapping[str, Sequence[float]]
     by_number: dict[int, bool]
     names: frozenset[str]
@@ -50,6 +56,7 @@ class Everything:
 EVERYTHING = Everything(
     scores=(Score(math.nan), Score(-math.inf, "LRP")),
     pair=(3, "three"),
+    ends=Ends(0.0, math.nan),
     by_name={"a": (1.0, math.nan)},
     by_number={1: True, 2: False},
     names=frozenset({"b"}),
@@ -143,6 +150,7 @@ def test_a_collected_tensor_that_is_missing_is_named() -> None:
         ({"scores": [3]}, r"file: scores\.0 is 3, not an object with the fields of Score"),
         ({"pair": [1]}, r"file: pair is \[1\], not a list of 2"),
         ({"pair": [True, "a"]}, r"file: pair\.0 is True, not a whole number"),
+        ({"ends": [0, 1, 2]}, r"file: ends is \[0, 1, 2\], not a list of 2"),
         ({"by_name": {"a": [None, "x"]}}, r"file: by_name\.a\.1 is 'x', not a number"),
         ({"by_number": {"one": True}}, r"file: by_number is 'one', not an object with whole numbers as keys"),
         ({"status": "lost"}, r"file: status is 'lost', not 'ok' or 'skipped'"),
@@ -184,7 +192,7 @@ def test_a_record_file_says_what_it_is(tmp_path: Path) -> None:
     write_record(path, Score(0.5), kind="score", version=2)
     assert json.loads(path.read_text()) == {"format": "score", "version": 2, "value": 0.5, "method": "GradCAM"}
     assert read_record(path, Score, kind="score", version=2) == Score(0.5)
-    with pytest.raises(PellucidError, match=r"score\.json is not a file of plan"):
+    with pytest.raises(PellucidError, match=r"score\.json is not a plan: its format is 'score'"):
         read_record(path, Score, kind="plan", version=2)
     with pytest.raises(PellucidError, match="version 2; this pellucid reads version 1"):
         read_record(path, Score, kind="score", version=1)

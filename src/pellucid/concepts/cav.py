@@ -16,7 +16,7 @@ from pellucid.classifiers import Classifier
 from pellucid.concepts.concept_maps import Emblems
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError
-from pellucid.storage import write_atomically
+from pellucid.storage import from_record, to_record, write_atomically
 
 Null = Literal["centered", "relabel"]
 
@@ -96,9 +96,11 @@ class CAV:
             PellucidError: the file cannot be written.
         """
         path = Path(path)
-        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _TENSORS}
+        tensors: dict[str, Tensor] = {}
+        record = to_record(self, tensors)
+        plain = {name: value for name, value in record.items() if name not in tensors}
         metadata = {"format": str(FORMAT), "cav": json.dumps(plain)}
-        content = save({name: getattr(self, name).contiguous() for name in _TENSORS}, metadata)
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         try:
             write_atomically(path, content)
         except OSError as error:
@@ -114,17 +116,14 @@ class CAV:
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
-                found = metadata.get("format")
-                if found != str(FORMAT):
-                    raise PellucidError(f"{path}: CAV format {found}, this version reads {FORMAT}; fit it again")
-                plain = json.loads(metadata["cav"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            version = metadata.get("format")
+            if version == str(FORMAT):
+                record = json.loads(metadata["cav"]) | {name: {"tensor": name} for name in tensors}
+                return from_record(CAV, record, tensors=tensors, source=path)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            if isinstance(error, PellucidError):
-                raise
             raise PellucidError(f"{path}: missing or damaged, no CAV can be read ({error}); fit it again") from error
-        plain |= {name: Emblems(*plain[name]) for name in ("emblems", "negative_emblems")}
-        return CAV(**plain, **tensors)
+        raise PellucidError(f"{path}: CAV format {version}, this version reads {FORMAT}; fit it again")
 
     def summary(self) -> dict[str, object]:
         """Everything but the tensors and the list of images, plainly typed for JSON."""

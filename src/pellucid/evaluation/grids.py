@@ -1,13 +1,11 @@
 """Sets of grid images: which images may be used, which cell each goes to, and the manifest that says so."""
 
-import json
 import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import Grid, grid_shape
-from pellucid.storage import write_atomically
+from pellucid.storage import RecordError, read_record, write_record
 
 _FORMAT = "pellucid grid set"
 _VERSION = 1
@@ -74,24 +72,15 @@ class GridSet:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the manifest as JSON, whole or not at all."""
-        record = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
-        write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode())
+        write_record(path, self, kind=_FORMAT, version=_VERSION)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "GridSet":
         """Read a manifest; `GridSetError` if it is none, of another version, or breaks the rules of its kind."""
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-            found = (record.pop("format"), record.pop("version"))
-            if found != (_FORMAT, _VERSION):
-                raise GridSetError(f"{path} is {found[0]!r} version {found[1]}; wanted {_FORMAT!r} version {_VERSION}")
-            cells = tuple(tuple(Candidate(**cell) for cell in row) for row in record.pop("cells"))
-            rows, columns = record.pop("grid")
-            return GridSet(grid=(rows, columns), cells=cells, **record)
-        except GridSetError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise GridSetError(f"{path} is not a manifest of grids ({error}); make the set anew") from error
+            return read_record(path, GridSet, kind=_FORMAT, version=_VERSION)
+        except RecordError as error:
+            raise GridSetError(f"{path} is not a manifest of grids ({error})") from error
 
     def _check(self, index: int, row: Sequence[Candidate]) -> None:
         count = self.grid[0] * self.grid[1]

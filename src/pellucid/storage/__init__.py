@@ -2,8 +2,8 @@
 
 from pellucid.storage.files import write_atomically
 from pellucid.storage.locks import hold_lock
+from pellucid.storage.record_reader import RecordError
 from pellucid.storage.records import (
-    RecordError,
     from_record,
     read_json,
     read_record,
