@@ -141,7 +141,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
 
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr("pellucid.surrogate.progress.print_progress", stop)
+        patch.setattr("pellucid.surrogate.training.training_progress.print_progress", stop)
         code, _, err = pellucid(
             "train", "images", "--context", "context.csv", "-m", "barnets:net", "--out", out, *BEGIN
         )
@@ -179,7 +179,7 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
     files = [run / f"graph{suffix}" for suffix in (".json", ".graphml", ".html")]
     outs = [word for file in files for word in ("--out", file)]
     code, said, err = pellucid(
-        "graph", run, "--tier", "thickness=0", "--tier", "intensity=1", "--bootstraps", "2", "--intervened", "20", *outs
+        "graph", run, "--tier", "thickness=0", "--tier", "intensity=1", "--bootstraps", "2", "--max-interventions", "20", *outs
     )
     assert code == 0, err
     assert "edges to the decision, by intervention" in said

@@ -35,10 +35,10 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert explanation.values.shape == (2, 1, 7, 7)
     assert explanation.gap is not None
     assert explanation.gap.abs().max() < 1e-4
-    twin, digit = names["twin"], names["digit"]
-    assert isinstance(twin, pl.surrogate.SurrogateExplainer)
-    assert twin.classifier.predict(digit)[0][0].name == "3"
-    assert twin.assessment.effectiveness["thickness"] > 0.8
+    why, digit = names["why"], names["digit"]
+    assert isinstance(why, pl.surrogate.SurrogateExplainer)
+    assert why.classifier.predict(digit)[0][0].name == "3"
+    assert why.assessment.effectiveness["thickness"] > 0.8
 
 
 def test_the_method_of_the_contributing_guide_works() -> None:

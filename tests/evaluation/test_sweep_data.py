@@ -129,7 +129,7 @@ def test_unreadable_images_are_listed_and_the_others_classified(tmp_path: Path, 
     table = predict(classifier, data, 0, len(data), max_batch=3)
     failures = unusable_images([table, table])
     assert [(str(failure.path), failure.reason.split(";")[0][:14]) for failure in failures] == [
-        ("red/1.png", "is not a pictu"),
+        ("red/1.png", "is not an imag"),
         ("red/2.png", "is empty"),
     ]
     assert {candidate.path for candidate in confident_candidates(table, 0.9)} == {f"{color}/0.png" for color in COLORS}

@@ -121,8 +121,8 @@ def test_passes_are_those_that_the_network_made(squares: Path, tmp_path: Path) -
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(run: Run, squares: Path, tmp_path: Path) -> None:
     again = evaluate(squares, color_classifier(), METHODS, tmp_path / "again", OPTIONS)
     assert columns(again) == columns(run)
-    assert (again.folder / "grids" / "0-twins.json").read_bytes() == (
-        run.folder / "grids" / "0-twins.json"
+    assert (again.folder / "grids" / "0-same_class.json").read_bytes() == (
+        run.folder / "grids" / "0-same_class.json"
     ).read_bytes()
     other = evaluate(squares, color_classifier(), METHODS, tmp_path / "other", replace(OPTIONS, seed=1))
     assert columns(other)["label"] != columns(run)["label"]
