@@ -179,7 +179,17 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
     files = [run / f"graph{suffix}" for suffix in (".json", ".graphml", ".html")]
     outs = [word for file in files for word in ("--out", file)]
     code, said, err = pellucid(
-        "graph", run, "--tier", "thickness=0", "--tier", "intensity=1", "--bootstraps", "2", "--max-interventions", "20", *outs
+        "graph",
+        run,
+        "--tier",
+        "thickness=0",
+        "--tier",
+        "intensity=1",
+        "--bootstraps",
+        "2",
+        "--max-interventions",
+        "20",
+        *outs,
     )
     assert code == 0, err
     assert "edges to the decision, by intervention" in said
