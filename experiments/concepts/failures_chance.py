@@ -13,7 +13,7 @@ from pellucid.concepts import (
 from pellucid.concepts.concept_scores import score_directions
 from pellucid.concepts.estimators import DifferenceOfMeans, fit_directions
 from pellucid.concepts.evidence import gather_evidence
-from pellucid.statistics.significance import rank_p_value
+from pellucid.statistics import rank_p_value
 
 __all__ = ["chance", "chance_directions"]
 

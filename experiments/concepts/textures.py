@@ -41,7 +41,7 @@ from pellucid.concepts import (
     global_explanation,
     tcav,
 )
-from pellucid.statistics.significance import roc_auc
+from pellucid.statistics import roc_auc
 from pellucid.storage import write_atomically
 
 __all__ = ["main", "measure", "run"]

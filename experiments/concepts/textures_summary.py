@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.concepts.textures_data import EXPECTED, HONEYCOMB, LAYERS, PLACEBO, drawn_name
-from pellucid.statistics.significance import correct, sign_flip_p_value
+from pellucid.statistics import correct, sign_flip_p_value
 from pellucid.storage import write_atomically
 
 __all__ = [

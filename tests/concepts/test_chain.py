@@ -23,7 +23,7 @@ from pellucid.concepts import (
 )
 from pellucid.concepts.multi_layer import LayerChain
 from pellucid.errors import PellucidError
-from pellucid.statistics.significance import benjamini_hochberg
+from pellucid.statistics import correct
 
 IMAGES = torch.randn(5, 3, 12, 10, generator=torch.Generator().manual_seed(1))
 
@@ -145,7 +145,7 @@ def test_global_explanations_are_those_of_each_layer_with_p_values_adjusted_over
         torch.testing.assert_close(found.reference.low, alone.reference.low)
     family = torch.cat([found.signed.p_values.flatten() for found in together])  # type: ignore[union-attr]
     adjusted = torch.cat([found.signed.adjusted_p_values.flatten() for found in together])  # type: ignore[union-attr]
-    torch.testing.assert_close(adjusted, benjamini_hochberg(family))
+    torch.testing.assert_close(adjusted, correct(family, "benjamini_hochberg"))
     assert [found.passes.prefix_forward for found in together] == [5, 0]
 
 

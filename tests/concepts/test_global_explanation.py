@@ -15,7 +15,7 @@ from pellucid.concepts import Estimate, VisualTCAV, global_explanation
 from pellucid.concepts.concept_explanation import score_p_values
 from pellucid.data import Preprocess
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics.significance import bootstrap_interval, holm, sign_flip_p_value
+from pellucid.statistics import bootstrap_mean_interval, holm, sign_flip_p_value
 
 VIEW = curved_view()
 IMAGES = torch.randn(20, 4, 3, 5, generator=torch.Generator().manual_seed(3))
@@ -53,7 +53,7 @@ def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> Non
     ):
         torch.testing.assert_close(estimate.mean, values.mean(0), atol=1e-6, rtol=1e-4)
         torch.testing.assert_close(estimate.deviation, values.std(0, correction=0), atol=1e-6, rtol=1e-4)
-        low, high = bootstrap_interval(values)
+        low, high = bootstrap_mean_interval(values)
         torch.testing.assert_close(estimate.low, low, atol=1e-6, rtol=1e-4)
         torch.testing.assert_close(estimate.high, high, atol=1e-6, rtol=1e-4)
         p_values = score_p_values(values.mean(0), nulls.mean(0), two_sided=two_sided)

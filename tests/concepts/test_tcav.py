@@ -14,7 +14,7 @@ from pellucid.concepts import (
     tcav,
 )
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics.significance import permutation_p_value
+from pellucid.statistics import permutation_p_value
 
 VIEW = curved_view()
 IMAGES = torch.randn(15, 4, 3, 5, generator=torch.Generator().manual_seed(3))

@@ -38,7 +38,7 @@ from pellucid.concepts import (
     signed_contribution,
 )
 from pellucid.errors import ModelError, PellucidError, TargetError
-from pellucid.statistics.significance import CORRECTIONS
+from pellucid.statistics import correct
 
 VIEW = curved_view()
 IMAGES = torch.randn(3, 4, 3, 5, generator=torch.Generator().manual_seed(3))
@@ -248,7 +248,7 @@ def test_p_values_are_adjusted_within_each_image_and_over_layers() -> None:
     assert found.p_values is not None
     assert found.adjusted_p_values is not None
     for n in range(3):
-        torch.testing.assert_close(found.adjusted_p_values[n], CORRECTIONS["holm"](found.p_values[n]))
+        torch.testing.assert_close(found.adjusted_p_values[n], correct(found.p_values[n], "holm"))
     first, second = adjust_over_layers([found, found], "bonferroni")
     torch.testing.assert_close(first, (found.p_values * 8).clamp(max=1))
     torch.testing.assert_close(first, second)

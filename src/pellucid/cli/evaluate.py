@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         SummaryLine,
         SweepProgress,
     )
-    from pellucid.statistics.intervals import Interval
+    from pellucid.statistics import Interval
 
 
 DEFAULT_METHODS = "Gradient,InputXGradient,IntegratedGradients,GradCAM,LayerCAM"

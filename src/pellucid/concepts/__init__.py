@@ -28,7 +28,7 @@ from pellucid.concepts.reference_attribution import (
 from pellucid.concepts.status import Status
 from pellucid.concepts.tcav import TCAVResult, tcav
 from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
-from pellucid.statistics.significance import CORRECTIONS
+from pellucid.statistics import CORRECTIONS
 
 __all__ = [
     "CAV",

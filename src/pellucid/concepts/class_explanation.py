@@ -11,7 +11,7 @@ from pellucid.attribution import Passes
 from pellucid.concepts.cav import CAV
 from pellucid.concepts.joint import gram_matrix
 from pellucid.errors import PellucidError
-from pellucid.statistics.significance import bootstrap_interval, holm, sign_flip_p_value
+from pellucid.statistics import bootstrap_mean_interval, holm, sign_flip_p_value
 
 SEEN = 0.5
 """A concept counts as seen in an image where its map reaches half of what images of the concept typically show."""
@@ -162,9 +162,9 @@ class ClassExplanation:
     def _leads(self, ranked: Tensor) -> list[list[float]]:
         """Mean, interval and p-value of the lead of each of the ranked concepts (N, D) over the next."""
         leads = (ranked[:, :-1] - ranked[:, 1:]).double()
-        low, high = bootstrap_interval(leads, confidence=self.confidence, repeats=self.repeats, seed=self.seed)
+        low, high = bootstrap_mean_interval(leads, confidence=self.confidence, repeats=self.repeats, seed=self.seed)
         found: list[list[float]] = torch.stack(
-            [leads.mean(0), low, high, holm(sign_flip_p_value(leads, seed=self.seed))], dim=1
+            [leads.mean(0), low, high, torch.from_numpy(holm(sign_flip_p_value(leads, seed=self.seed)))], dim=1
         ).tolist()
         return found
 

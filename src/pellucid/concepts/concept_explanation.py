@@ -13,7 +13,7 @@ from pellucid.attribution import Passes
 from pellucid.concepts.cav import CAV
 from pellucid.concepts.joint import JointAttribution, gram_matrix
 from pellucid.errors import PellucidError
-from pellucid.statistics.significance import correct, rank_p_value
+from pellucid.statistics import correct, rank_p_value
 
 
 class DirectionScores(NamedTuple):

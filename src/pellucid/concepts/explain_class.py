@@ -14,7 +14,7 @@ from pellucid.concepts.class_explanation import ClassExplanation, Estimate
 from pellucid.concepts.concept_explanation import ConceptExplanation, DirectionScores, score_p_values
 from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics.significance import bootstrap_interval, correct
+from pellucid.statistics import bootstrap_mean_interval, correct
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,7 +128,7 @@ def _estimates(wholes: Sequence[ConceptExplanation], score: Score, correction: s
     found = []
     for whole in wholes:
         values: Tensor = getattr(whole, score)
-        low, high = bootstrap_interval(values, _spread(whole.resamples, score), **bootstrap)
+        low, high = bootstrap_mean_interval(values, _spread(whole.resamples, score), **bootstrap)
         found.append(Estimate(values, low, high, _p_values(values, whole.nulls, score), None))
     known = [estimate.p_values for estimate in found if estimate.p_values is not None]
     if len(known) < len(found):

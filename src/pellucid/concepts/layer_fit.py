@@ -16,7 +16,7 @@ from pellucid.concepts.estimators import Estimator, estimator_name, fit_directio
 from pellucid.concepts.layer_activations import LayerActivations
 from pellucid.errors import PellucidError
 from pellucid.results import library_versions
-from pellucid.statistics.significance import roc_auc
+from pellucid.statistics import roc_auc
 
 Division = tuple[Tensor, Tensor]
 

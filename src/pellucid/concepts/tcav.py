@@ -10,7 +10,7 @@ from pellucid.attribution import BatchLimits, Passes, Target, TargetLike, View, 
 from pellucid.concepts.cav import CAV, check_cavs, null_directions
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics.significance import correct, permutation_p_value, rank_p_value
+from pellucid.statistics import correct, permutation_p_value, rank_p_value
 
 MIN_RANDOM_SET = 5
 """Images that each random set has at least: the sets are parts of the negatives that a CAV was fitted with."""

@@ -29,7 +29,7 @@ from pellucid.concepts.joint import (
 from pellucid.concepts.multi_layer import LayerChain
 from pellucid.concepts.reference_attribution import reference_attribution, signed_contribution
 from pellucid.errors import PellucidError
-from pellucid.statistics.significance import correct
+from pellucid.statistics import correct
 
 CORRELATED = 0.5
 """Cosine between CAVs from which a note says that they share evidence."""

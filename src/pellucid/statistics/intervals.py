@@ -1,25 +1,20 @@
-"""Statistics of scores that come in grids: cluster bootstrap, paired tests with Holm's correction, rank correlation.
+"""Bootstrap intervals: of scores that come in grids, which are drawn whole, and of means over images."""
 
-The cells of one grid share an image and its passes, so their scores are dependent. Everything here therefore draws,
-flips or compares whole grids.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import combinations, combinations_with_replacement
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from pellucid.errors import PellucidError
 
 Statistic = Literal["median", "mean"]
 Floats = NDArray[np.float64]
 
-_NAN = float("nan")
 _BLOCK = 2**21  # numbers in memory at once
-_TIE = 1e-9  # relative: sums of the same numbers in another order are equal
+_CHUNK = 64  # bootstrap samples of a mean at once
 
 
 @dataclass(frozen=True)
@@ -39,36 +34,6 @@ class Interval:
     high: float
     level: float
     scores: int
-    grids: int
-    excluded: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two methods on the same grids; differences are `first` minus `second`, averaged within each grid.
-
-    Attributes:
-        first, second: the methods.
-        median, mean: of the differences of the grids.
-        wilcoxon: p-value of Wilcoxon's signed-rank test, two-sided.
-        permutation: p-value of the sign-flip test of the mean difference, two-sided.
-        wilcoxon_holm, permutation_holm: the same, corrected over all pairs compared.
-        rank_biserial: matched-pairs rank-biserial correlation in [-1, 1]; 0 is no effect.
-        cliffs_delta: P(first > second) - P(first < second) over grids' means, in [-1, 1].
-        grids: grids compared.
-        excluded: rows left out because one of the two scores is not finite.
-    """
-
-    first: str
-    second: str
-    median: float
-    mean: float
-    wilcoxon: float
-    permutation: float
-    wilcoxon_holm: float
-    permutation_holm: float
-    rank_biserial: float
-    cliffs_delta: float
     grids: int
     excluded: int
 
@@ -93,13 +58,20 @@ def bootstrap_interval(
         level: coverage.
         resamples: sets of grids that are drawn.
         seed: of the draws.
+
+    Raises:
+        PellucidError: scores and grids differ in length, or an option is out of range.
+
+    >>> interval = bootstrap_interval([0.2, 0.4, 0.9, 0.7], grids=["a", "a", "b", "b"], statistic="mean")
+    >>> round(interval.estimate, 2), round(interval.low, 2), round(interval.high, 2), interval.grids
+    (0.55, 0.3, 0.8, 2)
     """
     if statistic not in ("median", "mean") or not 0 < level < 1 or resamples < 1:
         raise PellucidError(
             f"statistic={statistic!r}, level={level}, resamples={resamples}: "
             "wanted 'median' or 'mean', a level between 0 and 1 and at least 1 resample"
         )
-    values, clusters = _aligned(scores, grids)
+    values, clusters = align_with_grids(scores, grids)
     finite = np.isfinite(values)
     values, excluded = values[finite], int((~finite).sum())
     names, cluster = np.unique(clusters[finite], return_inverse=True)
@@ -118,142 +90,59 @@ def bootstrap_interval(
     return Interval(float(estimate), float(low), float(high), level, len(values), len(names), excluded)
 
 
-def compare_methods(
-    scores: Mapping[str, ArrayLike], grids: ArrayLike, *, permutations: int = 10_000, seed: int = 0
-) -> tuple[Comparison, ...]:
-    """Compare every pair of methods on the same attributions, paired grid by grid.
+def bootstrap_mean_interval(
+    values: Tensor,
+    resampled: Tensor | None = None,
+    *,
+    confidence: float = 0.95,
+    repeats: int = 2000,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Percentile interval of the mean over images, by resampling the images.
 
     Args:
-        scores: method -> (M,) scores; row i of every method is the same grid and cell. Rows where one of the two scores
-            is not finite are left out of that pair and counted.
-        grids: (M,) which grid each row comes from.
-        permutations: sign flips of the permutation test; all 2^G of them where that is fewer.
-        seed: of the flips.
+        values: (N, ...) one value per image.
+        resampled: (N, B, ...) the same values under B resamples of what they were measured with (the CAV): each repeat
+            then draws a resample first and images second, so that the interval holds both uncertainties.
+        confidence: of the interval, in (0, 1).
+        repeats: bootstrap samples.
+        seed: of the draws.
 
     Returns:
-        One `Comparison` per pair, in the order of `scores`. A pair without a common finite row has NaN everywhere.
+        (low, high), each (...,).
+
+    Raises:
+        PellucidError: confidence or repeats are out of range.
+
+    >>> low, high = bootstrap_mean_interval(torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    >>> float(low), float(high)
+    (0.0, 1.0)
     """
-    pairs = [_compare(pair, scores, grids, permutations, seed) for pair in combinations(scores, 2)]
-    wilcoxon, permutation = holm([pair.wilcoxon for pair in pairs]), holm([pair.permutation for pair in pairs])
-    return tuple(
-        replace(pair, wilcoxon_holm=float(w), permutation_holm=float(p))
-        for pair, w, p in zip(pairs, wilcoxon, permutation, strict=True)
-    )
+    if not 0 < confidence < 1 or repeats < 1:
+        raise PellucidError(
+            f"confidence {confidence} and repeats {repeats}: wanted 0 < confidence < 1 and repeats >= 1"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    images = len(values)
+    means = []
+    for chunk in torch.split(torch.arange(repeats), _CHUNK):
+        rows = torch.randint(images, (len(chunk), images), generator=generator)
+        if resampled is None:
+            means.append(values.double()[rows].mean(1))
+        else:
+            drawn = torch.randint(resampled.shape[1], (len(chunk), 1), generator=generator)
+            means.append(resampled.double()[rows, drawn].mean(1))
+    tail = (1 - confidence) / 2
+    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return low, high
 
 
-def wilcoxon_p(differences: ArrayLike) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test; zero differences are dropped, and 1 if all are zero."""
-    from scipy.stats import wilcoxon
-
-    nonzero = _finite(differences)
-    nonzero = nonzero[nonzero != 0]
-    return float(wilcoxon(nonzero).pvalue) if len(nonzero) else 1.0
-
-
-def sign_flip_p(differences: ArrayLike, *, permutations: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of the mean difference when every difference could as well have the other sign.
-
-    Exact, over all 2^G sign patterns, where these are no more than `permutations`; else (1 + hits) / (1 + permutations)
-    of random ones (Phipson and Smyth, 2010).
-    """
-    values = _finite(differences)
-    count, whole = len(values), float(values.sum())
-    exact = count < 63 and 2**count <= permutations
-    total = 2**count if exact else permutations
-    rng = np.random.default_rng(seed)
-    least = abs(whole) - _TIE * float(np.abs(values).sum())
-    hits = 0
-    step = max(1, _BLOCK // max(count, 1))
-    for start in range(0, total, step):
-        rows = np.arange(start, min(start + step, total))
-        flipped = rows[:, None] >> np.arange(count) & 1 if exact else rng.integers(0, 2, (len(rows), count), np.uint8)
-        hits += int((np.abs(whole - 2 * (flipped @ values)) >= least).sum())
-    return hits / total if exact else (hits + 1) / (total + 1)
-
-
-def holm(p_values: ArrayLike) -> Floats:
-    """Holm's step-down correction of p-values (m,), which holds under any dependence; NaN stay NaN and do not count."""
-    p = np.asarray(p_values, dtype=np.float64)
-    corrected = np.full(len(p), np.nan)
-    order = np.argsort(p)[: int(np.isfinite(p).sum())]  # NaN sort last
-    steps = p[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else steps
-    return corrected
-
-
-def rank_biserial(differences: ArrayLike) -> float:
-    """Matched-pairs rank-biserial correlation: (W+ - W-) / (W+ + W-) of Wilcoxon's rank sums; in [-1, 1].
-
-    Source: Kerby, The simple difference formula, 2014. Zeros are dropped; 0 if there is nothing else.
-    """
-    from scipy.stats import rankdata
-
-    values = _finite(differences)
-    values = values[values != 0]
-    if not len(values):
-        return 0.0
-    ranks = rankdata(np.abs(values))
-    return float((ranks * np.sign(values)).sum() / ranks.sum())
-
-
-def cliffs_delta(first: ArrayLike, second: ArrayLike) -> float:
-    """P(first > second) - P(first < second) over all pairs of two samples; in [-1, 1]."""
-    a, b = _finite(first), np.sort(_finite(second))
-    if not len(a) or not len(b):
-        return _NAN
-    below, not_above = np.searchsorted(b, a, "left"), np.searchsorted(b, a, "right")
-    return float((below.sum() - (len(b) - not_above).sum()) / (len(a) * len(b)))
-
-
-def spearman_matrix(columns: Mapping[str, ArrayLike]) -> Floats:
-    """Spearman's rank correlation between columns, (C, C) in [-1, 1], in the order of `columns`.
-
-    Rows that are not finite in one of two columns are left out of that pair. NaN where a column is constant or fewer
-    than two rows remain: no correlation is defined there.
-    """
-    from scipy.stats import rankdata
-
-    values = [np.asarray(column, dtype=np.float64) for column in columns.values()]
-    if len({column.shape for column in values}) > 1 or any(column.ndim != 1 for column in values):
-        raise PellucidError(f"columns of shapes {[column.shape for column in values]}: wanted one length for all, (M,)")
-    matrix = np.full((len(values), len(values)), np.nan)
-    for i, j in combinations_with_replacement(range(len(values)), 2):
-        both = np.isfinite(values[i]) & np.isfinite(values[j])
-        middle = (both.sum() + 1) / 2
-        x, y = rankdata(values[i][both]) - middle, rankdata(values[j][both]) - middle
-        norm = float(np.sqrt((x @ x) * (y @ y)))
-        if norm > 0:
-            matrix[i, j] = matrix[j, i] = np.clip(x @ y / norm, -1, 1)
-    return matrix
-
-
-def _compare(
-    pair: tuple[str, str], scores: Mapping[str, ArrayLike], grids: ArrayLike, permutations: int, seed: int
-) -> Comparison:
-    """One pair, not yet corrected for the others."""
-    (first, clusters), (second, _) = _aligned(scores[pair[0]], grids), _aligned(scores[pair[1]], grids)
-    both = np.isfinite(first) & np.isfinite(second)
-    excluded = int((~both).sum())
-    if not both.any():
-        return Comparison(*pair, _NAN, _NAN, _NAN, _NAN, _NAN, _NAN, _NAN, _NAN, grids=0, excluded=excluded)
-    names, cluster = np.unique(clusters[both], return_inverse=True)
-    sizes = np.bincount(cluster)
-    a, b = (np.bincount(cluster, weights=values[both]) / sizes for values in (first, second))
-    differences = a - b
-    differences[np.abs(differences) <= _TIE * np.maximum(np.abs(a), np.abs(b))] = 0
-    return Comparison(
-        *pair,
-        median=float(np.median(differences)),
-        mean=float(differences.mean()),
-        wilcoxon=wilcoxon_p(differences),
-        permutation=sign_flip_p(differences, permutations=permutations, seed=seed),
-        wilcoxon_holm=_NAN,
-        permutation_holm=_NAN,
-        rank_biserial=rank_biserial(differences),
-        cliffs_delta=cliffs_delta(a, b),
-        grids=len(names),
-        excluded=excluded,
-    )
+def align_with_grids(scores: ArrayLike, grids: ArrayLike) -> tuple[Floats, NDArray[np.generic]]:
+    """Scores (M,) and the grids (M,) that they come from, or an error."""
+    values, clusters = np.asarray(scores, dtype=np.float64), np.asarray(grids)
+    if values.ndim != 1 or values.shape != clusters.shape:
+        raise PellucidError(f"scores {values.shape} and grids {clusters.shape} must both be (M,): one grid per score")
+    return values, clusters
 
 
 def _weighted(values: Floats, weights: NDArray[np.int64], statistic: Statistic) -> Floats:
@@ -266,15 +155,3 @@ def _weighted(values: Floats, weights: NDArray[np.int64], statistic: Statistic) 
     lower = (reached < (total + 1) // 2).sum(1)  # of an even number of values the two in the middle
     upper = (reached < total // 2 + 1).sum(1)
     return np.asarray((values[order[lower]] + values[order[upper]]) / 2)
-
-
-def _aligned(scores: ArrayLike, grids: ArrayLike) -> tuple[Floats, NDArray[np.generic]]:
-    values, clusters = np.asarray(scores, dtype=np.float64), np.asarray(grids)
-    if values.ndim != 1 or values.shape != clusters.shape:
-        raise PellucidError(f"scores {values.shape} and grids {clusters.shape} must both be (M,): one grid per score")
-    return values, clusters
-
-
-def _finite(values: ArrayLike) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    return array[np.isfinite(array)]

@@ -14,7 +14,7 @@ from pellucid.classifiers import Classifier
 from pellucid.classifiers.randomize import randomize_cascading, randomize_independent, replace_module
 from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.localization import as_maps
-from pellucid.statistics.intervals import spearman_matrix
+from pellucid.statistics import spearman_matrix
 
 _WINDOW, _SIGMA = 11, 1.5  # of the structural similarity: Wang et al., 2004
 

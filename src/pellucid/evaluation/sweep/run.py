@@ -25,7 +25,7 @@ from pellucid.evaluation.sweep.summary import (
     summarize,
 )
 from pellucid.evaluation.sweep.sweep_options import setting_names
-from pellucid.statistics.intervals import Comparison
+from pellucid.statistics import Comparison
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep.arrow import arrow
-from pellucid.statistics.intervals import (
+from pellucid.statistics import (
     Comparison,
     Interval,
     bootstrap_interval,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pellucid.evaluation.sweep import SummaryLine, compare
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
-from pellucid.statistics.intervals import Comparison
+from pellucid.statistics import Comparison
 
 if TYPE_CHECKING:
     import pyarrow as pa

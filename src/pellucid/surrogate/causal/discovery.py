@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pellucid.errors import PellucidError
+from pellucid.statistics import benjamini_hochberg
 from pellucid.surrogate.causal.graph import (
     CausalGraph,
     Edge,
@@ -207,11 +208,11 @@ def _partial_correlation(normal: Floats, i: int, j: int, marks: EndMarks) -> flo
 
 
 def _class_edges(table: Floats, names: Sequence[str], classes: NDArray[Any], alpha: float) -> list[Edge]:
-    from scipy.stats import false_discovery_control, kruskal
+    from scipy.stats import kruskal
 
     groups = [classes == one for one in np.unique(classes)]
     tests = [kruskal(*(column[group] for group in groups)) for column in table.T]
-    corrected = false_discovery_control([test.pvalue for test in tests])
+    corrected = benjamini_hochberg([test.pvalue for test in tests])
     # Epsilon squared, the share of the rank variance that the class explains.
     strengths = [float(test.statistic) * (len(table) + 1) / (len(table) ** 2 - 1) for test in tests]
     return [

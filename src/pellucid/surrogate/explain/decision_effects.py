@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
+from pellucid.statistics import benjamini_hochberg
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin, predict_class
 from pellucid.surrogate.model.codes import Codes
@@ -132,7 +133,9 @@ def measure_decision_effects(
         doses = torch.stack([moved(batch.codes.replace_concepts(_set(concepts, one, level)))[0] for level in levels])
         measured.append((name, swap, flips, doses))
     untested = not nuisance.shape[1]
-    p_values = _corrected([1.0 if untested else _one_sided(swap.abs(), idle) for _, swap, _, _ in measured])
+    p_values = benjamini_hochberg(
+        [1.0 if untested else _one_sided(swap.abs(), idle) for _, swap, _, _ in measured]
+    ).tolist()
     edges = tuple(
         DecisionEffect(
             name,
@@ -197,12 +200,6 @@ def _one_sided(concept: Tensor, null: Tensor) -> float:
 
     difference = (concept - null).double().cpu().numpy()
     return 1.0 if not np.any(difference) else float(wilcoxon(difference, alternative="greater").pvalue)
-
-
-def _corrected(p_values: list[float]) -> list[float]:
-    from scipy.stats import false_discovery_control
-
-    return [float(p) for p in false_discovery_control(p_values)]
 
 
 def _agreement(change: Tensor) -> float:

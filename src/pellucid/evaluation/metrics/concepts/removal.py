@@ -11,7 +11,7 @@ from pellucid.attribution import BatchLimits, Case, Passes, TargetLike, View, ca
 from pellucid.concepts.cav import CAV, check_cavs
 from pellucid.concepts.concept_maps import project
 from pellucid.errors import PellucidError
-from pellucid.statistics.intervals import spearman_matrix
+from pellucid.statistics import spearman_matrix
 
 
 @dataclass(frozen=True, eq=False)

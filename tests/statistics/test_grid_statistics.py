@@ -14,9 +14,9 @@ from pellucid.statistics import (
     compare_methods,
     holm,
     rank_biserial,
-    sign_flip_p,
+    sign_flip_p_value,
     spearman_matrix,
-    wilcoxon_p,
+    wilcoxon_p_value,
 )
 from pellucid.statistics.intervals import _weighted
 
@@ -105,25 +105,25 @@ def test_the_sign_flip_test_counts_all_patterns(differences: list[float]) -> Non
     d = np.array(differences)
     sums = [abs(np.dot(signs, d)) for signs in itertools.product([-1, 1], repeat=len(d))]
     wanted = np.mean([value >= abs(d.sum()) - 1e-9 for value in sums])
-    assert sign_flip_p(d) == pytest.approx(wanted)
+    assert sign_flip_p_value(d) == pytest.approx(wanted)
 
 
 def test_the_sign_flip_test_agrees_with_scipy_on_many_differences() -> None:
     d = np.random.default_rng(0).normal(0.25, size=60)
     theirs = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1).pvalue
-    assert sign_flip_p(d, permutations=20_000) == pytest.approx(theirs, abs=0.01)
+    assert sign_flip_p_value(d, permutations=20_000) == pytest.approx(theirs, abs=0.01)
 
 
 def test_random_flips_never_give_zero() -> None:
-    assert sign_flip_p(np.ones(100), permutations=999) == pytest.approx(1 / 1000)
+    assert sign_flip_p_value(np.ones(100), permutations=999) == pytest.approx(1 / 1000)
 
 
 def test_wilcoxon_is_scipys_without_the_zeros() -> None:
     d = np.random.default_rng(2).normal(0.3, size=40)
-    assert wilcoxon_p(np.r_[d, 0, 0]) == pytest.approx(stats.wilcoxon(d).pvalue)
-    assert wilcoxon_p([0, 0, 0]) == 1
-    assert wilcoxon_p([]) == 1
-    assert wilcoxon_p([0.5, 0.5, -0.5]) > 0.3  # few and tied, still no warning
+    assert wilcoxon_p_value(np.r_[d, 0, 0]) == pytest.approx(stats.wilcoxon(d).pvalue)
+    assert wilcoxon_p_value([0, 0, 0]) == 1
+    assert wilcoxon_p_value([]) == 1
+    assert wilcoxon_p_value([0.5, 0.5, -0.5]) > 0.3  # few and tied, still no warning
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
