@@ -17,23 +17,20 @@ from pellucid.concepts import (
     VisualTCAV,
     collect_sets,
     fit_cavs,
-    global_explanations,
 )
-from pellucid.reports.concepts.class_page import render_class_page, write_class_page
-from pellucid.reports.concepts.examples import choose_examples
-from pellucid.reports.concepts.image_page import (
-    ConceptReport,
-    explain_image_by_concepts,
-    render_concept_page,
-    write_concept_page,
-)
-from pellucid.reports.concepts.parts import (
-    Scale,
-    describe_gap,
-    resize_geometry,
-    verdict,
-)
+from pellucid.reports import render_class_page, render_concept_page, write_class_page, write_concept_page
+from pellucid.reports.concepts.examples import example_views
+from pellucid.reports.concepts.parts import describe_gap, verdict
+from pellucid.reports.shared.bars import Scale
+from pellucid.reports.shared.overlays import resize_geometry
 from pellucid.synthetic.textures import draw_images
+from pellucid.workflows import (
+    ClassConcepts,
+    ExplainClassOptions,
+    ImageConcepts,
+    explain_class,
+    explain_image_by_concepts,
+)
 
 NAMES = ["<b>bee</b>", "zebra", "tiger"]
 
@@ -71,8 +68,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def report(classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]) -> ConceptReport:
+def report(classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]) -> ImageConcepts:
     return explain_image_by_concepts(classifier, files[0], explainers)
+
+
+def class_report(
+    classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path], *targets: str
+) -> ClassConcepts:
+    options = ExplainClassOptions(target=targets, permutations=19)
+    return explain_class(classifier, files, options, cavs={each.view.layer: each.cavs for each in explainers})
 
 
 def _is_self_contained(page: str) -> None:
@@ -84,7 +88,7 @@ def _is_self_contained(page: str) -> None:
         assert name not in page
 
 
-def test_the_local_page_shows_every_layer_class_and_concept_with_its_numbers(report: ConceptReport) -> None:
+def test_the_local_page_shows_every_layer_class_and_concept_with_its_numbers(report: ImageConcepts) -> None:
     page = render_concept_page(report)
     _is_self_contained(page)
     assert page == render_concept_page(report)
@@ -102,7 +106,7 @@ def test_the_local_page_shows_every_layer_class_and_concept_with_its_numbers(rep
     assert str(report.classifier["weights"]) in page
 
 
-def test_the_local_page_is_written_whole(report: ConceptReport, tmp_path: Path) -> None:
+def test_the_local_page_is_written_whole(report: ImageConcepts, tmp_path: Path) -> None:
     write_concept_page(tmp_path / "deep" / "x.html", report)
     assert (tmp_path / "deep" / "x.html").read_text() == render_concept_page(report)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.html"]
@@ -121,25 +125,25 @@ def test_without_permutations_the_page_says_that_nothing_was_tested(
 def test_the_global_page_ranks_per_class_and_layer_with_examples(
     classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path], tmp_path: Path
 ) -> None:
-    results = global_explanations(explainers, files, [1, 0])
-    page = render_class_page(classifier, explainers, results)
+    report = class_report(classifier, explainers, files, "1", "0")
+    page = render_class_page(report)
     _is_self_contained(page)
     assert page.count('class="bars wide"') == 2 * 2
-    for found in results:
+    for found in report.results:
         for t in range(2):
             assert f"{float(found.reference.mean[0, t]):.4f}<small>" in page
     assert len(re.findall(r'class="shot"', page)) == 2 * 2 * 2 * (3 + 3)
-    write_class_page(tmp_path / "x.html", classifier, explainers, results)
+    write_class_page(tmp_path / "x.html", report)
     assert (tmp_path / "x.html").read_text() == page
 
 
 def test_examples_are_the_images_with_the_most_and_the_least_evidence(
     classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]
 ) -> None:
-    results = global_explanations(explainers, files, [1])
-    examples = choose_examples(classifier, explainers, results)
+    report = class_report(classifier, explainers, files, "1")
+    results, examples = report.results, report.examples
     (scale,) = [Scale.over(results[0].signed.values.flatten().tolist())]
-    for view in examples.of(results[0], 0, scale):
+    for view in example_views(examples, results[0], 0, scale):
         d = results[0].concepts.index(view["name"])
         order = results[0].signed.values[:, d, 0].argsort(descending=True, stable=True).tolist()
         assert [shot["image"] for shot in view["highest"]] == order[:3]
@@ -153,7 +157,7 @@ def test_examples_are_the_images_with_the_most_and_the_least_evidence(
 def test_one_image_of_a_class_has_no_lowest(
     classifier: pl.Classifier, explainers: list[VisualTCAV], files: list[Path]
 ) -> None:
-    page = render_class_page(classifier, explainers, global_explanations(explainers, files[:1], [1]))
+    page = render_class_page(class_report(classifier, explainers, files[:1], "1"))
     assert "1 image, each" in page
     assert ">least<" not in page
 

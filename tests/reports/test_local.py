@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.cli import main
-from pellucid.reports import explain_image, write_report
+from pellucid.reports import write_image_report
+from pellucid.workflows import ExplainOptions, explain_image, explain_images
 
 
 class BrightLeft(nn.Module):
@@ -42,8 +43,8 @@ def wide(tmp_path: Path) -> Path:
 
 def test_evidence_lands_where_it_is_on_the_original_image(classifier: pl.Classifier, wide: Path) -> None:
     report = explain_image(classifier, wide, [pl.attribution.InputXGradient()], ["input"], "left")
-    (timed,) = report.explanations
-    placed = report.geometry.place(timed.explanation.values[0, 0])
+    (explanation,) = report.explanations
+    placed = report.geometry.place(explanation.values[0, 0])
     assert placed.shape == (40, 80)
     assert placed[:, :20].isnan().all()
     assert placed[:, 60:].isnan().all()
@@ -57,7 +58,7 @@ def test_the_folder_holds_a_page_every_overlay_and_the_maps(
 ) -> None:
     methods = [pl.attribution.InputXGradient(), pl.attribution.Gradient()]
     report = explain_image(classifier, wide, methods, ["input"], ["left", "right"])
-    page, *overlays, maps = write_report(report, tmp_path / "out")
+    page, *overlays, maps = write_image_report(report, tmp_path / "out")
     assert page.name == "index.html"
     assert sorted(path.name for path in overlays) == [
         "input-Gradient-left.png",
@@ -69,7 +70,7 @@ def test_the_folder_holds_a_page_every_overlay_and_the_maps(
     from safetensors import safe_open
 
     with safe_open(maps, "pt") as saved:
-        assert torch.equal(saved.get_tensor("input/Gradient"), report.explanations[1].explanation.values)
+        assert torch.equal(saved.get_tensor("input/Gradient"), report.explanations[1].values)
         assert saved.metadata()["targets"] == "left\nright"
         assert saved.metadata()["classifier.weights"] == classifier.fingerprint()
 
@@ -77,7 +78,7 @@ def test_the_folder_holds_a_page_every_overlay_and_the_maps(
 def test_methods_at_one_layer_share_the_part_before_it(classifier: pl.Classifier, wide: Path) -> None:
     methods = [pl.attribution.InputXGradient(), pl.attribution.Gradient(), pl.attribution.GradCAM()]
     report = explain_image(classifier, wide, methods, ["input"], "left")
-    backward = [timed.explanation.passes.suffix_backward for timed in report.explanations]
+    backward = [explanation.passes.suffix_backward for explanation in report.explanations]
     assert backward == [1, 0, 0]
 
 
@@ -99,7 +100,7 @@ def test_an_alias_is_named_beside_the_layer(wide: Path, tmp_path: Path) -> None:
     classifier = pl.Classifier(net.eval(), preprocess=pl.data.Preprocess((8, 8)))
     report = explain_image(classifier, wide, [pl.attribution.GradCAM()], ["final", "0"])
     assert dict(report.layers) == {"1": "final: 1", "0": "0"}
-    page = write_report(report, tmp_path / "out")[0].read_text()
+    page = write_image_report(report, tmp_path / "out")[0].read_text()
     assert "final: 1" in page
 
 
@@ -118,7 +119,7 @@ def test_the_page_and_the_command_report_the_passes_that_python_reports(
             for layer in ("input", "final")
             for explanation in pl.attribution.explain(digits.at(layer), images, None, methods)
         ]
-        assert [timed.explanation.passes for timed in report.explanations] == in_python
+        assert [explanation.passes for explanation in report.explanations] == in_python
         assert in_python[0].prefix_forward == 1
         if len(methods) == 1:
             assert in_python == [methods[0](digits.at(layer), images).passes for layer in ("input", "final")]
@@ -128,3 +129,28 @@ def test_the_page_and_the_command_report_the_passes_that_python_reports(
             main()
         (told,) = json.loads(capsys.readouterr().out)["images"]
         assert [vars(passes) for passes in in_python] == [each["passes"] for each in told["explanations"]]
+
+
+def test_the_methods_passes_add_up_to_those_of_the_same_calls_in_python(classifier: pl.Classifier, wide: Path) -> None:
+    methods = [pl.attribution.IntegratedGradients(steps=3), pl.attribution.Occlusion(window=2, stride=2)]
+    report = explain_image(classifier, wide, methods, ["input"], ["left", "right"])
+    alone = pl.attribution.explain(classifier.at("input"), classifier.read(wide), ["left", "right"], methods)
+    assert [each.passes for each in report.explanations] == [each.passes for each in alone]
+    assert all(each.receipt.seconds is not None for each in report.explanations)
+    numbers = report.to_dict()["explanations"]
+    assert [each["passes"] for each in numbers] == [vars(each.passes) for each in alone]
+
+
+def test_a_file_that_is_not_an_image_is_passed_over_if_that_is_noted(
+    classifier: pl.Classifier, wide: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "note.png").write_text("no image")
+    options = ExplainOptions(methods=("Gradient",), layers=("input",), target=("right",))
+    failures = []
+    files = [tmp_path / "note.png", wide]
+    reports = list(explain_images(classifier, files, options, on_failure=lambda file, error: failures.append(file)))
+    assert [report.path for report in reports] == [wide]
+    assert failures == [tmp_path / "note.png"]
+    assert reports[0].explanations[0].targets == (("right",),)
+    with pytest.raises(pl.PellucidError, match="note"):
+        list(explain_images(classifier, files, options))

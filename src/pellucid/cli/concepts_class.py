@@ -1,6 +1,5 @@
 """`pellucid concepts rank` and `tcav`: how much concepts count for a class, over many images of it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +41,6 @@ from pellucid.cli.concepts_common import (
 from pellucid.cli.concepts_explain import (
     Baseline,
     Outputs,
-    explainers,
     outputs,
     print_files,
     write_outputs,
@@ -83,13 +81,14 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank concepts for a class over images of it (global Visual-TCAV), with intervals and paired differences."""
-    from pellucid.concepts import global_explanations
+    from pellucid.workflows import ExplainClassOptions, explain_class
 
     check_baseline(baseline)
+    chosen: Any = baseline
     files, skipped = readable_images(images)
     places = outputs(out, Path("pellucid-out") / "class")
     classifier = load_classifier(model, weights, device)
-    targets = concept_targets(classifier, target)
+    concept_targets(classifier, target)
     found = cavs_by_layer(
         classifier,
         ConceptRequest(
@@ -98,28 +97,22 @@ def rank(
         ),
         as_json,
     )  # fmt: skip
-    made = explainers(
-        classifier,
-        found,
-        baseline=baseline,
-        permutations=permutations,
-        seed=seed,
-        max_batch=max_batch,
-        max_bytes=max_bytes,
-    )
+    options = ExplainClassOptions(
+        target=tuple(target), baseline=chosen, permutations=permutations, hierarchical=hierarchical, seed=seed,
+        max_batch=max_batch, max_bytes=max_bytes,
+    )  # fmt: skip
     with progress_bar(as_json) as progress:
         task = progress.add_task(f"{', '.join(target)} in {len(files)} images", total=len(files))
-        results = global_explanations(
-            made, files, targets, hierarchical=hierarchical, seed=seed,
-            on_images=lambda number: progress.update(task, advance=number),
-        )  # fmt: skip
-    whole = _global_result(classifier, found, results, made[0].options, skipped)
+        report = explain_class(
+            classifier, files, options, cavs=found, on_images=lambda number: progress.update(task, advance=number)
+        )
+    results, whole = report.results, report.to_dict(skipped=skipped)
 
     def pages(place: Path) -> list[Path]:
-        from pellucid.reports.concepts.class_page import write_class_page
+        from pellucid.reports import write_class_page
 
         file = place if place.suffix else place / "concepts.html"
-        write_class_page(file, classifier, made, results)
+        write_class_page(file, report)
         return [file]
 
     written = write_outputs(places, whole, pages)
@@ -130,29 +123,6 @@ def rank(
         for result in results:
             _print_ranking(result, t)
     print_files(written)
-
-
-def _global_result(
-    classifier: Any, found: Any, results: "Sequence[ClassExplanation]", options: Any, skipped: Any
-) -> dict[str, Any]:
-    from pellucid.concepts.concept_table import global_rows, plain
-
-    notes = list(dict.fromkeys(note for result in results for note in result.notes))
-    rankings = [
-        {
-            "layer": result.layer,
-            "target": target,
-            "score": score,
-            "ranking": [vars(one) for one in result.ranking(t, score)],
-        }
-        for result in results
-        for t, target in enumerate(result.targets)
-        for score in ("signed", "reference")
-    ]
-    passes = {result.layer: vars(result.passes) for result in results}
-    told = about(classifier, found, options=options, notes=notes, skipped=skipped, passes=passes, rankings=rankings)
-    whole: dict[str, Any] = plain({"about": told, "rows": list(global_rows(results))})
-    return whole
 
 
 def _print_ranking(result: "ClassExplanation", t: int) -> None:

@@ -46,7 +46,7 @@ from pellucid.errors import PellucidError
 if TYPE_CHECKING:
     from pellucid.classifiers import Classifier
     from pellucid.concepts import CAV, ConceptExplanation, VisualTCAV
-    from pellucid.reports.concepts.image_page import ConceptReport
+    from pellucid.workflows import ImageConcepts
 
 
 PAGE_SUFFIXES = (".html", ".htm")
@@ -122,9 +122,9 @@ def explainers(classifier: "Classifier", found: "dict[str, list[CAV]]", **option
 
 def _explained(
     classifier: "Classifier", files: Sequence[Path], made: "Sequence[VisualTCAV]", targets: Any, quiet: bool
-) -> "list[ConceptReport]":
+) -> "list[ImageConcepts]":
     """A report on each image."""
-    from pellucid.reports.concepts.image_page import explain_image_by_concepts
+    from pellucid.workflows import explain_image_by_concepts
 
     reports = []
     with progress_bar(quiet) as progress:
@@ -139,7 +139,7 @@ def _explained(
 def local_result(
     classifier: "Classifier",
     found: "dict[str, list[CAV]]",
-    reports: "Sequence[ConceptReport]",
+    reports: "Sequence[ImageConcepts]",
     skipped: Sequence[dict[str, str]],
 ) -> dict[str, Any]:
     """All numbers of local reports: what made them, and tidy rows."""
@@ -154,7 +154,7 @@ def local_result(
     return result
 
 
-def report_rows(report: "ConceptReport") -> list[dict[str, Any]]:
+def report_rows(report: "ImageConcepts") -> list[dict[str, Any]]:
     """The tidy rows of one image, plainly typed."""
     from pellucid.concepts.concept_table import local_rows, plain
 
@@ -162,7 +162,7 @@ def report_rows(report: "ConceptReport") -> list[dict[str, Any]]:
     return rows
 
 
-def _image(report: "ConceptReport") -> dict[str, object]:
+def _image(report: "ImageConcepts") -> dict[str, object]:
     return {
         "file": str(report.path),
         "predictions": [vars(prediction) for prediction in report.predictions],
@@ -207,9 +207,9 @@ def write_outputs(places: Sequence[Path], whole: dict[str, Any], pages: Any) -> 
     return written
 
 
-def pages_of(reports: "Sequence[ConceptReport]", place: Path) -> list[Path]:
+def pages_of(reports: "Sequence[ImageConcepts]", place: Path) -> list[Path]:
     """Write a page per image: into the file, or into a folder per image."""
-    from pellucid.reports.concepts.image_page import write_concept_page
+    from pellucid.reports import write_concept_page
 
     folders = image_folders([report.path for report in reports], place)
     files = [place] if place.suffix else [folder / "concepts.html" for folder in folders]
@@ -218,7 +218,7 @@ def pages_of(reports: "Sequence[ConceptReport]", place: Path) -> list[Path]:
     return files
 
 
-def print_report(report: "ConceptReport") -> None:
+def print_report(report: "ImageConcepts") -> None:
     """A table per class: concepts by layers."""
     from pellucid.concepts import adjust_over_layers
 

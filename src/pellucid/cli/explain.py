@@ -28,7 +28,6 @@ from pellucid.cli.common import (
     image_folders,
     load_classifier,
     messages,
-    plain,
     print_json,
     progress_bar,
     screen,
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from pellucid.attribution import Method
     from pellucid.classifiers import Classifier
     from pellucid.concepts import CAV, VisualTCAV
-    from pellucid.reports.attribution.explain_image import LocalReport
+    from pellucid.workflows import ImageExplanation
 
 
 DEFAULT_METHODS = "GradCAM,IntegratedGradients,LRP"
@@ -136,7 +135,8 @@ def explain_files(
     by_concepts: "Sequence[VisualTCAV]" = (),
 ) -> dict[str, Any]:
     """Explain images by maps, and by concepts where there are some: a folder for each, and what `--json` prints."""
-    from pellucid.reports.attribution.explain_image import explain_image, write_report
+    from pellucid.reports import write_image_report
+    from pellucid.workflows import explain_image
 
     distinct = {classifier.resolve(layer) for layer in layers}
     done, skipped = [], []
@@ -155,7 +155,7 @@ def explain_files(
                 skipped.append({"file": str(file), "reason": str(error)})
                 messages.print(f"skipped: {error}", style="yellow", highlight=False, markup=False)
                 continue
-            written = write_report(report, folder)
+            written = write_image_report(report, folder)
             done.append(_summary(report, written))
             if by_concepts:
                 done[-1]["concepts"] = _explain_by_concepts(classifier, file, by_concepts, target, top, folder, as_json)
@@ -174,7 +174,7 @@ def _explain_by_concepts(
     quiet: bool,
 ) -> dict[str, Any]:
     """Write the concept page beside the other, and return its numbers."""
-    from pellucid.reports.concepts.image_page import explain_image_by_concepts
+    from pellucid.workflows import explain_image_by_concepts
 
     found = explain_image_by_concepts(classifier, file, by_concepts, target, top=top)
     (page,) = pages_of([found], folder / "concepts.html")
@@ -184,32 +184,16 @@ def _explain_by_concepts(
     return {"page": str(page), "rows": report_rows(found)}
 
 
-def _predictions(report: "LocalReport", page: Path) -> Table:
+def _predictions(report: "ImageExplanation", page: Path) -> Table:
     table = Table("class", "probability", title=report.path.name, title_justify="left", caption=f"page: {page}")
     for prediction in report.predictions:
         table.add_row(prediction.name, f"{prediction.probability:.1%}")
     return table
 
 
-def _summary(report: "LocalReport", written: Sequence[Path]) -> dict[str, Any]:
+def _summary(report: "ImageExplanation", written: Sequence[Path]) -> dict[str, Any]:
     return {
-        "file": str(report.path),
-        "classifier": dict(report.classifier),
-        "predictions": [vars(prediction) for prediction in report.predictions],
-        "explanations": [
-            {
-                "method": timed.explanation.method,
-                "layer": timed.explanation.layer,
-                "targets": list(timed.explanation.targets[0]),
-                "scores": timed.explanation.scores[0].tolist(),
-                "gap": None if timed.explanation.gap is None else timed.explanation.gap.flatten().tolist(),
-                "options": {key: plain(value) for key, value in timed.explanation.options.items()},
-                "notes": list(timed.explanation.notes[0]),
-                "passes": vars(timed.explanation.passes),
-                "seconds": round(timed.seconds, 4),
-            }
-            for timed in report.explanations
-        ],
+        **report.to_dict(),
         "page": str(written[0]),
         "overlays": [str(path) for path in written[1:-1]],
         "maps": str(written[-1]),

@@ -1,35 +1,19 @@
-"""Figures and pages: maps laid over photographs, as PNG files and as one offline HTML page per image."""
+"""Pages and figures: pure functions of results, as PNG files and as HTML pages that work offline."""
 
-from pellucid.reports.attribution.explain_image import LocalReport, explain_image, write_report
-from pellucid.reports.attribution.page import (
-    PageInput,
-    Panel,
-    render_page,
-    write_page,
-)
-from pellucid.reports.concepts.class_page import render_class_page, write_class_page
-from pellucid.reports.concepts.image_page import (
-    ConceptReport,
-    explain_image_by_concepts,
-    render_concept_page,
-    write_concept_page,
-)
-from pellucid.reports.evaluation.evaluation_page import render_evaluation, write_evaluation
+from pellucid.reports.attribution import PageInput, Panel, render_page, write_image_report, write_page
+from pellucid.reports.concepts import render_class_page, render_concept_page, write_class_page, write_concept_page
+from pellucid.reports.evaluation import render_evaluation, write_evaluation
 from pellucid.reports.shared.colors import ReportError, robust_scale
 from pellucid.reports.shared.overlays import color_bar, overlay, save_overlay
 from pellucid.reports.surrogate.graph_page import render_surrogate_page, write_surrogate_page
 from pellucid.reports.surrogate.why_page import ExplainedImage
 
 __all__ = [
-    "ConceptReport",
     "ExplainedImage",
-    "LocalReport",
     "PageInput",
     "Panel",
     "ReportError",
     "color_bar",
-    "explain_image",
-    "explain_image_by_concepts",
     "overlay",
     "render_class_page",
     "render_concept_page",
@@ -41,7 +25,7 @@ __all__ = [
     "write_class_page",
     "write_concept_page",
     "write_evaluation",
+    "write_image_report",
     "write_page",
-    "write_report",
     "write_surrogate_page",
 ]

@@ -1,5 +1,39 @@
 """What a command does, for Python too: compute and return results; nothing here knows of HTML or of the screen."""
 
+from pellucid.workflows.class_concepts import (
+    ClassConcepts,
+    ClassExamples,
+    TCAVScores,
+    choose_examples,
+    explain_class,
+    extreme_images,
+    score_tcav,
+)
+from pellucid.workflows.concept_cavs import (
+    CavsByLayer,
+    cav_cache_folder,
+    concept_targets,
+    describe_cavs,
+    gather_cavs,
+    make_explainers,
+)
+from pellucid.workflows.explain_concepts import (
+    ConceptReport,
+    ImageConcepts,
+    explain_image_by_concepts,
+    explain_images_by_concepts,
+)
+from pellucid.workflows.explain_images import ImageExplanation, explain_image, explain_images
+from pellucid.workflows.inputs import (
+    ImageFacts,
+    class_indices,
+    classifier_facts,
+    image_geometry,
+    layer_labels,
+    load_classifier,
+    readable_images,
+    select_methods,
+)
 from pellucid.workflows.options import (
     AssessOptions,
     ClassifierOptions,
@@ -18,8 +52,12 @@ from pellucid.workflows.options import (
 
 __all__ = [
     "AssessOptions",
+    "CavsByLayer",
+    "ClassConcepts",
+    "ClassExamples",
     "ClassifierOptions",
     "ConceptOptions",
+    "ConceptReport",
     "DiscoverOptions",
     "EvaluateOptions",
     "ExplainClassOptions",
@@ -27,7 +65,31 @@ __all__ = [
     "ExplainOptions",
     "ExplainSurrogateOptions",
     "FitConceptsOptions",
+    "ImageConcepts",
+    "ImageExplanation",
+    "ImageFacts",
     "RunOptions",
     "TCAVOptions",
+    "TCAVScores",
     "TrainSurrogateOptions",
+    "cav_cache_folder",
+    "choose_examples",
+    "class_indices",
+    "classifier_facts",
+    "concept_targets",
+    "describe_cavs",
+    "explain_class",
+    "explain_image",
+    "explain_image_by_concepts",
+    "explain_images",
+    "explain_images_by_concepts",
+    "extreme_images",
+    "gather_cavs",
+    "image_geometry",
+    "layer_labels",
+    "load_classifier",
+    "make_explainers",
+    "readable_images",
+    "score_tcav",
+    "select_methods",
 ]

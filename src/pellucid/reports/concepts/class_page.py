@@ -5,51 +5,33 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pellucid.classifiers import Classifier
-from pellucid.concepts import ClassExplanation, Status, VisualTCAV
-from pellucid.reports.concepts.examples import Examples, choose_examples
+from pellucid.concepts import ClassExplanation, Status
+from pellucid.reports.concepts.examples import example_views
 from pellucid.reports.concepts.parts import (
     SIGNIFICANT,
-    Scale,
     cosine_table,
-    format_p_value,
     headline_without_evidence,
-    layer_labels,
     quality_rows,
     verdict,
 )
-from pellucid.reports.shared.html import script_hash, templates
+from pellucid.reports.shared.bars import Scale, format_p_value
+from pellucid.reports.shared.html import data_uri, script_hash, templates
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
+from pellucid.workflows import ClassConcepts
 
 
-def write_class_page(
-    path: str | os.PathLike[str],
-    classifier: Classifier,
-    explainers: Sequence[VisualTCAV],
-    results: Sequence[ClassExplanation],
-) -> None:
-    """Write `render_class_page(...)` as a UTF-8 file: all of it or nothing; missing folders are made."""
-    write_atomically(path, render_class_page(classifier, explainers, results).encode())
+def write_class_page(path: str | os.PathLike[str], report: ClassConcepts) -> None:
+    """Write `render_class_page(report)` as a UTF-8 file: all of it or nothing; missing folders are made."""
+    write_atomically(path, render_class_page(report).encode())
 
 
-def render_class_page(
-    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[ClassExplanation]
-) -> str:
-    """The page as one HTML document that needs no other file and no network.
-
-    Args:
-        classifier: made with `preprocess`; it reads the example images again.
-        explainers, results: what `global_explanations` was given and returned, for files.
-
-    Raises:
-        ImageError: an example image is not there any more.
-    """
+def render_class_page(report: ClassConcepts) -> str:
+    """The page as one HTML document that needs no other file and no network."""
     from markupsafe import Markup
 
+    results, examples, labels = report.results, report.examples, report.layers
     targets = results[0].targets
-    examples = choose_examples(classifier, explainers, results)
-    labels = layer_labels(classifier, [found.layer for found in results])
     script = templates().get_template("concepts.js").render()
     style = templates().get_template("concepts.css").render(photo=None, targets=len(targets), layers=len(results))
     scales = [_scale(results, t) for t in range(len(targets))]
@@ -60,17 +42,17 @@ def render_class_page(
             style=Markup(style),
             script=Markup(script),
             script_hash=script_hash(script),
-            classifier=classifier.name,
+            classifier=report.about["classifier"]["name"],
             targets=targets,
             count=len(results[0].sources),
             confidence=f"{100 * results[0].confidence:g} %",
             hierarchical=results[0].hierarchical,
-            thumbs=examples.thumbs,
-            aspect=examples.aspect,
+            thumbs={n: data_uri(image, "JPEG", quality=80) for n, image in examples.thumbnails.items()},
+            aspect=f"{examples.size[0]} / {examples.size[1]}",
             first=examples.first,
             overview=[_overview(results, t, scale, labels) for t, scale in enumerate(scales)],
-            layers=[_layer_view(found, labels[found.layer], scales, examples) for found in results],
-            provenance=_provenance(classifier, explainers, results),
+            layers=[_layer_view(report, result, scales) for result in results],
+            provenance=_provenance(report),
         )
     )
 
@@ -110,11 +92,11 @@ def _overview_cell(found: ClassExplanation, name: str, t: int, scale: Scale, str
     }
 
 
-def _layer_view(found: ClassExplanation, label: str, scales: Sequence[Scale], examples: Examples) -> dict[str, Any]:
+def _layer_view(report: ClassConcepts, found: ClassExplanation, scales: Sequence[Scale]) -> dict[str, Any]:
     return {
-        "name": label,
+        "name": report.layers[found.layer],
         "charts": [_chart(found, t, scale) for t, scale in enumerate(scales)],
-        "examples": [examples.of(found, t, scale) for t, scale in enumerate(scales)],
+        "examples": [example_views(report.examples, found, t, scale) for t, scale in enumerate(scales)],
         "quality": quality_rows(found.cavs),
         "cosines": cosine_table(found.cavs),
         "notes": found.notes,
@@ -193,15 +175,13 @@ def _headline(rows: Sequence[dict[str, Any]], target: str) -> str:
     return f"{name} speaks most for {target}, {first['text']} logits in the mean image{ahead}."
 
 
-def _provenance(
-    classifier: Classifier, explainers: Sequence[VisualTCAV], results: Sequence[ClassExplanation]
-) -> dict[str, object]:
-    first, cav = results[0], results[0].cavs[0]
-    passes = sum((found.passes for found in results[1:]), first.passes)
+def _provenance(report: ClassConcepts) -> dict[str, object]:
+    first, cav = report.results[0], report.results[0].cavs[0]
+    passes = sum((result.passes for result in report.results[1:]), first.passes)
     return {
-        "classifier": {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
+        "classifier": report.about["classifier"],
         "CAVs": {"estimator": cav.estimator, **cav.options},
-        "Visual-TCAV": explainers[0].options,
+        "Visual-TCAV": report.options,
         "bootstrap": {"repeats": first.repeats, "seed": first.seed, "over CAVs too": first.hierarchical},
         "passes": {name.replace("_", " "): count for name, count in vars(passes).items() if count},
         "versions": library_versions(),

@@ -1,109 +1,31 @@
 """The local concept page: where one image shows concepts, and how much they counted for its classes."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from pellucid.classifiers import Classifier, Prediction
-from pellucid.concepts import (
-    ConceptExplanation,
-    VisualTCAV,
-    adjust_over_layers,
-    explain_layers,
-)
+from pellucid.concepts import ConceptExplanation, adjust_over_layers
 from pellucid.concepts.class_explanation import SEEN
-from pellucid.data import Geometry, read_image
-from pellucid.reports.attribution.explain_image import geometry_of
-from pellucid.reports.concepts.parts import (
-    Scale,
-    cosine_table,
-    describe_gap,
-    headline_without_evidence,
-    layer_labels,
-    map_uri,
-    quality_rows,
-    verdict,
-)
-from pellucid.reports.shared.html import (
-    data_uri,
-    frame,
-    percent,
-    script_hash,
-    templates,
-)
-from pellucid.reports.shared.overlays import display_image
+from pellucid.reports.concepts.parts import cosine_table, describe_gap, headline_without_evidence, quality_rows, verdict
+from pellucid.reports.shared.bars import Scale
+from pellucid.reports.shared.html import data_uri, frame, percent, script_hash, templates
+from pellucid.reports.shared.overlays import display_image, map_uri
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
+from pellucid.workflows import ImageConcepts
 
 _MAP_LONG_SIDE = 360
 
 
-@dataclass(frozen=True)
-class ConceptReport:
-    """Everything found out about one image's concepts.
-
-    Attributes:
-        path: the image's file.
-        image: the original image, upright RGB.
-        geometry: which part of it the classifier saw.
-        predictions: the most probable classes.
-        explanations: one for every layer, of this image alone.
-        classifier: name, fingerprint of the weights and device.
-        layers: what each layer is called on the page.
-    """
-
-    path: Path
-    image: Image.Image
-    geometry: Geometry
-    predictions: Sequence[Prediction]
-    explanations: Sequence[ConceptExplanation]
-    classifier: Mapping[str, str]
-    layers: Mapping[str, str]
-
-
-def explain_image_by_concepts(
-    classifier: Classifier, path: str | Path, explainers: Sequence[VisualTCAV], targets: Any = None, *, top: int = 5
-) -> ConceptReport:
-    """Explain one image file by concepts at several layers, from one pass of the image.
-
-    Args:
-        classifier: made with `preprocess`.
-        path: image file.
-        explainers: one per layer.
-        targets: as `VisualTCAV` takes them; None for the three most likely classes.
-        top: how many predictions to keep.
-
-    Raises:
-        ImageError: the file is no image.
-        TargetError: no such class.
-    """
-    path = Path(path)
-    image = read_image(path)
-    images = classifier.read(image)
-    explanations = explain_layers(explainers, images, targets, resample=True)
-    return ConceptReport(
-        path,
-        image,
-        geometry_of(classifier, image),
-        classifier.predict(images, top=top)[0],
-        explanations,
-        {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)},
-        layer_labels(classifier, [found.layer for found in explanations]),
-    )
-
-
-def write_concept_page(path: str | os.PathLike[str], report: ConceptReport) -> None:
+def write_concept_page(path: str | os.PathLike[str], report: ImageConcepts) -> None:
     """Write `render_concept_page(report)` as a UTF-8 file: all of it or nothing; missing folders are made."""
     write_atomically(path, render_concept_page(report).encode())
 
 
-def render_concept_page(report: ConceptReport) -> str:
+def render_concept_page(report: ImageConcepts) -> str:
     """The page as one HTML document that needs no other file and no network."""
     from markupsafe import Markup
 
@@ -133,7 +55,7 @@ def render_concept_page(report: ConceptReport) -> str:
     )
 
 
-def _layer_views(report: ConceptReport, photo: Image.Image) -> list[dict[str, Any]]:
+def _layer_views(report: ImageConcepts, photo: Image.Image) -> list[dict[str, Any]]:
     """What the template prints of each layer."""
     tested = all(found.nulls is not None for found in report.explanations)
     adjusted = adjust_over_layers(report.explanations) if tested else [None] * len(report.explanations)
@@ -152,7 +74,7 @@ def _layer_views(report: ConceptReport, photo: Image.Image) -> list[dict[str, An
     ]
 
 
-def _scale(report: ConceptReport, t: int) -> Scale:
+def _scale(report: ImageConcepts, t: int) -> Scale:
     """One range for the bars of a target at all layers."""
     ends = []
     for found in report.explanations:
@@ -229,7 +151,7 @@ def _headline(rows: Sequence[Mapping[str, Any]], target: str) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _maps(report: ConceptReport, found: ConceptExplanation, photo: Image.Image) -> list[dict[str, Any]]:
+def _maps(report: ImageConcepts, found: ConceptExplanation, photo: Image.Image) -> list[dict[str, Any]]:
     """The maps of each concept as layers over the photograph, and what they show in words."""
     shrink = min(1.0, _MAP_LONG_SIDE / max(photo.size))
     size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
@@ -257,12 +179,12 @@ def _seen_words(strongest: float, share: float, separable: bool) -> str:
     return f"seen in {percent(share)} of what the network saw, {strongest:.2f} where it is strongest"
 
 
-def _provenance(report: ConceptReport) -> dict[str, object]:
+def _provenance(report: ImageConcepts) -> dict[str, object]:
     first = report.explanations[0]
     cav = first.cavs[0]
     passes = sum((found.passes for found in report.explanations[1:]), first.passes)
     return {
-        "image": {"file": report.path.name, "sha256": hashlib.sha256(report.path.read_bytes()).hexdigest()},
+        "image": {"file": report.path.name, "sha256": report.sha256},
         "classifier": report.classifier,
         "CAVs": {"estimator": cav.estimator, **cav.options},
         "Visual-TCAV": first.options,

@@ -1,92 +1,21 @@
-"""What both concept pages are made of: bars with intervals, verdicts in words, CAV quality, cosines, maps."""
+"""What both concept pages consist of: verdicts in words, quality of the CAVs, cosines."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
-from pellucid.classifiers import Classifier
 from pellucid.concepts import CAV, Status, gram_matrix
 from pellucid.concepts.cav import WEAK_AUC
 from pellucid.concepts.concept_sets import FEW_IMAGES
-from pellucid.data import Geometry
+from pellucid.reports.shared.bars import format_p_value
 from pellucid.reports.shared.colors import format_number
-from pellucid.reports.shared.html import data_uri, percent
-from pellucid.reports.shared.overlays import map_layer
+from pellucid.reports.shared.html import percent
 
 SIGNIFICANT = 0.05
 """Adjusted p-values below this are called significant."""
 _UNSTABLE = 0.5
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The range that bars share, and how numbers on it are written.
-
-    Attributes:
-        low, high: ends of the range; 0 lies in it.
-    """
-
-    low: float
-    high: float
-
-    @staticmethod
-    def over(values: Iterable[float]) -> "Scale":
-        """The range of some numbers and 0; a little of each side stays free."""
-        finite = [value for value in values if math.isfinite(value)]
-        low, high = min(finite, default=0.0), max(finite, default=0.0)
-        margin = 0.03 * (max(high, 0.0) - min(low, 0.0)) or 1.0
-        return Scale(min(low, 0.0) - margin * (low < 0), max(high, 0.0) + margin * (high > 0 or low >= 0))
-
-    def place(self, value: float) -> float:
-        """Where a number lies along the range, in percent."""
-        return round(100 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low), 2)
-
-    def bar(self, value: float, low: float | None = None, high: float | None = None) -> dict[str, float | str | None]:
-        """Ends of a bar from 0 and of its interval, in percent."""
-        zero, end = self.place(0.0), self.place(value)
-        known = low is not None and high is not None
-        return {
-            "left": min(zero, end),
-            "width": round(abs(end - zero), 2),
-            "sign": "for" if value >= 0 else "against",
-            "zero": zero,
-            "low": self.place(low) if known and low is not None else None,
-            "span": round(self.place(high) - self.place(low), 2) if low is not None and high is not None else None,
-        }
-
-    def write(self, value: float, signed: bool = True) -> str:
-        """A number with as many digits as the range deserves, "+0.42"."""
-        if not math.isfinite(value):
-            return "no number"
-        size = max(self.high, -self.low)
-        digits = max(0, 2 - math.floor(math.log10(size))) if size > 0 else 2
-        if digits > 6:
-            return format_number(value)
-        text = f"{value:{'+' if signed else ''}.{digits}f}"
-        text = text.lstrip("+-") if not text.strip("+-0.") else text
-        return text.replace("-", "−")
-
-    def write_range(self, low: float | None, high: float | None) -> str | None:
-        """An interval, "+0.42 to +0.51"."""
-        return None if low is None or high is None else f"{self.write(low)} to {self.write(high)}"
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        """Place in percent and text of 0 and of round numbers on either side that fit."""
-        step = _round_step(max(self.high, -self.low))
-        numbers = [number for number in (-step, 0.0, step) if self.low <= number <= self.high]
-        return [(self.place(number), format_number(number) if number else "0") for number in numbers]
-
-
-def _round_step(size: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not above `size`."""
-    power = 10.0 ** math.floor(math.log10(size))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= size * (1 + 1e-9)))
 
 
 def verdict(
@@ -127,11 +56,6 @@ def headline_without_evidence(rows: Sequence[Mapping[str, Any]], target: str) ->
     tested = first["verdict"]["text"] != "not tested"
     doubt = "but none of these concepts can be told from chance at this layer" if tested else "but nothing was tested"
     return f"{name} has the most evidence for {target} ({first['text']} logits), {doubt}."
-
-
-def format_p_value(p_value: float) -> str:
-    """ "p = 0.03" or "p < 0.001"."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
 def describe_gap(gap: float, delta: float) -> str:
@@ -192,23 +116,3 @@ def cosine_table(cavs: Sequence[CAV]) -> list[tuple[str, list[dict[str, object]]
         )
         for i, cav in enumerate(cavs)
     ]
-
-
-def layer_labels(classifier: Classifier, layers: Sequence[str]) -> Mapping[str, str]:
-    """What layers are called on a page: "final: head" where there is an alias."""
-    aliases = {classifier.resolve(alias): alias for alias in ("final", "middle", "input")}
-    return {layer: f"{aliases[layer]}: {layer}" if aliases.get(layer, layer) != layer else layer for layer in layers}
-
-
-def resize_geometry(geometry: Geometry, size: tuple[int, int]) -> Geometry:
-    """The geometry on the same image resized to (width, height)."""
-    x, y = size[0] / geometry.width, size[1] / geometry.height
-    left, top, right, bottom = geometry.box
-    return replace(geometry, width=size[0], height=size[1], box=(left * x, top * y, right * x, bottom * y))
-
-
-def map_uri(values: Tensor, geometry: Geometry, size: tuple[int, int], *, opposite: bool = False) -> str:
-    """A concept map (h, w) in [0, 1] as a transparent layer of a size: violet to yellow, its opposite blue."""
-    placed = resize_geometry(geometry, size).place(values)
-    layer: Image.Image = map_layer(-placed if opposite else placed, 1.0, size=size, signed=opposite)
-    return data_uri(layer, "PNG", optimize=True)

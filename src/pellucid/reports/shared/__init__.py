@@ -1,1 +1,1 @@
-""""""
+"""What all pages share: colors and overlays, bars, numbers as readers write them, and templates."""

@@ -7,6 +7,7 @@ always evidence; what the network never saw is dimmed and hatched, so that nobod
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from pellucid.data import Geometry
 from pellucid.reports.shared.colors import (
     ALPHA,
     SCALE_PERCENTILE,
@@ -28,6 +30,7 @@ from pellucid.reports.shared.colors import (
     scale_ticks,
     sign_convention,
 )
+from pellucid.reports.shared.html import data_uri
 from pellucid.storage import write_atomically
 
 LONG_SIDE = 1024
@@ -196,6 +199,20 @@ def display_image(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST)
 
 
+def resize_geometry(geometry: Geometry, size: tuple[int, int]) -> Geometry:
+    """The geometry on the same image resized to (width, height)."""
+    x, y = size[0] / geometry.width, size[1] / geometry.height
+    left, top, right, bottom = geometry.box
+    return replace(geometry, width=size[0], height=size[1], box=(left * x, top * y, right * x, bottom * y))
+
+
+def map_uri(values: Tensor, geometry: Geometry, size: tuple[int, int], *, opposite: bool = False) -> str:
+    """A concept map (h, w) in [0, 1] as a transparent layer of a size: violet to yellow, its opposite blue."""
+    placed = resize_geometry(geometry, size).place(values)
+    layer: Image.Image = map_layer(-placed if opposite else placed, 1.0, size=size, signed=opposite)
+    return data_uri(layer, "PNG", optimize=True)
+
+
 def _reading_notes(placed: Tensor, *, measured: bool) -> list[str]:
     """What else a reader of the figure must know: where the scale comes from, and what hatching means."""
     scale = f"Colors end at the {SCALE_PERCENTILE:g}th percentile of the non-zero |values|."
@@ -214,10 +231,8 @@ def _resized(placed: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's own sans serif: the same on every machine, with minus signs, powers and most alphabets."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    """DejaVu Sans, which is shipped: the same on every machine, with minus signs, powers and most alphabets."""
+    return ImageFont.truetype(Path(__file__).parent / "fonts" / "DejaVuSans.ttf", size)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

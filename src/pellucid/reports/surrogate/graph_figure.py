@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pellucid.reports.concepts.parts import format_p_value
+from pellucid.reports.shared.bars import format_p_value
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
 from pellucid.reports.surrogate.graph_layout import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pellucid.reports.concepts.parts import Scale
+from pellucid.reports.shared.bars import Scale
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import percent
 from pellucid.reports.surrogate.image_parts import difference_uri, image_uri

@@ -1,0 +1,153 @@
+"""The CAVs that options ask for: read from files, or fitted to folders of images and to drawn ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_cache_path
+
+from pellucid.classifiers import Classifier
+from pellucid.concepts import CAV, ConceptSet, FitOptions, VisualTCAV, collect_sets, fit_layers, load_cavs
+from pellucid.concepts.cav import check_cavs
+from pellucid.concepts.cav_store import cav_files
+from pellucid.errors import PellucidError
+from pellucid.results import library_versions
+from pellucid.synthetic.textures import COLORS, TEXTURES
+from pellucid.workflows.inputs import classifier_facts
+from pellucid.workflows.options import ConceptOptions, ExplainConceptsOptions
+
+DEFAULT_LAYERS = ("middle", "final")
+
+CavsByLayer = Mapping[str, Sequence[CAV]]
+
+
+def gather_cavs(
+    classifier: Classifier,
+    options: ConceptOptions,
+    *,
+    features: Literal["pooled", "flattened"] = "pooled",
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> dict[str, list[CAV]]:
+    """Read or fit CAVs.
+
+    Args:
+        classifier: whose activations they are directions of.
+        options: which concepts, at which layers.
+        features: "pooled", or "flattened" for TCAV.
+        on_stage: called with what is done next, in words.
+
+    Returns:
+        layer -> the CAVs there, in the order of the layers requested. Remarks on them are `ConceptWarning`s.
+
+    Raises:
+        PellucidError: no concepts, no such layer, or images that differ in nothing at any layer.
+    """
+    if options.concepts is not None and cav_files(options.concepts):
+        cavs = _load(classifier, options)
+    else:
+        cavs = _fit(classifier, options, features, on_stage)
+    if not any(bool(cav.direction.any()) for at_layer in cavs.values() for cav in at_layer):
+        raise PellucidError(
+            f"images with and without the concepts activate {', '.join(cavs)} alike, so no concept has a "
+            "direction; choose other layers, and check the weights"
+        )
+    return cavs
+
+
+def make_explainers(classifier: Classifier, cavs: CavsByLayer, options: ExplainConceptsOptions) -> list[VisualTCAV]:
+    """Visual-TCAV at each layer."""
+    return [
+        VisualTCAV(
+            classifier.at(layer),
+            at_layer,
+            baseline=options.baseline,
+            permutations=options.permutations,
+            seed=options.seed,
+            max_batch=options.max_batch,
+            max_bytes=options.max_bytes,
+        )
+        for layer, at_layer in cavs.items()
+    ]
+
+
+def concept_targets(classifier: Classifier, texts: Sequence[str]) -> list[int | str] | None:
+    """Classes by name or index, looked up before anything long is computed; None if none are given."""
+    named: list[int | str] = [int(text) if text.isdecimal() else text for text in texts]
+    if classifier.num_classes == 1:
+        return named or None  # one logit has two sides, which only Visual-TCAV names
+    return [classifier.class_index(each) for each in named] or None
+
+
+def describe_cavs(classifier: Classifier, cavs: CavsByLayer, **more: object) -> dict[str, Any]:
+    """How a result was made: classifier, versions, and the receipt of every CAV."""
+    return {
+        "classifier": classifier_facts(classifier),
+        "versions": library_versions(),
+        "cavs": [cav.summary() for at_layer in cavs.values() for cav in at_layer],
+        **more,
+    }
+
+
+def cav_cache_folder(text: str) -> Path | None:
+    """The folder that the option `cache` names: none for "none", the user's own for an empty text."""
+    if text.strip().lower() == "none":
+        return None
+    return Path(text) if text else user_cache_path("pellucid") / "cavs"
+
+
+def _load(classifier: Classifier, options: ConceptOptions) -> dict[str, list[CAV]]:
+    folder = options.concepts or Path()
+    if options.builtin or options.negatives is not None:
+        raise PellucidError(f"{folder} holds fitted CAVs; --builtin and --negatives are for fitting")
+    known: dict[str, list[CAV]] = {}
+    for cav in load_cavs(folder):
+        known.setdefault(cav.layer, []).append(cav)
+    layers = [info.name for info in classifier.layers() if info.name in known] or list(known)
+    if options.layers:
+        layers = list(dict.fromkeys(classifier.resolve(name) for name in options.layers))
+    missing = [layer for layer in layers if layer not in known]
+    if missing or not layers:
+        raise PellucidError(f"{folder} holds CAVs at {', '.join(known)}, none at {', '.join(missing) or 'none'}")
+    for layer in layers:
+        check_cavs(classifier.at(layer), known[layer])
+    return {layer: known[layer] for layer in layers}
+
+
+def _fit(
+    classifier: Classifier,
+    options: ConceptOptions,
+    features: Literal["pooled", "flattened"],
+    on_stage: Callable[[str], None],
+) -> dict[str, list[CAV]]:
+    fitting = FitOptions(features=features, seed=options.seed, max_batch=options.max_batch)
+    layers = dict.fromkeys(classifier.resolve(name) for name in options.layers or DEFAULT_LAYERS)
+    views = {layer: classifier.at(layer) for layer in layers}
+    sets, negatives = _collect(classifier, options, lambda name: on_stage(f"images: {name}"))
+    on_stage(f"{len(sets)} concepts at {', '.join(views)}")
+    cavs = fit_layers(
+        list(views.values()),
+        sets,
+        negatives,
+        options.estimator,
+        options=fitting,
+        cache=cav_cache_folder(options.cache),
+    )
+    return dict(zip(views, cavs, strict=True))
+
+
+def _collect(
+    classifier: Classifier, options: ConceptOptions, on_set: Callable[[str], None]
+) -> tuple[list[ConceptSet], ConceptSet]:
+    groups = {"textures": list(TEXTURES), "colors": list(COLORS)}
+    drawn = [name for text in options.builtin for name in groups.get(text, [text])]
+    if options.concepts is None and not drawn:
+        raise PellucidError("no concepts given: --concepts FOLDER, --builtin striped,dotted, or both")
+    return collect_sets(
+        options.concepts,
+        list(dict.fromkeys(drawn)),
+        options.negatives,
+        count=options.count,
+        size=max(16, *classifier.input_shape[1:]),
+        seed=options.seed,
+        on_set=on_set,
+    )

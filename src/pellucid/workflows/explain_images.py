@@ -1,0 +1,162 @@
+"""Explain image files by attribution maps: every method at every layer, each image once through what they share."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pellucid.attribution import Explanation, Method, TargetLike, View, cases, explain_case
+from pellucid.classifiers import Classifier
+from pellucid.errors import ImageError, PellucidError
+from pellucid.workflows.inputs import ImageFacts, class_indices, read_input, select_methods
+from pellucid.workflows.options import ExplainOptions
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageExplanation(ImageFacts):
+    """One image explained by several methods at several layers.
+
+    Attributes:
+        explanations: one for every layer and method; the receipt has the seconds that it took. What the methods at a
+            layer share is counted in the passes of the first, so that their sum is what was run.
+        layer_shapes: (C, h, w) of each layer's activation.
+    """
+
+    explanations: Sequence[Explanation]
+    layer_shapes: Mapping[str, tuple[int, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain JSON, without the maps."""
+        return {
+            "file": str(self.path),
+            "classifier": dict(self.classifier),
+            "predictions": [vars(prediction) for prediction in self.predictions],
+            "explanations": [_numbers(explanation) for explanation in self.explanations],
+        }
+
+
+def explain_images(
+    classifier: Classifier,
+    files: Sequence[str | Path],
+    options: ExplainOptions = ExplainOptions(),  # noqa: B008 - frozen
+    *,
+    methods: Sequence[Method] | None = None,
+    on_map: Callable[[Path, str, str], None] = lambda file, layer, method: None,
+    on_failure: Callable[[Path, ImageError], None] | None = None,
+) -> Iterator[ImageExplanation]:
+    """Explain image files one after the other.
+
+    Args:
+        classifier: made with `preprocess`.
+        files: image files.
+        options: methods, layers and targets by name.
+        methods: methods with their own options, instead of those that `options` names.
+        on_map: called with file, layer and method before each explanation.
+        on_failure: called with a file that is not an image; by default that is an error.
+
+    Yields:
+        An `ImageExplanation` for each file that can be read.
+
+    Raises:
+        ImageError: a file is not an image, and `on_failure` is not given.
+        PellucidError: no such method, option, target or layer.
+    """
+    chosen = methods or select_methods(
+        options.methods,
+        options.option,
+        smooth=options.smooth,
+        max_batch=options.max_batch,
+        max_bytes=options.max_bytes,
+    )
+    target = class_indices(classifier, options.target)
+    for file in map(Path, files):
+
+        def show(layer: str, method: str, file: Path = file) -> None:
+            on_map(file, layer, method)
+
+        try:
+            yield explain_image(classifier, file, chosen, options.layers, target, top=options.top, on_map=show)
+        except ImageError as error:
+            if on_failure is None:
+                raise
+            on_failure(file, error)
+
+
+def explain_image(
+    classifier: Classifier,
+    path: str | Path,
+    methods: Sequence[Method],
+    layers: Sequence[str],
+    target: TargetLike = None,
+    *,
+    top: int = 5,
+    on_map: Callable[[str, str], None] = lambda layer, method: None,
+) -> ImageExplanation:
+    """Explain one image file with every method at every layer.
+
+    Args:
+        classifier: made with `preprocess`.
+        path: image file.
+        methods: all explain the same prepared case of a layer.
+        layers: names or aliases.
+        target: as methods take it; None for the predicted class.
+        top: how many predictions to keep.
+        on_map: called with layer and method before each explanation.
+
+    Raises:
+        ImageError: the file is not an image.
+        PellucidError: bad target, layer or classifier.
+    """
+    if not layers:
+        raise PellucidError("no layers given; name some, such as input, middle or final")
+    images, facts = read_input(classifier, path, top=top)
+    aliases = {classifier.resolve(layer): layer for layer in reversed(layers)}
+    explanations: list[Explanation] = []
+    for layer in reversed(aliases):
+        explanations += _explain_at(classifier.at(layer), images, target, methods, on_map)
+    return ImageExplanation(
+        **facts,
+        layers={name: name if alias == name else f"{alias}: {name}" for name, alias in aliases.items()},
+        layer_shapes={info.name: info.shape for info in classifier.layers() if info.name in aliases},
+        explanations=explanations,
+    )
+
+
+def _explain_at(
+    view: View,
+    images: Tensor,
+    target: TargetLike,
+    methods: Sequence[Method],
+    on_map: Callable[[str, str], None],
+) -> Iterator[Explanation]:
+    """Explanations of one image at a layer; the first method's passes include what all share."""
+    for case in cases(view, images, target, methods):
+        for method in methods:
+            on_map(view.layer, method.label)
+            started = time.perf_counter()
+            explanation = explain_case(case, method)
+            receipt = replace(explanation.receipt, seconds=time.perf_counter() - started)
+            yield replace(explanation, receipt=receipt)
+
+
+def _numbers(explanation: Explanation) -> dict[str, Any]:
+    gap, seconds = explanation.gap, explanation.receipt.seconds
+    return {
+        "method": explanation.method,
+        "layer": explanation.layer,
+        "targets": list(explanation.targets[0]),
+        "scores": explanation.scores[0].tolist(),
+        "gap": None if gap is None else gap.flatten().tolist(),
+        "options": {name: _plain(value) for name, value in explanation.options.items()},
+        "notes": list(explanation.notes[0]),
+        "passes": vars(explanation.passes),
+        "seconds": None if seconds is None else round(seconds, 4),
+    }
+
+
+def _plain(value: object) -> object:
+    """A value that JSON has."""
+    return value if isinstance(value, int | float | str | bool | type(None)) else str(value)

@@ -1,0 +1,159 @@
+"""From texts and files to what workflows work with: a classifier, methods, classes, and images."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from pellucid.attribution import METHODS, Method, Smoothed, make_methods
+from pellucid.classifiers import Classifier, Prediction, load
+from pellucid.data import Geometry, ImageFailure, Preprocess, find_images, probe_geometry, read_image, read_images
+from pellucid.errors import ImageError, PellucidError
+from pellucid.workflows.options import ClassifierOptions
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageFacts:
+    """What every result for one image says of it.
+
+    Attributes:
+        path: the image's file.
+        image: the original image, upright RGB.
+        sha256: digest of the file.
+        geometry: which part of it the classifier saw.
+        predictions: the most probable classes.
+        classifier: name, fingerprint of the weights and device.
+        layers: what each layer is called on a page, with the alias it was requested by.
+    """
+
+    path: Path
+    image: Image.Image
+    sha256: str
+    geometry: Geometry
+    predictions: Sequence[Prediction]
+    classifier: Mapping[str, str]
+    layers: Mapping[str, str]
+
+
+def load_classifier(options: ClassifierOptions) -> Classifier:
+    """Load the classifier that options name; modules beside the user are found, too."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return load(options.model, weights=options.weights, device=options.device)
+
+
+def select_methods(
+    names: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    smooth: int | None = None,
+    max_batch: int = 16,
+    max_bytes: int | None = None,
+) -> list[Method]:
+    """Create attribution methods from their names.
+
+    Args:
+        names: of methods, or "all".
+        options: options of methods, as in "IntegratedGradients.steps=50".
+        smooth: also smooth all maps with a Gaussian of this many cells (odd).
+        max_batch: most images, steps or masks in one pass.
+        max_bytes: most bytes that the tensors of one pass may take.
+
+    Raises:
+        PellucidError: an unknown method or option.
+
+    >>> [method.label for method in select_methods(["GradCAM", "LRP"])]
+    ['GradCAM', 'LRP']
+    """
+    requested = list(METHODS) if [name.lower() for name in names] == ["all"] else list(names)
+    methods = make_methods(requested, options, METHODS, max_batch=max_batch, max_bytes=max_bytes)
+    return methods if smooth is None else [Smoothed(method=method, kernel_size=smooth) for method in methods]
+
+
+def class_indices(classifier: Classifier, texts: Sequence[str]) -> list[int] | None:
+    """Look up class names or indices written as texts; None if there are none."""
+    return [classifier.class_index(int(text) if text.isdecimal() else text) for text in texts] or None
+
+
+def read_input(classifier: Classifier, path: str | Path, *, top: int) -> tuple[Tensor, dict[str, Any]]:
+    """Read an image file for the classifier.
+
+    Args:
+        classifier: made with `preprocess`.
+        path: image file.
+        top: how many predictions to keep.
+
+    Returns:
+        The image (1, C, H, W) in the classifier's input space, and the fields of `ImageFacts` but `layers`.
+
+    Raises:
+        ImageError: the file is not an image.
+    """
+    path = Path(path)
+    image = read_image(path)
+    images = classifier.read(image)
+    return images, {
+        "path": path,
+        "image": image,
+        "sha256": sha256(path.read_bytes()).hexdigest(),
+        "geometry": image_geometry(classifier, image),
+        "predictions": classifier.predict(images, top=top)[0],
+        "classifier": classifier_facts(classifier),
+    }
+
+
+def classifier_facts(classifier: Classifier) -> dict[str, str]:
+    """Name, fingerprint of the weights, and device."""
+    return {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)}
+
+
+def image_geometry(classifier: Classifier, image: Image.Image) -> Geometry:
+    """Which part of an image the classifier sees; probed where its preprocessing is another callable.
+
+    Raises:
+        PellucidError: the classifier was made without `preprocess`.
+    """
+    preprocess = classifier.preprocess
+    if isinstance(preprocess, Preprocess):
+        return preprocess.geometry(*image.size)
+    if preprocess is None:
+        raise PellucidError(f"classifier {classifier.name!r} was made without preprocess=")
+    return probe_geometry(preprocess, *image.size)
+
+
+def layer_labels(classifier: Classifier, layers: Iterable[str]) -> dict[str, str]:
+    """What layers are called on a page: "final: head" where there is an alias."""
+    aliases = {classifier.resolve(alias): alias for alias in ("final", "middle", "input")}
+    return {layer: f"{aliases[layer]}: {layer}" if aliases.get(layer, layer) != layer else layer for layer in layers}
+
+
+def readable_images(
+    images: Sequence[str | Path], on_failure: Callable[[Path, str], None] = lambda file, reason: None
+) -> tuple[list[Path], list[dict[str, str]]]:
+    """Find the image files that can be read, before anything long is computed.
+
+    Args:
+        images: files, or folders of them.
+        on_failure: called with each other file and the reason.
+
+    Returns:
+        The readable files, and file and reason of each other one.
+
+    Raises:
+        ImageError: there is one file only, or none that can be read.
+    """
+    files = find_images(images)
+    if len(files) == 1:
+        read_image(files[0])
+    failures = {file: image.reason for file, image in read_images(files) if isinstance(image, ImageFailure)}
+    for file, reason in failures.items():
+        on_failure(file, reason)
+    if len(failures) == len(files):
+        raise ImageError(f"none of the {len(files)} images could be read")
+    skipped = [{"file": str(file), "reason": reason} for file, reason in failures.items()]
+    return [file for file in files if file not in failures], skipped
