@@ -128,12 +128,16 @@ def explain_class(
         TargetError: no class.
         PellucidError: no such class, layer or concept.
     """
-    files = [Path(file) for file in files]
     targets = concept_targets(classifier, options.target)
     cavs = gather_cavs(classifier, options) if cavs is None else cavs
     explainers = make_explainers(classifier, cavs, options)
     results = global_explanations(
-        explainers, files, targets, hierarchical=options.hierarchical, seed=options.seed, on_images=on_images
+        explainers,
+        list(map(Path, files)),
+        targets,
+        hierarchical=options.hierarchical,
+        seed=options.seed,
+        on_images=on_images,
     )
     return ClassConcepts(
         results=results,
@@ -165,17 +169,17 @@ def score_tcav(
     Raises:
         PellucidError: no such class, layer or concept.
     """
-    files = [Path(file) for file in files]
+    paths = list(map(Path, files))
     (target,) = concept_targets(classifier, [options.target]) or []
     cavs = gather_cavs(classifier, options, features=options.features) if cavs is None else cavs
-    images, results = classifier.read(files), []
+    images, results = classifier.read(paths), []
     choices = {name: getattr(options, name) for name in ("random_sets", "permutations", "seed")}
     for layer, at_layer in cavs.items():
         results.append(tcav(classifier.at(layer), at_layer, images, target, **choices, max_batch=options.max_batch))
         on_layer()
     notes = list(dict.fromkeys(note for result in results for note in result.notes))
     about = describe_cavs(classifier, cavs, notes=notes, **choices)
-    return TCAVScores(results=results, files=files, about=about)
+    return TCAVScores(results=results, files=paths, about=about)
 
 
 def choose_examples(
