@@ -119,7 +119,7 @@ def test_a_plain_tensor_is_enough_where_nothing_else_crosses_and_a_clear_error_e
 @EVERY_NETWORK
 def test_a_listed_clean_cut_is_one_that_nothing_else_crosses(name: str) -> None:
     listed = {info.name: info.clean for info in classifier(name).layers()}
-    found = {view.layer: not view._cut.names for view in views(name)}
+    found = {view.layer: not view.cut.names for view in views(name)}
     assert found == listed
 
 
@@ -131,7 +131,7 @@ def test_every_operation_after_the_cut_depends_on_the_activation(name: str) -> N
             assert name in UNTRACEABLE
             continue
         activation, *others = [node for node in view.suffix.graph.nodes if node.op == "placeholder"]
-        assert len(others) == len(view._cut.names)
+        assert len(others) == len(view.cut.names)
         needs_activation = {activation}
         for node in view.suffix.graph.nodes:
             if needs_activation & set(node.all_input_nodes):

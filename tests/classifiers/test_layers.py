@@ -21,7 +21,7 @@ ALIASES = {
     "nested_sequential": ("features.0.2", "features.1.1"),
     "flatten_head": ("features.1", "features.4"),
     "functional_relu": ("relu:0", "relu:1"),
-    "grey": ("relu:0", "relu:1"),
+    "gray": ("relu:0", "relu:1"),
     "gelu": ("gelu:0", "gelu:1"),
     "one_logit": ("relu:0", "relu:1"),
     "reused_relu": ("relu:1", "relu_function"),

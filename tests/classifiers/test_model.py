@@ -56,10 +56,10 @@ def test_the_input_size_is_a_side_or_height_and_width_or_all_three(
     assert clf.layers()[0].shape == shape
 
 
-def test_a_grey_network_takes_its_channels_from_the_input_size() -> None:
-    clf = classifier("grey")
-    assert clf.logits(images("grey", 2)).shape == (2, CLASSES)
-    with pytest.raises(PellucidError, match=r"grey takes images of shape \(N, 1, H, W\), not \(2, 3, 32, 32\)"):
+def test_a_gray_network_takes_its_channels_from_the_input_size() -> None:
+    clf = classifier("gray")
+    assert clf.logits(images("gray", 2)).shape == (2, CLASSES)
+    with pytest.raises(PellucidError, match=r"gray takes images of shape \(N, 1, H, W\), not \(2, 3, 32, 32\)"):
         clf.logits(torch.randn(2, 3, 32, 32))
 
 

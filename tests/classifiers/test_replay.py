@@ -208,7 +208,7 @@ def test_a_memory_of_a_module_is_a_path_around_the_recording_and_everything_runs
     for x, activation in ((first, one), (second, two), (first, one)):
         torch.testing.assert_close(view.logits(activation), net(x))
         torch.testing.assert_close(view.logits(activation[index], activation.side_inputs.rows(index)), net(x[index]))
-    assert view._cut._run_layer
+    assert view.cut._run_layer
 
 
 class Memoising(nn.Module):
@@ -259,8 +259,8 @@ def test_outputs_of_the_users_own_kind_are_not_recorded_but_computed_again() -> 
     view, net = classifier("own_outputs").at("mix"), reference("own_outputs")
     x, index = images("own_outputs"), torch.tensor([1, 1, 2, 0])
     activation = view.activation(x)
-    assert not view._cut._run_layer
-    assert [call for call in view._cut._patterns if call[0] == "encoder"] == []
+    assert not view.cut._run_layer
+    assert [call for call in view.cut._patterns if call[0] == "encoder"] == []
     torch.testing.assert_close(view.logits(activation[index], activation.side_inputs.rows(index)), net(x[index]))
 
 
@@ -289,7 +289,7 @@ def test_a_module_written_in_place_changes_who_else_holds_its_input() -> None:
     with torch.no_grad():
         wanted = net.head(net.conv3(net.conv2(zeros).relu()))
     torch.testing.assert_close(view.logits(zeros, activation.side_inputs), wanted)
-    assert not view._cut._run_layer
+    assert not view.cut._run_layer
 
 
 # --- The pieces

@@ -5,7 +5,7 @@ import torch
 from tests.networks import NETWORKS, UNTRACEABLE, images, input_shape
 
 import pellucid as pl
-from pellucid.classifiers.segment import Segment
+from pellucid.classifiers import Segment
 from pellucid.errors import LayerError
 
 

@@ -21,7 +21,7 @@ from pellucid.concepts import (
 from pellucid.concepts import (
     cav_fitting as fitting,
 )
-from pellucid.concepts.multi_layer import LayerChain
+from pellucid.concepts.multi_layer import JointLayers
 from pellucid.errors import PellucidError
 from pellucid.statistics import correct
 
@@ -71,35 +71,35 @@ def test_activations_are_those_of_a_pass_of_their_own(module: type[nn.Module], n
     torch.manual_seed(0)
     classifier = pl.Classifier(module().eval(), input_size=(3, 12, 10))
     views = [classifier.at(name) for name in names]
-    for view, found in zip(views, LayerChain(views).activations(IMAGES), strict=True):
+    for view, found in zip(views, JointLayers(views).activations(IMAGES), strict=True):
         own = view.activation(IMAGES)
         assert torch.equal(found.as_subclass(Tensor), own.as_subclass(Tensor))  # to the last bit
         assert found.side_inputs.names == own.side_inputs.names
         torch.testing.assert_close(view.logits(found), classifier.logits(IMAGES))
 
 
-def test_only_the_first_layer_and_cuts_that_are_not_clean_start_from_the_images(classifier: pl.Classifier) -> None:
-    views = [classifier.at(name) for name in ("joined", "left", "stem", "right")]
-    chain = LayerChain(views)
+def test_one_pass_serves_all_layers_of_a_traced_network_and_is_charged_to_the_earliest(
+    classifier: pl.Classifier,
+) -> None:
     # left and right lie beside each other: at either the other crosses the cut too.
-    assert [chain.cost(index, 5).prefix_forward for index in range(4)] == [0, 5, 5, 5]
+    names = ("joined", "left", "stem", "right")
+    together = JointLayers([classifier.at(name) for name in names])
+    assert [together.cost(index, 5).prefix_forward for index in range(4)] == [0, 0, 5, 0]
+    untraceable = pl.Classifier(Untraceable().eval(), input_size=(3, 12, 10))
+    one_by_one = JointLayers([untraceable.at(name) for name in names])
+    assert [one_by_one.cost(index, 5).prefix_forward for index in range(4)] == [5, 5, 5, 5]
 
 
 def test_layers_that_follow_on_each_other_cost_one_pass(
     classifier: pl.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[str] = []
-    activation = LayerView.activation
-
-    def counted(view: LayerView, images: Tensor) -> object:
-        ran.append(view.layer)
-        return activation(view, images)
-
     explainers = [_explainer(classifier.at(name), 0) for name in ("joined", "stem", "joined.0")]
-    monkeypatch.setattr(LayerView, "activation", counted)
-    found = explain_layers(explainers, IMAGES, [0, 2])
-    assert set(ran) == {"stem"}
-    assert [each.passes.prefix_forward for each in found] == [0, 5, 0]
+    run: list[int] = []
+    forward = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda conv, x: run.append(conv.in_channels) or forward(conv, x))
+    results = explain_layers(explainers, IMAGES, [0, 2])
+    assert run.count(3) == 1  # the first convolution
+    assert [each.passes.prefix_forward for each in results] == [0, 5, 0]
 
 
 def test_explanations_are_those_of_each_layer_alone(classifier: pl.Classifier) -> None:

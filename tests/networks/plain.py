@@ -54,7 +54,7 @@ class FlattenHead(nn.Module):
 
 
 @network("one_logit", classes=1)
-@network("grey", channels=1)
+@network("gray", channels=1)
 @network("functional_relu", activate=F.relu)
 @network("gelu", activate=F.gelu)
 class Functional(nn.Module):

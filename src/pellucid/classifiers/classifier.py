@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from pellucid.classifiers.frozen_copy import refuse_train_mode
 from pellucid.classifiers.layer_view import LayerView
 from pellucid.classifiers.layers import LayerInfo
+from pellucid.classifiers.multi_view import MultiView
 from pellucid.classifiers.network import Network
 from pellucid.classifiers.precision import Precision, dtype_of
 from pellucid.data import read_image
-from pellucid.errors import ModelError, PellucidError, TargetError
+from pellucid.errors import LayerError, ModelError, PellucidError, TargetError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,7 +78,7 @@ class Classifier:
         self.preprocess = preprocess
         self.input_shape = _input_shape(input_size, preprocess)
         self.precision = Precision(_device(module, device), dtype_of(module), channels_last, autocast)
-        self._network = Network(module, self.input_shape, self.precision, aliases or {})
+        self._network = Network(module, self.name, self.input_shape, self.precision, aliases or {})
         self.num_classes = self._network.num_classes
         self.class_names = _class_names(class_names, self.num_classes)
         self._views: dict[tuple[str, str | None], LayerView] = {}
@@ -182,6 +183,21 @@ class Classifier:
             self._views[key] = LayerView(self, key[0], cut, found, self.precision)
         return self._views[key]
 
+    def at_layers(self, layers: Sequence[str | LayerView]) -> MultiView:
+        """The classifier seen from several layers, which are computed together.
+
+        Args:
+            layers: names as `at` takes them, or views of this classifier.
+
+        Raises:
+            LayerError: no such layer, or the network cannot be cut there.
+        """
+        views = [self.at(layer) if isinstance(layer, str) else layer for layer in layers]
+        others = [view.classifier.name for view in views if view.classifier is not self]
+        if others:
+            raise LayerError(f"layers of another classifier, {others[0]}, were given to {self.name}")
+        return MultiView(views, self._network)
+
     def class_index(self, target: int | str) -> int:
         """The index of a class given by index or name.
 
@@ -206,15 +222,7 @@ class Classifier:
 
     def check_images(self, images: Tensor) -> Tensor:
         """`images` if they are a batch (N, C, H, W) of floats with the right channels; else raises PellucidError."""
-        channels = self.input_shape[0]
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not len(images):
-            found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise PellucidError(f"{self.name} takes images of shape (N, {channels}, H, W), not {found}")
-        if not images.is_floating_point():
-            raise PellucidError(
-                f"images are {images.dtype}; {self.name} takes its own normalized float input, see classifier.read"
-            )
-        return images
+        return self._network.check_images(images)
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, types, shapes and bytes of all weights and buffers."""

@@ -1,14 +1,55 @@
 """The cut: a traced network split at one node into the part before it and the part after it."""
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor, fx
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from pellucid.classifiers.dry_run import DryRun
 from pellucid.classifiers.side_inputs import BatchPatternError, Pattern, SideInputs
 from pellucid.classifiers.tracing import TracedNetwork, ancestors, descendants
 from pellucid.errors import LayerError
+
+_AFFINE_MODULES = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.ZeroPad2d,
+)
+_AFFINE_FUNCTIONS: set[Callable[..., Any]] = {
+    torch.flatten,
+    torch.mean,
+    torch.sum,
+    torch.reshape,
+    torch.permute,
+    torch.transpose,
+    torch.squeeze,
+    torch.unsqueeze,
+    torch.cat,
+    torch.add,
+    torch.sub,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    operator.add,
+    operator.sub,
+    operator.neg,
+    operator.getitem,
+    getattr,
+}
+_BILINEAR: set[Callable[..., Any]] = {operator.mul, torch.mul, F.linear, F.conv2d, torch.matmul, operator.matmul}
+_AFFINE_METHODS = {
+    *("mean", "sum", "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous"),
+    *("size", "add", "sub", "unflatten"),
+}
 
 
 class Cut(Protocol):
@@ -35,6 +76,10 @@ class TracedCut:
     The inputs of `suffix` are the activation and the carried values in their order. The number of images, where the
     part after the layer uses it, is read off the activation.
 
+    Attributes:
+        node: yields the layer's output.
+        live: yield what else crosses the cut.
+
     Raises:
         LayerError: the logits do not depend on the layer, or what crosses the cut cannot be told apart by image.
     """
@@ -52,17 +97,21 @@ class TracedCut:
             if used in varying and used not in after
         }
         live = [other for other in network.module.graph.nodes if other in crossing - dry.batch_sizes]
+        self.node, self.live = node, live
         self.names = tuple(_name_of(network, other) for other in live)
         self._patterns = tuple(_pattern(dry, other, name) for other, name in zip(live, self.names, strict=True))
-        self._prefix = _subgraph(network, [network.input], [node, *live])
-        self.suffix = _subgraph(
-            network, [node, *live], [network.output.args[0]], batch_sizes=crossing & dry.batch_sizes
-        )
+        self._prefix = prefix_to(network, [node, *live])
+        outputs, sizes = [network.output.args[0]], crossing & dry.batch_sizes
+        self.suffix = _subgraph(network, [node, *live], outputs, batch_sizes=sizes)
 
     def before(self, images: Tensor) -> tuple[Any, SideInputs]:
         """Run the part before the layer; returns its output and the other values that cross the cut."""
         activation, *live = self._prefix(images)
-        return activation, SideInputs(tuple(live), self.names, len(images), self._patterns)
+        return activation, self.side_inputs_of(live, len(images))
+
+    def side_inputs_of(self, values: Sequence[Any], images: int) -> SideInputs:
+        """The values of the nodes `live`, computed for so many images, as what crosses the cut."""
+        return SideInputs(tuple(values), self.names, images, self._patterns)
 
     def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:
         """Run the part after the layer; returns the network's output."""
@@ -81,8 +130,13 @@ def _name_of(network: TracedNetwork, node: fx.Node) -> str:
     return min(names, key=len) if names else ("input" if node is network.input else node.name)
 
 
+def prefix_to(network: TracedNetwork, outputs: Sequence[Any]) -> fx.GraphModule:
+    """The part of a network that computes the values of nodes, given as (nested) lists, from images."""
+    return _subgraph(network, [network.input], outputs)
+
+
 def _subgraph(
-    network: TracedNetwork, inputs: list[fx.Node], outputs: list[Any], batch_sizes: Iterable[fx.Node] = ()
+    network: TracedNetwork, inputs: list[fx.Node], outputs: Sequence[Any], batch_sizes: Iterable[fx.Node] = ()
 ) -> fx.GraphModule:
     """The part of the network that computes `outputs` (a tuple) when the values of `inputs` are given.
 
@@ -101,9 +155,49 @@ def _subgraph(
     return fx.GraphModule(network.module, graph)
 
 
-def equal_logits(found: Any, wanted: Tensor, tolerance: float) -> bool:
+def equal_logits(logits: Any, expected: Tensor, tolerance: float) -> bool:
     """Whether logits agree to `tolerance` of the largest: another batch size may choose another kernel."""
-    if not isinstance(found, Tensor) or found.shape != wanted.shape:
+    if not isinstance(logits, Tensor) or logits.shape != expected.shape:
         return False
-    atol = tolerance * float(wanted.abs().nan_to_num().max())
-    return found.allclose(wanted, rtol=0.0, atol=atol, equal_nan=True)
+    atol = tolerance * float(expected.abs().nan_to_num().max())
+    return logits.allclose(expected, rtol=0.0, atol=atol, equal_nan=True)
+
+
+def is_affine(suffix: fx.GraphModule) -> bool:
+    """Whether every operation that the activation (the first input) passes through is affine in it.
+
+    False also where an operation is not known to be: a wrong "yes" would give wrong maps, a wrong "no" only costs time.
+    """
+    activation = next(node for node in suffix.graph.nodes if node.op == "placeholder")
+    varying = descendants(activation)
+    return all(
+        _is_affine_in(suffix, node, varying)
+        for node in suffix.graph.nodes
+        if node in varying and node.op not in ("placeholder", "output")
+    )
+
+
+def _is_affine_in(suffix: fx.GraphModule, node: fx.Node, varying: set[fx.Node]) -> bool:
+    if node.op == "call_module":
+        return _is_affine_module(suffix.get_submodule(str(node.target)))
+    if node.op == "call_method":
+        return node.target in _AFFINE_METHODS
+    if node.op != "call_function":
+        return False
+    if node.target is F.dropout:
+        return not (node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True))
+    operands: list[fx.Node] = []  # with repetition: x * x has two
+    fx.map_arg((node.args, node.kwargs), operands.append)
+    once = sum(used in varying for used in operands) == 1
+    if node.target in (operator.truediv, torch.div):
+        return once and node.args[:1] == (operands[0],) and not node.kwargs
+    return once if node.target in _BILINEAR else node.target in _AFFINE_FUNCTIONS
+
+
+def _is_affine_module(module: nn.Module) -> bool:
+    # A hook, or a forward of its own, can make anything of a linear layer.
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return module.running_mean is not None
+    return type(module) in _AFFINE_MODULES

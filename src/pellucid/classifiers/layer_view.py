@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from pellucid.classifiers.affine import is_affine
-from pellucid.classifiers.cut import Cut
+from pellucid.classifiers.cut import Cut, is_affine
 from pellucid.classifiers.layout import Layout
 from pellucid.classifiers.precision import Precision, check_logits, run_errors
 from pellucid.classifiers.side_inputs import PerImage, SideInputs
@@ -41,24 +40,25 @@ class LayerView:
         classifier: the classifier that is seen.
         layer: the layer's name.
         layout: how the layer's native output becomes a map.
+        cut: the network in two parts, in the layer's native layout.
     """
 
     def __init__(self, classifier: "Classifier", layer: str, cut: Cut, layout: Layout, precision: Precision) -> None:
         self.classifier = classifier
         self.layer = layer
         self.layout = layout
-        self._cut = cut
+        self.cut = cut
         self._precision = precision
 
     @property
     def suffix(self) -> fx.GraphModule | None:
         """The traced operations after the layer, to be called with `suffix_inputs`; None for an untraceable network."""
-        return self._cut.suffix
+        return self.cut.suffix
 
     @property
     def side_input_names(self) -> tuple[str, ...]:
         """What else crosses the cut, in the user's words; empty where the logits need the activation alone."""
-        return (*self._cut.names, self._leading_tokens_name) if self.layout.tokens else self._cut.names
+        return (*self.cut.names, self._leading_tokens_name) if self.layout.tokens else self.cut.names
 
     @property
     def _leading_tokens_name(self) -> str:
@@ -81,8 +81,12 @@ class LayerView:
         """
         images = self.classifier.check_images(images)
         with torch.no_grad(), self._precision.autocast_context(), run_errors(images, self.classifier.input_shape):
-            native, side_inputs = self._cut.before(self._precision.prepare(images))
-            folded, leading = self.layout.fold(native, *images.shape[-2:])
+            native, side_inputs = self.cut.before(self._precision.prepare(images))
+            return self.fold(native, side_inputs, (images.shape[-2], images.shape[-1]))
+
+    def fold(self, native: Tensor, side_inputs: SideInputs, image_size: tuple[int, int]) -> Activation:
+        """The layer's native output for images of (H, W) as an activation (N, C, h, w), detached."""
+        folded, leading = self.layout.fold(native, *image_size)
         if leading is not None:
             side_inputs = side_inputs.append(leading, self._leading_tokens_name, PerImage(0))
         return Activation.of(self._precision.upcast(folded).detach(), side_inputs)
@@ -92,7 +96,7 @@ class LayerView:
 
         Args:
             activation: (R, C, h, w), from `activation` or computed from it.
-            carried: what else crosses the cut for these R rows, `a.side_inputs.rows(index)`; needed only where the
+            side_inputs: what else crosses the cut for these R rows, `a.side_inputs.rows(index)`; needed only where the
                 cut is not clean and `activation` is not itself what `activation()` returned.
 
         Returns:
@@ -104,7 +108,7 @@ class LayerView:
         """
         native, inner = self._native(activation, side_inputs)
         with self._precision.autocast_context():
-            return self._precision.upcast(check_logits(self._cut.after(native, inner)))
+            return self._precision.upcast(check_logits(self.cut.after(native, inner)))
 
     def suffix_inputs(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Any, ...]:
         """What `suffix` is called with: the activation in the layer's native layout, then the carried values."""

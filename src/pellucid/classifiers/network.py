@@ -27,25 +27,34 @@ from pellucid.classifiers.precision import (
     first_line,
     run_errors,
 )
-from pellucid.classifiers.replay import ReplayCut
+from pellucid.classifiers.replay import ReplayCut, find_last_linear
 from pellucid.classifiers.side_inputs import SideInputs
-from pellucid.classifiers.tracing import TracedNetwork, UntraceableError, trace
-from pellucid.errors import LayerError
+from pellucid.classifiers.tracing import TracedNetwork, UntraceableError, parse_call, trace
+from pellucid.errors import LayerError, PellucidError
 
 
 class Network:
-    """A frozen twin of a module that can be run whole, listed and cut.
+    """A frozen copy of a module that can be run whole, listed and cut.
 
     Attributes:
+        name: of the classifier, for messages.
+        input_shape: (C, H, W) of the images that layers are listed for.
         num_classes: number of logits.
+        precision: where and how precisely it runs.
         trace_failure: why torch.fx cannot trace the network; None if it can, or nobody has asked yet.
     """
 
     def __init__(
-        self, module: nn.Module, shape: tuple[int, int, int], precision: Precision, aliases: Mapping[str, str]
+        self,
+        module: nn.Module,
+        name: str,
+        input_shape: tuple[int, int, int],
+        precision: Precision,
+        aliases: Mapping[str, str],
     ) -> None:
-        self._precision = precision
-        self._shape = shape
+        self.name = name
+        self.precision = precision
+        self.input_shape = input_shape
         self._aliases = dict(aliases)
         self._whole = frozen_copy(module).to(precision.device)
         if precision.channels_last:
@@ -54,27 +63,40 @@ class Network:
         with torch.no_grad():
             self.num_classes = self.logits(self._probe(2)).shape[1]
 
+    def check_images(self, images: Tensor) -> Tensor:
+        """`images` if they are a batch (N, C, H, W) of floats with the right channels; else raises PellucidError."""
+        channels = self.input_shape[0]
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not len(images):
+            given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise PellucidError(f"{self.name} takes images of shape (N, {channels}, H, W), not {given}")
+        if not images.is_floating_point():
+            raise PellucidError(
+                f"images are {images.dtype}; {self.name} takes its own normalized float input, see classifier.read"
+            )
+        return images
+
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N, K) of the whole network, float32 unless its weights are float64."""
-        with self._precision.autocast_context(), run_errors(images, self._shape):
-            return self._precision.upcast(self._run_whole(self._precision.prepare(images)))
+        with self.precision.autocast_context(), run_errors(images, self.input_shape):
+            return self.precision.upcast(self._run_whole(self.precision.prepare(images)))
 
     def _run_whole(self, images: Tensor) -> Tensor:
         return check_logits(self._whole(images.clone()))  # a forward may write to its input
 
     def _probe(self, images: int) -> Tensor:
         generator = torch.Generator().manual_seed(images)
-        return self._precision.prepare(torch.randn(images, *self._shape, generator=generator))
+        return self.precision.prepare(torch.randn(images, *self.input_shape, generator=generator))
 
-    def _new_copy(self) -> nn.Module:
+    def new_copy(self) -> nn.Module:
+        """Another frozen copy, to be hooked and changed."""
         return frozen_copy(self._whole)
 
     @cached_property
     def _traced(self) -> tuple[TracedNetwork, DryRun] | None:
         """The traced network and its dry run, if running the trace gives what the network gives."""
         try:
-            with torch.inference_mode(False), torch.no_grad(), self._precision.autocast_context():
-                traced = trace(self._new_copy())
+            with torch.inference_mode(False), torch.no_grad(), self.precision.autocast_context():
+                traced = trace(self.new_copy())
                 dry = DryRun(traced, self._probe)
                 wanted = self._run_whole(self._probe(2))
         except UntraceableError as error:
@@ -83,22 +105,33 @@ class Network:
         except Exception as error:  # what holds for proxies need not hold for tensors
             self.trace_failure = f"the trace does not run: {first_line(error)}"
             return None
-        if not equal_logits(dry.logits, wanted, self._precision.tolerance):
+        if not equal_logits(dry.logits, wanted, self.precision.tolerance):
             self.trace_failure = "the trace does not give the network's logits"
             return None
         return traced, dry
 
+    @property
+    def traced(self) -> TracedNetwork | None:
+        """The traced network; None if it could not be traced."""
+        return None if self._traced is None else self._traced[0]
+
+    @cached_property
+    def head(self) -> str | None:
+        """Name of the last linear layer, if one vector for each image enters it."""
+        with self.precision.autocast_context():
+            return find_last_linear(self.new_copy(), self._probe(2))
+
     @cached_property
     def layers(self) -> list[LayerInfo]:
         """All layers in the order of computation."""
-        with self._precision.autocast_context():
+        with self.precision.autocast_context():
             if self._traced is not None:
-                return traced_layers(*self._traced, self._shape[1:])
+                return traced_layers(*self._traced, self.input_shape[1:])
             return replayed_layers(self._whole, self._probe(2))
 
     @cached_property
     def _with_gradient(self) -> set[int]:
-        with self._precision.autocast_context():
+        with self.precision.autocast_context():
             if self._traced is not None:
                 return traced_with_gradient(self._traced[0], self._probe(2))
             return replayed_with_gradient(self._whole, self._probe(2))
@@ -147,43 +180,43 @@ class Network:
             network, dry = self._traced
             node = network.input if layer == "input" else network.outputs[layer]
             ways.append(("traced", partial(TracedCut, network, layer, node, dry)))
-        path, call = _call_of(layer)
+        path, call = parse_call(layer)
         if layer == "input":
-            ways.append(("whole", lambda: _WholeCut(self._new_copy())))
+            ways.append(("whole", lambda: _WholeCut(self.new_copy())))
         elif path in {path for path, _ in self._whole.named_modules()}:
-            ways.append(("replayed", lambda: ReplayCut(self._new_copy(), path, call, self._probe)))
-            ways.append(("run again whole", lambda: ReplayCut(self._new_copy(), path, call)))
+            ways.append(("replayed", lambda: ReplayCut(self.new_copy(), path, call, self._probe)))
+            ways.append(("run again whole", lambda: ReplayCut(self.new_copy(), path, call)))
         return ways
 
     def _check(self, cut: Cut, layer: str) -> Tensor:
         """Compare the cut with the whole network; returns the layer's native output."""
         images = self._probe(2)
-        with self._precision.autocast_context():
+        with self.precision.autocast_context():
             native, side_inputs = cut.before(images)
             if not isinstance(native, Tensor):
                 raise LayerError(f"layer {layer!r} yields a {type(native).__name__}, not one tensor")
             whole = self._run_whole(images)
-            if not equal_logits(cut.after(native, side_inputs), whole, self._precision.tolerance):
+            if not equal_logits(cut.after(native, side_inputs), whole, self.precision.tolerance):
                 raise LayerError("the parts before and after the layer do not give the network's logits")
             if isinstance(cut, ReplayCut):
                 self._check_replay(cut, layer, native, side_inputs)
             rows = torch.tensor([1, 0, 1])
             picked = native.index_select(0, rows.to(native.device))
-            if not equal_logits(cut.after(picked, side_inputs.rows(rows)), whole[rows], self._precision.tolerance):
+            if not equal_logits(cut.after(picked, side_inputs.rows(rows)), whole[rows], self.precision.tolerance):
                 raise LayerError("rows of the activation do not give their own images' logits")
         return native
 
     def _check_replay(self, cut: ReplayCut, layer: str, native: Tensor, side_inputs: SideInputs) -> None:
         """A recording could hide a path around the layer; another activation must act as in a run without recording."""
         other = native.flip(0) * 0.5
-        again = ReplayCut(self._new_copy(), *_call_of(layer))
+        again = ReplayCut(self.new_copy(), *parse_call(layer))
         _, images_only = again.before(self._probe(2))
         wanted = check_logits(again.after(other, images_only))
-        if not equal_logits(cut.after(other, side_inputs), wanted, self._precision.tolerance):
+        if not equal_logits(cut.after(other, side_inputs), wanted, self.precision.tolerance):
             raise LayerError("the network computes around the recording")
 
     def _layout(self, native: Tensor, layer: str, order: str | None) -> Layout:
-        layout = find_layout(tuple(native.shape), *self._shape[1:], order)
+        layout = find_layout(tuple(native.shape), *self.input_shape[1:], order)
         if layout is None:
             raise LayerError(
                 f"the output of {layer!r} has shape {tuple(native.shape)}, which is no map, tokens or vector"
@@ -205,8 +238,3 @@ class _WholeCut:
 
     def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:
         return self._module(activation.clone())  # a forward may write to its input
-
-
-def _call_of(layer: str) -> tuple[str, int]:
-    path, _, call = layer.partition(":")
-    return path, int(call or 0)

@@ -1,7 +1,7 @@
 """Cut a network that cannot be traced: run it again, with what came before the layer answered from a recording."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -235,3 +235,58 @@ def module_outputs(module: nn.Module, images: Tensor) -> tuple[dict[Call, Module
     with torch.inference_mode(False), _wrapped(module, note):
         output = module(images.clone())
     return found, output
+
+
+def record_calls(
+    module: nn.Module, images: Tensor, calls: Sequence[Call], *, inputs_of: str | None = None
+) -> tuple[dict[Call, Any], Any, Any]:
+    """Run a network once and keep what some of its modules return; differentiable.
+
+    Args:
+        module: pellucid's own copy of the network.
+        images: (N, C, H, W).
+        calls: whose outputs are kept, as they are when the module returns.
+        inputs_of: a module whose input is kept, that of its last call.
+
+    Returns:
+        The outputs by call, the input of `inputs_of`, and what the network returns.
+
+    Raises:
+        LayerError: a module is called fewer times than that.
+    """
+    outputs: dict[Call, Any] = {}
+    counts: Counter[str] = Counter()
+    entered: Any = None
+
+    def keep(path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal entered
+        call = (path, counts[path])
+        counts[path] += 1
+        if path == inputs_of:
+            entered = _clone(args[0] if args else kwargs["input"])  # what follows may write to it
+        output = forward(*args, **kwargs)
+        if call in calls:
+            outputs[call] = _clone(output)
+        return output
+
+    with _wrapped(module, keep):
+        result = module(images.clone())
+    for path, number in calls:
+        if path and (path, number) not in outputs:
+            raise LayerError(f"module {path!r} is called {counts[path]} times, so there is no call {number}")
+    return outputs, entered, result
+
+
+def find_last_linear(module: nn.Module, images: Tensor) -> str | None:
+    """The linear layer that is called last, if what enters it is one vector for each image."""
+    last: tuple[str, int] | None = None
+
+    def note(path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal last
+        if isinstance(module.get_submodule(path), nn.Linear):
+            last = path, (args[0] if args else kwargs["input"]).ndim
+        return forward(*args, **kwargs)
+
+    with torch.no_grad(), _wrapped(module, note):
+        module(images.clone())
+    return last[0] if last is not None and last[1] == 2 else None

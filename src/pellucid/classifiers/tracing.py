@@ -43,6 +43,11 @@ class TracedNetwork:
         node: fx.Node = next(node for node in self.module.graph.nodes if node.op == "output")
         return node
 
+    def last_call(self, path: str) -> fx.Node | None:
+        """The last call of a module, if the module is one operation of the trace."""
+        nodes = [node for node in self.module.graph.nodes if node.op == "call_module"]
+        return next((node for node in reversed(nodes) if _user_name(str(node.target)) == path), None)
+
 
 class _ImagesOnly(nn.Module):
     """Calls the network with images alone, so that its other arguments keep their defaults while it is traced."""
@@ -58,6 +63,16 @@ class _ImagesOnly(nn.Module):
 def call_name(path: str, call: int, calls: int) -> str:
     """The layer name of one call of a module: its path, with the call's number where that is needed to tell."""
     return path if calls == 1 and path not in ALIASES else f"{path}:{call}"
+
+
+def parse_call(layer: str) -> tuple[str, int]:
+    """The module path and the number of the call that a layer name stands for.
+
+    >>> parse_call("relu"), parse_call("relu:1")
+    (('relu', 0), ('relu', 1))
+    """
+    path, _, call = layer.partition(":")
+    return path, int(call or 0)
 
 
 def _user_name(path: str) -> str:

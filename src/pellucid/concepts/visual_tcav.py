@@ -26,7 +26,7 @@ from pellucid.concepts.joint import (
     joint_attribution,
     sharing_rule,
 )
-from pellucid.concepts.multi_layer import LayerChain
+from pellucid.concepts.multi_layer import JointLayers
 from pellucid.concepts.reference_attribution import reference_attribution, signed_contribution
 from pellucid.errors import PellucidError
 from pellucid.statistics import correct
@@ -242,7 +242,7 @@ def explain_layers(
 
     Returns:
         One explanation per explainer, in their order. A layer whose activation was computed from that of an earlier one
-        counts no prefix pass (see `LayerChain`).
+        counts no prefix pass (see `JointLayers`).
     """
     if not explainers:
         raise PellucidError("no layers to explain at: give one explainer or more")
@@ -252,7 +252,7 @@ def explain_layers(
         BatchBudget(each.view, images[:1], targets=count, max_batch=each.max_batch, max_bytes=each.max_bytes)
         for each in explainers
     ]
-    chain = LayerChain([each.view for each in explainers])
+    chain = JointLayers([each.view for each in explainers])
     parts: list[list[ConceptExplanation]] = [[] for _ in explainers]
     for batch in image_batches(budgets, images, targets, differentiate=True):
         target = batch.target

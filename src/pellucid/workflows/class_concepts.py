@@ -12,7 +12,7 @@ from pellucid.classifiers import Classifier
 from pellucid.concepts import ClassExplanation, TCAVResult, VisualTCAV, global_explanations, tcav
 from pellucid.concepts.concept_scores import compute_concept_maps
 from pellucid.concepts.concept_table import global_rows, plain, tcav_rows
-from pellucid.concepts.multi_layer import LayerChain
+from pellucid.concepts.multi_layer import JointLayers
 from pellucid.data import read_image
 from pellucid.workflows.concept_cavs import CavsByLayer, concept_targets, describe_cavs, gather_cavs, make_explainers
 from pellucid.workflows.inputs import image_geometry, layer_labels
@@ -204,7 +204,7 @@ def choose_examples(
     height, width = classifier.input_shape[1:]
     shrink = _LONG_SIDE / max(height, width)
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    chain = LayerChain([explainer.view for explainer in explainers])
+    chain = JointLayers([explainer.view for explainer in explainers])
     thumbnails: dict[int, Image.Image] = {}
     maps: dict[tuple[str, int], Tensor] = {}
     order = sorted(shown)

@@ -10,9 +10,9 @@ from pellucid.classifiers import (
     Activation,
     Classifier,
     LayerView,
+    Segment,
     SideInputs,
 )
-from pellucid.classifiers.segment import Segment
 from pellucid.evaluation.localization import Grid
 from pellucid.evaluation.settings.blocks import check_divides
 from pellucid.evaluation.settings.composition import Composition
