@@ -38,7 +38,7 @@ from pellucid.concepts import (
     global_explanations,
     tcav,
 )
-from pellucid.synthetic.textures import NEGATIVES, TEXTURES
+from pellucid.synthetic import NEGATIVES, TEXTURES
 
 RESULTS = Path(__file__).parent / "results"
 LAYERS = ("blocks.10", "blocks.15", "head")

@@ -33,7 +33,7 @@ from pellucid.surrogate.model.surrogate_networks import DataSizes
 from pellucid.surrogate.training.image_datasets import make_dataset
 from pellucid.surrogate.training.preparation import prepare
 from pellucid.surrogate.training.trainer import Trainer
-from pellucid.synthetic.strokes import draw_digits
+from pellucid.synthetic import draw_digits
 
 __all__ = [
     "TOLERANCE",

@@ -13,7 +13,7 @@ from tests.test_cli import run
 
 from pellucid.concepts import load_cavs
 from pellucid.concepts.concept_table import COLUMNS
-from pellucid.synthetic.textures import draw_images
+from pellucid.synthetic import draw_images
 
 Pellucid = Callable[..., tuple[int, str, str]]
 

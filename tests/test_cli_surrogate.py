@@ -16,11 +16,10 @@ from pellucid import Classifier, PellucidError
 from pellucid.cli import main
 from pellucid.cli.surrogate_common import Sample
 from pellucid.cli.surrogate_measures import measure_named, rerender_named
-from pellucid.data import Preprocess
-from pellucid.data.context_table import ContextTable, write_context
+from pellucid.data import ContextTable, Preprocess, write_context
 from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import measure
-from pellucid.synthetic.strokes import draw_digits
 
 NETWORKS = """
 import torch

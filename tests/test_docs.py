@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.synthetic.strokes import draw_digits
+from pellucid.synthetic import draw_digits
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,7 @@ from experiments.attribution_evaluation.tflite_weights import convolutions
 from pellucid import Classifier
 from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.weights import copy_in_order, load_weights
-from pellucid.data import Preprocess
-from pellucid.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from pellucid.data import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 CELL = 128
 """Side of an ImageNet cell: a third of the cost of the 224 that these networks were trained with. SqueezeNet's first

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments.concepts.tags_measures import PARTS
 from experiments.concepts.tags_networks import SIZE
 from experiments.concepts.tags_statistics import MEASURES, Table
-from pellucid.synthetic.tagged_objects import SHAPES, draw_scenes
+from pellucid.synthetic import SHAPES, draw_scenes
 
 __all__ = ["draw_figure"]
 

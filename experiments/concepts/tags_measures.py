@@ -26,12 +26,7 @@ from pellucid.concepts import (
 )
 from pellucid.evaluation import relevance_mass_accuracy
 from pellucid.evaluation.metrics.concepts import false_alarm, remove_concepts, soft_iou
-from pellucid.synthetic.tagged_objects import (
-    BLANK,
-    SHAPES,
-    Scene,
-    draw_scenes,
-)
+from pellucid.synthetic import BLANK, SHAPES, Scene, draw_scenes
 
 __all__ = ["LAYERS", "PARTS", "Exhibits", "Row", "measure"]
 

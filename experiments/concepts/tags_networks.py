@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.storage import write_atomically
-from pellucid.synthetic.tagged_objects import SHAPES, Scene, draw_scenes
+from pellucid.synthetic import SHAPES, Scene, draw_scenes
 
 __all__ = ["SIZE", "Recipe", "classifier_for", "random_tags", "to_input", "train"]
 

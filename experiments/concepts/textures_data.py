@@ -12,7 +12,7 @@ from pellucid.classifiers import Classifier
 from pellucid.concepts import ConceptSet, concept_set
 from pellucid.data import Preprocess, find_images
 from pellucid.errors import ImageError
-from pellucid.synthetic.textures import NEGATIVES, TEXTURES, draw_images
+from pellucid.synthetic import NEGATIVES, TEXTURES, draw_images
 
 __all__ = [
     "EXPECTED",

@@ -23,10 +23,8 @@ from torch.nn import functional as F
 import pellucid as pl
 from experiments.surrogate import networks
 from experiments.surrogate.networks import NETWORKS
-from pellucid.data import Preprocess
-from pellucid.data.context_table import ContextTable
-from pellucid.storage import to_record, write_atomically
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.data import ContextTable, Preprocess
+from pellucid.storage import read_tensors, to_record, write_atomically, write_tensors
 from pellucid.surrogate import (
     LOGITS_ONLY,
     PRESETS,
@@ -37,8 +35,8 @@ from pellucid.surrogate import (
 from pellucid.surrogate.assess.morphometry import digit_measure, measure_digits
 from pellucid.surrogate.explain.decision_effects import DecisionEffect, NuisanceNull, measure_decision_effects
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
+from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import thickness_to_intensity
-from pellucid.synthetic.strokes import draw_digits
 
 __all__ = ["CASES", "Strokes", "classifier_of", "draw_strokes", "measurements", "versions_of"]
 

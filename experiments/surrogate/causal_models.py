@@ -2,10 +2,10 @@
 
 python -m experiments.surrogate.causal_models --data DIR --work DIR [--models TI IT ..] [--seeds 5] [--perceived 3]
 
-Contexts are drawn from TI, IT, TS and TSWI (`pellucid.data.morphomnist.CAUSAL_MODELS`) and MNIST digits are redrawn to
-them. Graphs are looked for among the variables as drawn, as measured on the digits, as read off a small CNN trained on
-further digits, and off the same CNN with weights drawn anew. Digits and parts that are done are kept in --work, so that
-a run that was broken off goes on; the results are causal_models.json, .md and .png.
+Contexts are drawn from TI, IT, TS and TSWI (`pellucid.synthetic.morphomnist.CAUSAL_MODELS`) and MNIST digits are
+redrawn to them. Graphs are looked for among the variables as drawn, as measured on the digits, as read off a small CNN
+trained on further digits, and off the same CNN with weights drawn anew. Digits and parts that are done are kept in
+--work, so that a run that was broken off goes on; the results are causal_models.json, .md and .png.
 """
 
 import argparse

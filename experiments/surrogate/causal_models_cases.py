@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 import pellucid as pl
 from experiments.surrogate.digits import Digits, digit_classifier, input_of
+from experiments.surrogate.idx import read_mnist
 from experiments.surrogate.parts import Parts
 from pellucid.classifiers.randomize import reinitialize, replace_module
-from pellucid.data.context_table import ContextTable
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.data import ContextTable
+from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate.causal.compare import score_graph
 from pellucid.surrogate.causal.discovery import discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
@@ -27,14 +28,8 @@ from pellucid.surrogate.explain.local_explanation import fit_structural_models
 from pellucid.surrogate.model.auxiliary_models import mean_and_std
 from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.probes import fit_context_probe
-from pellucid.synthetic.causal_model import Mechanism
-from pellucid.synthetic.idx import read_mnist
-from pellucid.synthetic.morphomnist import (
-    CAUSAL_MODELS,
-    CausalModel,
-    measure,
-    redraw,
-)
+from pellucid.synthetic import CausalModel, Mechanism
+from pellucid.synthetic.morphomnist import CAUSAL_MODELS, measure, redraw
 
 __all__ = ["LEVELS", "MODELS", "Plan", "levels_of", "scored", "tie", "truth_of"]
 

@@ -19,9 +19,8 @@ from experiments.surrogate.cifar_context import CONTEXTS, LAYER, Concepts, fit_c
 from experiments.surrogate.image_statistics import STATISTICS, effect_of_code, shown, unshown, versions_of
 from experiments.surrogate.real_images import HeldOut, Questions, examine, rounded
 from pellucid.classifiers import Classifier
-from pellucid.data.context_table import ContextTable
-from pellucid.storage import write_atomically
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.data import ContextTable
+from pellucid.storage import read_tensors, write_atomically, write_tensors
 from pellucid.surrogate import (
     PRESETS,
     Rerender,

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pellucid as pl
+from experiments.surrogate.idx import read_mnist
 from pellucid.classifiers.loading.digit_cnn import digit_cnn
-from pellucid.data.context_table import ContextTable
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.data import ContextTable
+from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate.assess.morphometry import digit_rerender
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.synthetic.idx import read_mnist
-from pellucid.synthetic.morphomnist.measure import measure
+from pellucid.synthetic.morphomnist import measure
 
 __all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "gray_of", "input_of", "load_digits", "redraw_anew"]
 

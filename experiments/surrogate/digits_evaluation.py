@@ -8,7 +8,7 @@ from torch import Tensor
 from experiments.surrogate.digits import CONTEXTS, Digits, gray_of, input_of
 from pellucid.surrogate import SurrogateExplainer
 from pellucid.surrogate.explain.encoded_batch import margin
-from pellucid.synthetic.morphomnist.redraw import redraw
+from pellucid.synthetic.morphomnist import redraw
 
 __all__ = ["oracle_agreement"]
 

@@ -18,12 +18,7 @@ from experiments.surrogate.planted_cues_effects import (
 )
 from pellucid.surrogate import LOGITS_ONLY, PRESETS, train
 from pellucid.surrogate.explain.decision_effects import measure_decision_effects
-from pellucid.synthetic.bars import (
-    IntensityClassifier,
-    ThicknessClassifier,
-    bars_model,
-    draw_bars,
-)
+from pellucid.synthetic import IntensityClassifier, ThicknessClassifier, bars_model, draw_bars
 
 __all__ = ["BARS", "OPTIONS", "explained_bars"]
 

@@ -21,8 +21,8 @@ from experiments.surrogate.planted_cues_effects import (
     true_effects,
 )
 from pellucid.classifiers.loading.digit_cnn import digit_preprocess
-from pellucid.data.context_table import ContextTable
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.data import ContextTable
+from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate import PRESETS, Rerender, train
 from pellucid.surrogate.assess.morphometry import digit_measure
 from pellucid.surrogate.explain.decision_effects import measure_decision_effects

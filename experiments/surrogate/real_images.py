@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import pellucid
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.storage import to_record
 from pellucid.surrogate import SurrogateExplainer
 from pellucid.surrogate.causal.graph import Edge

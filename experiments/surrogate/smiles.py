@@ -27,9 +27,8 @@ from experiments.surrogate.smiles_data import (
     smile_classifier,
 )
 from pellucid.classifiers import Classifier
-from pellucid.data.context_table import ContextTable
-from pellucid.storage import write_atomically
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.data import ContextTable
+from pellucid.storage import read_tensors, write_atomically, write_tensors
 from pellucid.surrogate import (
     PRESETS,
     SurrogateExplainer,

@@ -20,7 +20,7 @@ import pellucid as pl
 from experiments.surrogate.face_networks import EXPRESSIONS, load_face_networks, prepared
 from experiments.surrogate.image_statistics import effect_of_code, measure_statistics, set_statistics, shown
 from pellucid.data import Preprocess
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.storage import read_tensors, write_tensors
 
 __all__ = ["CONTEXTS", "SETTABLE", "SIDE", "Faces", "Kind", "frame_levels", "framed", "load_faces", "smile_classifier"]
 

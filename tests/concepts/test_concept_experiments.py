@@ -11,7 +11,7 @@ from experiments.concepts.textures_data import EXPECTED, PLACEBO, Sizes, class_i
 from experiments.concepts.textures_summary import SCORES, few_ranks, read_tables, summarize
 
 import pellucid as pl
-from pellucid.synthetic.textures import TEXTURES
+from pellucid.synthetic import TEXTURES
 
 MODEL, LAYER = "efficientnet_lite0", "head"
 TINY = Sizes(

@@ -30,7 +30,7 @@ from pellucid.concepts.concept_table import (
     write_table,
 )
 from pellucid.errors import ImageError, PellucidError
-from pellucid.synthetic.textures import draw_images
+from pellucid.synthetic import draw_images
 
 VIEW = curved_view()
 IMAGES = torch.randn(3, 4, 3, 5, generator=torch.Generator().manual_seed(3))

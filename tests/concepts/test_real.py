@@ -11,7 +11,7 @@ from pellucid.concepts import (
     fit_cavs,
     global_explanation,
 )
-from pellucid.synthetic.textures import NEGATIVES, draw_images
+from pellucid.synthetic import NEGATIVES, draw_images
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from experiments.concepts.tags_networks import Recipe, classifier_for, random_ta
 from experiments.concepts.tags_statistics import MEASURES, by_network, compare
 
 from pellucid.concepts import ConceptWarning
-from pellucid.synthetic.tagged_objects import SHAPES
+from pellucid.synthetic import SHAPES
 
 SMALL = Recipe(1.0, scenes=1200, epochs=8, width=12, batch=20, rate=6e-3)
 NEUTRAL, ALWAYS = replace(SMALL, agreement=1 / len(SHAPES)), SMALL

@@ -21,8 +21,7 @@ from tests.networks import NETWORKS
 
 import pellucid as pl
 from pellucid.cli import main
-from pellucid.synthetic.strokes import draw_digits
-from pellucid.synthetic.textures import draw_images
+from pellucid.synthetic import draw_digits, draw_images
 
 Numbers = dict[str, np.ndarray]
 NETS = ("nested_sequential", "residual", "vit")

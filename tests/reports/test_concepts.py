@@ -23,7 +23,7 @@ from pellucid.reports.concepts.examples import example_views
 from pellucid.reports.concepts.parts import describe_gap, verdict
 from pellucid.reports.shared.bars import Scale
 from pellucid.reports.shared.overlays import resize_geometry
-from pellucid.synthetic.textures import draw_images
+from pellucid.synthetic import draw_images
 from pellucid.workflows import (
     ClassConcepts,
     ExplainClassOptions,

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import Classifier
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.surrogate import SurrogateExplainer
-from pellucid.synthetic.bars import bars_model, draw_bars
+from pellucid.synthetic import bars_model, draw_bars
 
 SIDE = 16
 CONTEXTS = ("thickness", "intensity")

@@ -17,7 +17,7 @@ from experiments.surrogate.planted_cues_effects import (
 from tests.surrogate.linear_twin import LinearTwin, painted
 
 from pellucid import Classifier
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.surrogate.model.features import FeatureExtractor
 
 

@@ -9,8 +9,7 @@ from tests.surrogate.test_checkpoint import TINY
 from torch import nn
 
 from pellucid import Classifier, PellucidError
-from pellucid.data import Preprocess
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable, Preprocess
 from pellucid.storage import from_record, to_record
 from pellucid.surrogate import (
     LOGITS_ONLY,

@@ -20,7 +20,7 @@ import torch
 from tests.surrogate.support import SIDE, agreement, bars, classifier_of, effect_of
 
 from pellucid.surrogate import LOGITS_ONLY, train
-from pellucid.synthetic.bars import IntensityClassifier, ThicknessClassifier, draw_bars
+from pellucid.synthetic import IntensityClassifier, ThicknessClassifier, draw_bars
 
 LONG = os.environ.get("PELLUCID_LONG_TESTS") == "1"
 

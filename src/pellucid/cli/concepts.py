@@ -110,7 +110,7 @@ def list_(folder: Listed = None, as_json: AsJson = False) -> None:
 
 
 def _list_drawn(as_json: bool) -> None:
-    from pellucid.synthetic.textures import COLORS, NEGATIVES, TEXTURES
+    from pellucid.synthetic import COLORS, NEGATIVES, TEXTURES
 
     if as_json:
         print_json({"textures": list(TEXTURES), "colors": list(COLORS), "negatives": NEGATIVES})

@@ -125,7 +125,7 @@ def _fitted(classifier: "Classifier", wanted: ConceptRequest, quiet: bool) -> "d
 
 def _sets(classifier: "Classifier", wanted: ConceptRequest, on_set: Any) -> "tuple[list[ConceptSet], ConceptSet]":
     from pellucid.concepts import collect_sets
-    from pellucid.synthetic.textures import COLORS, TEXTURES
+    from pellucid.synthetic import COLORS, TEXTURES
 
     groups = {"textures": list(TEXTURES), "colors": list(COLORS)}
     drawn = [name for text in split_names(wanted.builtin) for name in groups.get(text, [text])]

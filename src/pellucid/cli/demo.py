@@ -98,7 +98,7 @@ def _drawn_digits(out: Path) -> list[Path]:
     import torch
     from PIL import Image
 
-    from pellucid.synthetic.strokes import draw_digits
+    from pellucid.synthetic import draw_digits
 
     out.mkdir(parents=True, exist_ok=True)
     files = []

@@ -50,7 +50,7 @@ from pellucid.cli.surrogate_measures import (
 from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
-    from pellucid.data.context_table import ContextTable
+    from pellucid.data import ContextTable
     from pellucid.surrogate import SurrogateExplainer, TrainingOptions
     from pellucid.surrogate.training.training_progress import TrainingProgress
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pellucid.classifiers import Classifier
-    from pellucid.data.context_table import ContextTable
+    from pellucid.data import ContextTable
     from pellucid.surrogate import Rerender, SurrogateExplainer
     from pellucid.surrogate.assess.leakage import Measure
 

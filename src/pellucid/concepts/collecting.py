@@ -7,7 +7,7 @@ from pathlib import Path
 from pellucid.concepts.concept_sets import ConceptSet, concept_set, warn
 from pellucid.data import find_images
 from pellucid.errors import ImageError, PellucidError
-from pellucid.synthetic.textures import NEGATIVES, draw_images
+from pellucid.synthetic import NEGATIVES, draw_images
 
 DRAWN_COUNT = 40
 """So many images of a concept are drawn unless another number is asked for."""

@@ -16,10 +16,12 @@ from pellucid.data.images import (
     read_images,
     to_rgb,
 )
-from pellucid.data.preprocessing import Interpolation, Preprocess
+from pellucid.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocess
 from pellucid.data.probe_geometry import probe_geometry
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "MAX_PIXELS",
     "SUFFIXES",
     "ContextScale",

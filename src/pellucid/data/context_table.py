@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pellucid.data.images import find_images
 from pellucid.errors import PellucidError
-from pellucid.storage.files import write_atomically
+from pellucid.storage import write_atomically
 
 FilePath: TypeAlias = str | os.PathLike[str]
 

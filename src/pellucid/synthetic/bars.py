@@ -13,7 +13,7 @@ Lengths are in sixteenths of an image's side, so that all sizes show the same ba
 import torch
 from torch import Tensor, nn
 
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.synthetic.causal_model import CausalModel, Mechanism, Values
 

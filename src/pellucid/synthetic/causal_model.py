@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
 
 Values: TypeAlias = Mapping[str, Tensor]

@@ -12,7 +12,7 @@ from pellucid.concepts.cav import check_cavs
 from pellucid.concepts.cav_store import cav_files
 from pellucid.errors import PellucidError
 from pellucid.results import library_versions
-from pellucid.synthetic.textures import COLORS, TEXTURES
+from pellucid.synthetic import COLORS, TEXTURES
 from pellucid.workflows.inputs import classifier_facts
 from pellucid.workflows.options import ConceptOptions, ExplainConceptsOptions
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pellucid.data.preprocessing import Preprocess
+from pellucid.data import Preprocess
 
 DIGIT_CNN = "digit_cnn"
 DIGIT_WEIGHTS = Path(__file__).with_name("digit_cnn.safetensors")

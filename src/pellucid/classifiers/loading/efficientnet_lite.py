@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pellucid.data.preprocessing import Preprocess
+from pellucid.data import Preprocess
 from pellucid.errors import MissingExtraError, ModelError
 
 _STEM_WIDTH = 32

@@ -32,7 +32,7 @@ from pellucid.classifiers.loading.weights import (
     load_weights,
     read_state_dict,
 )
-from pellucid.data.preprocessing import Preprocess
+from pellucid.data import Preprocess
 from pellucid.errors import MissingExtraError, ModelError
 
 RANDOM = "random"

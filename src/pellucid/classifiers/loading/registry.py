@@ -23,7 +23,7 @@ from pellucid.classifiers.loading.model_libraries import (
     unknown,
 )
 from pellucid.classifiers.loading.weights import load_weights
-from pellucid.data.preprocessing import Preprocess
+from pellucid.data import Preprocess
 from pellucid.errors import ModelError, PellucidError
 
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from pellucid.surrogate.assess.leakage import Measure
 from pellucid.surrogate.model.attribute_predictors import Rerender
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.synthetic.morphomnist.measure import measure
-from pellucid.synthetic.morphomnist.redraw import redraw
+from pellucid.synthetic.morphomnist import measure, redraw
 
 if TYPE_CHECKING:
     from pellucid.surrogate.surrogate import SurrogateExplainer
@@ -27,7 +26,7 @@ def measure_digits(shown: Tensor, names: Sequence[str], ground: float = 0.0) -> 
 
     Args:
         shown: the images.
-        names: of `pellucid.data.morphomnist.MEASURES`.
+        names: of `pellucid.synthetic.morphomnist.MEASURES`.
         ground: share of an image's brightest grey that counts as black.
     """
     found = measure(_gray(shown), background=ground)
@@ -45,7 +44,7 @@ def digit_rerender(names: Sequence[str], low: Tensor, high: Tensor, space: Displ
     """What redraws digits with contexts drawn evenly and independently between bounds, and measures what came of it.
 
     Args:
-        names: of `pellucid.data.morphomnist.SETTABLE`.
+        names: of `pellucid.synthetic.morphomnist.SETTABLE`.
         low, high: (K,) bounds.
         space: display space of the images.
     """

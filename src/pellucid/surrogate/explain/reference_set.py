@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.storage.tensors import read_tensors, write_tensors
+from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch
 from pellucid.surrogate.model.codes import Codes
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.storage import to_record
 from pellucid.surrogate.causal.discovery import CLASS_NODE

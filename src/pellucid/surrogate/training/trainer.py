@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pellucid.storage.tensors import select_prefix
+from pellucid.storage import select_prefix
 from pellucid.surrogate.model import RunningMean, to_channels_last
 from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace

@@ -1,6 +1,5 @@
-"""Morpho-MNIST: measuring and redrawing digits, perturbing them, and sets of digits with a known causal model."""
+"""Morpho-MNIST: measuring and redrawing digits, and sets of digits with a known causal model."""
 
-from pellucid.synthetic.causal_model import CausalModel, Interventions, Mechanism
 from pellucid.synthetic.morphomnist.generate import (
     CAUSAL_MODELS,
     intensity_to_thickness,
@@ -14,12 +13,6 @@ from pellucid.synthetic.morphomnist.measure import (
     measure,
     measure_intensity,
     measure_thickness,
-)
-from pellucid.synthetic.morphomnist.perturb import (
-    fracture,
-    swell,
-    thicken,
-    thin,
 )
 from pellucid.synthetic.morphomnist.redraw import (
     SETTABLE,
@@ -35,12 +28,8 @@ __all__ = [
     "CAUSAL_MODELS",
     "MEASURES",
     "SETTABLE",
-    "CausalModel",
-    "Interventions",
     "Measures",
-    "Mechanism",
     "Rendering",
-    "fracture",
     "intensity_to_thickness",
     "measure",
     "measure_intensity",
@@ -51,10 +40,7 @@ __all__ = [
     "set_slant",
     "set_thickness",
     "set_width",
-    "swell",
-    "thicken",
     "thickness_slant_width_to_intensity",
     "thickness_to_intensity",
     "thickness_to_slant",
-    "thin",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.synthetic.morphomnist.morphology import (
     binarize,

@@ -129,12 +129,6 @@ def medial_axis(shapes: Tensor, squared: Tensor) -> Tensor:
     return framed[:, 1:-1, 1:-1].bool()
 
 
-def neighbor_counts(shapes: Tensor) -> Tensor:
-    """How many of the eight neighbors of each pixel are in the shape, (N, H, W) float32."""
-    counted = torch.nn.functional.avg_pool2d(shapes[:, None].float(), 3, 1, 1, divisor_override=1)[:, 0]
-    return counted - shapes.float()
-
-
 def _neighbors(place: Tensor, width: int) -> Iterator[Tensor]:
     """The places of the eight neighbors in rows of that width, in the order of `_NEIGHBORS`."""
     return (place + (dy * width + dx) for dy, dx in _NEIGHBORS)

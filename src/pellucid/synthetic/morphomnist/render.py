@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pellucid.data.context_table import ContextTable
+from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.synthetic.morphomnist.measure import measure
 from pellucid.synthetic.morphomnist.morphology import check_images

@@ -9,10 +9,9 @@ from scipy import stats
 
 from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
+from pellucid.synthetic import CausalModel, Mechanism
 from pellucid.synthetic.morphomnist import (
     CAUSAL_MODELS,
-    CausalModel,
-    Mechanism,
     intensity_to_thickness,
     thickness_slant_width_to_intensity,
     thickness_to_intensity,

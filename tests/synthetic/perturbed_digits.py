@@ -1,4 +1,4 @@
-"""Perturbations of digits: thinner, thicker, swollen, broken.
+"""Test support. Perturbations of digits: thinner, thicker, swollen, broken.
 
 Those of Castro et al., "Morpho-MNIST: Quantitative Assessment and Diagnostics for Representation Learning", JMLR 2019:
 the digit is binarised on a grid four times finer, changed there, and drawn again with the intensity it had.
@@ -11,20 +11,24 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.synthetic.morphomnist.measure import measure_intensity, measure_thickness
+from pellucid.synthetic.morphomnist import measure_intensity, measure_thickness, set_intensity
 from pellucid.synthetic.morphomnist.morphology import (
     binarize,
     check_images,
     downscale,
     medial_axis,
-    neighbor_counts,
     squared_distances,
     upscale,
 )
-from pellucid.synthetic.morphomnist.redraw import set_intensity
 
 _SCALE = 4
 _DARKEST, _BRIGHTEST = 1e-3, 255.0
+
+
+def neighbor_counts(shapes: Tensor) -> Tensor:
+    """How many of the eight neighbors of each pixel are in the shape, (N, H, W) float32."""
+    counted = torch.nn.functional.avg_pool2d(shapes[:, None].float(), 3, 1, 1, divisor_override=1)[:, 0]
+    return counted - shapes.float()
 
 
 def thin(images: Tensor, amount: float = 0.7) -> Tensor:

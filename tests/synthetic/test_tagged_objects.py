@@ -5,12 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pellucid.errors import PellucidError
-from pellucid.synthetic.tagged_objects import (
-    BLANK,
-    SHAPES,
-    Scene,
-    draw_scenes,
-)
+from pellucid.synthetic import BLANK, SHAPES, Scene, draw_scenes
 
 
 def changed(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pellucid.errors import PellucidError
+from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import measure
-from pellucid.synthetic.strokes import draw_digits
 
 DIGITS = torch.arange(10)
 

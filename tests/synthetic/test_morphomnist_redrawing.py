@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from experiments.surrogate.idx import read_mnist
 from scipy import ndimage
+from tests.synthetic.perturbed_digits import fracture, swell, thicken, thin
 from torch import Tensor
 
 from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
-from pellucid.synthetic import read_mnist
+from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import (
     CAUSAL_MODELS,
-    fracture,
     measure,
     redraw,
     render,
@@ -21,12 +22,8 @@ from pellucid.synthetic.morphomnist import (
     set_slant,
     set_thickness,
     set_width,
-    swell,
-    thicken,
-    thin,
 )
 from pellucid.synthetic.morphomnist.morphology import binarize, upscale
-from pellucid.synthetic.strokes import draw_digits
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from experiments.surrogate.idx import read_idx, read_mnist
 
 from pellucid.errors import ImageError
-from pellucid.synthetic import read_idx, read_mnist
 
 
 def _idx(array: np.ndarray, code: int) -> bytes:

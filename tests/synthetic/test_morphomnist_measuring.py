@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from experiments.surrogate.idx import read_mnist
 from scipy import ndimage
+from tests.synthetic.perturbed_digits import neighbor_counts
 
 from pellucid.data import read_context
 from pellucid.errors import PellucidError
-from pellucid.synthetic import read_mnist
 from pellucid.synthetic.morphomnist import MEASURES, measure, measure_intensity
 from pellucid.synthetic.morphomnist.morphology import (
     binarize,
     downscale,
     medial_axis,
-    neighbor_counts,
     signed_distances,
     squared_distances,
     upscale,

@@ -7,12 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pellucid.errors import PellucidError
-from pellucid.synthetic.textures import (
-    COLORS,
-    NEGATIVES,
-    TEXTURES,
-    draw_images,
-)
+from pellucid.synthetic import COLORS, NEGATIVES, TEXTURES, draw_images
 
 NAMES = [*TEXTURES, *COLORS, NEGATIVES]
 

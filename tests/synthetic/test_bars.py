@@ -7,13 +7,7 @@ import torch
 import pellucid as pl
 from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
-from pellucid.synthetic.bars import (
-    BAR_FEATURES,
-    IntensityClassifier,
-    ThicknessClassifier,
-    bars_model,
-    draw_bars,
-)
+from pellucid.synthetic import BAR_FEATURES, IntensityClassifier, ThicknessClassifier, bars_model, draw_bars
 
 
 def test_a_bar_between_pixels_has_known_pixels() -> None:
