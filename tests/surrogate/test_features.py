@@ -75,11 +75,12 @@ def test_gradients_reach_the_images_and_nothing_of_the_users_model() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-def test_no_hook_is_left_behind_when_the_network_cannot_be_run() -> None:
-    features = FeatureExtractor(classifier_of(small_cnn()))
+def test_images_that_the_network_cannot_take_are_refused_and_leave_no_hook_behind() -> None:
+    network = small_cnn()
+    features = FeatureExtractor(classifier_of(network))
     with pytest.raises(PellucidError):
         features(torch.randn(2, 3, 16, 16))
-    assert not any(module._forward_hooks for module in features._network.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 def test_a_black_box_is_seen_by_its_logits() -> None:
@@ -114,7 +115,7 @@ def test_one_of_several_calls_of_a_module_can_be_named() -> None:
     torch.testing.assert_close(second, classifier.module.conv(first))
 
 
-@pytest.mark.parametrize(("layer", "message"), [("block9", "block2"), ("input", "name the module"), ("fcc", "fc")])
+@pytest.mark.parametrize(("layer", "message"), [("block9", "block2"), ("input", "name a module"), ("fcc", "fc")])
 def test_a_layer_that_is_none_is_refused(layer: str, message: str) -> None:
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
     with pytest.raises(PellucidError, match=message):

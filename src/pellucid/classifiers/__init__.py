@@ -5,7 +5,14 @@ from pellucid.classifiers.layer_view import Activation, LayerView
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.loading.registry import available, load
 from pellucid.classifiers.multi_view import LayerOutputs, MultiView, Segment
-from pellucid.classifiers.randomize import Randomized, randomizable_layers, randomize_cascading, randomize_independent
+from pellucid.classifiers.randomize import (
+    Randomized,
+    randomizable_layers,
+    randomize_cascading,
+    randomize_independent,
+    reinitialize,
+    replace_module,
+)
 from pellucid.classifiers.side_inputs import SideInputs
 
 __all__ = [
@@ -24,4 +31,6 @@ __all__ = [
     "randomizable_layers",
     "randomize_cascading",
     "randomize_independent",
+    "reinitialize",
+    "replace_module",
 ]

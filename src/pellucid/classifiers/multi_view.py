@@ -69,6 +69,11 @@ class MultiView:
         return sorted(range(len(self.views)), key=lambda index: position[self.views[index].layer])
 
     @property
+    def head(self) -> str | None:
+        """Name of the last linear layer, if one vector for each image enters it."""
+        return self._network.head
+
+    @property
     def prefix_passes(self) -> tuple[int, ...]:
         """How often `activations` runs the part before each layer: once for the earliest, if the network was traced."""
         if self._cuts is None:

@@ -94,8 +94,14 @@ def reinitialize(network: nn.Module, *, seed: int = 0) -> nn.Module:
     return fresh
 
 
-def replace_module(classifier: Classifier, network: nn.Module) -> Classifier:
-    """The same classifier of another network of its architecture, such as a `Randomized` one."""
+def replace_module(classifier: Classifier, network: nn.Module, *, channels_last: bool | None = None) -> Classifier:
+    """The same classifier of another network of its architecture, such as a `Randomized` one.
+
+    Args:
+        classifier: whose preprocessing, names, device and aliases are kept.
+        network: in its place.
+        channels_last: run in channels-last memory order; None as the classifier does.
+    """
     precision, aliases = classifier.precision, {}
     for alias in ("middle", "final"):  # of the trained network: random weights may move them
         with suppress(LayerError):
@@ -108,7 +114,7 @@ def replace_module(classifier: Classifier, network: nn.Module) -> Classifier:
         device=precision.device,
         name=classifier.name,
         aliases=aliases,
-        channels_last=precision.channels_last,
+        channels_last=precision.channels_last if channels_last is None else channels_last,
         autocast=precision.autocast,
     )
 
