@@ -59,4 +59,4 @@ def test_the_page_can_be_left_out_and_made_later(pellucid: Command, squares: Pat
 def test_a_folder_that_is_no_run_is_refused(pellucid: Command, tmp_path: Path) -> None:
     code, said, told = pellucid("report", tmp_path)
     assert (code, said) == (2, "")
-    assert "is no run" in told
+    assert "is not a run" in told

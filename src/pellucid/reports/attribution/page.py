@@ -28,8 +28,7 @@ from pellucid.reports.shared.html import (
     duration,
     frame,
     percent,
-    script_hash,
-    templates,
+    render_html,
 )
 from pellucid.reports.shared.overlays import (
     blank_reason,
@@ -117,29 +116,29 @@ def render_page(page: PageInput) -> str:
     Raises:
         ReportError: no panels, two panels of one name, or a map or crop that does not lie on the image.
     """
-    from markupsafe import Markup
-
     _check(page)
     photo = display_image(page.image)
-    script = templates().get_template("page.js").render()
-    return (
-        templates()
-        .get_template("page.html")
-        .render(
-            page=page,
-            style=Markup(_style(page, photo)),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            crop=frame(page.image.size, _seen(page)),
-            predictions=[(name, 100 * p, percent(p)) for name, p in page.predictions],
-            layers=distinct(panel.layer for panel in page.panels),
-            targets=_grids(page, _layer_size(photo)),
-            conventions=[(signed, sign_convention(signed)) for signed in _signs(page)],
-            percentile=f"{SCALE_PERCENTILE:g}",
-            unseen=any(not panel.values.isfinite().all() for panel in page.panels),
-            options=_options(page),
-            provenance={"model": page.model, **page.provenance},
-        )
+    style = {
+        "photo": data_uri(photo, "JPEG", quality=88),
+        "bars": {signed: data_uri(color_row(signed=signed), "PNG") for signed in (True, False)},
+        "aspect": f"{photo.width} / {photo.height}",
+        "targets": distinct(panel.target for panel in page.panels),
+    }
+    return render_html(
+        "attribution/image_page.html",
+        "attribution/image_page.js",
+        "attribution/image_page.css",
+        style,
+        page=page,
+        crop=frame(page.image.size, _seen(page)),
+        predictions=[(name, 100 * p, percent(p)) for name, p in page.predictions],
+        layers=distinct(panel.layer for panel in page.panels),
+        targets=_grids(page, _layer_size(photo)),
+        conventions=[(signed, sign_convention(signed)) for signed in _signs(page)],
+        percentile=f"{SCALE_PERCENTILE:g}",
+        unseen=any(not panel.values.isfinite().all() for panel in page.panels),
+        options=_options(page),
+        provenance={"model": page.model, **page.provenance},
     )
 
 
@@ -181,20 +180,6 @@ def _check(page: PageInput) -> None:
             f"crop {page.crop} shows no part of the image, wanted (left, top, right, bottom) that overlaps"
             f" {page.image.width} x {page.image.height} pixels"
         )
-
-
-def _style(page: PageInput, photo: Image.Image) -> str:
-    """The style sheet, which holds the photograph and the colors of both kinds of scale."""
-    return (
-        templates()
-        .get_template("page.css")
-        .render(
-            photo=data_uri(photo, "JPEG", quality=88),
-            bars={signed: data_uri(color_row(signed=signed), "PNG") for signed in (True, False)},
-            aspect=f"{photo.width} / {photo.height}",
-            targets=distinct(panel.target for panel in page.panels),
-        )
-    )
 
 
 def _grids(page: PageInput, size: tuple[int, int]) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ from pellucid.reports.concepts.parts import (
     verdict,
 )
 from pellucid.reports.shared.bars import Scale, format_p_value
-from pellucid.reports.shared.html import data_uri, script_hash, templates
+from pellucid.reports.shared.html import data_uri, render_html
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
 from pellucid.workflows import ClassConcepts
@@ -28,32 +28,25 @@ def write_class_page(path: str | os.PathLike[str], report: ClassConcepts) -> Non
 
 def render_class_page(report: ClassConcepts) -> str:
     """The page as one HTML document that needs no other file and no network."""
-    from markupsafe import Markup
-
-    results, examples, labels = report.results, report.examples, report.layers
+    results, examples = report.results, report.examples
     targets = results[0].targets
-    script = templates().get_template("concepts.js").render()
-    style = templates().get_template("concepts.css").render(photo=None, targets=len(targets), layers=len(results))
     scales = [_scale(results, t) for t in range(len(targets))]
-    return (
-        templates()
-        .get_template("concepts_global.html")
-        .render(
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            classifier=report.about["classifier"]["name"],
-            targets=targets,
-            count=len(results[0].sources),
-            confidence=f"{100 * results[0].confidence:g} %",
-            hierarchical=results[0].hierarchical,
-            thumbs={n: data_uri(image, "JPEG", quality=80) for n, image in examples.thumbnails.items()},
-            aspect=f"{examples.size[0]} / {examples.size[1]}",
-            first=examples.first,
-            overview=[_overview(results, t, scale, labels) for t, scale in enumerate(scales)],
-            layers=[_layer_view(report, result, scales) for result in results],
-            provenance=_provenance(report),
-        )
+    return render_html(
+        "concepts/class_page.html",
+        "shared/controls.js",
+        "shared/bars.css",
+        {"photo": None, "targets": len(targets), "layers": len(results)},
+        classifier=report.about["classifier"]["name"],
+        targets=targets,
+        count=len(results[0].sources),
+        confidence=f"{100 * results[0].confidence:g} %",
+        hierarchical=results[0].hierarchical,
+        thumbs={n: data_uri(image, "JPEG", quality=80) for n, image in examples.thumbnails.items()},
+        aspect=f"{examples.size[0]} / {examples.size[1]}",
+        first=examples.first,
+        overview=[_overview(results, t, scale, report.layers) for t, scale in enumerate(scales)],
+        layers=[_layer_view(report, result, scales) for result in results],
+        provenance=_provenance(report),
     )
 
 

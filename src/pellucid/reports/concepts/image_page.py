@@ -11,7 +11,7 @@ from pellucid.concepts import ConceptExplanation, adjust_over_layers
 from pellucid.concepts.class_explanation import SEEN
 from pellucid.reports.concepts.parts import cosine_table, describe_gap, headline_without_evidence, quality_rows, verdict
 from pellucid.reports.shared.bars import Scale
-from pellucid.reports.shared.html import data_uri, frame, percent, script_hash, templates
+from pellucid.reports.shared.html import data_uri, frame, percent, render_html
 from pellucid.reports.shared.overlays import display_image, map_uri
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
@@ -27,31 +27,27 @@ def write_concept_page(path: str | os.PathLike[str], report: ImageConcepts) -> N
 
 def render_concept_page(report: ImageConcepts) -> str:
     """The page as one HTML document that needs no other file and no network."""
-    from markupsafe import Markup
-
     photo = display_image(report.image)
     targets = report.explanations[0].targets[0]
-    counts = {"targets": len(targets), "layers": len(report.explanations)}
-    script = templates().get_template("concepts.js").render()
-    style = templates().get_template("concepts.css").render(
-        photo=data_uri(photo, "JPEG", quality=86), aspect=f"{photo.width} / {photo.height}", **counts
-    )  # fmt: skip
-    return (
-        templates()
-        .get_template("concepts_local.html")
-        .render(
-            report=report,
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            crop=frame(report.image.size, report.geometry.box),
-            predictions=[(each.name, 100 * each.probability, percent(each.probability)) for each in report.predictions],
-            targets=targets,
-            layers=_layer_views(report, photo),
-            resamples=len(report.explanations[0].cavs[0].resamples),
-            options=report.explanations[0].options,
-            provenance=_provenance(report),
-        )
+    style = {
+        "photo": data_uri(photo, "JPEG", quality=86),
+        "aspect": f"{photo.width} / {photo.height}",
+        "targets": len(targets),
+        "layers": len(report.explanations),
+    }
+    return render_html(
+        "concepts/image_page.html",
+        "shared/controls.js",
+        "shared/bars.css",
+        style,
+        report=report,
+        crop=frame(report.image.size, report.geometry.box),
+        predictions=[(each.name, 100 * each.probability, percent(each.probability)) for each in report.predictions],
+        targets=targets,
+        layers=_layer_views(report, photo),
+        resamples=len(report.explanations[0].cavs[0].resamples),
+        options=report.explanations[0].options,
+        provenance=_provenance(report),
     )
 
 

@@ -44,7 +44,7 @@ from pellucid.reports.evaluation.tables import (
     sanity,
 )
 from pellucid.reports.shared.colors import ReportError
-from pellucid.reports.shared.html import distinct, script_hash, templates
+from pellucid.reports.shared.html import distinct, render_html
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -75,14 +75,11 @@ def write_evaluation(run: Run, out: str | os.PathLike[str] | None = None) -> Pat
 
 def render_evaluation(run: Run) -> str:
     """The page of a run as one HTML document that needs no other file and no network."""
-    from markupsafe import Markup
-
     source = _Source.of(run)
     images = GridImages(run)
     rows = list(_strips(source, images))
     found = facts(run, source.table)
-    script = templates().get_template("evaluation.js").render()
-    page = {
+    values = {
         "title": " and ".join(model.name for model in run.plan.models),
         "facts": found,
         "caveats": caveats(found, source.lines),
@@ -102,9 +99,9 @@ def render_evaluation(run: Run) -> str:
         "curves_found": list(_curves(source)),
         "costs": costs(source.table),
     }
-    style = templates().get_template("evaluation.css").render(images=images.uris, aspect=images.aspect)
-    html = templates().get_template("evaluation.html")
-    return html.render(**page, style=Markup(style), script=Markup(script), script_hash=script_hash(script))
+    name = "evaluation/evaluation_page"
+    style = {"images": images.uris, "aspect": images.aspect}
+    return render_html(f"{name}.html", f"{name}.js", f"{name}.css", style, **values)
 
 
 @dataclass(frozen=True)

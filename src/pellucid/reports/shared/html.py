@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,24 @@ def percent(share: float) -> str:
 def duration(seconds: float) -> str:
     """Milliseconds below a second."""
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def render_html(template: str, script: str, style: str, style_values: Mapping[str, object], **values: object) -> str:
+    """A page as one HTML document that needs no other file and no network.
+
+    Args:
+        template: of the page, below `templates`; it gets `style`, `script` and `script_hash` beside the values.
+        script: template of its script.
+        style: template of its style sheet.
+        style_values: what the style sheet is rendered with.
+        values: what the page is rendered with; every text is escaped.
+    """
+    from markupsafe import Markup
+
+    code = templates().get_template(script).render()
+    sheet = Markup(templates().get_template(style).render(**style_values))
+    page = templates().get_template(template)
+    return page.render(**values, style=sheet, script=Markup(code), script_hash=script_hash(code))
 
 
 @cache

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pellucid.reports.shared.html import script_hash, templates
+from pellucid.reports.shared.html import render_html
 from pellucid.reports.surrogate.fidelity import fidelity_view, is_trustworthy
 from pellucid.reports.surrogate.graph_figure import graph_views
 from pellucid.reports.surrogate.why_page import ExplainedImage, image_view
@@ -29,32 +29,22 @@ def render_surrogate_page(explainer: "SurrogateExplainer", images: Sequence[Expl
         twin: with its marks (`assess`) and its graphs (`discover`), as far as there are any; what lacks is said.
         images: explained ones, in the order shown.
     """
-    from markupsafe import Markup
-
-    graph = (
-        None
-        if explainer.global_explanation is None
-        else graph_views(explainer.global_explanation, explainer.class_names)
-    )
-    script = templates().get_template("surrogate.js").render()
-    views = len(graph["views"]) if graph else 0
-    style = templates().get_template("surrogate.css").render(views=views, photo="", targets=0, layers=0)
-    return (
-        templates()
-        .get_template("surrogate.html")
-        .render(
-            name=explainer.classifier.name,
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=script_hash(script),
-            fidelity=fidelity_view(explainer),
-            trusted=is_trustworthy(explainer),
-            graph=graph,
-            images=[image_view(explainer, each) for each in images],
-            crisp=explainer.options.resolution < 128,
-            black_box=not explainer.features.layers,
-            provenance=_provenance(explainer),
-        )
+    world = explainer.global_explanation
+    graph = None if world is None else graph_views(world, explainer.class_names)
+    name = "surrogate/surrogate_page"
+    return render_html(
+        f"{name}.html",
+        f"{name}.js",
+        f"{name}.css",
+        {"views": len(graph["views"]) if graph else 0, "photo": "", "targets": 0, "layers": 0},
+        name=explainer.classifier.name,
+        fidelity=fidelity_view(explainer),
+        trusted=is_trustworthy(explainer),
+        graph=graph,
+        images=[image_view(explainer, each) for each in images],
+        crisp=explainer.options.resolution < 128,
+        black_box=not explainer.features.layers,
+        provenance=_provenance(explainer),
     )
 
 
