@@ -36,8 +36,7 @@ from benchmarks.evaluation_rivals import (
 )
 from benchmarks.timing import Timing
 from benchmarks.torchvision_operators import declare_missing_operators
-from pellucid.attribution import Method, Passes
-from pellucid.attribution.perturbation import occlusion_windows, rise_masks
+from pellucid.attribution import Method, Passes, occlusion_windows, rise_masks
 from pellucid.classifiers import Classifier
 from pellucid.evaluation import (
     Candidate,

@@ -7,7 +7,7 @@ import captum.attr as captum_attr
 import torch
 from torch import Tensor, nn
 
-from pellucid.attribution.perturbation import occlusion_windows, rise_masks
+from pellucid.attribution import occlusion_windows, rise_masks
 from pellucid.evaluation import GridSettingView, join_cells, split_cells
 
 CELLS = 4  # of a 2 x 2 grid

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from experiments.attribution_evaluation.networks import CifarResNet
 from pellucid import Classifier
-from pellucid.attribution import LRP, Method
-from pellucid.attribution.lrp.rules import ZPlus
+from pellucid.attribution import LRP, Method, ZPlus
 
 HEADS = ("disconnected", "zero weights", "cancelling units")
 """The head sees its own cell's features only; it sees those of all cells, with weights of zero for the others; a layer

@@ -21,10 +21,8 @@ from experiments.attribution_evaluation.images import Labelled, cifar_images
 from experiments.attribution_evaluation.models import load_model
 from experiments.attribution_evaluation.results import write_json, write_table
 from pellucid import Classifier
-from pellucid.attribution import LRP, InputXGradient, Method
-from pellucid.attribution.lrp.rules import ZPlus
-from pellucid.classifiers import randomize_cascading, randomize_independent
-from pellucid.classifiers.randomize import replace_module
+from pellucid.attribution import LRP, InputXGradient, Method, ZPlus
+from pellucid.classifiers import randomize_cascading, randomize_independent, replace_module
 from pellucid.evaluation import (
     DiFull,
     GridPG,

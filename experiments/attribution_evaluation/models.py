@@ -12,8 +12,7 @@ from experiments.attribution_evaluation.networks import CifarResNet, MobileNetV2
 from experiments.attribution_evaluation.replica import SEEDS, load_replica
 from experiments.attribution_evaluation.tflite_weights import convolutions
 from pellucid import Classifier
-from pellucid.classifiers.loading.imagenet import imagenet_class_names
-from pellucid.classifiers.loading.weights import copy_in_order, load_weights
+from pellucid.classifiers import copy_in_order, imagenet_class_names, load_weights
 from pellucid.data import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 CELL = 128

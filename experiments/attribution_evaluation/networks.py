@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.classifiers.loading.efficientnet_lite import SamePadding
+from pellucid.classifiers import SamePadding
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and first stride of MobileNetV2's stages (Sandler et al., 2018, table 2)."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from experiments.attribution_evaluation.images import Labelled
 from pellucid import Classifier
-from pellucid.classifiers.loading.weights import load_weights
+from pellucid.classifiers import load_weights
 from pellucid.data import Preprocess
 from pellucid.storage import write_atomically
 

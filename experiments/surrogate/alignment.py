@@ -23,7 +23,7 @@ from torch import Tensor
 import pellucid as pl
 from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits
 from experiments.surrogate.parts import Parts
-from pellucid.classifiers.randomize import reinitialize, replace_module
+from pellucid.classifiers import reinitialize, replace_module
 from pellucid.storage import write_atomically
 from pellucid.surrogate import LOGITS_ONLY, SurrogateExplainer, load
 from pellucid.surrogate.assess.leakage import concept_leakage

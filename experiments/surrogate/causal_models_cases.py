@@ -15,7 +15,7 @@ import pellucid as pl
 from experiments.surrogate.digits import Digits, digit_classifier, input_of
 from experiments.surrogate.idx import read_mnist
 from experiments.surrogate.parts import Parts
-from pellucid.classifiers.randomize import reinitialize, replace_module
+from pellucid.classifiers import reinitialize, replace_module
 from pellucid.data import ContextTable
 from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate.causal.compare import score_graph

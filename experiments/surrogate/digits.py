@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import pellucid as pl
 from experiments.surrogate.idx import read_mnist
-from pellucid.classifiers.loading.digit_cnn import digit_cnn
+from pellucid.classifiers import digit_cnn
 from pellucid.data import ContextTable
 from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate.assess.morphometry import digit_rerender

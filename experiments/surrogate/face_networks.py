@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.classifiers.loading.efficientnet_lite import SamePadding
+from pellucid.classifiers import SamePadding
 from pellucid.errors import ModelError
 
 __all__ = ["EXPRESSIONS", "ExpressionNetwork", "GenderNetwork", "load_face_networks", "prepared"]

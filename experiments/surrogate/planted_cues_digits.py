@@ -20,7 +20,7 @@ from experiments.surrogate.planted_cues_effects import (
     told,
     true_effects,
 )
-from pellucid.classifiers.loading.digit_cnn import digit_preprocess
+from pellucid.classifiers import digit_preprocess
 from pellucid.data import ContextTable
 from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate import PRESETS, Rerender, train

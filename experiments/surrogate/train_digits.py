@@ -15,7 +15,7 @@ import torch
 
 from experiments.surrogate.digits import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits, redraw_anew
 from experiments.surrogate.digits_evaluation import oracle_agreement
-from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS
+from pellucid.classifiers import DIGIT_WEIGHTS
 from pellucid.storage import to_record, write_atomically
 from pellucid.surrogate import (
     PRESETS,

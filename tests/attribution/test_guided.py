@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pellucid.attribution import Gradient, GuidedBackprop
-from pellucid.attribution.guided import GuidedReLUs
+from pellucid.attribution.gradient import GuidedReLUs
 
 
 def hooked_gradient(module: nn.Module, x: Tensor, target: int, layer: str = "") -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from pellucid.classifiers.classifier import Classifier
 from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLite
 from pellucid.classifiers.loading.imagenet import imagenet_class_names
-from pellucid.classifiers.loading.model_libraries import _TORCHVISION_LAYERS
 from pellucid.classifiers.loading.registry import available, load
+from pellucid.classifiers.loading.torchvision import _TORCHVISION_LAYERS
 from pellucid.errors import MissingExtraError, ModelError, PellucidError
 
 FACTORIES = """

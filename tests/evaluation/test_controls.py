@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pellucid.classifiers import randomizable_layers, randomize_cascading, randomize_independent
-from pellucid.classifiers.randomize import reinitialize
+from pellucid.classifiers import randomizable_layers, randomize_cascading, randomize_independent, reinitialize
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation import (
     attainable_score,

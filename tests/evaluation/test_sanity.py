@@ -12,8 +12,7 @@ from pellucid.attribution import (
     InputXGradient,
     Method,
 )
-from pellucid.classifiers import randomize_cascading, randomize_independent
-from pellucid.classifiers.randomize import replace_module
+from pellucid.classifiers import randomize_cascading, randomize_independent, replace_module
 from pellucid.errors import ModelError, PellucidError, TargetError
 from pellucid.evaluation import (
     DiFull,

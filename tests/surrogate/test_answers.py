@@ -10,7 +10,7 @@ from tests.surrogate.test_checkpoint import TINY
 from torch import nn
 
 from pellucid import Classifier, PellucidError
-from pellucid.classifiers.randomize import reinitialize, replace_module
+from pellucid.classifiers import reinitialize, replace_module
 from pellucid.errors import TargetError
 from pellucid.storage import to_record
 from pellucid.surrogate import load, train

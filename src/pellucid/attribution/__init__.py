@@ -1,6 +1,6 @@
 """Attribution: where a classifier found its evidence, at the input or at any layer."""
 
-from pellucid.attribution.batch_budget import BatchBudget
+from pellucid.attribution.batch_budget import BatchBudget, BatchLimits, ImageBatch, image_batches
 from pellucid.attribution.cam import (
     AblationCAM,
     GradCAM,
@@ -8,7 +8,7 @@ from pellucid.attribution.cam import (
     LayerCAM,
     ScoreCAM,
 )
-from pellucid.attribution.cases import BatchLimits, Case, ImageBatch, cases, image_batches
+from pellucid.attribution.cases import Case, cases
 from pellucid.attribution.explanation import Explanation
 from pellucid.attribution.gradient import (
     Gradient,
@@ -17,13 +17,12 @@ from pellucid.attribution.gradient import (
     SmoothGrad,
 )
 from pellucid.attribution.integrated_gradients import IntegratedGradients
-from pellucid.attribution.lrp import LRP
+from pellucid.attribution.lrp import LRP, AlphaBeta, Epsilon, Flat, Gamma, IdentityRule, Rule, ZBox, ZPlus
 from pellucid.attribution.method import Attribution, Method, explain, explain_case
 from pellucid.attribution.method_names import make_methods
 from pellucid.attribution.path_integral import PathIntegral, path_integral, refine_path
-from pellucid.attribution.perturbation import RISE, Occlusion
-from pellucid.attribution.smoothed import Smoothed
-from pellucid.attribution.smoothing import smooth
+from pellucid.attribution.perturbation import RISE, Occlusion, occlusion_windows, rise_masks
+from pellucid.attribution.smoothing import Smoothed, smooth
 from pellucid.attribution.targets import Output, Target, TargetLike, count_targets
 from pellucid.attribution.view import View, rows_per_image, select_heads
 from pellucid.results import Passes
@@ -33,15 +32,20 @@ __all__ = [
     "METHODS",
     "RISE",
     "AblationCAM",
+    "AlphaBeta",
     "Attribution",
     "BatchBudget",
     "BatchLimits",
     "Case",
+    "Epsilon",
     "Explanation",
+    "Flat",
+    "Gamma",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
     "GuidedBackprop",
+    "IdentityRule",
     "ImageBatch",
     "InputXGradient",
     "IntegratedGradients",
@@ -51,20 +55,25 @@ __all__ = [
     "Output",
     "Passes",
     "PathIntegral",
+    "Rule",
     "ScoreCAM",
     "SmoothGrad",
     "Smoothed",
     "Target",
     "TargetLike",
     "View",
+    "ZBox",
+    "ZPlus",
     "cases",
     "count_targets",
     "explain",
     "explain_case",
     "image_batches",
     "make_methods",
+    "occlusion_windows",
     "path_integral",
     "refine_path",
+    "rise_masks",
     "rows_per_image",
     "select_heads",
     "smooth",

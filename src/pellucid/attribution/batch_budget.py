@@ -1,7 +1,8 @@
-"""How many rows may go through the network at once: a number of rows, and on request a number of bytes."""
+"""Images in batches: how many rows may go through the network at once, in rows and on request in bytes."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pellucid.attribution.targets import TargetLike, select_targets
 from pellucid.attribution.view import View, rows_per_image
 from pellucid.errors import PellucidError
 from pellucid.results import Passes
@@ -115,6 +117,89 @@ class BatchBudget:
             logits = self.view.logits(leaf, self._activation.side_inputs)
         if logits.requires_grad:
             torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+
+
+class Bounded(Protocol):
+    """What limits the batches of whoever explains: every `Method`, and `BatchLimits`."""
+
+    @property
+    def max_batch(self) -> int: ...
+    @property
+    def max_bytes(self) -> int | None: ...
+    def needs_gradients(self, view: View) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLimits:
+    """Limits of a batch for callers that are no `Method`.
+
+    Attributes:
+        max_batch: most rows that go through the network at once.
+        max_bytes: most bytes that the tensors of one pass may take; None for no bound.
+        gradients: whether `case.gradients` will be asked for.
+    """
+
+    max_batch: int = 16
+    max_bytes: int | None = None
+    gradients: bool = False
+
+    def needs_gradients(self, view: View) -> bool:
+        """As the option says."""
+        return self.gradients
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """Some of the images that are explained: as many as may go through the network together.
+
+    Attributes:
+        images: (n, C, H, W).
+        target: of these images.
+        offset: index of the first.
+        total: how many images there are in all.
+    """
+
+    images: Tensor
+    target: TargetLike
+    offset: int
+    total: int
+
+    @property
+    def rows(self) -> slice:
+        """Where the images stand among all."""
+        return slice(self.offset, self.offset + len(self.images))
+
+
+@torch.inference_mode(False)
+def image_batches(
+    budgets: Sequence[BatchBudget], images: Tensor, target: TargetLike, *, differentiate: bool
+) -> Iterator[ImageBatch]:
+    """Split images, with their targets, into batches that the strictest of the budgets allows.
+
+    Nothing computed under inference mode can be differentiated, not even the user's images: the loop leaves it, and
+    copies images that were made under it. What the caller does with a batch must leave it, too.
+
+    Args:
+        budgets: one for each layer that the images are explained at.
+        images: (N, C, H, W) in the classifier's own input space.
+        target: as `Method.__call__` takes it.
+        differentiate: whether gradients of all targets will be kept (see `BatchBudget.images`).
+
+    Yields:
+        Consecutive images.
+
+    Raises:
+        PellucidError: no images, or a budget too small for one.
+        TargetError: a tensor of targets that has not one row for each image.
+    """
+    total = len(images)
+    if not total:
+        raise PellucidError("no images to explain: the batch is empty")
+    images = images.clone() if images.is_inference() else images
+    size = min(budget.images(differentiate=differentiate) for budget in budgets)
+    for start in range(0, total, size):
+        rows = slice(start, min(start + size, total))
+        yield ImageBatch(images[rows], select_targets(target, rows, total), start, total)
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

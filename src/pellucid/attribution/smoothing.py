@@ -1,9 +1,14 @@
-"""Gaussian smoothing of maps (S-IntGrad, S-IxG)."""
+"""Gaussian smoothing of maps, and any attribution method followed by it (S-IntGrad, S-IxG, ...)."""
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pellucid.attribution.cases import Case
+from pellucid.attribution.method import Attribution, Method
+from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
 
@@ -49,3 +54,42 @@ def _along(values: Tensor, weights: Tensor) -> Tensor:
     padded = values[..., source]
     rows = padded.reshape(-1, 1, padded.shape[-1])
     return F.conv1d(rows, weights[None, None]).reshape(values.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed(Method):
+    """The maps of another method, smoothed at the layer's own resolution; that method's memory bounds hold.
+
+    Attributes:
+        method: the method whose maps are smoothed.
+        kernel_size: odd number of cells; sigma is a quarter of it.
+    """
+
+    method: Method
+    kernel_size: int
+
+    def __post_init__(self) -> None:
+        gaussian_weights(self.kernel_size)
+        object.__setattr__(self, "max_batch", self.method.max_batch)
+        object.__setattr__(self, "max_bytes", self.method.max_bytes)
+
+    @property
+    def signed(self) -> bool:
+        return self.method.signed
+
+    @property
+    def label(self) -> str:
+        return f"{self.method.label} smoothed over {self.kernel_size}"
+
+    def needs_gradients(self, view: View) -> bool:
+        """Where the smoothed method does."""
+        return self.method.needs_gradients(view)
+
+    def options(self) -> dict[str, object]:
+        """The smoothed method's options and the kernel size."""
+        return {**self.method.options(), "kernel_size": self.kernel_size}
+
+    def attribute(self, case: Case) -> Attribution:
+        """Maps of one case; smoothed maps promise no completeness, so there is no delta."""
+        found = self.method.attribute(case)
+        return replace(found, values=smooth(found.values, self.kernel_size), delta=None)

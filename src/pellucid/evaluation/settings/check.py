@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.classifiers.cut import equal_logits
+from pellucid.classifiers import equal_logits
 from pellucid.errors import LayerError, ModelError
 from pellucid.evaluation.localization import join_cells
 from pellucid.evaluation.settings.blocks import blocks, divides

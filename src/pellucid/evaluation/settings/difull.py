@@ -9,9 +9,9 @@ from pellucid.classifiers import (
     Activation,
     Classifier,
     LayerView,
+    Layout,
     SideInputs,
 )
-from pellucid.classifiers.layout import Layout
 from pellucid.errors import LayerError
 from pellucid.evaluation.localization import Grid, join_cells, split_cells
 from pellucid.evaluation.settings.blocks import block_masks, blocks, select_blocks

@@ -14,10 +14,11 @@ from pellucid.classifiers import (
     Classifier,
     LayerInfo,
     LayerView,
+    Layout,
+    Precision,
     SideInputs,
+    run_errors,
 )
-from pellucid.classifiers.layout import Layout
-from pellucid.classifiers.precision import Precision, run_errors
 from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.localization import Grid, grid_shape
 

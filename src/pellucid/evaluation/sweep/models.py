@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from pellucid.classifiers import Classifier, load
-from pellucid.classifiers.randomize import randomizable_layers, randomize_cascading, replace_module
+from pellucid.classifiers import Classifier, load, randomizable_layers, randomize_cascading, replace_module
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation.settings import (
     DiFull,

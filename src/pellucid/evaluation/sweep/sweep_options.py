@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pellucid.attribution import Target
-from pellucid.attribution.targets import Output
+from pellucid.attribution import Output, Target
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import Grid, grid_shape
 from pellucid.evaluation.settings import (

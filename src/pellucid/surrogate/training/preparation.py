@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pellucid.classifiers.randomize import reinitialize, replace_module
+from pellucid.classifiers import reinitialize, replace_module
 from pellucid.errors import ModelError, PellucidError
 from pellucid.storage import RecordError, from_record, read_json, read_tensors, to_record, write_json, write_tensors
 from pellucid.surrogate.model import to_channels_last

@@ -1,0 +1,96 @@
+"""What loading a network by name has in common: the result, weights by name or file, and errors that help."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.classifiers.loading.imagenet import imagenet_class_names
+from pellucid.classifiers.loading.weights import build_with_weights
+from pellucid.data import Preprocess
+from pellucid.errors import MissingExtraError, ModelError
+
+RANDOM = "random"
+FACTORY = "package.module:factory"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with what belongs to it; attributes as in `Classifier`, `layers` are its aliases."""
+
+    module: nn.Module
+    preprocess: Preprocess | None
+    origin: str = ""
+    class_names: Sequence[str] | None = None
+    layers: Mapping[str, str] | None = None
+
+
+def load_or_leave_random(
+    build: Callable[..., nn.Module],
+    weights: str | Path,
+    preprocess: Preprocess,
+    *,
+    classes: int = 1000,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> LoadedModel:
+    """The network with the weights in a file; random ones stay, and the origin says so."""
+    if weights == RANDOM:
+        return LoadedModel(build().eval(), preprocess, "random weights")
+    module, classes = build_with_weights(build, weights, classes=classes, rename=rename)
+    names = imagenet_class_names() if classes == 1000 else None
+    return LoadedModel(module.eval(), preprocess, Path(weights).name, names)
+
+
+def import_library(module: str) -> Any:
+    """A model library's module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        ModelError: it cannot be imported with this torch.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or package).partition(".")[0]
+        raise MissingExtraError(missing, package, f"{package}:NAME") from error
+    except Exception as error:
+        raise ModelError(
+            f"{package} cannot be imported with torch {torch.__version__} ({format_error(error)}): torch and "
+            "torchvision are built in pairs, install two that belong together (torchvision's README has "
+            "the table)"
+        ) from error
+
+
+def format_error(error: Exception) -> str:
+    """An error of another library's code in one line.
+
+    >>> format_error(ValueError("too large\\nby far"))
+    'ValueError: too large'
+    """
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+def unknown_name_error(kind: str, name: str, names: Sequence[str]) -> ModelError:
+    """The error of a name that does not exist, with those that are near.
+
+    Args:
+        kind: what the name should have named.
+        name: as given.
+        names: those that exist.
+
+    >>> unknown_name_error("classifier", "resnet5", ["resnet50", "vgg16"])
+    ModelError("no classifier 'resnet5'; did you mean resnet50?")
+    """
+    near = difflib.get_close_matches(name, names, n=4)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"there are {', '.join(names[:6])}{', ...' * (len(names) > 6)}"
+    )
+    return ModelError(f"no {kind} {name!r}; {hint}")
