@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    options = PRESETS["cpu-32"].replace(steps=arguments.steps, warm_up=arguments.steps // 3, judge_steps=150)
+    options = PRESETS["cpu-32"].replace(steps=arguments.steps, warmup_steps=arguments.steps // 3, predictor_steps=150)
     bench = make_bench(options)
     code = sum(bench.twin.networks.blocks)
     found: dict[str, Any] = {
@@ -131,7 +131,7 @@ def report(
 ) -> str:
     """The tables as Markdown."""
     space = StyleSpace(bench.twin.networks.generator)
-    styles = space.coordinates(bench.twin.encode(bench.images[:1]).joined()).shape[1]
+    styles = space.coordinates(bench.twin.encode(bench.images[:1]).to_vector()).shape[1]
     concepts = len((*bench.twin.context_names, *bench.twin.latent_names))
     return "\n".join(
         [

@@ -23,16 +23,14 @@ from benchmarks.timing import Timing, interleaved
 from pellucid.data import Preprocess
 from pellucid.surrogate import SurrogateExplainer, TrainingOptions
 from pellucid.surrogate.model import (
+    DataSizes,
+    FeatureExtractor,
     Generator,
     ModulatedConv,
     modulated_conv,
     to_channels_last,
 )
-from pellucid.surrogate.model.features import FeatureExtractor
-from pellucid.surrogate.model.surrogate_networks import DataSizes
-from pellucid.surrogate.training.image_datasets import make_dataset
-from pellucid.surrogate.training.preparation import prepare
-from pellucid.surrogate.training.trainer import Trainer
+from pellucid.surrogate.training import Trainer, make_dataset, prepare
 from pellucid.synthetic import draw_digits
 
 __all__ = [
@@ -51,7 +49,10 @@ CONTEXTS = ("thickness", "intensity", "slant", "width")
 LOW, HIGH = torch.tensor([(1.5, 4.0), (100.0, 255.0), (-0.4, 0.4), (9.0, 18.0)]).T
 SIDE, DIGITS, HELD_OUT = 32, 1536, 512
 TOLERANCE = 1e-4
-WIDTHS: Mapping[int, Mapping[str, int]] = {32: {"base": 512, "most": 64}, 64: {"base": 1024, "most": 64}}
+WIDTHS: Mapping[int, Mapping[str, int]] = {
+    32: {"channel_base": 512, "max_channels": 64},
+    64: {"channel_base": 1024, "max_channels": 64},
+}
 """Of the generators that are timed alone, by resolution; at 32 px those of cpu-32."""
 
 
@@ -112,16 +113,16 @@ def make_bench(options: TrainingOptions) -> Bench:
     shown, space = make_dataset(images[:DIGITS], classifier, SIDE, 0)
     features = FeatureExtractor(classifier)
     with tempfile.TemporaryDirectory() as folder:
-        data = prepare(shown, values[:DIGITS], space, features, options, Path(folder))
+        data = prepare(shown, values[:DIGITS], extractor=features, space=space, options=options, folder=Path(folder))
     sizes = DataSizes(1, features.length, classifier.num_classes, CONTEXTS)
     ours = Trainer(features, space, data, sizes, options)
-    with mock.patch("pellucid.surrogate.twin_networks.Generator", PlainStyleGAN2):
+    with mock.patch("pellucid.surrogate.model.surrogate_networks.Generator", PlainStyleGAN2):
         theirs = Trainer(features, space, data, sizes, options)
-    for twin in (theirs.twin, theirs.mean.network):  # groups are slow in channels-last order
-        twin.generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for networks in (theirs.networks, theirs.averaged_networks):  # groups are slow in channels-last order
+        networks.generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for _ in range(options.steps):
         ours.step()
-    networks = copy.deepcopy(ours.mean.network)
+    networks = copy.deepcopy(ours.averaged_networks)
     auxiliary_models, quality, span = data.auxiliary_models, data.quality, data.span
     surrogate = SurrogateExplainer(
         features, networks, auxiliary_models, space, sizes, options, quality, span, options.steps
@@ -180,7 +181,7 @@ def time_steps(bench: Bench, rounds: int) -> dict[str, Steps]:
     runs: dict[str, Callable[[], object]] = {}
     counts: dict[str, tuple[int, int]] = {}
     for name, trainer in trainers.items():
-        every = trainer.options.lazy
+        every = trainer.options.lazy_reg_interval
         start = -(-trainer.options.steps // every) * every  # a multiple, beyond the warm-up
         for kind, number in (("ordinary", start + 1), ("lazy", start)):
 

@@ -45,14 +45,14 @@ def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
     """Answers about one image, and the coordinate search for the same flip on the same generator."""
     twin, reference = bench.twin, bench.twin.reference
     assert reference is not None
-    names, concepts = (*twin.context_names, *twin.latent_names), reference.codes.concepts()
+    names, concepts = (*twin.context_names, *twin.latent_names), reference.codes.concept_coordinates()
     batch, several = twin.encode_batch(bench.images[:1]), twin.encode_batch(bench.images[:TOGETHER])
     goals = several.logits.argsort(1, descending=True)[:, 1]
     goal, code, space = int(goals[0]), batch.codes, StyleSpace(twin.networks.generator)
-    style, styles = space.coordinates(code.joined()), space.coordinates(reference.codes.joined())
+    style, styles = space.coordinates(code.to_vector()), space.coordinates(reference.codes.to_vector())
 
     def styled(changed: Tensor, codes: Codes) -> Tensor:
-        return twin.space.back(space.draw(changed, codes.joined()))
+        return twin.space.from_display(space.draw(changed, codes.to_vector()))
 
     runs: dict[str, Callable[[], Any]] = {
         "paint": lambda: twin.encode_batch(bench.images[:1]),
@@ -65,12 +65,12 @@ def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
             lambda changed: styled(changed, code), twin.logits, style, styles.amin(0), styles.amax(0), goal
         ),
         "search of concepts": lambda: coordinate_search(
-            lambda changed: twin.decode(code.replace_concepts(changed)), twin.logits, code.concepts(),
+            lambda changed: twin.decode(code.replace_concepts(changed)), twin.logits, code.concept_coordinates(),
             concepts.amin(0), concepts.amax(0), goal,
         ),
         "search of styles, together": lambda: attfind(
             lambda changed, rows: styled(changed, several.codes[rows]), twin.logits,
-            space.coordinates(several.codes.joined()), styles.amin(0), styles.amax(0), goal,
+            space.coordinates(several.codes.to_vector()), styles.amin(0), styles.amax(0), goal,
         ),
     }  # fmt: skip
     found, counted = _counted(runs, twin, bench.classified)

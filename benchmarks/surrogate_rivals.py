@@ -126,25 +126,25 @@ class PlainStyleGAN2(nn.Module):
         resolution: int,
         channels: int,
         *,
-        base: int,
-        most: int,
-        noise: bool = False,
-        gain: int | None = None,
-        equalized: bool = False,
+        channel_base: int,
+        max_channels: int,
+        noise_inputs: bool = False,
+        brightness_column: int | None = None,
+        equalized_lr: bool = False,
     ) -> None:
         super().__init__()
-        if noise or gain is not None:
+        if noise_inputs or brightness_column is not None:
             raise NotImplementedError("the rival has neither noise nor gain; cpu-32 wants neither")
-        widths = [channels_at(size, base, most) for size in resolutions_up_to(resolution)]
+        widths = [channels_at(size, channel_base, max_channels) for size in resolutions_up_to(resolution)]
         self.start = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         before = [widths[0], *widths[:-1]]
         sizes = list(zip(before, widths, strict=True))
         self.growing = nn.ModuleList(
-            _GroupedConv(wide, narrow, 3, code, equalized=equalized) for wide, narrow in sizes[1:]
+            _GroupedConv(wide, narrow, 3, code, equalized=equalized_lr) for wide, narrow in sizes[1:]
         )
-        self.staying = nn.ModuleList(_GroupedConv(width, width, 3, code, equalized=equalized) for width in widths)
+        self.staying = nn.ModuleList(_GroupedConv(width, width, 3, code, equalized=equalized_lr) for width in widths)
         self.to_rgb = nn.ModuleList(
-            _GroupedConv(width, channels, 1, code, demodulate=False, equalized=equalized) for width in widths
+            _GroupedConv(width, channels, 1, code, demodulate=False, equalized=equalized_lr) for width in widths
         )
 
     def forward(self, code: Tensor, random: torch.Generator | None = None) -> Tensor:

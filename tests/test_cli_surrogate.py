@@ -17,7 +17,7 @@ from pellucid.cli import main
 from pellucid.cli.surrogate_common import Sample
 from pellucid.cli.surrogate_measures import measure_named, rerender_named
 from pellucid.data import ContextTable, Preprocess, write_context
-from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.model import DisplaySpace
 from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import measure
 
@@ -52,8 +52,9 @@ def oblong():
 TINY = [
     word
     for text in (
-        *("batch=8", "latents=3", "nuisance=3", "base=64", "most=8", "encoder_base=64", "encoder_most=8"),
-        *("judge_steps=10", "log_every=1", "checkpoint_every=4", "preview_every=4"),
+        *("batch_size=8", "latent_dim=3", "nuisance_dim=3", "channel_base=64", "max_channels=8"),
+        *("encoder_channel_base=64", "encoder_max_channels=8"),
+        *("predictor_steps=10", "log_every=1", "checkpoint_every=4", "preview_every=4"),
     )
     for word in ("--option", text)
 ]
@@ -140,7 +141,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
 
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr("pellucid.surrogate.training.training_progress.print_progress", stop)
+        patch.setattr("pellucid.surrogate.training.print_progress", stop)
         code, _, err = pellucid(
             "train", "images", "--context", "context.csv", "-m", "barnets:net", "--out", out, *BEGIN
         )
@@ -148,7 +149,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
     assert f"pellucid surrogate resume {out}" in err
     code, said, err = pellucid("resume", out, "--json")
     assert code == 0, err
-    assert "going on after step 4 of 8" in err
+    assert "resuming after step 4 of 8" in err
     assert json.loads(said)["assessment"] == begun["assessment"]
 
 
@@ -298,13 +299,13 @@ def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path: Pa
     ("arguments", "message"),
     [
         (("--model", "barnets:constant"), "there is nothing to explain"),
-        (("--model", "barnets:oblong"), "the twin draws squares"),
+        (("--model", "barnets:oblong"), "needs square images"),
         (("--model", "barnets:net", "--held-out", "0.1"), "130 images are too few"),
         (("--model", "barnets:net", "--held-out", "1.5"), "between 0 and 1"),
         (("--model", "barnets:net", "--preset", "cpu-33"), "no preset 'cpu-33'"),
         (("--model", "barnets:net", "--option", "lattents=4"), "no training option 'lattents'"),
-        (("--model", "barnets:net", "--option", "clip=four"), "wanted a value such as"),
-        (("--model", "barnets:net", "--preset", "cpu-32"), "the preset draws 32 x 32"),
+        (("--model", "barnets:net", "--option", "max_grad_norm=four"), "wanted a value such as"),
+        (("--model", "barnets:net", "--preset", "cpu-32"), "the preset generates 32 x 32"),
         (("--model", "barnets:net", "--measure", "morphomnist", "--columns", "hue"), "hue"),
         (("--model", "barnets:net", "--measure", "ruler"), "choose judges or morphomnist"),
     ],
@@ -360,7 +361,7 @@ def test_redrawn_digits_have_other_contexts_which_are_told() -> None:
     anew = rerender_named("morphomnist", digits.classifier, digits.table, digits.images)
     drawn, told = anew(digits.images, torch.Generator().manual_seed(1))
     assert drawn.shape == digits.images.shape
-    again = measure(digits.space.show(drawn)[:, 0].add(1).mul(127.5)).table(*digits.context_names).values.float()
+    again = measure(digits.space.to_display(drawn)[:, 0].add(1).mul(127.5)).table(*digits.context_names).values.float()
     torch.testing.assert_close(told, again, rtol=0.05, atol=0.05)
     assert abs(float(torch.corrcoef(torch.stack([told[:, 0], digits.table.column("thickness").float()]))[0, 1])) < 0.5
     assert rerender_named("none", digits.classifier, digits.table, digits.images) is None

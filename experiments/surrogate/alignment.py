@@ -30,9 +30,7 @@ from pellucid.surrogate.assess.leakage import concept_leakage
 from pellucid.surrogate.assess.morphometry import digit_measure
 from pellucid.surrogate.disentanglement import alignment
 from pellucid.surrogate.explain.global_explanation import r2_by_context
-from pellucid.surrogate.model.auxiliary_models import mean_and_std
-from pellucid.surrogate.model.features import FeatureExtractor
-from pellucid.surrogate.model.probes import fit_context_probe
+from pellucid.surrogate.model import FeatureExtractor, fit_context_probe, mean_and_std
 
 __all__ = ["main"]
 
@@ -68,7 +66,7 @@ def measured(explainer: SurrogateExplainer, digits: Digits, moved: int, parts: P
         "judged contexts": (codes.context, explainer.context_names),
         "perceived contexts": (explainer.perceived_context(held_out.images), explainer.context_names),
         "latents": (codes.latent, explainer.latent_names),
-        "contexts and latents": (codes.concepts(), (*explainer.context_names, *explainer.latent_names)),
+        "contexts and latents": (codes.concept_coordinates(), (*explainer.context_names, *explainer.latent_names)),
     }
     order = torch.randperm(len(factors), generator=torch.Generator().manual_seed(0))
     marks, shuffled = {}, {}
@@ -122,7 +120,7 @@ def _read(
     mean, spread = mean_and_std(phi[:TRAINING])
     standard = (phi - mean) / spread
     context = explainer.standard_context(digits.context.values.float())[:TRAINING]
-    steps, seed = explainer.options.judge_steps, explainer.options.seed + 3
+    steps, seed = explainer.options.predictor_steps, explainer.options.seed + 3
     reader, _ = fit_context_probe(standard[:TRAINING], context, steps=steps, seed=seed)
     with torch.no_grad():
         found: list[list[float]] = reader(standard[TRAINING:]).tolist()

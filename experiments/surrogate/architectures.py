@@ -42,7 +42,9 @@ __all__ = ["CASES", "Strokes", "classifier_of", "draw_strokes", "measurements", 
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXTS = ("thickness", "intensity", "slant", "width")
-OPTIONS = PRESETS["ci-16"].replace(steps=800, latents=8, nuisance=8, gain="intensity", swapped=4.0)
+OPTIONS = PRESETS["ci-16"].replace(
+    steps=800, latent_dim=8, nuisance_dim=8, brightness_context="intensity", nuisance_swap=4.0
+)
 _SIDE = 16
 _PEN = 0.6  # pixels of 16 for one of the pens of 28-pixel digits, a little more than to scale: thin pens are faint
 _TRAINING, _HELD_OUT, _INTERVENED = 4000, 1000, 300
@@ -166,7 +168,7 @@ def _judged(explainer: SurrogateExplainer, held_out: Strokes) -> dict[str, Any]:
         "head_agreement": marks.head_agreement,
         "swap_flips": marks.swap_flips,
         "pixels": marks.pixels / 2,
-        "judged": [dict(zip(CONTEXTS, judge, strict=True)) for judge in explainer.quality.judged],
+        "judged": [dict(zip(CONTEXTS, judge, strict=True)) for judge in explainer.quality.predictor_r2],
         "effectiveness": marks.effectiveness,
         "perceived": dict(global_explanation.perceives),
         "transferred": {

@@ -26,9 +26,7 @@ from experiments.surrogate.digits import CONTEXTS, load_digits
 from experiments.surrogate.parts import Parts
 from pellucid.data import read_context
 from pellucid.storage import write_atomically
-from pellucid.surrogate.causal.discovery import discover
-from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.causal import BackgroundKnowledge, CausalGraph, DiscoveryOptions, Edge, discover
 
 __all__ = ["main"]
 

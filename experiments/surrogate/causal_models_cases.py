@@ -18,16 +18,18 @@ from experiments.surrogate.parts import Parts
 from pellucid.classifiers import reinitialize, replace_module
 from pellucid.data import ContextTable
 from pellucid.storage import read_tensors, write_tensors
-from pellucid.surrogate.causal.compare import score_graph
-from pellucid.surrogate.causal.discovery import discover
-from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.rank_normalize import rank_gaussianize
-from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.causal import (
+    BackgroundKnowledge,
+    CausalGraph,
+    DiscoveryOptions,
+    Edge,
+    discover,
+    rank_gaussianize,
+    score_graph,
+)
 from pellucid.surrogate.explain.global_explanation import MIN_PROBE_R2, r2_by_context
 from pellucid.surrogate.explain.local_explanation import fit_structural_models
-from pellucid.surrogate.model.auxiliary_models import mean_and_std
-from pellucid.surrogate.model.features import FeatureExtractor
-from pellucid.surrogate.model.probes import fit_context_probe
+from pellucid.surrogate.model import FeatureExtractor, fit_context_probe, mean_and_std
 from pellucid.synthetic import CausalModel, Mechanism
 from pellucid.synthetic.morphomnist import CAUSAL_MODELS, measure, redraw
 
@@ -239,7 +241,10 @@ def scored(graph: CausalGraph, truth: CausalGraph) -> dict[str, Any]:
         {
             "edge": str(edge),
             "true": truth.edge(edge.source, edge.target) is not None,
-            **{key: getattr(edge, key) for key in ("confidence", "forward", "backward", "strength", "ground")},
+            **{
+                key: getattr(edge, key)
+                for key in ("confidence", "forward", "backward", "strength", "orientation_source")
+            },
             "tentative": edge.tentative,
         }
         for edge in own

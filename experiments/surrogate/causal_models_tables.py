@@ -92,7 +92,7 @@ def _real_rows(real: dict[str, Any]) -> Iterator[list[str]]:
         for knowledge in KNOWLEDGE:
             for edge in found[knowledge]["edges"]:
                 shares = (f"{edge[key]:.3f}" for key in ("confidence", "forward", "backward"))
-                yield [variables, knowledge, edge["edge"], *shares, edge["ground"]]
+                yield [variables, knowledge, edge["edge"], *shares, edge["orientation_source"]]
 
 
 def _mean(values: Sequence[float]) -> float:

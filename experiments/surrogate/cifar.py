@@ -33,11 +33,11 @@ __all__ = ["OPTIONS", "main"]
 TRAINING, HELD_OUT = 5000, 1000
 OPTIONS = PRESETS["cpu-32"].replace(
     steps=4000,
-    batch=16,
-    latents=12,
-    nuisance=64,
-    generator_rate=6e-4,
-    judge_steps=1500,
+    batch_size=16,
+    latent_dim=12,
+    nuisance_dim=64,
+    generator_lr=6e-4,
+    predictor_steps=1500,
 )
 """More latents and nuisance than `cpu-32` has: photographs hold more than digits. Smaller steps, and twice the rate."""
 

@@ -95,8 +95,8 @@ def plain_descent(
 
     What must flip is the image as drawn, or the given one with the change transferred.
     """
-    codes = batch.codes.joined()
-    scale = known.joined().std(0)
+    codes = batch.codes.to_vector()
+    scale = known.to_vector().std(0)
     change = torch.zeros_like(codes, requires_grad=True)
     adam = torch.optim.Adam([change], _RATE)
     left = torch.ones(len(codes), dtype=torch.bool)
@@ -119,11 +119,11 @@ def towards_real(
     explainer: SurrogateExplainer, batch: EncodedBatch, targets: Tensor, known: Codes, classes: Tensor
 ) -> Changed:
     """On a straight line to the nearest real image's context and latents of the target class, until it flips."""
-    scale = known.joined().std(0)
-    codes, goal = batch.codes.joined(), batch.codes.joined().clone()
+    scale = known.to_vector().std(0)
+    codes, goal = batch.codes.to_vector(), batch.codes.to_vector().clone()
     for row, target in enumerate(targets.tolist()):
-        others = known.joined()[classes == target]
-        concepts = batch.codes.concepts().shape[1]
+        others = known.to_vector()[classes == target]
+        concepts = batch.codes.concept_coordinates().shape[1]
         far = ((others - codes[row]) / scale)[:, :concepts].square().sum(1)
         goal[row, :concepts] = others[far.argmin(), :concepts]
     best, left = goal.clone(), torch.ones(len(codes), dtype=torch.bool)
@@ -142,10 +142,10 @@ def stylex(
 ) -> Changed:
     """AttFind's independent selection: each image's best coordinates set to their extremes over the data."""
     space = StyleSpace(explainer.networks.generator)
-    joined = batch.codes.joined()
-    concepts = batch.codes.concepts().shape[1]
+    joined = batch.codes.to_vector()
+    concepts = batch.codes.concept_coordinates().shape[1]
     own = space.coordinates(joined) if styles else joined[:, :concepts]
-    seen = space.coordinates(known.joined()) if styles else known.concepts()
+    seen = space.coordinates(known.to_vector()) if styles else known.concept_coordinates()
     drawn, moved = torch.empty_like(batch.images), torch.full((len(joined),), _TOP)
     codes = joined.clone()
     with _counted(explainer) as counter:
@@ -155,7 +155,7 @@ def stylex(
             def draw(coordinates: Tensor, at: Tensor, rows: Tensor = rows) -> Tensor:
                 mine = joined[rows[at]]
                 if styles:
-                    return explainer.space.back(space.draw(coordinates, mine))
+                    return explainer.space.from_display(space.draw(coordinates, mine))
                 return explainer.decode(explainer.networks.codes(torch.cat([coordinates, mine[:, concepts:]], 1)))
 
             found = attfind(draw, explainer.logits, own[rows], seen.amin(0), seen.amax(0), target, top=_TOP)
@@ -171,7 +171,7 @@ def _of_codes(
     explainer: SurrogateExplainer, batch: EncodedBatch, best: Tensor, scale: Tensor, cost: tuple[float, float]
 ) -> Changed:
     codes = explainer.networks.codes(best)
-    moved = (((best - batch.codes.joined()) / scale).abs() > _MOVED).sum(1)
+    moved = (((best - batch.codes.to_vector()) / scale).abs() > _MOVED).sum(1)
     return Changed(batch.drawn(codes), codes, moved, *cost)
 
 

@@ -16,7 +16,7 @@ from pellucid.classifiers import digit_cnn
 from pellucid.data import ContextTable
 from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate.assess.morphometry import digit_rerender
-from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.model import DisplaySpace
 from pellucid.synthetic.morphomnist import measure
 
 __all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "gray_of", "input_of", "load_digits", "redraw_anew"]

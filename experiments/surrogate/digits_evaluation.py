@@ -36,7 +36,7 @@ def oracle_agreement(
         ours, laid, true = [], [], []
         for value in bounds.tolist():
             asked = torch.full((len(batch),), value)
-            concepts = batch.codes.concepts().clone()
+            concepts = batch.codes.concept_coordinates().clone()
             concepts[:, column] = _standard(explainer, column, value)
             codes = batch.codes.replace_concepts(concepts)
             ours.append(margin(reconstructed.changed_logits(codes), batch.classes))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.model import DisplaySpace
 
 __all__ = [
     "STATISTICS",
@@ -139,12 +139,12 @@ def effect_of_code(images: Tensor, name: str, value: float, names: Sequence[str]
 
 def shown(classifier: pl.Classifier, images: Tensor) -> Tensor:
     """Images of a classifier's input space in [0, 1]."""
-    return (DisplaySpace.of(classifier, images).show(images) / 2 + 0.5).clamp(0, 1)
+    return (DisplaySpace.of(classifier, images).to_display(images) / 2 + 0.5).clamp(0, 1)
 
 
 def unshown(classifier: pl.Classifier, images: Tensor) -> Tensor:
     """The inverse of `shown`."""
-    return DisplaySpace.of(classifier, images).back(2 * images - 1)
+    return DisplaySpace.of(classifier, images).from_display(2 * images - 1)
 
 
 def surround_mask(side: int) -> Tensor:

@@ -44,7 +44,12 @@ __all__ = [
 DIGIT = "digit"
 CUES = ("intensity", "thickness", DIGIT)
 OPTIONS = PRESETS["cpu-32"].replace(
-    steps=3000, warm_up=200, judge_steps=1000, gain="intensity", nuisance=12, swapped=8.0
+    steps=3000,
+    warmup_steps=200,
+    predictor_steps=1000,
+    brightness_context="intensity",
+    nuisance_dim=12,
+    nuisance_swap=8.0,
 )
 _SLOPE = 3.0  # of the planted margin, in logits per standard deviation of the cue
 _SMOOTHING = 0.1  # of the labels, where the digit is the cue: sure, but not without bounds

@@ -105,7 +105,7 @@ def _with(table: Tensor, column: int, values: Tensor) -> Tensor:
 
 
 def _set(codes: Codes, column: int, values: Tensor) -> Codes:
-    return codes.replace_concepts(_with(codes.concepts(), column, values))
+    return codes.replace_concepts(_with(codes.concept_coordinates(), column, values))
 
 
 def _flips(before: Tensor, change: Tensor) -> float:

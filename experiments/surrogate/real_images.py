@@ -11,7 +11,7 @@ import pellucid
 from pellucid.data import ContextTable
 from pellucid.storage import to_record
 from pellucid.surrogate import SurrogateExplainer
-from pellucid.surrogate.causal.graph import Edge
+from pellucid.surrogate.causal import Edge
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 from pellucid.surrogate.explain.local_explanation import LocalExplanation
@@ -106,7 +106,7 @@ def examine(
             "options": to_record(explainer.options),
         },
         "classifier": _classifier(explainer, batch, held_out),
-        "judges": dict(zip(explainer.context_names, zip(*explainer.quality.judged, strict=True), strict=True)),
+        "judges": dict(zip(explainer.context_names, zip(*explainer.quality.predictor_r2, strict=True), strict=True)),
         "fidelity": _fidelity(explainer, batch),
         "control": {control.concept: asdict(control) for control in _assessment(explainer).controls},
         "gate": _gate(explainer, held_out.rows(slice(0, 64))),
@@ -198,7 +198,7 @@ def _world(global_explanation: GlobalExplanation) -> dict[str, Any]:
         "perceived": [_edge(edge) for edge in global_explanation.perceived.edges],
         "only_data": [str(edge) for edge in told.only_first],
         "only_perceived": [str(edge) for edge in told.only_second],
-        "turned": [[str(one), str(other)] for one, other in told.turned],
+        "reoriented": [[str(one), str(other)] for one, other in told.reoriented],
         "common": [str(one) for one, _ in told.common],
         "decisions": [asdict(edge) | {"significant": edge.significant} for edge in global_explanation.decisions],
         "null": asdict(global_explanation.null),

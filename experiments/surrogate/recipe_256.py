@@ -26,9 +26,14 @@ from pellucid.surrogate import (
     TrainingOptions,
     train,
 )
-from pellucid.surrogate.model import Discriminator, Generator
-from pellucid.surrogate.model.attribute_predictors import AttributePredictors
-from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
+from pellucid.surrogate.model import (
+    AttributePredictors,
+    DataSizes,
+    Discriminator,
+    Generator,
+    SurrogateNetworks,
+    make_discriminator,
+)
 
 __all__ = ["cost", "main", "train_on_gpus"]
 
@@ -66,7 +71,7 @@ def cost(preset: str) -> dict[str, Any]:
     drawn = 1.5 * (forward["generator"] + forward["discriminator"]) + 0.5 * forward["judges"]
     read = forward["nuisance encoder"] * 1.5
     step = _BACKWARD * (drawn + read + 2.5 * forward["discriminator"])
-    images = options.steps * options.batch
+    images = options.steps * options.batch_size
     return {
         "preset": preset,
         "torch": torch.__version__,
@@ -115,7 +120,7 @@ def main() -> None:
     options = (
         options
         if chosen.steps is None
-        else options.replace(steps=chosen.steps, warm_up=min(options.warm_up, chosen.steps))
+        else options.replace(steps=chosen.steps, warmup_steps=min(options.warmup_steps, chosen.steps))
     )
     print(train_on_gpus(chosen.images, chosen.model, chosen.out, options))
 

@@ -43,12 +43,12 @@ TRAINING, HELD_OUT = 4000, 1000
 OPTIONS = PRESETS["cpu-32"].replace(
     resolution=64,
     steps=2600,
-    batch=16,
-    warm_up=400,
-    latents=6,
-    nuisance=64,
-    generator_rate=6e-4,
-    judge_steps=1000,
+    batch_size=16,
+    warmup_steps=400,
+    latent_dim=6,
+    nuisance_dim=64,
+    generator_lr=6e-4,
+    predictor_steps=1000,
     checkpoint_every=250,
 )
 """`cpu-32` at twice the side, with 8 channels at 64 pixels; smaller steps, and twice the rate. Two classes need few

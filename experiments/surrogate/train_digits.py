@@ -25,7 +25,7 @@ from pellucid.surrogate import (
     train,
 )
 from pellucid.surrogate.assess.morphometry import digit_measure
-from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.causal import BackgroundKnowledge, DiscoveryOptions
 from pellucid.surrogate.pretrained import DIGITS, pretrained_folder
 
 __all__ = ["MORPHOMETRY", "answered", "main", "options_of", "results_of"]
@@ -41,7 +41,9 @@ _BOOTSTRAPS = 100
 
 def options_of(steps: int) -> TrainingOptions:
     """The preset, two redrawn versions of each digit, a gain layer, and little nuisance that is kept idle."""
-    return PRESETS["cpu-32"].replace(steps=steps, copies=2, gain="intensity", nuisance=12, swapped=8.0)
+    return PRESETS["cpu-32"].replace(
+        steps=steps, num_augmented=2, brightness_context="intensity", nuisance_dim=12, nuisance_swap=8.0
+    )
 
 
 def answered(explainer: SurrogateExplainer, held_out: Digits) -> None:
@@ -62,8 +64,8 @@ def results_of(explainer: SurrogateExplainer, held_out: Digits) -> dict[str, Any
         "steps": explainer.steps,
         "options": to_record(explainer.options),
         "classifier_accuracy": float(accurate),
-        "judges": dict(zip(CONTEXTS, torch.tensor(explainer.quality.judged).T.tolist(), strict=True)),
-        "perceived": dict(zip(CONTEXTS, explainer.quality.perceived, strict=True)),
+        "judges": dict(zip(CONTEXTS, torch.tensor(explainer.quality.predictor_r2).T.tolist(), strict=True)),
+        "perceived": dict(zip(CONTEXTS, explainer.quality.probe_r2, strict=True)),
         "assessment": asdict(explainer.assessment),
         "decisions": [asdict(edge) for edge in explainer.global_explanation.decisions],
         "null": asdict(explainer.global_explanation.null),

@@ -19,7 +19,7 @@ from pellucid.reports.surrogate.graph_page import ExplainedImage, render_surroga
 from pellucid.reports.surrogate.image_parts import difference_uri, image_uri, traversal_png
 from pellucid.reports.surrogate.numbers import explanation_numbers
 from pellucid.surrogate import load, train
-from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import DecisionEffect, NuisanceNull
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 from pellucid.surrogate.explain.necessity import Necessity, Proportion
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("page") / "run"
     data = bars(64, 0, 0.5)
     torch.set_num_threads(1)
-    explainer = train(classifier_of(small_cnn()), data.images, data.context, TINY, out, report=None)
+    explainer = train(classifier_of(small_cnn()), data.images, data.context, TINY, out, on_progress=None)
     explainer.set_reference(bars(60, 1, 0.5).images)
     explainer.save_state(out)
     explained = explainer.explain(bars(1, 3, 0.5).images, permutations=2, values=3)
@@ -62,8 +62,16 @@ def global_explanation() -> GlobalExplanation:
             Edge("slant", "intensity", confidence=0.5, strength=-0.2, tentative=True),
             Edge("latent 1", "latent 2", "arrow", "arrow", strength=0.3),
             Edge("slant", "latent 1", "circle", "arrow", strength=0.1),
-            Edge("intensity", "decision", "tail", "arrow", strength=-0.8, ground="intervention", p_value=0.0004),
-            Edge("class", "intensity", "tail", "arrow", strength=0.2, ground="knowledge", p_value=0.003),
+            Edge(
+                "intensity",
+                "decision",
+                "tail",
+                "arrow",
+                strength=-0.8,
+                orientation_source="intervention",
+                p_value=0.0004,
+            ),
+            Edge("class", "intensity", "tail", "arrow", strength=0.2, orientation_source="knowledge", p_value=0.003),
         ),
     )
     data = CausalGraph(("thickness", "intensity", "slant"), (firm, Edge("slant", "thickness", strength=0.3)))

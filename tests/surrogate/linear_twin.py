@@ -24,7 +24,7 @@ class LinearTwin:
         return Codes(code[:, :2], code[:, 2:3], code[:, 3:])
 
     def decode(self, codes: Codes) -> Tensor:
-        drawn = (codes.joined() @ self.basis).view(-1, 1, 4, 4)
+        drawn = (codes.to_vector() @ self.basis).view(-1, 1, 4, 4)
         return drawn * 0 if self.blind else drawn
 
     def clip(self, images: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class LinearTwin:
         return self.read(images)[:, None] * torch.tensor([0.0, 1.0])
 
     def read(self, images: Tensor) -> Tensor:
-        return self.encode(images).concepts() @ self.weights
+        return self.encode(images).concept_coordinates() @ self.weights
 
     def perceived_context(self, images: Tensor) -> Tensor:
         return self.encode(images).context
@@ -48,6 +48,6 @@ def some_codes(count: int, seed: int = 0) -> Codes:
 def painted(surrogate: LinearTwin, count: int, seed: int = 0) -> EncodedBatch:
     """Images that the twin does not redraw to the last pixel: there is something outside its basis."""
     outside = torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed + 1))
-    images = (some_codes(count, seed).joined() @ surrogate.basis).view(-1, 1, 4, 4)
+    images = (some_codes(count, seed).to_vector() @ surrogate.basis).view(-1, 1, 4, 4)
     outside = outside.flatten(1) - outside.flatten(1) @ surrogate.basis.T @ surrogate.basis
     return EncodedBatch.of(surrogate, images + outside.view(-1, 1, 4, 4), max_batch=7)

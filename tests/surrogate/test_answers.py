@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("answers") / "run"
     data = bars(64, 0, 0.5)
     torch.set_num_threads(1)
-    train(classifier_of(small_cnn()), data.images, data.context, TINY, out, report=None)
+    train(classifier_of(small_cnn()), data.images, data.context, TINY, out, on_progress=None)
     return out
 
 
@@ -79,9 +79,9 @@ def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer) ->
 def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer) -> None:
     explainer.global_explanation = world_of(Edge("thickness", "intensity", "tail", "arrow"))
     image = bars(1, 3, 0.5).images
-    before = explainer.encode(image).concepts()
-    alone = explainer.counterfactual(image, {"thickness": 6.5}).codes.concepts()
-    responding = explainer.counterfactual(image, {"thickness": 6.5}, propagate=True).codes.concepts()
+    before = explainer.encode(image).concept_coordinates()
+    alone = explainer.counterfactual(image, {"thickness": 6.5}).codes.concept_coordinates()
+    responding = explainer.counterfactual(image, {"thickness": 6.5}, propagate=True).codes.concept_coordinates()
     assert float(alone[0, 0]) == pytest.approx(float(responding[0, 0]), abs=1e-5)
     assert float(alone[0, 0]) != pytest.approx(float(before[0, 0]), abs=0.1)
     assert torch.equal(alone[:, 1:], before[:, 1:])
@@ -128,7 +128,7 @@ def test_what_the_twin_knows_of_real_images_comes_back_from_its_folder(explainer
     again = load(tmp_path, classifier=classifier_of(small_cnn()))
     assert again.assessment == explainer.assessment
     assert to_record(again.global_explanation) == to_record(explainer.global_explanation)
-    assert torch.equal(again.reference.codes.joined(), explainer.reference.codes.joined())
+    assert torch.equal(again.reference.codes.to_vector(), explainer.reference.codes.to_vector())
     assert torch.equal(again.reference.classes, explainer.reference.classes)
     with pytest.raises(RefusedError):
         again.counterfactual(bars(1, 3, 0.5).images, {"thickness": 4.0})
@@ -164,7 +164,7 @@ def test_a_single_logit_has_two_sides_with_names(tmp_path: Path) -> None:
     ).eval()
     classifier = Classifier(network, input_size=(1, 16, 16), class_names=["smile"])
     data = bars(64, 0, 0.5)
-    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", report=None)
+    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", on_progress=None)
     assert explainer.class_names == ("not smile", "smile")
     assert (explainer.class_index("smile"), explainer.class_index("not smile"), explainer.class_index(0)) == (1, 0, 0)
     with pytest.raises(TargetError, match="not smile and smile"):
@@ -193,10 +193,10 @@ def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_cl
     forgotten = reinitialize(classifier.module, seed=TINY.seed)
     data = bars(64, 0, 0.5)
     unlearnt = train(
-        replace_module(classifier, forgotten), data.images, data.context, TINY, tmp_path / "run", report=None
+        replace_module(classifier, forgotten), data.images, data.context, TINY, tmp_path / "run", on_progress=None
     )
-    assert explainer.quality.blind == unlearnt.quality.perceived != explainer.quality.perceived
-    explainer.quality = replace(explainer.quality, perceived=(0.95, 0.9), blind=(0.85, 0.89))
+    assert explainer.quality.untrained_baseline == unlearnt.quality.probe_r2 != explainer.quality.probe_r2
+    explainer.quality = replace(explainer.quality, probe_r2=(0.95, 0.9), untrained_baseline=(0.85, 0.89))
     options = DiscoveryOptions(bootstraps=0)
     notes = explainer.discover(bars(80, 4, 0.5).images, options=options, max_interventions=20).notes
     assert any(
@@ -221,6 +221,6 @@ def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path: Path) -> N
 
     classifier = Classifier(Brightness().eval(), input_size=(1, 16, 16), class_names=["dark", "bright"])
     data = bars(64, 0, 0.5)
-    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", layers="logits", report=None)
-    assert explainer.quality.blind == ()
-    assert len(explainer.quality.perceived) == 2
+    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", layers="logits", on_progress=None)
+    assert explainer.quality.untrained_baseline == ()
+    assert len(explainer.quality.probe_r2) == 2

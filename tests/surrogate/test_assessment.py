@@ -23,8 +23,8 @@ class Tied(LinearTwin):
 def assessed(surrogate, **options) -> Assessment:
     return assess(
         painted(surrogate, 200),
-        lambda codes: (codes.concepts() @ surrogate.weights)[:, None] * torch.tensor([0.0, 1.0]),
-        lambda images: surrogate.encode(images).concepts(),
+        lambda codes: (codes.concept_coordinates() @ surrogate.weights)[:, None] * torch.tensor([0.0, 1.0]),
+        lambda images: surrogate.encode(images).concept_coordinates(),
         SPAN,
         lambda images: surrogate.encode(images).context,
         "its own encoder",

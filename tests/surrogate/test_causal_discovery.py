@@ -35,21 +35,21 @@ def test_thickness_and_intensity_are_joined_and_their_direction_is_left_open() -
     (edge,) = discover(thickness_and_intensity(2000, np.random.default_rng(0)), ["t", "i"]).edges
     assert edge.confidence == 1
     assert edge.undecided
-    assert edge.ground == "undecided"
+    assert edge.orientation_source == "undecided"
     assert edge.strength > 0.85
 
 
 def test_a_tier_orients_the_edge_and_is_named_as_the_ground() -> None:
     data = thickness_and_intensity(2000, np.random.default_rng(0))
     (edge,) = discover(data[:, ::-1], ["i", "t"], knowledge=BackgroundKnowledge({"t": 0, "i": 1})).edges
-    assert (edge.source, edge.target, edge.directed, edge.ground) == ("t", "i", True, "knowledge")
+    assert (edge.source, edge.target, edge.directed, edge.orientation_source) == ("t", "i", True, "knowledge")
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_collider_and_what_follows_from_it_is_oriented_by_the_data(seed) -> None:
     graph = discover(collider(3000, np.random.default_rng(seed)), list("tslo"))
     assert score_graph(graph, TRUE_COLLIDER).hamming == 0
-    assert {edge.ground for edge in graph.edges} == {"collider"}
+    assert {edge.orientation_source for edge in graph.edges} == {"collider"}
     assert min(edge.confidence for edge in graph.edges) >= 0.9
 
 

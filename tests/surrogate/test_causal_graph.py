@@ -17,7 +17,7 @@ def arrows(*pairs: tuple[str, str], nodes: str = "abcd") -> CausalGraph:
 
 def test_causes_come_before_effects_and_descendants_follow() -> None:
     graph = arrows(("c", "a"), ("a", "d"), ("b", "d"))
-    order = graph.order()
+    order = graph.topological_order()
     assert order.index("c") < order.index("a") < order.index("d")
     assert graph.descendants("c") == ("a", "d")
     assert graph.parents("d") == ("a", "b")
@@ -28,7 +28,7 @@ def test_a_circle_of_arrows_has_no_order() -> None:
     graph = arrows(("a", "b"), ("b", "c"), ("c", "a"))
     assert not graph.is_acyclic()
     with pytest.raises(PellucidError, match="make a cycle"):
-        graph.order()
+        graph.topological_order()
 
 
 def test_an_undecided_chain_has_three_extensions_and_none_of_them_is_a_collider() -> None:
@@ -56,7 +56,7 @@ def test_json_brings_the_same_graph_back_with_nan_where_it_was() -> None:
         ("a", "b"), (Edge("a", "b", "circle", "arrow", 0.8, 0.5, 0.1, -0.4, tentative=True),), {"seed": 3}, ("a note",)
     )
     again = from_record(CausalGraph, json.loads(json.dumps(to_record(graph), allow_nan=False)), source="graph")
-    assert again.made_by == {"seed": 3}
+    assert again.provenance == {"seed": 3}
     assert again.notes == ("a note",)
     assert math.isnan(again.edges[0].p_value)
     assert to_record(again) == to_record(graph)
@@ -97,7 +97,7 @@ def test_two_graphs_differ_where_one_edge_is_absent_or_turned() -> None:
     told = difference(arrows(("a", "b"), ("b", "c")), arrows(("b", "a"), ("c", "d")))
     assert [edge.pair for edge in told.only_first] == [frozenset("bc")]
     assert [edge.pair for edge in told.only_second] == [frozenset("cd")]
-    assert [first.source for first, _ in told.turned] == ["a"]
+    assert [first.source for first, _ in told.reoriented] == ["a"]
     assert told.common == ()
 
 

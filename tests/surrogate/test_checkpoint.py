@@ -11,27 +11,27 @@ from torch import nn
 
 from pellucid.surrogate import CheckpointError, DivergedError, train
 from pellucid.surrogate.training.checkpoint import TrainingFolder
-from pellucid.surrogate.training.divergence import PATIENCE, DivergenceMonitor
+from pellucid.surrogate.training.loop import PATIENCE, DivergenceMonitor
 from pellucid.surrogate.training.step import StepLosses
 from pellucid.surrogate.training.trainer import Trainer
-from pellucid.surrogate.training.training_options import PRESETS
+from pellucid.surrogate.training_options import PRESETS
 
 TINY = PRESETS["ci-16"].replace(
     steps=8,
-    warm_up=2,
-    batch=8,
-    latents=3,
-    nuisance=3,
-    base=64,
-    most=8,
-    encoder_base=64,
-    encoder_most=8,
-    adversary=True,
-    judge_steps=10,
+    warmup_steps=2,
+    batch_size=8,
+    latent_dim=3,
+    nuisance_dim=3,
+    channel_base=64,
+    max_channels=8,
+    encoder_channel_base=64,
+    encoder_max_channels=8,
+    use_discriminator=True,
+    predictor_steps=10,
     checkpoint_every=4,
     preview_every=4,
     log_every=1,
-    lazy=3,
+    lazy_reg_interval=3,
 )
 
 
@@ -48,7 +48,7 @@ def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
         if progress.step == killed_at and not progress.note:
             raise KilledError
 
-    return train(classifier_of(network or small_cnn()), data.images, data.context, options, out, report=report)
+    return train(classifier_of(network or small_cnn()), data.images, data.context, options, out, on_progress=report)
 
 
 def state_of(out):
@@ -87,7 +87,7 @@ def usual_interrupts():
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at_step, times=1) -> None:
     """Press Ctrl-C when the step's twin is a step ahead of its discriminator."""
-    original = StepLosses.discriminator
+    original = StepLosses.discriminator_losses
 
     def discriminator(self, adversary, batch, fakes, step):
         if step == at_step - 1:
@@ -95,7 +95,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, at_step, times=1) -> None:
                 signal.raise_signal(signal.SIGINT)
         return original(self, adversary, batch, fakes, step)
 
-    monkeypatch.setattr(StepLosses, "discriminator", discriminator)
+    monkeypatch.setattr(StepLosses, "discriminator_losses", discriminator)
 
 
 @pytest.mark.usefixtures("usual_interrupts")
@@ -110,7 +110,7 @@ def test_ctrl_c_in_the_middle_of_a_step_keeps_the_whole_step_and_the_training_go
     assert state_of(tmp_path / "stopped")[0]["steps"] == 6
     says = []
     run(tmp_path / "stopped", says=says)
-    assert "going on after step 6 of 8" in says
+    assert "resuming after step 6 of 8" in says
     (notes, tensors), (wanted_notes, wanted) = state_of(tmp_path / "stopped"), state_of(tmp_path / "whole")
     assert notes == wanted_notes
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
@@ -180,7 +180,7 @@ def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(CheckpointError, match=r"options\.steps: 8 there, 9 now"):
         run(tmp_path, TINY.replace(steps=9))
-    with pytest.raises(CheckpointError, match=r"options\.weights\.pixel"):
+    with pytest.raises(CheckpointError, match=r"options\.loss_weights\.pixel"):
         run(tmp_path, TINY.replace(pixel=1.0))
 
 
@@ -227,19 +227,17 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, at_step, times) -> None:
     monkeypatch.setattr(Trainer, "step", step)
 
 
-def test_a_training_that_goes_astray_is_rolled_back_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_that_diverges_is_rolled_back_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, at_step=6, times=1)
     says = []
     assert run(tmp_path, says=says).finished
-    (line,) = [line for line in says if "astray" in line]
-    assert "step 6 went astray: pixel is nan; back to step 4" in line
-    assert "step 6 went astray" in (tmp_path / "log.jsonl").read_text()
+    (line,) = [line for line in says if "diverged" in line]
+    assert "step 6 diverged: pixel is nan; back to step 4" in line
+    assert "step 6 diverged" in (tmp_path / "log.jsonl").read_text()
     assert state_of(tmp_path)[0]["rollbacks"] == 1
 
 
-def test_a_training_that_keeps_going_astray_ends_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_keeps_diverging_ends_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, at_step=6, times=99)
     with pytest.raises(DivergedError, match="roll-backs did not help"):
         run(tmp_path)
@@ -251,24 +249,24 @@ def healthy(**changes):
 
 @pytest.mark.parametrize("name", ["pixel", "real", "twin_gradient"])
 def test_nan_and_infinity_are_noticed_at_once(name: str) -> None:
-    assert name in DivergenceMonitor().trouble(healthy(**{name: float("inf")}))
+    assert name in DivergenceMonitor().check(healthy(**{name: float("inf")}))
 
 
 def test_a_spike_of_the_discriminators_loss_is_noticed() -> None:
-    watch = DivergenceMonitor()
-    assert all(watch.trouble(healthy()) is None for _ in range(100))
-    assert watch.trouble(healthy(fake=200.0)) == "the discriminator's loss rose to 11.4"
+    monitor = DivergenceMonitor()
+    assert all(monitor.check(healthy()) is None for _ in range(100))
+    assert monitor.check(healthy(fake=200.0)) == "the discriminator's loss rose to 11.4"
 
 
 def test_a_discriminator_that_has_won_for_long_is_noticed() -> None:
-    watch = DivergenceMonitor()
-    verdicts = [watch.trouble(healthy(real=0.001, fake=0.001)) for _ in range(PATIENCE)]
+    monitor = DivergenceMonitor()
+    verdicts = [monitor.check(healthy(real=0.001, fake=0.001)) for _ in range(PATIENCE)]
     assert verdicts[:-1] == [None] * (PATIENCE - 1)
     assert "has won" in verdicts[-1]
 
 
 def test_images_that_are_lost_again_are_noticed() -> None:
-    watch = DivergenceMonitor()
-    verdicts = [watch.trouble(healthy(pixel=loss)) for loss in [0.4] * 50 + [1.6] * 50]
+    monitor = DivergenceMonitor()
+    verdicts = [monitor.check(healthy(pixel=loss)) for loss in [0.4] * 50 + [1.6] * 50]
     assert verdicts[:50] == [None] * 50
     assert "pixel loss rose from 0.40" in next(filter(None, verdicts))

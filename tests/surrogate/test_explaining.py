@@ -34,7 +34,7 @@ def test_a_image_whose_codes_do_not_change_stays_itself_to_the_last_bit() -> Non
 
 def test_bare_images_change_by_what_is_drawn_alone() -> None:
     batch = painted(LinearTwin(), 20)
-    asked = batch.codes.replace_concepts(some_codes(20, 5).concepts())
+    asked = batch.codes.replace_concepts(some_codes(20, 5).concept_coordinates())
     reconstructed = batch.reconstructed()
     drawn = batch.surrogate.decode(asked)
     torch.testing.assert_close(reconstructed.transferred(drawn), drawn)
@@ -60,7 +60,7 @@ def test_only_concepts_that_the_classifier_reads_get_a_decision_edge() -> None:
     assert null.block == pytest.approx(0, abs=1e-5)
     graph = add_decision_edges(CausalGraph(("width", "grey"), (Edge("width", "grey"),)), edges)
     assert graph.parents("decision") == ("width", "u0")
-    assert {edge.ground for edge in graph.edges if edge.target == "decision"} == {"intervention"}
+    assert {edge.orientation_source for edge in graph.edges if edge.target == "decision"} == {"intervention"}
 
 
 class Leaky(LinearTwin):
@@ -96,7 +96,11 @@ def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier(
     reference = some_codes(1, 9)
     found = importance(batch, reference, permutations=6)
     torch.testing.assert_close(found.values.sum(1), found.margin - found.baseline, rtol=0, atol=1e-4)
-    true = (batch.codes.concepts() - reference.concepts()) * surrogate.weights * signed(batch)[:, None]
+    true = (
+        (batch.codes.concept_coordinates() - reference.concept_coordinates())
+        * surrogate.weights
+        * signed(batch)[:, None]
+    )
     torch.testing.assert_close(found.values, true, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.errors, torch.zeros_like(found.errors), rtol=0, atol=1e-4)
 
@@ -123,7 +127,7 @@ def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further
     flipped = flip(batch, 1 - batch.classes, reference)
     assert flipped.valid.all()
     assert (flipped.change[:, 1:] == 0).all()
-    scale = reference.concepts().std(0)[0]
+    scale = reference.concept_coordinates().std(0)[0]
     needed = margin(batch.logits, batch.classes) / (2 * scale)
     sizes = flipped.change[:, 0].abs()
     assert (sizes >= needed - 1e-4).all()
@@ -168,7 +172,7 @@ def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it() -
     surrogate = LinearTwin((3.0, 0.0, 0.0))
     batch = painted(surrogate, 1)
     shown = strip(batch, "width", some_codes(300, 3), values=5)
-    torch.testing.assert_close(shown.judged, shown.levels, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shown.predicted, shown.levels, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(shown.probabilities[:, 1], torch.sigmoid(3 * shown.levels), rtol=1e-4, atol=1e-4)
     where = difference_map(batch.repeat(5), shown.images)
     assert where.shape == (5, 1, 4, 4)
@@ -197,7 +201,7 @@ def test_fidelity_is_perfect_for_a_perfect_twin_and_says_why_a_blind_one_is_not_
 def test_support_holds_real_images_and_not_what_lies_far_off() -> None:
     reference = some_codes(800)
     support = DataSupport(reference)
-    assert support.in_distribution(some_codes(300, 5).concepts()).float().mean() > 0.95
+    assert support.in_distribution(some_codes(300, 5).concept_coordinates()).float().mean() > 0.95
     assert not support.in_distribution(torch.full((3, 3), 8.0)).any()
     with pytest.raises(PellucidError, match="too few"):
         DataSupport(some_codes(5))

@@ -34,11 +34,11 @@ def tied_codes(count: int, seed: int = 0) -> Codes:
 
 def reference(surrogate: LinearTwin, effectiveness: dict[str, float] | None = None) -> ReferenceSet:
     codes = tied_codes(600, 3)
-    return ReferenceSet(codes, (codes.concepts() @ surrogate.weights > 0).long(), effectiveness or {})
+    return ReferenceSet(codes, (codes.concept_coordinates() @ surrogate.weights > 0).long(), effectiveness or {})
 
 
 def painted_codes(surrogate: LinearTwin, codes: Codes) -> EncodedBatch:
-    return EncodedBatch.of(surrogate, (codes.joined() @ surrogate.basis).view(-1, 1, 4, 4))
+    return EncodedBatch.of(surrogate, (codes.to_vector() @ surrogate.basis).view(-1, 1, 4, 4))
 
 
 def test_a_local_explanation_names_what_counts_and_what_would_flip_it() -> None:
@@ -152,8 +152,12 @@ def test_effects_are_those_of_the_twins_own_drawings_unless_asked_otherwise(crow
     torch.testing.assert_close(drawn.importance.margin, margin(one.reconstructed().logits, one.classes))
     torch.testing.assert_close(over.importance.margin, margin(one.logits, one.classes))
     outcome = one.reconstructed().outcome(one.classes)
-    more = one.codes.concepts() + torch.tensor([[1.0, 0, 0]]) * reference(one.surrogate).codes.concepts().std(0)
-    assert drawn.effects[0].direct == pytest.approx(float(outcome(more) - outcome(one.codes.concepts())), abs=1e-5)
+    more = one.codes.concept_coordinates() + torch.tensor([[1.0, 0, 0]]) * reference(
+        one.surrogate
+    ).codes.concept_coordinates().std(0)
+    assert drawn.effects[0].direct == pytest.approx(
+        float(outcome(more) - outcome(one.codes.concept_coordinates())), abs=1e-5
+    )
 
 
 def test_of_two_classes_doses_follow_the_second_and_do_not_cancel() -> None:
@@ -218,7 +222,7 @@ def test_attfind_finds_the_coordinate_that_the_classifier_reads() -> None:
     codes = some_codes(200)
     batch = painted_codes(surrogate, codes)
     zeros = batch[batch.classes == 0]
-    joined = zeros.codes.joined()
+    joined = zeros.codes.to_vector()
 
     def draw(coordinates, rows):
         return (coordinates @ surrogate.basis).view(-1, 1, 4, 4)
@@ -227,9 +231,12 @@ def test_attfind_finds_the_coordinate_that_the_classifier_reads() -> None:
     first = found.attributes[0]
     assert (first.coordinate, first.up) == (0, True)
     assert found.flipped.float().mean() > 0.9
-    moved = zeros.codes.concepts().clone()
+    concepts = zeros.codes.concept_coordinates()
+    moved = concepts.clone()
     moved[:, 0] = joined[:, 0].max() + 2
-    true = torch.sigmoid(moved @ surrogate.weights) - torch.sigmoid(zeros.codes.concepts() @ surrogate.weights)
+    true = torch.sigmoid(moved @ surrogate.weights) - torch.sigmoid(
+        zeros.codes.concept_coordinates() @ surrogate.weights
+    )
     torch.testing.assert_close(found.effects[:, 0, 1], true, rtol=1e-3, atol=1e-4)
     assert found.passes == len(joined) * (2 * 6 + 2)
     assert margin(zeros.logits, torch.zeros(len(zeros), dtype=torch.long)).min() >= 0
@@ -285,7 +292,7 @@ def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading()
     batch = painted_codes(Deaf((2.0, 0.0, 1.0)), codes)
     found = explain_globally(batch, codes.context, options=DiscoveryOptions(bootstraps=2))
     assert found.unread == ("width",)
-    assert found.perceived.edge("width", "decision").ground == "intervention"
+    assert found.perceived.edge("width", "decision").orientation_source == "intervention"
     again = through_json(found)
     assert again.difference == found.difference
     assert not any("width" in edge.pair for edge in again.difference.only_first)

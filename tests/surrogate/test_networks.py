@@ -8,12 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from pellucid.surrogate.explain.stylespace import StyleSpace
-from pellucid.surrogate.model import (
-    ConvEncoder,
-    Discriminator,
-    Generator,
+from pellucid.surrogate.model.discriminator import Discriminator
+from pellucid.surrogate.model.encoders import ConvEncoder
+from pellucid.surrogate.model.generator import Generator
+from pellucid.surrogate.model.layers import (
     ModulatedConv,
-    RunningMean,
     ScaledConv,
     ScaledLinear,
     call_frozen,
@@ -22,6 +21,7 @@ from pellucid.surrogate.model import (
     resolutions_up_to,
     to_channels_last,
 )
+from pellucid.surrogate.training.trainer import average_weights
 
 
 def by_grouped_weights(x, weight, style, demodulate):
@@ -71,13 +71,13 @@ def test_equalized_layers_start_as_the_others_do_and_hold_unit_weights() -> None
 
 @pytest.mark.parametrize(("side", "channels"), [(16, 1), (32, 3), (64, 1), (128, 3), (256, 3)])
 def test_generator_discriminator_and_encoder_fit_each_other_at_every_resolution(side: int, channels: int) -> None:
-    generator = Generator(5, side, channels, base=256, most=8)
+    generator = Generator(5, side, channels, channel_base=256, max_channels=8)
     images = generator(torch.randn(4, 5))
     assert images.shape == (4, channels, side, side)
     assert float(images.detach().abs().max()) <= 1
-    alone, matched = Discriminator(side, channels, 11, base=256, most=8)(images, torch.randn(4, 11))
+    alone, matched = Discriminator(side, channels, 11, channel_base=256, max_channels=8)(images, torch.randn(4, 11))
     assert alone.shape == matched.shape == (4,)
-    assert ConvEncoder(side, channels, 6, base=256, most=8)(images).shape == (4, 6)
+    assert ConvEncoder(side, channels, 6, channel_base=256, max_channels=8)(images).shape == (4, 6)
 
 
 def test_channels_halve_with_the_resolution_up_to_a_limit() -> None:
@@ -87,7 +87,7 @@ def test_channels_halve_with_the_resolution_up_to_a_limit() -> None:
 
 
 def test_every_coordinate_of_the_code_moves_the_image() -> None:
-    generator = Generator(4, 16, 1, base=128, most=8)
+    generator = Generator(4, 16, 1, channel_base=128, max_channels=8)
     code = torch.randn(1, 4)
     for column in range(4):
         moved = code.clone()
@@ -96,13 +96,13 @@ def test_every_coordinate_of_the_code_moves_the_image() -> None:
 
 
 def test_a_image_does_not_depend_on_the_others_in_its_batch() -> None:
-    generator = Generator(4, 16, 1, base=128, most=8, noise=True)
+    generator = Generator(4, 16, 1, channel_base=128, max_channels=8, noise_inputs=True)
     codes = torch.randn(6, 4)
     torch.testing.assert_close(generator(codes)[2:3], generator(codes[2:3]), rtol=1e-5, atol=1e-5)
 
 
 def test_noise_is_fixed_unless_random_numbers_are_given_and_silent_at_first() -> None:
-    generator = Generator(4, 16, 1, base=128, most=8, noise=True)
+    generator = Generator(4, 16, 1, channel_base=128, max_channels=8, noise_inputs=True)
     code, random = torch.randn(1, 4), torch.Generator().manual_seed(0)
     torch.testing.assert_close(generator(code, random), generator(code))
     for block in generator.blocks:
@@ -114,7 +114,7 @@ def test_noise_is_fixed_unless_random_numbers_are_given_and_silent_at_first() ->
 
 def test_the_gain_scales_the_height_above_black_and_nothing_else() -> None:
     torch.manual_seed(0)
-    generator = Generator(3, 16, 1, base=128, most=8, gain=1)
+    generator = Generator(3, 16, 1, channel_base=128, max_channels=8, brightness_column=1)
     for block in generator.blocks:
         for convolution in [*block.convolutions, block.to_rgb]:
             nn.init.zeros_(convolution.style.weight)  # so that the code acts through the gain alone
@@ -124,7 +124,7 @@ def test_the_gain_scales_the_height_above_black_and_nothing_else() -> None:
 
 
 def test_the_discriminator_knows_whose_features_a_image_should_have() -> None:
-    discriminator = Discriminator(16, 1, 6, base=128, most=8)
+    discriminator = Discriminator(16, 1, 6, channel_base=128, max_channels=8)
     images, features = torch.randn(4, 1, 16, 16), torch.randn(4, 6)
     alone, matched = discriminator(images, features)
     other_alone, other_matched = discriminator(images, -features)
@@ -134,7 +134,7 @@ def test_the_discriminator_knows_whose_features_a_image_should_have() -> None:
 
 
 def test_a_batch_of_equal_images_scores_otherwise_than_a_varied_one() -> None:
-    discriminator = Discriminator(16, 1, 6, base=128, most=8)
+    discriminator = Discriminator(16, 1, 6, channel_base=128, max_channels=8)
     varied, features = torch.randn(4, 1, 16, 16), torch.randn(1, 6).expand(4, -1)
     equal = varied[:1].expand(4, -1, -1, -1)
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_a_batch_of_equal_images_scores_otherwise_than_a_varied_one() -> None:
 
 
 def test_a_frozen_call_has_gradients_for_inputs_and_none_for_weights() -> None:
-    encoder = ConvEncoder(16, 1, 3, base=64, most=8)
+    encoder = ConvEncoder(16, 1, 3, channel_base=64, max_channels=8)
     x = torch.randn(2, 1, 16, 16, requires_grad=True)
     call_frozen(encoder, x).sum().backward()
     assert x.grad is not None
@@ -151,24 +151,24 @@ def test_a_frozen_call_has_gradients_for_inputs_and_none_for_weights() -> None:
     torch.testing.assert_close(call_frozen(encoder, x), encoder(x))
 
 
-def test_the_running_mean_follows_by_the_rule_and_leaves_the_network_alone() -> None:
+def test_the_averaged_weights_follow_by_the_rule_and_leave_the_network_alone() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 0.0)
-    mean = RunningMean(network, limit=0.9)
+    average = average_weights(network, decay=0.9)
     nn.init.constant_(network.weight, 1.0)
     expected = 0.0
     for step in range(1, 1000):
-        mean.follow(network, step)
-        beta = min(0.9, step / (step + 50))
-        expected = beta * expected + (1 - beta)
-    assert float(mean.network.weight) == pytest.approx(expected)
+        average.update_parameters(network)
+        decay = min(0.9, step / (step + 50))
+        expected = decay * expected + (1 - decay)
+    assert float(average.module.weight) == pytest.approx(expected)
     assert float(network.weight.detach()) == 1.0
-    assert not mean.network.weight.requires_grad
+    assert not average.module.weight.requires_grad
 
 
 def test_the_order_in_memory_changes_no_number() -> None:
     torch.manual_seed(0)
-    generator = Generator(4, 16, 1, base=128, most=8)
+    generator = Generator(4, 16, 1, channel_base=128, max_channels=8)
     code = torch.randn(3, 4)
     before = generator(code)
     to_channels_last(generator, torch.device("cpu"))
@@ -183,7 +183,7 @@ def test_a_code_drives_a_modulated_layer_by_an_affine_style_that_starts_at_one()
 
 
 def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel() -> None:
-    generator = Generator(5, 16, 3, base=64, most=8, gain=2)
+    generator = Generator(5, 16, 3, channel_base=64, max_channels=8, brightness_column=2)
     torch.nn.init.normal_(generator.blocks[1].convolutions[0].weight)
     codes, space = torch.randn(4, 5), StyleSpace(generator)
     styles = space.coordinates(codes)
@@ -206,7 +206,7 @@ def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel()
 def test_a_block_of_the_discriminator_is_branch_and_shortcut_over_the_root_of_two() -> None:
     """Gains are folded into the weights; written out they are a leaky ReLU times the root of two, and a sum over it."""
     torch.manual_seed(0)
-    block = Discriminator(16, 1, 5, base=64, most=8, equalized=True).blocks[0]
+    block = Discriminator(16, 1, 5, channel_base=64, max_channels=8, equalized_lr=True).blocks[0]
     x = torch.randn(3, block.first.weight.shape[1], 16, 16)
 
     def convolved(layer, seen):

@@ -37,7 +37,7 @@ def drawn_truly(explainer, batch, values):
     for column, (name, column_values) in enumerate(values.items()):
         rows = []
         for row in interventions(column_values):
-            change = torch.zeros_like(batch.codes.joined())
+            change = torch.zeros_like(batch.codes.to_vector())
             change[:, column] = (row - column_values) / 2
             rows.append(batch.images + (change @ explainer.basis).view(-1, 1, 4, 4))
         found[name] = torch.stack(rows)

@@ -7,7 +7,6 @@ from pellucid.surrogate.training.sampling import (
     decorrelating_weights,
     draw_rows,
     mix_weights,
-    weighted_correlation,
 )
 
 
@@ -18,7 +17,14 @@ def tied(rows, columns, seed=0):
     return shared + 0.8 * torch.randn(rows, columns, generator=random)
 
 
-def by_histogram(context, bins, most):
+def weighted_correlation(values, weights):
+    """Weighted correlation matrix (K, K) of values (N, K)."""
+    covariance = torch.cov(values.double().T, aweights=weights.double())
+    deviation = covariance.diagonal().sqrt()
+    return covariance / (deviation[:, None] * deviation)
+
+
+def by_histogram(context, bins, max_weight):
     """p(c_1) p(c_2) / p(c_1, c_2) of each row, clipped, counted cell by cell."""
     columns, levels = context.T.contiguous(), torch.linspace(0, 1, bins + 1, dtype=context.dtype)[1:-1]
     edges = [torch.quantile(column, levels) for column in columns]
@@ -28,14 +34,14 @@ def by_histogram(context, bins, most):
     for first, second in rows:
         alone = cells[0].count(first) * cells[1].count(second) / len(rows)
         weights.append(alone / rows.count((first, second)))
-    weights = torch.tensor(weights).clamp(max=most)
+    weights = torch.tensor(weights).clamp(max=max_weight)
     return weights / weights.mean()
 
 
 def test_weights_of_two_contexts_are_those_of_their_histogram() -> None:
     context = tied(2000, 2).double()
-    found = decorrelating_weights(context, bins=8, most=30.0)
-    torch.testing.assert_close(found, by_histogram(context, 8, 30.0), rtol=1e-4, atol=1e-5)
+    weights = decorrelating_weights(context, bins=8, max_weight=30.0)
+    torch.testing.assert_close(weights, by_histogram(context, 8, 30.0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("columns", [2, 3, 4])
@@ -47,7 +53,7 @@ def test_weighted_contexts_are_all_but_uncorrelated(columns: int) -> None:
 
 
 def test_no_weight_exceeds_the_limit_by_much() -> None:
-    weights = decorrelating_weights(tied(4000, 3), most=5.0)
+    weights = decorrelating_weights(tied(4000, 3), max_weight=5.0)
     assert float(weights.max()) < 7
     assert float(weights.mean()) == pytest.approx(1)
 

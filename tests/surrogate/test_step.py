@@ -7,13 +7,14 @@ import torch
 from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 from torch.nn import functional as F
+from torch.utils.data import ConcatDataset
 
-from pellucid.surrogate.explain.interventions import intervene
 from pellucid.surrogate.model.codes import Codes
 from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks
-from pellucid.surrogate.training.image_datasets import ConcatDataset, InMemory
+from pellucid.surrogate.training.image_datasets import InMemory
+from pellucid.surrogate.training.interventions import intervene
 from pellucid.surrogate.training.preparation import prepare
 from pellucid.surrogate.training.step import StepLosses, draw_batch
 
@@ -53,7 +54,7 @@ def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance() -
     found = intervene(given, SPAN, torch.Generator().manual_seed(0))
     _, second = found.bounds
     gradients = torch.autograd.grad(
-        found.codes.joined().square().sum(), [given.context, given.latent, given.nuisance], allow_unused=True
+        found.codes.to_vector().square().sum(), [given.context, given.latent, given.nuisance], allow_unused=True
     )
     assert gradients[0] is None
     taught = gradients[1].abs().sum(1) > 0
@@ -69,49 +70,57 @@ def stepped(tmp_path_factory: pytest.TempPathFactory):
     """Losses of one step after the warm-up, and what they were computed from."""
     torch.manual_seed(0)
     classifier, data = classifier_of(small_cnn()), bars(64, 0, 0.5)
-    features, space = FeatureExtractor(classifier), DisplaySpace.of(classifier, data.images)
-    options = TINY.replace(logits=2.0, teacher=0.7, swapped=3.0, latent_noise=0.0, nuisance_noise=0.0)
+    extractor, space = FeatureExtractor(classifier), DisplaySpace.of(classifier, data.images)
+    options = TINY.replace(logits=2.0, prediction_kl=0.7, nuisance_swap=3.0, latent_noise=0.0, nuisance_noise=0.0)
     values = data.context.values.float()
-    ready = prepare(InMemory(space.show(data.images)), values, space, features, options, tmp_path_factory.mktemp("run"))
-    networks = SurrogateNetworks(DataSizes(1, features.length, 3, data.context.names), options)
+    ready = prepare(
+        InMemory(space.to_display(data.images)),
+        values,
+        extractor=extractor,
+        space=space,
+        options=options,
+        folder=tmp_path_factory.mktemp("run"),
+    )
+    networks = SurrogateNetworks(DataSizes(1, extractor.length, 3, data.context.names), options)
     random = torch.Generator().manual_seed(0)
-    step = StepLosses(features, space, ready, options, random)
-    batch = draw_batch(ready, 16, 0.0, random, torch.device("cpu"))
-    losses, fakes = step.twin(networks, batch, None, warm=False, step=1)
-    logits = [classifier.logits(space.back(seen)) for seen in (batch.images, fakes.redrawn, fakes.changed)]
+    step = StepLosses(extractor, space, ready, options, random)
+    batch = draw_batch(ready, 16, paired_fraction=0.0, random=random, device=torch.device("cpu"))
+    losses, generated = step.surrogate_losses(networks, batch, None, warmup=False, step=1)
+    images = (batch.images, generated.reconstructed, generated.intervened)
+    logits = [classifier.logits(space.from_display(each)) for each in images]
     return losses, logits, ready.logits.std(), ready
 
 
 def test_the_logit_loss_is_the_smooth_distance_in_standard_deviations_of_the_logits(stepped) -> None:
-    losses, (wanted, redrawn, _), scale, _ = stepped
-    by_hand = 2.0 * F.smooth_l1_loss(redrawn / scale, wanted / scale)
+    losses, (target, reconstructed, _), scale, _ = stepped
+    by_hand = 2.0 * F.smooth_l1_loss(reconstructed / scale, target / scale)
     torch.testing.assert_close(losses["logits"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(stepped) -> None:
-    losses, (wanted, _, changed), scale, _ = stepped
+    losses, (target, _, changed), scale, _ = stepped
     rows = len(changed)
     swapped = slice(rows - round(0.35 * rows), rows)  # of eight rows, three: context .45, latent .2, nuisance .35
-    before, after = wanted[:rows][swapped], changed[swapped]
+    before, after = target[:rows][swapped], changed[swapped]
     teacher = F.kl_div(after.log_softmax(1), before.log_softmax(1), log_target=True, reduction="sum")
     distance = F.smooth_l1_loss(after / scale, before / scale, reduction="none").mean(1).sum()
     by_hand = 3.0 * (0.7 * teacher + 2.0 * distance) / rows
-    torch.testing.assert_close(losses["swapped"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses["nuisance_swap"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_versions_that_are_left_out_lend_no_nuisance_either(stepped) -> None:
     ready = stepped[3]
-    weights = torch.ones(2 * ready.given)
-    weights[ready.given :: 2] = 0
+    weights = torch.ones(2 * ready.num_images)
+    weights[ready.num_images :: 2] = 0
     data = replace(
         ready,
         images=ConcatDataset([ready.images, ready.images]),
         weights=weights,
-        **{name: torch.cat([getattr(ready, name)] * 2) for name in ("codes", "phi", "logits")},
+        **{name: torch.cat([getattr(ready, name)] * 2) for name in ("context", "phi", "logits")},
     )
-    marked = replace(data, phi=torch.arange(2.0 * ready.given)[:, None].expand(-1, data.phi.shape[1]))
+    marked = replace(data, phi=torch.arange(2.0 * ready.num_images)[:, None].expand(-1, data.phi.shape[1]))
     random = torch.Generator().manual_seed(0)
-    batch = draw_batch(marked, 256, 1.0, random, torch.device("cpu"))
+    batch = draw_batch(marked, 256, paired_fraction=1.0, random=random, device=torch.device("cpu"))
     source = batch.source_phi[:, 0].long()
     assert bool((weights[source] > 0).all())
     assert bool((source != batch.phi[:, 0].long()).any())

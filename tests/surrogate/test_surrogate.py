@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("twin") / "run"
     data = bars(64, 0, 0.5)
     classifier = classifier_of(small_cnn())
-    return train(classifier, data.images, data.context, TINY, out, report=None), classifier, out
+    return train(classifier, data.images, data.context, TINY, out, on_progress=None), classifier, out
 
 
 def test_codes_have_the_blocks_that_were_asked_for(trained) -> None:
@@ -39,7 +39,7 @@ def test_codes_have_the_blocks_that_were_asked_for(trained) -> None:
         ("thickness", "intensity"),
         ("latent 1", "latent 2", "latent 3"),
     )
-    torch.testing.assert_close(codes.joined(), explainer.encode(images).joined())
+    torch.testing.assert_close(codes.to_vector(), explainer.encode(images).to_vector())
     assert explainer.perceived_context(images).shape == (7, 2)
     assert explainer.head_logits(codes).shape == (7, 3)
 
@@ -130,15 +130,15 @@ def test_preview_and_log_are_written(trained) -> None:
 
 def test_without_context_a_twin_has_latents_only(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
-    explainer = train(classifier_of(small_cnn()), data.images, None, TINY, tmp_path / "run", report=None)
+    explainer = train(classifier_of(small_cnn()), data.images, None, TINY, tmp_path / "run", on_progress=None)
     assert explainer.encode(data.images[:3]).context.shape == (3, 0)
     assert explainer.reconstruct(data.images[:3]).shape == (3, 1, 16, 16)
 
 
 def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
-    options = TINY.replace(nuisance=0, noise=True)
-    arguments = {"layers": LOGITS_ONLY, "report": None}
+    options = TINY.replace(nuisance_dim=0, noise_inputs=True)
+    arguments = {"layers": LOGITS_ONLY, "on_progress": None}
     explainer = train(classifier_of(small_cnn()), data.images, data.context, options, tmp_path / "run", **arguments)
     assert explainer.encode(data.images[:3]).nuisance.shape == (3, 0)
     assert torch.equal(explainer.reconstruct(data.images[:3]), explainer.reconstruct(data.images[:3]))
@@ -155,8 +155,8 @@ def test_color_images_from_files_read_in_batches_give_the_twin_of_those_in_memor
     classifier = Classifier(small_cnn(channels=3), preprocess=preprocess)
     context = bars(24, 0, 0.5).context
     first, second = (
-        train(classifier, files, context, TINY, tmp_path / name, max_bytes_in_memory=held, report=None)
-        for name, held in (("held", 2**30), ("read", 0))
+        train(classifier, files, context, TINY.replace(max_bytes_in_memory=size), tmp_path / name, on_progress=None)
+        for name, size in (("held", 2**30), ("read", 0))
     )
     images = classifier.read(files[:3])
     assert first.space.origin == "the classifier's preprocessing"
@@ -169,10 +169,10 @@ def test_display_space_is_that_of_the_preprocessing_and_is_undone() -> None:
     images = torch.randn(4, 3, 16, 16)
     space = DisplaySpace.of(classifier, images)
     shown = preprocess.denormalize(images) * 2 - 1  # cut to what an image can hold
-    torch.testing.assert_close(space.show(images).clamp(-1, 1), shown, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(space.to_display(images).clamp(-1, 1), shown, rtol=1e-5, atol=1e-5)
     black = torch.tensor([(0 - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)])
-    torch.testing.assert_close(space.show(black[:, None, None])[:, 0, 0], -torch.ones(3))
-    torch.testing.assert_close(space.back(space.show(images)), images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(space.to_display(black[:, None, None])[:, 0, 0], -torch.ones(3))
+    torch.testing.assert_close(space.from_display(space.to_display(images)), images, rtol=1e-4, atol=1e-5)
 
 
 def refused(tmp_path: Path, message, *, images=None, context=None, network=None, options=TINY, **arguments) -> None:
@@ -186,14 +186,14 @@ def refused(tmp_path: Path, message, *, images=None, context=None, network=None,
             context,
             options,
             tmp_path / "run",
-            report=None,
+            on_progress=None,
             **arguments,
         )
 
 
 def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "squares", images=torch.rand(64, 1, 16, 20))
-    refused(tmp_path, "the preset draws 16 x 16", images=torch.rand(64, 1, 32, 32))
+    refused(tmp_path, "needs square images", images=torch.rand(64, 1, 16, 20))
+    refused(tmp_path, "the preset generates 16 x 16", images=torch.rand(64, 1, 32, 32))
     refused(tmp_path, "NaN", images=torch.full((64, 1, 16, 16), float("nan")))
     refused(tmp_path, "is 0 in every image", images=torch.zeros(64, 1, 16, 16))
 
@@ -218,10 +218,10 @@ def test_files_are_all_looked_at_before_training_and_stand_in_the_order_of_the_c
         Image.new("L", (18, 18) if index == 69 else (16, 16), color=index).save(file)
     classifier = Classifier(small_cnn(), preprocess=_as_it_is, class_names=["a", "b", "c"], input_size=(1, 16, 16))
     context = ContextTable(("a",), bars(70, 0, 0.5).context.values[:, :1], tuple(files))
-    with pytest.raises(PellucidError, match=r"69\.png: .*the preset draws 16 x 16"):
-        train(classifier, files, context, TINY, tmp_path / "run", report=None)
+    with pytest.raises(PellucidError, match=r"69\.png: .*the preset generates 16 x 16"):
+        train(classifier, files, context, TINY, tmp_path / "run", on_progress=None)
     with pytest.raises(PellucidError, match=r"row 0 of the context table is that of .*00\.png, and image 0 is .*68"):
-        train(classifier, files[:69][::-1], context.subset(slice(69)), TINY, tmp_path / "run", report=None)
+        train(classifier, files[:69][::-1], context.subset(slice(69)), TINY, tmp_path / "run", on_progress=None)
 
 
 def _as_it_is(image):
@@ -232,7 +232,9 @@ def _as_it_is(image):
 
 def test_one_latent_is_enough(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
-    explainer = train(classifier_of(small_cnn()), data.images, data.context, TINY.replace(latents=1), tmp_path / "run")
+    explainer = train(
+        classifier_of(small_cnn()), data.images, data.context, TINY.replace(latent_dim=1), tmp_path / "run"
+    )
     assert explainer.encode(data.images[:2]).latent.shape == (2, 1)
 
 
@@ -240,12 +242,12 @@ def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path: P
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 3))
     classifier, data = classifier_of(network), bars(64, 0, 0.5)
-    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", layers=[], report=None)
+    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", layers=[], on_progress=None)
     assert (explainer.features.length, explainer.features.black_box) == (20, False)
     again = load(tmp_path / "run", classifier=classifier)
     assert again.features.length == 20
     images = data.images[:2].double()  # numpy's own kind
-    torch.testing.assert_close(again.encode(images).joined(), explainer.encode(images.float()).joined())
+    torch.testing.assert_close(again.encode(images).to_vector(), explainer.encode(images.float()).to_vector())
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_a_re_renderer_must_return_images_and_context(tmp_path: Path) -> None:
 
 
 def test_a_gain_must_name_a_context(tmp_path: Path) -> None:
-    refused(tmp_path, "gain='hue' is no context", options=TINY.replace(gain="hue"))
+    refused(tmp_path, "brightness_context='hue' is not a context", options=TINY.replace(brightness_context="hue"))
     assert not list(tmp_path.rglob("run.json"))  # so that the same folder takes the command once it is mended
 
 
@@ -275,15 +277,15 @@ def test_a_gain_must_name_a_context(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"resolution": 48}, "resolution 48"),
-        ({"batch": 6}, "batch 6"),
-        ({"warm_up": 99}, "warm_up 99"),
+        ({"batch_size": 6}, "batch_size 6"),
+        ({"warmup_steps": 99}, "warmup_steps 99"),
         ({"precision": "float16"}, "precision"),
-        ({"latents": 0}, "at least one latent"),
+        ({"latent_dim": 0}, "latent_dim >= 1"),
         ({"pixels": 1.0}, "no training option 'pixels'"),
         ({"log_every": 0}, "log_every 0 is not 1 or more"),
-        ({"generator_rate": -1.0}, "generator_rate -1.0 is not above 0"),
-        ({"real_share": 2.0}, "real_share 2.0 is not between 0 and 1"),
-        ({"copies": -1}, "copies -1 is negative"),
+        ({"generator_lr": -1.0}, "generator_lr -1.0 is not above 0"),
+        ({"real_fraction": 2.0}, "real_fraction 2.0 is not between 0 and 1"),
+        ({"num_augmented": -1}, "num_augmented -1 is negative"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(changes, message: str) -> None:

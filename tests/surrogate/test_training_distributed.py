@@ -22,17 +22,17 @@ PROGRAM = """
 import json, sys
 import torch
 from pellucid.surrogate import train
-from pellucid.surrogate.training.distributed import average_gradients, join, process_rank
+from pellucid.surrogate.training.distributed import average_gradients, join_processes, process_rank
 from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 
 torch.set_num_threads(1)
-join()
+join_processes()
 weight = torch.nn.Parameter(torch.zeros(2))
 weight.grad = torch.tensor([1.0, 10.0]) * (1 + process_rank())
 average_gradients([weight])
 data = bars(64, 0, 0.5)
-twin = train(classifier_of(small_cnn()), data.images, data.context, TINY, sys.argv[1], report=None)
+twin = train(classifier_of(small_cnn()), data.images, data.context, TINY, sys.argv[1], on_progress=None)
 sums = {name: float(value.double().sum()) for name, value in twin.networks.state_dict().items()}
 with open(f"{sys.argv[1]}-{process_rank()}.json", "w") as file:
     json.dump({"gradient": weight.grad.tolist(), "sums": sums}, file)

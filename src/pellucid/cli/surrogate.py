@@ -52,7 +52,7 @@ from pellucid.errors import PellucidError
 if TYPE_CHECKING:
     from pellucid.data import ContextTable
     from pellucid.surrogate import SurrogateExplainer, TrainingOptions
-    from pellucid.surrogate.training.training_progress import TrainingProgress
+    from pellucid.surrogate.training import TrainingProgress
 
 
 app = typer.Typer(
@@ -79,7 +79,8 @@ Layers = Annotated[
 ]
 HeldOut = Annotated[float, typer.Option(help="Share of the images that the twin is measured on, not trained.")]
 Option = Annotated[
-    list[str] | None, typer.Option(help="Another training option or loss weight, as in latents=4; repeat for several.")
+    list[str] | None,
+    typer.Option(help="Another training option or loss weight, as in latent_dim=4; repeatable."),
 ]
 
 
@@ -119,9 +120,9 @@ def resume(run: RunFolder, device: Device = None, as_json: AsJson = False) -> No
 
 def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) -> None:
     from pellucid.surrogate import train as train_twin
-    from pellucid.surrogate.training.distributed import is_main_process, join
+    from pellucid.surrogate.training import is_main_process, join_processes
 
-    join()
+    join_processes()
     options = _options(command)
     files, table = find_data(Path(command.data), Path(command.context) if command.context else None, command.columns)
     command = replace(command, listing=listing_of(files))
@@ -141,7 +142,7 @@ def _run(command: TrainCommand, out: Path, device: str | None, as_json: bool) ->
             out,
             layers="logits" if black_box else split_names(command.layers) or None,
             rerender=rerender_named(command.rerender, classifier, own, examples),
-            report=_remembering(command, out, tell),
+            on_progress=_remembering(command, out, tell),
         )
     if is_main_process():
         with _resumable(out):
@@ -155,16 +156,16 @@ def _options(command: TrainCommand) -> "TrainingOptions":
     """The preset with what was asked for changed; fewer steps have a shorter warm-up."""
     from dataclasses import fields
 
-    from pellucid.surrogate.training.training_options import LossWeights, get_preset
+    from pellucid.surrogate.training_options import LossWeights, get_preset
 
     options = get_preset(command.preset).replace(seed=command.seed)
     if command.steps is not None:
-        options = options.replace(steps=command.steps, warm_up=min(options.warm_up, command.steps // 6))
-    present = asdict(options.weights) | {each.name: getattr(options, each.name) for each in fields(options)}
+        options = options.replace(steps=command.steps, warmup_steps=min(options.warmup_steps, command.steps // 6))
+    present = asdict(options.loss_weights) | {each.name: getattr(options, each.name) for each in fields(options)}
     changes: dict[str, object] = {}
     for name, text in assignments(command.option, "--option").items():
-        if name not in present or name == "weights":
-            known = sorted({each.name for each in fields(options)} - {"weights"} | set(asdict(LossWeights())))
+        if name not in present or name == "loss_weights":
+            known = sorted({each.name for each in fields(options)} - {"loss_weights"} | set(asdict(LossWeights())))
             raise PellucidError(f"no training option {name!r}; there are {', '.join(known)}")
         changes[name] = _like(present[name], text, name)
     return options.replace(**changes)
@@ -254,7 +255,7 @@ def _resumable(out: Path) -> Iterator[None]:
 @contextmanager
 def _told() -> "Iterator[Callable[[TrainingProgress], None]]":
     """A bar with losses and throughput on a terminal, lines elsewhere; always on stderr."""
-    from pellucid.surrogate.training.training_progress import print_progress
+    from pellucid.surrogate.training import print_progress
 
     if not messages.is_terminal:
         yield print_progress

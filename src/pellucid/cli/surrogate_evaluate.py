@@ -109,7 +109,7 @@ def _read_off(explainer: "SurrogateExplainer", sample: Sample) -> dict[str, dict
     return {
         "judged": r2_by_context(names, explainer.encode(sample.images).context, table),
         "perceived": r2_by_context(names, explainer.perceived_context(sample.images), table),
-        "unlearnt": dict(zip(names, explainer.quality.blind, strict=False)),
+        "unlearnt": dict(zip(names, explainer.quality.untrained_baseline, strict=False)),
     }
 
 

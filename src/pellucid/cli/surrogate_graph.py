@@ -33,8 +33,7 @@ from pellucid.errors import PellucidError
 
 if TYPE_CHECKING:
     from pellucid.surrogate import SurrogateExplainer
-    from pellucid.surrogate.causal.graph import CausalGraph, Edge
-    from pellucid.surrogate.causal.search import BackgroundKnowledge
+    from pellucid.surrogate.causal import BackgroundKnowledge, CausalGraph, Edge
     from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 
 
@@ -82,7 +81,7 @@ def graph(
 
     It is kept in the run, for `surrogate explain`.
     """
-    from pellucid.surrogate.causal.search import DiscoveryOptions
+    from pellucid.surrogate.causal import DiscoveryOptions
 
     chosen: Any = method  # checked by DiscoveryOptions
     options = DiscoveryOptions(method=chosen, bootstraps=bootstraps, seed=seed)
@@ -119,7 +118,7 @@ def graph(
 def _knowledge(
     tiers: Sequence[str] | None, required: Sequence[str] | None, forbidden: Sequence[str] | None
 ) -> "BackgroundKnowledge":
-    from pellucid.surrogate.causal.search import BackgroundKnowledge
+    from pellucid.surrogate.causal import BackgroundKnowledge
 
     numbers = {}
     for name, text in assignments(tiers, "--tier").items():
@@ -211,7 +210,7 @@ def _print_necessity(global_explanation: "GlobalExplanation", class_names: Seque
 
 
 def _print_edges(graph: "CausalGraph", title: str, sink: str) -> None:
-    from pellucid.surrogate.causal.discovery import CLASS_NODE
+    from pellucid.surrogate.causal import CLASS_NODE
 
     shown = [edge for edge in graph.edges if sink not in edge.pair and edge.source != CLASS_NODE]
     led = [edge.target for edge in graph.edges if edge.source == CLASS_NODE]
@@ -220,7 +219,7 @@ def _print_edges(graph: "CausalGraph", title: str, sink: str) -> None:
         screen.print(f"{title}: no edges among the concepts", highlight=False, markup=False)
         return
     table = Table(
-        *("edge", "confidence", "strength", "ground", ""),
+        *("edge", "confidence", "strength", "orientation", ""),
         title=title,
         title_justify="left",
         caption=caption,
@@ -228,7 +227,11 @@ def _print_edges(graph: "CausalGraph", title: str, sink: str) -> None:
     )
     for edge in sorted(shown, key=lambda each: -abs(each.strength)):
         table.add_row(
-            escape(str(edge)), _share(edge), f"{edge.strength:+.2f}", edge.ground, "tentative" if edge.tentative else ""
+            escape(str(edge)),
+            _share(edge),
+            f"{edge.strength:+.2f}",
+            edge.orientation_source,
+            "tentative" if edge.tentative else "",
         )
     screen.print(table)
 
@@ -240,7 +243,7 @@ def _print_difference(global_explanation: "GlobalExplanation") -> None:
     told = global_explanation.difference
     lines = [f"only in the data: {edge}" for edge in told.only_first]
     lines += [f"only perceived: {edge}" for edge in told.only_second]
-    lines += [f"turned: {one} in the data, {other} perceived" for one, other in told.turned]
+    lines += [f"turned: {one} in the data, {other} perceived" for one, other in told.reoriented]
     for line in lines or ["data and perceived graph agree on all contexts that are perceived"]:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -77,7 +77,9 @@ def _check_units(explainer: "SurrogateExplainer", sample: Sample) -> None:
 
     assert sample.context is not None
     table = explainer.standard_context(sample.context.values.float())
-    found = explainer.standard_context(measure_digits(explainer.space.show(sample.images), explainer.context_names))
+    found = explainer.standard_context(
+        measure_digits(explainer.space.to_display(sample.images), explainer.context_names)
+    )
     known = found.isfinite().all(1)
     r2 = r2_by_context(explainer.context_names, found[known], table[known])
     if poor := {context: share for context, share in r2.items() if not share >= _LEAST_R2}:
@@ -104,7 +106,7 @@ def rerender_named(
     if name != MORPHOMNIST or context is None:
         return None
     from pellucid.surrogate.assess.morphometry import digit_rerender
-    from pellucid.surrogate.model.image_space import DisplaySpace
+    from pellucid.surrogate.model import DisplaySpace
 
     low, high = torch.quantile(context.values, torch.tensor(_RANGE, dtype=torch.float64), dim=0).float()
     return digit_rerender(context.names, low, high, DisplaySpace.of(classifier, examples))

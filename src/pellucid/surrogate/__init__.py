@@ -1,14 +1,11 @@
 """The surrogate (GLANCE): why does the classifier decide so?"""
 
-from pellucid.surrogate.model.attribute_predictors import Rerender
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
 from pellucid.surrogate.model.features import LOGITS_ONLY
 from pellucid.surrogate.pretrained import digit_surrogate
 from pellucid.surrogate.surrogate import SurrogateExplainer, load
-from pellucid.surrogate.training.checkpoint import CheckpointError
-from pellucid.surrogate.training.divergence import DivergedError
-from pellucid.surrogate.training.train import train
-from pellucid.surrogate.training.training_options import PRESETS, LossWeights, TrainingOptions
+from pellucid.surrogate.training import CheckpointError, DivergedError, train
+from pellucid.surrogate.training_options import PRESETS, LossWeights, Rerender, TrainingOptions
 
 __all__ = [
     "LOGITS_ONLY",

@@ -54,7 +54,7 @@ class Answers(Memory):
             probabilities(after.logits),
             self.context_values(after.codes.context),
             difference_map(batch, changed),
-            DataSupport(self._known().codes).in_distribution(codes.concepts()),
+            DataSupport(self._known().codes).in_distribution(codes.concept_coordinates()),
             fidelity(batch),
         )
 
@@ -63,15 +63,15 @@ class Answers(Memory):
         columns = {name: self.context_names.index(name) for name in do}
         for name, value in do.items():
             values[:, columns[name]] = value
-        concepts = batch.codes.concepts().clone()
+        concepts = batch.codes.concept_coordinates().clone()
         asked = self.standard_context(values)[:, list(columns.values())]
         concepts[:, list(columns.values())] = asked
         if not propagate:
             return concepts
-        known = self._known().codes.concepts()
+        known = self._known().codes.concept_coordinates()
         models, left_out = fit_structural_models(self.graph, self.context_names, self.latent_names, known)
         given = {name: asked[:, at].double().cpu().numpy() for at, name in enumerate(columns)}
-        before = batch.codes.concepts().double().cpu().numpy()
+        before = batch.codes.concept_coordinates().double().cpu().numpy()
         found = torch.stack([torch.from_numpy(model.counterfactual(before, given)) for model in models])
         if left_out or float((found - found[0]).abs().max()) > 1e-6:
             undecided = [edge for edge in self.graph.drop_tentative().edges if edge.undecided]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.training.fitting import determination
+from pellucid.surrogate.model.encoders import r2_score
 
 BINS, FOLDS = 20, 5
 
@@ -119,7 +119,7 @@ def linear_r2(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, seed: int =
     given, wanted = _checked(codes, factors, folds)
     split = KFold(folds, shuffle=True, random_state=seed)
     found = cross_val_predict(LinearRegression(), given.numpy(), wanted.numpy(), cv=split)
-    return determination(torch.from_numpy(found), wanted)
+    return r2_score(torch.from_numpy(found), wanted)
 
 
 def boosted_importance(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ def boosted_importance(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, se
             trees = GradientBoostingRegressor(random_state=seed).fit(x[fitted], y[fitted, factor])
             importance[:, factor] += torch.from_numpy(trees.feature_importances_) / folds
             found[held_out, factor] = torch.from_numpy(trees.predict(x[held_out]))
-    return importance, determination(found, wanted)
+    return importance, r2_score(found, wanted)
 
 
 def disentanglement(importance: Tensor) -> float:

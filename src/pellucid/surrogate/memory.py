@@ -248,7 +248,9 @@ class Memory:
         return [
             f"{name}: the classifier with random weights tells it nearly as well (R2 {blind:.2f}; trained {own:.2f}), "
             "so that it is perceived does not show that it was learnt"
-            for name, own, blind in zip(self.context_names, self.quality.perceived, self.quality.blind, strict=False)
+            for name, own, blind in zip(
+                self.context_names, self.quality.probe_r2, self.quality.untrained_baseline, strict=False
+            )
             if own >= MIN_PROBE_R2 and own - blind < MIN_PROBE_GAIN
         ]
 

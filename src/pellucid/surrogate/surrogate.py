@@ -11,14 +11,14 @@ from pellucid.classifiers import Classifier
 from pellucid.results import library_versions
 from pellucid.storage import RecordError, read_record, read_tensors, select_prefix, write_record, write_tensors
 from pellucid.surrogate.answers import Answers
-from pellucid.surrogate.model import to_channels_last
 from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality
-from pellucid.surrogate.model.codes import Codes, latent_names
+from pellucid.surrogate.model.codes import Codes, name_latents
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.model.layers import to_channels_last
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks
 from pellucid.surrogate.training.checkpoint import CheckpointError
-from pellucid.surrogate.training.training_options import TrainingOptions
+from pellucid.surrogate.training_options import TrainingOptions
 
 FORMAT, VERSION = "pellucid surrogate", 1
 TENSORS, RECORD = "twin.safetensors", "twin.json"
@@ -59,7 +59,7 @@ class SurrogateExplainer(Answers):
         self.auxiliary_models, self.quality, self.steps = auxiliary_models, quality, steps
         self.span = span.to(features.classifier.device)
         self.context_names = sizes.context_names
-        self.latent_names = latent_names(options.latents)
+        self.latent_names = name_latents(options.latent_dim)
 
     @property
     def classifier(self) -> Classifier:
@@ -81,13 +81,13 @@ class SurrogateExplainer(Answers):
         return Codes(*(torch.cat(blocks) for blocks in zip(*parts, strict=True)))
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shown = self.space.show(images)
+        shown = self.space.to_display(images)
         latent = self.networks.latent(self.auxiliary_models.standard_phi(self.features(images).phi))
-        return self.auxiliary_models.judges(shown), latent, self.networks.nuisance(shown)
+        return self.auxiliary_models.attribute_predictors(shown), latent, self.networks.nuisance(shown)
 
     def decode(self, codes: Codes) -> Tensor:
         """The images of codes; differentiable with respect to them."""
-        return self.space.back(self.networks.generate(codes))
+        return self.space.from_display(self.networks.generate(codes))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images as the twin redraws them, without gradients."""
@@ -97,7 +97,7 @@ class SurrogateExplainer(Answers):
 
     def clip(self, images: Tensor) -> Tensor:
         """Images cut to the range between black and full brightness; differentiable."""
-        return self.space.back(self.space.show(images).clamp(-1, 1))
+        return self.space.from_display(self.space.to_display(images).clamp(-1, 1))
 
     def logits(self, images: Tensor) -> Tensor:
         """The classifier's logits (N, K); differentiable with respect to the images."""
@@ -105,7 +105,7 @@ class SurrogateExplainer(Answers):
 
     def head_logits(self, codes: Codes) -> Tensor:
         """The logits (N, K) that the discriminative twin reads off context and latents alone."""
-        predicted: Tensor = self.networks.head(codes.concepts())
+        predicted: Tensor = self.networks.head(codes.concept_coordinates())
         return predicted
 
     def pooled_features(self, images: Tensor) -> Tensor:
@@ -117,12 +117,12 @@ class SurrogateExplainer(Answers):
         """The context that the classifier's own features tell of, (N, K_c), in standard deviations of the table."""
         phi = self.pooled_features(images.to(self.classifier.device))
         with torch.no_grad():
-            perceived: Tensor = self.auxiliary_models.perception(self.auxiliary_models.standard_phi(phi))
+            perceived: Tensor = self.auxiliary_models.context_probe(self.auxiliary_models.standard_phi(phi))
         return perceived
 
     def predicted_context(self, images: Tensor) -> Tensor:
         """Each judge's context of images, (judges, N, K_c), standardized; differentiable."""
-        return self.auxiliary_models.judges.each(self.space.show(images))
+        return self.auxiliary_models.attribute_predictors.predict_each(self.space.to_display(images))
 
     def standard_context(self, values: Tensor) -> Tensor:
         """Context in the table's units (N, K_c) as the codes have it."""
@@ -137,7 +137,7 @@ class SurrogateExplainer(Answers):
         them."""
         path = Path(folder)
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
-        tensors |= {f"instruments.{name}": value for name, value in self.auxiliary_models.state_dict().items()}
+        tensors |= {f"auxiliary_models.{name}": value for name, value in self.auxiliary_models.state_dict().items()}
         write_tensors(path / TENSORS, tensors | {"span": self.span})
         write_record(path / RECORD, self._record(), kind=FORMAT, version=VERSION)
         self.save_state(path)
@@ -216,7 +216,7 @@ def load(folder: str | Path, *, classifier: Classifier) -> SurrogateExplainer:
     networks = SurrogateNetworks(sizes, options)
     networks.load_state_dict(select_prefix(tensors, "networks."))
     auxiliary_models = AuxiliaryModels(sizes.channels, sizes.features, len(sizes.context_names), options)
-    auxiliary_models.load_state_dict(select_prefix(tensors, "instruments."))
+    auxiliary_models.load_state_dict(select_prefix(tensors, "auxiliary_models."))
     to_channels_last(networks, classifier.device)
     to_channels_last(auxiliary_models, classifier.device)
     surrogate = SurrogateExplainer(

@@ -177,7 +177,7 @@ class TrainSurrogateOptions:
         held_out: share of the images that the surrogate is measured on, not trained.
         measure: what re-measures generated images: "judges", its own attribute predictors, or "morphomnist" for digits.
         rerender: "morphomnist" also trains on digits redrawn with other values, so that tied contexts come apart.
-        option: other training options or loss weights, as in latents=4.
+        option: other training options or loss weights, as in latent_dim=4.
         seed: of everything drawn.
     """
 

@@ -122,8 +122,8 @@ def _verdict(explainer: "SurrogateExplainer") -> dict[str, str]:
 
 def _concept(explainer: "SurrogateExplainer", column: int, control: Control) -> dict[str, Any]:
     quality = explainer.quality
-    judged = [judge[column] for judge in quality.judged]
-    perceived = quality.perceived[column] if quality.perceived else math.nan
+    judged = [judge[column] for judge in quality.predictor_r2]
+    perceived = quality.probe_r2[column] if quality.probe_r2 else math.nan
     measured = not math.isnan(control.correlation)
     return {
         "name": control.concept,
@@ -133,7 +133,7 @@ def _concept(explainer: "SurrogateExplainer", column: int, control: Control) -> 
         "leak": [_leak(control, name) for name in explainer.context_names],
         "judged": f"{min(judged):.2f}" if judged else "",
         "perceived": "" if math.isnan(perceived) else f"{max(perceived, 0):.2f}",
-        "blind": f"{max(quality.blind[column], 0):.2f}" if quality.blind else "",
+        "blind": f"{max(quality.untrained_baseline[column], 0):.2f}" if quality.untrained_baseline else "",
         "seen": perceived >= MIN_PROBE_R2,
         "shown": control.effective,
         "verdict": _shown(control, measured, perceived),

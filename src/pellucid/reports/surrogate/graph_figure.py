@@ -13,9 +13,7 @@ from pellucid.reports.surrogate.graph_layout import (
     lay_out,
     layers_of,
 )
-from pellucid.surrogate.causal.compare import GraphDifference
-from pellucid.surrogate.causal.discovery import CLASS_NODE
-from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal import CLASS_NODE, CausalGraph, Edge, GraphDifference
 from pellucid.surrogate.explain.decision_effects import DECISION_NODE
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 from pellucid.surrogate.explain.necessity import Proportion
@@ -168,18 +166,24 @@ def describe_edge(edge: Edge) -> list[str]:
             ways = f" ({edge.source} causes {edge.target} in {one}, the other way in {other})"
         facts.append(f"found in {percent(edge.confidence)} of the bootstraps{ways}")
     if not math.isnan(edge.strength):
-        unit = "sd of the margin" if edge.ground == "intervention" else "partial correlation"
+        unit = "sd of the margin" if edge.orientation_source == "intervention" else "partial correlation"
         if edge.source == CLASS_NODE:
             unit = "share of variance"
         facts.append(f"strength {'+' if edge.strength > 0 else ''}{format_number(round(edge.strength, 3))}, {unit}")
-    facts.append("found by a test of the classes" if edge.source == CLASS_NODE else ORIENTATION_SOURCES[edge.ground])
+    facts.append(
+        "found by a test of the classes" if edge.source == CLASS_NODE else ORIENTATION_SOURCES[edge.orientation_source]
+    )
     if not math.isnan(edge.p_value):
         facts.append(format_p_value(edge.p_value))
     if edge.source_mark == edge.target_mark == "arrow":
         facts.append("a hidden common cause")
     if "circle" in (edge.source_mark, edge.target_mark):
         facts.append("circle: that end may be a cause or an effect")
-    doubt = "the twin does not control this concept" if edge.ground == "intervention" else "less sure than asked for"
+    doubt = (
+        "the twin does not control this concept"
+        if edge.orientation_source == "intervention"
+        else "less sure than asked for"
+    )
     return [*facts, f"tentative: {doubt}"] if edge.tentative else facts
 
 
@@ -189,7 +193,7 @@ def _difference(global_explanation: GlobalExplanation, layout: GraphLayout) -> d
     told = _among_concepts(global_explanation.difference)
     drawn = [_drawn(edge, layout, 1.0, "only in the data") for edge in told.only_first]
     drawn += [_drawn(edge, layout, 1.0, "only perceived") for edge in told.only_second]
-    drawn += [_drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in told.turned]
+    drawn += [_drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in told.reoriented]
     drawn += [_drawn(edge, layout, 1.0, "in both") for edge, _ in told.common]
     shared = CausalGraph(
         tuple(name for name in global_explanation.data.nodes if name in _read_nodes(global_explanation)), ()
@@ -211,7 +215,7 @@ def _among_concepts(told: GraphDifference) -> GraphDifference:
     return GraphDifference(
         tuple(edge for edge in told.only_first if CLASS_NODE not in edge.pair),
         tuple(edge for edge in told.only_second if CLASS_NODE not in edge.pair),
-        tuple(pair for pair in told.turned if CLASS_NODE not in pair[0].pair),
+        tuple(pair for pair in told.reoriented if CLASS_NODE not in pair[0].pair),
         tuple(pair for pair in told.common if CLASS_NODE not in pair[0].pair),
     )
 
@@ -231,7 +235,7 @@ def _differences(global_explanation: GlobalExplanation) -> list[str] | None:
         for edge in told.only_second
     ]
     lines += [
-        f"{one} in the data, {other} as perceived: joined in both, told differently." for one, other in told.turned
+        f"{one} in the data, {other} as perceived: joined in both, told differently." for one, other in told.reoriented
     ]
     lines += [f"{one}: the same in both." for one, _ in told.common]
     assert global_explanation.data is not None

@@ -60,8 +60,8 @@ def _provenance(explainer: "SurrogateExplainer") -> dict[str, Any]:
             "steps": f"{explainer.steps} of {explainer.options.steps}",
             "resolution": explainer.options.resolution,
             "contexts": ", ".join(explainer.context_names) or "none",
-            "latents": explainer.options.latents,
-            "nuisance": explainer.options.nuisance,
+            "latents": explainer.options.latent_dim,
+            "nuisance": explainer.options.nuisance_dim,
             "seed": explainer.options.seed,
         },
         "versions": library_versions(),
@@ -73,7 +73,7 @@ def _provenance(explainer: "SurrogateExplainer") -> dict[str, Any]:
         | {
             "graph": {
                 name: each
-                for name, each in explainer.global_explanation.perceived.made_by.items()
+                for name, each in explainer.global_explanation.perceived.provenance.items()
                 if each not in ([], {})
             }
         }

@@ -142,7 +142,7 @@ def _strip(
 ) -> dict[str, Any]:
     values, unit = values_of(explainer, strip.concept, strip.levels)
     predicted, _ = values_of(explainer, strip.concept, strip.predicted)
-    own = float(found.batch.codes.concepts()[0, found.importance.names.index(strip.concept)])
+    own = float(found.batch.codes.concept_coordinates()[0, found.importance.names.index(strip.concept)])
     ends = float(strip.levels[0]), float(strip.levels[-1])
     return {
         "name": strip.concept,
@@ -202,7 +202,7 @@ def _flip(explainer: "SurrogateExplainer", found: LocalExplanation, names: Seque
     batch = found.batch
     changes = {name: float(by) for name, by in zip(found.importance.names, flipped.change[0], strict=True) if by}
     scale = Scale.over(changes.values())
-    before, after = batch.codes.concepts()[0], flipped.codes.concepts()[0]
+    before, after = batch.codes.concept_coordinates()[0], flipped.codes.concept_coordinates()[0]
     rows = []
     for name, by in sorted(changes.items(), key=lambda item: -abs(item[1])):
         column = found.importance.names.index(name)

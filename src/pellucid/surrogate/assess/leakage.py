@@ -63,7 +63,7 @@ def concept_leakage(
         raise PellucidError(f"wanted images and two increasing quantiles, not {len(batch)} and {ends}")
     names = (*batch.surrogate.context_names, *batch.surrogate.latent_names)
     factual = measure_baseline(batch, measure, transferred=transferred)
-    bounds = torch.quantile(batch.codes.concepts(), torch.tensor(ends).to(batch.images), dim=0)
+    bounds = torch.quantile(batch.codes.concept_coordinates(), torch.tensor(ends).to(batch.images), dim=0)
     changes, swings, counts = [], [], []
     for column, (low, high) in enumerate(bounds.T.tolist()):
         seen = [measure_intervention(batch, column, end, measure, transferred=transferred) for end in (low, high)]
@@ -89,7 +89,7 @@ def measure_intervention(
     batch: EncodedBatch, column: int, values: Tensor | float, measure: Measure, *, transferred: bool = False
 ) -> Tensor:
     """What is measured (N, K_c) once a concept coordinate is set to values (N,) or to one, all other codes held."""
-    concepts = batch.codes.concepts().clone()
+    concepts = batch.codes.concept_coordinates().clone()
     concepts[:, column] = values
     drawn = batch.drawn(batch.codes.replace_concepts(concepts))
     return measure(batch.transferred(drawn) if transferred else drawn)

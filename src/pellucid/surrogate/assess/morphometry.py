@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate.assess.leakage import Measure
-from pellucid.surrogate.model.attribute_predictors import Rerender
 from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.training_options import Rerender
 from pellucid.synthetic.morphomnist import measure, redraw
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def measure_digits(shown: Tensor, names: Sequence[str], ground: float = 0.0) -> 
 def digit_measure(surrogate: "SurrogateExplainer") -> Measure:
     """What re-measures the digits that a twin draws; all its contexts must be measures of digits."""
     return lambda images: surrogate.standard_context(
-        measure_digits(surrogate.space.show(images), surrogate.context_names, GROUND)
+        measure_digits(surrogate.space.to_display(images), surrogate.context_names, GROUND)
     )
 
 
@@ -52,9 +52,9 @@ def digit_rerender(names: Sequence[str], low: Tensor, high: Tensor, space: Displ
     def anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         asked = low + (high - low) * torch.rand(len(images), len(names), generator=random)
         settings = dict(zip(names, asked.T, strict=True))
-        gray = redraw(_gray(space.show(images)), rounds=_ROUNDS, **settings)
+        gray = redraw(_gray(space.to_display(images)), rounds=_ROUNDS, **settings)
         shown = (gray / 127.5 - 1)[:, None].expand_as(images)
-        return space.back(shown), measure_digits(shown, names)
+        return space.from_display(shown), measure_digits(shown, names)
 
     return anew
 

@@ -33,13 +33,13 @@ class GraphDifference:
 
     Attributes:
         only_first, only_second: edges that one graph has and the other lacks.
-        turned: pairs (first, second) that are adjacent in both and whose marks differ.
+        reoriented: pairs (first, second) that are adjacent in both and whose marks differ.
         common: pairs that agree.
     """
 
     only_first: tuple[Edge, ...]
     only_second: tuple[Edge, ...]
-    turned: tuple[tuple[Edge, Edge], ...]
+    reoriented: tuple[tuple[Edge, Edge], ...]
     common: tuple[tuple[Edge, Edge], ...]
 
 
@@ -64,7 +64,7 @@ def score_graph(found: CausalGraph, truth: CausalGraph) -> GraphScore:
         f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
         hamming=true_count + found_count - 2 * len(both) + sum(_marks(true) != _marks(guess) for true, guess in both),
         wrong=sum(not guess.undecided and _marks(true) != _marks(guess) for true, guess in both),
-        undecided=sum(guess.undecided and true.directed != true.reversed().directed for true, guess in both),
+        undecided=sum(guess.undecided and true.directed != true.reverse().directed for true, guess in both),
     )
 
 

@@ -84,8 +84,8 @@ def discover(
     if classes is not None:
         nodes = (CLASS_NODE, *nodes)
         edges += _class_edges(table[rows], names, classes, options.alpha)
-    made_by = _made_by(options, knowledge, len(rows))
-    return CausalGraph(nodes, tuple(edges), made_by, _notes(labels is not None, classes is not None, options))
+    provenance = _provenance(options, knowledge, len(rows))
+    return CausalGraph(nodes, tuple(edges), provenance, _notes(labels is not None, classes is not None, options))
 
 
 def _checked(
@@ -174,10 +174,10 @@ def _edges(found: _Found, knowledge: BackgroundKnowledge, options: DiscoveryOpti
             forward=float(found.points[i, j]),
             backward=float(found.points[j, i]),
             strength=_partial_correlation(found.normal, i, j, found.marks),
-            ground=ground,
+            orientation_source=ground,
             tentative=confidence < options.keep,
         )
-        edges.append(edge.reversed() if edge.reversed().directed else edge)
+        edges.append(edge.reverse() if edge.reverse().directed else edge)
     return edges
 
 
@@ -216,13 +216,13 @@ def _class_edges(table: Floats, names: Sequence[str], classes: NDArray[Any], alp
     # Epsilon squared, the share of the rank variance that the class explains.
     strengths = [float(test.statistic) * (len(table) + 1) / (len(table) ** 2 - 1) for test in tests]
     return [
-        Edge(CLASS_NODE, name, "tail", "arrow", strength=strength, ground="knowledge", p_value=float(p))
+        Edge(CLASS_NODE, name, "tail", "arrow", strength=strength, orientation_source="knowledge", p_value=float(p))
         for name, strength, p in zip(names, strengths, corrected, strict=True)
         if p < alpha
     ]
 
 
-def _made_by(options: DiscoveryOptions, knowledge: BackgroundKnowledge, rows: int) -> dict[str, object]:
+def _provenance(options: DiscoveryOptions, knowledge: BackgroundKnowledge, rows: int) -> dict[str, object]:
     from importlib.metadata import version
 
     return {

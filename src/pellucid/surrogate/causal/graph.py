@@ -27,8 +27,8 @@ class Edge:
         strength: partial correlation of the rank-Gaussianised nodes given the nodes known to point into either, in
             [-1, 1]; of an edge to the decision the move of the margin in its standard deviations, signed; for a class
             label, which has no sign, the share of variance it explains.
-        ground: what identifies the orientation: the user's knowledge, a collider (and what follows from it by Meek's
-            rules), an intervention, or nothing.
+        orientation_source: what identifies the orientation: the user's knowledge, a collider (and what follows from it
+            by Meek's rules), an intervention, or nothing.
         tentative: less confident than asked for a firm edge; drawn dashed.
         p_value: of a test of this edge on its own, corrected for the number of edges tested; NaN if there was none.
     """
@@ -41,7 +41,7 @@ class Edge:
     forward: float = nan
     backward: float = nan
     strength: float = nan
-    ground: OrientationSource = "undecided"
+    orientation_source: OrientationSource = "undecided"
     tentative: bool = False
     p_value: float = nan
 
@@ -71,7 +71,7 @@ class Edge:
         """The two ends."""
         return frozenset((self.source, self.target))
 
-    def reversed(self) -> "Edge":
+    def reverse(self) -> "Edge":
         """The same edge, named from the other end."""
         return replace(
             self,
@@ -91,7 +91,7 @@ class CausalGraph:
     Attributes:
         nodes: names.
         edges: at most one for each pair of nodes.
-        made_by: method, options, seeds, versions and numbers of samples, plainly typed.
+        provenance: method, options, seeds, versions and numbers of samples, plainly typed.
         notes: what a reader must know, in words.
 
     Raises:
@@ -100,7 +100,7 @@ class CausalGraph:
 
     nodes: tuple[str, ...]
     edges: tuple[Edge, ...]
-    made_by: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class CausalGraph:
         """The edge of a pair, named from `one`, or None."""
         for edge in self.edges:
             if edge.pair == {one, other}:
-                return edge if edge.source == one else edge.reversed()
+                return edge if edge.source == one else edge.reverse()
         return None
 
     def parents(self, node: str) -> tuple[str, ...]:
@@ -130,10 +130,10 @@ class CausalGraph:
     def descendants(self, node: str) -> tuple[str, ...]:
         """All that this node is known to cause, directly or not, causes before effects."""
         reached = {node}
-        for name in self.order():
+        for name in self.topological_order():
             if reached.intersection(self.parents(name)):
                 reached.add(name)
-        return tuple(name for name in self.order() if name in reached and name != node)
+        return tuple(name for name in self.topological_order() if name in reached and name != node)
 
     def paths(self, node: str) -> Iterator[tuple[str, ...]]:
         """Every directed path that begins at a node, the node itself first."""
@@ -142,7 +142,7 @@ class CausalGraph:
             for path in self.paths(child):
                 yield (node, *path)
 
-    def order(self) -> tuple[str, ...]:
+    def topological_order(self) -> tuple[str, ...]:
         """Causes before effects.
 
         Raises:
@@ -177,11 +177,11 @@ class CausalGraph:
             edge = self.edge(cause, effect)
             if edge is None:
                 raise PellucidError(f"no edge between {cause!r} and {effect!r} that could be oriented")
-            if edge.reversed().directed:
+            if edge.reverse().directed:
                 raise PellucidError(f"{effect!r} -> {cause!r} is already decided; it cannot be turned round")
             if edge.has_arrow_at(cause):
                 raise PellucidError(f"{edge} says that {cause!r} does not cause {effect!r}")
-            decided = replace(edge, source_mark="tail", target_mark="arrow", ground="knowledge")
+            decided = replace(edge, source_mark="tail", target_mark="arrow", orientation_source="knowledge")
             edges[edge.pair] = edge if edge.directed else decided
         return replace(self, edges=tuple(edges.values()))
 
@@ -220,7 +220,7 @@ class CausalGraph:
     def is_acyclic(self) -> bool:
         """Whether the directed edges make no cycle."""
         try:
-            self.order()
+            self.topological_order()
         except PellucidError:
             return False
         return True

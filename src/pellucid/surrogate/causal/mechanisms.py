@@ -92,7 +92,7 @@ class FittedStructuralModel:
         marginals = tuple(Marginal.of(column) for column in table.T)
         normal = _to_normal(marginals, table)
         mechanisms = {}
-        for node in graph.order():
+        for node in graph.topological_order():
             if graph.parents(node):
                 mechanisms[node] = _regression(options).fit(*_causes_and_effect(graph, node, normal))
         return cls(graph, marginals, mechanisms, normal, options)
@@ -138,7 +138,7 @@ class FittedStructuralModel:
             after[:, self.graph.nodes.index(node)] = value
         reached = {name for node in do for name in self.graph.descendants(node)} - set(do)
         responding = reached if through is None else reached & set(through)
-        for node in (name for name in self.graph.order() if name in responding):
+        for node in (name for name in self.graph.topological_order() if name in responding):
             after[:, self.graph.nodes.index(node)] = self._response(node, before, after)
         return after
 
@@ -182,7 +182,7 @@ def _refuse_undecided(graph: CausalGraph) -> None:
             f"the direction of {open_edges} is not identified: orient them with graph.oriented({{cause: effect}}), "
             "or report the range over graph.extensions()"
         )
-    graph.order()
+    graph.topological_order()
 
 
 def _causes_and_effect(graph: CausalGraph, node: str, normal: Floats) -> tuple[Floats, Floats]:

@@ -108,7 +108,7 @@ def measure_decision_effects(
             "so for the images themselves, the twin's drawings are all alike: train it longer"
         )
     donors = _derangement(len(batch), seed)
-    nuisance, concepts = batch.codes.nuisance, batch.codes.concepts()
+    nuisance, concepts = batch.codes.nuisance, batch.codes.concept_coordinates()
     steps = (1 + len(DOSE_QUANTILES)) * concepts.shape[1] + nuisance.shape[1] + 1
     done = 0
 
@@ -129,7 +129,7 @@ def measure_decision_effects(
     measured = []
     for one, name in enumerate((*batch.surrogate.context_names, *batch.surrogate.latent_names)):
         swap, flips = moved(batch.codes.replace_concepts(_set(concepts, one, concepts[donors, one])))
-        levels = torch.quantile(reference.concepts()[:, one], torch.tensor(DOSE_QUANTILES).to(concepts))
+        levels = torch.quantile(reference.concept_coordinates()[:, one], torch.tensor(DOSE_QUANTILES).to(concepts))
         doses = torch.stack([moved(batch.codes.replace_concepts(_set(concepts, one, level)))[0] for level in levels])
         measured.append((name, swap, flips, doses))
     untested = not nuisance.shape[1]
@@ -168,7 +168,7 @@ def add_decision_edges(
             "tail",
             "arrow",
             strength=edge.sign * edge.strength,
-            ground="intervention",
+            orientation_source="intervention",
             p_value=edge.p_value,
             tentative=edge.concept in refused,
         )

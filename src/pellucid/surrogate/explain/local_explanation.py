@@ -132,14 +132,14 @@ def explain_locally(
     measured = batch if transferred else batch.reconstructed()
     shares = importance(measured, reference.codes, classes=classes, permutations=permutations, seed=seed)
     models, open_edges = fit_structural_models(
-        graph, surrogate.context_names, surrogate.latent_names, reference.codes.concepts()
+        graph, surrogate.context_names, surrogate.latent_names, reference.codes.concept_coordinates()
     )
     traversals = tuple(strip(batch, name, reference.codes, values=values, support=support) for name in shown)
     free = torch.tensor([name in shown for name in names])
     goal = torch.tensor([_runner_up(batch.logits[0]) if flip_to is None else flip_to]).to(classes)
     flipped = flip(batch, goal, reference.codes, allowed=free, options=options) if shown else None
     trust = fidelity(batch)
-    percentiles = (reference.codes.concepts() < batch.codes.concepts()).float().mean(0)
+    percentiles = (reference.codes.concept_coordinates() < batch.codes.concept_coordinates()).float().mean(0)
     return LocalExplanation(
         batch,
         trust,
@@ -209,9 +209,9 @@ def _effect(
     reference: Codes,
     support: DataSupport,
 ) -> ConceptEffect:
-    concepts = batch.codes.concepts()
+    concepts = batch.codes.concept_coordinates()
     column = models[0].graph.nodes.index(name)
-    value = concepts[:, column] + reference.concepts()[:, column].std()
+    value = concepts[:, column] + reference.concept_coordinates()[:, column].std()
     outcome = batch.outcome(classes)
     found: list[PathEffects] = [effects(model, outcome, concepts, name, value) for model in models]
     totals = [float(one.total) for one in found]
@@ -232,7 +232,7 @@ def _interactions(
     batch: EncodedBatch, classes: Tensor, shares: Importance, shown: Sequence[str], reference: Codes
 ) -> dict[tuple[str, str], float]:
     """The second difference of the margin for each pair of the concepts shown that count most."""
-    concepts, spread = batch.codes.concepts(), reference.concepts().std(0)
+    concepts, spread = batch.codes.concept_coordinates(), reference.concept_coordinates().std(0)
     order = shares.values[0].abs().argsort(descending=True).tolist()
     first = [column for column in order if shares.names[column] in shown][:_PAIRED]
     set_to = {column: (column, float(concepts[0, column] + spread[column])) for column in first}

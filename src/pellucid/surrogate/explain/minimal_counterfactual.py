@@ -102,7 +102,7 @@ def flip(
     count = 2 if batch.logits.shape[1] == 1 else batch.logits.shape[1]
     if bool((targets == batch.classes).any()) or bool(((targets < 0) | (targets >= count)).any()):
         raise PellucidError(f"targets must be classes 0..{count - 1} other than the one the classifier says already")
-    known = reference.concepts()
+    known = reference.concept_coordinates()
     free = torch.ones(known.shape[1], dtype=torch.bool) if allowed is None else allowed
     if not bool(free.any()):
         raise PellucidError("no concept may change: every one is refused or excluded")
@@ -137,11 +137,11 @@ class _Space:
         return (self._distance(concepts) / self._far - 1).clamp_min(0)
 
     def codes(self, batch: EncodedBatch, change: Tensor) -> Codes:
-        return batch.codes.replace_concepts(batch.codes.concepts() + change * self.scale)
+        return batch.codes.replace_concepts(batch.codes.concept_coordinates() + change * self.scale)
 
 
 def _search(batch: EncodedBatch, targets: Tensor, space: _Space, options: FlipOptions) -> Tensor:
-    change = torch.zeros_like(batch.codes.concepts(), requires_grad=True)
+    change = torch.zeros_like(batch.codes.concept_coordinates(), requires_grad=True)
     adam = torch.optim.Adam([change], options.learning_rate)
     best, least = torch.zeros_like(change), torch.full((len(batch),), torch.inf).to(change)
     with torch.enable_grad():
@@ -154,7 +154,7 @@ def _search(batch: EncodedBatch, targets: Tensor, space: _Space, options: FlipOp
             best = torch.where(flipped[:, None], change.detach() * space.free, best)
             least = torch.where(flipped, size.detach(), least)
             loss = (_surprise(laid, targets) + _surprise(own, targets)) / 2 + options.sparsity * size
-            loss = loss + options.plausibility * space.excess(codes.concepts())
+            loss = loss + options.plausibility * space.excess(codes.concept_coordinates())
             change.grad = torch.autograd.grad(loss.sum(), change)[0]
             adam.step()
     return torch.where(least.isfinite()[:, None], best, change.detach() * space.free)

@@ -69,14 +69,14 @@ def necessity(inside: EncodedBatch, contrast: EncodedBatch, *, seed: int = 0) ->
     takers = torch.randint(len(inside), (len(contrast),), generator=random)
     found = []
     for column, name in enumerate((*inside.surrogate.context_names, *inside.surrogate.latent_names)):
-        removed = _decided_with(inside, column, contrast.codes.concepts()[givers, column])
-        added = _decided_with(contrast, column, inside.codes.concepts()[takers, column])
+        removed = _decided_with(inside, column, contrast.codes.concept_coordinates()[givers, column])
+        added = _decided_with(contrast, column, inside.codes.concept_coordinates()[takers, column])
         lost, won = int((removed != wanted).sum()), int((added == wanted).sum())
         found.append(Necessity(name, wilson_interval(lost, len(inside)), wilson_interval(won, len(contrast))))
     return tuple(found)
 
 
 def _decided_with(batch: EncodedBatch, column: int, values: Tensor) -> Tensor:
-    concepts = batch.codes.concepts().clone()
+    concepts = batch.codes.concept_coordinates().clone()
     concepts[:, column] = values
     return predict_class(batch.changed_logits(batch.codes.replace_concepts(concepts)))

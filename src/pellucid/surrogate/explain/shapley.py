@@ -79,10 +79,10 @@ def importance(
 
 def _pool(reference: Codes, classes: Tensor | None, wanted: int, against: str) -> Tensor:
     if against == "all":
-        return reference.concepts()
+        return reference.concept_coordinates()
     if against != "other" or classes is None:
         raise PellucidError(f"against={against!r} needs reference_classes; choose 'all' or give them with 'other'")
-    others = reference.concepts()[classes != wanted]
+    others = reference.concept_coordinates()[classes != wanted]
     if not len(others):
         raise PellucidError("no reference image is of another class: use against='all'")
     return others
@@ -92,7 +92,7 @@ def _of_one(
     one: EncodedBatch, wanted: Tensor, pool: Tensor, permutations: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values (K,), standard errors (K,) and mean baseline margin () of one image."""
-    factual = one.codes.concepts()[0]
+    factual = one.codes.concept_coordinates()[0]
     nodes = len(factual)
     half = torch.stack([torch.randperm(nodes, generator=random) for _ in range(permutations // 2)])
     orders = torch.cat([half, half.flip(1)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.surrogate.model.generator import Generator
-from pellucid.surrogate.model.modulated import ModulatedConv
+from pellucid.surrogate.model.layers import ModulatedConv
 
 
 class StyleSpace:

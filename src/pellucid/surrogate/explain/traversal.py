@@ -57,10 +57,10 @@ def strip(
     column = concept_column(batch, concept)
     if len(batch) != 1:
         raise PellucidError(f"a strip is of one image; {len(batch)} were given")
-    ends = torch.quantile(reference.concepts()[:, column], torch.tensor([0.02, 0.98]).to(batch.images))
+    ends = torch.quantile(reference.concept_coordinates()[:, column], torch.tensor([0.02, 0.98]).to(batch.images))
     levels = torch.linspace(0, 1, values).to(ends) * (ends[1] - ends[0]) + ends[0]
     many = batch.repeat(values)
-    concepts = many.codes.concepts().clone()
+    concepts = many.codes.concept_coordinates().clone()
     concepts[:, column] = levels
     codes = many.codes.replace_concepts(concepts)
     raw = many.drawn(codes)
@@ -72,7 +72,7 @@ def strip(
         raw,
         images,
         probabilities(logits),
-        batch.surrogate.encode(images).concepts()[:, column],
+        batch.surrogate.encode(images).concept_coordinates()[:, column],
         (support or DataSupport(reference)).in_distribution(concepts),
     )
 

@@ -75,7 +75,7 @@ class DataSupport:
     """
 
     def __init__(self, reference: Codes, *, neighbors: int = 10, rows: int = 2000) -> None:
-        known = reference.concepts()
+        known = reference.concept_coordinates()
         if len(known) <= neighbors:
             raise PellucidError(f"{len(known)} reference images are too few; wanted more than {neighbors}")
         known = known[torch.linspace(0, len(known) - 1, min(rows, len(known))).long()]

@@ -1,29 +1,40 @@
-"""The networks of the twin surrogate, in plain PyTorch: generator, discriminator, encoders, and their running mean."""
+"""The networks of the surrogate: codes, encoders, generator, discriminator, features of the classifier, predictors."""
 
+from pellucid.surrogate.model.attribute_predictors import AttributePredictors
+from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality, mean_and_std
+from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
 from pellucid.surrogate.model.discriminator import Discriminator
-from pellucid.surrogate.model.ema import RunningMean
-from pellucid.surrogate.model.encoders import MLP, ConvEncoder, call_frozen
-from pellucid.surrogate.model.equalized import (
-    ScaledConv,
-    ScaledLinear,
+from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
+from pellucid.surrogate.model.generator import Generator
+from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.model.layers import (
+    ModulatedConv,
     channels_at,
+    modulated_conv,
     resolutions_up_to,
     to_channels_last,
 )
-from pellucid.surrogate.model.generator import Generator
-from pellucid.surrogate.model.modulated import ModulatedConv, modulated_conv
+from pellucid.surrogate.model.probes import fit_context_probe
+from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
 
 __all__ = [
-    "MLP",
-    "ConvEncoder",
+    "LOGITS_ONLY",
+    "AttributePredictors",
+    "AuxiliaryModels",
+    "AuxiliaryQuality",
+    "Codes",
+    "DataSizes",
     "Discriminator",
+    "DisplaySpace",
+    "FeatureExtractor",
     "Generator",
     "ModulatedConv",
-    "RunningMean",
-    "ScaledConv",
-    "ScaledLinear",
-    "call_frozen",
+    "SurrogateNetworks",
+    "SurrogateProtocol",
     "channels_at",
+    "fit_context_probe",
+    "make_discriminator",
+    "mean_and_std",
     "modulated_conv",
     "resolutions_up_to",
     "to_channels_last",

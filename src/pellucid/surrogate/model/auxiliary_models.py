@@ -1,4 +1,4 @@
-"""What is fitted before the twin and then frozen: judges of context, readers of perceived context, and scales."""
+"""What is fitted before the surrogate and then frozen: attribute predictors, a probe of the features, and scales."""
 
 from dataclasses import dataclass
 
@@ -6,36 +6,36 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.surrogate.model.attribute_predictors import AttributePredictors
+from pellucid.surrogate.model.layers import temporary_seed
 from pellucid.surrogate.model.probes import ContextProbe
-from pellucid.surrogate.training.fitting import temporary_seed
-from pellucid.surrogate.training.training_options import TrainingOptions
+from pellucid.surrogate.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
 class AuxiliaryQuality:
-    """How far the instruments can be trusted, by context.
+    """How far the auxiliary models can be trusted, by context.
 
     Attributes:
-        judged: R^2 of each judge on images that none was trained on, (judges, K_c).
-        perceived: R^2 of the context read from the classifier's features, images unseen by the reader, (K_c,): about
-            0 where the classifier does not perceive it.
-        blind: the same from the features of the classifier with random weights: what can be read there although nothing
-            was learnt. Empty where there are no weights.
+        predictor_r2: R^2 of each attribute predictor on images that none was trained on, (J, K_c).
+        probe_r2: R^2 of the context that the probe reads off the classifier's features, images unseen by the probe,
+            (K_c,): about 0 where the classifier does not perceive it.
+        untrained_baseline: The same from the features of the classifier with random weights: what can be read there
+            although nothing was learned, (K_c,). Empty where there are no weights.
     """
 
-    judged: tuple[tuple[float, ...], ...]
-    perceived: tuple[float, ...]
-    blind: tuple[float, ...]
+    predictor_r2: tuple[tuple[float, ...], ...]
+    probe_r2: tuple[float, ...]
+    untrained_baseline: tuple[float, ...]
 
 
 class AuxiliaryModels(nn.Module):
-    """Frozen parts of a twin that are no part of its training.
+    """Frozen parts of a surrogate that are not trained with it.
 
     Args:
-        channels: of the images.
-        features: length of phi.
+        channels: Channels of the images.
+        features: Length of phi.
         contexts: K_c; may be 0.
-        options: sizes.
+        options: Sizes.
     """
 
     context_mean: Tensor
@@ -49,8 +49,8 @@ class AuxiliaryModels(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(length))
             self.register_buffer(f"{name}_std", torch.ones(length))
         with temporary_seed(options.seed):
-            self.judges = AttributePredictors(channels, contexts, options)
-            self.perception = ContextProbe(features, contexts)
+            self.attribute_predictors = AttributePredictors(channels, contexts, options)
+            self.context_probe = ContextProbe(features, contexts)
         self.eval().requires_grad_(False)
 
     def set_scales(self, context: Tensor, phi: Tensor) -> None:
@@ -72,7 +72,11 @@ class AuxiliaryModels(nn.Module):
 
 
 def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the columns of (N, D); 1 in place of the deviation of a constant column."""
+    """Mean and standard deviation of the columns of (N, D); 1 in place of the deviation of a constant column.
+
+    >>> mean_and_std(torch.tensor([[0.0, 5.0], [2.0, 5.0]]))
+    (tensor([1., 5.]), tensor([1., 1.]))
+    """
     mean = values.mean(0)
     std = (values - mean).square().mean(0).sqrt()
     return mean, torch.where(std > 1e-6, std, torch.ones_like(std))

@@ -1,4 +1,4 @@
-"""The judge of realism: a residual discriminator that sees the classifier's features of the image to be drawn."""
+"""The discriminator: a residual network that also sees the classifier's features of the image to be generated."""
 
 import math
 from itertools import pairwise
@@ -7,56 +7,63 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.model.equalized import (
-    ACTIVATION_GAIN,
-    ScaledConv,
-    ScaledLinear,
-    channels_at,
-    resolutions_up_to,
-)
+from pellucid.surrogate.model.layers import ACTIVATION_GAIN, ScaledConv, ScaledLinear, channels_at, resolutions_up_to
 
 
 class Discriminator(nn.Module):
-    """Scores of images (N, channels, R, R): high for real ones.
+    """Realism scores of images (N, channels, R, R): high for real ones.
 
     It is a projection discriminator (Miyato and Koyama 2018): score + <e(phi / ||phi||), h(x)>, so that an image must
     also be one that the classifier would have these features for: adversarial knowledge distillation.
 
     Args:
         resolution: R, a power of two.
-        channels: of the images.
-        features: length of phi.
-        base, most: channels at a resolution are base / resolution, at most `most`.
-        equalized: equalized learning rate.
+        channels: Channels of the images.
+        features: Length of phi.
+        channel_base: Channels at a resolution are channel_base / resolution.
+        max_channels: Most channels of a layer.
+        equalized_lr: Equalized learning rate.
+
+    >>> discriminator = Discriminator(16, 1, 5, channel_base=64, max_channels=8)
+    >>> alone, matched = discriminator(torch.zeros(4, 1, 16, 16), torch.ones(4, 5))
+    >>> alone.shape, matched.shape
+    (torch.Size([4]), torch.Size([4]))
     """
 
     def __init__(
-        self, resolution: int, channels: int, features: int, *, base: int, most: int, equalized: bool = False
+        self,
+        resolution: int,
+        channels: int,
+        features: int,
+        *,
+        channel_base: int,
+        max_channels: int,
+        equalized_lr: bool = False,
     ) -> None:
         super().__init__()
-        widths = [channels_at(size, base, most) for size in reversed(resolutions_up_to(resolution))]
-        self.from_rgb = ScaledConv(channels, widths[0], 1, equalized=equalized)
+        widths = [channels_at(size, channel_base, max_channels) for size in reversed(resolutions_up_to(resolution))]
+        self.from_rgb = ScaledConv(channels, widths[0], 1, equalized=equalized_lr)
         pairs = pairwise(widths)
-        self.blocks = nn.ModuleList(_Residual(wide, narrow, equalized=equalized) for wide, narrow in pairs)
-        self.last = ScaledConv(widths[-1] + 1, widths[-1], 3, equalized=equalized)
-        self.describe = ScaledLinear(widths[-1] * 16, widths[-1], equalized=equalized)
-        self.score = ScaledLinear(widths[-1], 1, equalized=equalized)
-        self.project = ScaledLinear(features, widths[-1], equalized=equalized)
+        self.blocks = nn.ModuleList(_ResidualBlock(wide, narrow, equalized=equalized_lr) for wide, narrow in pairs)
+        self.last = ScaledConv(widths[-1] + 1, widths[-1], 3, equalized=equalized_lr)
+        self.to_hidden = ScaledLinear(widths[-1] * 16, widths[-1], equalized=equalized_lr)
+        self.score = ScaledLinear(widths[-1], 1, equalized=equalized_lr)
+        self.project = ScaledLinear(features, widths[-1], equalized=equalized_lr)
 
     def forward(self, images: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of images alone (N,), and as images with these standardized features (N, F), (N,)."""
         x = self.from_rgb.with_activation(images)
         for block in self.blocks:
             x = block(x)
-        x = self.last.with_activation(torch.cat([x, _spread_of_batch(x)], dim=1))
-        h = self.describe.with_activation(x.flatten(1))
+        x = self.last.with_activation(torch.cat([x, _minibatch_std(x)], dim=1))
+        h = self.to_hidden.with_activation(x.flatten(1))
         alone = self.score(h).float()[:, 0]
-        wanted = self.project(F.normalize(features, dim=1) * math.sqrt(features.shape[1]))
-        matched: Tensor = alone + (wanted * h).float().sum(1) / math.sqrt(h.shape[1])
+        embedded = self.project(F.normalize(features, dim=1) * math.sqrt(features.shape[1]))
+        matched: Tensor = alone + (embedded * h).float().sum(1) / math.sqrt(h.shape[1])
         return alone, matched
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
     """Two convolutions and half the resolution, beside a linear shortcut."""
 
     def __init__(self, inputs: int, outputs: int, *, equalized: bool) -> None:
@@ -73,11 +80,10 @@ class _Residual(nn.Module):
         return y + shortcut
 
 
-def _spread_of_batch(x: Tensor, group: int = 4) -> Tensor:
-    """Mean standard deviation over groups of images, one more channel: a batch of equals gives itself away."""
-    images = len(x)
-    members = group if images % group == 0 else images
+def _minibatch_std(x: Tensor, group: int = 4) -> Tensor:
+    """Mean standard deviation over groups of images as one more channel: a batch of equals gives itself away."""
+    members = group if len(x) % group == 0 else len(x)
     grouped = x.view(members, -1, *x.shape[1:])
     variance = (grouped - grouped.mean(0)).square().mean(0)  # var() over the first dimension is slow on a CPU
-    spread = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
-    return spread.repeat(members)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    return deviation.repeat(members)[:, None, None, None].expand(-1, 1, *x.shape[2:])

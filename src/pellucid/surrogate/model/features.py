@@ -32,6 +32,12 @@ class ClassifierFeatures:
     phi: Tensor
     logits: Tensor
 
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, rows: slice) -> "ClassifierFeatures":
+        return ClassifierFeatures(tuple(each[rows] for each in self.maps), self.phi[rows], self.logits[rows])
+
 
 class FeatureExtractor:
     """A frozen classifier that also says what it sees; differentiable with respect to the images.

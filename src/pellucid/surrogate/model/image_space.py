@@ -1,4 +1,4 @@
-"""Between a classifier's input space and the display space [-1, 1] in which the generator draws."""
+"""Between a classifier's input space and the display space [-1, 1] in which the generator works."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,15 @@ class DisplaySpace:
     """An affine map per channel: `low` of the classifier's input space is shown as -1 (black), `high` as 1 (full).
 
     Attributes:
-        low, high: one number for each channel, in the classifier's input space.
-        origin: where the numbers come from, for reports.
+        low: One number for each channel, in the classifier's input space.
+        high: One number for each channel, in the classifier's input space.
+        origin: Where the numbers come from, for reports.
+
+    >>> space = DisplaySpace((0.0,), (2.0,), "stated")
+    >>> space.to_display(torch.tensor([[[[0.0, 1.0, 2.0]]]]))
+    tensor([[[[-1.,  0.,  1.]]]])
+    >>> space.from_display(torch.tensor([[[[-1.0, 1.0]]]]))
+    tensor([[[[0., 2.]]]])
     """
 
     low: tuple[float, ...]
@@ -27,11 +34,11 @@ class DisplaySpace:
         """The space of a classifier whose preprocessing states mean and std; else that of the extremes of images.
 
         Args:
-            classifier: whose `preprocess` is asked.
-            images: (N, C, H, W), asked where there is no such preprocessing.
+            classifier: Its `preprocess` is used where it has mean and std.
+            images: (N, C, H, W), used where there is no such preprocessing.
 
         Raises:
-            ImageError: a channel of `images` is constant.
+            ImageError: A channel of `images` is constant.
         """
         mean = getattr(classifier.preprocess, "mean", None)
         std = getattr(classifier.preprocess, "std", None)
@@ -42,18 +49,18 @@ class DisplaySpace:
         least, most = (extreme.tolist() for extreme in (images.amin((0, 2, 3)), images.amax((0, 2, 3))))
         flat = [channel for channel, (a, b) in enumerate(zip(least, most, strict=True)) if not a < b]
         if flat:
-            raise ImageError(f"channel {flat[0]} is {least[flat[0]]:g} in every image: its range cannot be told")
+            raise ImageError(f"channel {flat[0]} is {least[flat[0]]:g} in every image: its range is not known")
         return cls(tuple(least), tuple(most), "the extremes of the training images")
 
-    def show(self, images: Tensor) -> Tensor:
+    def to_display(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) of the input space in display space, [-1, 1] unless they exceed the known range."""
         low, high = self._bounds(images)
         return (images - low) / (high - low) * 2 - 1
 
-    def back(self, shown: Tensor) -> Tensor:
+    def from_display(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) of display space in the classifier's input space."""
-        low, high = self._bounds(shown)
-        return (shown + 1) / 2 * (high - low) + low
+        low, high = self._bounds(images)
+        return (images + 1) / 2 * (high - low) + low
 
     def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         low, high = (torch.tensor(bound, dtype=like.dtype, device=like.device) for bound in (self.low, self.high))

@@ -1,4 +1,4 @@
-"""The networks that are trained together: the discriminative twin (encoders and head) and the generative twin."""
+"""The networks that are trained together: encoders of latents and nuisance, head, and generator; and their opponent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +7,24 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.model import (
-    MLP,
-    ConvEncoder,
-    Discriminator,
-    Generator,
-)
 from pellucid.surrogate.model.codes import Codes
-from pellucid.surrogate.training.fitting import temporary_seed
-from pellucid.surrogate.training.training_options import TrainingOptions
+from pellucid.surrogate.model.discriminator import Discriminator
+from pellucid.surrogate.model.encoders import MLP, ConvEncoder
+from pellucid.surrogate.model.generator import Generator
+from pellucid.surrogate.model.layers import temporary_seed
+from pellucid.surrogate.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
 class DataSizes:
-    """What the data says about a twin's shape: image channels, length of phi, classes, and names of the contexts."""
+    """What the data says about a surrogate's shape.
+
+    Attributes:
+        channels: Channels of the images.
+        features: Length of phi, the classifier's pooled features.
+        classes: Number of logits of the classifier.
+        context_names: Names of the contexts.
+    """
 
     channels: int
     features: int
@@ -32,38 +36,34 @@ class SurrogateNetworks(nn.Module):
     """Encoders of latents and nuisance, the head that reproduces the classifier, and the generator.
 
     Args:
-        sizes: of the data.
-        options: of the training.
+        sizes: Sizes of the data.
+        options: Options of the training.
     """
 
     def __init__(self, sizes: DataSizes, options: TrainingOptions) -> None:
         super().__init__()
         contexts = len(sizes.context_names)
-        self.blocks = (contexts, options.latents, options.nuisance)
-        width = {"base": options.encoder_base, "most": options.encoder_most}
+        self.blocks = (contexts, options.latent_dim, options.nuisance_dim)
+        width = {"channel_base": options.encoder_channel_base, "max_channels": options.encoder_max_channels}
         with temporary_seed(options.seed):
-            self.latent = MLP(sizes.features, options.latents)
-            self.nuisance = ConvEncoder(options.resolution, sizes.channels, options.nuisance, **width)
-            self.head = MLP(contexts + options.latents, sizes.classes)
+            self.latent = MLP(sizes.features, options.latent_dim)
+            self.nuisance = ConvEncoder(options.resolution, sizes.channels, options.nuisance_dim, **width)
+            self.head = MLP(contexts + options.latent_dim, sizes.classes)
             self.generator = Generator(
                 sum(self.blocks),
                 options.resolution,
                 sizes.channels,
-                base=options.base,
-                most=options.most,
-                noise=options.noise,
-                gain=gain_column(options.gain, sizes.context_names),
-                equalized=options.equalized,
+                channel_base=options.channel_base,
+                max_channels=options.max_channels,
+                noise_inputs=options.noise_inputs,
+                brightness_column=find_brightness_column(options.brightness_context, sizes.context_names),
+                equalized_lr=options.equalized_lr,
             )
-
-    def codes(self, joined: Tensor) -> Codes:
-        """The blocks of joined codes (N, K_c + K_u + K_n)."""
-        return Codes(*torch.split(joined, list(self.blocks), dim=1))
 
     def generate(self, codes: Codes, random: torch.Generator | None = None) -> Tensor:
         """Images (N, C, R, R) of codes, display space."""
-        drawn: Tensor = self.generator(codes.joined(), random)
-        return drawn
+        images: Tensor = self.generator(codes.to_vector(), random)
+        return images
 
 
 def make_discriminator(sizes: DataSizes, options: TrainingOptions) -> Discriminator:
@@ -73,20 +73,24 @@ def make_discriminator(sizes: DataSizes, options: TrainingOptions) -> Discrimina
             options.resolution,
             sizes.channels,
             sizes.features,
-            base=options.base,
-            most=options.most,
-            equalized=options.equalized,
+            channel_base=options.channel_base,
+            max_channels=options.max_channels,
+            equalized_lr=options.equalized_lr,
         )
 
 
-def gain_column(name: str | None, names: Sequence[str]) -> int | None:
-    """Which context drives the gain layer.
+def find_brightness_column(name: str | None, context_names: Sequence[str]) -> int | None:
+    """The column of the context that drives the generator's brightness; None without one.
+
+    >>> find_brightness_column("intensity", ("thickness", "intensity"))
+    1
 
     Raises:
-        PellucidError: there is no such context.
+        PellucidError: There is no such context.
     """
     if name is None:
         return None
-    if name not in names:
-        raise PellucidError(f"gain={name!r} is no context; there are {', '.join(names) or 'none'}")
-    return list(names).index(name)
+    if name not in context_names:
+        there = ", ".join(context_names) or "none"
+        raise PellucidError(f"brightness_context={name!r} is not a context; there are {there}")
+    return list(context_names).index(name)

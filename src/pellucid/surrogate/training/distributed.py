@@ -15,8 +15,8 @@ from torch import Tensor, distributed, nn
 from pellucid.errors import PellucidError
 
 
-def join() -> None:
-    """Join the processes that torchrun started, if it did and nobody has joined them yet.
+def join_processes() -> None:
+    """Join the processes that torchrun started, if it did and they have not been joined yet.
 
     Each takes a GPU of its own, which is from then on what "cuda" means: join before anything is put on one.
     """
@@ -26,7 +26,7 @@ def join() -> None:
         if torch.cuda.is_available():
             backend = "cpu:gloo,cuda:nccl"
             torch.cuda.set_device(_own_gpu())
-        # Others wait while the first re-renders and fits the instruments, which may take hours.
+        # Others wait while the first re-renders and fits the auxiliary models, which may take hours.
         distributed.init_process_group(backend, timeout=timedelta(days=7))
 
 
@@ -34,20 +34,20 @@ def check_own_gpu(device: torch.device) -> None:
     """Refuse a classifier on a GPU that is not this process's own.
 
     Raises:
-        PellucidError: it is on that of another process.
+        PellucidError: It is on that of another process.
     """
     if world_size() > 1 and device.type == "cuda" and (device.index or 0) != _own_gpu():
         raise PellucidError(
             f"process {process_rank()} has its classifier on {device}, and should have it on GPU {_own_gpu()}: call "
-            "pellucid.surrogate.distributed.join() before the classifier is loaded, and load it on 'cuda'"
+            "pellucid.surrogate.training.join_processes() before the classifier is loaded, and load it on 'cuda'"
         )
 
 
 def _own_gpu() -> int:
-    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if own >= there:
-        raise PellucidError(f"process {own} of this machine has no GPU of its own, there are {there}: start that many")
-    return own
+    rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= count:
+        raise PellucidError(f"process {rank} of this machine has no GPU of its own, there are {count}: start that many")
+    return rank
 
 
 def world_size() -> int:
@@ -66,7 +66,7 @@ def is_main_process() -> bool:
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come this far."""
+    """Wait until every process has come this far."""
     if world_size() > 1:
         distributed.barrier()
 

@@ -1,40 +1,42 @@
-"""Training images in display space, held in memory or read again for each batch."""
+"""Training images in display space, kept in memory or read again for each batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pellucid.classifiers import Classifier
 from pellucid.errors import ImageError
 from pellucid.surrogate.model.image_space import DisplaySpace
 
 
-class Images(Protocol):
-    """Images by row, (R, C, H, W) float32 in display space on the CPU."""
+class InMemory(Dataset[Tensor]):
+    """Images (N, C, R, R) in memory.
 
-    def __len__(self) -> int: ...
+    Args:
+        images: Display space, on the CPU.
+    """
 
-    def __getitem__(self, rows: Tensor) -> Tensor: ...
-
-
-class InMemory:
-    """Images in memory."""
-
-    def __init__(self, shown: Tensor) -> None:
-        self._shown = shown
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
 
     def __len__(self) -> int:
-        return len(self._shown)
+        return len(self._images)
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return self._shown[rows]
+    def __getitem__(self, row: int) -> Tensor:
+        return self._images[row]
 
 
-class FileDataset:
-    """Image files, read for each batch."""
+class FileDataset(Dataset[Tensor]):
+    """Image files, read for each batch.
+
+    Args:
+        files: One for each image.
+        classifier: Reads them.
+        space: Display space of the images.
+    """
 
     def __init__(self, files: Sequence[str | Path], classifier: Classifier, space: DisplaySpace) -> None:
         self._files, self._classifier, self._space = list(files), classifier, space
@@ -42,79 +44,68 @@ class FileDataset:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return self._space.show(self._classifier.read([self._files[row] for row in rows.tolist()]).float())
+    def __getitem__(self, row: int) -> Tensor:
+        return self._space.to_display(self._classifier.read([self._files[row]]).float())[0]
 
 
-class ConcatDataset:
-    """The rows of several collections, one after the other."""
+def gather_images(images: Dataset[Tensor], rows: Tensor) -> Tensor:
+    """The images of a dataset in `rows` (R,), stacked: (R, C, H, W).
 
-    def __init__(self, parts: Sequence[Images]) -> None:
-        self._parts = list(parts)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        found: list[Tensor] = []
-        order: list[Tensor] = []
-        start = 0
-        for part in self._parts:
-            mine = ((rows >= start) & (rows < start + len(part))).nonzero()[:, 0]
-            if len(mine):
-                found.append(part[rows[mine] - start])
-                order.append(mine)
-            start += len(part)
-        return torch.cat(found)[torch.cat(order).argsort()]
+    >>> gather_images(InMemory(torch.arange(4.0).view(4, 1, 1, 1)), torch.tensor([3, 1])).flatten()
+    tensor([3., 1.])
+    """
+    return torch.stack([images[row] for row in rows.tolist()])
 
 
 def make_dataset(
-    given: Tensor | Sequence[str | Path], classifier: Classifier, side: int, max_bytes_in_memory: int
-) -> tuple[Images, DisplaySpace]:
-    """What was given as training images, and their display space.
+    images: Tensor | Sequence[str | Path], classifier: Classifier, resolution: int, max_bytes_in_memory: int
+) -> tuple[InMemory | FileDataset, DisplaySpace]:
+    """The training images as a dataset, and their display space.
 
     Args:
-        given: (N, C, H, W) in the classifier's input space, or files.
-        classifier: reads the files.
-        side: wanted height and width.
-        max_bytes_in_memory: files are held in memory if they take no more than this, else read for every batch.
+        images: (N, C, R, R) in the classifier's input space, or files.
+        classifier: Reads the files.
+        resolution: R, the height and width that the images must have.
+        max_bytes_in_memory: Files are kept in memory if they take no more than this, else read for every batch.
 
     Raises:
-        ImageError: they are no squares of that side, or hold NaN.
+        ImageError: An image is not a square of that side, or holds NaN.
     """
-    if isinstance(given, Tensor):
-        images = classifier.check_images(given).detach().cpu().float()
-        space = DisplaySpace.of(classifier, _checked(images, side))
-        return InMemory(space.show(images)), space
-    if not given:
+    if isinstance(images, Tensor):
+        images = _check_images(classifier.check_images(images).detach().cpu().float(), resolution)
+        space = DisplaySpace.of(classifier, images)
+        return InMemory(space.to_display(images)), space
+    if not images:
         raise ImageError("no images were given: the list of files is empty")
     kept: list[Tensor] = []
     extremes: list[Tensor] = []
-    for file in given:  # all of them, once: what is wrong with one is better known now than in the middle of training
-        image = _read(classifier, file, side)
+    for file in images:  # all of them, once: what is wrong with one is better known now than in the middle of training
+        image = _read_image(classifier, file, resolution)
         extremes += [image.amin((0, 2, 3)), image.amax((0, 2, 3))]
-        if image.nbytes * len(given) <= max_bytes_in_memory:
+        if image.nbytes * len(images) <= max_bytes_in_memory:
             kept.append(image)
     space = DisplaySpace.of(classifier, torch.stack(extremes)[:, :, None, None])
-    if len(kept) < len(given):
-        return FileDataset(given, classifier, space), space
-    return InMemory(torch.cat([space.show(image) for image in kept])), space
+    if len(kept) < len(images):
+        return FileDataset(images, classifier, space), space
+    return InMemory(torch.cat([space.to_display(image) for image in kept])), space
 
 
-def _read(classifier: Classifier, file: str | Path, side: int) -> Tensor:
+def _read_image(classifier: Classifier, file: str | Path, resolution: int) -> Tensor:
     image = classifier.read([file]).float()
     try:
-        return _checked(image, side)
+        return _check_images(image, resolution)
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from error
 
 
-def _checked(images: Tensor, side: int) -> Tensor:
+def _check_images(images: Tensor, resolution: int) -> Tensor:
     height, width = images.shape[-2:]
     if height != width:
-        raise ImageError(f"the twin draws squares; the images are {width} x {height}: crop or pad them")
-    if height != side:
-        raise ImageError(f"the images are {width} x {height}, the preset draws {side} x {side}: resize or pad them")
+        raise ImageError(f"a surrogate needs square images; these are {width} x {height}: crop or pad them")
+    if height != resolution:
+        raise ImageError(
+            f"the images are {width} x {height}, the preset generates {resolution} x {resolution}: resize or pad them"
+        )
     if not bool(images.isfinite().all()):
         bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         which = f"images {bad[:8]} hold" if len(images) > 1 else "it holds"

@@ -1,4 +1,4 @@
-"""Batches in which dependent contexts look independent: weights ~ prod_k p(c_k) / p(c), estimated by raking."""
+"""Draws in which dependent contexts look independent: weights ~ prod_k p(c_k) / p(c), estimated by raking."""
 
 from itertools import combinations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def decorrelating_weights(context: Tensor, *, bins: int = 12, sweeps: int = 20, most: float = 30.0) -> Tensor:
+def decorrelating_weights(context: Tensor, *, bins: int = 12, sweeps: int = 20, max_weight: float = 30.0) -> Tensor:
     """Weights under which every pair of contexts is (nearly) independent, marginals kept.
 
     Values are binned by quantiles. For two contexts the weights are those of the histogram, p(c_1) p(c_2) / p(c_1, c_2)
@@ -14,13 +14,16 @@ def decorrelating_weights(context: Tensor, *, bins: int = 12, sweeps: int = 20, 
     raked in turn (iterative proportional fitting) to the product of their margins.
 
     Args:
-        context: (N, K).
-        bins: for each context; fewer where there are not 20 rows for each cell of a pair's table.
-        sweeps: how often all pairs are raked.
-        most: weights are clipped at so many times their mean.
+        context: (N, K_c).
+        bins: Bins of each context; fewer where there are not 20 rows for each cell of a pair's table.
+        sweeps: How often all pairs are raked.
+        max_weight: Weights are clipped at this multiple of their mean.
 
     Returns:
         (N,), mean 1; uniform for fewer than two contexts.
+
+    >>> decorrelating_weights(torch.randn(3, 1))
+    tensor([1., 1., 1.])
     """
     rows, columns = context.shape
     weights = torch.ones(rows)
@@ -32,7 +35,7 @@ def decorrelating_weights(context: Tensor, *, bins: int = 12, sweeps: int = 20, 
     for _ in range(sweeps if len(pairs) > 1 else 1):
         for first, second in pairs:
             weights = weights * _raking_factors(cells[first], cells[second], weights, bins)
-            weights = weights.clamp(max=most * float(weights.mean()))
+            weights = weights.clamp(max=max_weight * float(weights.mean()))
     return weights / weights.mean()
 
 
@@ -46,26 +49,33 @@ def _raking_factors(first: Tensor, second: Tensor, weights: Tensor, bins: int) -
     table = torch.zeros(bins, bins, dtype=torch.float64)
     table.index_put_((first, second), weights.double(), accumulate=True)
     margins = [torch.bincount(cells, minlength=bins).double() / len(cells) for cells in (first, second)]
-    wanted = margins[0][:, None] * margins[1][None, :]
-    return (wanted / (table / table.sum()).clamp_min(1e-12))[first, second].float()
+    independent = margins[0][:, None] * margins[1][None, :]
+    return (independent / (table / table.sum()).clamp_min(1e-12))[first, second].float()
 
 
 def mix_weights(parts: list[tuple[float, Tensor]]) -> Tensor:
-    """One set of weights (N,) that gives each part, weights (N,) of its own, its share of the draws."""
+    """One set of weights (N,) that gives each part, weights (N,) of its own, its share of the draws.
+
+    >>> mix_weights([(0.25, torch.tensor([1.0, 1.0, 0.0])), (0.75, torch.tensor([0.0, 0.0, 2.0]))])
+    tensor([0.1250, 0.1250, 0.7500])
+    """
     return torch.stack([share * weights / weights.sum() for share, weights in parts]).sum(0)
 
 
 def draw_rows(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """So many rows, with replacement, with probability proportional to the weights."""
+    """Draw rows with replacement, with probability proportional to the weights.
+
+    Args:
+        weights: (N,), 0 or more.
+        count: Number of draws.
+        random: Generator of the draws.
+
+    Returns:
+        (count,), row numbers.
+
+    >>> draw_rows(torch.tensor([0.0, 1.0]), 3, torch.Generator())
+    tensor([1, 1, 1])
+    """
     cumulated = weights.double().cumsum(0)
     points = torch.rand(count, generator=random, dtype=torch.float64) * cumulated[-1]
     return torch.searchsorted(cumulated, points, right=True).clamp(max=len(weights) - 1)
-
-
-def weighted_correlation(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted correlation matrix (K, K) of values (N, K)."""
-    share = (weights / weights.sum()).double()[:, None]
-    centered = values.double() - (values.double() * share).sum(0)
-    covariance = (centered * share).T @ centered
-    deviation = covariance.diagonal().sqrt()
-    return (covariance / (deviation[:, None] * deviation)).float()

@@ -1,148 +1,161 @@
-"""The networks in training, their optimizers and random numbers: one state that can be put away and taken up again."""
+"""The networks in training, their optimizers and random numbers: one state that can be saved and restored."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pellucid.storage import select_prefix
-from pellucid.surrogate.model import RunningMean, to_channels_last
 from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
+from pellucid.surrogate.model.layers import to_channels_last
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
-from pellucid.surrogate.training.distributed import (
-    all_gather,
-    average_gradients,
-    process_rank,
-    world_size,
-)
+from pellucid.surrogate.training.distributed import all_gather, average_gradients, process_rank, world_size
 from pellucid.surrogate.training.preparation import TrainingData
-from pellucid.surrogate.training.step import StepLosses, draw_batch, total
-from pellucid.surrogate.training.training_options import TrainingOptions
+from pellucid.surrogate.training.step import StepLosses, draw_batch, sum_losses
+from pellucid.surrogate.training_options import TrainingOptions
 
 BETAS = (0.0, 0.99)
 DROP_AT, DROP_TO = 0.75, 0.2
 """For the last quarter of the steps the learning rates are a fifth."""
 
-CAUTION = 0.5
-"""What the discriminator's learning rate is multiplied by after every roll-back."""
+ROLLBACK_FACTOR = 0.5
+"""Factor of the discriminator's learning rate after each roll-back."""
 
 
 class Trainer:
-    """A twin in training.
+    """A surrogate in training.
 
     Args:
-        features: the classifier and what it sees.
-        space: display space.
-        data: the training set.
-        sizes: of the data.
-        options: of the training.
+        extractor: The classifier and its features.
+        space: Display space of the images.
+        data: The training set.
+        sizes: Sizes of the data.
+        options: Options of the training.
 
     Attributes:
-        twin, mean, discriminator: networks, the running mean of the twin, and the adversary if there is one.
-        steps: how many were made.
-        rollbacks: how often the training went astray.
+        networks: Encoders, head and generator.
+        average: The exponential moving average of the networks, which is what explanations use; see `average_weights`.
+        discriminator: The generator's opponent, or None.
+        steps: Number of steps made.
+        rollbacks: How often the training diverged.
     """
 
     def __init__(
         self,
-        features: FeatureExtractor,
+        extractor: FeatureExtractor,
         space: DisplaySpace,
         data: TrainingData,
         sizes: DataSizes,
         options: TrainingOptions,
     ) -> None:
-        device = features.classifier.device
+        device = extractor.classifier.device
         self.data, self.options, self.device = data, options, device
-        self.twin = SurrogateNetworks(sizes, options)
-        to_channels_last(self.twin, device)
-        self.mean = RunningMean(self.twin, options.running_mean)
-        self.discriminator = make_discriminator(sizes, options) if options.adversary else None
+        self.networks = SurrogateNetworks(sizes, options)
+        to_channels_last(self.networks, device)
+        self.average = average_weights(self.networks, options.ema_decay)
+        self.discriminator = make_discriminator(sizes, options) if options.use_discriminator else None
         if self.discriminator is not None:
             to_channels_last(self.discriminator, device)
         self.random = torch.Generator()
         self.reseed(0)
-        self.losses = StepLosses(features, space, data, options, self.random)
+        self.losses = StepLosses(extractor, space, data, options, self.random)
         self.steps = 0
         self.rollbacks = 0
         self._optimizers = self._new_optimizers()
+
+    @property
+    def averaged_networks(self) -> SurrogateNetworks:
+        """The averaged encoders, head and generator."""
+        networks = self.average.module
+        assert isinstance(networks, SurrogateNetworks)
+        return networks
 
     def reseed(self, rollbacks: int) -> None:
         """Other random numbers for every process and after every roll-back, the same ones in every run."""
         self.random.manual_seed(self.options.seed + 1000 * rollbacks + 1_000_000 * process_rank())
 
     def _new_optimizers(self) -> dict[str, torch.optim.Adam]:
-        options, generator = self.options, self.twin.generator
-        encoders = [network for name, network in self.twin.named_children() if name != "generator"]
+        options, generator = self.options, self.networks.generator
+        encoders = [network for name, network in self.networks.named_children() if name != "generator"]
         encoder_weights = [weight for network in encoders for weight in network.parameters()]
-        found = {
-            "generator": torch.optim.Adam(generator.parameters(), lr=options.generator_rate, betas=BETAS),
-            "encoders": torch.optim.Adam(encoder_weights, lr=options.encoder_rate, betas=BETAS),
+        optimizers = {
+            "generator": torch.optim.Adam(generator.parameters(), lr=options.generator_lr, betas=BETAS),
+            "encoders": torch.optim.Adam(encoder_weights, lr=options.encoder_lr, betas=BETAS),
         }
         if self.discriminator is not None:
-            rate = options.discriminator_rate
-            found["discriminator"] = torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=BETAS)
-        return found
+            weights = self.discriminator.parameters()
+            optimizers["discriminator"] = torch.optim.Adam(weights, lr=options.discriminator_lr, betas=BETAS)
+        return optimizers
 
     def step(self) -> dict[str, float]:
         """Make one step; returns its losses and the norms of the gradients."""
-        warm = self.steps < self.options.warm_up
-        adversary = None if warm else self.discriminator
-        rows = self.options.batch // world_size()
-        batch = draw_batch(self.data, rows, self.options.paired, self.random, self.device)
-        if adversary is not None:
-            adversary.requires_grad_(False)
-        losses, fakes = self.losses.twin(self.twin, batch, adversary, warm=warm, step=self.steps)
-        norms = {"twin_gradient": self._descend(losses, self.twin, ("generator", "encoders"))}
-        if adversary is not None:
-            adversary.requires_grad_(True)
-            own = self.losses.discriminator(adversary, batch, fakes, self.steps)
-            norms["discriminator_gradient"] = self._descend(own, adversary, ("discriminator",))
-            losses |= own
+        options = self.options
+        warmup = self.steps < options.warmup_steps
+        discriminator = None if warmup else self.discriminator
+        batch = draw_batch(
+            self.data,
+            options.batch_size // world_size(),
+            paired_fraction=options.paired_fraction,
+            random=self.random,
+            device=self.device,
+        )
+        if discriminator is not None:
+            discriminator.requires_grad_(False)
+        losses, generated = self.losses.surrogate_losses(
+            self.networks, batch, discriminator, warmup=warmup, step=self.steps
+        )
+        norms = {"surrogate_gradient": self._descend(losses, self.networks, ("generator", "encoders"))}
+        if discriminator is not None:
+            discriminator.requires_grad_(True)
+            its_losses = self.losses.discriminator_losses(discriminator, batch, generated, self.steps)
+            norms["discriminator_gradient"] = self._descend(its_losses, discriminator, ("discriminator",))
+            losses |= its_losses
         self.steps += 1
-        self.mean.follow(self.twin, self.steps)
-        told = losses | norms
-        values = torch.stack([value.detach().float() for value in told.values()])
-        return dict(zip(told, all_gather(values).mean(0).tolist(), strict=True))
+        self.average.update_parameters(self.networks)
+        numbers = losses | norms
+        values = torch.stack([value.detach().float() for value in numbers.values()])
+        return dict(zip(numbers, all_gather(values).mean(0).tolist(), strict=True))
 
     def _descend(self, losses: dict[str, Tensor], network: nn.Module, names: Iterable[str]) -> Tensor:
         optimizers = [self._optimizers[name] for name in names]
         for name, optimizer in zip(names, optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)
-            optimizer.param_groups[0]["lr"] = self._rate(name)
-        total(losses).backward()  # type: ignore[no-untyped-call]
+            optimizer.param_groups[0]["lr"] = self._learning_rate(name)
+        sum_losses(losses).backward()  # type: ignore[no-untyped-call]
         average_gradients(network.parameters())
-        norm = nn.utils.clip_grad_norm_(network.parameters(), self.options.clip)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), self.options.max_grad_norm)
         if bool(norm.isfinite()):
             for optimizer in optimizers:
                 optimizer.step()
         return norm
 
-    def _rate(self, name: str) -> float:
+    def _learning_rate(self, name: str) -> float:
         options = self.options
         rates = {
-            "generator": options.generator_rate,
-            "encoders": options.encoder_rate,
-            "discriminator": options.discriminator_rate * CAUTION**self.rollbacks,
+            "generator": options.generator_lr,
+            "encoders": options.encoder_lr,
+            "discriminator": options.discriminator_lr * ROLLBACK_FACTOR**self.rollbacks,
         }
         return rates[name] * (DROP_TO if self.steps >= DROP_AT * options.steps else 1.0)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next steps depend on, by name; the same for every process."""
-        found = {f"random.{rank}": state for rank, state in enumerate(all_gather(self.random.get_state()))}
-        found["mean_path"] = self.losses.mean_path
-        for name, network in self._networks().items():
-            found |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+        state = {f"random.{rank}": bits for rank, bits in enumerate(all_gather(self.random.get_state()))}
+        state["mean_path_length"] = self.losses.mean_path_length
+        for name, network in self._all_networks().items():
+            state |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         for name, optimizer in self._optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
-                found |= {f"optimizer.{name}.{index}.{key}": value for key, value in moments.items()}
-        return found
+                state |= {f"optimizer.{name}.{index}.{key}": value for key, value in moments.items()}
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up where `state` was taken."""
+        """Continue where `state` was taken."""
         self.random.set_state(state[f"random.{process_rank()}"].clone())
-        self.losses.mean_path = state["mean_path"].to(self.device)
-        for name, network in self._networks().items():
+        self.losses.mean_path_length = state["mean_path_length"].to(self.device)
+        for name, network in self._all_networks().items():
             network.load_state_dict(select_prefix(state, f"{name}."))
         self._optimizers = self._new_optimizers()
         for name, optimizer in self._optimizers.items():
@@ -152,9 +165,32 @@ class Trainer:
                 moments.setdefault(int(index), {})[moment] = value
             _restore(optimizer, moments)
 
-    def _networks(self) -> dict[str, nn.Module]:
-        found: dict[str, nn.Module] = {"twin": self.twin, "mean": self.mean.network}
-        return found if self.discriminator is None else found | {"discriminator": self.discriminator}
+    def _all_networks(self) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"networks": self.networks, "average": self.average}
+        return networks if self.discriminator is None else networks | {"discriminator": self.discriminator}
+
+
+def average_weights(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of a network whose weights follow the original's at each `update_parameters`, in eval mode.
+
+    At step t the decay is min(decay, t / (t + 50)), so that the random start is forgotten soon.
+
+    >>> network = nn.Linear(1, 1)
+    >>> average = average_weights(network, 0.995)
+    >>> bool(average.module.weight == network.weight), average.module.training
+    (True, False)
+    """
+
+    def move(averaged: Sequence[Tensor], current: Sequence[Tensor], step: Tensor | int) -> None:
+        weight = 1 - min(decay, int(step) / (int(step) + 50))
+        for average, value in zip(averaged, current, strict=True):
+            average.lerp_(value, weight)
+
+    average_fn: Callable[..., None] = move
+    average = AveragedModel(network, multi_avg_fn=average_fn)
+    average.n_averaged.fill_(1)  # the initial weights are part of the average
+    average.eval().requires_grad_(False)
+    return average
 
 
 def _restore(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:

@@ -1,4 +1,4 @@
-"""Changed codes, of which the images must be found to be what was asked for."""
+"""Interventions on codes: the images generated from them must be found to have the codes that were set."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class InterventionBatch:
     """Changed codes, in three groups of rows.
 
     Attributes:
-        codes: (R, ...), with gradients cut off but for latents and nuisance in the last group: the encoders are to
-            learn what is nuisance from what becomes of the decision when it is another's.
-        bounds: rows up to bounds[0] have one context changed, rows up to bounds[1] one latent, the rest the nuisance.
+        codes: (R, ...), without gradients but for latents and nuisance in the last group: the encoders are to learn
+            what is nuisance from how the decision changes when it is another's.
+        bounds: Rows up to bounds[0] have one context changed, rows up to bounds[1] one latent, the rest the nuisance.
     """
 
     codes: Codes
@@ -28,13 +28,13 @@ class InterventionBatch:
 def intervene(codes: Codes, span: Tensor, random: torch.Generator) -> InterventionBatch:
     """Change one block of each row: one context, one latent, or the whole nuisance.
 
-    A context becomes a value drawn evenly from its span, whatever the others are: in the data they may be tied, and a
-    image of an untied combination is just what an intervention asks for. Latent and nuisance become another row's.
+    A context becomes a value drawn evenly from its span, whatever the others are: in the data they may be tied, and an
+    image of an untied combination is just what an intervention requires. Latent and nuisance become another row's.
 
     Args:
         codes: (R, ...).
         span: (2, K_c), least and largest value of each context.
-        random: draws.
+        random: Generator of the draws.
     """
     rows = len(codes)
     shares = _shares(codes)

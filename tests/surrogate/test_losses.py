@@ -5,12 +5,14 @@ import itertools
 import pytest
 import torch
 
-from pellucid.surrogate.training.losses import brightness_divergence, feature_distance, kl_divergence
-from pellucid.surrogate.training.penalties import (
+from pellucid.surrogate.training.losses import (
+    brightness_divergence,
+    feature_distance,
     hessian_penalty,
+    kl_divergence,
     moment_penalty,
     path_lengths,
-    r1,
+    r1_penalty,
     second_differences,
 )
 
@@ -60,14 +62,14 @@ def test_second_differences_are_the_curvature_along_a_direction() -> None:
 
 def test_r1_of_linear_scores_is_the_squared_norm_of_their_weight() -> None:
     weight, images = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 4, 4, requires_grad=True)
-    penalty = r1((images * weight).sum(dim=(1, 2, 3)), images)
+    penalty = r1_penalty((images * weight).sum(dim=(1, 2, 3)), images)
     torch.testing.assert_close(penalty, weight.square().sum())
 
 
 def test_r1_can_be_descended() -> None:
     weight = torch.randn(1, 1, 4, 4, requires_grad=True)
     images = torch.randn(3, 1, 4, 4, requires_grad=True)
-    r1((images * weight).sum(dim=(1, 2, 3)), images).backward()
+    r1_penalty((images * weight).sum(dim=(1, 2, 3)), images).backward()
     torch.testing.assert_close(weight.grad, 2 * weight.detach())
 
 
