@@ -167,7 +167,7 @@ def test_one_image_of_a_class_has_no_lowest(
     [
         (0.01, Status.OK, 0.005, "yes", "significant, p = 0.01"),
         (0.2, Status.OK, 0.1, "no", "not significant, p = 0.2"),
-        (0.2, Status.OK, 0.01, "open", "none of 99 relabellings does as well"),
+        (0.2, Status.OK, 0.01, "open", "none of 99 relabelings does as well"),
         (None, Status.OK, None, "open", "not tested"),
         (0.01, Status.EMPTY_MAP, 0.01, "zero", Status.EMPTY_MAP.explanation),
         (0.01, Status.CAV_WEAK, 0.01, "no", Status.CAV_WEAK.explanation),

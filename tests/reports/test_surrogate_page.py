@@ -14,7 +14,7 @@ from tests.surrogate.test_checkpoint import TINY
 
 from pellucid.reports.shared.html import script_hash
 from pellucid.reports.surrogate.graph_figure import graph_views
-from pellucid.reports.surrogate.graph_layout import lay_out, layers_of
+from pellucid.reports.surrogate.graph_layout import assign_layers, lay_out
 from pellucid.reports.surrogate.graph_page import ExplainedImage, render_surrogate_page
 from pellucid.reports.surrogate.image_parts import difference_uri, image_uri, traversal_png
 from pellucid.reports.surrogate.numbers import explanation_numbers
@@ -210,7 +210,7 @@ def test_causes_stand_left_of_effects_and_no_boxes_overlap() -> None:
     random = np.random.default_rng(0)
     pairs = [(f"n{a}", f"n{b}") for a in range(12) for b in range(a + 1, 12) if random.random() < 0.2]
     pairs += [(f"n{number}", "end") for number in range(12)]
-    layers = layers_of(nodes, pairs, "end")
+    layers = assign_layers(nodes, pairs, "end")
     layout = lay_out(nodes, pairs, layers)
     for cause, effect in pairs:
         assert layout.boxes[cause].x + layout.boxes[cause].width <= layout.boxes[effect].x
@@ -227,7 +227,7 @@ def test_causes_stand_left_of_effects_and_no_boxes_overlap() -> None:
 
 
 def test_an_edge_that_would_close_a_cycle_does_not_count_for_the_layers() -> None:
-    assert layers_of(["a", "b"], [("a", "b"), ("b", "a")]) == {"a": 0, "b": 1}
+    assert assign_layers(["a", "b"], [("a", "b"), ("b", "a")]) == {"a": 0, "b": 1}
 
 
 def decoded(uri: str) -> np.ndarray:

@@ -31,5 +31,5 @@ def class_of_kind(kind: str, source: str) -> "type[Result]":
     if kind not in KINDS:
         raise ResultError(f"{source}: unknown kind of result {kind!r}; this version knows {', '.join(sorted(KINDS))}")
     module, _, name = KINDS[kind].partition(":")
-    found: type[Result] = getattr(import_module(module), name)
-    return found
+    result_class: type[Result] = getattr(import_module(module), name)
+    return result_class

@@ -77,11 +77,15 @@ class Result(ABC):
         """
         import pyarrow
 
-        made = self.provenance
-        options = json.dumps(to_record(made.recordable().options), sort_keys=True)
+        provenance = self.provenance
+        options = json.dumps(to_record(provenance.recordable().options), sort_keys=True)
         common = {
-            "kind": self.kind, "model": made.model, "layer": made.layer, "method": made.method, "options": options,
-        }  # fmt: skip
+            "kind": self.kind,
+            "model": provenance.model,
+            "layer": provenance.layer,
+            "method": provenance.method,
+            "options": options,
+        }
         return pyarrow.Table.from_pylist([{**common, **row} for row in long_rows(self.rows(), self.keys)])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -220,7 +220,15 @@ def choose_examples(
 
 
 def extreme_images(result: ClassExplanation, d: int, t: int) -> tuple[list[int], list[int]]:
-    """Images with the most and with the least evidence of concept `d` for target `t`, none twice."""
+    """Images with the most and with the least evidence, none twice.
+
+    Args:
+        result: of one layer.
+        d, t: index of the concept, and of the target.
+
+    Returns:
+        Indices of the images, each list with its most extreme one first.
+    """
     order = result.signed.values[:, d, t].argsort(descending=True, stable=True).tolist()
     count = min(_SHOWN, (len(order) + 1) // 2)
     return order[:count], order[count:][-count:][::-1]

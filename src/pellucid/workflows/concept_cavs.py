@@ -55,7 +55,13 @@ def gather_cavs(
 
 
 def make_explainers(classifier: Classifier, cavs: CavsByLayer, options: ExplainConceptsOptions) -> list[VisualTCAV]:
-    """Visual-TCAV at each layer."""
+    """Visual-TCAV at each layer.
+
+    Args:
+        classifier: whose layers they are.
+        cavs: layer -> CAVs.
+        options: baseline, permutations, seed and batches.
+    """
     return [
         VisualTCAV(
             classifier.at(layer),

@@ -56,7 +56,7 @@ class Panel:
         delta: change in score that the map should add up to; None where the method promises no completeness.
         gap: completeness gap, the map's sum minus `delta` at the layer's own resolution; None likewise.
         seconds: time the map took.
-        passes: name -> count of network passes made.
+        passes: name -> count of network passes.
         notes: sentences for the reader, such as the reason for a zero map.
         options: the method's options.
     """
@@ -87,7 +87,7 @@ class PageInput:
         panels: the maps; methods, layers and targets appear in the order they first come in.
         crop: (left, top, right, bottom) of what the network saw, in the image's pixels, beyond its edges
             where the preprocessing padded; None for all of it.
-        provenance: what made the page: versions, seeds, hash of the weights, layer shapes; may be nested.
+        provenance: how the page was made: versions, seeds, hash of the weights, layer shapes; may be nested.
     """
 
     title: str
@@ -100,7 +100,7 @@ class PageInput:
 
 
 def write_page(path: str | os.PathLike[str], page: PageInput) -> None:
-    """Write `render_page(page)` as a UTF-8 file: all of it or nothing; missing folders are made."""
+    """Write `render_page(page)` as a UTF-8 file: all of it or nothing; missing folders are created."""
     write_atomically(path, render_page(page).encode())
 
 
@@ -166,18 +166,18 @@ def describe_completeness_gap(gap: float, delta: float | None) -> str:
 
 def _check(page: PageInput) -> None:
     if not page.panels:
-        raise ReportError(f"the page of {page.title!r} has no panels, wanted at least one map")
+        raise ReportError(f"the page of {page.title!r} has no panels; expected at least one map")
     names = set()
     for panel in page.panels:
         check_placed(panel.values, page.image)
         name = (panel.method, panel.layer, panel.target)
         if name in names:
-            raise ReportError(f"two panels are {' / '.join(name)}, wanted one: let the method's name tell them apart")
+            raise ReportError(f"two panels are {' / '.join(name)}; expected one: give the methods different names")
         names.add(name)
     left, top, right, bottom = _seen(page)
     if left >= right or top >= bottom:
         raise ReportError(
-            f"crop {page.crop} shows no part of the image, wanted (left, top, right, bottom) that overlaps"
+            f"crop {page.crop} shows no part of the image; expected (left, top, right, bottom) that overlaps"
             f" {page.image.width} x {page.image.height} pixels"
         )
 
@@ -190,8 +190,8 @@ def _grids(page: PageInput, size: tuple[int, int]) -> list[dict[str, object]]:
     scales = {(m, layer): _shared_scale(page, m, layer) for m in methods for layer in layers}
 
     def row(target: str, method: str) -> list[dict[str, object] | None]:
-        found = [(cells.get((target, method, layer)), scales[method, layer]) for layer in layers]
-        return [_panel_view(page, panel, scale, size) if panel else None for panel, scale in found]
+        panels = [(cells.get((target, method, layer)), scales[method, layer]) for layer in layers]
+        return [_panel_view(page, panel, scale, size) if panel else None for panel, scale in panels]
 
     return [
         {"name": target, "rows": [(method, row(target, method)) for method in methods]}

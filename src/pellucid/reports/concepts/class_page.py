@@ -22,7 +22,7 @@ from pellucid.workflows import ClassConcepts
 
 
 def write_class_page(path: str | os.PathLike[str], report: ClassConcepts) -> None:
-    """Write `render_class_page(report)` as a UTF-8 file: all of it or nothing; missing folders are made."""
+    """Write `render_class_page(report)` as a UTF-8 file: all of it or nothing; missing folders are created."""
     write_atomically(path, render_class_page(report).encode())
 
 
@@ -53,7 +53,7 @@ def render_class_page(report: ClassConcepts) -> str:
 def _scale(results: Sequence[ClassExplanation], t: int) -> Scale:
     """One range for the bars of a target at all layers."""
     parts = (
-        end[:, t].tolist() for found in results for end in (found.signed.low, found.signed.high, found.signed.mean)
+        end[:, t].tolist() for result in results for end in (result.signed.low, result.signed.high, result.signed.mean)
     )
     return Scale.over(value for part in parts for value in part)
 
@@ -61,23 +61,27 @@ def _scale(results: Sequence[ClassExplanation], t: int) -> Scale:
 def _overview(results: Sequence[ClassExplanation], t: int, scale: Scale, labels: Any) -> dict[str, Any]:
     """Concepts by layers: mean evidence, dim where chance does as well."""
     strongest = max(abs(scale.low), scale.high)
-    names = dict.fromkeys(name for found in results for name in found.concepts)
-    order = sorted(names, key=lambda name: -max(_mean(found, name, t) for found in results if name in found.concepts))
+    names = dict.fromkeys(name for result in results for name in result.concepts)
+    order = sorted(
+        names, key=lambda name: -max(_mean(result, name, t) for result in results if name in result.concepts)
+    )
     return {
-        "layers": [labels[found.layer] for found in results],
-        "rows": [(name, [_overview_cell(found, name, t, scale, strongest) for found in results]) for name in order],
+        "layers": [labels[result.layer] for result in results],
+        "rows": [(name, [_overview_cell(result, name, t, scale, strongest) for result in results]) for name in order],
     }
 
 
-def _mean(found: ClassExplanation, name: str, t: int) -> float:
-    return float(found.signed.mean[found.concepts.index(name), t])
+def _mean(result: ClassExplanation, name: str, t: int) -> float:
+    return float(result.signed.mean[result.concepts.index(name), t])
 
 
-def _overview_cell(found: ClassExplanation, name: str, t: int, scale: Scale, strongest: float) -> dict[str, Any] | None:
-    if name not in found.concepts:
+def _overview_cell(
+    result: ClassExplanation, name: str, t: int, scale: Scale, strongest: float
+) -> dict[str, Any] | None:
+    if name not in result.concepts:
         return None
-    value = _mean(found, name, t)
-    believed = _verdict(found, found.concepts.index(name), t)["kind"] in ("yes", "open")
+    value = _mean(result, name, t)
+    believed = _verdict(result, result.concepts.index(name), t)["kind"] in ("yes", "open")
     return {
         "text": scale.write(value),
         "kind": ("for" if value >= 0 else "against") if believed else "dim",
@@ -85,65 +89,65 @@ def _overview_cell(found: ClassExplanation, name: str, t: int, scale: Scale, str
     }
 
 
-def _layer_view(report: ClassConcepts, found: ClassExplanation, scales: Sequence[Scale]) -> dict[str, Any]:
+def _layer_view(report: ClassConcepts, result: ClassExplanation, scales: Sequence[Scale]) -> dict[str, Any]:
     return {
-        "name": report.layers[found.layer],
-        "charts": [_chart(found, t, scale) for t, scale in enumerate(scales)],
-        "examples": [example_views(report.examples, found, t, scale) for t, scale in enumerate(scales)],
-        "quality": quality_rows(found.cavs),
-        "cosines": cosine_table(found.cavs),
-        "notes": found.notes,
+        "name": report.layers[result.layer],
+        "charts": [_chart(result, t, scale) for t, scale in enumerate(scales)],
+        "examples": [example_views(report.examples, result, t, scale) for t, scale in enumerate(scales)],
+        "quality": quality_rows(result.cavs),
+        "cosines": cosine_table(result.cavs),
+        "notes": result.notes,
     }
 
 
-def _chart(found: ClassExplanation, t: int, scale: Scale) -> dict[str, Any]:
+def _chart(result: ClassExplanation, t: int, scale: Scale) -> dict[str, Any]:
     """The ranking of one target at one layer."""
-    published = {place.concept: rank for rank, place in enumerate(found.ranking(t, "reference"), start=1)}
-    low, high = found.published_interval[:, :, t]
+    published = {place.concept: rank for rank, place in enumerate(result.ranking(t, "reference"), start=1)}
+    low, high = result.published_interval[:, :, t]
     rows = []
-    for place in found.ranking(t, "signed"):
-        d = found.concepts.index(place.concept)
+    for place in result.ranking(t, "signed"):
+        d = result.concepts.index(place.concept)
         rows.append(
             {
                 "name": place.concept,
                 "bar": scale.bar(place.mean, place.low, place.high),
                 "text": scale.write(place.mean),
                 "interval": f"{scale.write(place.low)} to {scale.write(place.high)}",
-                "verdict": _verdict(found, d, t),
-                "weak": found.cavs[d].is_weak,
+                "verdict": _verdict(result, d, t),
+                "weak": result.cavs[d].is_weak,
                 "seen": f"{100 * place.share_seen:.0f} %",
-                "published": f"{float(found.reference.mean[d, t]):.4f}",
+                "published": f"{float(result.reference.mean[d, t]):.4f}",
                 "published_interval": f"{float(low[d]):.4f} to {float(high[d]):.4f}",
                 "published_place": published[place.concept],
                 "lead": _lead_words(place, scale),
             }
         )
     return {
-        "target": found.targets[t],
+        "target": result.targets[t],
         "rows": rows,
         "ticks": scale.ticks,
-        "headline": _headline(rows, found.targets[t]),
-        "missed": int((found.gap[:, t] > 0.1).sum()),
+        "headline": _headline(rows, result.targets[t]),
+        "missed": int((result.gap[:, t] > 0.1).sum()),
     }
 
 
-def _verdict(found: ClassExplanation, d: int, t: int) -> dict[str, str]:
+def _verdict(result: ClassExplanation, d: int, t: int) -> dict[str, str]:
     """Whether to believe a mean, with the commonest reason for zeros in single images."""
-    counts = Counter(found.signed_status[:, d, t])
-    total = len(found.sources)
-    if found.cavs[d].is_weak and counts.get(Status.CAV_WEAK):
+    counts = Counter(result.signed_status[:, d, t])
+    total = len(result.sources)
+    if result.cavs[d].is_weak and counts.get(Status.CAV_WEAK):
         status = Status.CAV_WEAK
     else:
         status = next((one for one, count in counts.items() if count == total), Status.OK)
     raw, adjusted = (
         None if values is None else float(values[d, t])
-        for values in (found.signed.p_values, found.signed.adjusted_p_values)
+        for values in (result.signed.p_values, result.signed.adjusted_p_values)
     )
-    said = verdict(adjusted, status, raw, found.permutations)
+    words = verdict(adjusted, status, raw, result.permutations)
     unseen = counts[Status.EMPTY_MAP] + counts[Status.NO_POSITIVE_DIRECTION]
-    if said["kind"] != "zero" and unseen:
-        said["text"] += f"; nowhere seen in {unseen} of {total} images"
-    return said
+    if words["kind"] != "zero" and unseen:
+        words["text"] += f"; nowhere seen in {unseen} of {total} images"
+    return words
 
 
 def _lead_words(place: Any, scale: Scale) -> str | None:
@@ -157,10 +161,10 @@ def _lead_words(place: Any, scale: Scale) -> str | None:
 
 def _headline(rows: Sequence[dict[str, Any]], target: str) -> str:
     """The result in one sentence."""
-    told = [row for row in rows if row["verdict"]["kind"] == "yes" and row["bar"]["sign"] == "for"]
-    if not told:
+    believed = [row for row in rows if row["verdict"]["kind"] == "yes" and row["bar"]["sign"] == "for"]
+    if not believed:
         return headline_without_evidence(rows, target)
-    first = told[0]
+    first = believed[0]
     lead = first["lead"] or ""
     ahead = " and is clearly ahead of the next" if lead.startswith("clearly") and rows[0] is first else ""
     ahead = ahead or (", but not clearly more than the next" if lead and rows[0] is first else "")

@@ -10,34 +10,34 @@ from pellucid.reports.shared.overlays import map_uri
 from pellucid.workflows import ClassExamples, extreme_images
 
 
-def example_views(examples: ClassExamples, found: ClassExplanation, t: int, scale: Scale) -> list[dict[str, Any]]:
+def example_views(examples: ClassExamples, result: ClassExplanation, t: int, scale: Scale) -> list[dict[str, Any]]:
     """What the template prints of each concept's examples at a layer, concepts in the order of their means.
 
     Args:
         examples: the images with their concept maps.
-        found: the layer's result.
+        result: the layer's result.
         t: index of the target.
         scale: on which evidence is written.
     """
     views = []
-    for d in found.signed.mean[:, t].argsort(descending=True, stable=True).tolist():
-        highest, lowest = extreme_images(found, d, t)
+    for d in result.signed.mean[:, t].argsort(descending=True, stable=True).tolist():
+        highest, lowest = extreme_images(result, d, t)
         shots = {
-            name: [_shot(examples, found, (n, d, t), scale) for n in chosen]
+            name: [_shot(examples, result, (n, d, t), scale) for n in chosen]
             for name, chosen in (("highest", highest), ("lowest", lowest))
         }
-        views.append({"name": found.concepts[d], **shots})
+        views.append({"name": result.concepts[d], **shots})
     return views
 
 
-def _shot(examples: ClassExamples, found: ClassExplanation, at: tuple[int, int, int], scale: Scale) -> dict[str, Any]:
+def _shot(examples: ClassExamples, result: ClassExplanation, at: tuple[int, int, int], scale: Scale) -> dict[str, Any]:
     """One image; `at` is its index, the concept's and the target's."""
     n, d, _ = at
     whole = Geometry(*examples.size, box=(0, 0, *examples.size))
     return {
         "image": n,
-        "name": Path(found.sources[n]).name,
-        "map": map_uri(examples.maps[found.layer, n][d], whole, examples.size),
-        "text": scale.write(float(found.signed.values[at])),
-        "seen": f"{float(found.strongest[n, d]):.2f}",
+        "name": Path(result.sources[n]).name,
+        "map": map_uri(examples.maps[result.layer, n][d], whole, examples.size),
+        "text": scale.write(float(result.signed.values[at])),
+        "seen": f"{float(result.strongest[n, d]):.2f}",
     }

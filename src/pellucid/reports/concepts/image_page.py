@@ -21,7 +21,7 @@ _MAP_LONG_SIDE = 360
 
 
 def write_concept_page(path: str | os.PathLike[str], report: ImageConcepts) -> None:
-    """Write `render_concept_page(report)` as a UTF-8 file: all of it or nothing; missing folders are made."""
+    """Write `render_concept_page(report)` as a UTF-8 file: all of it or nothing; missing folders are created."""
     write_atomically(path, render_concept_page(report).encode())
 
 
@@ -53,74 +53,77 @@ def render_concept_page(report: ImageConcepts) -> str:
 
 def _layer_views(report: ImageConcepts, photo: Image.Image) -> list[dict[str, Any]]:
     """What the template prints of each layer."""
-    tested = all(found.nulls is not None for found in report.explanations)
+    tested = all(explanation.nulls is not None for explanation in report.explanations)
     adjusted = adjust_over_layers(report.explanations) if tested else [None] * len(report.explanations)
     scales = [_scale(report, t) for t in range(len(report.explanations[0].targets[0]))]
     return [
         {
-            "name": report.layers[found.layer],
-            "charts": [_chart(found, t, scale, p_values) for t, scale in enumerate(scales)],
-            "maps": _maps(report, found, photo),
-            "quality": quality_rows(found.cavs),
-            "cosines": cosine_table(found.cavs),
-            "flat": tuple(found.maps.shape[2:]) == (1, 1),
-            "notes": found.notes,
+            "name": report.layers[explanation.layer],
+            "charts": [_chart(explanation, t, scale, p_values) for t, scale in enumerate(scales)],
+            "maps": _maps(report, explanation, photo),
+            "quality": quality_rows(explanation.cavs),
+            "cosines": cosine_table(explanation.cavs),
+            "flat": tuple(explanation.maps.shape[2:]) == (1, 1),
+            "notes": explanation.notes,
         }
-        for found, p_values in zip(report.explanations, adjusted, strict=True)
+        for explanation, p_values in zip(report.explanations, adjusted, strict=True)
     ]
 
 
 def _scale(report: ImageConcepts, t: int) -> Scale:
     """One range for the bars of a target at all layers."""
     ends = []
-    for found in report.explanations:
-        interval = found.interval()
-        parts = (found.signed, *([] if interval is None else interval))
+    for explanation in report.explanations:
+        interval = explanation.interval()
+        parts = (explanation.signed, *([] if interval is None else interval))
         ends += [float(value) for part in parts for value in part[0, :, t]]
     return Scale.over(ends)
 
 
-def _chart(found: ConceptExplanation, t: int, scale: Scale, p_values: Tensor | None) -> dict[str, Any]:
+def _chart(explanation: ConceptExplanation, t: int, scale: Scale, p_values: Tensor | None) -> dict[str, Any]:
     """The bars of one target at one layer, from the one that speaks most for the target to the one most against it."""
-    interval = found.interval()
-    published, raw = found.reference[0, :, t], found.p_values
-    permutations = 0 if found.nulls is None else found.nulls.signed.shape[2]
+    interval = explanation.interval()
+    published, raw = explanation.reference[0, :, t], explanation.p_values
+    permutations = 0 if explanation.nulls is None else explanation.nulls.signed.shape[2]
     places = {int(d): place for place, d in enumerate(published.argsort(descending=True, stable=True), start=1)}
     rows = []
-    for d in found.signed[0, :, t].argsort(descending=True, stable=True).tolist():
-        value = float(found.signed[0, d, t])
+    for d in explanation.signed[0, :, t].argsort(descending=True, stable=True).tolist():
+        value = float(explanation.signed[0, d, t])
         low, high = _ends(interval, d, t)
         p_value = None if p_values is None else float(p_values[0, d, t])
         rows.append(
             {
-                "name": found.concepts[d],
+                "name": explanation.concepts[d],
                 "text": scale.write(value),
                 "interval": scale.write_range(low, high),
                 "bar": scale.bar(value, low, high),
                 "verdict": verdict(
-                    p_value, found.signed_status[0, d, t], None if raw is None else float(raw[0, d, t]), permutations
+                    p_value,
+                    explanation.signed_status[0, d, t],
+                    None if raw is None else float(raw[0, d, t]),
+                    permutations,
                 ),
-                "weak": found.cavs[d].is_weak,
+                "weak": explanation.cavs[d].is_weak,
                 "published": f"{float(published[d]):.3f}",
                 "place": places[d] if float(published[d]) > 0 else None,
-                "published_status": str(found.status[0, d, t]),
-                "published_reason": found.status[0, d, t].explanation,
-                "positive": scale.write(float(found.positive[0, d, t])),
-                "negative": scale.write(float(found.negative[0, d, t])),
-                "joint": scale.write(float(found.joint.contributions[0, d, t])),
+                "published_status": str(explanation.status[0, d, t]),
+                "published_reason": explanation.status[0, d, t].explanation,
+                "positive": scale.write(float(explanation.positive[0, d, t])),
+                "negative": scale.write(float(explanation.negative[0, d, t])),
+                "joint": scale.write(float(explanation.joint.contributions[0, d, t])),
             }
         )
     return {
-        "target": found.targets[0][t],
+        "target": explanation.targets[0][t],
         "rows": rows,
         "ticks": scale.ticks,
-        "score": f"{float(found.scores[0, t]):.2f}".replace("-", "−"),
-        "gap": describe_gap(float(found.gap[0, t]), float(found.delta[0, t])),
-        "trusted": float(found.gap[0, t]) <= 0.1,
-        "for_mass": scale.write(float(found.positive_mass[0, t])),
-        "against_mass": scale.write(float(found.negative_mass[0, t])),
-        "residual": scale.write(float(found.joint.residual[0, t])),
-        "headline": _headline(rows, found.targets[0][t]),
+        "score": f"{float(explanation.scores[0, t]):.2f}".replace("-", "−"),
+        "gap": describe_gap(float(explanation.gap[0, t]), float(explanation.delta[0, t])),
+        "trusted": float(explanation.gap[0, t]) <= 0.1,
+        "for_mass": scale.write(float(explanation.positive_mass[0, t])),
+        "against_mass": scale.write(float(explanation.negative_mass[0, t])),
+        "residual": scale.write(float(explanation.joint.residual[0, t])),
+        "headline": _headline(rows, explanation.targets[0][t]),
     }
 
 
@@ -131,10 +134,10 @@ def _ends(interval: Tensor | None, d: int, t: int) -> tuple[float | None, float 
 
 def _headline(rows: Sequence[Mapping[str, Any]], target: str) -> str:
     """The result in one sentence."""
-    told = [row for row in rows if row["verdict"]["kind"] == "yes"]
-    speaks = [row for row in told if row["bar"]["sign"] == "for"]
-    against = [row for row in reversed(told) if row["bar"]["sign"] == "against"]
-    if not told:
+    believed = [row for row in rows if row["verdict"]["kind"] == "yes"]
+    speaks = [row for row in believed if row["bar"]["sign"] == "for"]
+    against = [row for row in reversed(believed) if row["bar"]["sign"] == "against"]
+    if not believed:
         return headline_without_evidence(rows, target)
     parts = []
     if speaks:
@@ -147,13 +150,13 @@ def _headline(rows: Sequence[Mapping[str, Any]], target: str) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _maps(report: ImageConcepts, found: ConceptExplanation, photo: Image.Image) -> list[dict[str, Any]]:
+def _maps(report: ImageConcepts, explanation: ConceptExplanation, photo: Image.Image) -> list[dict[str, Any]]:
     """The maps of each concept as layers over the photograph, and what they show in words."""
     shrink = min(1.0, _MAP_LONG_SIDE / max(photo.size))
     size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
     views = []
-    for d, cav in enumerate(found.cavs):
-        seen, opposite = found.maps[0, d], found.negative_maps[0, d]
+    for d, cav in enumerate(explanation.cavs):
+        seen, opposite = explanation.maps[0, d], explanation.negative_maps[0, d]
         views.append(
             {
                 "name": cav.name,
@@ -167,7 +170,7 @@ def _maps(report: ImageConcepts, found: ConceptExplanation, photo: Image.Image) 
 
 def _seen_words(strongest: float, share: float, separable: bool) -> str:
     if not separable:
-        return "cannot be told from other images at this layer"
+        return "cannot be separated from other images at this layer"
     if strongest == 0:
         return "not seen in this image"
     if strongest < SEEN:
@@ -178,7 +181,7 @@ def _seen_words(strongest: float, share: float, separable: bool) -> str:
 def _provenance(report: ImageConcepts) -> dict[str, object]:
     first = report.explanations[0]
     cav = first.cavs[0]
-    passes = sum((found.passes for found in report.explanations[1:]), first.passes)
+    passes = sum((explanation.passes for explanation in report.explanations[1:]), first.passes)
     return {
         "image": {"file": report.path.name, "sha256": report.sha256},
         "classifier": report.classifier,

@@ -26,7 +26,7 @@ def verdict(
     Args:
         adjusted, p_value: with and without adjustment for the number of tests; None if not tested.
         status: of the number.
-        permutations: relabellings behind the p-value; it cannot fall below 1 / (1 + permutations).
+        permutations: relabelings behind the p-value; it cannot fall below 1 / (1 + permutations).
     """
     if status not in (Status.OK, Status.CAV_WEAK, Status.NOT_CONVERGED):
         return {"kind": "zero", "text": status.explanation}
@@ -37,7 +37,7 @@ def verdict(
         return {"kind": "no" if doubt else "yes", "text": f"significant, {format_p_value(adjusted)}{doubt}"}
     if p_value is not None and p_value * (1 + permutations) < 1.5:
         text = (
-            f"open: none of {permutations} relabellings does as well, too few for so many tests "
+            f"open: none of {permutations} relabelings does as well, too few for so many tests "
             f"({format_p_value(adjusted)})"
         )
         return {"kind": "open", "text": f"{text}{doubt}"}
@@ -54,7 +54,7 @@ def headline_without_evidence(rows: Sequence[Mapping[str, Any]], target: str) ->
         return f"None of these concepts can be shown to have counted for {target} at this layer."
     name = f"{first['name'][0].upper()}{first['name'][1:]}"
     tested = first["verdict"]["text"] != "not tested"
-    doubt = "but none of these concepts can be told from chance at this layer" if tested else "but nothing was tested"
+    doubt = "but none of these concepts is significant at this layer" if tested else "but nothing was tested"
     return f"{name} has the most evidence for {target} ({first['text']} logits), {doubt}."
 
 
@@ -89,7 +89,7 @@ def quality_rows(cavs: Sequence[CAV]) -> list[dict[str, object]]:
 def _doubts(cav: CAV) -> list[str]:
     doubts = []
     if cav.is_weak:
-        doubts.append(f"AUC below {WEAK_AUC:g}: it hardly tells the concept from other images")
+        doubts.append(f"AUC below {WEAK_AUC:g}: it weakly separates the concept from other images")
     if not cav.is_separable:
         doubts.append("not separable here: its map is empty")
     if cav.stability < _UNSTABLE:

@@ -1,7 +1,7 @@
 """One self-contained HTML page per evaluation run: what was run, every number and every map.
 
 The page loads nothing: style, script and images are inside, its content security policy forbids the rest. It can be
-made again from the run's folder at any time, finished or not; nothing is explained anew.
+written again from the run's folder at any time, finished or not; nothing is explained again.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def render_evaluation(run: Run) -> str:
     source = _Source.of(run)
     images = GridImages(run)
     rows = list(_strips(source, images))
-    found = facts(run, source.table)
+    run_facts = facts(run, source.table)
     values = {
         "title": " and ".join(model.name for model in run.plan.models),
-        "facts": found,
-        "caveats": caveats(found, source.lines),
+        "facts": run_facts,
+        "caveats": caveats(run_facts, source.lines),
         "cells": source.cells,
         "results": results(source.lines, source.layer_names),
         "sanity": sanity(source.lines),
@@ -106,7 +106,7 @@ def render_evaluation(run: Run) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """What all parts of the page are made of."""
+    """What all parts of the page draw on."""
 
     run: Run
     table: pa.Table
@@ -126,12 +126,12 @@ class _Source:
 
     @property
     def layer_names(self) -> dict[tuple[str, str], str]:
-        """(model, layer as asked for) -> the layer's own name."""
+        """(model, layer as requested) -> the layer's own name."""
         plan = self.run.plan
         return {
-            (model.name, asked): own
+            (model.name, requested): own
             for model in plan.models
-            for asked, own in zip(plan.options.layers, model.layers, strict=True)
+            for requested, own in zip(plan.options.layers, model.layers, strict=True)
         }
 
     @property
@@ -144,12 +144,12 @@ class _Source:
         """Methods on the trained networks, without controls."""
         return [line for line in self.lines if line.variant == "trained" and not line.control]
 
-    def rows(self, **wanted: object) -> pa.Table:
+    def rows(self, **values: object) -> pa.Table:
         """The rows of the table with these values, of the trained networks without smoothing."""
         import pyarrow.compute as pc
 
         keep = None
-        for name, value in {"variant": "trained", "kernel_size": 1, **wanted}.items():
+        for name, value in {"variant": "trained", "kernel_size": 1, **values}.items():
             own = pc.equal(self.table[name], value)
             keep = own if keep is None else pc.and_(keep, own)
         return self.table.filter(keep)
@@ -201,9 +201,9 @@ def _strips(source: _Source, images: GridImages) -> Iterator[_StripRow]:
 def _heats(source: _Source) -> Iterator[tuple[str, str, Heat]]:
     for model, setting in source.places():
         rows = source.rows(model=model, setting=setting, control=False)
-        found = correlate(rows, setting=setting, model=model)
-        if len(found.names) > 1:
-            yield model, setting, heat(found)
+        correlations = correlate(rows, setting=setting, model=model)
+        if len(correlations.names) > 1:
+            yield model, setting, heat(correlations)
 
 
 def _curves(source: _Source) -> Iterator[tuple[str, CurvePanel]]:
@@ -221,6 +221,6 @@ def _curves(source: _Source) -> Iterator[tuple[str, CurvePanel]]:
 
 def _grad_cam(source: _Source, model: str, setting: str) -> float | None:
     """Median of Grad-CAM at the final layer."""
-    wanted = (model, setting, "final", "GradCAM")
-    found = [line for line in source.plain if (line.model, line.setting, line.layer, line.method) == wanted]
-    return found[0].median.estimate if found and found[0].median.scores else None
+    key = (model, setting, "final", "GradCAM")
+    lines = [line for line in source.plain if (line.model, line.setting, line.layer, line.method) == key]
+    return lines[0].median.estimate if lines and lines[0].median.scores else None

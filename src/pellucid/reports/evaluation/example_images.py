@@ -26,9 +26,9 @@ class GridImages:
         run: whose manifests and data set are read.
 
     Attributes:
-        uris: (number, data URI) of every image that was asked for and read.
+        uris: (number, data URI) of every requested image that could be read.
         failures: reasons by file, of images that could not be read.
-        left_out: how many were asked for beyond what a page holds.
+        left_out: how many were requested beyond what a page holds.
     """
 
     def __init__(self, run: Run) -> None:
@@ -47,7 +47,13 @@ class GridImages:
         return f"{columns * width} / {rows * height}"
 
     def number(self, model: str, setting: str, grid: int) -> int | None:
-        """The number of a grid's image on the page; None if it cannot be read, or there is no more room."""
+        """The number of a grid's image on the page; None if it cannot be read, or there is no more room.
+
+        Args:
+            model: name of the model, whose preprocessing crops the cells.
+            setting: name of the grid setting.
+            grid: number of the grid.
+        """
         key = (model, setting != "GridPG")
         if key not in self._sets:
             self._sets[key] = self._run.grid_set(setting, model=model)

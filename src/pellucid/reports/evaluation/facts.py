@@ -66,20 +66,20 @@ def facts(run: Run, table: pa.Table) -> Facts:
     )
 
 
-def caveats(found: Facts, lines: Sequence[SummaryLine]) -> list[str]:
+def caveats(run_facts: Facts, lines: Sequence[SummaryLine]) -> list[str]:
     """Reasons not to trust the numbers yet, in whole sentences."""
-    said = []
-    done, total = found.shards
+    sentences = []
+    done, total = run_facts.shards
     if done < total:
-        said.append(
+        sentences.append(
             f"This run is not finished: {done} of {total} units of work are done. All numbers are those of the grids "
-            "finished so far; the same command goes on where it stopped."
+            "finished so far; the same command continues where it stopped."
         )
     own = [line for line in lines if not line.control and line.median.scores]
     fewest = min((line.median.grids for line in own), default=0)
     if 0 < fewest < _FEW_GRIDS:
         widest = max((line.median.high - line.median.low) / 2 for line in own if line.median.grids == fewest)
-        said.append(
+        sentences.append(
             f"Few grids: some medians rest on {fewest} (the paper's on {_PAPER_GRIDS}), "
             + (
                 f"and their intervals reach up to ±{widest:.2f}. Differences smaller than that say nothing."
@@ -87,19 +87,21 @@ def caveats(found: Facts, lines: Sequence[SummaryLine]) -> list[str]:
                 else "which shows how to read this page and says nothing of the methods."
             )
         )
-    for status, what in (("non-finite", "hold NaN or infinite values"), ("refused", "could not be made")):
+    for status, what in (("non-finite", "hold NaN or infinite values"), ("refused", "could not be computed")):
         where = distinct(f"{line.name} at {line.layer}" for line in lines if line.status.get(status))
         count = sum(line.status.get(status, 0) for line in lines)
         if count:
-            said.append(f"{count} maps {what} and have no score: {', '.join(where)}.")
+            sentences.append(f"{count} maps {what} and have no score: {', '.join(where)}.")
     notes = distinct(line.note for line in lines if line.note)
-    return said + [f"Reason given: {note}" for note in notes[:3]]
+    return sentences + [f"Reason given: {note}" for note in notes[:3]]
 
 
 def _model(model: PlannedModel, layers: Sequence[str]) -> dict[str, str]:
     device, dtype, autocast, channels_last = model.precision.split(" ")
     extras = [f"autocast {autocast}"] * (autocast != "None") + ["channels last"] * (channels_last == "True")
-    named = (own if own == asked else f"{asked} = {own}" for asked, own in zip(layers, model.layers, strict=True))
+    named = (
+        own if own == requested else f"{requested} = {own}" for requested, own in zip(layers, model.layers, strict=True)
+    )
     random = [model.variant(index) for index in range(1, len(model.steps))]
     return {
         "layers": ", ".join(named),
@@ -122,7 +124,7 @@ def _choices(run: Run, skipped: int) -> dict[str, str]:
         "images": f"{run.plan.data.images} in the data set, {skipped} of them skipped",
         "an image is used if": f"its class is predicted with probability at least {options.threshold:g}",
         **({"with several models": pool} if len(run.plan.models) > 1 else {}),
-        "between the twins": "images may recur in other grids" if options.reuse else "no image is used twice",
+        "beside the same-class pair": "images may recur in other grids" if options.reuse else "no image is used twice",
         **({"smoothing kernels": f"{kernels} cells wide, sigma a quarter of that"} if kernels else {}),
         "order of the head": options.order,
         "explained": options.output.replace("_", " "),
@@ -142,7 +144,7 @@ def _done(run: Run, table: pa.Table) -> tuple[tuple[str, str, str], ...]:
     keys = ["model", "variant", "setting", "layer"]
     counted = table.group_by(keys, use_threads=False).aggregate([("grid", "count_distinct")]).to_pylist()
     finished = {tuple(row[key] for key in keys): row["grid_count_distinct"] for row in counted}
-    found = []
+    rows = []
     for model in run.plan.models:
         for variant in map(model.variant, range(len(model.steps))):
             for setting in run.plan.options.settings:
@@ -150,8 +152,8 @@ def _done(run: Run, table: pa.Table) -> tuple[tuple[str, str, str], ...]:
                 counts = {
                     layer: finished.get((model.name, variant, setting, layer), 0) for layer in run.plan.options.layers
                 }
-                found.append((who, setting, _counted(counts, run.plan.options.grids_of(setting))))
-    return tuple(found)
+                rows.append((who, setting, _counted(counts, run.plan.options.grids_of(setting))))
+    return tuple(rows)
 
 
 def _counted(counts: Mapping[str, int], total: int) -> str:

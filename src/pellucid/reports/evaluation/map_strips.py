@@ -43,7 +43,7 @@ _GREYS = ((228, 230, 235), (200, 204, 212), (200, 204, 212))
 
 @dataclass(frozen=True)
 class Place:
-    """Where maps come from: model, setting, layer as asked for, and method as the table calls it."""
+    """Where maps come from: model, setting, layer as requested, and method as the table calls it."""
 
     model: str
     setting: str
@@ -94,13 +94,13 @@ def make_strip(run: Run, table: pa.Table, place: Place, images: GridImages) -> M
     if not sum(bins.sizes):
         return None
     size = _display_size(run, place.model)
-    wanted = [found[0] if found else None for found in bins.examples()]
+    chosen = [grids[0] if grids else None for grids in bins.examples()]
     kept: dict[int, Tensor] = {}
     maps = run.maps(place.setting, place.layer, place.method, model=place.model)
-    found = agg_att_batches(_batches(maps, len(scores), size, set(wanted), kept), scores, mass, size=size)
-    strip = _strip_image(found, run.plan.options.grid)
+    aggregate = agg_att_batches(_batches(maps, len(scores), size, set(chosen), kept), scores, mass, size=size)
+    strip = _strip_image(aggregate, run.plan.options.grid)
     examples = tuple(
-        None if grid is None else _example(run, place, grid, float(scores[grid]), kept[grid], images) for grid in wanted
+        None if grid is None else _example(run, place, grid, float(scores[grid]), kept[grid], images) for grid in chosen
     )
     medians = tuple(float(scores[members].median()) if len(members) else None for members in bins.members)
     return MapStrip(
@@ -117,16 +117,16 @@ def _by_grid(table: pa.Table) -> tuple[Tensor, Tensor]:
 
 
 def _batches(
-    maps: Iterator[StoredMap], count: int, size: tuple[int, int], wanted: set[int | None], kept: dict[int, Tensor]
+    maps: Iterator[StoredMap], count: int, size: tuple[int, int], chosen: set[int | None], kept: dict[int, Tensor]
 ) -> Iterator[Tensor]:
-    """The positive parts (1, h, w) in the order of the grids, zeros where there is none; the wanted ones are kept."""
+    """The positive parts (1, h, w) in the order of the grids, zeros where there is none; the chosen ones are kept."""
     following = 0
     for one in maps:
         if one.grid >= count:  # finished after the table was read
             break
         positive = (one.values if one.positive is None else one.positive)[None]
         positive = upsample(positive, size).clamp(min=0)
-        if one.grid in wanted:
+        if one.grid in chosen:
             kept[one.grid] = positive[0]
         yield torch.zeros(one.grid - following, *size)
         yield positive
@@ -150,11 +150,11 @@ def _example(run: Run, place: Place, grid: int, score: float, values: Tensor, im
     return Example(data_uri(image, "PNG", optimize=True), grid, score, number)
 
 
-def _strip_image(found: AggAtt, grid: tuple[int, int]) -> Image.Image:
+def _strip_image(aggregate: AggAtt, grid: tuple[int, int]) -> Image.Image:
     """The six mean maps side by side, each with the cell framed; empty bins are grey."""
     tiles = [
         _framed(_levels(one), grid) if size else np.full_like(_levels(one.nan_to_num()), _EMPTY)
-        for one, size in zip(found.maps, found.bins.sizes, strict=True)
+        for one, size in zip(aggregate.maps, aggregate.bins.sizes, strict=True)
     ]
     gap = np.full((len(tiles[0]), _GAP), _CLEAR, np.uint8)
     parts = [part for tile in tiles for part in (gap, tile)]

@@ -145,12 +145,12 @@ def curve_panel(title: str, lines: Sequence[SummaryLine], reference: float | Non
     )
 
 
-def heat(found: Correlations) -> Heat:
+def heat(correlations: Correlations) -> Heat:
     """Spearman's correlations, ordered by layer."""
-    layers = distinct(layer for _, layer in found.names)
-    order = sorted(range(len(found.names)), key=lambda place: layers.index(found.names[place][1]))
-    names = tuple(found.names[place] for place in order)
-    rows = tuple(tuple(_heat_cell(found, i, j) for j in order) for i in order)
+    layers = distinct(layer for _, layer in correlations.names)
+    order = sorted(range(len(correlations.names)), key=lambda place: layers.index(correlations.names[place][1]))
+    names = tuple(correlations.names[place] for place in order)
+    rows = tuple(tuple(_heat_cell(correlations, i, j) for j in order) for i in order)
     spans = tuple((layer, sum(own == layer for _, own in names)) for layer in layers)
     return Heat(spans, names, rows, numbers=len(names) <= _NUMBERS_UP_TO)
 
@@ -175,9 +175,9 @@ def _box(place: int, line: SummaryLine, scores: NDArray[np.float64]) -> Box:
     )
 
 
-def _heat_cell(found: Correlations, i: int, j: int) -> HeatCell:
-    value = float(found.matrix[i, j])
-    pair = " and ".join(f"{name} at {layer}" for name, layer in (found.names[i], found.names[j]))
+def _heat_cell(correlations: Correlations, i: int, j: int) -> HeatCell:
+    value = float(correlations.matrix[i, j])
+    pair = " and ".join(f"{name} at {layer}" for name, layer in (correlations.names[i], correlations.names[j]))
     if not isfinite(value):
         return HeatCell("none", 0, "", f"{pair}: not defined")
     shown = f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

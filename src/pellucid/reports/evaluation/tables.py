@@ -72,7 +72,7 @@ class SortableTable:
 
 
 def results(lines: Sequence[SummaryLine], layer_names: Mapping[tuple[str, str], str]) -> SortableTable:
-    """Every line of the summary; `layer_names` are the layers' own names by (model, layer as asked for)."""
+    """Every line of the summary; `layer_names` are the layers' own names by (model, layer as requested)."""
     columns = (
         *_where_columns(lines, Column("Method", number=False)),
         Column("Median", "localization score"),
@@ -81,7 +81,7 @@ def results(lines: Sequence[SummaryLine], layer_names: Mapping[tuple[str, str], 
         Column("75 %", "upper quartile"),
         Column("Native", "median at the map's own resolution, before up-sampling"),
         Column("Attainable", "what a map scores that is even in the cell and zero elsewhere"),
-        Column("Mirror", "share of the evidence outside the cell that lies in the twin's cell"),
+        Column("Mirror", "share of the evidence outside the cell that lies in the cell of the same class"),
         Column("Maps", "attributions with a score"),
         Column("Grids", "that these come from"),
         Column("Zero", "maps without positive evidence; they score 0"),
@@ -148,9 +148,9 @@ def costs(table: pa.Table) -> SortableTable:
     trained = _plain(table, controls=True)
     keys = [*_WHERE, "method", "control"]
     sums = [(name, "sum") for name in (*_COSTS, *_SHARED)]
-    found = trained.group_by(keys, use_threads=False).aggregate([*sums, ("grid", "count_distinct")]).to_pylist()
-    rows, shared, several = [], set(), len({each["model"] for each in found}) > 1
-    for each in found:
+    totals = trained.group_by(keys, use_threads=False).aggregate([*sums, ("grid", "count_distinct")]).to_pylist()
+    rows, shared, several = [], set(), len({each["model"] for each in totals}) > 1
+    for each in totals:
         place = {name: each[name] for name in _WHERE}
         grids, scored = each["grid_count_distinct"], sum(each[f"{name}_sum"] for name in _SHARED)
         if tuple(place.values()) not in shared and scored:
@@ -252,7 +252,7 @@ def _kind(line: SummaryLine) -> str:
 def _filters(rows: Sequence[Row], groups: Sequence[str]) -> tuple[Filter, ...]:
     """A choice for every group in which the rows differ."""
     values = {group: tuple(distinct(row.groups[group] for row in rows)) for group in groups}
-    return tuple(Filter(group, found) for group, found in values.items() if len(found) > 1)
+    return tuple(Filter(group, choices) for group, choices in values.items() if len(choices) > 1)
 
 
 def _text(value: str) -> Cell:

@@ -31,7 +31,12 @@ class Scale:
         return round(100 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low), 2)
 
     def bar(self, value: float, low: float | None = None, high: float | None = None) -> dict[str, float | str | None]:
-        """Ends of a bar from 0 and of its interval, in percent."""
+        """Ends of a bar from 0 and of its interval, in percent of the range.
+
+        Args:
+            value: where the bar ends.
+            low, high: ends of its interval; None for none.
+        """
         zero, end = self.place(0.0), self.place(value)
         known = low is not None and high is not None
         return {

@@ -26,7 +26,7 @@ _VEIL = ((86, 89, 97, 195), (100, 103, 111, 195), (114, 117, 125, 195))  # groun
 
 
 class ReportError(PellucidError):
-    """A figure or page cannot be made from what it was given."""
+    """A figure or page cannot be drawn from these results."""
 
 
 def robust_scale(values: Tensor, percentile: float = SCALE_PERCENTILE) -> float:
@@ -42,7 +42,7 @@ def robust_scale(values: Tensor, percentile: float = SCALE_PERCENTILE) -> float:
         The scale, in the map's own unit; 0.0 where no value is finite and non-zero.
     """
     if not 0 < percentile <= 100:
-        raise ReportError(f"percentile is {percentile}, wanted one above 0 and up to 100, such as 99.5")
+        raise ReportError(f"percentile is {percentile}; expected one above 0 and up to 100, such as 99.5")
     magnitudes = values.detach().to("cpu", torch.float32).abs()
     magnitudes = magnitudes[magnitudes.isfinite() & (magnitudes > 0)]
     return float(np.percentile(magnitudes.numpy(), percentile)) if magnitudes.numel() else 0.0
@@ -55,7 +55,7 @@ def palette(*, signed: bool = True, alpha: float = ALPHA) -> NDArray[np.uint8]:
     transparent, opacity grows with |value| up to `alpha`, in (0, 1]. Entries 253..255 draw the hatching.
     """
     if not 0 < alpha <= 1:
-        raise ReportError(f"alpha is {alpha}, wanted an opacity above 0 and up to 1")
+        raise ReportError(f"alpha is {alpha}; expected an opacity above 0 and up to 1")
     colors = np.empty((256, 4), np.uint8)
     if signed:
         colors[_ZERO : _TOP + 1] = _ramp(_POSITIVE, _TOP - _ZERO + 1, alpha)
@@ -72,7 +72,16 @@ def color_row(*, signed: bool = True) -> Image.Image:
 
 
 def levels(values: NDArray[np.float32], scale: float, signed: bool) -> NDArray[np.uint8]:
-    """Palette indices of a map, hatching where it is NaN: (h, w)."""
+    """Palette indices of a map, hatching where it is NaN.
+
+    Args:
+        values: (h, w).
+        scale: |value| at which the colors end, above 0.
+        signed: whether zero is in the middle of the palette.
+
+    Returns:
+        (h, w) uint8.
+    """
     relative = np.clip(np.nan_to_num(values / scale), -1, 1)
     levels = _ZERO + np.round(_ZERO * relative) if signed else np.round(_TOP * relative)
     rows, columns = np.indices(values.shape)

@@ -51,7 +51,7 @@ def check_placed(placed: Tensor, image: Image.Image) -> None:
     sizes = [(height, width) for width, height in (image.size, display_size(image))]
     if tuple(placed.shape) not in sizes:
         raise ReportError(
-            f"map of shape {tuple(placed.shape)} does not lie on an image of shape {sizes[0]}, wanted that"
+            f"map of shape {tuple(placed.shape)} does not lie on an image of shape {sizes[0]}; expected that"
             f" or its display size {sizes[1]}: place it on the original image first (Geometry.place)"
         )
 
@@ -76,11 +76,11 @@ def map_layer(
     """
     blank = blank_reason(placed) is not None
     if not blank and not 0 < scale < float("inf"):
-        raise ReportError(f"color scale is {scale}, wanted a positive number; robust_scale(map) gives one")
+        raise ReportError(f"color scale is {scale}; expected a positive number, such as robust_scale(map)")
     values = _resized(placed, size)
     if not signed and (lowest := float(np.nanmin(values, initial=0.0))) < -1e-3 * scale:
         raise ReportError(
-            f"a map said to be >= 0 has values down to {lowest:.3g}, wanted signed=True or a map without them"
+            f"a map with signed=False has values down to {lowest:.3g}; give signed=True, or a map that is >= 0"
         )
     layer = Image.fromarray(levels(values, 1.0 if blank else scale, signed))
     layer.putpalette(palette(signed=signed, alpha=alpha).tobytes(), "RGBA")
@@ -163,7 +163,7 @@ def save_overlay(
     """Write an overlay, with its color bar below it, as a PNG file: all of it or nothing.
 
     Args:
-        path: the file; missing folders are made.
+        path: the file; missing folders are created.
         image, placed, scale, alpha, signed: as for `overlay`.
         legend: False leaves the color bar out.
         note: a line under the color bar, for example method, layer and target.
@@ -207,7 +207,14 @@ def resize_geometry(geometry: Geometry, size: tuple[int, int]) -> Geometry:
 
 
 def map_uri(values: Tensor, geometry: Geometry, size: tuple[int, int], *, opposite: bool = False) -> str:
-    """A concept map (h, w) in [0, 1] as a transparent layer of a size: violet to yellow, its opposite blue."""
+    """A concept map as a transparent layer in a page: violet to yellow, its opposite blue.
+
+    Args:
+        values: (h, w) in [0, 1].
+        geometry: which part of the image the map covers.
+        size: (width, height) of the layer in pixels.
+        opposite: whether the map shows the opposite of the concept.
+    """
     placed = resize_geometry(geometry, size).place(values)
     layer: Image.Image = map_layer(-placed if opposite else placed, 1.0, size=size, signed=opposite)
     return data_uri(layer, "PNG", optimize=True)

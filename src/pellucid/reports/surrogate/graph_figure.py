@@ -10,8 +10,8 @@ from pellucid.reports.shared.html import distinct, percent
 from pellucid.reports.surrogate.graph_layout import (
     GraphLayout,
     Route,
+    assign_layers,
     lay_out,
-    layers_of,
 )
 from pellucid.surrogate.causal import CLASS_NODE, CausalGraph, Edge, GraphDifference
 from pellucid.surrogate.explain.decision_effects import DECISION_NODE
@@ -40,7 +40,7 @@ def graph_views(global_explanation: GlobalExplanation, class_names: Sequence[str
         nodes.append(DECISION_NODE)
     edges = [edge for graph in graphs for edge in graph.edges if CLASS_NODE not in edge.pair]
     directed = [(edge.source, edge.target) for edge in edges if edge.directed]
-    layers = layers_of(nodes, directed, DECISION_NODE)
+    layers = assign_layers(nodes, directed, DECISION_NODE)
     pairs = list({frozenset(edge.pair): (edge.source, edge.target) for edge in edges}.values())
     layout = lay_out(nodes, pairs, layers)
     views = [_view("What the classifier perceives", global_explanation.perceived, layout, global_explanation)]

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import networkx
+
 WIDTH, HEIGHT, GAP, COLUMN_GAP, MARGIN = 138, 46, 20, 116, 14
 _PORT, _BEND, _SWEEPS = 11, 34, 8
 
@@ -44,38 +46,29 @@ class GraphLayout:
     height: float
 
 
-def layers_of(nodes: Sequence[str], directed: Sequence[Pair], sink: str | None = None) -> dict[str, int]:
+def assign_layers(nodes: Sequence[str], directed: Sequence[Pair], sink: str | None = None) -> dict[str, int]:
     """The layer of each node: one more than that of its last cause; the sink is right of all.
 
     A directed edge that would close a cycle is left out, later ones first: graphs drawn together may disagree.
+
+    Args:
+        nodes: names.
+        directed: (cause, effect) pairs.
+        sink: name of the node that is right of all others; its edges do not count.
+
+    >>> assign_layers(["a", "b", "c", "decision"], [("a", "b"), ("b", "c"), ("c", "a")], "decision")
+    {'a': 0, 'b': 1, 'c': 2, 'decision': 3}
     """
-    causes: dict[str, set[str]] = {name: set() for name in nodes}
+    graph = networkx.DiGraph()
+    graph.add_nodes_from(nodes)
     for cause, effect in directed:
-        if cause != sink and effect != sink and cause not in _reached(causes, effect):
-            causes[effect].add(cause)
-    layers: dict[str, int] = {}
-
-    def layer(name: str) -> int:
-        if name not in layers:
-            layers[name] = 1 + max((layer(cause) for cause in causes[name]), default=-1)
-        return layers[name]
-
-    for name in nodes:
-        layer(name)
+        if sink not in (cause, effect) and not networkx.has_path(graph, effect, cause):
+            graph.add_edge(cause, effect)
     if sink is not None:
-        layers[sink] = 1 + max((place for name, place in layers.items() if name != sink), default=-1)
-    return layers
-
-
-def _reached(causes: Mapping[str, set[str]], start: str) -> set[str]:
-    """All nodes that `start` leads to: `cause` must not be among them if cause -> start is added."""
-    found, fresh = {start}, [start]
-    while fresh:
-        name = fresh.pop()
-        nexts = {effect for effect, known in causes.items() if name in known} - found
-        found |= nexts
-        fresh += nexts
-    return found
+        graph.add_edges_from((name, sink) for name in nodes if name != sink)
+    generations = enumerate(networkx.topological_generations(graph))
+    layers = {name: layer for layer, names in generations for name in names}
+    return {name: layers[name] for name in [*nodes, *layers]}
 
 
 def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, int]) -> GraphLayout:
@@ -87,7 +80,10 @@ def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, in
     Args:
         nodes: names.
         pairs: ends of the edges.
-        layers: column of each node, see `layers_of`.
+        layers: column of each node, see `assign_layers`.
+
+    Returns:
+        Where each node stands, and the path of each edge.
     """
     chains = {pair: _chain(pair, layers) for pair in pairs}
     columns = _columns(nodes, chains, layers)
