@@ -351,7 +351,7 @@ def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_unit
     sample = Sample([], digits.images, digits.table)
     found = measure_named("morphomnist", digits, sample)(digits.images)
     torch.testing.assert_close(found, digits.standard_context(digits.table.values.float()), rtol=0.2, atol=0.2)
-    other = digits.table.replaced({"thickness": 2 * digits.table.column("thickness")})
+    other = digits.table.with_columns({"thickness": 2 * digits.table.column("thickness")})
     with pytest.raises(PellucidError, match=r"does not give what the context table says \(thickness R2"):
         measure_named("morphomnist", digits, Sample([], digits.images, other))
 

@@ -50,7 +50,7 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
     batch = explainer.encode_batch(shown)
     context = {name: test.column(name).float() for name in CONTEXTS}
     redrawn = {
-        name: torch.stack([draw_bars(test.replaced({name: row}), _SIDE) for row in interventions(values)])
+        name: torch.stack([draw_bars(test.with_columns({name: row}), _SIDE) for row in interventions(values)])
         for name, values in context.items()
     }
     truth = true_effects(explainer.logits, shown, shown, redrawn)

@@ -68,7 +68,7 @@ def run(kind: Kind, data: Path, work: Path, options: TrainingOptions, questions:
         images[:TRAINING], labels[:TRAINING], work / kind / "classifier.safetensors", f"{kind} smile CNN"
     )
     instruments = Faces(classifier, data)
-    context = _context(instruments, faces, work).replaced({"frame": levels})
+    context = _context(instruments, faces, work).with_columns({"frame": levels})
     training = context.subset(slice(0, TRAINING))
     out = work / kind / "twin"
     explainer = train(

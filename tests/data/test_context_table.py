@@ -38,7 +38,7 @@ def test_columns_and_rows_are_chosen_with_their_files() -> None:
         assert chosen.files == (Path("3.png"), Path("1.png"))
     assert table.subset(table.column("a") > 2).files == (Path("2.png"), Path("3.png"))
     assert table.subset(slice(1, 2)).values.tolist() == [[2, 6]]
-    replaced = table.replaced({"b": 0.0, "a": torch.tensor([4, 3, 2, 1])})
+    replaced = table.with_columns({"b": 0.0, "a": torch.tensor([4, 3, 2, 1])})
     assert replaced.values.tolist() == [[4, 0], [3, 0], [2, 0], [1, 0]]
     assert table.column("b").tolist() == [5, 6, 7, 9]
     with pytest.raises(PellucidError, match=r"no context column 'c'.*a, b"):
@@ -73,17 +73,17 @@ def test_a_sound_table_passes_the_check_and_others_say_why_not() -> None:
     with pytest.raises(PellucidError, match=r"50 images.*too few; at least 100"):
         table.check(at_least=100)
     with pytest.raises(PellucidError, match="without any variation: 'slant'"):
-        table.replaced({"slant": 0.1}).check()
+        table.with_columns({"slant": 0.1}).check()
     with pytest.raises(PellucidError, match="without any variation: 'slant'"):
-        table.replaced({"slant": 0.1}).scale()
+        table.with_columns({"slant": 0.1}).scale()
 
 
 @pytest.mark.parametrize("factor", [1.0, -2.5])
 def test_copies_of_a_column_are_refused_whatever_their_unit(factor: float) -> None:
-    table = _table().replaced({"slant": factor * _table().column("thickness") + 3})
+    table = _table().with_columns({"slant": factor * _table().column("thickness") + 3})
     with pytest.raises(PellucidError, match=r"'thickness' and 'slant' are copies"):
         table.check()
-    noisy = table.replaced({"slant": table.column("slant") + 0.1 * _table().column("slant")})
+    noisy = table.with_columns({"slant": table.column("slant") + 0.1 * _table().column("slant")})
     noisy.check()
 
 
@@ -125,10 +125,10 @@ def test_a_table_without_folder_keeps_its_order(folder: Path) -> None:
         ("file,age\na/one.png,1\na/two.png,2\nb/tree.png,3\n", r"line 4: no image 'b/tree.png'.*b/three.png"),
         ("file,age\na/one.png,1\na/one.png,2\nb/three.png,3\n", "line 3: a second row for 'a/one.png'"),
         ("file,age\na/one.png,1\na/two.png,\nb/three.png,3\n", "line 3, column 'age': the cell is empty"),
-        ("file,age\na/one.png,1\na/two.png,old\nb/three.png,3\n", "line 3, column 'age': 'old' is no number"),
+        ("file,age\na/one.png,1\na/two.png,old\nb/three.png,3\n", "line 3, column 'age': 'old' is not a number"),
         ("file,age\na/one.png,1\na/two.png,nan\nb/three.png,3\n", "missing or infinite"),
         ("file,age\na/one.png,1\na/two.png\nb/three.png,3\n", "line 3 has 1 cells, the header 2"),
-        ("image,age\na/one.png,1\n", "'a/one.png' is no number"),
+        ("image,age\na/one.png,1\n", "'a/one.png' is not a number"),
         ("file,age,age\na/one.png,1,2\n", "two context columns are named 'age'"),
         ("file\na/one.png\n", "need names"),
         ("file,age\n", "no rows"),

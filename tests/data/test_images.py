@@ -102,7 +102,7 @@ def test_the_content_says_what_a_file_is_not_its_name(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(read_image(path)), colors())
 
 
-def test_a_grey_and_a_bilevel_image_read_as_rgb(tmp_path: Path) -> None:
+def test_a_gray_and_a_bilevel_image_read_as_rgb(tmp_path: Path) -> None:
     gray = colors()[..., 0]
     for source in (gray, gray > 90):
         image = read_image(saved(Image.fromarray(source), tmp_path / "a.png"))
@@ -111,7 +111,7 @@ def test_a_grey_and_a_bilevel_image_read_as_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "ppm", "jp2"])
-def test_a_16_bit_grey_image_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+def test_a_16_bit_gray_image_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     levels = np.array([[0, 127, 128, 129, 257, 32768, 65279, 65535]], np.uint16)
     image = read_image(saved(Image.fromarray(levels), tmp_path / f"a.{suffix}", **_lossless(suffix)))
     wanted = [0, 0, 0, 1, 1, 128, 254, 255]  # round(level / 257), by hand
@@ -157,9 +157,9 @@ def test_a_floating_point_tiff_in_0_to_1_is_scaled(tmp_path: Path) -> None:
         np.array([[-5, 1_000_000]], np.int32),
     ],
 )
-def test_grey_values_without_a_standard_white_are_refused(tmp_path: Path, values: NDArray[np.generic]) -> None:
+def test_gray_values_without_a_standard_white_are_refused(tmp_path: Path, values: NDArray[np.generic]) -> None:
     path = saved(Image.fromarray(values), tmp_path / "a.tif")
-    with pytest.raises(ImageError, match=r"a\.tif: has .* grey values from .* save it as 8-bit or 16-bit"):
+    with pytest.raises(ImageError, match=r"a\.tif: has .* gray values from .* save it as 8-bit or 16-bit"):
         read_image(path)
 
 

@@ -42,7 +42,7 @@ def boxes_differ(found: Geometry, wanted: Geometry, outputs: tuple[int, int]) ->
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]))
-def test_resize_and_centre_crop_equal_torchvision_to_the_bit(width: int, height: int, interpolation: str) -> None:
+def test_resize_and_center_crop_equal_torchvision_to_the_bit(width: int, height: int, interpolation: str) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     scale = [transforms.ToTensor(), transforms.Normalize(mean, std)]
@@ -73,7 +73,7 @@ def test_an_input_is_contiguous_float32_in_channels_first_order() -> None:
     assert torch.equal(x, torch.tensor([1.0, 0.0, 0.2])[:, None, None].expand(3, 2, 3))
 
 
-def test_one_channel_means_grey_input() -> None:
+def test_one_channel_means_gray_input() -> None:
     gray = Preprocess((5, 5), mean=(0.5,), std=(0.25,))
     assert gray.channels == 1
     x = gray(Image.new("RGB", (9, 9), (255, 0, 0)))
@@ -189,10 +189,10 @@ def test_a_map_is_placed_inside_the_box_only() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 20), st.floats(0, 20), st.floats(12, 60), st.floats(12, 60), st.integers(1, 12), st.integers(1, 12))
-def test_edges_between_pixels_are_honoured(
+def test_edges_between_pixels_are_honored(
     left: float, top: float, box_width: float, box_height: float, w: int, h: int
 ) -> None:
-    """A map linear in the image's own coordinates is met at pixel centres, wherever the box's edges are."""
+    """A map linear in the image's own coordinates is met at pixel centers, wherever the box's edges are."""
     right, bottom = left + box_width, top + box_height
     x = left + (torch.arange(w, dtype=torch.float64) + 0.5) * box_width / w
     y = top + (torch.arange(h, dtype=torch.float64) + 0.5) * box_height / h

@@ -80,7 +80,7 @@ def effect_of(explainer: SurrogateExplainer, test: Bars, name: str) -> Effect:
         context = codes.context.clone()
         context[:, column] = explainer.standard_context(raw)[:, column]
         drawn = explainer.decode(replace(codes, context=context))
-        wanted = draw_bars(test.drawn_from.replaced({name: value}), SIDE)
+        wanted = draw_bars(test.drawn_from.with_columns({name: value}), SIDE)
         ours.append(margin(explainer, drawn))
         true.append(margin(explainer, wanted))
         distances.append(float((drawn - wanted).abs().mean()))

@@ -1,7 +1,7 @@
 """Test support. Perturbations of digits: thinner, thicker, swollen, broken.
 
 Those of Castro et al., "Morpho-MNIST: Quantitative Assessment and Diagnostics for Representation Learning", JMLR 2019:
-the digit is binarised on a grid four times finer, changed there, and drawn again with the intensity it had.
+the digit is binarized on a grid four times finer, changed there, and drawn again with the intensity it had.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def thin(images: Tensor, amount: float = 0.7) -> Tensor:
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the images are not (N, H, W), one is of one even grey, or the amount is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even gray, or the amount is out of range.
     """
     if not 0 < amount < 1:
         raise PellucidError(f"a digit can be thinned by an amount between 0 and 1, not {amount}")
@@ -61,7 +61,7 @@ def thicken(images: Tensor, amount: float = 1.0) -> Tensor:
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the images are not (N, H, W), one is of one even grey, or the amount is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even gray, or the amount is out of range.
     """
     if not amount > 0:
         raise PellucidError(f"a digit can be thickened by an amount above 0, not {amount}")
@@ -85,7 +85,7 @@ def swell(images: Tensor, strength: float = 3.0, radius: float = 7.0, *, seed: i
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the images are not (N, H, W), one is of one even grey, or an option is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even gray, or an option is out of range.
     """
     if strength < 1 or radius <= 0:
         raise PellucidError(f"wanted a strength of at least 1 and a radius above 0, not {strength} and {radius}")
@@ -109,7 +109,7 @@ def fracture(images: Tensor, cuts: int = 3, width: float = 1.5, *, margin: float
         (N, H, W) float32, 0..255.
 
     Raises:
-        PellucidError: the images are not (N, H, W), one is of one even grey, or an option is out of range.
+        PellucidError: the images are not (N, H, W), one is of one even gray, or an option is out of range.
     """
     if cuts < 1 or width <= 0 or margin < 0:
         raise PellucidError(f"wanted cuts >= 1, width > 0 and margin >= 0, not {cuts}, {width} and {margin}")
@@ -123,7 +123,7 @@ def _radius(images: Tensor, amount: float) -> Tensor:
 
 
 def _redrawn(images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Images whose binarised fine versions are changed, with the intensities they had."""
+    """Images whose binarized fine versions are changed, with the intensities they had."""
     gray = check_images(images)
     shapes = change(binarize(upscale(gray, _SCALE)))
     drawn = downscale(shapes.float() * _BRIGHTEST, _SCALE).clamp(0, _BRIGHTEST)

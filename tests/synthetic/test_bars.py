@@ -20,7 +20,7 @@ def test_a_bar_between_pixels_has_known_pixels() -> None:
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 64])
-def test_ink_and_centre_are_those_asked_for_at_every_size(size: int) -> None:
+def test_ink_and_center_are_those_asked_for_at_every_size(size: int) -> None:
     context = bars_model().sample(200, seed=1)
     images = draw_bars(context, size)[:, 0].double()
     thickness, intensity, position = context.values.unbind(1)
@@ -118,7 +118,7 @@ def test_intervening_on_the_planted_cause_alone_moves_the_decision(
 
     def reach(name: str) -> float:
         levels = context.column(name).quantile(torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64))
-        means = [classifier(draw_bars(context.replaced({name: float(level)})))[:, 1].mean() * 2 for level in levels]
+        means = [classifier(draw_bars(context.with_columns({name: float(level)})))[:, 1].mean() * 2 for level in levels]
         return float(max(means) - min(means))
 
     assert reach(cause) > 12

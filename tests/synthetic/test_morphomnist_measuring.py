@@ -52,7 +52,7 @@ def test_a_straight_stroke_measures_what_it_is(thickness: float, slant: float) -
     assert along - 1.5 * thickness < found.length.item() < 1.09 * along + 1.5 * thickness
     # u11 / u02 of a parallelogram with level ends is exactly its shear.
     assert found.slant.item() == pytest.approx(slant, abs=0.005)
-    # A pixel's grey is spread over all of it, which widens a stroke by up to a pixel and the shear within a row.
+    # A pixel's gray is spread over all of it, which widens a stroke by up to a pixel and the shear within a row.
     assert 0.98 * across - 0.1 < found.width.item() < across + 1.05 + abs(math.tan(slant))
     assert found.height.item() == pytest.approx(0.98 * length, abs=0.05)
 
@@ -213,7 +213,7 @@ def test_measures_become_a_context_table() -> None:
         found.table("weight")
 
 
-def test_what_is_no_stack_of_grey_images_is_refused() -> None:
+def test_what_is_no_stack_of_gray_images_is_refused() -> None:
     with pytest.raises(PellucidError, match=r"not \(2, 3, 8, 8\)"):
         measure(torch.zeros(2, 3, 8, 8))
     with pytest.raises(PellucidError, match="NaN"):

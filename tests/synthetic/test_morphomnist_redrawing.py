@@ -77,7 +77,7 @@ def test_a_plain_stretch_widens_upright_strokes_with_the_digit() -> None:
     assert kept.thickness.item() == pytest.approx(before.thickness.item(), abs=0.2)
 
 
-def test_intensity_set_is_intensity_measured_even_where_grey_is_cut(digits: Tensor) -> None:
+def test_intensity_set_is_intensity_measured_even_where_gray_is_cut(digits: Tensor) -> None:
     asked = _uniform(64, 255)
     before, after = measure(digits), measure(set_intensity(digits, asked))
     assert (after.intensity - asked).abs().max() < 1
@@ -104,9 +104,9 @@ def test_real_digits_reach_what_is_asked(shared_data: Path) -> None:
     assert rendering.images.dtype == torch.uint8
     again = measure(rendering.images).table("thickness", "intensity")
     assert torch.equal(rendering.measured.values, again.values)
-    assert rendering.reached({"thickness": 0.15, "intensity": 3.0}).float().mean() > 0.9
+    assert rendering.within({"thickness": 0.15, "intensity": 3.0}).float().mean() > 0.9
     for name in context.names:
-        pair = torch.stack([rendering.asked.column(name), rendering.measured.column(name)])
+        pair = torch.stack([rendering.requested.column(name), rendering.measured.column(name)])
         assert torch.corrcoef(pair)[0, 1] > 0.97
 
 
@@ -114,8 +114,8 @@ def test_what_was_not_reached_is_known() -> None:
     one, eight = draw_digits(torch.tensor([7, 8]), thickness=2.5)
     context = ContextTable.from_columns({"width": [14.0, 14.0], "thickness": [2.5, 20.0]})
     rendering = render(torch.stack([one, eight]), context)
-    assert rendering.reached({"thickness": 0.3, "width": 1.0}).tolist() == [True, False]
-    assert rendering.reached({}).tolist() == [True, True]
+    assert rendering.within({"thickness": 0.3, "width": 1.0}).tolist() == [True, False]
+    assert rendering.within({}).tolist() == [True, True]
 
 
 def test_render_refuses_what_it_cannot_draw(digits: Tensor) -> None:
@@ -207,7 +207,7 @@ def test_fractures_cross_slanted_strokes_squarely() -> None:
 def test_perturbations_refuse_blank_images_and_bad_options(digits: Tensor) -> None:
     blank = torch.zeros(1, 28, 28)
     for change in (thin, thicken, swell, fracture):
-        with pytest.raises(PellucidError, match="image 0 is of one even grey"):
+        with pytest.raises(PellucidError, match="image 0 is of one even gray"):
             change(blank)
     for change, options in (
         (thin, {"amount": 1.0}),

@@ -133,8 +133,8 @@ def test_negatives_have_no_color_in_common() -> None:
     ("name", "count", "size", "message"),
     [
         ("paisley", 1, 64, "no drawn concept 'paisley'; choose one of striped, dotted"),
-        ("striped", 0, 64, "not 0 of 64"),
-        ("striped", 1, 8, "at least 16 pixels"),
+        ("striped", 0, 64, "0 images of 64 pixels"),
+        ("striped", 1, 8, "of at least 16"),
     ],
 )
 def test_what_cannot_be_drawn_is_an_error(name: str, count: int, size: int, message: str) -> None:

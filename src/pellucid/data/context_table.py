@@ -33,6 +33,10 @@ class ContextScale:
         names: K features.
         means: (K,) float64.
         sds: (K,) float64, above 0.
+
+    >>> scale = ContextTable.from_columns({"age": [20.0, 40.0]}).scale()
+    >>> scale.standardize(torch.tensor([[50.0]]))
+    tensor([[2.]])
     """
 
     names: tuple[str, ...]
@@ -61,6 +65,12 @@ class ContextTable:
         names: K features, none twice.
         values: (N, K) float64, finite.
         files: the images of the rows, if they are files.
+
+    >>> table = ContextTable.from_columns({"age": [20.0, 40.0, 30.0], "weight": [60.0, 80.0, 75.0]})
+    >>> table.column("age").tolist(), len(table.subset([0, 2]))
+    ([20.0, 40.0, 30.0], 2)
+    >>> table.with_columns({"age": 0.0}).select(["age"]).values.tolist()
+    [[0.0], [0.0], [0.0]]
     """
 
     names: tuple[str, ...]
@@ -106,11 +116,11 @@ class ContextTable:
 
     def subset(self, rows: Sequence[int] | Tensor | slice) -> "ContextTable":
         """Some rows, by their numbers, a mask or a slice."""
-        chosen = torch.arange(len(self))[rows if isinstance(rows, slice | Tensor) else list(rows)]
-        files = self.files and tuple(self.files[row] for row in chosen.tolist())
-        return ContextTable(self.names, self.values[chosen.to(self.values.device)], files)
+        indices = torch.arange(len(self))[rows if isinstance(rows, slice | Tensor) else list(rows)]
+        files = self.files and tuple(self.files[row] for row in indices.tolist())
+        return ContextTable(self.names, self.values[indices.to(self.values.device)], files)
 
-    def replaced(self, values: Mapping[str, float | Tensor]) -> "ContextTable":
+    def with_columns(self, values: Mapping[str, float | Tensor]) -> "ContextTable":
         """The same rows with some columns set to a number, or to one number per row."""
         columns = list(self.values.unbind(1))
         for name, value in values.items():
@@ -127,7 +137,7 @@ class ContextTable:
         return ContextScale(self.names, self.values.mean(0), self.values.std(0, correction=0))
 
     def check(self, *, at_least: int = 2, images: int | None = None) -> None:
-        """Refuse a table from which nothing can be learnt.
+        """Refuse a table from which nothing can be learned.
 
         Args:
             at_least: so many rows are needed.
@@ -159,8 +169,8 @@ class ContextTable:
         spread, size = self.values.std(0, correction=0), self.values.abs().amax(0) if len(self) else torch.zeros(0)
         constant = [name for name, s, m in zip(self.names, spread, size, strict=False) if not s > 1e-9 * m]
         if constant or not len(self):
-            found = ", ".join(map(repr, constant)) or "every column"
-            raise PellucidError(f"context columns without any variation: {found}; leave them out")
+            columns = ", ".join(map(repr, constant)) or "every column"
+            raise PellucidError(f"context columns without any variation: {columns}; leave them out")
 
     def _refuse_gaps(self) -> None:
         rows, columns = (~self.values.isfinite()).nonzero(as_tuple=True)
@@ -195,23 +205,29 @@ def read_context(
         The table; with a folder its `files` are the images' paths. Call `check` before training on it.
 
     Raises:
-        PellucidError: the file is no such table, a cell is no number, a row names an unknown image or one that
+        PellucidError: the file is not such a table, a cell is not a number, a row names an unknown image or one that
             had a row already, or images have no row. The message begins with the path and names the line.
         ImageError: the folder has no images.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "table.csv").write_text("age,weight\\n20,60\\n40,80\\n")
+    ...     read_context(Path(folder) / "table.csv").values.tolist()
+    [[20.0, 60.0], [40.0, 80.0]]
     """
     try:
         header, rows = _read_rows(Path(table))
-        chosen = tuple(columns) if columns is not None else tuple(name for name in header if name != file_column)
-        _check_names(chosen)
-        places = [_place_in_header(name, header) for name in chosen]
-        numbers = [[_number(row[place], line, header[place]) for place in places] for line, row in rows]
-        values = torch.tensor(numbers, dtype=torch.float64).reshape(len(rows), len(chosen))
+        names = tuple(columns) if columns is not None else tuple(name for name in header if name != file_column)
+        _check_names(names)
+        indices = [_index_in_header(name, header) for name in names]
+        numbers = [[_number(row[index], line, header[index]) for index in indices] for line, row in rows]
+        values = torch.tensor(numbers, dtype=torch.float64).reshape(len(rows), len(names))
         if folder is None:
-            return ContextTable(chosen, values)
-        named = _place_in_header(file_column, header)
+            return ContextTable(names, values)
+        file_index = _index_in_header(file_column, header)
         images = find_images(Path(folder), recursive=True)
-        order = _match([(line, row[named]) for line, row in rows], images, Path(folder))
-        return ContextTable(chosen, values[order], tuple(images))
+        order = _match([(line, row[file_index]) for line, row in rows], images, Path(folder))
+        return ContextTable(names, values[order], tuple(images))
     except PellucidError as error:
         raise type(error)(f"{table}: {error}") from error
 
@@ -226,6 +242,12 @@ def write_context(context: ContextTable, path: FilePath, *, folder: FilePath | N
 
     Raises:
         PellucidError: the table has files, and no folder is given or one is outside of it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_context(ContextTable.from_columns({"age": [20.5]}), Path(folder) / "table.csv")
+    ...     (Path(folder) / "table.csv").read_text().split()
+    ['age', '20.5']
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -249,22 +271,22 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise PellucidError("has no rows; give a header and one row per image")
     for line, row in rows:
         if len(row) != len(header):
-            raise PellucidError(f"line {line} has {len(row)} cells, the header {len(header)}; mend that line")
+            raise PellucidError(f"line {line} has {len(row)} cells, the header {len(header)}; correct that line")
     return header, rows
 
 
 def _check_names(names: Sequence[str]) -> None:
-    doubled = [name for place, name in enumerate(names) if name in names[:place]]
-    if doubled:
-        raise PellucidError(f"two context columns are named {doubled[0]!r}; rename or leave out one of them")
+    repeated = [name for index, name in enumerate(names) if name in names[:index]]
+    if repeated:
+        raise PellucidError(f"two context columns are named {repeated[0]!r}; rename or leave out one of them")
     if not names or not all(names):
-        raise PellucidError(f"context columns need names, at least one; found {tuple(names)}")
+        raise PellucidError(f"context columns need names, at least one; these are {tuple(names)}")
 
 
-def _place_in_header(name: str, header: list[str]) -> int:
+def _index_in_header(name: str, header: list[str]) -> int:
     if header.count(name) != 1:
-        found = "two columns" if name in header else "no column"
-        raise PellucidError(f"{found} {name!r}{_nearest(name, header)}")
+        problem = "two columns" if name in header else "no column"
+        raise PellucidError(f"{problem} {name!r}{_nearest(name, header)}")
     return header.index(name)
 
 
@@ -277,23 +299,23 @@ def _number(cell: str, line: int, column: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        found = f"{cell!r} is no number" if cell.strip() else "the cell is empty"
-        raise PellucidError(f"line {line}, column {column!r}: {found}; fill it in or drop the image") from None
+        problem = f"{cell!r} is not a number" if cell.strip() else "the cell is empty"
+        raise PellucidError(f"line {line}, column {column!r}: {problem}; fill it in or drop the image") from None
 
 
-def _match(named: list[tuple[int, str]], images: list[Path], folder: Path) -> list[int]:
+def _match(lines: list[tuple[int, str]], images: list[Path], folder: Path) -> list[int]:
     """For each image the row that names it."""
     row_of: dict[str, int] = {}
     known = [path.relative_to(folder).as_posix() for path in images]
-    for row, (line, name) in enumerate(named):
+    for row, (line, name) in enumerate(lines):
         name = PurePosixPath(name.strip()).as_posix()
         if name in row_of:
             raise PellucidError(f"line {line}: a second row for {name!r}; keep one of them")
         row_of[name] = row
-    there = set(known)
-    unknown = [name for name in row_of if name not in there]
+    images_known = set(known)
+    unknown = [name for name in row_of if name not in images_known]
     if unknown:
-        line = named[row_of[unknown[0]]][0]
+        line = lines[row_of[unknown[0]]][0]
         raise PellucidError(
             f"line {line}: no image {unknown[0]!r} in {folder}{_nearest(unknown[0], known)} "
             f"({len(unknown)} such rows; drop them or add the images)"

@@ -17,13 +17,18 @@ class Geometry:
     """Which part of an image a classifier's input window shows: an axis-aligned affine map.
 
     Input position (x, y), in fractions of the window, lies at left + x (right - left), top + y (bottom - top)
-    of the image. Positions are edges, not centres: pixel i covers i to i + 1.
+    of the image. Positions are edges, not centers: pixel i covers i to i + 1.
 
     Attributes:
         width: of the original image, in pixels.
         height: of the original image, in pixels.
         box: (left, top, right, bottom) of the window, in pixels of the original image, with fractions. It
             reaches beyond the image where the preprocessing pads.
+
+    >>> geometry = Geometry(width=4, height=2, box=(1.0, 0.0, 3.0, 2.0))
+    >>> geometry.place(torch.tensor([[1.0]]))
+    tensor([[nan, 1., 1., nan],
+            [nan, 1., 1., nan]])
     """
 
     width: int
@@ -42,7 +47,7 @@ class Geometry:
         """Lay a map of the window where it belongs on the original image.
 
         The map may have any resolution; its cells tile the window (align_corners=False: values sit at the
-        centres of cells). Finer than the image, cells are averaged with the widened triangle of an
+        centers of cells). Finer than the image, cells are averaged with the widened triangle of an
         antialiased resize.
 
         It costs 4 bytes per pixel of the image and map (8 for float64), up to twice that while it is made:
@@ -55,7 +60,7 @@ class Geometry:
 
         Returns:
             (..., height, width), float32 (float64 for float64), in the scale and sign of `values`; NaN at the
-            pixels whose centre lies outside the box, which the classifier did not see.
+            pixels whose center lies outside the box, which the classifier did not see.
 
         Raises:
             PellucidError: `values` has fewer than two axes or no cells, or the mode is unknown.
@@ -74,7 +79,7 @@ class Geometry:
 
 
 def _sampling(cells: int, start: float, stop: float, length: int, mode: PlaceMode) -> tuple[slice, Tensor]:
-    """The pixels of an axis whose centres lie in start..stop, and their weights (pixels, cells)."""
+    """The pixels of an axis whose centers lie in start..stop, and their weights (pixels, cells)."""
     first, last = (min(max(math.ceil(edge - 0.5), 0), length) for edge in (start, stop))
     per_pixel = cells / (stop - start)
     position = (torch.arange(first, last, dtype=torch.float64) + 0.5 - start) * per_pixel

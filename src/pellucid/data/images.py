@@ -1,4 +1,4 @@
-"""Image files, read as upright 8-bit RGB images or refused with a reason that says how to mend it."""
+"""Image files, read as upright 8-bit RGB images or refused with a reason that says how to fix it."""
 
 import os
 import threading
@@ -52,6 +52,12 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     Raises:
         ImageError: the file is missing, a folder, empty, not an image, damaged, cut short or too large, or
             `to_rgb` refuses it. The message begins with the path.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("L", (3, 2), 128).save(f"{folder}/gray.png")
+    ...     read_image(f"{folder}/gray.png").getpixel((0, 0))
+    (128, 128, 128)
     """
     path = Path(path)
     try:
@@ -74,6 +80,10 @@ def read_images(
 
     Yields:
         Each path with its image, or with the reason why there is none.
+
+    >>> [(path, failure)] = read_images("none.png")
+    >>> failure.reason
+    'no such file; check the path'
     """
     for path in _as_paths(paths):
         outcome: Image.Image | ImageFailure
@@ -99,9 +109,16 @@ def find_images(paths: str | Path | Iterable[str | Path], *, recursive: bool = F
 
     Raises:
         ImageError: a folder has no images or cannot be listed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", "a.jpg", "notes.txt"):
+    ...         (Path(folder) / name).touch()
+    ...     [path.name for path in find_images(folder)]
+    ['a.jpg', 'b.png']
     """
-    found = (_in_folder(path, recursive) if os.path.isdir(path) else [path] for path in _as_paths(paths))
-    return list(dict.fromkeys(chain.from_iterable(found)))
+    lists = (_in_folder(path, recursive) if os.path.isdir(path) else [path] for path in _as_paths(paths))
+    return list(dict.fromkeys(chain.from_iterable(lists)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -109,15 +126,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     - The EXIF orientation is applied; damaged EXIF data counts as none.
     - Transparency is laid over white.
-    - 16-bit grey is scaled by 255 / 65535, floating-point grey in 0..1 by 255.
-    - An embedded color profile (wide-gamut RGB, CMYK, grey) is converted to sRGB with the perceptual
+    - 16-bit gray is scaled by 255 / 65535, floating-point gray in 0..1 by 255.
+    - An embedded color profile (wide-gamut RGB, CMYK, gray) is converted to sRGB with the perceptual
       intent. sRGB itself is left as it is to the bit; a profile that is damaged or belongs to another kind of
       image is ignored.
     - CMYK without a profile is converted as Pillow does: R = (1 - C)(1 - K), and so on.
 
     Raises:
-        ImageError: grey values with no standard white: integers of 32 bits or with a sign, floating-point
+        ImageError: gray values with no standard white: integers of 32 bits or with a sign, floating-point
             numbers outside 0..1.
+
+    >>> to_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))
+    (255, 255, 255)
     """
     image.load()
     upright = image.copy()
@@ -146,7 +166,7 @@ def _open(path: Path) -> BinaryIO:
     if not os.path.isfile(path):
         raise ImageError("is not a regular file; copy the image into one")
     if os.path.getsize(path) == 0:
-        raise ImageError("is empty; copy or download it anew")
+        raise ImageError("is empty; copy or download it again")
     try:
         return path.open("rb")
     except OSError as error:
@@ -181,12 +201,12 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
             f"is not an image that can be read here ({', '.join(formats)}); convert it to PNG or JPEG"
         ) from error
     except Exception as error:  # decoders raise whatever a damaged file provokes
-        raise ImageError(f"is damaged or cut short ({type(error).__name__}: {error}); copy or save it anew") from error
+        raise ImageError(f"is damaged or cut short ({type(error).__name__}: {error}); copy or save it again") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height == 0:
-        raise ImageError(f"has no pixels ({width} x {height}); save it anew")
+        raise ImageError(f"has no pixels ({width} x {height}); save it again")
     if width * height > max_pixels:
         raise ImageError(
             f"has {width} x {height} = {width * height:,} pixels, more than max_pixels = {max_pixels:,}; "
@@ -201,8 +221,8 @@ def _to_8_bit_gray(image: Image.Image, *, is_tiff: bool) -> Image.Image:
     if not (low >= 0 and high <= white) or (image.mode == "I" and is_tiff):
         kind = "floating-point" if image.mode == "F" else "32-bit or signed"
         raise ImageError(
-            f"has {kind} grey values from {low:g} to {high:g}, and nothing says which is white; "
-            "save it as 8-bit or 16-bit grey, or as floating point in 0..1"
+            f"has {kind} gray values from {low:g} to {high:g}, and nothing says which is white; "
+            "save it as 8-bit or 16-bit gray, or as floating point in 0..1"
         )
     gray = Image.fromarray(np.rint(levels.astype(np.float32) * (255 / white)).astype(np.uint8))
     if "transparency" in image.info:

@@ -23,12 +23,12 @@ _MAX_RESIZED_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turns an image into a classifier's input: resize, centre crop, scale to 0..1, normalize.
+    """Turns an image into a classifier's input: resize, center crop, scale to 0..1, normalize.
 
     The window is chosen in one of three ways:
 
     - `resize`: the shorter side is resized to so many pixels, the longer to int(resize * long / short), and
-      the centre cropped at int(round((size - crop) / 2)): torchvision's Resize and CenterCrop, to the bit.
+      the center cropped at int(round((size - crop) / 2)): torchvision's Resize and CenterCrop, to the bit.
     - `crop_fraction`: a centered square of int(crop_fraction * shorter side) pixels at (size - crop + 1) // 2
       is cut out of the original, then resized: EfficientNet's reference preprocessing. Needs a square input.
     - neither: the whole image is resized, whatever its proportions.
@@ -40,8 +40,14 @@ class Preprocess:
         resize: length of the shorter side before the crop, at least max(H, W).
         crop_fraction: part of the shorter side, in (0, 1].
         interpolation: Pillow's filter of that name; all but "nearest" are antialiased.
-        mean: subtracted, per channel, on the 0..1 scale. One channel means grey input, three RGB.
+        mean: subtracted, per channel, on the 0..1 scale. One channel means gray input, three RGB.
         std: divided by, per channel, on the 0..1 scale.
+
+    >>> preprocess = Preprocess((224, 224), resize=256)
+    >>> preprocess(Image.new("RGB", (512, 512), "white")).shape
+    torch.Size([3, 224, 224])
+    >>> preprocess.geometry(512, 512).box
+    (32.0, 32.0, 480.0, 480.0)
     """
 
     input_size: tuple[int, int]
@@ -77,13 +83,19 @@ class Preprocess:
     def imagenet(
         cls, input_size: int = 224, resize: int = 256, interpolation: Interpolation = "bilinear"
     ) -> "Preprocess":
-        """The usual way of ImageNet classifiers: resize, centre crop, ImageNet's mean and deviation."""
+        """The usual way of ImageNet classifiers: resize, center crop, ImageNet's mean and deviation.
+
+        Args:
+            input_size: side of the square input.
+            resize: length of the shorter side before the crop.
+            interpolation: Pillow's filter of that name.
+        """
         size = (input_size, input_size)
         return cls(size, resize=resize, interpolation=interpolation, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     @property
     def channels(self) -> int:
-        """1 for grey input, 3 for RGB."""
+        """1 for gray input, 3 for RGB."""
         return len(self.mean)
 
     def __call__(self, image: Image.Image) -> Tensor:

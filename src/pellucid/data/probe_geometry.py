@@ -37,11 +37,16 @@ def probe_geometry(preprocess: Callable[[Image.Image], Tensor], width: int, heig
     Raises:
         PellucidError: the callable returns something else than (C, H, W), or is not of that kind: random,
             mirrored, rotated, padded with image content, or dependent on brightness in another way.
+
+    >>> from pellucid.data import Preprocess
+    >>> geometry = probe_geometry(Preprocess((32, 32), resize=40), width=80, height=80)
+    >>> [round(edge) for edge in geometry.box]
+    [8, 8, 72, 72]
     """
     plain = [Image.new("RGB", (width, height), color) for color in ("black", "white")]
     ramps = chain(_ramps(width, 0, height), _ramps(height, 1, width))
-    again = islice(_ramps(width, 0, height), 1)
-    black, white, *shades, repeated = _respond(preprocess, chain(plain, ramps, again))
+    first_again = islice(_ramps(width, 0, height), 1)
+    black, white, *shades, repeated = _respond(preprocess, chain(plain, ramps, first_again))
     gain = white - black  # (C, H, W)
     strongest = gain.abs().amax((1, 2), keepdim=True)
     # Constant padding does not react, and pixels that an interpolation mixes with it only in part.
@@ -73,10 +78,10 @@ def _ramps(extent: int, axis: int, across: int) -> Iterator[Image.Image]:
 
 def _respond(preprocess: Callable[[Image.Image], Tensor], images: Iterable[Image.Image]) -> list[Tensor]:
     outputs = [preprocess(image) for image in images]
-    found = {str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in outputs}
-    if len(found) > 1 or not isinstance(outputs[0], Tensor) or outputs[0].ndim != 3:
+    kinds = {str(tuple(out.shape)) if isinstance(out, Tensor) else type(out).__name__ for out in outputs}
+    if len(kinds) > 1 or not isinstance(outputs[0], Tensor) or outputs[0].ndim != 3:
         raise PellucidError(
-            f"{_UNMEASURED}: it returns {' or '.join(sorted(found))}; return one tensor of shape (C, H, W)"
+            f"{_UNMEASURED}: it returns {' or '.join(sorted(kinds))}; return one tensor of shape (C, H, W)"
         )
     return [output.detach().double().cpu() for output in outputs]
 

@@ -156,7 +156,9 @@ def spearman_matrix(columns: Mapping[str, ArrayLike]) -> Floats:
 
     values = [np.asarray(column, dtype=np.float64) for column in columns.values()]
     if len({column.shape for column in values}) > 1 or any(column.ndim != 1 for column in values):
-        raise PellucidError(f"columns of shapes {[column.shape for column in values]}: wanted one length for all, (M,)")
+        raise PellucidError(
+            f"columns of shapes {[column.shape for column in values]}: expected one length for all, (M,)"
+        )
     matrix = np.full((len(values), len(values)), np.nan)
     for i, j in combinations_with_replacement(range(len(values)), 2):
         both = np.isfinite(values[i]) & np.isfinite(values[j])

@@ -69,7 +69,7 @@ def bootstrap_interval(
     if statistic not in ("median", "mean") or not 0 < level < 1 or resamples < 1:
         raise PellucidError(
             f"statistic={statistic!r}, level={level}, resamples={resamples}: "
-            "wanted 'median' or 'mean', a level between 0 and 1 and at least 1 resample"
+            "expected 'median' or 'mean', a level between 0 and 1 and at least 1 resample"
         )
     values, clusters = align_with_grids(scores, grids)
     finite = np.isfinite(values)
@@ -120,7 +120,7 @@ def bootstrap_mean_interval(
     """
     if not 0 < confidence < 1 or repeats < 1:
         raise PellucidError(
-            f"confidence {confidence} and repeats {repeats}: wanted 0 < confidence < 1 and repeats >= 1"
+            f"confidence {confidence} and repeats {repeats}: expected 0 < confidence < 1 and repeats >= 1"
         )
     generator = torch.Generator().manual_seed(seed)
     images = len(values)
@@ -138,7 +138,11 @@ def bootstrap_mean_interval(
 
 
 def align_with_grids(scores: ArrayLike, grids: ArrayLike) -> tuple[Floats, NDArray[np.generic]]:
-    """Scores (M,) and the grids (M,) that they come from, or an error."""
+    """Scores (M,) and the grids (M,) that they come from, or an error.
+
+    Raises:
+        PellucidError: they differ in shape.
+    """
     values, clusters = np.asarray(scores, dtype=np.float64), np.asarray(grids)
     if values.ndim != 1 or values.shape != clusters.shape:
         raise PellucidError(f"scores {values.shape} and grids {clusters.shape} must both be (M,): one grid per score")

@@ -61,8 +61,8 @@ def permutation_p_value(first: Tensor, second: Tensor, *, repeats: int = 4999, s
 
     Args:
         first, second: (n,) and (m,).
-        repeats: random relabellings.
-        seed: of the relabellings.
+        repeats: random relabelings.
+        seed: of the relabelings.
 
     Returns:
         In [1 / (1 + repeats), 1].

@@ -38,7 +38,16 @@ class RecordReader:
         self.tensors = tensors
 
     def read(self, annotation: Any, value: Any, path: str) -> Any:
-        """The value of an annotated type that a record stands for."""
+        """The value of an annotated type that a record stands for.
+
+        Args:
+            annotation: the type that is expected.
+            value: JSON values.
+            path: dotted name of the value within the record, for error messages.
+
+        Raises:
+            RecordError: the value does not fit the annotation.
+        """
         origin, args = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             return self.read(args[0], value, path)

@@ -105,6 +105,16 @@ def write_record(
     Raises:
         RecordError: the value cannot be a record.
         OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Score:
+    ...     value: float
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_record(f"{folder}/score.json", Score(0.5), kind="my score", version=1)
+    ...     read_record(f"{folder}/score.json", Score, kind="my score", version=1)
+    Score(value=0.5)
     """
     record = to_record(value, tensors)
     if not isinstance(record, dict) or set(_ENVELOPE) & set(record):
@@ -149,7 +159,16 @@ def read_record(
 
 
 def write_json(path: str | PathLike[str], record: object) -> None:
-    """Write a record as a JSON file, whole or not at all."""
+    """Write a record as a JSON file, whole or not at all.
+
+    Args:
+        path: the file; it is replaced if it exists.
+        record: JSON values; NaN and infinities are refused.
+
+    Raises:
+        ValueError: a number is not finite.
+        OSError: the file cannot be written.
+    """
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text.encode())
 

@@ -10,7 +10,14 @@ from pellucid.storage import write_atomically
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors under their names."""
+    """Write tensors under their names.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(Path(folder) / "file.safetensors", {"net.bias": torch.ones(2)})
+    ...     read_tensors(Path(folder) / "file.safetensors")
+    {'net.bias': tensor([1., 1.])}
+    """
     from safetensors.torch import save
 
     owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -35,5 +42,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def select_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without that beginning."""
+    """The tensors whose names begin so, without that beginning.
+
+    >>> sorted(select_prefix({"net.weight": Tensor(), "net.bias": Tensor(), "head.bias": Tensor()}, "net."))
+    ['bias', 'weight']
+    """
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -4,7 +4,7 @@ An image shows one upright bar of some thickness, intensity and position; thick 
 counterfactual of an image is drawn from its context:
 
     context = bars_model().sample(1000, seed=0)
-    draw_bars(context.replaced({"thickness": 5.0}))                      # the thickness alone is changed
+    draw_bars(context.with_columns({"thickness": 5.0}))                      # the thickness alone is changed
     draw_bars(bars_model().counterfactual(context, {"thickness": 5.0}))  # and the intensity follows
 
 Lengths are in sixteenths of an image's side, so that all sizes show the same bars.
@@ -18,7 +18,7 @@ from pellucid.errors import PellucidError
 from pellucid.synthetic.causal_model import CausalModel, Mechanism, Values
 
 BAR_FEATURES = ("thickness", "intensity", "position")
-"""What a bar is drawn from: its thickness and the place of its centre line (in sixteenths), its grey level (0..1)."""
+"""What a bar is drawn from: its thickness and the place of its center line (in sixteenths), its gray level (0..1)."""
 
 _UNITS = 16
 _TOP, _BOTTOM = 2.0, 14.0  # of every bar
@@ -40,6 +40,9 @@ def bars_model(correlation: float = 1.4 * _THICKNESS_SD / _DRIVE_SD) -> CausalMo
 
     Raises:
         PellucidError: a correlation that leaves no noise.
+
+    >>> bars_model().sample(2, seed=0).names
+    ('thickness', 'intensity', 'position')
     """
     if not -1 < correlation < 1:
         raise PellucidError(f"the correlation of thickness and intensity must be between -1 and 1, not {correlation}")
@@ -85,6 +88,9 @@ def draw_bars(context: ContextTable | Tensor, size: int = 16) -> Tensor:
 
     Raises:
         PellucidError: a column is missing, or the values are not (N, 3).
+
+    >>> draw_bars(torch.tensor([[4.0, 0.5, 8.0]]))[0, 0, 8, 4:12]
+    tensor([0.0000, 0.0000, 0.5000, 0.5000, 0.5000, 0.5000, 0.0000, 0.0000])
     """
     values = context.select(BAR_FEATURES).values if isinstance(context, ContextTable) else context
     if values.ndim != 2 or values.shape[1] != len(BAR_FEATURES) or size < 1:
@@ -106,6 +112,10 @@ class IntensityClassifier(nn.Module):
     Args:
         slope: of the margin per unit of intensity.
         threshold: the intensity at which both classes are equally probable.
+
+    >>> bars = draw_bars(torch.tensor([[4.0, 0.4, 8.0], [4.0, 0.9, 8.0]]))
+    >>> IntensityClassifier()(bars).argmax(1)
+    tensor([0, 1])
     """
 
     def __init__(self, slope: float = 20.0, threshold: float = 0.65) -> None:
@@ -127,6 +137,10 @@ class ThicknessClassifier(nn.Module):
     Args:
         slope: of the margin per sixteenth of thickness.
         threshold: the thickness at which both classes are equally probable.
+
+    >>> bars = draw_bars(torch.tensor([[3.0, 0.9, 8.0], [6.0, 0.4, 8.0]]))
+    >>> ThicknessClassifier()(bars).argmax(1)
+    tensor([0, 1])
     """
 
     def __init__(self, slope: float = 3.5, threshold: float = _MIDDLE) -> None:

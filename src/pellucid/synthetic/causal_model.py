@@ -46,14 +46,25 @@ class CausalModel:
     Attributes:
         title: short name, such as "TI".
         mechanisms: one per variable, parents before their children.
+
+    >>> cause = Mechanism("cause", (), lambda _, noise: noise, lambda _, value: value)
+    >>> effect = Mechanism(
+    ...     "effect", ("cause",), lambda v, noise: 2 * v["cause"] + noise, lambda v, value: value - 2 * v["cause"]
+    ... )
+    >>> model = CausalModel("double", (cause, effect))
+    >>> model.edges
+    (('cause', 'effect'),)
+    >>> observed = ContextTable.from_columns({"cause": [1.0], "effect": [2.5]})
+    >>> model.counterfactual(observed, {"cause": 0.0}).column("effect").tolist()
+    [0.5]
     """
 
     title: str
     mechanisms: tuple[Mechanism, ...]
 
     def __post_init__(self) -> None:
-        for place, mechanism in enumerate(self.mechanisms):
-            later = set(mechanism.parents) - set(self.names[:place])
+        for index, mechanism in enumerate(self.mechanisms):
+            later = set(mechanism.parents) - set(self.names[:index])
             if later:
                 raise PellucidError(f"{mechanism.name!r} has parents {sorted(later)} that no mechanism before it makes")
 
@@ -81,10 +92,10 @@ class CausalModel:
             PellucidError: a count below 1, or an intervention on an unknown variable.
         """
         if count < 1:
-            raise PellucidError(f"wanted at least 1 row of {self.title}, not {count}")
+            raise PellucidError(f"{count} rows of {self.title} cannot be drawn; give at least 1")
         streams = np.random.default_rng(seed).spawn(len(self.mechanisms))
-        drawn = [m.draw(stream, count) for m, stream in zip(self.mechanisms, streams, strict=True)]
-        return self.solve(torch.from_numpy(np.stack(drawn, axis=1)), do=do)
+        noises = [m.draw(stream, count) for m, stream in zip(self.mechanisms, streams, strict=True)]
+        return self.solve(torch.from_numpy(np.stack(noises, axis=1)), do=do)
 
     def solve(self, noises: Tensor, *, do: Interventions | None = None) -> ContextTable:
         """The values that noises (N, K) lead to, under an intervention if one is given."""

@@ -33,14 +33,14 @@ def draw_digits(
     """Draw digits with pens of known properties.
 
     A digit is a set of line segments. It is sheared upright, stretched to its width and height (5/7 of the image,
-    pen included), sheared to the slant asked for, and put in the middle: its centroid along rows, its box along
+    pen included), sheared to the given slant, and put in the middle: its centroid along rows, its box along
     columns. Each pixel gets the intensity times its share covered by the pen, from its distance to the
     nearest segment.
 
     Args:
         labels: (N,) the digits, 0..9.
         thickness: of the pen in pixels, one number or (N,); exact everywhere along the strokes.
-        intensity: grey level of fully covered pixels, 0..255.
+        intensity: gray level of fully covered pixels, 0..255.
         slant: in radians, positive to the right; that of the second moments of the lines.
         width: of the upright digit in pixels, pen included; by default what suits the digit.
         size: side of the images.
@@ -51,7 +51,10 @@ def draw_digits(
         (N, size, size) float32, 0..255; differentiable with respect to thickness, intensity, slant and width.
 
     Raises:
-        PellucidError: a label is no digit, a number per image is missing, or a pen does not fit its digit.
+        PellucidError: a label is not a digit, a number per image is missing, or a pen does not fit its digit.
+
+    >>> draw_digits(torch.tensor([3, 8]), thickness=3.0, jitter=0.5, seed=1).shape
+    torch.Size([2, 28, 28])
     """
     if labels.ndim != 1 or labels.is_floating_point() or not bool(((labels >= 0) & (labels <= 9)).all()):
         raise PellucidError(f"labels must be (N,) integers from 0 to 9, not {labels.dtype} {tuple(labels.shape)}")
@@ -81,7 +84,7 @@ def _per_image(value: Tensor | float, labels: Tensor) -> Tensor:
 
 
 def _distances(lines: Tensor, size: int) -> Tensor:
-    """Distance of pixel centres to the nearest segment, (N, size, size)."""
+    """Distance of pixel centers to the nearest segment, (N, size, size)."""
     centers = torch.arange(size, dtype=lines.dtype, device=lines.device) + 0.5
     x, y = centers[None, None, :], centers[None, :, None]
     nearest = torch.full((len(lines), size, size), math.inf, device=lines.device)
@@ -94,7 +97,7 @@ def _distances(lines: Tensor, size: int) -> Tensor:
 
 
 def _posed(lines: Tensor, pen: Tensor, width: Tensor | None, lean: Tensor, height: float) -> tuple[Tensor, Tensor]:
-    """Lines stretched and sheared about (0, 0) to what is asked, and the digits' widths (N,), pen included."""
+    """Lines stretched and sheared about (0, 0) to their targets, and the digits' widths (N,), pen included."""
     posed = lines
     # The moments depend on how long the segments are in the end, those on the shear that the moments ask for.
     for _ in range(_ROUNDS):

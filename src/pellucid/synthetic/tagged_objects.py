@@ -68,9 +68,13 @@ class Scene:
 
     Attributes:
         background: (size, size, 3) uint8.
-        centre, radius, angle, fill: where the object stands (pixels, radians), and its color.
+        center, radius, angle, fill: where the object stands (pixels, radians), and its color.
         box: (left, top, right, bottom) of the tag in whole pixels.
         paper, ink: colors of the tag's rectangle and glyph.
+
+    >>> [scene] = draw_scenes(1, size=48, seed=3)
+    >>> scene.image("star", "heart").shape, bool((scene.image("star", None) == scene.image("star", "heart")).all())
+    ((48, 48, 3), False)
     """
 
     background: NDArray[np.uint8]
@@ -155,9 +159,12 @@ def draw_scenes(count: int, size: int = 48, seed: int = 0) -> list[Scene]:
 
     Raises:
         PellucidError: a count or size that cannot be drawn.
+
+    >>> len(draw_scenes(2, size=32))
+    2
     """
     if count < 1 or size < _SMALLEST:
-        raise PellucidError(f"wanted at least 1 scene of at least {_SMALLEST} pixels, not {count} of {size}")
+        raise PellucidError(f"{count} scenes of {size} pixels cannot be drawn; give at least 1 of at least {_SMALLEST}")
     return [
         _random_scene(np.asarray(background), np.random.default_rng([seed, index]))
         for index, background in enumerate(draw_images(NEGATIVES, count, size, seed))
@@ -178,8 +185,8 @@ def _random_scene(background: NDArray[np.uint8], random: np.random.Generator) ->
             break
     fill, paper = (_color(random, random.uniform(0.1, 0.9)) for _ in range(2))
     ink = _color(random, random.uniform(0.0, 0.2) if np.mean(paper) > 128 else random.uniform(0.8, 1.0))
-    place = (float(center[0]), float(center[1]))
-    return Scene(background, place, float(radius), float(random.uniform(-0.4, 0.4)), fill, box, paper, ink)
+    position = (float(center[0]), float(center[1]))
+    return Scene(background, position, float(radius), float(random.uniform(-0.4, 0.4)), fill, box, paper, ink)
 
 
 def _color(random: np.random.Generator, brightness: float) -> Color:

@@ -52,11 +52,14 @@ def draw_images(name: str, count: int, size: int = 224, seed: int = 0) -> list[I
 
     Raises:
         PellucidError: unknown name, or a count or size that cannot be drawn.
+
+    >>> [image.size for image in draw_images("striped", 2, size=32, seed=1)]
+    [(32, 32), (32, 32)]
     """
     if name not in _PAINTERS:
         raise PellucidError(f"no drawn concept {name!r}; choose one of {', '.join(_PAINTERS)}")
     if count < 1 or size < 16:
-        raise PellucidError(f"wanted at least 1 image of at least 16 pixels, not {count} of {size}")
+        raise PellucidError(f"{count} images of {size} pixels cannot be drawn; give at least 1 of at least 16")
     generators = (np.random.default_rng([seed, crc32(name.encode()), index]) for index in range(count))
     return [_PAINTERS[name](size, generator) for generator in generators]
 
@@ -228,7 +231,7 @@ def _triangle(x: Field) -> Field:
 
 
 def _hexagons(x: Field, y: Field) -> Field:
-    """Distances to the nearest and the second nearest centre of a lattice of hexagons 1 wide."""
+    """Distances to the nearest and the second nearest center of a lattice of hexagons 1 wide."""
     height = np.float32(np.sqrt(3) / 2)
     distances = []
     lowest = np.floor(y / height)

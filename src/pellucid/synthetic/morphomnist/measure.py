@@ -26,16 +26,16 @@ _STEPS_PER_PIXEL = 2  # at which the mass along the slanted axis is summed up
 
 @dataclass(frozen=True)
 class Measures:
-    """Morphometry of N digits; each field is (N,) float32, NaN for an image of one even grey.
+    """Morphometry of N digits; each field is (N,) float32, NaN for an image of one even gray.
 
     Attributes:
         area: of the strokes, in square pixels.
         length: of the skeleton, in pixels.
         thickness: twice the mean distance from the skeleton to the outside, in pixels.
-        slant: arctan(-u11 / u02) of the grey values' second moments, in radians; positive leans to the right.
+        slant: arctan(-u11 / u02) of the gray values' second moments, in radians; positive leans to the right.
         width: horizontal extent of the middle 98 % of the mass once the slant is taken out, in pixels.
         height: vertical extent of the middle 98 % of the mass, in pixels.
-        intensity: median of the grey values at least half way from the darkest to the brightest.
+        intensity: median of the gray values at least half way from the darkest to the brightest.
     """
 
     area: Tensor
@@ -58,8 +58,8 @@ class Measures:
         unknown = [name for name in names if name not in MEASURES]
         if unknown:
             raise PellucidError(f"no measure {unknown[0]!r}; choose of {', '.join(MEASURES)}")
-        chosen = names or MEASURES
-        return ContextTable(chosen, torch.stack([getattr(self, name) for name in chosen], dim=1).double().cpu())
+        selected = names or MEASURES
+        return ContextTable(selected, torch.stack([getattr(self, name) for name in selected], dim=1).double().cpu())
 
 
 MEASURES = tuple(field.name for field in fields(Measures))
@@ -84,14 +84,14 @@ class Moments:
 def measure(images: Tensor, *, scale: int = 4, background: float = 0.0, batch: int = 512) -> Measures:
     """Measure digits.
 
-    Area, length and thickness are those of the digit on a grid `scale` times finer, binarised half way between its
-    darkest and brightest grey; on that grid a stroke of an odd number of pixels counts as one pixel thicker. All
-    measures but the intensity are the same whatever the grey values are multiplied by.
+    Area, length and thickness are those of the digit on a grid `scale` times finer, binarized half way between its
+    darkest and brightest gray; on that grid a stroke of an odd number of pixels counts as one pixel thicker. All
+    measures but the intensity are the same whatever the gray values are multiplied by.
 
     Args:
         images: (N, H, W) bright digits on dark ground, of any number type; 0..255 gives the usual intensities.
         scale: of the fine grid.
-        background: grey values below this part of an image's maximum count as 0 first; above 0 for generated
+        background: gray values below this part of an image's maximum count as 0 first; above 0 for generated
             images, whose ground may be faintly uneven.
         batch: most images to measure at once; bounds the memory (about 1 MB each at 28 x 28 and scale 4).
 
@@ -100,17 +100,26 @@ def measure(images: Tensor, *, scale: int = 4, background: float = 0.0, batch: i
 
     Raises:
         PellucidError: the images are not (N, H, W) or have NaN, or an option is out of range.
+
+    >>> from pellucid.synthetic import draw_digits
+    >>> measured = measure(draw_digits(torch.tensor([1]), thickness=3.0, intensity=200.0, slant=0.2))
+    >>> round(float(measured.thickness)), round(float(measured.slant), 1), float(measured.intensity)
+    (3, 0.2, 200.0)
     """
     if scale < 1 or batch < 1 or not 0 <= background < 1:
         raise PellucidError(
-            f"wanted scale and batch of at least 1 and background in [0, 1), not {scale}, {batch} and {background}"
+            f"scale and batch must be at least 1 and background in [0, 1), not {scale}, {batch} and {background}"
         )
     parts = [_measure_batch(check_images(part), scale, background) for part in torch.split(images, batch)]
     return Measures(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def measure_intensity(images: Tensor) -> Tensor:
-    """The intensities (N,) of images (N, H, W): the median grey of what is at least half way to the brightest."""
+    """The intensities (N,) of images (N, H, W): the median gray of what is at least half way to the brightest.
+
+    >>> measure_intensity(torch.tensor([[[0.0, 0.0, 200.0, 100.0]]]))
+    tensor([150.])
+    """
     flat = check_images(images).flatten(1)
     count = binarize(images.float()).sum((1, 2))
     brightest = flat.topk(int(count.max()), dim=1).values if len(flat) else flat  # (N, pixels), falling
@@ -119,16 +128,31 @@ def measure_intensity(images: Tensor) -> Tensor:
 
 
 def measure_thickness(images: Tensor, *, scale: int = 4) -> Tensor:
-    """The thicknesses (N,) of digits (N, H, W), in pixels, as in `measure`; an image of one even grey is refused."""
+    """The thicknesses of digits in pixels, as in `measure`.
+
+    Args:
+        images: (N, H, W) bright digits on dark ground.
+        scale: of the fine grid.
+
+    Returns:
+        (N,).
+
+    Raises:
+        PellucidError: an image is of one even gray.
+    """
     thickness = measure(images, scale=scale).thickness
     blank = thickness.isnan().nonzero()
     if len(blank):
-        raise PellucidError(f"image {int(blank[0])} is of one even grey, not a digit; leave it out")
+        raise PellucidError(f"image {int(blank[0])} is of one even gray, not a digit; leave it out")
     return thickness
 
 
 def moments(images: Tensor) -> Moments:
-    """Centroid and shear of images (N, H, W), with the grey values as mass."""
+    """Centroid and shear of images (N, H, W), with the gray values as mass.
+
+    >>> moments(torch.eye(3)[None]).shear
+    tensor([1.])
+    """
     y, x = (torch.arange(size, dtype=torch.float32, device=images.device) for size in images.shape[1:])
     mass = images.sum((1, 2))
     over_rows, over_columns = images.sum(2), images.sum(1)
@@ -167,7 +191,7 @@ def _count(mask: Tensor) -> Tensor:
 
 
 def _width(images: Tensor, where: Moments) -> Tensor:
-    """Extent along rows once every row is moved back by the shear; grey is spread evenly over its pixel."""
+    """Extent along rows once every row is moved back by the shear; gray is spread evenly over its pixel."""
     size = images.shape[2]
     y = torch.arange(images.shape[1], device=images.device) - where.y[:, None]  # (N, H)
     steps = torch.arange(2 * size * _STEPS_PER_PIXEL + 1, device=images.device) / _STEPS_PER_PIXEL - size / 2

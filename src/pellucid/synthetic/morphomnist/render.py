@@ -19,21 +19,21 @@ class Rendering:
 
     Attributes:
         images: (N, H, W) uint8.
-        asked: the context that was asked for.
+        requested: the context they were to have.
         measured: the same features, measured on the images.
     """
 
     images: Tensor
-    asked: ContextTable
+    requested: ContextTable
     measured: ContextTable
 
-    def reached(self, tolerances: Mapping[str, float]) -> Tensor:
-        """Which images (N,) came within these distances of what was asked; features not named do not count."""
+    def within(self, tolerances: Mapping[str, float]) -> Tensor:
+        """Which images (N,) came within these distances of what was requested; other features do not count."""
         close = [
-            (self.measured.column(name) - self.asked.column(name)).abs() <= tolerance
+            (self.measured.column(name) - self.requested.column(name)).abs() <= tolerance
             for name, tolerance in tolerances.items()
         ]
-        return torch.stack(close).all(0) if close else torch.ones(len(self.asked), dtype=torch.bool)
+        return torch.stack(close).all(0) if close else torch.ones(len(self.requested), dtype=torch.bool)
 
 
 def render(
@@ -53,6 +53,11 @@ def render(
 
     Raises:
         PellucidError: not one row per digit, a column that cannot be set, or a size below the digits'.
+
+    >>> from pellucid.synthetic import draw_digits
+    >>> rendering = render(draw_digits(torch.tensor([3])), ContextTable.from_columns({"thickness": [4.0]}))
+    >>> rendering.images.dtype, rendering.within({"thickness": 0.3}).tolist()
+    (torch.uint8, [True])
     """
     unknown = [name for name in context.names if name not in SETTABLE]
     if unknown:
@@ -61,7 +66,7 @@ def render(
     if len(digits) != len(context):
         raise PellucidError(f"{len(digits)} digits for {len(context)} rows of context; give one each")
     thickness, slant, width, intensity = (context.column(n) if n in context.names else None for n in SETTABLE)
-    drawn = redraw(
+    images = redraw(
         _pad_to_center(digits, size),
         thickness=thickness,
         slant=slant,
@@ -70,7 +75,7 @@ def render(
         scale=scale,
         batch=batch,
     )
-    images = drawn.round().to(torch.uint8)
+    images = images.round().to(torch.uint8)
     return Rendering(images, context, measure(images, scale=scale, batch=batch).table(*context.names))
 
 
