@@ -10,7 +10,6 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
-from typer.testing import CliRunner
 
 from pellucid.cli import app
 
@@ -19,7 +18,7 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        CliRunner().invoke(app, ["demo", "--out", folder], catch_exceptions=False)
+        app(["demo", "--out", folder], result_action="return_value")
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
         )

@@ -12,11 +12,13 @@ from pellucid.workflows.class_concepts import (
 from pellucid.workflows.concept_cavs import (
     CavsByLayer,
     cav_cache_folder,
+    compare_cavs,
     concept_targets,
     describe_cavs,
     gather_cavs,
     make_explainers,
 )
+from pellucid.workflows.evaluate_models import evaluate
 from pellucid.workflows.explain_concepts import (
     ConceptReport,
     ImageConcepts,
@@ -24,6 +26,15 @@ from pellucid.workflows.explain_concepts import (
     explain_images_by_concepts,
 )
 from pellucid.workflows.explain_images import ImageExplanation, explain_image, explain_images
+from pellucid.workflows.explain_surrogate import (
+    ExplainedImage,
+    SurrogateAssessment,
+    assess_surrogate,
+    discover_graph,
+    explain_images_by_surrogate,
+    open_any_surrogate,
+    open_surrogate,
+)
 from pellucid.workflows.inputs import (
     ImageFacts,
     class_indices,
@@ -45,12 +56,15 @@ from pellucid.workflows.options import (
     ExplainOptions,
     ExplainSurrogateOptions,
     FitConceptsOptions,
+    RunClassifierOptions,
     RunOptions,
     TCAVOptions,
     TrainSurrogateOptions,
 )
+from pellucid.workflows.train_surrogate import TRAIN_COMMAND, resume_surrogate, train_surrogate
 
 __all__ = [
+    "TRAIN_COMMAND",
     "AssessOptions",
     "CavsByLayer",
     "ClassConcepts",
@@ -64,32 +78,44 @@ __all__ = [
     "ExplainConceptsOptions",
     "ExplainOptions",
     "ExplainSurrogateOptions",
+    "ExplainedImage",
     "FitConceptsOptions",
     "ImageConcepts",
     "ImageExplanation",
     "ImageFacts",
+    "RunClassifierOptions",
     "RunOptions",
+    "SurrogateAssessment",
     "TCAVOptions",
     "TCAVScores",
     "TrainSurrogateOptions",
+    "assess_surrogate",
     "cav_cache_folder",
     "choose_examples",
     "class_indices",
     "classifier_facts",
+    "compare_cavs",
     "concept_targets",
     "describe_cavs",
+    "discover_graph",
+    "evaluate",
     "explain_class",
     "explain_image",
     "explain_image_by_concepts",
     "explain_images",
     "explain_images_by_concepts",
+    "explain_images_by_surrogate",
     "extreme_images",
     "gather_cavs",
     "image_geometry",
     "layer_labels",
     "load_classifier",
     "make_explainers",
+    "open_any_surrogate",
+    "open_surrogate",
     "readable_images",
+    "resume_surrogate",
     "score_tcav",
     "select_methods",
+    "train_surrogate",
 ]

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from platformdirs import user_cache_path
 
 from pellucid.classifiers import Classifier
-from pellucid.concepts import CAV, ConceptSet, FitOptions, VisualTCAV, collect_sets, fit_layers, load_cavs
+from pellucid.concepts import CAV, ConceptSet, FitOptions, VisualTCAV, collect_sets, fit_layers, gram_matrix, load_cavs
 from pellucid.concepts.cav import check_cavs
 from pellucid.concepts.cav_store import cav_files
 from pellucid.errors import PellucidError
@@ -92,6 +93,25 @@ def describe_cavs(classifier: Classifier, cavs: CavsByLayer, **more: object) -> 
         "cavs": [cav.summary() for at_layer in cavs.values() for cav in at_layer],
         **more,
     }
+
+
+def compare_cavs(cavs: CavsByLayer) -> dict[str, dict[str, dict[str, float]]]:
+    """Cosines between the CAVs of a layer: layer -> concept -> other concept -> cosine.
+
+    Args:
+        cavs: layer -> CAVs; where they have several lengths, pooled and flattened ones, there are no cosines.
+    """
+    cosines: dict[str, dict[str, dict[str, float]]] = {}
+    for layer, at_layer in cavs.items():
+        names = [cav.name for cav in at_layer]
+        if len({len(cav.direction) for cav in at_layer}) > 1:
+            cosines[layer] = {name: {} for name in names}
+            continue
+        gram = gram_matrix(torch.stack([cav.direction for cav in at_layer])).tolist()
+        cosines[layer] = {
+            name: {other: gram[i][j] for j, other in enumerate(names) if j != i} for i, name in enumerate(names)
+        }
+    return cosines
 
 
 def cav_cache_folder(text: str) -> Path | None:

@@ -1,20 +1,29 @@
 """The options of each workflow: one frozen record per question, from which the command line is generated too.
 
-Field names are option names. A tuple of texts is given separated by commas or by repeating the option.
+Field names are option names.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from pellucid.errors import PellucidError
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_METHODS = ("GradCAM", "IntegratedGradients", "LRP")
 EVALUATED_METHODS = ("Gradient", "InputXGradient", "IntegratedGradients", "GradCAM", "LayerCAM")
 
 EstimatorName = Literal["difference", "pattern", "ridge", "lda", "logistic", "svm"]
-MeasureName = Literal["judges", "morphomnist"]
+MeasureName = Literal["predictors", "morphomnist"]
 RerenderName = Literal["none", "morphomnist"]
+
+
+def _check_minimum(options: object, **minimum: int) -> None:
+    """Refuse values below a minimum; None passes."""
+    for name, least in minimum.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise PellucidError(f"{name.replace('_', '-')} is {value}; it must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,9 @@ class ExplainOptions:
     max_batch: int = 16
     max_bytes: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_minimum(self, top=1, max_batch=1, max_bytes=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptOptions:
@@ -82,6 +94,9 @@ class ConceptOptions:
     seed: int = 0
     cache: str = ""
     max_batch: int = 16
+
+    def __post_init__(self) -> None:
+        _check_minimum(self, count=1, max_batch=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +126,10 @@ class ExplainConceptsOptions(ConceptOptions):
     permutations: int = 999
     max_bytes: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_minimum(self, permutations=0, max_bytes=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainClassOptions(ExplainConceptsOptions):
@@ -136,6 +155,10 @@ class TCAVOptions(FitConceptsOptions):
     target: str
     random_sets: int = 10
     permutations: int = 499
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_minimum(self, random_sets=2, permutations=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +198,14 @@ class TrainSurrogateOptions:
         steps: training steps; none for those of the preset.
         layers: where the classifier is read; "logits" for a black box; none for one at each of its last resolutions.
         held_out: share of the images that the surrogate is measured on, not trained.
-        measure: what re-measures generated images: "judges", its own attribute predictors, or "morphomnist" for digits.
+        measure: what re-measures generated images: "predictors", its own attribute predictors (whose scores are
+            upper bounds), or "morphomnist" for digits.
         rerender: "morphomnist" also trains on digits redrawn with other values, so that tied contexts come apart.
         option: other training options or loss weights, as in latent_dim=4.
         seed: of everything drawn.
     """
 
-    data: Path
+    data: Path = field(kw_only=False)
     model: str
     weights: str | None = None
     context: Path | None = None
@@ -190,27 +214,39 @@ class TrainSurrogateOptions:
     steps: int | None = None
     layers: tuple[str, ...] = ()
     held_out: float = 0.15
-    measure: MeasureName = "judges"
+    measure: MeasureName = "predictors"
     rerender: RerenderName = "none"
     option: tuple[str, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_minimum(self, steps=1, seed=0)
+
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """The classifier and the images that a trained surrogate is used with.
+class RunClassifierOptions:
+    """The classifier that a trained surrogate is used with.
 
     Attributes:
         model: the classifier; none for that of the training.
         weights: its weights file; none for that of the training.
         device: where to run, such as cpu or cuda.
-        images: folder of other images; none for those held out in training.
-        context: CSV with the context of `images`, as for training.
     """
 
     model: str | None = None
     weights: str | None = None
     device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(RunClassifierOptions):
+    """The classifier and the images that a trained surrogate is used with.
+
+    Attributes:
+        images: folder of other images; none for those held out in training.
+        context: CSV with the context of `images`, as for training.
+    """
+
     images: Path | None = None
     context: Path | None = None
 
@@ -222,7 +258,7 @@ class ExplainSurrogateOptions:
     Attributes:
         target: class explained, by name or index; none for the predicted one.
         flip_to: class to flip to; none for the runner-up.
-        do: context -> value, also drawn so.
+        do: CONTEXT=VALUE, as in thickness=4.0: also show the image with the context set so.
         propagate: let the effects of what `do` sets respond, along the graph.
         permutations: behind the importances of each image; even.
         values: images in a latent traversal.
@@ -232,12 +268,15 @@ class ExplainSurrogateOptions:
 
     target: str | None = None
     flip_to: str | None = None
-    do: Mapping[str, float] = field(default_factory=dict)
+    do: tuple[str, ...] = ()
     propagate: bool = False
     permutations: int = 64
     values: int = 9
     transferred: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_minimum(self, permutations=2, values=3, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +284,7 @@ class DiscoverOptions:
     """How the causal graph of what a classifier perceives is discovered.
 
     Attributes:
-        tier: concept -> number: a concept is never caused by one of a higher tier.
+        tier: CONCEPT=NUMBER: a concept is never caused by one of a higher tier.
         required: "a->b": a causes b wherever the two are joined.
         forbidden: "a->b": a cannot cause b.
         method: pc; fci, which allows for hidden common causes; or ges.
@@ -256,7 +295,7 @@ class DiscoverOptions:
         seed: of everything drawn.
     """
 
-    tier: Mapping[str, int] = field(default_factory=dict)
+    tier: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     method: Literal["pc", "fci", "ges"] = "pc"
@@ -265,6 +304,9 @@ class DiscoverOptions:
     target: str | None = None
     transferred: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_minimum(self, bootstraps=0, intervened=20, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,3 +324,6 @@ class AssessOptions:
     transferred: bool = False
     keep: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_minimum(self, seed=0)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from pellucid.surrogate.explain.counterfactual import Counterfactual
 from pellucid.surrogate.explain.encoded_batch import probabilities
 from pellucid.surrogate.explain.local_explanation import ConceptEffect, LocalExplanation
 from pellucid.surrogate.explain.traversal import LatentTraversal
+from pellucid.workflows import ExplainedImage
 
 if TYPE_CHECKING:
     from pellucid.surrogate import SurrogateExplainer
@@ -23,23 +23,6 @@ if TYPE_CHECKING:
 
 _CLASSES = 5
 _CURVES = 3
-
-
-@dataclass(frozen=True)
-class ExplainedImage:
-    """An image with its answers.
-
-    Attributes:
-        name: of its file.
-        explanation: every local answer.
-        counterfactual: of values that the user asked for, or None.
-        class_names: what the classes are called.
-    """
-
-    name: str
-    explanation: LocalExplanation
-    counterfactual: Counterfactual | None
-    class_names: Sequence[str]
 
 
 def image_view(explainer: "SurrogateExplainer", each: ExplainedImage) -> dict[str, Any]:

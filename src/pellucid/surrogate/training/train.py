@@ -1,6 +1,6 @@
 """Training a surrogate from a classifier, its images and their context; an interrupted training resumes bit for bit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
@@ -48,6 +48,7 @@ def train(
     layers: Sequence[str] | str | None = None,
     rerender: Rerender | None = None,
     on_progress: ProgressCallback | None = print_progress,
+    on_start: Callable[[], None] | None = None,
 ) -> "SurrogateExplainer":
     """Train the surrogate of a classifier; continues where it was if `out` is half done.
 
@@ -65,6 +66,7 @@ def train(
             `pellucid.surrogate.LOGITS_ONLY` treats it as a black box.
         rerender: Renders versions of images with other, known contexts (see `Rerender`); must be the same on resuming.
         on_progress: Called with the progress; None for silence.
+        on_start: Called once `out` is bound to this training, before anything long is computed.
 
     Returns:
         The surrogate, trained to its end.
@@ -93,6 +95,8 @@ def train(
         if is_main_process():
             identity = _identity(extractor, options, space, names, _digest(images, values))
             folder.bind_plan(identity | {"rerendered": rerender is not None, "processes": world_size()})
+            if on_start is not None:
+                on_start()
         wait_for_all()
         notify = on_progress if is_main_process() and on_progress is not None else _ignore
         data = prepare(

@@ -1,25 +1,24 @@
 """`pellucid surrogate`, called as a user calls it, on a network and images beside the user."""
 
-import io
 import json
 import shutil
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tests.cli.command import pellucid as command
+from tests.cli.command import refusal
 from tests.surrogate.support import bars
 
 from pellucid import Classifier, PellucidError
-from pellucid.cli import main
-from pellucid.cli.surrogate_common import Sample
-from pellucid.cli.surrogate_measures import measure_named, rerender_named
 from pellucid.data import ContextTable, Preprocess, write_context
 from pellucid.surrogate.model import DisplaySpace
 from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import measure
+from pellucid.workflows.surrogate_images import ImageSample
+from pellucid.workflows.surrogate_measures import find_measure, find_rerender
 
 NETWORKS = """
 import torch
@@ -62,16 +61,7 @@ BEGIN = ["--preset", "ci-16", "--steps", "8", "--held-out", "0.5", *TINY]
 
 
 def pellucid(*arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["pellucid", "surrogate", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return code, out.getvalue(), err.getvalue()
+    return command("surrogate", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +103,6 @@ def run(place, begun, tmp_path: Path):
     return tmp_path / "run"
 
 
-def refused(code: int, err: str) -> str:
-    """The one line that refuses."""
-    assert code == 2, err
-    (line,) = [line for line in err.splitlines() if line.startswith("error:")]
-    return line
-
-
 def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_begun_with(place, begun) -> None:
     assert begun["steps"] == 8
     assert begun["assessment"]["images"] == 65
@@ -156,7 +139,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
 def test_evaluate_prints_fidelity_control_and_leaks(run) -> None:
     code, said, _ = pellucid("evaluate", run, "--out", run / "marks.html")
     assert code == 0
-    for word in ("agreement", "swaps", "leak", "perceived", "intensity"):  # a narrow screen wraps longer ones
+    for word in ("agreement", "swaps", "leak", "probe", "intensity"):  # a narrow screen wraps longer ones
         assert word in said
     assert "Does each concept obey?" in (run / "marks.html").read_text()
 
@@ -168,7 +151,7 @@ def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_
     told = json.loads(said)
     assert code == 0
     assert told["assessment"]["images"] == 130
-    assert set(told["judged"]) == {"thickness", "intensity"}
+    assert set(told["predictors"]) == {"thickness", "intensity"}
     assert (run / "assessment.json").read_text() == before
     pellucid(*arguments, "--keep")
     assert json.loads((run / "assessment.json").read_text())["images"] == 130
@@ -187,7 +170,7 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
         "intensity=1",
         "--bootstraps",
         "2",
-        "--max-interventions",
+        "--intervened",
         "20",
         *outs,
     )
@@ -205,7 +188,7 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
         (("--tier", "thickness"), "is not NAME=VALUE"),
         (("--tier", "hue=0"), "['hue'], which are no concepts"),
         (("--required", "thickness"), "is not CAUSE->EFFECT"),
-        (("--tier", "thickness=-1"), "wanted a whole number"),
+        (("--tier", "thickness=-1"), "expected a whole number"),
         (("--target", "zebra"), "zebra"),
         (("--method", "pcc"), "'pcc' is unknown"),
         (("--out", "graph.pdf"), "must end in"),
@@ -214,13 +197,13 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
 )
 def test_graph_refuses_what_it_does_not_know(run, arguments, message: str) -> None:
     code, _, err = pellucid("graph", run, *arguments)
-    assert message in refused(code, err)
+    assert message in refusal(code, err)
 
 
 def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run) -> None:
     code, said, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--transferred")
     assert code == 0, err
-    assert "edges to the decision for thick, by intervention laid on the images" in said
+    assert "edges to the decision for thick, by intervention transferred to the input images" in said
     global_explanation = json.loads((run / "graph.json").read_text())
     assert (global_explanation["target"], global_explanation["transferred"]) == (2, True)
 
@@ -230,7 +213,7 @@ def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path:
     command = json.loads((run / "command.json").read_text())
     (run / "command.json").write_text(json.dumps(command | {"data": str(moved), "context": None}))
     code, _, err = pellucid("evaluate", run)
-    assert "no longer holds the images that the training began with" in refused(code, err)
+    assert "no longer holds the images that the training began with" in refusal(code, err)
 
 
 def test_explain_writes_a_page_numbers_and_strips(run, place) -> None:
@@ -252,21 +235,21 @@ def test_explain_writes_a_page_numbers_and_strips(run, place) -> None:
     with Image.open(run / "why" / "003" / "thickness.png") as strip:
         assert strip.size == (3 * 96, 96)
     code, _, err = pellucid("explain", run, "images/003.png", "--set", "intensity=0.5")
-    assert "counterfactuals of 'intensity' are refused" in refused(code, err)
+    assert "counterfactuals of 'intensity' are refused" in refusal(code, err)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--set", "hue=1"), "no context ['hue']"),
-        (("--set", "thickness=much"), "'much' is no number"),
+        (("--set", "thickness=much"), "'much' is not a number"),
         (("--target", "zebra"), "zebra"),
         (("--model", "barnets:other"), "its decisions are not the ones that were distilled"),
     ],
 )
 def test_explain_refuses_what_it_does_not_know(run, arguments, message: str) -> None:
     code, _, err = pellucid("explain", run, "images/003.png", "--permutations", "2", "--values", "3", *arguments)
-    assert message in refused(code, err)
+    assert message in refusal(code, err)
 
 
 def rows(place: Path) -> list[list[str]]:
@@ -291,7 +274,7 @@ def table_with(place: Path, file: Path, change) -> Path:
 def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path: Path, change, message) -> None:
     table = table_with(place, tmp_path / "bad.csv", change)
     code, _, err = pellucid("train", "images", "--context", table, "-m", "barnets:net", "--out", tmp_path / "r", *BEGIN)
-    assert message in refused(code, err)
+    assert message in refusal(code, err)
     assert not (tmp_path / "r").exists()
 
 
@@ -304,25 +287,25 @@ def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path: Pa
         (("--model", "barnets:net", "--held-out", "1.5"), "between 0 and 1"),
         (("--model", "barnets:net", "--preset", "cpu-33"), "no preset 'cpu-33'"),
         (("--model", "barnets:net", "--option", "lattents=4"), "no training option 'lattents'"),
-        (("--model", "barnets:net", "--option", "max_grad_norm=four"), "wanted a value such as"),
+        (("--model", "barnets:net", "--option", "max_grad_norm=four"), "expected a value such as"),
         (("--model", "barnets:net", "--preset", "cpu-32"), "the preset generates 32 x 32"),
         (("--model", "barnets:net", "--measure", "morphomnist", "--columns", "hue"), "hue"),
-        (("--model", "barnets:net", "--measure", "ruler"), "choose judges or morphomnist"),
+        (("--model", "barnets:net", "--measure", "ruler"), "choose from predictors, morphomnist"),
     ],
 )
 def test_bad_input_is_one_clear_line(place, tmp_path: Path, arguments, message: str) -> None:
     code, _, err = pellucid("train", "images", "--context", "context.csv", "--out", tmp_path / "r", *BEGIN, *arguments)
-    assert message in refused(code, err)
+    assert message in refusal(code, err)
 
 
 def test_a_run_of_another_classifier_is_not_gone_on_with(run) -> None:
     code, _, err = pellucid("train", "images", "--context", "context.csv", "-m", "barnets:other", "--out", run, *BEGIN)
-    assert "another classifier" in refused(code, err)
+    assert "another classifier" in refusal(code, err)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     code, _, err = pellucid("resume", tmp_path)
-    assert "has no command.json" in refused(code, err)
+    assert "has no command.json" in refusal(code, err)
 
 
 class DrawnDigits:
@@ -348,20 +331,20 @@ class DrawnDigits:
 
 def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_units() -> None:
     digits = DrawnDigits()
-    sample = Sample([], digits.images, digits.table)
-    found = measure_named("morphomnist", digits, sample)(digits.images)
+    sample = ImageSample([], digits.images, digits.table)
+    found = find_measure("morphomnist", digits, sample)(digits.images)
     torch.testing.assert_close(found, digits.standard_context(digits.table.values.float()), rtol=0.2, atol=0.2)
     other = digits.table.with_columns({"thickness": 2 * digits.table.column("thickness")})
     with pytest.raises(PellucidError, match=r"does not give what the context table says \(thickness R2"):
-        measure_named("morphomnist", digits, Sample([], digits.images, other))
+        find_measure("morphomnist", digits, ImageSample([], digits.images, other))
 
 
 def test_redrawn_digits_have_other_contexts_which_are_told() -> None:
     digits = DrawnDigits()
-    anew = rerender_named("morphomnist", digits.classifier, digits.table, digits.images)
+    anew = find_rerender("morphomnist", digits.classifier, digits.table, digits.images)
     drawn, told = anew(digits.images, torch.Generator().manual_seed(1))
     assert drawn.shape == digits.images.shape
     again = measure(digits.space.to_display(drawn)[:, 0].add(1).mul(127.5)).table(*digits.context_names).values.float()
     torch.testing.assert_close(told, again, rtol=0.05, atol=0.05)
     assert abs(float(torch.corrcoef(torch.stack([told[:, 0], digits.table.column("thickness").float()]))[0, 1])) < 0.5
-    assert rerender_named("none", digits.classifier, digits.table, digits.images) is None
+    assert find_rerender("none", digits.classifier, digits.table, digits.images) is None

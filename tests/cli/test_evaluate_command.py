@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.command import pellucid
 from tests.evaluation.sweep_support import MODEL, hear_ctrl_c, write_squares
 
-from pellucid.cli import main
 from pellucid.evaluation.sweep import Run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Command = Callable[..., tuple[int, str, str]]
 FAST = ("--settings", "GridPG", "--layers", "final", "--methods", "grad-cam", "--grids", "2")
 
@@ -28,22 +28,9 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluate(squares: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Exit code, standard output and standard error of `pellucid evaluate SQUARES ARGUMENTS`."""
-
-    def run(*arguments: str | Path, model: str = MODEL) -> tuple[int, str, str]:
-        argv = ["pellucid", "evaluate", str(squares), "--model", model, *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+def evaluate(squares: Path) -> Command:
+    """`pellucid evaluate SQUARES ARGUMENTS`."""
+    return lambda *arguments, model=MODEL: pellucid("evaluate", squares, "--model", model, *arguments)
 
 
 def test_a_run_is_printed_as_json_for_machines(evaluate: Command, squares: Path, tmp_path: Path) -> None:
@@ -96,12 +83,12 @@ def test_the_same_command_again_only_reads(evaluate: Command, tmp_path: Path) ->
         (["--n", "2x2x2"], "neither a number nor rows x columns"),
         (["--smooth", "4"], "kernel of 4 cells"),
         (["--maps", "some"], "choose from none, first, all"),
-        (["--backend", "cloud"], "no backend 'cloud'"),
+        (["--backend", "cloud"], "--backend: 'cloud' is unknown; choose from local, ray"),
         (
             ["--grids", "900"],
             "3552 are missing. It suffices for 12 grids. Only images classified right with a probability of 0.99",
         ),
-        (["--explained", "loggit"], "unknown output 'loggit': logit"),
+        (["--explained", "loggit"], "--explained: 'loggit' is unknown; did you mean logit?"),
         (["--out", "/dev/null/run"], "/dev/null/run: Not a directory; choose another place"),
         (["--weights", "w.safetensors", "--model", "second"], "--weights is for one model"),
     ],
@@ -118,7 +105,7 @@ def test_another_runs_folder_is_refused_with_the_difference(evaluate: Command, t
     evaluate("--out", tmp_path / "run", *FAST)
     code, _, told = evaluate("--out", tmp_path / "run", *FAST, "--seed", "3")
     assert code == 2
-    assert "seed: 0; 3" in told
+    assert "seed: 0 there, 3 now" in told
 
 
 def test_a_method_that_cannot_explain_is_told_and_the_others_go_on(evaluate: Command, tmp_path: Path) -> None:
@@ -139,7 +126,7 @@ def test_a_method_that_cannot_explain_is_told_and_the_others_go_on(evaluate: Com
 def test_ctrl_c_says_how_to_go_on(squares: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [
-        sys.executable, "-m", "pellucid.cli", "evaluate", str(squares), "--model", MODEL, "--out", str(out), "--grids",
+        sys.executable, "-m", "pellucid", "evaluate", str(squares), "--model", MODEL, "--out", str(out), "--grids",
         "8", "--shard", "1", "--methods", "RISE", "--option", "RISE.masks=200",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "COLUMNS": "200"}
@@ -154,5 +141,5 @@ def test_ctrl_c_says_how_to_go_on(squares: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130
-    assert "give the same command again to go on" in told
+    assert "give the same command again to continue" in told
     assert not Run.load(out).is_complete

@@ -1,5 +1,0 @@
-"""`python -m pellucid.cli`."""
-
-from pellucid.cli import main
-
-main()

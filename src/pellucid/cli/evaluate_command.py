@@ -1,0 +1,168 @@
+"""`pellucid evaluate` and `pellucid report`."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from pellucid.cli.parsing import Options, options_named
+from pellucid.cli.printing import print_json, print_line, progress_bar, resumable, screen, to_json, warn, warn_skipped
+from pellucid.errors import PellucidError
+from pellucid.evaluation import SweepOptions
+from pellucid.workflows import EvaluateOptions
+
+if TYPE_CHECKING:
+    from pellucid.evaluation import Run
+    from pellucid.evaluation.sweep import SummaryLine, SweepProgress
+    from pellucid.statistics import Interval
+
+_SHOWN = 5
+_SWEEP = options_named(kernel_sizes="smooth", keep_maps="maps", output="explained", shard_size="shard")
+
+
+def evaluate(
+    data: str,
+    /,
+    *,
+    out: Path,
+    options: Options[EvaluateOptions] = EvaluateOptions(),  # noqa: B008 - frozen
+    sweep: Annotated[SweepOptions, _SWEEP] = SweepOptions(),  # noqa: B008 - frozen
+    report: bool = True,
+    as_json: bool = False,
+) -> None:
+    """`pellucid evaluate`.
+
+    Args:
+        data: folder with one folder of images per class, or a CSV or TSV list of them.
+        out: folder of the run; give it again to continue a run that was stopped.
+        options: models and methods.
+        sweep: grids, layers and controls.
+        report: whether to write report.html at the end.
+        as_json: print JSON for machines.
+    """
+    from pellucid.reports import write_evaluation
+    from pellucid.workflows import evaluate as evaluate_models
+
+    with resumable(lambda: _how_to_continue(out)), sweep_progress(as_json) as show:
+        run = evaluate_models(data, out, options, sweep, on_progress=show)
+    page = write_evaluation(run) if report else None
+    if as_json:
+        print_json(run_record(run, page))
+    else:
+        print_run(run, page)
+    _warn_losses(run.skipped, run.summary())
+
+
+def report(run: Path, /, *, out: Path | None = None) -> None:
+    """`pellucid report`.
+
+    Args:
+        run: folder of a run, finished or not.
+        out: the page; none for report.html in the folder of the run.
+    """
+    from pellucid.evaluation import Run
+    from pellucid.reports import write_evaluation
+
+    print_line(f"report: {write_evaluation(Run(run), out)}")
+
+
+def _how_to_continue(out: Path) -> str:
+    return (
+        f"stopped; what is finished is in {out}: give the same command again to continue, or see it with "
+        f"pellucid report {out}"
+    )
+
+
+@contextmanager
+def sweep_progress(quiet: bool) -> "Iterator[Callable[[SweepProgress], None]]":
+    """A progress bar for each stage; each thing that cannot be explained is named once."""
+    with progress_bar(quiet) as bar:
+        tasks: dict[str, Any] = {}
+        known: set[str] = set()
+
+        def show(progress: "SweepProgress") -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total)
+            bar.update(tasks[progress.stage], completed=progress.done)
+            for problem in progress.problems:
+                if problem not in known:
+                    known.add(problem)
+                    warn(f"not explained: {problem}")
+
+        yield show
+
+
+def run_record(run: "Run", page: Path | None) -> dict[str, Any]:
+    """What `--json` prints of a run: what was written, and the median of each method at each layer.
+
+    Args:
+        run: finished or not.
+        page: its page, if one was written.
+    """
+    return {
+        "run": str(run.folder),
+        "table": str(run.folder / "table.parquet"),
+        "report": None if page is None else str(page),
+        "skipped": run.skipped,
+        "summary": [to_json({**vars(line), "name": line.name, "median": vars(line.median)}) for line in run.summary()],
+    }
+
+
+def print_run(run: "Run", page: Path | None) -> None:
+    """The medians of a run, and where its table and its page are."""
+    titles: dict[str, list[SummaryLine]] = {}
+    for line in run.summary():
+        state = "" if line.variant == "trained" else f", {line.variant}"
+        titles.setdefault(f"{line.setting} of {line.model}{state}", []).append(line)
+    for title, lines in titles.items():
+        screen.print(_medians(title, lines, run.plan.options.layers))
+    print_line(f"table: {run.folder / 'table.parquet'}")
+    if page is not None:
+        print_line(f"report: {page}")
+
+
+def _medians(title: str, lines: "Sequence[SummaryLine]", layers: Sequence[str]) -> Table:
+    """Medians with their intervals, a row for each method and a column for each layer."""
+    table = Table(
+        "method",
+        *map(escape, layers),
+        title=escape(title),
+        title_justify="left",
+        caption="median localization score [95 %]",
+    )
+    cells = {(line.name, line.layer): line.median for line in lines}
+    for name, control in dict.fromkeys((line.name, line.control) for line in lines):
+        medians = [_median(cells.get((name, layer))) for layer in layers]
+        table.add_row(escape(f"({name})" if control else name), *medians)
+    return table
+
+
+def _median(median: "Interval | None") -> str:
+    if median is None:
+        return ""
+    if not median.scores:
+        return "no score"
+    interval = "" if math.isnan(median.low) else f" [{median.low:.3f}, {median.high:.3f}]"
+    return escape(f"{median.estimate:.3f}{interval}")
+
+
+def _warn_losses(skipped: Mapping[str, str], summary: "Sequence[SummaryLine]") -> None:
+    """Count what could not be read, explained or scored."""
+    for path, reason in list(skipped.items())[:_SHOWN]:
+        warn_skipped(Path(path), reason)
+    if skipped:
+        warn(f"images of the data set that could not be used: {len(skipped)}")
+    for status, what in (("non-finite", "hold NaN or infinite values"), ("refused", "could not be made")):
+        lines = [line for line in summary if line.status.get(status)]
+        count = sum(line.status[status] for line in lines)
+        if count:
+            where = ", ".join(dict.fromkeys(f"{line.name} at {line.layer}" for line in lines))
+            warn(f"maps that {what} and have no score: {count} ({where})")
+    methods = [line for line in summary if not line.control]
+    if all(set(line.status) <= {"refused", "non-finite"} for line in methods):
+        reasons = "; ".join(dict.fromkeys(line.note for line in methods if line.note)) or "no map is finite"
+        raise PellucidError(f"no method could be scored: {reasons}")

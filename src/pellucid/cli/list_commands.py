@@ -1,0 +1,115 @@
+"""`pellucid models`, `pellucid layers` and `pellucid concepts list`: what there is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from pellucid.cli.concepts_tables import print_cavs
+from pellucid.cli.parsing import Options
+from pellucid.cli.printing import note, print_json, screen
+from pellucid.errors import PellucidError
+from pellucid.workflows import ClassifierOptions
+
+if TYPE_CHECKING:
+    pass
+
+
+def models(*, as_json: bool = False) -> None:
+    """`pellucid models`.
+
+    Args:
+        as_json: print JSON for machines.
+    """
+    from pellucid.classifiers import available
+
+    entries = available()
+    if as_json:
+        print_json([vars(entry) for entry in entries])
+        return
+    table = Table("name", "from", "extra", "installed")
+    for entry in entries:
+        table.add_row(entry.name, entry.source, entry.needs, "yes" if entry.installed else "no")
+    screen.print(table)
+
+
+def layers(
+    *,
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
+    clean: bool = False,
+    as_json: bool = False,
+) -> None:
+    """`pellucid layers`.
+
+    Args:
+        classifier: the classifier.
+        clean: only clean cuts.
+        as_json: print JSON for machines.
+    """
+    from pellucid.workflows import load_classifier
+
+    model = load_classifier(classifier)
+    aliases = {model.resolve(alias): alias for alias in ("middle", "final")}
+    infos = [info for info in model.layers() if info.clean or not clean]
+    if as_json:
+        print_json(
+            [
+                {"name": i.name, "kind": i.kind, "shape": list(i.shape), "clean": i.clean, "alias": aliases.get(i.name)}
+                for i in infos
+            ]
+        )
+        return
+    table = Table("layer", "kind", "channels x rows x columns", "clean cut", "alias")
+    for info in infos:
+        shape = " x ".join(map(str, info.shape))
+        table.add_row(info.name, info.kind, shape, "yes" if info.clean else "", aliases.get(info.name, ""))
+    screen.print(table)
+
+
+def concepts(folder: Path | None = None, /, *, as_json: bool = False) -> None:
+    """`pellucid concepts list`.
+
+    Args:
+        folder: folder of fitted CAVs; without it the concepts that can be drawn.
+        as_json: print JSON for machines.
+    """
+    from pellucid.concepts import CAV
+    from pellucid.concepts.cav_store import cav_files
+    from pellucid.workflows import compare_cavs
+
+    if folder is None:
+        _list_drawn(as_json)
+        return
+    files = cav_files(folder)
+    if not files:
+        raise PellucidError(f"{folder}: no CAVs (*.safetensors) in this folder; `pellucid concepts fit` writes them")
+    known, damaged = {}, {}
+    for file in files:
+        try:
+            known[file] = CAV.load(file)
+        except PellucidError as error:
+            damaged[str(file)] = str(error).removeprefix(f"{file}: ")
+    cavs: dict[str, list[CAV]] = {}
+    for cav in known.values():
+        cavs.setdefault(cav.layer, []).append(cav)
+    if as_json:
+        receipts = [{"file": str(file), **cav.summary()} for file, cav in known.items()]
+        print_json({"cavs": receipts, "cosines": compare_cavs(cavs), "damaged": damaged})
+    else:
+        print_cavs(cavs)
+    for name, reason in damaged.items():
+        note(f"{name}: {reason}")
+    if not known:
+        raise PellucidError(f"none of the {len(files)} files in {folder} can be read")
+
+
+def _list_drawn(as_json: bool) -> None:
+    from pellucid.synthetic import COLORS, NEGATIVES, TEXTURES
+
+    if as_json:
+        print_json({"textures": list(TEXTURES), "colors": list(COLORS), "negatives": NEGATIVES})
+        return
+    table = Table("kind", "names for --builtin")
+    table.add_row("textures", ", ".join(TEXTURES))
+    table.add_row("colors", ", ".join(COLORS))
+    screen.print(table)

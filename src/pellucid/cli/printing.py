@@ -1,0 +1,122 @@
+"""What the commands print: JSON for machines, tables and lines for people, remarks and progress on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+screen, messages = Console(), Console(stderr=True)
+
+INTERRUPTED = 130  # what shells say of a command that was stopped with Ctrl-C
+
+
+def print_json(value: object) -> None:
+    """Print for machines, and nothing else on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_line(text: str, console: Console = screen, **style: Any) -> None:
+    """One line as it is: no markup, no colors for numbers, no wrapping."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True, **style)
+
+
+def to_json(value: object) -> Any:
+    """A value as JSON has it: NaN and infinity are null.
+
+    >>> to_json({"score": float("nan"), "page": Path("a.html"), "shape": (2, 3)})
+    {'score': None, 'page': 'a.html', 'shape': [2, 3]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value if isinstance(value, int | str | bool | type(None)) else str(value)
+
+
+def image_folders(files: Sequence[Path], out: Path) -> list[Path]:
+    """One folder per image, named after it; equal names are distinguished by a number.
+
+    Args:
+        files: the images.
+        out: the folder of all.
+
+    >>> [str(folder) for folder in image_folders([Path("x/cat.png"), Path("y/cat.png")], Path("out"))]
+    ['out/cat', 'out/cat-2']
+    """
+    names: list[str] = []
+    for file in files:
+        name, number = file.stem, 2
+        while name in names:
+            name, number = f"{file.stem}-{number}", number + 1
+        names.append(name)
+    return [out / name for name in names]
+
+
+def print_files(files: Iterable[Path]) -> None:
+    """Where the results are."""
+    for file in files:
+        print_line(f"wrote {file}")
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    print_line(" ".join(text.split()), messages, style="yellow")
+
+
+def note(text: str) -> None:
+    """One remark on stderr."""
+    warn(f"note: {text}")
+
+
+def warn_skipped(file: Path, reason: str) -> None:
+    """One line on stderr for an image that cannot be read."""
+    warn(f"skipped: {file}: {reason}")
+
+
+def fail(message: str) -> NoReturn:
+    """Bad input: one line on stderr, exit code 2."""
+    print_line(f"error: {' '.join(message.split())}", messages, style="red")
+    raise SystemExit(2)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A bar that leaves nothing behind; on stderr where stdout is for machines."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=messages if quiet else screen, transient=True) as progress:
+        yield progress
+
+
+@contextmanager
+def stage_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each stage: call with the stage, how much of it is done, and how much there is."""
+    with progress_bar(quiet) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def resumable(message: Callable[[], str]) -> Iterator[None]:
+    """Say after Ctrl-C how to continue.
+
+    Args:
+        message: called after the interruption.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn(message())
+        raise SystemExit(INTERRUPTED) from None

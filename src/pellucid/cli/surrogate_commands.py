@@ -1,0 +1,278 @@
+"""`pellucid surrogate`: train and resume, graph, explain, evaluate."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pellucid.cli.parsing import Images, Options, check_suffixes, options_named
+from pellucid.cli.printing import (
+    image_folders,
+    messages,
+    note,
+    print_files,
+    print_json,
+    print_line,
+    progress_bar,
+    resumable,
+    stage_bars,
+    to_json,
+    warn_skipped,
+)
+from pellucid.cli.surrogate_tables import print_assessment, print_explained_image, print_global_explanation
+from pellucid.workflows import (
+    AssessOptions,
+    DiscoverOptions,
+    ExplainSurrogateOptions,
+    RunClassifierOptions,
+    RunOptions,
+    TrainSurrogateOptions,
+)
+
+if TYPE_CHECKING:
+    from pellucid.surrogate import SurrogateExplainer
+    from pellucid.surrogate.training import TrainingProgress
+    from pellucid.workflows import ExplainedImage
+
+
+def train(
+    options: Options[TrainSurrogateOptions],
+    *,
+    out: Path,
+    device: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """`pellucid surrogate train`.
+
+    Args:
+        options: of the data, the classifier and the training.
+        out: folder of the run.
+        device: where to run, such as cpu or cuda.
+        as_json: print JSON for machines.
+    """
+    from pellucid.workflows import train_surrogate
+
+    with resumable(lambda: _how_to_resume(out)), _training_progress() as show, stage_bars(as_json) as show_stage:
+        surrogate = train_surrogate(out, options, device=device, on_progress=show, on_stage=show_stage, on_note=note)
+    _report(surrogate, out, as_json)
+
+
+def resume(run: Path, /, *, device: str | None = None, as_json: bool = False) -> None:
+    """`pellucid surrogate resume`.
+
+    Args:
+        run: folder of a training.
+        device: where to run, such as cpu or cuda.
+        as_json: print JSON for machines.
+    """
+    from pellucid.workflows import resume_surrogate
+
+    with resumable(lambda: _how_to_resume(run)), _training_progress() as show, stage_bars(as_json) as show_stage:
+        surrogate = resume_surrogate(run, device=device, on_progress=show, on_stage=show_stage, on_note=note)
+    _report(surrogate, run, as_json)
+
+
+def _report(surrogate: "SurrogateExplainer | None", out: Path, as_json: bool) -> None:
+    if surrogate is None or surrogate.assessment is None:  # another than the first of several processes
+        return
+    if as_json:
+        print_json({"run": str(out), "steps": surrogate.steps, "assessment": to_json(asdict(surrogate.assessment))})
+        return
+    print_assessment(surrogate.assessment)
+    print_line(f"surrogate: {out}")
+    print_line(f"next: pellucid surrogate graph {out} --out graph.html")
+
+
+def _how_to_resume(out: Path) -> str:
+    from pellucid.workflows import TRAIN_COMMAND
+
+    if (out / TRAIN_COMMAND).exists():
+        return f"stopped; continue with: pellucid surrogate resume {out}"
+    return "stopped before anything was kept"
+
+
+@contextmanager
+def _training_progress() -> "Iterator[Callable[[TrainingProgress], None]]":
+    """A bar with losses and throughput on a terminal, lines elsewhere; always on stderr."""
+    from pellucid.surrogate.training import print_progress
+
+    if not messages.is_terminal:
+        yield print_progress
+        return
+    with progress_bar(quiet=True) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def show(progress: "TrainingProgress") -> None:
+            if progress.note:
+                print_line(progress.note, bar.console, style="dim")
+            else:
+                losses = "  ".join(
+                    f"{key} {value:.3g}" for key, value in progress.losses.items() if "gradient" not in key
+                )
+                text = f"{progress.speed:.0f} images/s  {losses}"
+                bar.update(task, completed=progress.step, total=progress.steps, description=text)
+
+        yield show
+
+
+def graph(
+    run: Path,
+    /,
+    *,
+    run_options: Options[RunOptions] = RunOptions(),  # noqa: B008 - frozen
+    options: Options[DiscoverOptions] = DiscoverOptions(),  # noqa: B008 - frozen
+    out: list[Path] | None = None,
+    as_json: bool = False,
+) -> None:
+    """`pellucid surrogate graph`.
+
+    Args:
+        run: folder of a training.
+        run_options: the classifier and the images.
+        options: of the search.
+        out: x.json, x.graphml or x.html; repeat for several.
+        as_json: print JSON for machines.
+    """
+    from pellucid.reports import write_surrogate_page
+    from pellucid.storage import to_record, write_atomically, write_json
+    from pellucid.workflows import discover_graph
+
+    files = check_suffixes(out, (".json", ".graphml", ".html"), "the name must end in .json, .graphml, .html")
+    with stage_bars(as_json) as show:
+        surrogate = discover_graph(run, run_options, options, on_stage=show)
+    explanation = surrogate.global_explanation
+    assert explanation is not None
+    for file in files:
+        if file.suffix.lower() == ".html":
+            write_surrogate_page(file, surrogate)
+        elif file.suffix.lower() == ".graphml":
+            write_atomically(file, explanation.perceived.to_graphml().encode())
+        else:
+            write_json(file, to_record(explanation))
+    if as_json:
+        print_json({**to_record(explanation), "files": [str(file) for file in files]})
+        return
+    print_global_explanation(explanation, surrogate.class_names)
+    print_files(files)
+
+
+def explain(
+    run: Path,
+    /,
+    *images: Images,
+    classifier: Options[RunClassifierOptions] = RunClassifierOptions(),  # noqa: B008 - frozen
+    options: Annotated[ExplainSurrogateOptions, options_named(do="set")] = ExplainSurrogateOptions(),  # noqa: B008
+    out: list[Path] | None = None,
+    as_json: bool = False,
+) -> None:
+    """`pellucid surrogate explain`.
+
+    Args:
+        run: folder of a training; or digits, the pretrained surrogate of digit_cnn.
+        images: image files, or folders of them.
+        classifier: if not that of the training.
+        options: classes, interventions and effort.
+        out: x.html, x.json, or a folder for both with the latent traversals as PNG files; repeat for several.
+        as_json: print JSON for machines.
+    """
+    from pellucid.workflows import explain_images_by_surrogate, open_any_surrogate, readable_images
+
+    files, skipped = readable_images(images, warn_skipped)
+    places = check_suffixes(out, ("", ".html", ".json"), "give x.html, x.json or a folder")
+    surrogate = open_any_surrogate(run, classifier)
+    with stage_bars(as_json) as show:
+        explained = explain_images_by_surrogate(
+            surrogate, files, options, on_image=lambda done, total: show("explaining", done, total)
+        )
+    record = print_explained_images(surrogate, explained, places, {"run": str(run), "skipped": skipped}, as_json)
+    if as_json:
+        print_json(record)
+
+
+def print_explained_images(
+    surrogate: "SurrogateExplainer",
+    explained: "Sequence[ExplainedImage]",
+    places: Sequence[Path],
+    facts: dict[str, object],
+    quiet: bool,
+) -> dict[str, object]:
+    """Write explanations to files and folders, and print them.
+
+    Args:
+        surrogate: that explains.
+        explained: the images.
+        places: x.html, x.json, or folders for both and the latent traversals.
+        facts: what else belongs to the record.
+        quiet: do not print.
+
+    Returns:
+        All numbers, and the files that were written, as JSON has them.
+    """
+    from pellucid.reports.surrogate.numbers import explanation_numbers
+
+    record = {**facts, "images": [explanation_numbers(surrogate, each) for each in explained]}
+    written = [file for place in places for file in _write(place, surrogate, explained, record)]
+    if not quiet:
+        for each in explained:
+            print_explained_image(each)
+        print_files(written)
+    return {**record, "files": [str(file) for file in written]}
+
+
+def _write(
+    place: Path, surrogate: "SurrogateExplainer", explained: "Sequence[ExplainedImage]", record: dict[str, object]
+) -> list[Path]:
+    from pellucid.reports import write_surrogate_page
+    from pellucid.reports.surrogate.image_parts import traversal_png
+    from pellucid.storage import write_atomically
+
+    files = [place] if place.suffix else [place / "explanation.html", place / "explanation.json"]
+    for file in files:
+        if file.suffix.lower() == ".html":
+            write_surrogate_page(file, surrogate, explained)
+        else:
+            write_atomically(file, json.dumps(record, indent=1).encode())
+    if not place.suffix:
+        folders = image_folders([Path(each.name) for each in explained], place)
+        for each, folder in zip(explained, folders, strict=True):
+            for traversal in each.explanation.traversals:
+                files.append(folder / f"{traversal.concept.replace('/', '-')}.png")
+                write_atomically(files[-1], traversal_png(surrogate, traversal.images))
+    return files
+
+
+def evaluate(
+    run: Path,
+    /,
+    *,
+    run_options: Options[RunOptions] = RunOptions(),  # noqa: B008 - frozen
+    options: Options[AssessOptions] = AssessOptions(),  # noqa: B008 - frozen
+    out: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """`pellucid surrogate evaluate`.
+
+    Args:
+        run: folder of a training.
+        run_options: the classifier and the images.
+        options: of the assessment.
+        out: also write the assessment as a page, x.html.
+        as_json: print JSON for machines.
+    """
+    from pellucid.reports import write_surrogate_page
+    from pellucid.workflows import assess_surrogate
+
+    with stage_bars(as_json) as show:
+        result = assess_surrogate(run, run_options, options, on_stage=show)
+    assessment = result.surrogate.assessment
+    assert assessment is not None
+    files = [] if out is None else [out]
+    for file in files:
+        write_surrogate_page(file, result.surrogate)
+    if as_json:
+        print_json(to_json({"run": run, "assessment": asdict(assessment), **result.context_r2, "files": files}))
+        return
+    print_assessment(assessment, result.context_r2)
+    print_files(files)

@@ -1,0 +1,42 @@
+"""Evaluate which attribution methods are true of classifiers, on grids of known truth."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pellucid.errors import PellucidError
+from pellucid.evaluation import ModelSource, Run, SweepOptions
+from pellucid.evaluation.sweep import SweepProgress
+from pellucid.evaluation.sweep import evaluate as run_sweep
+from pellucid.workflows.inputs import select_methods
+from pellucid.workflows.options import EvaluateOptions
+
+
+def evaluate(
+    data: str | Path,
+    out: str | Path,
+    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008 - frozen
+    sweep: SweepOptions = SweepOptions(),  # noqa: B008 - frozen
+    *,
+    on_progress: Callable[[SweepProgress], None] | None = None,
+) -> Run:
+    """Evaluate attribution methods at every layer, or continue the run that `out` holds.
+
+    Args:
+        data: folder with one folder of images per class, or a CSV or TSV list of them.
+        out: folder of the run.
+        options: models and methods.
+        sweep: grids, layers and controls.
+        on_progress: called after each unit of work.
+
+    Raises:
+        PellucidError: no such model, method, option or layer; too few images; or `out` holds another run.
+        KeyboardInterrupt: on Ctrl-C; what is finished is kept.
+    """
+    if options.weights is not None and len(options.model) > 1:
+        raise PellucidError(f"--weights is for one model; {len(options.model)} were given")
+    if "" not in sys.path:  # for modules beside the user
+        sys.path.insert(0, "")
+    sources = [ModelSource(name, options.weights, options.device, options.input_size) for name in options.model]
+    methods = select_methods(options.methods, options.option, max_batch=sweep.max_batch)
+    return run_sweep(data, sources, methods, out, sweep, backend=options.backend, on_progress=on_progress)

@@ -1,0 +1,273 @@
+"""Questions to a trained surrogate: why these images, which causal graph, and how far it may be believed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pellucid.errors import PellucidError
+from pellucid.surrogate import SurrogateExplainer, digit_surrogate, load
+from pellucid.surrogate.causal import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.explain.counterfactual import Counterfactual
+from pellucid.surrogate.explain.global_explanation import r2_by_context
+from pellucid.surrogate.explain.local_explanation import LocalExplanation
+from pellucid.surrogate.pretrained import DIGITS
+from pellucid.workflows.inputs import load_classifier
+from pellucid.workflows.options import (
+    AssessOptions,
+    ClassifierOptions,
+    DiscoverOptions,
+    ExplainSurrogateOptions,
+    RunClassifierOptions,
+    RunOptions,
+)
+from pellucid.workflows.surrogate_images import (
+    ImageSample,
+    digest_of_files,
+    find_images_with_context,
+    read_sample,
+    split_rows,
+)
+from pellucid.workflows.surrogate_measures import MEASURE_DESCRIPTIONS, find_measure
+from pellucid.workflows.text_options import arrows, numbers, whole_numbers
+from pellucid.workflows.train_surrogate import TRAIN_COMMAND, OnStage, TrainCommand
+
+
+@dataclass(frozen=True)
+class ExplainedImage:
+    """An image with its explanation by a surrogate.
+
+    Attributes:
+        name: of its file.
+        explanation: every local answer.
+        counterfactual: of values that the user asked for, or None.
+        class_names: what the classes are called.
+    """
+
+    name: str
+    explanation: LocalExplanation
+    counterfactual: Counterfactual | None
+    class_names: Sequence[str]
+
+
+def open_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:  # noqa: B008
+    """The surrogate of a run with its classifier.
+
+    Args:
+        run: folder of a training.
+        options: the classifier, if not that of the training.
+
+    Raises:
+        PellucidError: there is no such run, or its surrogate is of another classifier.
+    """
+    model, weights = options.model, options.weights
+    if model is None:
+        command = TrainCommand.load(run)
+        model, weights = command.model, command.weights if weights is None else weights
+    return load(run, classifier=load_classifier(ClassifierOptions(model=model, weights=weights, device=options.device)))
+
+
+def open_any_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:  # noqa: B008
+    """The surrogate of a run, or the pretrained one that is named `digits`.
+
+    Args:
+        run: folder of a training, or "digits".
+        options: as in `open_surrogate`.
+
+    Raises:
+        PellucidError: as `open_surrogate`.
+
+    >>> open_any_surrogate(Path("digits")).context_names
+    ('thickness', 'intensity', 'slant', 'width')
+    """
+    if str(run) == DIGITS and not run.exists():
+        return digit_surrogate(options.device)
+    return open_surrogate(run, options)
+
+
+def explain_images_by_surrogate(
+    surrogate: SurrogateExplainer,
+    files: Sequence[Path],
+    options: ExplainSurrogateOptions = ExplainSurrogateOptions(),  # noqa: B008
+    *,
+    on_image: Callable[[int, int], None] | None = None,
+) -> list[ExplainedImage]:
+    """Explain images: what counts, along which paths, what would flip the decision, and may it be believed.
+
+    Args:
+        surrogate: of the classifier.
+        files: images.
+        options: classes, interventions and effort.
+        on_image: called with (images done, in all) before each image.
+
+    Raises:
+        PellucidError: an unknown class or concept, or a concept that the surrogate does not control.
+    """
+    do = numbers(options.do, "--set")
+    target, flip_to = class_index(surrogate, options.target), class_index(surrogate, options.flip_to)
+    explained = []
+    for done, file in enumerate(files):
+        if on_image is not None:
+            on_image(done, len(files))
+        image = surrogate.classifier.read(file)
+        explanation = surrogate.explain(
+            image,
+            target,
+            flip_to=flip_to,
+            permutations=options.permutations,
+            values=options.values,
+            transferred=options.transferred,
+            seed=options.seed,
+        )
+        counterfactual = surrogate.counterfactual(image, do, propagate=options.propagate) if do else None
+        explained.append(ExplainedImage(file.name, explanation, counterfactual, surrogate.class_names))
+    return explained
+
+
+def discover_graph(
+    run: Path,
+    options: RunOptions,
+    discover: DiscoverOptions,
+    *,
+    on_stage: OnStage | None = None,
+) -> SurrogateExplainer:
+    """Discover the causal graph of what a classifier perceives; it is kept in the run.
+
+    Args:
+        run: folder of a training.
+        options: the classifier and the images.
+        discover: knowledge, search and interventions.
+        on_stage: called with (stage, done, in all).
+
+    Returns:
+        The surrogate with its `global_explanation`.
+
+    Raises:
+        PellucidError: unknown names, too few images, or no such run.
+    """
+    search = DiscoveryOptions(method=discover.method, bootstraps=discover.bootstraps, seed=discover.seed)
+    knowledge = BackgroundKnowledge(
+        whole_numbers(discover.tier, "--tier"),
+        arrows(discover.required, "--required"),
+        arrows(discover.forbidden, "--forbidden"),
+    )
+    surrogate = open_surrogate(run, options)
+    target = class_index(surrogate, discover.target)
+    sample = choose_sample(run, surrogate, options)
+    surrogate.discover(
+        sample.images,
+        None if sample.context is None else sample.context.values.float(),
+        knowledge=knowledge,
+        options=search,
+        max_interventions=discover.intervened,
+        target=target,
+        transferred=discover.transferred,
+        seed=discover.seed,
+        on_progress=on_stage,
+    )
+    surrogate.save_state(run)
+    return surrogate
+
+
+@dataclass(frozen=True)
+class SurrogateAssessment:
+    """How far a surrogate may be believed.
+
+    Attributes:
+        surrogate: with its `assessment`.
+        context_r2: R2 of each context by who predicts it: "predictors" of the surrogate, a "probe" of the classifier's
+            features, and the same probe on an "untrained" classifier, measured on training images; empty without
+            context.
+    """
+
+    surrogate: SurrogateExplainer
+    context_r2: dict[str, dict[str, float]]
+
+
+def assess_surrogate(
+    run: Path,
+    options: RunOptions,
+    assess: AssessOptions,
+    *,
+    on_stage: OnStage | None = None,
+) -> SurrogateAssessment:
+    """Measure a surrogate: is it faithful to the classifier, and does it control what it is asked to set?
+
+    Args:
+        run: folder of a training.
+        options: the classifier and the images.
+        assess: what re-measures images, and whether the assessment is kept.
+        on_stage: called with (stage, done, in all).
+
+    Raises:
+        PellucidError: no such run, or images that do not fit it.
+    """
+    surrogate = open_surrogate(run, options)
+    sample = choose_sample(run, surrogate, options)
+    recorded = TrainCommand.load(run).measure if (run / TRAIN_COMMAND).exists() else "predictors"
+    measure = assess.measure or recorded
+    if assess.keep:
+        surrogate.set_reference(sample.images)
+    surrogate.assess(
+        sample.images,
+        find_measure(measure, surrogate, sample),
+        measured_by=MEASURE_DESCRIPTIONS[measure],
+        transferred=assess.transferred,
+        seed=assess.seed,
+        on_progress=None if on_stage is None else lambda done, total: on_stage("measuring control", done, total),
+    )
+    if assess.keep:
+        surrogate.save_state(run)
+    return SurrogateAssessment(surrogate, _context_r2(surrogate, sample))
+
+
+def _context_r2(surrogate: SurrogateExplainer, sample: ImageSample) -> dict[str, dict[str, float]]:
+    if sample.context is None:
+        return {}
+    table, names = surrogate.standard_context(sample.context.values.float()), surrogate.context_names
+    return {
+        "predictors": r2_by_context(names, surrogate.encode(sample.images).context, table),
+        "probe": r2_by_context(names, surrogate.perceived_context(sample.images), table),
+        "untrained": dict(zip(names, surrogate.quality.untrained_baseline, strict=False)),
+    }
+
+
+def class_index(surrogate: SurrogateExplainer, text: str | None) -> int | None:
+    """The class of a name, or of an index in digits; None for none.
+
+    Raises:
+        TargetError: no such class.
+    """
+    if text is None:
+        return None
+    return surrogate.class_index(int(text) if text.isdecimal() else text)
+
+
+def choose_sample(run: Path, surrogate: SurrogateExplainer, options: RunOptions) -> ImageSample:
+    """The images that are given, with their context, or those that the training held out.
+
+    Args:
+        run: folder of the training.
+        surrogate: that was trained there.
+        options: folder of images and their context, if given.
+
+    Raises:
+        PellucidError: a context without images, or images that are no longer those of the training.
+    """
+    if options.context is not None and not surrogate.context_names:
+        raise PellucidError(
+            "the surrogate was trained without context, so there is nothing to take from --context: leave it out"
+        )
+    if options.images is not None:
+        files, table = find_images_with_context(options.images, options.context, surrogate.context_names)
+        return read_sample(surrogate.classifier, files, table, range(len(files)))
+    if options.context is not None:
+        raise PellucidError("--context is the table of --images; give both, or neither for the held-out images")
+    command = TrainCommand.load(run)
+    files, table = find_images_with_context(command.data, command.context, surrogate.context_names)
+    if command.listing != digest_of_files(files):
+        raise PellucidError(
+            f"{command.data} no longer holds the images that the training began with, so those held out cannot be "
+            "told from the others: give --images (and --context) with some that it has not seen"
+        )
+    _, held_out = split_rows(len(files), command.held_out, command.seed)
+    return read_sample(surrogate.classifier, files, table, held_out)
