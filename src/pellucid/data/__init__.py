@@ -7,6 +7,7 @@ from pellucid.data.context_table import (
     write_context,
 )
 from pellucid.data.geometry import Geometry, PlaceMode
+from pellucid.data.geometry_probe import probe_geometry
 from pellucid.data.images import (
     MAX_PIXELS,
     SUFFIXES,
@@ -17,7 +18,6 @@ from pellucid.data.images import (
     to_rgb,
 )
 from pellucid.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocess
-from pellucid.data.probe_geometry import probe_geometry
 
 __all__ = [
     "IMAGENET_MEAN",

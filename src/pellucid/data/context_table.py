@@ -259,7 +259,7 @@ def write_context(context: ContextTable, path: FilePath, *, folder: FilePath | N
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and the rows with the lines they stand on."""
+    """The header, and the rows with the lines they stand on (which `pyarrow.csv` does not tell)."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)

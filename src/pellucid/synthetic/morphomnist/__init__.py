@@ -1,20 +1,20 @@
 """Morpho-MNIST: measuring and redrawing digits, and sets of digits with a known causal model."""
 
-from pellucid.synthetic.morphomnist.generate import (
+from pellucid.synthetic.morphomnist.digit_models import (
     CAUSAL_MODELS,
     intensity_to_thickness,
     thickness_slant_width_to_intensity,
     thickness_to_intensity,
     thickness_to_slant,
 )
-from pellucid.synthetic.morphomnist.measure import (
+from pellucid.synthetic.morphomnist.measures import (
     MEASURES,
     Measures,
     measure,
     measure_intensity,
     measure_thickness,
 )
-from pellucid.synthetic.morphomnist.redraw import (
+from pellucid.synthetic.morphomnist.redrawing import (
     SETTABLE,
     redraw,
     set_intensity,
@@ -22,7 +22,7 @@ from pellucid.synthetic.morphomnist.redraw import (
     set_thickness,
     set_width,
 )
-from pellucid.synthetic.morphomnist.render import Rendering, render
+from pellucid.synthetic.morphomnist.rendering import Rendering, render
 
 __all__ = [
     "CAUSAL_MODELS",

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
-from pellucid.synthetic.morphomnist.measure import measure
+from pellucid.synthetic.morphomnist.measures import measure
 from pellucid.synthetic.morphomnist.morphology import check_images
-from pellucid.synthetic.morphomnist.redraw import SETTABLE, redraw
+from pellucid.synthetic.morphomnist.redrawing import SETTABLE, redraw
 
 
 @dataclass(frozen=True)

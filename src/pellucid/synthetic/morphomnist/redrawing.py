@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.synthetic.morphomnist.measure import (
+from pellucid.synthetic.morphomnist.measures import (
     Moments,
     measure,
     measure_intensity,
