@@ -36,23 +36,11 @@ from benchmarks.evaluation_rivals import (
 )
 from benchmarks.timing import Timing
 from benchmarks.torchvision_operators import declare_missing_operators
-from pellucid.attribution import Method, Passes, occlusion_windows, rise_masks
+from pellucid.attribution import Method, Passes, explain, occlusion_windows, rise_masks
 from pellucid.classifiers import Classifier
-from pellucid.evaluation import (
-    Candidate,
-    GridSet,
-    SweepOptions,
-    join_cells,
-    split_cells,
-)
-from pellucid.evaluation.sweep.plan import (
-    Plan,
-    PlannedData,
-    PlannedMethod,
-    PlannedModel,
-    Shard,
-)
-from pellucid.evaluation.sweep.shard import evaluate_shard
+from pellucid.evaluation import Candidate, GridSet, join_cells, localize, split_cells
+from pellucid.evaluation.metrics import grid_controls
+from pellucid.evaluation.sweep import grid_targets
 
 RESULTS = Path(__file__).parent / "results"
 OURS_MASKS, THEIR_MASKS = 64, 12  # of the masks and windows, so many are timed where all would take minutes
@@ -328,17 +316,20 @@ def _line(row: Row) -> str:
 
 
 def sweep_line(place: Place, layer: str, rows: list[Row]) -> str:
-    """All methods by the sweep's own function, which shares passes, scores the maps and adds five controls."""
-    methods = tuple(contest.timed_method for contest in contests(place, layer))
+    """All methods and five controls at once, as a sweep runs them: passes are shared, and the maps are scored."""
     labels = [place.classes[0], *([-1, -2] if place.in_difull else place.classes[1:-1]), place.classes[-1]]
     cells = tuple(Candidate(label, str(index)) for index, label in enumerate(labels))
     grids = GridSet((2, 2), place.in_difull, 0, (cells,))
-    options = SweepOptions(settings=(place.label,), layers=(layer,), grids=1, keep_maps="none")
-    model = PlannedModel(place.network, "", "", (3, 224, 224), "", (place.view.layer,))
-    named = tuple(PlannedMethod(method.label, method.label, "{}") for method in methods)
-    plan = Plan(options, named, (model,), PlannedData("", CELLS), {})
-    shard = Shard(0, 0, 0, place.label, 0, 0, 1, keeps_maps=False)
-    times = [_seconds(lambda: evaluate_shard(plan, shard, place.view, grids, place.image, methods)) for _ in range(4)]
+    methods = [contest.timed_method for contest in contests(place, layer)]
+    methods += grid_controls(grids.grid, grids.evaluated_cells, 0)
+    targets = grid_targets(grids, range(1), single_head=not place.in_difull)
+    size = (place.image.shape[2], place.image.shape[3])
+
+    def run() -> None:
+        for explanation in explain(place.view, place.image, targets, methods):
+            localize(explanation.values.flatten(0, 1), grids.grid, size)
+
+    times = [_seconds(run) for _ in range(4)]
     ours, theirs = Timing(tuple(times[1:])).median, sum(row.seconds[1] for row in rows)
     return (
         f"| {place.network} | {layer} | {place.label} | all four, scored, with five controls | {3600 / theirs:.1f} "

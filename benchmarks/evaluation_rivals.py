@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.attribution import occlusion_windows, rise_masks
-from pellucid.evaluation import GridSettingView, join_cells, split_cells
+from pellucid.evaluation import join_cells, split_cells
+from pellucid.evaluation.settings import GridSettingView
 
 CELLS = 4  # of a 2 x 2 grid
 STEPS, MASKS = 20, 1000

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.attribution_evaluation.commands import RESULTS
 from experiments.attribution_evaluation.results import MAPPED, read_results, save_figure
 from experiments.attribution_evaluation.summary_figures import draw_summaries
-from pellucid.evaluation.sweep import correlate
+from pellucid.evaluation.sweep import correlate_scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ def draw_ranks(table: "pa.Table", model: str, path: Path) -> None:
     import matplotlib.pyplot as plt
     import pyarrow.compute as pc
 
-    found = correlate(table.filter(pc.equal(table["kernel_size"], 1)), setting="GridPG", model=model)
+    found = correlate_scores(table.filter(pc.equal(table["kernel_size"], 1)), setting="GridPG", model=model)
     order = sorted(range(len(found.names)), key=lambda index: LAYERS.index(found.names[index][1]))
     labels = [f"{found.names[index][0]}, {found.names[index][1]}" for index in order]
     figure, axes = plt.subplots(figsize=(10, 9), layout="constrained")

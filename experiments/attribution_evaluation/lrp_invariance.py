@@ -32,8 +32,6 @@ from pellucid.evaluation import (
     evaluate_maps,
     same_class_grids,
 )
-from pellucid.evaluation.sweep.arrow import encode, read
-from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,6 +112,8 @@ def grid_sets(classifier: Classifier, images: Labelled) -> dict[str, GridSet]:
 
 def measure(classifier: Classifier, grids: dict[str, GridSet], folder: Path, seconds: float) -> "list[pa.Table]":
     """Score every variant, one file for each; those that are there are not made again."""
+    import pyarrow.parquet as pq
+
     tables, started = [], time.monotonic()
     for number, (study, setting, variant, make) in enumerate(studies(classifier)):
         file = folder / f"{number:03d}.parquet"
@@ -127,10 +127,12 @@ def measure(classifier: Classifier, grids: dict[str, GridSet], folder: Path, sec
                 layer="input",
                 model=study,
             )
-            write_atomically(file, encode(table, {}))
+            partial = file.with_suffix(".part")
+            pq.write_table(table, partial)
+            partial.replace(file)
             print(f"{study}: {variant} in {setting}", flush=True)
         if file.is_file():
-            tables.append(read(file))
+            tables.append(pq.read_table(file))
     return tables
 
 

@@ -15,7 +15,7 @@ from experiments.attribution_evaluation.commands import arguments, prepare
 from experiments.attribution_evaluation.images import cifar_images
 from experiments.attribution_evaluation.results import SMOOTHED, read_results, write_json
 from experiments.attribution_evaluation.sweeps import run_jobs
-from pellucid.evaluation.sweep import SummaryLine, correlate, summarize
+from pellucid.evaluation.sweep import SummaryLine, correlate_scores, summarize
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,7 @@ def _row(line: SummaryLine, difull: SummaryLine | None, rank: float | None, side
 
 def _ranks(table: "pa.Table", model: str) -> dict[str, float]:
     """Rank correlation of every map at the input with Grad-CAM at the final layer, on GridPG."""
-    found = correlate(table, setting="GridPG", model=model)
+    found = correlate_scores(table, setting="GridPG", model=model)
     if ("GradCAM", "final") not in found.names:
         return {}
     column = found.names.index(("GradCAM", "final"))

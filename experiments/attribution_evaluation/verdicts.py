@@ -19,7 +19,7 @@ from experiments.attribution_evaluation.claims import Check, Claim, Finding, jud
 from experiments.attribution_evaluation.commands import RESULTS
 from experiments.attribution_evaluation.results import read_results, write_json
 from pellucid.evaluation import Run
-from pellucid.evaluation.sweep import SummaryLine, compare, summarize
+from pellucid.evaluation.sweep import SummaryLine, compare_scores, summarize
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def paired_table(table: "pa.Table", study: str, reference: str) -> Iterator[str]
     """Markdown: differences to one variant on the same grids of GridPG, with Wilcoxon's p after Holm's correction."""
     yield f"### {study}: minus {reference}, grid by grid on GridPG\n"
     yield "| variant | median difference | p |\n|---|---|---|"
-    for pair in compare(table, setting="GridPG", layer="input", model=study):
+    for pair in compare_scores(table, setting="GridPG", layer="input", model=study):
         if pair.first == reference:
             yield f"| {pair.second} | {-pair.median:+.3f} | {pair.wilcoxon_holm:.2g} |"
     yield ""

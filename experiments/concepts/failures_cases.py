@@ -19,7 +19,7 @@ from pellucid.concepts import (
     fit_cavs,
     gram_matrix,
 )
-from pellucid.evaluation.metrics.concepts import remove_concepts
+from pellucid.evaluation.metrics import remove_concepts
 
 __all__ = ["SIGNED", "Bench", "Result", "baselines", "correlated", "gauge", "hidden_sign", "silent_zeros"]
 

@@ -24,8 +24,7 @@ from pellucid.concepts import (
     null_directions,
     tcav,
 )
-from pellucid.evaluation import relevance_mass_accuracy
-from pellucid.evaluation.metrics.concepts import false_alarm, remove_concepts, soft_iou
+from pellucid.evaluation.metrics import false_alarm, relevance_mass_accuracy, remove_concepts, soft_iou
 from pellucid.synthetic import BLANK, SHAPES, Scene, draw_scenes
 
 __all__ = ["LAYERS", "PARTS", "Exhibits", "Row", "measure"]

@@ -11,12 +11,8 @@ from torch.nn import functional as F
 
 import pellucid as pl
 from pellucid.attribution.perturbation import occlusion_windows, rise_masks
-from pellucid.evaluation import (
-    DiFull,
-    DiPart,
-    GridPG,
-    GridSetting,
-)
+from pellucid.evaluation import DiFull, DiPart, GridPG
+from pellucid.evaluation.settings import GridSetting
 
 CELL = 12
 SETTINGS: dict[str, type[GridSetting]] = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}

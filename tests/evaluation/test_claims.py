@@ -15,7 +15,7 @@ from tests.evaluation.sweep_support import color_classifier, write_squares
 
 from pellucid.attribution import GradCAM
 from pellucid.evaluation.sweep import SweepOptions, evaluate, summarize
-from pellucid.evaluation.sweep.score_table import schema
+from pellucid.evaluation.sweep.tables import score_schema
 from pellucid.statistics import Interval, bootstrap_interval
 
 Medians = Mapping[tuple[str, str, str], float]
@@ -74,10 +74,10 @@ def table(
 def rows(
     model: str, setting: str, layer: str, method: str, kernel: int, scores: NDArray[np.float64], **changes: Any
 ) -> pa.Table:
-    """The rows of scores (grids, cells), of which twins have the corners only."""
+    """The rows of scores (grids, cells), of which same-class pairs have the corners only."""
     cells = np.arange(scores.shape[1]) if setting == "GridPG" else np.array([0, scores.shape[1] - 1])
     score = scores[:, cells].ravel()
-    columns: dict[str, Any] = {field.name: 0 for field in schema()}
+    columns: dict[str, Any] = {field.name: 0 for field in score_schema()}
     columns |= {"model": model, "variant": "trained", "setting": setting, "layer": layer, "layer_name": layer}
     columns |= {"method": method, "kernel_size": kernel, "options": "{}", "control": False, "non_finite": False}
     columns |= {"grid": np.arange(len(scores)).repeat(len(cells)), "cell": np.tile(cells, len(scores))}
@@ -85,7 +85,7 @@ def rows(
     columns |= {"attainable": 1.0 if layer == "input" else 0.97}
     columns |= {"mirror_share": None if setting == "GridPG" else 0.8 if method in POOLED else 1 / 3, **changes}
     full = {name: value if isinstance(value, np.ndarray) else [value] * len(score) for name, value in columns.items()}
-    return pa.table(full, schema=schema())
+    return pa.table(full, schema=score_schema())
 
 
 def judge(scores: pa.Table, **others: Any) -> tuple[Claim, ...]:

@@ -7,12 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.metrics.concepts import (
-    balanced_mse,
-    cell_shares,
-    false_alarm,
-    soft_iou,
-)
+from pellucid.evaluation.metrics import balanced_mse, cell_shares, false_alarm, soft_iou
 
 
 def random_case(seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -9,14 +9,9 @@ from torch import Tensor, nn
 import pellucid as pl
 from pellucid.concepts import CAV, VisualTCAV
 from pellucid.errors import PellucidError, TargetError
-from pellucid.evaluation import (
-    DiFull,
-    DiPart,
-    GridPG,
-    GridSetting,
-    split_cells,
-)
-from pellucid.evaluation.metrics.concepts import concept_evidence, concept_grids, concept_pointing_game
+from pellucid.evaluation import DiFull, DiPart, GridPG, split_cells
+from pellucid.evaluation.metrics import concept_evidence, concept_grids, concept_pointing_game
+from pellucid.evaluation.settings import GridSetting
 
 CELL = 12
 SETTINGS = [GridPG, DiFull, DiPart]

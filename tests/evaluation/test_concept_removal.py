@@ -11,7 +11,7 @@ from pellucid.attribution import Target
 from pellucid.classifiers import LayerView
 from pellucid.concepts import CAV
 from pellucid.errors import PellucidError, TargetError
-from pellucid.evaluation.metrics.concepts import concept_amounts, deletion_rank_correlation, remove_concepts
+from pellucid.evaluation.metrics import concept_amounts, deletion_rank_correlation, remove_concepts
 
 DIRECTIONS = torch.tensor([[1.0, -0.5, 0.25, 0.0], [0.0, 2.0, 0.0, -1.0], [0.3, 0.3, 0.3, 0.3]])
 

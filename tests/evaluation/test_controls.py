@@ -7,15 +7,8 @@ from torch import Tensor, nn
 
 from pellucid.classifiers import randomizable_layers, randomize_cascading, randomize_independent, reinitialize
 from pellucid.errors import ModelError, PellucidError
-from pellucid.evaluation import (
-    attainable_score,
-    input_magnitude,
-    localization_score,
-    oracle_mask,
-    random_map,
-    sobel_edges,
-    uniform_map,
-)
+from pellucid.evaluation import attainable_score, localization_score
+from pellucid.evaluation.metrics import input_magnitude, oracle_mask, random_map, sobel_edges, uniform_map
 
 
 def network() -> nn.Sequential:

@@ -75,7 +75,7 @@ def test_the_seed_decides_and_the_order_of_the_pool_does_not() -> None:
     assert same_class_grids(candidates, grids=20, seed=1) == same_class_grids(candidates[::-1], grids=20, seed=1)
 
 
-def test_twins_share_the_class_of_the_corners_and_nothing_else() -> None:
+def test_same_class_pairs_share_the_class_of_the_corners_and_nothing_else() -> None:
     found = same_class_grids(pool(*[40] * 20), grids=150, seed=2)
     for row in found.labels.tolist():
         assert row[0] == row[-1]
@@ -84,7 +84,7 @@ def test_twins_share_the_class_of_the_corners_and_nothing_else() -> None:
     assert found.evaluated_cells == (0, 3)
 
 
-def test_twins_come_from_the_classes_that_have_two_images() -> None:
+def test_same_class_pairs_come_from_the_classes_that_have_two_images() -> None:
     found = same_class_grids(pool(30, 30, *[1] * 60), grids=20, seed=0)
     assert set(found.labels[:, 0].tolist()) == {0, 1}
 
@@ -104,7 +104,7 @@ def test_images_between_the_corners_may_recur_if_allowed() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(1, 8), st.booleans(), st.integers(0, 99))
-def test_the_twin_sampler_ends_with_a_valid_set_or_an_error(
+def test_the_same_class_sampler_ends_with_a_valid_set_or_an_error(
     counts: list[int], grids: int, reuse: bool, seed: int
 ) -> None:
     try:
@@ -120,12 +120,12 @@ def test_the_twin_sampler_ends_with_a_valid_set_or_an_error(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(4, 9), min_size=6, max_size=8), st.integers(1, 5), st.integers(0, 99))
-def test_twins_are_found_where_there_is_plenty(counts: list[int], grids: int, seed: int) -> None:
+def test_same_class_pairs_are_found_where_there_is_plenty(counts: list[int], grids: int, seed: int) -> None:
     assert len(same_class_grids(pool(*counts), 2, grids, seed=seed)) == grids
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_twins_can_use_up_the_whole_pool(seed: int) -> None:
+def test_same_class_pairs_can_use_up_the_whole_pool(seed: int) -> None:
     found = same_class_grids(pool(*[20] * 10), 2, 50, seed=seed)
     assert len(uses(found)) == 200
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation import NoisyLinear, impute_linearly
+from pellucid.evaluation.metrics import NoisyLinear, impute_linearly
 
 
 def image(height: int = 7, width: int = 9, seed: int = 0) -> Tensor:

@@ -9,15 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation import (
-    attainable_score,
-    cell_slices,
-    interpolation_matrix,
-    join_cells,
-    localization_score,
-    localize,
-    split_cells,
-)
+from pellucid.evaluation import attainable_score, cell_slices, join_cells, localization_score, localize, split_cells
+from pellucid.evaluation.localization import interpolation_matrix
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -173,7 +166,7 @@ def test_a_map_that_is_not_finite_scores_nan_and_is_reported(bad: float) -> None
     assert found.mirror_share(0, 3).isnan().tolist() == [False, True, False]
 
 
-def test_the_mirror_share_is_the_twins_part_of_what_lies_outside() -> None:
+def test_the_mirror_share_is_the_partner_s_part_of_what_lies_outside() -> None:
     values = torch.tensor([[[5.0, 1.0], [2.0, 7.0]], [[5.0, 0.0], [0.0, 0.0]]])
     share = localize(values, 2).mirror_share(0, 3)
     assert float(share[0]) == pytest.approx(0.7)

@@ -5,13 +5,7 @@ from torch.nn import functional as F
 
 from pellucid.attribution import smooth
 from pellucid.errors import PellucidError
-from pellucid.evaluation import (
-    Deletion,
-    Insertion,
-    NoisyLinear,
-    baseline_images,
-    impute_linearly,
-)
+from pellucid.evaluation.metrics import Deletion, Insertion, NoisyLinear, baseline_images, impute_linearly
 
 WEIGHTS = torch.linspace(-1, 1, 3 * 6 * 8, dtype=torch.float64).view(3, 6, 8)
 
@@ -48,7 +42,7 @@ def slow_curve(image: Tensor, values: Tensor, target: int, fill: Tensor, steps: 
 def test_curves_are_those_of_replacing_pixel_by_pixel(game: type[Deletion], steps: int, max_batch: int) -> None:
     x = images()
     values = torch.randn(2, 1, 6, 8)
-    found = game(baseline="zero", steps=steps, max_batch=max_batch)(logits, x, values, torch.tensor([0, 1]))
+    found = game(baseline="zero", steps=steps, max_batch=max_batch).curves(logits, x, values, torch.tensor([0, 1]))
     for index, target in enumerate((0, 1)):
         zero = torch.zeros_like(x[index])
         wanted = slow_curve(x[index], values[index], target, zero, steps, game.inserting)
@@ -56,7 +50,7 @@ def test_curves_are_those_of_replacing_pixel_by_pixel(game: type[Deletion], step
 
 
 def test_the_area_is_that_of_trapezoids() -> None:
-    found = Deletion(steps=4)(logits, images(), torch.randn(2, 6, 8), torch.tensor([0, 0]))
+    found = Deletion(steps=4).curves(logits, images(), torch.randn(2, 6, 8), torch.tensor([0, 0]))
     curve = found.scores
     wanted = (curve[:, 0] / 2 + curve[:, 1:-1].sum(1) + curve[:, -1] / 2) / 4
     torch.testing.assert_close(found.area, wanted, rtol=1e-6, atol=0)
@@ -64,7 +58,7 @@ def test_the_area_is_that_of_trapezoids() -> None:
 
 def test_every_order_begins_and_ends_with_the_same_images() -> None:
     x = images()
-    found = Insertion(baseline="mean", score="logit")(logits, x, torch.randn(2, 3, 4), torch.tensor([0, 1]))
+    found = Insertion(baseline="mean", score="logit").curves(logits, x, torch.randn(2, 3, 4), torch.tensor([0, 1]))
     start, end = logits(baseline_images(x, "mean")), logits(x)
     for curve in (found.scores, found.random):
         torch.testing.assert_close(curve[:, 0], start[[0, 1], [0, 1]])
@@ -76,7 +70,7 @@ def test_the_true_contributions_beat_random_order_and_their_negative_loses(game:
     x = images(4)
     run = game(baseline="zero", score="logit", steps=24, random_orders=4)
     targets = torch.zeros(4, dtype=torch.long)
-    good, bad = (run(logits, x, sign * contributions(x), targets) for sign in (1, -1))
+    good, bad = (run.curves(logits, x, sign * contributions(x), targets) for sign in (1, -1))
     assert (good.gain > 0).all()
     assert (bad.gain < 0).all()
     torch.testing.assert_close(good.random, bad.random)
@@ -85,21 +79,21 @@ def test_the_true_contributions_beat_random_order_and_their_negative_loses(game:
 def test_the_right_order_is_the_best_there_is() -> None:
     x = images(1)
     run = Deletion(baseline="zero", score="logit", steps=48, random_orders=1)
-    best = run(logits, x, contributions(x), torch.tensor([0])).area
-    others = [run(logits, x, torch.randn(1, 6, 8), torch.tensor([0])).area for _ in range(20)]
+    best = run.curves(logits, x, contributions(x), torch.tensor([0])).area
+    others = [run.curves(logits, x, torch.randn(1, 6, 8), torch.tensor([0])).area for _ in range(20)]
     assert float(best) < float(min(others))
 
 
 def test_the_ratio_is_one_for_a_map_that_is_noise() -> None:
     x = images(1).expand(40, -1, -1, -1)
-    found = Deletion(baseline="zero", random_orders=20)(logits, x, torch.randn(40, 6, 8), torch.zeros(40).long())
+    found = Deletion(baseline="zero", random_orders=20).curves(logits, x, torch.randn(40, 6, 8), torch.zeros(40).long())
     assert float(found.ratio.mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_a_flat_map_is_ordered_at_random() -> None:
     x = images(1).expand(60, -1, -1, -1)
     run = Deletion(baseline="zero", score="logit", random_orders=10)
-    found = run(logits, x, torch.zeros(60, 6, 8), torch.zeros(60).long())
+    found = run.curves(logits, x, torch.zeros(60, 6, 8), torch.zeros(60).long())
     spread = float(found.area.std()) / 60**0.5
     assert spread > 0
     assert abs(float(found.gain.mean())) < 4 * spread
@@ -109,13 +103,15 @@ def test_a_small_map_is_brought_to_the_image() -> None:
     x, values = images(), torch.randn(2, 1, 3, 4)
     large = F.interpolate(values.double(), size=(6, 8), mode="bilinear", align_corners=False)
     run, targets = Deletion(baseline="zero"), torch.tensor([0, 1])
-    torch.testing.assert_close(run(logits, x, values, targets).scores, run(logits, x, large, targets).scores)
+    torch.testing.assert_close(
+        run.curves(logits, x, values, targets).scores, run.curves(logits, x, large, targets).scores
+    )
 
 
 def test_a_image_has_the_same_curves_in_any_batch() -> None:
     x, values = images(3), torch.zeros(3, 6, 8)  # ties everywhere: all order is the seed's
-    whole = Deletion(seed=2, max_batch=7)(logits, x, values, torch.tensor([0, 1, 0]))
-    last = Deletion(seed=4, max_batch=1)(logits, x[2:], values[2:], torch.tensor([0]))
+    whole = Deletion(seed=2, max_batch=7).curves(logits, x, values, torch.tensor([0, 1, 0]))
+    last = Deletion(seed=4, max_batch=1).curves(logits, x[2:], values[2:], torch.tensor([0]))
     torch.testing.assert_close(whole.scores[2:], last.scores)
     torch.testing.assert_close(whole.random[2:], last.random)
 
@@ -141,7 +137,7 @@ def test_baselines_are_what_they_say() -> None:
     large = torch.randn(1, 3, 32, 40)
     torch.testing.assert_close(baseline_images(large, "blur"), smooth(large, 9))
     torch.testing.assert_close(baseline_images(x, x[:1]), x[:1].expand(2, -1, -1, -1))
-    found = Deletion(baseline=x[:1])(logits, x, torch.randn(2, 6, 8), torch.tensor([0, 0]))
+    found = Deletion(baseline=x[:1]).curves(logits, x, torch.randn(2, 6, 8), torch.tensor([0, 0]))
     assert found.baseline == "given images"
     assert found.scores[0].std() < 1e-9  # the image is its own baseline
 
@@ -150,7 +146,7 @@ def test_baselines_are_what_they_say() -> None:
 def test_missing_pixels_can_be_imputed_from_those_that_are_left(game: type[Deletion]) -> None:
     x, values = images(), torch.randn(2, 6, 8)
     run = game(baseline=NoisyLinear(noise=0.0), score="logit", steps=6, random_orders=1, max_batch=4)
-    found = run(logits, x, values, torch.tensor([0, 1]))
+    found = run.curves(logits, x, values, torch.tensor([0, 1]))
     for index, target in enumerate((0, 1)):
         highest_first = values[index].flatten().argsort(descending=True)
         for step, score in enumerate(found.scores[index].tolist()):
@@ -166,14 +162,16 @@ def test_imputation_leaves_nothing_to_gain_in_a_flat_image() -> None:
     flat = torch.full((1, 3, 6, 8), 0.7)
     mask = torch.zeros(1, 6, 8)
     mask[:, 2:4, 2:5] = 1
-    imputed = Deletion(baseline=NoisyLinear(noise=0.0), score="logit")(logits, flat, mask, torch.tensor([0]))
+    imputed = Deletion(baseline=NoisyLinear(noise=0.0), score="logit").curves(logits, flat, mask, torch.tensor([0]))
     torch.testing.assert_close(imputed.scores, imputed.scores[:, :1].expand(-1, 21), rtol=0, atol=1e-5)
 
 
 def test_the_noise_of_imputation_is_the_seed_s() -> None:
     x, targets = images(), torch.tensor([0, 1])
     curves = [
-        Deletion(baseline=NoisyLinear(noise=0.3), seed=seed, max_batch=batch)(logits, x, contributions(x), targets)
+        Deletion(baseline=NoisyLinear(noise=0.3), seed=seed, max_batch=batch).curves(
+            logits, x, contributions(x), targets
+        )
         for seed, batch in ((1, 16), (1, 3), (2, 16))
     ]
     torch.testing.assert_close(curves[0].scores, curves[1].scores)
@@ -182,7 +180,7 @@ def test_the_noise_of_imputation_is_the_seed_s() -> None:
 
 def test_insertion_read_from_its_end_deletes_the_least_relevant_first() -> None:
     x, values = images(), torch.randn(2, 6, 8)
-    found = Insertion(baseline="zero", steps=48)(logits, x, values, torch.tensor([0, 1])).scores.flip(1)
+    found = Insertion(baseline="zero", steps=48).curves(logits, x, values, torch.tensor([0, 1])).scores.flip(1)
     for index, target in enumerate((0, 1)):
         wanted = slow_curve(x[index], -values[index], target, torch.zeros_like(x[index]), 48, inserting=False)
         assert found[index].tolist() == pytest.approx(wanted, abs=1e-7)
@@ -205,11 +203,11 @@ def test_gradients_are_not_recorded() -> None:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     x, targets = images(), torch.tensor([0, 1])
     with pytest.raises(PellucidError, match="one map and one target per image"):
-        Deletion()(logits, x, torch.ones(1, 6, 8), targets)
+        Deletion().curves(logits, x, torch.ones(1, 6, 8), targets)
     with pytest.raises(PellucidError, match="no baseline 'noise'"):
-        Deletion(baseline="noise")(logits, x, torch.ones(2, 6, 8), targets)  # type: ignore[arg-type]
+        Deletion(baseline="noise").curves(logits, x, torch.ones(2, 6, 8), targets)  # type: ignore[arg-type]
     with pytest.raises(PellucidError, match="does not fit"):
-        Deletion(baseline=torch.zeros(1, 3, 4, 4))(logits, x, torch.ones(2, 6, 8), targets)
+        Deletion(baseline=torch.zeros(1, 3, 4, 4)).curves(logits, x, torch.ones(2, 6, 8), targets)
     with pytest.raises(PellucidError, match="steps=0"):
         Insertion(steps=0)
     with pytest.raises(PellucidError, match="score='loss'"):

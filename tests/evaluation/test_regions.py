@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation import (
+from pellucid.evaluation import localization_score
+from pellucid.evaluation.metrics import (
     RegionScores,
     box_masks,
     energy_pointing_game,
-    localization_score,
     oracle_mask,
     pointing_game,
     relevance_mass_accuracy,
@@ -141,7 +141,7 @@ def test_regions_that_do_not_fit_are_refused(game: Game) -> None:
     values = torch.randn(2, 1, 4, 4)
     with pytest.raises(PellucidError, match="region of image 1 is empty"):
         game(values, torch.cat([rectangle(), torch.zeros_like(rectangle())]))
-    with pytest.raises(PellucidError, match=r"wanted \(2, H, W\) bool"):
+    with pytest.raises(PellucidError, match=r"expected \(2, H, W\) bool"):
         game(values, rectangle())
     with pytest.raises(PellucidError, match="float32"):
         game(values, rectangle().expand(2, -1, -1).float())

@@ -1,4 +1,4 @@
-"""Published claims on networks small enough for a test: digits on colored noise, twins with and without BatchNorm.
+"""Published claims on networks small enough for a test: digits on colored noise, pairs with and without BatchNorm.
 
 The weights are real and trained (see `experiments.attribution_evaluation.replica`); directions are asserted, with a
 margin, never values.
@@ -89,7 +89,7 @@ def test_local_methods_are_perfect_on_difull(lines: Lines, model: str) -> None: 
 
 
 @pytest.mark.parametrize("model", [PLAIN, NORMED])
-def test_grad_cam_lights_up_the_twin(lines: Lines, model: str) -> None:  # Q5
+def test_grad_cam_lights_up_the_same_class(lines: Lines, model: str) -> None:  # Q5
     line = lines[model, "DiFull", "final", "GradCAM", 1]
     assert line.median.estimate < median(lines, model, "GridPG", "final", "GradCAM") - 0.05
     assert line.mirror is not None

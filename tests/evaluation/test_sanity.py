@@ -14,15 +14,14 @@ from pellucid.attribution import (
 )
 from pellucid.classifiers import randomize_cascading, randomize_independent, replace_module
 from pellucid.errors import ModelError, PellucidError, TargetError
-from pellucid.evaluation import (
-    DiFull,
-    GridPG,
+from pellucid.evaluation import DiFull, GridPG
+from pellucid.evaluation.metrics import (
+    ControlMap,
     map_similarity,
     parameter_randomization_test,
     random_logit_test,
     target_sensitivity,
 )
-from pellucid.evaluation.sweep.control_methods import ControlMap
 
 IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(4))
 TARGETS = torch.tensor([0, 4, 2])

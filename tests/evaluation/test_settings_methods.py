@@ -31,14 +31,8 @@ from pellucid.attribution import (
     Target,
 )
 from pellucid.errors import TargetError
-from pellucid.evaluation import (
-    DiFull,
-    DiPart,
-    GridPG,
-    GridSetting,
-    localization_score,
-    split_cells,
-)
+from pellucid.evaluation import DiFull, DiPart, GridPG, localization_score, split_cells
+from pellucid.evaluation.settings import GridSetting
 
 QUICK: dict[str, dict[str, Any]] = {
     "IntegratedGradients": {"steps": 3},

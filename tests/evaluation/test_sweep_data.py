@@ -10,7 +10,7 @@ from tests.evaluation.sweep_support import COLORS, color_classifier, color_netwo
 from pellucid import Classifier
 from pellucid.errors import ImageError, ModelError, PellucidError
 from pellucid.evaluation.sweep import read_data_set
-from pellucid.evaluation.sweep.predictions import confident_candidates, predict, unusable_images
+from pellucid.evaluation.sweep.labeled_images import confident_candidates, predict, unusable_images
 
 
 @pytest.fixture(scope="module")

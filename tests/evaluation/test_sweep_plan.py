@@ -11,8 +11,7 @@ import torch
 from pellucid.attribution import GradCAM, IntegratedGradients, Occlusion
 from pellucid.errors import PellucidError
 from pellucid.evaluation.sweep import SweepOptions
-from pellucid.evaluation.sweep.evaluate import plan_methods
-from pellucid.evaluation.sweep.plan import Plan, PlannedData, PlannedModel
+from pellucid.evaluation.sweep.plan import Plan, PlannedData, PlannedModel, plan_methods
 from pellucid.storage import find_differences, from_record, to_record
 
 

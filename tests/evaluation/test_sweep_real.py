@@ -22,7 +22,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def images(shared_data: Path) -> list[tuple[Path, int]]:
-    """Sample images of some classes, and zebras, of which there are enough for twins."""
+    """Sample images of some classes, and zebras, of which there are enough for same-class pairs."""
     samples = shared_data / "imagenet_samples_256"
     with (samples / "labels.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))[::25]
@@ -31,7 +31,7 @@ def images(shared_data: Path) -> list[tuple[Path, int]]:
     return found + [(path, 340) for path in zebras]
 
 
-def test_grad_cam_finds_the_cell_in_gridpg_and_the_twin_in_difull(shared_data: Path, tmp_path: Path) -> None:
+def test_grad_cam_finds_the_cell_in_gridpg_and_its_class_in_difull(shared_data: Path, tmp_path: Path) -> None:
     options = SweepOptions(
         settings=("GridPG", "DiFull"), layers=("final",), grids=4, same_class_grids=3, threshold=0.6, kernel_sizes=(3,)
     )

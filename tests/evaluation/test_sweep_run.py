@@ -18,6 +18,7 @@ from pellucid.attribution import (
 )
 from pellucid.errors import PellucidError
 from pellucid.evaluation import agg_att, localization_score
+from pellucid.evaluation.metrics import CONTROLS
 from pellucid.evaluation.settings import DiFull, GridPG
 from pellucid.evaluation.sweep import (
     Run,
@@ -26,7 +27,6 @@ from pellucid.evaluation.sweep import (
     evaluate,
     grid_images,
 )
-from pellucid.evaluation.sweep.control_methods import CONTROLS
 
 OPTIONS = SweepOptions(
     settings=("GridPG", "DiFull"), layers=("input", "final"), grids=5, kernel_sizes=(5,), shard_size=2, keep_maps="all"
@@ -99,8 +99,10 @@ def test_the_network_that_is_right_by_construction_scores_as_it_must(run: Run) -
         assert row["score_native"] == 1
     for row in rows(run, method="Uniform"):
         assert row["score"] == pytest.approx(0.25)
-    twins = [row["mirror_share"] for row in rows(run, method="GradCAM", kernel_size=1, setting="DiFull", layer="final")]
-    assert min(twins) > 0.9  # Grad-CAM's weights are one per channel: the twin of the same color lights up too
+    shares = [
+        row["mirror_share"] for row in rows(run, method="GradCAM", kernel_size=1, setting="DiFull", layer="final")
+    ]
+    assert min(shares) > 0.9  # Grad-CAM's weights are one per channel: the other cell of the color lights up too
 
 
 def test_smoothed_maps_cost_no_pass_and_shared_passes_are_counted_once_for_all(run: Run) -> None:

@@ -10,22 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation import (
-    Candidate,
-    GridSet,
-    input_magnitude,
-    localization_score,
-    oracle_mask,
-)
+from pellucid.evaluation import Candidate, GridSet, localization_score
+from pellucid.evaluation.metrics import input_magnitude, oracle_mask
 from pellucid.evaluation.sweep import evaluate_maps, grid_targets, summarize
-from pellucid.evaluation.sweep.arrow import encode
-from pellucid.evaluation.sweep.scoring import score_maps
 from pellucid.evaluation.sweep.stored_maps import (
     LARGEST_SIDE,
     MapRows,
     StoredMap,
     read_maps,
 )
+from pellucid.evaluation.sweep.tables import encode_table, score_maps
 
 
 def slow_shares(one: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -41,10 +35,10 @@ def test_the_numbers_of_a_map_are_those_of_the_paper() -> None:
     found = score_maps(values, (2, 2), (0, 3), (24, 36), same_class=True)
     assert found.mirror is not None
     for grid in range(3):
-        for target, (cell, twin) in enumerate([(0, 3), (3, 0)]):
+        for target, (cell, partner) in enumerate([(0, 3), (3, 0)]):
             shares = slow_shares(values[grid, target], (24, 36))
             assert float(found.score[grid, target]) == pytest.approx(shares[cell])
-            assert float(found.mirror[grid, target]) == pytest.approx(shares[twin] / (1 - shares[cell]))
+            assert float(found.mirror[grid, target]) == pytest.approx(shares[partner] / (1 - shares[cell]))
             native = slow_shares(values[grid, target], (6, 6))
             assert float(found.native[grid, target]) == pytest.approx(native[cell])
             assert float(found.cell_mass[grid, target] / found.mass[grid, target]) == pytest.approx(shares[cell])
@@ -72,7 +66,7 @@ def kept(values: Tensor, size: tuple[int, int], folder: Path) -> StoredMap:
     rows.add(values * 0, size, method="other", kernel_size=1, grid=5, cell=2)
     rows.add(values, size, method="own", kernel_size=1, grid=5, cell=2)
     rows.add(values * 0, size, method="own", kernel_size=3, grid=5, cell=2)
-    (folder / "maps.parquet").write_bytes(encode(rows.table(), {}, rows_per_group=1))
+    (folder / "maps.parquet").write_bytes(encode_table(rows.table(), {}, rows_per_group=1))
     (found,) = read_maps(folder / "maps.parquet", "own", 1, 2)
     return found
 
@@ -153,9 +147,9 @@ def test_a_foreign_callable_gets_the_images_and_classes_of_the_cells(tmp_path: P
 @pytest.mark.parametrize(
     ("maps", "words"),
     [
-        (np.zeros((3, 2, 8, 8)), r"wanted numbers for \(3 grids, 4 cells, h, w\)"),
-        (np.zeros((3, 4, 8)), "wanted numbers"),
-        (np.array([["a"]]), "wanted numbers"),
+        (np.zeros((3, 2, 8, 8)), r"expected numbers for \(3 grids, 4 cells, h, w\)"),
+        (np.zeros((3, 4, 8)), "expected numbers"),
+        (np.array([["a"]]), "expected numbers"),
         (lambda images, classes: images, "a callable needs images"),
     ],
 )

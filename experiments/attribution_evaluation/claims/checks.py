@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pellucid.evaluation import rank_bins
-from pellucid.evaluation.sweep import SummaryLine, correlate
+from pellucid.evaluation.sweep import SummaryLine, correlate_scores
 from pellucid.statistics import Interval, bootstrap_interval
 
 BACKPROPAGATION = ("Gradient", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "SmoothGrad")
@@ -188,7 +188,7 @@ class Scores:
             kernel == 1 or (layer == "input" and base_name(method) in SMOOTHED)
             for kernel, layer, method in zip(*columns, strict=True)
         ]
-        correlations = correlate(self._table.filter(pa.array(studied)), setting=setting, model=self.model)
+        correlations = correlate_scores(self._table.filter(pa.array(studied)), setting=setting, model=self.model)
         return {
             frozenset((one, other)): float(correlations.matrix[i, j])
             for i, one in enumerate(correlations.names)

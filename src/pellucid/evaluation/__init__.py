@@ -1,6 +1,11 @@
-"""Evaluation: is an explanation true? Known-truth grids, localization, AggAtt, controls and statistics."""
+"""Evaluation: is an explanation true? Grids of known truth, localization scores, AggAtt, and runs over data sets.
+
+`metrics`, `settings` and `sweep` have more: metrics of single images and controls, what all grid settings are, and the
+parts of a run.
+"""
 
 from pellucid.evaluation.aggregation import (
+    PERCENTILES,
     AggAtt,
     Bins,
     agg_att,
@@ -22,137 +27,48 @@ from pellucid.evaluation.localization import (
     Localization,
     attainable_score,
     cell_slices,
-    interpolation_matrix,
     join_cells,
     localization_score,
     localize,
     split_cells,
+    upsample,
 )
-from pellucid.evaluation.metrics.concepts import (
-    ConceptCurves,
-    ConceptPointing,
-    balanced_mse,
-    cell_shares,
-    concept_evidence,
-    concept_grids,
-    concept_pointing_game,
-    deletion_rank_correlation,
-    false_alarm,
-    remove_concepts,
-    soft_iou,
-)
-from pellucid.evaluation.metrics.controls import (
-    input_magnitude,
-    oracle_mask,
-    random_map,
-    sobel_edges,
-    uniform_map,
-)
-from pellucid.evaluation.metrics.deletion import (
-    Deletion,
-    Insertion,
-    PerturbationCurves,
-    baseline_images,
-)
-from pellucid.evaluation.metrics.imputation import NoisyLinear, impute_linearly
-from pellucid.evaluation.metrics.regions import (
-    RegionScores,
-    box_masks,
-    energy_pointing_game,
-    pointing_game,
-    relevance_mass_accuracy,
-    relevance_rank_accuracy,
-)
-from pellucid.evaluation.metrics.sanity import (
-    MapSimilarity,
-    RandomizationStep,
-    map_similarity,
-    parameter_randomization_test,
-    random_logit_test,
-    target_sensitivity,
-)
-from pellucid.evaluation.settings import (
-    DiFull,
-    DiPart,
-    GridPG,
-    GridSetting,
-    GridSettingView,
-)
-from pellucid.evaluation.sweep import (
-    ModelSource,
-    Run,
-    RunError,
-    SweepOptions,
-    evaluate,
-    evaluate_maps,
-)
+from pellucid.evaluation.metrics import METRICS
+from pellucid.evaluation.settings import DiFull, DiPart, GridPG
+from pellucid.evaluation.sweep import ModelSource, Run, RunError, SweepOptions, evaluate, evaluate_maps
 
 __all__ = [
+    "METRICS",
+    "PERCENTILES",
     "AggAtt",
     "Bins",
     "Candidate",
-    "ConceptCurves",
-    "ConceptPointing",
-    "Deletion",
     "DiFull",
     "DiPart",
     "Grid",
     "GridPG",
     "GridSet",
     "GridSetError",
-    "GridSetting",
-    "GridSettingView",
-    "Insertion",
     "Localization",
-    "MapSimilarity",
     "ModelSource",
-    "NoisyLinear",
-    "PerturbationCurves",
-    "RandomizationStep",
-    "RegionScores",
     "Run",
     "RunError",
     "SweepOptions",
     "agg_att",
     "agg_att_batches",
     "attainable_score",
-    "balanced_mse",
-    "baseline_images",
-    "box_masks",
     "candidate_pool",
-    "cell_shares",
     "cell_slices",
     "common_pool",
-    "concept_evidence",
-    "concept_grids",
-    "concept_pointing_game",
-    "deletion_rank_correlation",
     "distinct_grids",
-    "energy_pointing_game",
     "evaluate",
     "evaluate_maps",
-    "false_alarm",
-    "impute_linearly",
-    "input_magnitude",
-    "interpolation_matrix",
     "join_cells",
     "localization_score",
     "localize",
-    "map_similarity",
-    "oracle_mask",
-    "parameter_randomization_test",
-    "pointing_game",
-    "random_logit_test",
-    "random_map",
     "rank_bins",
     "rank_scale",
-    "relevance_mass_accuracy",
-    "relevance_rank_accuracy",
-    "remove_concepts",
     "same_class_grids",
-    "sobel_edges",
-    "soft_iou",
     "split_cells",
-    "target_sensitivity",
-    "uniform_map",
+    "upsample",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.localization import as_maps, blocks, upsample
+from pellucid.evaluation.localization import as_maps, row_batches, upsample
 
 PERCENTILES = (0, 2, 5, 50, 95, 98, 100)
 """Edges of the bins in percent of the maps, best first: unequal, because the tails tell most."""
@@ -120,7 +120,7 @@ def agg_att_batches(
                 f"{sums.shape[1]} x {sums.shape[2]} in all, one per score: pass size=(H, W) for maps of several sizes"
             )
         kept = torch.nonzero(bin_of[seen : seen + len(maps)] >= 0)[:, 0]
-        for rows in blocks(kept, shape):
+        for rows in row_batches(kept, shape):
             large = upsample(maps[rows], shape)
             sums.index_add_(0, bin_of[seen + rows], large if signed else large.clamp_(min=0))
         seen += len(maps)

@@ -39,8 +39,8 @@ class GridSet:
 
     Attributes:
         grid: (rows, columns).
-        twins: True for DiFull and DiPart, where the last cell has another image of the first cell's class; False for
-            GridPG, where all classes of a grid differ.
+        same_class: True for DiFull and DiPart, where the last cell has another image of the first cell's class; False
+            for GridPG, where all classes of a grid differ.
         seed: of the draw.
         cells: for every grid its images, row by row.
         options: how the pool was made (models, threshold, folder), as the caller tells it; JSON values.
@@ -66,7 +66,7 @@ class GridSet:
 
     @property
     def evaluated_cells(self) -> tuple[int, ...]:
-        """The cells whose attributions are scored: all of them, or the two corners with twins."""
+        """The cells whose attributions are scored: all of them, or with a same-class pair its two corners."""
         count = self.grid[0] * self.grid[1]
         return (0, count - 1) if self.same_class else tuple(range(count))
 
@@ -175,12 +175,12 @@ def same_class_grids(
     shape, rng = grid_shape(n), random.Random(seed)
     count = shape[0] * shape[1]
     if count < 2:
-        raise GridSetError("twins need two cells; with one cell every setting is the classifier itself")
+        raise GridSetError("a same-class pair needs two cells; with one cell every setting is the classifier itself")
     everything = _shuffled(pool, grids, count - 1, rng)
     for _ in range(_ATTEMPTS):
         with suppress(GridSetError):
-            return GridSet(shape, True, seed, _draw_twins(everything, grids, count, reuse, rng), options or {})
-    return GridSet(shape, True, seed, _draw_twins(everything, grids, count, reuse, rng), options or {})
+            return GridSet(shape, True, seed, _draw_same_class(everything, grids, count, reuse, rng), options or {})
+    return GridSet(shape, True, seed, _draw_same_class(everything, grids, count, reuse, rng), options or {})
 
 
 _Pool = dict[int, list[Candidate]]
@@ -239,7 +239,7 @@ def _due(unused: _Pool, free: Sequence[int], left: int, count: int) -> tuple[lis
     return large, min(max(losing - spare, 0), len(large), count)
 
 
-def _draw_twins(
+def _draw_same_class(
     everything: _Pool, grids: int, count: int, reuse: bool, rng: random.Random
 ) -> tuple[tuple[Candidate, ...], ...]:
     unused = {label: list(images) for label, images in everything.items()}
@@ -256,7 +256,7 @@ def _draw_corners(unused: _Pool, grids: int, rng: random.Random) -> list[tuple[C
     pairs = sum(len(images) // 2 for images in unused.values())
     if pairs < grids:
         found = f"the pool has {pairs}: {grids - pairs} pairs are missing"
-        raise GridSetError(f"{grids} grids with twins need {grids} pairs of images of one class; {found}")
+        raise GridSetError(f"{grids} grids with a same-class pair need {grids} pairs of images of one class; {found}")
     corners = []
     for _ in range(grids):
         images = unused[rng.choice(sorted(label for label, own in unused.items() if len(own) >= 2))]

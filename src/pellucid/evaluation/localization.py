@@ -55,7 +55,7 @@ class Localization:
         return self.shares.gather(1, torch.tensor(own, device=self.mass.device)[:, None])[:, 0]
 
     def mirror_share(self, cell: int, partner: int) -> Tensor:
-        """Share of the positive mass outside `cell` that lies in the cell of its twin class.
+        """Share of the positive mass outside `cell` that lies in the other cell of the same class.
 
         High: the method answers to the class wherever it is. At chance, 1 / (cells - 1): what leaves the cell is noise.
 
@@ -64,7 +64,7 @@ class Localization:
         """
         _cell_index([cell, partner], self.grid)
         if cell == partner:
-            raise PellucidError(f"cell and twin are both {cell}; the twin is another cell of the grid")
+            raise PellucidError(f"cell and partner are both {cell}; the partner is another cell of the grid")
         outside = self.mass.clone()
         outside[:, cell] = 0
         total = outside.sum(1)
@@ -115,9 +115,9 @@ def localize(values: Tensor, n: Grid = 2, size: tuple[int, int] | None = None) -
     mass = maps.new_full((len(maps), grid[0] * grid[1]), torch.nan, dtype=torch.float64)
     finite = maps.isfinite().flatten(1).all(1)
     positive = (maps >= 0).flatten(1).all(1)
-    for rows in blocks(torch.nonzero(finite & positive)[:, 0], maps.shape[1:]):
+    for rows in row_batches(torch.nonzero(finite & positive)[:, 0], maps.shape[1:]):
         mass[rows] = separable(maps[rows])
-    for rows in blocks(torch.nonzero(finite & ~positive)[:, 0], size):
+    for rows in row_batches(torch.nonzero(finite & ~positive)[:, 0], size):
         large = upsample(maps[rows], size).clamp_(min=0)
         found = large.view(len(rows), grid[0], size[0] // grid[0], grid[1], -1).sum((2, 4)).flatten(1)
         whole = separable(maps[rows].abs()).sum(1, keepdim=True)
@@ -164,7 +164,7 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def blocks(rows: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
+def row_batches(rows: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
     """Indices of maps, a few at a time, so that their maps at `size` (H, W) stay small in memory."""
     step = max(1, _BLOCK_PIXELS // (size[0] * size[1]))
     return (rows[start : start + step] for start in range(0, len(rows), step))

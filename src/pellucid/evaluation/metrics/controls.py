@@ -4,11 +4,18 @@ A control map is made from what the layer sees, images or activations (N, C, h, 
 that a control reaches too is no merit of a method.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pellucid.attribution import Attribution, Case, Method
 from pellucid.evaluation.localization import Grid, cell_slices
+
+CONTROLS = ("Uniform", "Random", "SobelEdges", "InputMagnitude", "OracleMask")
+"""What tables call the controls: one value, noise, edges and magnitude of what the layer sees, and the cell itself."""
 
 
 def uniform_map(inputs: Tensor) -> Tensor:
@@ -19,8 +26,8 @@ def uniform_map(inputs: Tensor) -> Tensor:
 def random_map(inputs: Tensor, *, seed: int = 0) -> Tensor:
     """Uniform noise in [0, 1): (N, C, h, w) -> (N, 1, h, w). Map i has the noise of seed + i, whatever the batch."""
     maps = torch.empty(len(inputs), 1, *inputs.shape[2:])
-    for index, own in enumerate(maps):
-        own.uniform_(generator=torch.Generator().manual_seed(seed + index))
+    for index, values in enumerate(maps):
+        values.uniform_(generator=torch.Generator().manual_seed(seed + index))
     return maps.to(inputs)
 
 
@@ -47,3 +54,56 @@ def oracle_mask(inputs: Tensor, n: Grid = 2, cell: int = 0) -> Tensor:
     mask = torch.zeros_like(inputs[:, :1])
     mask[:, :, rows, columns] = 1
     return mask
+
+
+_MAPS = {"Uniform": uniform_map, "SobelEdges": sobel_edges, "InputMagnitude": input_magnitude}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlMap(Method):
+    """A map that is made without the part of the network after the layer.
+
+    Attributes:
+        control: one of `CONTROLS`.
+        grid: (rows, columns).
+        cells: the cell of each target, for the oracle.
+        seed: of the noise; grid i of a run has that of seed + i.
+    """
+
+    control: str
+    grid: tuple[int, int] = (1, 1)
+    cells: tuple[int, ...] = (0,)
+    seed: int = 0
+
+    @property
+    def signed(self) -> bool:  # type: ignore[override]
+        return False
+
+    @property
+    def label(self) -> str:
+        return self.control
+
+    def options(self) -> dict[str, Any]:
+        """The seed, of the random map."""
+        return {"seed": self.seed} if self.control == "Random" else {}
+
+    def attribute(self, case: Case) -> Attribution:
+        """Maps of one case."""
+        inputs = case.activation.detach().as_subclass(Tensor)
+        if self.control == "OracleMask":
+            return Attribution(torch.cat([oracle_mask(inputs, self.grid, cell) for cell in self.cells], dim=1))
+        if self.control == "Random":
+            maps = random_map(inputs, seed=self.seed + case.offset)
+        else:
+            maps = _MAPS[self.control](inputs)
+        return Attribution(maps.expand(-1, case.target_count, -1, -1))
+
+
+def grid_controls(grid: tuple[int, int], cells: tuple[int, ...], seed: int) -> tuple[Method, ...]:
+    """All controls for targets in these cells."""
+    return tuple(ControlMap(control=control, grid=grid, cells=cells, seed=seed) for control in CONTROLS)
+
+
+def image_controls(seed: int) -> tuple[Method, ...]:
+    """The controls for single images, which have no cell that an oracle could name."""
+    return tuple(ControlMap(control=name, seed=seed) for name in CONTROLS if name != "OracleMask")

@@ -1,7 +1,7 @@
 """Deletion and insertion: how the score changes when the pixels a map ranks highest are taken away or put in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -12,6 +12,7 @@ from pellucid.attribution import smooth
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import as_maps, upsample
 from pellucid.evaluation.metrics.imputation import NoisyLinear
+from pellucid.evaluation.metrics.metric import ExplainedImages, MetricScores
 
 Baseline = Literal["blur", "mean", "zero"]
 Score = Literal["probability", "logit"]
@@ -84,16 +85,26 @@ class Deletion:
     seed: int = 0
     max_batch: int = 16
     inserting: ClassVar[bool] = False
+    uses_maps: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = False
+    description: ClassVar[str] = "How fast the class's probability falls when the pixels ranked highest are replaced."
 
     def __post_init__(self) -> None:
         least = min(self.steps, self.random_orders, self.max_batch)
         if least < 1 or self.score not in ("probability", "logit"):
             raise PellucidError(
                 f"steps={self.steps}, random_orders={self.random_orders}, max_batch={self.max_batch}, "
-                f"score={self.score!r}: wanted at least 1 of each, and 'probability' or 'logit'"
+                f"score={self.score!r}: expected at least 1 of each, and 'probability' or 'logit'"
             )
 
-    def __call__(
+    def __call__(self, explained: ExplainedImages) -> tuple[MetricScores, ...]:
+        """The area under each curve, beside that of random orders."""
+        seeded = replace(self, seed=self.seed + explained.offset)
+        logits = explained.view.classifier.logits
+        curves = seeded.curves(logits, explained.images, explained.values, explained.targets)
+        return (MetricScores(f"area under the {self.score} curve", curves.area, curves.random_area),)
+
+    def curves(
         self, logits: Callable[[Tensor], Tensor], images: Tensor, values: Tensor, targets: Tensor
     ) -> PerturbationCurves:
         """Measure the curves of N maps.
@@ -111,21 +122,21 @@ class Deletion:
         if images.ndim != 4 or not len(images) == len(maps) == len(targets):
             raise PellucidError(
                 f"images {tuple(images.shape)}, {len(maps)} maps and {len(targets)} targets; "
-                "wanted (N, C, H, W) and one map and one target per image"
+                "expected (N, C, H, W) and one map and one target per image"
             )
-        without = self._without(images)
+        replace_pixels = self._pixel_replacement(images)
         pixels = images.shape[2] * images.shape[3]
         counts = (torch.arange(self.steps + 1) * pixels / self.steps).round().long()
         curves = torch.full((len(maps), 1 + self.random_orders, len(counts)), torch.nan, dtype=torch.float64)
         for index in torch.nonzero(maps.isfinite().flatten(1).all(1))[:, 0].tolist():
             ranks = self._ranks(maps[index], images.shape[2:], self.seed + index)
-            curves[index] = self._follow(logits, partial(without, index), ranks, counts, int(targets[index]))
+            curves[index] = self._follow(logits, partial(replace_pixels, index), ranks, counts, int(targets[index]))
         name = "given images" if isinstance(self.baseline, Tensor) else str(self.baseline)
         return PerturbationCurves(
             counts / pixels, curves[:, 0], curves[:, 1:].mean(1), self.inserting, name, self.score
         )
 
-    def _without(self, images: Tensor) -> Callable[[int, Tensor], Tensor]:
+    def _pixel_replacement(self, images: Tensor) -> Callable[[int, Tensor], Tensor]:
         """A function from the index of an image and what is removed of it (B, H, W) to images (B, C, H, W)."""
         if isinstance(self.baseline, NoisyLinear):
             impute = self.baseline
@@ -133,19 +144,21 @@ class Deletion:
         fill = baseline_images(images, self.baseline)
         return lambda index, removed: torch.where(removed[:, None], fill[index], images[index])
 
-    def _ranks(self, own: Tensor, size: Sequence[int], seed: int) -> Tensor:
+    def _ranks(self, values: Tensor, size: Sequence[int], seed: int) -> Tensor:
         """When each pixel is replaced, by the map and by the random orders: (1 + R, H, W), 0 first."""
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.rand(self.random_orders, *own.shape, dtype=torch.float64, generator=generator).to(own.device)
-        large = upsample(torch.cat([own[None].double(), noise]), (size[0], size[1])).flatten(1)
-        shuffled = torch.randperm(large.shape[1], generator=generator).to(own.device)
+        noise = torch.rand(self.random_orders, *values.shape, dtype=torch.float64, generator=generator).to(
+            values.device
+        )
+        large = upsample(torch.cat([values[None].double(), noise]), (size[0], size[1])).flatten(1)
+        shuffled = torch.randperm(large.shape[1], generator=generator).to(values.device)
         order = shuffled[large[:, shuffled].argsort(dim=1, descending=True, stable=True)]
         return order.argsort(dim=1).view(-1, *size)
 
     def _follow(
         self,
         logits: Callable[[Tensor], Tensor],
-        without: Callable[[Tensor], Tensor],
+        replace_pixels: Callable[[Tensor], Tensor],
         ranks: Tensor,
         counts: Tensor,
         target: int,
@@ -153,18 +166,19 @@ class Deletion:
         """The curves (1 + R, S + 1) of one image; their ends, common to all orders, are measured once."""
         inner = [(order, int(count)) for order in range(len(ranks)) for count in counts[1:-1]]
         jobs = [(0, 0), (0, int(counts[-1])), *inner]
-        found = []
+        parts = []
         for start in range(0, len(jobs), self.max_batch):
             order, count = torch.tensor(jobs[start : start + self.max_batch], device=ranks.device).T
             replaced = ranks[order] < count[:, None, None]
             with torch.no_grad():
-                output = logits(without(~replaced if self.inserting else replaced)).double()
-            found.append((output.softmax(1) if self.score == "probability" else output)[:, target].cpu())
-        scores = torch.cat(found)
+                output = logits(replace_pixels(~replaced if self.inserting else replaced)).double()
+            parts.append((output.softmax(1) if self.score == "probability" else output)[:, target].cpu())
+        scores = torch.cat(parts)
         first, last = scores[:2].expand(len(ranks), 2)[:, :, None].unbind(1)
         return torch.cat([first, scores[2:].view(len(ranks), len(counts) - 2), last], dim=1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Insertion(Deletion):
     """Put the image's pixels into the baseline, those with the largest values first; otherwise as `Deletion`.
 
@@ -172,6 +186,27 @@ class Insertion(Deletion):
     """
 
     inserting: ClassVar[bool] = True
+    uses_maps: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = True
+    description: ClassVar[str] = "How fast the class's probability rises when the pixels ranked highest are put in."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Road(Deletion):
+    """`Deletion` in which what is removed is filled in from its surroundings, so that it leaves no shape behind.
+
+    Source: Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods (ROAD), ICML 2022.
+
+    Attributes:
+        noise: standard deviation of the noise on imputed pixels, see `NoisyLinear`.
+    """
+
+    noise: float = 0.01
+    description: ClassVar[str] = "Deletion with what is removed filled in from its surroundings (ROAD)."
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", NoisyLinear(self.noise))
+        super().__post_init__()
 
 
 def baseline_images(images: Tensor, baseline: Baseline | Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Every score stands beside its chance level, which is large where the region is: 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import (
     NEGLIGIBLE,
     as_maps,
-    blocks,
+    row_batches,
     upsample,
 )
+from pellucid.evaluation.metrics.metric import ExplainedImages, MetricScores
 
 BoundingBox = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels of the image, edges not centres: (0, 0, W, H) is the whole image."""
+"""(left, top, right, bottom) in pixels of the image, edges not centers: (0, 0, W, H) is the whole image."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,43 @@ class RegionScores:
     def finite(self) -> Tensor:
         """(N,) bool: False for maps that cannot be scored."""
         return self.scores.isfinite()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """The three scores of maps against the regions of their images; images without a region have none.
+
+    Attributes:
+        tolerance: how near to the region a hit of the pointing game may be, in pixels of the classifier's input.
+    """
+
+    tolerance: float = 15
+    uses_maps: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = True
+    description: ClassVar[str] = "How much of the positive evidence lies in the boxes or masks of the object."
+
+    def __post_init__(self) -> None:
+        if not self.tolerance >= 0:
+            raise PellucidError(f"tolerance is {self.tolerance}; it is a distance of 0 pixels or more")
+
+    def __call__(self, explained: ExplainedImages) -> tuple[MetricScores, ...]:
+        """Pointing game, relevance mass and relevance rank accuracy of each map."""
+        if explained.masks is None:
+            raise PellucidError("the metric 'regions' needs boxes or masks of the images; give them with regions=")
+        known = torch.nonzero(explained.masks.flatten(1).any(1))[:, 0]
+        values, masks = as_maps(explained.values)[known], explained.masks[known]
+        results = []
+        for quantity, score in (
+            ("pointing game", lambda: pointing_game(values, masks, tolerance=self.tolerance)),
+            ("relevance mass", lambda: relevance_mass_accuracy(values, masks)),
+            ("relevance rank", lambda: relevance_rank_accuracy(values, masks)),
+        ):
+            scores, chance = torch.full((2, len(explained.masks)), torch.nan, dtype=torch.float64)
+            if len(known):
+                region = score()
+                scores[known], chance[known] = region.scores.cpu(), region.chance.cpu()
+            results.append(MetricScores(quantity, scores, chance))
+        return tuple(results)
 
 
 def pointing_game(values: Tensor, masks: Tensor, *, tolerance: float = 15) -> RegionScores:
@@ -133,7 +172,7 @@ def _score(values: Tensor, masks: Tensor, rule: Callable[[Tensor, Tensor], Tenso
     """Apply a rule for flat maps (B, H * W) and regions (B, H * W) to all finite maps, a few at a time."""
     maps, size = as_maps(values), (masks.shape[1], masks.shape[2])
     scores = torch.full((len(maps),), torch.nan, dtype=torch.float64, device=maps.device)
-    for rows in blocks(torch.nonzero(maps.isfinite().flatten(1).all(1))[:, 0], size):
+    for rows in row_batches(torch.nonzero(maps.isfinite().flatten(1).all(1))[:, 0], size):
         scores[rows] = rule(upsample(maps[rows], size).flatten(1), masks[rows].flatten(1))
     return RegionScores(scores, masks.flatten(1).double().mean(1))
 
@@ -142,7 +181,7 @@ def _checked(values: Tensor, masks: Tensor) -> Tensor:
     maps = as_maps(values)
     if masks.ndim != 3 or len(masks) != len(maps) or masks.dtype != torch.bool:
         raise PellucidError(
-            f"masks {tuple(masks.shape)} {masks.dtype} for {len(maps)} maps; wanted ({len(maps)}, H, W) bool"
+            f"masks {tuple(masks.shape)} {masks.dtype} for {len(maps)} maps; expected ({len(maps)}, H, W) bool"
         )
     empty = torch.nonzero(~masks.flatten(1).any(1))[:, 0].tolist()
     if empty:
@@ -155,6 +194,6 @@ def _dilated(masks: Tensor, tolerance: float) -> Tensor:
     from scipy.ndimage import distance_transform_edt
 
     if tolerance < 0:
-        raise PellucidError(f"tolerance is {tolerance}; wanted a distance of 0 pixels or more")
+        raise PellucidError(f"tolerance is {tolerance}; expected a distance of 0 pixels or more")
     near = [torch.from_numpy(distance_transform_edt(~mask) <= tolerance) for mask in masks.cpu().numpy()]
     return torch.stack(near).to(masks.device) if near else masks

@@ -1,17 +1,28 @@
 """Sanity checks: a map must depend on which class it explains, and on what the network has learnt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution import Method, Output, Target, View
-from pellucid.classifiers import Classifier, randomize_cascading, randomize_independent, replace_module
+from pellucid.attribution import Explanation, Output, Target, TargetLike, View
+from pellucid.classifiers import (
+    Classifier,
+    randomizable_layers,
+    randomize_cascading,
+    randomize_independent,
+    replace_module,
+)
 from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.localization import as_maps
+from pellucid.evaluation.metrics.metric import ExplainedImages, MetricScores
 from pellucid.statistics import spearman_matrix
+
+Explain = Callable[[View, Tensor, TargetLike], Explanation]
+"""What explains images: every `Method` does."""
 
 _WINDOW, _SIGMA = 11, 1.5  # of the structural similarity: Wang et al., 2004
 
@@ -46,6 +57,96 @@ class RandomizationStep:
     similarity: MapSimilarity
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightRandomization:
+    """How alike the maps stay when the network forgets its weights from the top; a map that stays shows no learning.
+
+    Attributes:
+        steps: in how many steps the network forgets, the last of which leaves nothing; each costs as much as the maps.
+        seed: of the weights.
+    """
+
+    steps: int = 1
+    seed: int = 0
+    uses_maps: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = False
+    description: ClassVar[str] = "Rank correlation of the map with that of the network with random weights."
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise PellucidError(f"steps is {self.steps}; it must be at least 1")
+
+    def __call__(self, explained: ExplainedImages) -> tuple[MetricScores, ...]:
+        """Spearman's correlation with the maps of each randomized network."""
+        classifier, layer = explained.view.classifier, explained.view.layer
+        names = randomizable_layers(classifier.module)
+        chosen, results = cascade_steps(len(names), self.steps), []
+        for number, step in enumerate(randomize_cascading(classifier.module, seed=self.seed), 1):
+            if number in chosen:
+                view = replace_module(classifier, step.network).at(layer)
+                target = Target(explained.targets, explained.output)
+                values = explained.explain_again(view, explained.images, target).values[:, 0]
+                similarity = map_similarity(explained.values, values).spearman
+                quantity = f"rank correlation, {number} of {len(names)} layers random"
+                results.append(MetricScores.without_chance(quantity, similarity))
+        return tuple(results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomLogit:
+    """How alike the map is to that of another class, drawn at random; a map that stays does not explain the class.
+
+    Attributes:
+        seed: image n gets its other class from seed + n.
+    """
+
+    seed: int = 0
+    uses_maps: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = False
+    description: ClassVar[str] = "Rank correlation of the map with that of another class."
+
+    def __call__(self, explained: ExplainedImages) -> tuple[MetricScores, ...]:
+        """Spearman's correlation with the maps of the other classes."""
+        similarity = random_logit_test(
+            explained.explain_again,
+            explained.view,
+            explained.images,
+            explained.targets,
+            seed=self.seed + explained.offset,
+        )
+        return (MetricScores.without_chance("rank correlation with another class", similarity.spearman),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSensitivity:
+    """How alike the logit's map is to that of a score which no shift of all logits changes.
+
+    Attributes:
+        output: the other score, see `pellucid.attribution.Target`.
+    """
+
+    output: Output = "log_probability"
+    uses_maps: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = True
+    description: ClassVar[str] = "Rank correlation of the logit's map with that of the log-probability."
+
+    def __call__(self, explained: ExplainedImages) -> tuple[MetricScores, ...]:
+        """Spearman's correlation between the two maps."""
+        similarity = target_sensitivity(
+            explained.explain_again, explained.view, explained.images, explained.targets, outputs=(self.output,)
+        )[self.output]
+        return (MetricScores.without_chance(f"rank correlation with {self.output}", similarity.spearman),)
+
+
+def cascade_steps(layers: int, steps: int) -> tuple[int, ...]:
+    """How many of so many layers are random after each of the steps of a cascade; the last has all of them.
+
+    >>> cascade_steps(10, 4)
+    (2, 5, 8, 10)
+    """
+    return tuple(sorted({round(layers * step / steps) for step in range(1, steps + 1)} - {0}))
+
+
 def map_similarity(first: Tensor, second: Tensor) -> MapSimilarity:
     """Compare maps pair by pair.
 
@@ -64,7 +165,7 @@ def map_similarity(first: Tensor, second: Tensor) -> MapSimilarity:
     """
     a, b = as_maps(first).double(), as_maps(second).double()
     if a.shape != b.shape:
-        raise PellucidError(f"maps {tuple(first.shape)} and {tuple(second.shape)}: wanted two of one shape")
+        raise PellucidError(f"maps {tuple(first.shape)} and {tuple(second.shape)}; expected two of one shape")
     spread = [maps.flatten(1).amax(1) - maps.flatten(1).amin(1) for maps in (a, b)]
     defined = torch.stack([width.isfinite() & (width > 0) for width in spread]).all(0)
     ssim, spearman, absolute = torch.full((3, len(a)), torch.nan, dtype=torch.float64)
@@ -76,7 +177,7 @@ def map_similarity(first: Tensor, second: Tensor) -> MapSimilarity:
 
 
 def random_logit_test(
-    method: Method, view: View, images: Tensor, target: Tensor | None = None, *, seed: int = 0
+    method: Explain, view: View, images: Tensor, target: Tensor | None = None, *, seed: int = 0
 ) -> MapSimilarity:
     """Compare the maps of the target's logit with those of another class, drawn at random for every image.
 
@@ -84,7 +185,7 @@ def random_logit_test(
     Landgraf, When Explanations Lie, ICML 2020, section 5.
 
     Args:
-        method: any.
+        method: any, or another function of a view, images and a target.
         view: `classifier.at(layer)`, or a grid setting's.
         images: (N, C, H, W) in the classifier's own input space.
         target: (N,) class indices, or (head, class) pairs (N, 1, 2) where a setting has several heads; the other class
@@ -100,7 +201,7 @@ def random_logit_test(
     if target is None:
         target = view.classifier.logits(images).detach().cpu().argmax(-1)
     if target.shape not in ((len(images),), (len(images), 1, 2)):
-        raise TargetError(f"targets {tuple(target.shape)} for {len(images)} images; wanted (N,) or (N, 1, 2)")
+        raise TargetError(f"targets {tuple(target.shape)} for {len(images)} images; expected (N,) or (N, 1, 2)")
     both = target.reshape(len(images), 1, -1).cpu().repeat(1, 2, 1)  # (N, own and other, 1 or 2)
     both[:, 1, -1] = _other_classes(both[:, 0, -1], len(view.classifier.class_names), seed)
     values = method(view, images, both if target.ndim == 3 else both[:, :, 0]).values
@@ -108,7 +209,7 @@ def random_logit_test(
 
 
 def target_sensitivity(
-    method: Method,
+    method: Explain,
     view: View,
     images: Tensor,
     target: Tensor | None = None,
@@ -122,7 +223,7 @@ def target_sensitivity(
     the logit of an equivalent network. Source: Gairola et al., How to Probe, ICLR 2025.
 
     Args:
-        method: any.
+        method: any, or another function of a view, images and a target.
         view: the classifier, or a setting, seen from a layer.
         images: (N, C, H, W) in its own input space.
         target: (N,) class indices, or (N, T, 2) heads and classes of a setting; None for the predicted class.
@@ -133,14 +234,15 @@ def target_sensitivity(
     """
     if target is None:
         target = view.classifier.logits(images).detach().cpu().argmax(-1)
-    plain = method(view, images, Target(target)).values[:, 0]
+    logit_maps = method(view, images, Target(target)).values[:, 0]
     return {
-        output: map_similarity(plain, method(view, images, Target(target, output)).values[:, 0]) for output in outputs
+        output: map_similarity(logit_maps, method(view, images, Target(target, output)).values[:, 0])
+        for output in outputs
     }
 
 
 def parameter_randomization_test(
-    method: Method,
+    method: Explain,
     classifier: Classifier,
     images: Tensor,
     target: Tensor | None = None,
@@ -156,7 +258,7 @@ def parameter_randomization_test(
     Maps, NeurIPS 2018.
 
     Args:
-        method: any.
+        method: any, or another function of a view, images and a target.
         classifier: the trained one; it is not changed.
         images: (N, C, H, W) in its own input space.
         target: (N,) class indices, the same for all copies; None for what the trained classifier predicts.
@@ -174,11 +276,11 @@ def parameter_randomization_test(
     """
     if target is None:
         target = classifier.logits(images).detach().cpu().argmax(1)
-    wanted = method(classifier.at(layer), images, target).values
+    trained = method(classifier.at(layer), images, target).values
     randomize = randomize_cascading if cascading else randomize_independent
     for step in randomize(classifier.module, seed=seed, layers=layers):
-        found = method(replace_module(classifier, step.network).at(layer), images, target).values
-        yield RandomizationStep(step.layer, step.layers, map_similarity(wanted, found))
+        values = method(replace_module(classifier, step.network).at(layer), images, target).values
+        yield RandomizationStep(step.layer, step.layers, map_similarity(trained, values))
 
 
 def _other_classes(classes: Tensor, count: int, seed: int) -> Tensor:

@@ -1,39 +1,44 @@
-"""The ML-Att sweep: every method, at every layer, in every setting, over a data set."""
+"""The sweep: every method, at every layer, in every setting, over a data set, in shards that survive a kill."""
 
-from pellucid.evaluation.sweep.dataset import DataSet, read_data_set
 from pellucid.evaluation.sweep.evaluate import SweepProgress, evaluate
 from pellucid.evaluation.sweep.external_maps import evaluate_maps
-from pellucid.evaluation.sweep.folder import RunError
+from pellucid.evaluation.sweep.labeled_images import DataSet, grid_images, grid_targets, read_data_set
 from pellucid.evaluation.sweep.models import ModelSource
+from pellucid.evaluation.sweep.plan import PlannedModel
 from pellucid.evaluation.sweep.run import Run
 from pellucid.evaluation.sweep.stored_maps import StoredMap
 from pellucid.evaluation.sweep.summary import (
     Correlations,
+    MetricLine,
     SummaryLine,
-    compare,
-    correlate,
+    compare_scores,
+    correlate_scores,
     summarize,
+    summarize_metrics,
 )
-from pellucid.evaluation.sweep.sweep_images import grid_images, grid_targets
+from pellucid.evaluation.sweep.sweep_folder import RunError
 from pellucid.evaluation.sweep.sweep_options import SETTINGS, SweepOptions
 
 __all__ = [
     "SETTINGS",
     "Correlations",
     "DataSet",
+    "MetricLine",
     "ModelSource",
+    "PlannedModel",
     "Run",
     "RunError",
     "StoredMap",
     "SummaryLine",
     "SweepOptions",
     "SweepProgress",
-    "compare",
-    "correlate",
+    "compare_scores",
+    "correlate_scores",
     "evaluate",
     "evaluate_maps",
     "grid_images",
     "grid_targets",
     "read_data_set",
     "summarize",
+    "summarize_metrics",
 ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pellucid.attribution import Method
 from pellucid.classifiers import Classifier
@@ -23,22 +21,29 @@ from pellucid.evaluation.grids import (
     distinct_grids,
     same_class_grids,
 )
-from pellucid.evaluation.sweep.arrow import arrow, read
-from pellucid.evaluation.sweep.backends import BACKENDS, Backend, BackendName
-from pellucid.evaluation.sweep.dataset import Data, DataSet, read_data_set
-from pellucid.evaluation.sweep.folder import RunError, SweepFolder
+from pellucid.evaluation.metrics import Metric, RegionFiles, make_metrics, read_regions
+from pellucid.evaluation.sweep.labeled_images import (
+    DataSet,
+    DataSource,
+    confident_candidates,
+    read_data_set,
+    unusable_images,
+)
+from pellucid.evaluation.sweep.metric_shard import metric_schema
 from pellucid.evaluation.sweep.models import ModelSource, make_setting, plan_model
 from pellucid.evaluation.sweep.plan import (
     Plan,
     PlannedData,
-    PlannedMethod,
     PredictionChunk,
     Task,
+    plan_methods,
+    plan_metrics,
 )
-from pellucid.evaluation.sweep.predictions import confident_candidates, unusable_images
 from pellucid.evaluation.sweep.run import Run
-from pellucid.evaluation.sweep.sweep_options import SweepOptions
-from pellucid.evaluation.sweep.worker import Job
+from pellucid.evaluation.sweep.sweep_folder import RunError, SweepFolder
+from pellucid.evaluation.sweep.sweep_options import LOCALIZATION, SweepOptions
+from pellucid.evaluation.sweep.tables import arrow, read_table, score_schema
+from pellucid.evaluation.sweep.workers import BACKENDS, Backend, BackendName, Job
 from pellucid.results import library_versions
 
 Models = str | Classifier | ModelSource | Sequence[str | Classifier | ModelSource]
@@ -49,7 +54,7 @@ class SweepProgress:
     """How far a run is.
 
     Attributes:
-        stage: "classifying" the data set, or "explaining" grids.
+        stage: "classifying" the data set, "explaining" grids, or "measuring" single images.
         done, total: units of work of the stage.
         task: the unit that was just finished; None when the stage begins.
         problems: what could not be explained in it, and why.
@@ -63,7 +68,7 @@ class SweepProgress:
 
 
 def evaluate(
-    data: Data,
+    data: DataSource,
     models: Models,
     methods: Sequence[Method],
     out: str | Path,
@@ -110,26 +115,42 @@ def evaluate(
 
 
 def _job(
-    data: Data, sources: Sequence[ModelSource], methods: Sequence[Method], options: SweepOptions, folder: SweepFolder
+    data: DataSource,
+    sources: Sequence[ModelSource],
+    methods: Sequence[Method],
+    options: SweepOptions,
+    folder: SweepFolder,
 ) -> Job:
     """Look at everything that is given, before any work is done, and make the plan that of the folder."""
     classifiers = [source.load() for source in sources]
-    found = _one_data_set(data, classifiers)
-    plan = _plan(options, methods, classifiers, found)
+    data_set = _read_common_data_set(data, classifiers)
+    metrics = make_metrics([name for name in options.metrics if name != LOCALIZATION], options.metric_options)
+    regions = None if options.regions is None else read_regions(options.regions)
+    if regions is None and "regions" in metrics:
+        raise PellucidError("the metric 'regions' needs boxes or masks of the images; give them with regions=")
+    plan = _plan(options, methods, classifiers, data_set, metrics, regions)
     folder.check_same_plan(plan)
     if not folder.table.exists():
         _check(classifiers, plan)
-    folder.replace_plan(plan, found.root)
-    return Job(plan, tuple(sources), tuple(methods), found, {})
+    folder.replace_plan(plan, data_set.root)
+    return Job(plan, tuple(sources), tuple(methods), data_set, metrics, regions)
 
 
 def _finish(job: Job, folder: SweepFolder, backend: Backend, on_progress: Callable[[SweepProgress], object]) -> None:
     """Do whatever is missing in a run folder."""
     chunks, shards = list(job.plan.predictions()), list(job.plan.shards())
+    metric_shards = list(job.plan.metric_shards())
     _do("classifying", backend, job, chunks, folder, on_progress)
-    job = replace(job, grid_sets=_grid_sets(job, folder, chunks))
+    pools = _candidate_pools(job, folder, chunks)
+    job = replace(job, grid_sets=_draw_grid_sets(job, folder, pools))
+    job = replace(job, images=_choose_images(job, pools))
     _do("explaining", backend, job, shards, folder, on_progress)
-    folder.merge(read(folder.path / shard.file) for shard in shards)
+    if metric_shards:
+        _do("measuring", backend, job, metric_shards, folder, on_progress)
+        measured = (read_table(folder.path / shard.file) for shard in metric_shards)
+        folder.merge(folder.metrics_table, metric_schema(), measured)
+    # Last, because this table says that the run is complete.
+    folder.merge(folder.table, score_schema(), (read_table(folder.path / shard.file) for shard in shards))
 
 
 def _do(
@@ -158,71 +179,41 @@ def _sources(models: Models) -> list[ModelSource]:
     return [ModelSource.of(model) for model in several]
 
 
-def _one_data_set(data: Data, classifiers: Sequence[Classifier]) -> DataSet:
+def _read_common_data_set(data: DataSource, classifiers: Sequence[Classifier]) -> DataSet:
     """The data set, whose classes must be the same for all models."""
-    found = [read_data_set(data, classifier) for classifier in classifiers]
-    for classifier, other in zip(classifiers, found, strict=True):
-        if other.labels != found[0].labels:
+    read = [read_data_set(data, classifier) for classifier in classifiers]
+    for classifier, other in zip(classifiers, read, strict=True):
+        if other.labels != read[0].labels:
             raise PellucidError(
                 f"the classes of {classifier.name} are not those of {classifiers[0].name}: the same folder has another "
                 "index; evaluate them in runs of their own"
             )
-    first = found[0]
+    first = read[0]
     return DataSet(first.root.resolve(), first.files, first.labels, first.skipped)
 
 
-def _plan(options: SweepOptions, methods: Sequence[Method], classifiers: Sequence[Classifier], data: DataSet) -> Plan:
+def _plan(
+    options: SweepOptions,
+    methods: Sequence[Method],
+    classifiers: Sequence[Classifier],
+    data: DataSet,
+    metrics: Mapping[str, Metric],
+    regions: RegionFiles | None,
+) -> Plan:
     names = Counter(classifier.name for classifier in classifiers)
-    twice = [name for name, times in names.items() if times > 1]
-    if twice:
-        raise PellucidError(f"two models are called {twice[0]!r}; give the second another name, Classifier(name=...)")
+    repeated = [name for name, times in names.items() if times > 1]
+    if repeated:
+        raise PellucidError(
+            f"two models are called {repeated[0]!r}; give the second another name, Classifier(name=...)"
+        )
     return Plan(
         options=options,
         methods=plan_methods(methods),
         models=tuple(plan_model(classifier, options) for classifier in classifiers),
-        data=PlannedData(data.digest(), len(data)),
+        data=PlannedData(data.digest(), len(data), "" if regions is None else regions.digest()),
         versions=library_versions(),
+        metrics=plan_metrics(metrics),
     )
-
-
-def plan_methods(methods: Sequence[Method]) -> tuple[PlannedMethod, ...]:
-    """Methods with labels that tell them apart: where a class is there twice, with the options that differ.
-
-    Raises:
-        PellucidError: no methods, two that are the same, or an option that cannot be written down.
-    """
-    if not methods:
-        raise PellucidError("no methods to evaluate: the list is empty")
-    labels = Counter(method.label for method in methods)
-    options = [_written(method) for method in methods]
-    found = []
-    for method, own in zip(methods, options, strict=True):
-        others = [given for other, given in zip(methods, options, strict=True) if other.label == method.label]
-        differing = [name for name in own if any(given.get(name) != own[name] for given in others)]
-        label = method.label
-        if labels[label] > 1:
-            label = f"{label} ({', '.join(f'{name}={own[name]}' for name in differing)})"
-        found.append(PlannedMethod(label, type(method).__name__, json.dumps(own, sort_keys=True)))
-    if len({method.label for method in found}) < len(found):
-        raise PellucidError(f"a method is given twice with the same options: {', '.join(m.label for m in found)}")
-    return tuple(found)
-
-
-def _written(method: Method) -> dict[str, object]:
-    options = dict(method.options())
-    for item in fields(method):
-        value = getattr(method, item.name)
-        if isinstance(value, Tensor):
-            content = hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-            options[item.name] = f"tensor {tuple(value.shape)} {value.dtype}, SHA-256 {content}"
-    try:
-        json.dumps(options, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise PellucidError(
-            f"the options of {method.label} cannot be written into the plan of a run ({error}); evaluate methods whose "
-            "options are numbers, texts and lists of them"
-        ) from error
-    return options
 
 
 @torch.no_grad()
@@ -232,53 +223,89 @@ def _check(classifiers: Sequence[Classifier], plan: Plan) -> None:
     for classifier, planned in zip(classifiers, plan.models, strict=True):
         if classifier.preprocess is None:
             raise ModelError(f"{classifier.name} was made without preprocess=, so it cannot read image files")
-        for name in options.settings:
+        for name in options.settings if options.measures_grids else ():
             setting = make_setting(name, classifier, options)
             for layer in planned.layers:
                 sides = setting.at(layer).activation(torch.zeros(1, *setting.input_shape)).shape[2:]
                 longest = max(longest, *sides)
     unfit = [kernel for kernel in options.kernel_sizes if kernel > longest]
-    if unfit:
+    if unfit and options.measures_grids:
         raise PellucidError(f"a kernel of {unfit[0]} cells is longer than all maps, which have at most {longest} cells")
 
 
-def _grid_sets(job: Job, folder: SweepFolder, chunks: Sequence[PredictionChunk]) -> Mapping[tuple[int, bool], GridSet]:
-    """Draw the grids from the predictions, and keep their manifests."""
-    options = job.plan.options
-    tables = [[read(folder.path / chunk.file) for chunk in chunks if chunk.model == m] for m in range(len(job.sources))]
-    skipped = [*job.data.skipped, *(failure for own in tables for failure in unusable_images(own))]
+def _candidate_pools(job: Job, folder: SweepFolder, chunks: Sequence[PredictionChunk]) -> list[tuple[Candidate, ...]]:
+    """For every model the images that it is sure of, or for all those of all; which cannot be used is written down."""
+    options, models = job.plan.options, range(len(job.sources))
+    tables = [[read_table(folder.path / chunk.file) for chunk in chunks if chunk.model == model] for model in models]
+    skipped = [*job.data.skipped, *(failure for parts in tables for failure in unusable_images(parts))]
     folder.write_skipped({str(failure.path): failure.reason for failure in skipped})
-    pools = [confident_candidates(arrow().concat_tables(own), options.threshold) for own in tables]
-    if options.pool == "common":
-        pools = [common_pool(pools)] * len(pools)
-    found = {}
+    pools = [confident_candidates(arrow().concat_tables(parts), options.threshold) for parts in tables]
+    return [common_pool(pools)] * len(pools) if options.pool == "common" else pools
+
+
+def _draw_grid_sets(
+    job: Job, folder: SweepFolder, pools: Sequence[tuple[Candidate, ...]]
+) -> Mapping[tuple[int, bool], GridSet]:
+    """Draw the grids, and keep their manifests."""
+    options, grid_sets = job.plan.options, {}
     for model, pool in enumerate(pools):
         for same_class in [False] * options.needs_distinct + [True] * options.needs_same_class:
             try:
-                found[model, same_class] = _drawn(job.plan, pool, model, same_class)
+                grids = _draw_grids(job.plan, pool, model, same_class)
             except GridSetError as error:
-                raise GridSetError(
-                    f"{error}. Only images classified right with a probability of {options.threshold:g} or more "
-                    f"count ({len(skipped)} could not be used): give more images, or lower the threshold"
-                ) from error
-            _keep_manifest(found[model, same_class], folder.grid_set(model, same_class=same_class), folder)
-    return found
+                raise GridSetError(f"{error}. {_which_images_count(options, folder)}") from error
+            _write_manifest(grids, folder.grid_set(model, same_class=same_class), folder)
+            grid_sets[model, same_class] = grids
+    return grid_sets
 
 
-def _drawn(plan: Plan, pool: Sequence[Candidate], model: int, same_class: bool) -> GridSet:
+def _choose_images(job: Job, pools: Sequence[tuple[Candidate, ...]]) -> Mapping[int, tuple[Candidate, ...]]:
+    """For every model the single images that metrics are measured on: those of the grids first, then drawn ones."""
+    if not job.metrics:
+        return {}
+    options, chosen = job.plan.options, {}
+    for model, pool in enumerate(pools):
+        in_grids = [
+            cell
+            for same_class in (False, True)
+            if (model, same_class) in job.grid_sets
+            for row in job.grid_sets[model, same_class].cells
+            for cell in row
+        ]
+        drawn = sorted(pool)
+        random.Random(options.seed).shuffle(drawn)
+        images = tuple(dict.fromkeys([*in_grids, *drawn]))[: options.images]
+        if len(images) < options.images:
+            raise PellucidError(
+                f"the metrics are measured on {options.images} images, of which {options.images - len(images)} are "
+                f"missing. Only images classified right with a probability of {options.threshold:g} or more count: "
+                "give more images, ask for fewer, or lower the threshold"
+            )
+        chosen[model] = images
+    return chosen
+
+
+def _draw_grids(plan: Plan, pool: Sequence[Candidate], model: int, same_class: bool) -> GridSet:
     options = plan.options
-    names = [each.name for each in plan.models] if options.pool == "common" else [plan.models[model].name]
-    made = {"models": names, "threshold": options.threshold, "data": plan.data.digest}
+    names = [planned.name for planned in plan.models] if options.pool == "common" else [plan.models[model].name]
+    origin = {"models": names, "threshold": options.threshold, "data": plan.data.digest}
     if same_class:
         count = options.grids_of("DiFull")
-        return same_class_grids(pool, options.grid, count, reuse=options.reuse, seed=options.seed, options=made)
-    return distinct_grids(pool, options.grid, options.grids, seed=options.seed, options=made)
+        return same_class_grids(pool, options.grid, count, reuse=options.reuse, seed=options.seed, options=origin)
+    return distinct_grids(pool, options.grid, options.grids, seed=options.seed, options=origin)
 
 
-def _keep_manifest(grids: GridSet, path: Path, folder: SweepFolder) -> None:
+def _which_images_count(options: SweepOptions, folder: SweepFolder) -> str:
+    return (
+        f"Only images classified right with a probability of {options.threshold:g} or more count "
+        f"({len(folder.skipped())} could not be used): give more images, or lower the threshold"
+    )
+
+
+def _write_manifest(grids: GridSet, path: Path, folder: SweepFolder) -> None:
     if path.exists():
         if GridSet.load(path) != grids:
-            raise RunError(f"{path} is not the manifest that this run drew; put it back, or start anew elsewhere")
+            raise RunError(f"{path} is not the manifest that this run drew; put it back, or start again elsewhere")
         return
     with folder.disk_full_errors():
         grids.save(path)

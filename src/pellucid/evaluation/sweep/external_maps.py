@@ -15,9 +15,8 @@ from pellucid.attribution import Passes
 from pellucid.classifiers import Classifier
 from pellucid.errors import PellucidError
 from pellucid.evaluation.grids import GridSet
-from pellucid.evaluation.sweep.score_table import Cost, Rows
-from pellucid.evaluation.sweep.scoring import score_maps
-from pellucid.evaluation.sweep.sweep_images import grid_images
+from pellucid.evaluation.sweep.labeled_images import grid_images
+from pellucid.evaluation.sweep.tables import Cost, ScoreRows, score_maps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 Explain = Callable[[Tensor, Tensor], Tensor | NDArray[np.generic]]
 """Grid images (B, C, H, W) and class indices (B, T), one for each evaluated cell -> maps (B, T, h, w)."""
 
-_AT_ONCE = 16
+_GRIDS_PER_BATCH = 16
 
 
 def evaluate_maps(
@@ -56,14 +55,14 @@ def evaluate_maps(
     Raises:
         PellucidError: the maps do not fit the grids, or the file is no array.
     """
-    rows = Rows(model=model, variant="trained", setting=setting, layer=layer, layer_name=layer)
+    rows = ScoreRows(model=model, variant="trained", setting=setting, layer=layer, layer_name=layer)
     cells, labels = grids.evaluated_cells, grids.labels[:, list(grids.evaluated_cells)]
     nothing = Cost(Passes(), float("nan"))
     columns = {"method": method, "kernel_size": 1, "options": "{}", "control": False}
-    for numbers, values, found in _batches(maps, grids, classifier, root):
-        scores = score_maps(values, grids.grid, cells, size or found, same_class=grids.same_class)
-        own = labels[numbers.start : numbers.stop].tolist()
-        rows.add(scores, numbers, cells, own, **columns, **nothing.columns(1), **nothing.shared_columns(1))
+    for numbers, values, own_size in _batches(maps, grids, classifier, root):
+        scores = score_maps(values, grids.grid, cells, size or own_size, same_class=grids.same_class)
+        classes = labels[numbers.start : numbers.stop].tolist()
+        rows.add(scores, numbers, cells, classes, **columns, **nothing.columns(1), **nothing.shared_columns(1))
     return rows.table()
 
 
@@ -71,33 +70,33 @@ def _batches(
     maps: Any, grids: GridSet, classifier: Classifier | None, root: str | Path
 ) -> Iterator[tuple[range, Tensor, tuple[int, int]]]:
     """Numbers of some grids, their maps (B, T, h, w), and the size to score them at."""
-    given = None if callable(maps) else _array(maps, (len(grids), len(grids.evaluated_cells)))
-    for start in range(0, len(grids), _AT_ONCE):
-        numbers = range(start, min(start + _AT_ONCE, len(grids)))
-        if given is None:
-            values, size = _explained(maps, grids, numbers, classifier, root)
+    array = None if callable(maps) else _as_array(maps, (len(grids), len(grids.evaluated_cells)))
+    for start in range(0, len(grids), _GRIDS_PER_BATCH):
+        numbers = range(start, min(start + _GRIDS_PER_BATCH, len(grids)))
+        if array is None:
+            values, size = _explain(maps, grids, numbers, classifier, root)
         else:
-            values = torch.as_tensor(np.array(given[numbers.start : numbers.stop]))
+            values = torch.as_tensor(np.array(array[numbers.start : numbers.stop]))
             size = (values.shape[2], values.shape[3])
         yield numbers, values if values.is_floating_point() else values.float(), size
 
 
-def _array(maps: Any, wanted: tuple[int, int]) -> NDArray[np.generic]:
+def _as_array(maps: Any, expected: tuple[int, int]) -> NDArray[np.generic]:
     if isinstance(maps, str | Path):
         try:
             maps = np.load(maps, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise PellucidError(f"{maps} cannot be read as an array ({error}); save it with numpy.save") from error
     array: NDArray[np.generic] = maps.detach().cpu().numpy() if isinstance(maps, Tensor) else np.asarray(maps)
-    if array.ndim != 4 or array.shape[:2] != wanted or array.dtype.kind not in "fiu":
+    if array.ndim != 4 or array.shape[:2] != expected or array.dtype.kind not in "fiu":
         raise PellucidError(
-            f"maps of shape {array.shape} {array.dtype} were given; wanted numbers for ({wanted[0]} grids, {wanted[1]} "
-            "cells, h, w)"
+            f"maps of shape {array.shape} {array.dtype} were given; expected numbers for "
+            f"({expected[0]} grids, {expected[1]} cells, h, w)"
         )
     return array
 
 
-def _explained(
+def _explain(
     explain: Explain, grids: GridSet, numbers: range, classifier: Classifier | None, root: str | Path
 ) -> tuple[Tensor, tuple[int, int]]:
     if classifier is None:
@@ -107,6 +106,6 @@ def _explained(
     values = torch.as_tensor(explain(images, classes)).detach().cpu()
     if values.ndim != 4 or values.shape[:2] != classes.shape:
         raise PellucidError(
-            f"the callable gave maps {tuple(values.shape)}; wanted {tuple(classes.shape)} and then (h, w)"
+            f"the callable gave maps {tuple(values.shape)}; expected {tuple(classes.shape)} and then (h, w)"
         )
     return values, (images.shape[2], images.shape[3])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pellucid.classifiers import Classifier, load, randomizable_layers, randomize_cascading, replace_module
 from pellucid.errors import ModelError, PellucidError
+from pellucid.evaluation.metrics import cascade_steps
 from pellucid.evaluation.settings import (
     DiFull,
     DiPart,
@@ -84,12 +85,18 @@ def _cascade(classifier: Classifier, randomize: int | Sequence[str]) -> tuple[tu
     names = randomizable_layers(classifier.module)
     if not names:
         raise ModelError(f"{classifier.name} has no weights that could be randomized")
-    steps = {round(len(names) * step / randomize) for step in range(1, randomize + 1)}
-    return names, (0, *sorted(steps - {0}))
+    return names, (0, *cascade_steps(len(names), randomize))
 
 
-def randomized(classifier: Classifier, planned: PlannedModel, variant: int, seed: int) -> Classifier:
-    """The classifier with as many layers of the cascade set back as the variant says."""
+def load_variant(classifier: Classifier, planned: PlannedModel, variant: int, seed: int) -> Classifier:
+    """The classifier with as many layers of the cascade set back as the variant says.
+
+    Args:
+        classifier: the trained one, which is not changed.
+        planned: its cascade.
+        variant: index into `planned.steps`; 0 is the classifier itself.
+        seed: of the random weights.
+    """
     step = planned.steps[variant]
     if not step:
         return classifier
@@ -99,6 +106,11 @@ def randomized(classifier: Classifier, planned: PlannedModel, variant: int, seed
 
 def make_setting(name: str, classifier: Classifier, options: SweepOptions) -> GridSetting:
     """A grid setting by name.
+
+    Args:
+        name: one of `SETTINGS`.
+        classifier: of the cells.
+        options: the grid, and how GridPG orders its head.
 
     Raises:
         ModelError: it is not defined for this classifier; the message says why.

@@ -2,12 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
+from pellucid.attribution import Method
 from pellucid.errors import PellucidError
+from pellucid.evaluation.metrics import Metric
 from pellucid.evaluation.sweep.sweep_options import SweepOptions
 from pellucid.storage import to_record
 
@@ -54,11 +59,20 @@ class PlannedMethod:
 
 
 @dataclass(frozen=True)
+class PlannedMetric:
+    """A metric of single images: its name, and its options as JSON."""
+
+    name: str
+    options: str
+
+
+@dataclass(frozen=True)
 class PlannedData:
-    """A data set: the digest of its list of files, labels and sizes, and how many files there are."""
+    """A data set: the digest of its list of files, labels and sizes, how many files there are, and of their regions."""
 
     digest: str
     images: int
+    regions: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,32 @@ class Shard:
         return f"maps/{self.number:06d}.parquet" if self.keeps_maps else None
 
 
-Task = PredictionChunk | Shard
+@dataclass(frozen=True)
+class MetricShard:
+    """A unit of work: the single images `start` to `stop`, explained with every method at a layer and measured.
+
+    Attributes:
+        number: place in the order of the run.
+        model: index into the plan's models.
+        layer: index into the options' layers.
+    """
+
+    number: int
+    model: int
+    layer: int
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        return f"metrics/{self.number:06d}.parquet"
+
+    @property
+    def maps_file(self) -> None:
+        """Metrics keep no maps."""
+
+
+Task = PredictionChunk | Shard | MetricShard
 
 
 @dataclass(frozen=True)
@@ -118,6 +157,7 @@ class Plan:
     Attributes:
         options: what was chosen.
         methods, models, data: what was given.
+        metrics: of single images; localization, which is of grids, is not among them.
         versions: of pellucid and torch.
     """
 
@@ -126,6 +166,7 @@ class Plan:
     models: tuple[PlannedModel, ...]
     data: PlannedData
     versions: Mapping[str, str]
+    metrics: tuple[PlannedMetric, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -134,10 +175,11 @@ class Plan:
 
     def tag(self, task: Task) -> str:
         """SHA-256 of all that the result of a unit of work depends on; the files that it makes carry it."""
-        if isinstance(task, Shard):
+        if not isinstance(task, PredictionChunk):
             return self.digest
         model = replace(self.models[task.model], layers=(), cascade=(), steps=())
-        return _digest([*map(to_record, (model, self.data, self.versions)), self.options.max_batch])
+        data = replace(self.data, regions="")
+        return _digest([*map(to_record, (model, data, self.versions)), self.options.max_batch])
 
     def predictions(self) -> Iterator[PredictionChunk]:
         """The units of work of classifying the data set."""
@@ -147,6 +189,8 @@ class Plan:
 
     def shards(self) -> Iterator[Shard]:
         """The units of work of explaining; an unfinished run has about as many grids in every setting and layer."""
+        if not self.options.measures_grids:
+            return
         number = 0
         size = self.options.shard_size
         counts = {setting: self.options.grids_of(setting) for setting in self.options.settings}
@@ -159,6 +203,15 @@ class Plan:
                             stop = min(start + size, count)
                             yield Shard(number, model, variant, setting, layer, start, stop, keeps and not variant)
                             number += 1
+
+    def metric_shards(self) -> Iterator[MetricShard]:
+        """The units of work of measuring single images; an unfinished run has about as many at every layer."""
+        number, size, count = 0, self.options.shard_size, self.options.images if self.metrics else 0
+        for model, planned in enumerate(self.models):
+            for start in range(0, count, size):
+                for layer in range(len(planned.layers)):
+                    yield MetricShard(number, model, layer, start, min(start + size, count))
+                    number += 1
 
     def model_index(self, name: str | None) -> int:
         """The model of a name; None for the only one."""
@@ -175,6 +228,57 @@ class Plan:
             if layer in names:
                 return names.index(layer)
         raise PellucidError(f"the run has no layer {layer!r}; it has {', '.join(self.options.layers)}")
+
+
+def plan_methods(methods: Sequence[Method]) -> tuple[PlannedMethod, ...]:
+    """Methods with labels that tell them apart: where a class is there twice, with the options that differ.
+
+    Raises:
+        PellucidError: no methods, two that are the same, or an option that cannot be written down.
+    """
+    if not methods:
+        raise PellucidError("no methods to evaluate: the list is empty")
+    labels = Counter(method.label for method in methods)
+    options = [_options_of(method) for method in methods]
+    planned = []
+    for method, own in zip(methods, options, strict=True):
+        others = [given for other, given in zip(methods, options, strict=True) if other.label == method.label]
+        differing = [name for name in own if any(given.get(name) != own[name] for given in others)]
+        label = method.label
+        if labels[label] > 1:
+            label = f"{label} ({', '.join(f'{name}={own[name]}' for name in differing)})"
+        planned.append(PlannedMethod(label, type(method).__name__, json.dumps(own, sort_keys=True)))
+    if len({method.label for method in planned}) < len(planned):
+        raise PellucidError(
+            f"a method is given twice with the same options: {', '.join(method.label for method in planned)}"
+        )
+    return tuple(planned)
+
+
+def _options_of(method: Method) -> dict[str, object]:
+    options = dict(method.options())
+    for item in fields(method):
+        value = getattr(method, item.name)
+        if isinstance(value, Tensor):
+            content = hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+            options[item.name] = f"tensor {tuple(value.shape)} {value.dtype}, SHA-256 {content}"
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PellucidError(
+            f"the options of {method.label} cannot be written into the plan of a run ({error}); evaluate methods whose "
+            "options are numbers, texts and lists of them"
+        ) from error
+    return options
+
+
+def plan_metrics(metrics: Mapping[str, Metric]) -> tuple[PlannedMetric, ...]:
+    """Metrics of single images, by name, with their options."""
+    planned = []
+    for name, metric in metrics.items():
+        options = {item.name: getattr(metric, item.name) for item in fields(metric)}  # type: ignore[arg-type]
+        planned.append(PlannedMetric(name, json.dumps(to_record(options), sort_keys=True)))
+    return tuple(planned)
 
 
 def _digest(record: Any) -> str:

@@ -1,8 +1,9 @@
-"""A run on disk: its table, its summary and its aggregated maps, finished or not."""
+"""A run on disk: its tables, its summaries and its aggregated maps, finished or not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,21 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 from pellucid.evaluation.aggregation import AggAtt, agg_att_batches
 from pellucid.evaluation.grids import GridSet
-from pellucid.evaluation.sweep.arrow import arrow, read
-from pellucid.evaluation.sweep.folder import SweepFolder
-from pellucid.evaluation.sweep.plan import Shard
-from pellucid.evaluation.sweep.score_table import schema
+from pellucid.evaluation.sweep.metric_shard import metric_schema
+from pellucid.evaluation.sweep.plan import Shard, Task
 from pellucid.evaluation.sweep.stored_maps import StoredMap, read_maps
 from pellucid.evaluation.sweep.summary import (
     Correlations,
+    MetricLine,
     SummaryLine,
-    compare,
-    correlate,
+    compare_scores,
+    correlate_scores,
     summarize,
+    summarize_metrics,
 )
+from pellucid.evaluation.sweep.sweep_folder import SweepFolder
 from pellucid.evaluation.sweep.sweep_options import setting_names
+from pellucid.evaluation.sweep.tables import arrow, read_table, score_schema
 from pellucid.statistics import Comparison
 
 if TYPE_CHECKING:
@@ -66,8 +69,8 @@ class Run:
     @property
     def progress(self) -> tuple[int, int]:
         """How many shards are done, and how many there are."""
-        shards = list(self.plan.shards())
-        return sum(self._is_done(shard) for shard in shards), len(shards)
+        tasks: list[Task] = [*self.plan.shards(), *self.plan.metric_shards()]
+        return sum(self._is_done(task) for task in tasks), len(tasks)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -75,18 +78,30 @@ class Run:
         return self._folder.skipped()
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
-        """One row per attribution, in the order of the shards (see `pellucid.evaluation.sweep.table.schema`).
+        """One row per attribution, in the order of the shards (see `score_schema`).
 
         Args:
             columns: names of the ones wanted; by default all.
         """
         if self.is_complete:
-            return read(self._folder.table, columns)
-        parts = [read(self.folder / shard.file, columns).replace_schema_metadata(None) for shard in self._done()]
-        wanted = schema()
+            return read_table(self._folder.table, columns)
+        parts = [read_table(self.folder / shard.file, columns).replace_schema_metadata(None) for shard in self._done()]
+        schema = score_schema()
         if columns is not None:
-            wanted = arrow().schema([wanted.field(name) for name in columns])
-        return arrow().concat_tables([wanted.empty_table(), *parts])
+            schema = arrow().schema([schema.field(name) for name in columns])
+        return arrow().concat_tables([schema.empty_table(), *parts])
+
+    def metrics(self) -> pa.Table:
+        """One row per number that a metric of single images gave (see `metric_schema`); empty without such metrics."""
+        if self._folder.metrics_table.exists():
+            return read_table(self._folder.metrics_table)
+        done = [shard for shard in self.plan.metric_shards() if self._folder.is_done(shard, self.plan)]
+        parts = [read_table(self.folder / shard.file).replace_schema_metadata(None) for shard in done]
+        return arrow().concat_tables([metric_schema().empty_table(), *parts])
+
+    def metric_summary(self) -> tuple[MetricLine, ...]:
+        """Means with intervals of every quantity that metrics of single images gave."""
+        return summarize_metrics(self.metrics())
 
     def summary(self) -> tuple[SummaryLine, ...]:
         """Medians with intervals of every method and control, at every layer in every setting."""
@@ -96,11 +111,11 @@ class Run:
         self, setting: str, layer: str, *, model: str | None = None, variant: str = "trained"
     ) -> tuple[Comparison, ...]:
         """Every pair of methods on the same attributions (see `compare_methods`)."""
-        return compare(self.table(), setting=setting, layer=layer, model=self._model(model), variant=variant)
+        return compare_scores(self.table(), setting=setting, layer=layer, model=self._model(model), variant=variant)
 
     def correlate(self, setting: str, *, model: str | None = None, variant: str = "trained") -> Correlations:
         """Spearman's rank correlation of scores between methods and layers."""
-        return correlate(self.table(), setting=setting, model=self._model(model), variant=variant)
+        return correlate_scores(self.table(), setting=setting, model=self._model(model), variant=variant)
 
     def grid_set(self, setting: str, *, model: str | None = None) -> GridSet:
         """The manifest of a setting's grids."""
@@ -157,11 +172,11 @@ class Run:
 
         def batches() -> Iterator[Tensor]:
             following = 0
-            for one in _chained(first, kept):
+            for stored in chain([first], kept):
                 # Grids that the method refused have no map; their score is NaN, so that zeros keep the place only.
-                yield torch.zeros(one.grid - following, *one.values.shape)
-                yield _wanted(one, signed)[None]
-                following = one.grid + 1
+                yield torch.zeros(stored.grid - following, *stored.values.shape)
+                yield (stored.values if signed or stored.positive is None else stored.positive)[None]
+                following = stored.grid + 1
             yield torch.zeros(len(scores) - following, *first.values.shape)
 
         return agg_att_batches(batches(), scores, mass, size=size, signed=signed)
@@ -172,7 +187,9 @@ class Run:
         """Scores and masses (grids,) of one cell; NaN where there is none."""
         scores, mass = [], []
         for shard in self._shards(setting, layer, model):
-            table = read(self.folder / shard.file, ["method", "kernel_size", "grid", "cell", "score", "cell_mass"])
+            table = read_table(
+                self.folder / shard.file, ["method", "kernel_size", "grid", "cell", "score", "cell_mass"]
+            )
             rows = {
                 row["grid"]: row
                 for row in table.to_pylist()
@@ -186,21 +203,21 @@ class Run:
     def _shards(self, setting: str, layer: str, model: str | None) -> list[Shard]:
         """The finished shards of the trained model, grid by grid without a gap."""
         index = self.plan.model_index(model)
-        (name,), place = setting_names([setting]), self.plan.layer_index(layer, index)
-        wanted = (index, 0, name, place)
-        found = [
+        (name,), position = setting_names([setting]), self.plan.layer_index(layer, index)
+        key = (index, 0, name, position)
+        done = [
             shard
             for shard in self.plan.shards()
-            if (shard.model, shard.variant, shard.setting, shard.layer) == wanted and self._is_done(shard)
+            if (shard.model, shard.variant, shard.setting, shard.layer) == key and self._is_done(shard)
         ]
-        starts = range(0, len(found) * self.plan.options.shard_size, self.plan.options.shard_size)
-        return [shard for shard, start in zip(found, starts, strict=True) if shard.start == start]
+        starts = range(0, len(done) * self.plan.options.shard_size, self.plan.options.shard_size)
+        return [shard for shard, start in zip(done, starts, strict=True) if shard.start == start]
 
     def _done(self) -> Iterator[Shard]:
         return (shard for shard in self.plan.shards() if self._is_done(shard))
 
-    def _is_done(self, shard: Shard) -> bool:
-        return self.is_complete or self._folder.is_done(shard, self.plan)
+    def _is_done(self, task: Task) -> bool:
+        return self.is_complete or self._folder.is_done(task, self.plan)
 
     def _model(self, name: str | None) -> str:
         return self.plan.models[self.plan.model_index(name)].name
@@ -218,13 +235,3 @@ class Run:
     def __repr__(self) -> str:
         done, total = self.progress
         return f"<Run {self.folder}: {done} of {total} shards>"
-
-
-def _wanted(kept: StoredMap, signed: bool) -> Tensor:
-    """The map to be averaged; where the score is NaN it only keeps the place."""
-    return kept.values if signed or kept.positive is None else kept.positive
-
-
-def _chained(first: StoredMap, others: Iterator[StoredMap]) -> Iterator[StoredMap]:
-    yield first
-    yield from others

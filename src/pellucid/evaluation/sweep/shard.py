@@ -10,13 +10,12 @@ from torch import Tensor
 from pellucid.attribution import Case, ImageBatch, Method, Passes, Target, cases, explain_case, smooth
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.grids import GridSet
+from pellucid.evaluation.metrics import CONTROLS, grid_controls
 from pellucid.evaluation.settings import GridSettingView
-from pellucid.evaluation.sweep.control_methods import CONTROLS, control_methods
+from pellucid.evaluation.sweep.labeled_images import grid_targets
 from pellucid.evaluation.sweep.plan import Plan, Shard
-from pellucid.evaluation.sweep.score_table import Cost, Rows
-from pellucid.evaluation.sweep.scoring import score_maps
 from pellucid.evaluation.sweep.stored_maps import MapRows
-from pellucid.evaluation.sweep.sweep_images import grid_targets
+from pellucid.evaluation.sweep.tables import Cost, ScoreRows, score_maps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +47,7 @@ def evaluate_shard(
     prepared = cases(view, images, target, result.methods, offset=shard.start, total=total, on_error=refuse)
     started = time.perf_counter()
     for case in prepared:
-        shared = _prepare(case, differentiate, started)
+        shared = prepare_case(case, differentiate, started)
         start = case.offset - shard.start
         for label, method in zip(result.labels, result.methods, strict=True):
             result.explain(label, method, case, slice(start, start + len(case)), shared)
@@ -62,14 +61,14 @@ class ShardResult:
     def __init__(self, plan: Plan, shard: Shard, grids: GridSet, methods: tuple[Method, ...]) -> None:
         planned = plan.models[shard.model]
         self._shard, self._options = shard, plan.options
-        self._grid, self._cells, self._twins = grids.grid, grids.evaluated_cells, grids.same_class
+        self._grid, self._cells, self._same_class = grids.grid, grids.evaluated_cells, grids.same_class
         self.targets = grid_targets(grids, range(shard.start, shard.stop), single_head=shard.setting == "GridPG")
-        self.methods = (*methods, *control_methods(grids.grid, grids.evaluated_cells, plan.options.seed))
+        self.methods = (*methods, *grid_controls(grids.grid, grids.evaluated_cells, plan.options.seed))
         self.labels = (*(method.label for method in plan.methods), *CONTROLS)
-        self._described = {method.label: method.options for method in plan.methods}
+        self._options_of = {method.label: method.options for method in plan.methods}
         self._problems: dict[str, None] = {}
         self._maps = MapRows()
-        self._rows = Rows(
+        self._rows = ScoreRows(
             model=planned.name,
             variant=planned.variant(shard.variant),
             setting=shard.setting,
@@ -81,20 +80,20 @@ class ShardResult:
         """Explain a case with one method, and score the maps, with every kernel from the same ones."""
         started = time.perf_counter()
         try:
-            found = explain_case(case, method)
+            explanation = explain_case(case, method)
         except MissingExtraError:
             raise
         except PellucidError as error:
             self._refuse(label, str(error), rows)
             return
-        cost = Cost(found.passes, time.perf_counter() - started)
-        self._score(label, 1, found.values, case, rows, cost, shared)
+        cost = Cost(explanation.passes, time.perf_counter() - started)
+        self._score(label, 1, explanation.values, case, rows, cost, shared)
         if label in CONTROLS:
             return
         for kernel in self._options.kernel_sizes:
-            if kernel <= max(found.values.shape[2:]):
+            if kernel <= max(explanation.values.shape[2:]):
                 started = time.perf_counter()
-                values = smooth(found.values, kernel)
+                values = smooth(explanation.values, kernel)
                 cost = Cost(Passes(), time.perf_counter() - started)
                 self._score(label, kernel, values, case, rows, cost, shared)
 
@@ -131,14 +130,14 @@ class ShardResult:
         self, label: str, kernel: int, values: Tensor, case: Case, rows: slice, cost: Cost, shared: Cost
     ) -> None:
         size = (case.images.shape[2], case.images.shape[3])
-        scores = score_maps(values, self._grid, self._cells, size, same_class=self._twins, kernel_size=kernel)
+        scores = score_maps(values, self._grid, self._cells, size, same_class=self._same_class, kernel_size=kernel)
         share = values.shape[0] * values.shape[1]
         columns = self._columns(label, kernel) | cost.columns(share) | shared.shared_columns(share)
         self._rows.add(scores, self._numbers(rows), self._cells, self._classes(rows), **columns)
         if self._shard.keeps_maps and label not in CONTROLS:
-            for own, grid in zip(values, self._numbers(rows), strict=True):
-                for one, cell in zip(own, self._kept_cells, strict=False):
-                    self._maps.add(one, size, method=label, kernel_size=kernel, grid=grid, cell=cell)
+            for maps, grid in zip(values, self._numbers(rows), strict=True):
+                for own_map, cell in zip(maps, self._kept_cells, strict=False):
+                    self._maps.add(own_map, size, method=label, kernel_size=kernel, grid=grid, cell=cell)
 
     def _refuse(self, label: str, reason: str, rows: slice) -> None:
         self._problems[f"{label} at {self._options.layers[self._shard.layer]} in {self._shard.setting}: {reason}"] = (
@@ -147,11 +146,11 @@ class ShardResult:
         none = Cost(Passes(), 0.0)
         columns = self._columns(label, 1) | none.columns(1) | none.shared_columns(1)
         numbers, classes = self._numbers(rows), self._classes(rows)
-        self._rows.refuse(reason, numbers, self._cells, classes, same_class=self._twins, **columns)
+        self._rows.add_refused(reason, numbers, self._cells, classes, same_class=self._same_class, **columns)
 
     def _columns(self, label: str, kernel: int) -> dict[str, object]:
-        described = self._described.get(label, "{}")
-        return {"method": label, "kernel_size": kernel, "options": described, "control": label in CONTROLS}
+        options = self._options_of.get(label, "{}")
+        return {"method": label, "kernel_size": kernel, "options": options, "control": label in CONTROLS}
 
     def _numbers(self, rows: slice) -> range:
         return range(self._shard.start + rows.start, self._shard.start + rows.stop)
@@ -161,7 +160,7 @@ class ShardResult:
         return classes
 
 
-def _prepare(case: Case, differentiate: bool, started: float) -> Cost:
+def prepare_case(case: Case, differentiate: bool, started: float) -> Cost:
     """Run what all methods share, and say what it cost since `started`."""
     if differentiate:
         with suppress(PellucidError):  # those methods that need the gradient will say why there is none

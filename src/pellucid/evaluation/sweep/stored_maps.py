@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.evaluation.localization import upsample
-from pellucid.evaluation.sweep.arrow import arrow, read
+from pellucid.evaluation.sweep.tables import arrow, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,15 +64,15 @@ class MapRows:
 
     def table(self) -> pa.Table:
         """The rows; those of one method and kernel follow each other, so that they are read without the others."""
-        order = {key: place for place, key in enumerate(dict.fromkeys(map(_method_of, self._rows)))}
-        rows = sorted(self._rows, key=lambda row: order[_method_of(row)])
-        return arrow().Table.from_pylist(rows, schema=_schema())
+        order = {key: position for position, key in enumerate(dict.fromkeys(map(_method_key, self._rows)))}
+        rows = sorted(self._rows, key=lambda row: order[_method_key(row)])
+        return arrow().Table.from_pylist(rows, schema=_map_schema())
 
 
 def read_maps(path: Path, method: str, kernel_size: int, cell: int) -> Iterator[StoredMap]:
     """The maps of a method in one shard, one for each grid."""
-    wanted = [("method", "=", method), ("kernel_size", "=", kernel_size), ("cell", "=", cell)]
-    for row in read(path, filters=wanted).to_pylist():
+    filters = [("method", "=", method), ("kernel_size", "=", kernel_size), ("cell", "=", cell)]
+    for row in read_table(path, filters=filters).to_pylist():
         shape = (row["planes"], row["height"], row["width"])
         values = np.frombuffer(row["values"], dtype=np.float16).reshape(shape)
         planes = torch.from_numpy(values.astype(np.float64)) * row["scale"]
@@ -81,7 +81,7 @@ def read_maps(path: Path, method: str, kernel_size: int, cell: int) -> Iterator[
         yield StoredMap(row["grid"], row["cell"], signed.float(), positive)
 
 
-def _method_of(row: Mapping[str, Any]) -> tuple[str, int]:
+def _method_key(row: Mapping[str, Any]) -> tuple[str, int]:
     return row["method"], row["kernel_size"]
 
 
@@ -95,7 +95,7 @@ def _planes(values: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(parts, (-(-size[0] // factor), -(-size[1] // factor)))[0]
 
 
-def _schema() -> pa.Schema:
+def _map_schema() -> pa.Schema:
     pa = arrow()
     return pa.schema(
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.sweep.arrow import arrow
+from pellucid.evaluation.sweep.tables import arrow
 from pellucid.statistics import (
     Comparison,
     Interval,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _KEYS = ("model", "variant", "setting", "layer", "method", "kernel_size")
+_METRIC_KEYS = ("model", "layer", "method", "control", "metric", "quantity", "higher_is_better")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SummaryLine:
         quartiles: 25 % and 75 % of the scores.
         native: median of the scores at the map's own resolution.
         attainable: median of what a map that is uniform in the cell scores.
-        mirror: median mirror share; None without twins.
+        mirror: median mirror share; None without same-class pairs.
         by_cell: median score of each cell.
         status: how many maps have each status ("ok", "zero", "non-finite", "refused").
         note: the commonest reason why maps were refused; empty if none was.
@@ -84,6 +85,44 @@ class Correlations:
     matrix: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class MetricLine:
+    """One quantity of a metric of single images, for one method, or control, at one layer.
+
+    Attributes:
+        model, layer, method, control, metric, quantity, higher_is_better: as in the table.
+        mean: of the images' scores, with a bootstrap interval over images; images without a score are left out and
+            counted in `mean.excluded`.
+        chance: mean of what a map without information reaches on the same images; NaN where that is not known.
+        status: how many images have each status ("ok", "undefined", "refused").
+        note: the commonest reason why images were refused; empty if none was.
+    """
+
+    model: str
+    layer: str
+    method: str
+    control: bool
+    metric: str
+    quantity: str
+    higher_is_better: bool
+    mean: Interval
+    chance: float
+    status: Mapping[str, int]
+    note: str
+
+
+def summarize_metrics(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple[MetricLine, ...]:
+    """A line for each quantity of each metric, method and layer, in the order of the table.
+
+    Args:
+        table: of metrics (`Run.metrics`).
+        resamples, seed: of the bootstrap.
+    """
+    return tuple(
+        _metric_line(key, table.take(rows), resamples, seed) for key, rows in _group_rows(table, _METRIC_KEYS).items()
+    )
+
+
 def summarize(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple[SummaryLine, ...]:
     """A line for each method at each layer in each setting, in the order of the table.
 
@@ -91,13 +130,10 @@ def summarize(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple
         table: of a run, or of `evaluate_maps`, or several of them joined.
         resamples, seed: of the bootstrap.
     """
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for row, key in enumerate(zip(*(table[name].to_pylist() for name in _KEYS), strict=True)):
-        groups.setdefault(key, []).append(row)
-    return tuple(_line(key, table.take(rows), resamples, seed) for key, rows in groups.items())
+    return tuple(_line(key, table.take(rows), resamples, seed) for key, rows in _group_rows(table, _KEYS).items())
 
 
-def compare(
+def compare_scores(
     table: pa.Table,
     *,
     setting: str,
@@ -109,25 +145,57 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare every pair of methods, controls and kernels on the same attributions (see `compare_methods`).
 
+    Args:
+        table: of a run.
+        setting, layer, model, variant: which of its rows.
+        permutations, seed: of the sign-flip test.
+
     Raises:
         PellucidError: the table has no such rows.
     """
-    chosen = _chosen(table, {"setting": setting, "layer": layer, "model": model, "variant": variant})
-    places, columns = _columns(chosen, with_layer=False)
+    chosen = _select(table, {"setting": setting, "layer": layer, "model": model, "variant": variant})
+    positions, columns = _columns(chosen, with_layer=False)
     named = {name: values for (name, _), values in columns.items()}
-    return compare_methods(named, [grid for grid, _ in places], permutations=permutations, seed=seed)
+    return compare_methods(named, [grid for grid, _ in positions], permutations=permutations, seed=seed)
 
 
-def correlate(table: pa.Table, *, setting: str, model: str, variant: str = "trained") -> Correlations:
+def correlate_scores(table: pa.Table, *, setting: str, model: str, variant: str = "trained") -> Correlations:
     """Rank correlations between all methods, without controls, at all layers of a setting.
 
+    Args:
+        table: of a run.
+        setting, model, variant: which of its rows.
+
     Raises:
         PellucidError: the table has no such rows.
     """
-    chosen = _chosen(table, {"setting": setting, "model": model, "variant": variant, "control": False})
+    chosen = _select(table, {"setting": setting, "model": model, "variant": variant, "control": False})
     _, columns = _columns(chosen, with_layer=True)
     named = {f"{name} at {layer}": values for (name, layer), values in columns.items()}
     return Correlations(tuple(columns), spearman_matrix(named))
+
+
+def _group_rows(table: pa.Table, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
+    """The rows of each combination of values of these columns, in the order of the table."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, key in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _metric_line(key: tuple[Any, ...], rows: pa.Table, resamples: int, seed: int) -> MetricLine:
+    scores, chance = rows["score"].to_numpy(), rows["chance"].to_numpy()
+    images = {image: number for number, image in enumerate(dict.fromkeys(rows["image"].to_pylist()))}
+    clusters = [images[image] for image in rows["image"].to_pylist()]
+    notes = Counter(note for note in rows["note"].to_pylist() if note)
+    known = np.isfinite(scores) & np.isfinite(chance)
+    return MetricLine(
+        **dict(zip(_METRIC_KEYS, key, strict=True)),
+        mean=bootstrap_interval(scores, clusters, "mean", resamples=resamples, seed=seed),
+        chance=float(chance[known].mean()) if known.any() else float("nan"),
+        status=dict(Counter(rows["status"].to_pylist())),
+        note=notes.most_common(1)[0][0] if notes else "",
+    )
 
 
 def _line(key: tuple[Any, ...], rows: pa.Table, resamples: int, seed: int) -> SummaryLine:
@@ -135,7 +203,7 @@ def _line(key: tuple[Any, ...], rows: pa.Table, resamples: int, seed: int) -> Su
     scores, cells = columns["score"], columns["cell"]
     mirror = None if rows["mirror_share"].null_count else _median(rows["mirror_share"].to_numpy())
     notes = Counter(note for note in rows["note"].to_pylist() if note)
-    quartiles = np.quantile(found, [0.25, 0.75]) if len(found := scores[np.isfinite(scores)]) else (np.nan, np.nan)
+    quartiles = np.quantile(finite, [0.25, 0.75]) if len(finite := scores[np.isfinite(scores)]) else (np.nan, np.nan)
     passes = sum(rows[name].to_numpy() for name in ("suffix_forward", "suffix_backward", "network_forward"))
     return SummaryLine(
         **dict(zip(_KEYS, key, strict=True)),
@@ -158,14 +226,14 @@ def _median(values: NDArray[np.float64]) -> float:
     return float(np.median(finite)) if len(finite) else float("nan")
 
 
-def _chosen(table: pa.Table, wanted: Mapping[str, object]) -> pa.Table:
+def _select(table: pa.Table, values: Mapping[str, object]) -> pa.Table:
     pa = arrow()
     keep = np.ones(len(table), dtype=bool)
-    for name, value in wanted.items():
-        keep &= np.array([found == value for found in table[name].to_pylist()], dtype=bool)
+    for name, value in values.items():
+        keep &= np.array([stored == value for stored in table[name].to_pylist()], dtype=bool)
     if not keep.any():
-        asked = ", ".join(f"{name} {value!r}" for name, value in wanted.items())
-        raise PellucidError(f"the table has no rows with {asked}")
+        requested = ", ".join(f"{name} {value!r}" for name, value in values.items())
+        raise PellucidError(f"the table has no rows with {requested}")
     return table.filter(pa.array(keep))
 
 
@@ -175,12 +243,14 @@ def _columns(
     """Scores as columns: the (grid, cell) of each row, and (method, layer) -> scores, NaN where there is none."""
     names = ("method", "kernel_size", "layer", "grid", "cell", "score")
     rows = list(zip(*(table[name].to_pylist() for name in names), strict=True))
-    places = {place: row for row, place in enumerate(dict.fromkeys((grid, cell) for *_, grid, cell, _ in rows))}
+    positions = {
+        position: row for row, position in enumerate(dict.fromkeys((grid, cell) for *_, grid, cell, _ in rows))
+    }
     columns: dict[tuple[str, str], NDArray[np.float64]] = {}
     for method, kernel, layer, grid, cell, score in rows:
         key = (_name(method, kernel), layer if with_layer else "")
-        columns.setdefault(key, np.full(len(places), np.nan))[places[grid, cell]] = score
-    return list(places), columns
+        columns.setdefault(key, np.full(len(positions), np.nan))[positions[grid, cell]] = score
+    return list(positions), columns
 
 
 def _name(method: str, kernel_size: int) -> str:

@@ -1,13 +1,14 @@
 """What a researcher chooses for a sweep."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pellucid.attribution import Output, Target
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import Grid, grid_shape
+from pellucid.evaluation.metrics import METRICS
 from pellucid.evaluation.settings import (
     DiFull,
     DiPart,
@@ -19,6 +20,9 @@ from pellucid.evaluation.settings import (
 SETTINGS: dict[str, type[GridSetting]] = {setting.__name__: setting for setting in (GridPG, DiFull, DiPart)}
 """Grid settings by name."""
 
+LOCALIZATION = "localization"
+"""The metric of grids; all others are of single images."""
+
 Pool = Literal["common", "own"]
 KeepMaps = Literal["none", "first", "all"]
 
@@ -28,29 +32,30 @@ class SweepOptions:
     """Options of a sweep; the defaults follow Rao et al., CVPR 2022, except for the number of grids.
 
     Attributes:
-        settings: names of grid settings.
-        layers: `input`, `middle`, `final`, or names of layers.
-        n: n for n x n cells, or (rows, columns).
-        grids: how many grids of GridPG.
-        same_class_grids: how many grids of DiFull and DiPart, which share theirs; None for as many as `grids`.
+        metrics: what is measured: localization (on grids), or any of `pellucid.evaluation.metrics.METRICS`.
+        settings: grid settings: GridPG, DiFull, DiPart.
+        layers: input, middle, final, or names of layers.
+        n: cells of a grid: n for n x n, or (rows, columns).
+        grids: how many grids of GridPG; the paper has 500.
+        same_class_grids: how many grids of DiFull and DiPart; the paper has 1000; none for as many as of GridPG.
         threshold: least probability of the true class for an image to be used.
-        pool: with several models, "common" takes images that all of them are sure of, so that all see the same grids;
-            "own" makes grids for each.
-        reuse: let images between the twins recur in other grids (the rule for CIFAR-10).
-        kernel_sizes: Gaussian kernels, odd, in cells of the map, with which every method's maps are also smoothed; at a
-            layer where a kernel is longer than both sides of the map it is left out.
-        randomize: as a control, also evaluate networks that have forgotten their weights from the top: in so many
-            steps, the last of which leaves nothing, or down to each of these layers, the top first.
-        keep_maps: which cells' maps are kept for AggAtt: "none", the "first" cell's (the paper's choice), or "all".
-        order: "pool_first" or "classify_first" where the head after pooling is not linear (see `GridPG`).
-        head: name of the layer with the last spatial map; by default it is looked for.
-        output: what of a cell's class is explained, see `pellucid.attribution.Target`: "logit" as published; the others
-            do not change when one vector is added to the weights of every class, which leaves all probabilities alone.
-        seed: of the grids, the random control and the randomized weights.
-        shard_size: grids in one shard, the unit of work that is kept or lost when a run is killed.
+        pool: with several models, "common" images that all are sure of, or each model's "own".
+        reuse: let images of the cells between the same-class pair recur in other grids, as for CIFAR-10.
+        kernel_sizes: also smooth all maps with Gaussians of this many cells (odd), where they fit the map.
+        randomize: also evaluate networks with random weights: in this many steps, or down to each of these layers.
+        keep_maps: which cells' maps are kept for AggAtt: none, the first cell's (as in the paper), or all.
+        order: of a non-linear head after pooling in GridPG: pool_first or classify_first.
+        head: name of the layer with the last spatial map; none to find it.
+        output: what of a class is explained: logit (as published), centered, log_probability, probability or margin.
+        images: how many single images the other metrics are measured on: those of the grids first.
+        regions: boxes (CSV or TSV: path, left, top, right, bottom) or folder of masks, for the metrics that need them.
+        metric_options: options of metrics, such as deletion.steps=10 or concepts.cavs=FOLDER.
+        seed: of the grids, the choice of images, the random control and the random weights.
+        shard_size: grids or images in a unit of work, the most that is lost when a run is killed.
         max_batch: most images in one pass when the data set is classified.
     """
 
+    metrics: tuple[str, ...] = (LOCALIZATION,)
     settings: tuple[str, ...] = tuple(SETTINGS)
     layers: tuple[str, ...] = ("input", "middle", "final")
     n: Grid = 2
@@ -65,6 +70,9 @@ class SweepOptions:
     order: Order = "auto"
     head: str | None = None
     output: Output = "logit"
+    images: int = 20
+    regions: str | None = None
+    metric_options: tuple[str, ...] = ()
     seed: int = 0
     shard_size: int = 4
     max_batch: int = 16
@@ -72,8 +80,16 @@ class SweepOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", grid_shape(self.n))
         object.__setattr__(self, "settings", setting_names(self.settings))
+        object.__setattr__(self, "metrics", metric_names(self.metrics))
         self._check_layers()
-        for name, least in (("grids", 1), ("shard_size", 1), ("max_batch", 1), ("threshold", 0), ("seed", 0)):
+        for name, least in (
+            ("grids", 1),
+            ("images", 1),
+            ("shard_size", 1),
+            ("max_batch", 1),
+            ("threshold", 0),
+            ("seed", 0),
+        ):
             if getattr(self, name) < least:
                 raise PellucidError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.same_class_grids is not None and self.same_class_grids < 1:
@@ -103,14 +119,19 @@ class SweepOptions:
         return grid_shape(self.n)
 
     @property
+    def measures_grids(self) -> bool:
+        """Whether localization is measured."""
+        return LOCALIZATION in self.metrics
+
+    @property
     def needs_distinct(self) -> bool:
         """Whether a setting uses grids of distinct classes."""
-        return "GridPG" in self.settings
+        return self.measures_grids and "GridPG" in self.settings
 
     @property
     def needs_same_class(self) -> bool:
-        """Whether a setting uses grids with twins."""
-        return set(self.settings) != {"GridPG"}
+        """Whether a setting uses grids with a same-class pair."""
+        return self.measures_grids and set(self.settings) != {"GridPG"}
 
     def grids_of(self, setting: str) -> int:
         """How many grids a setting is evaluated on."""
@@ -118,15 +139,30 @@ class SweepOptions:
 
 
 def setting_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Settings by name in any spelling of the case; raises PellucidError for an unknown one."""
-    known = {name.lower(): name for name in SETTINGS}
+    """Settings by name in any spelling of the case; raises PellucidError for an unknown one.
+
+    >>> setting_names(["gridpg", "DIFULL"])
+    ('GridPG', 'DiFull')
+    """
+    return _find_names(names, SETTINGS, "setting")
+
+
+def metric_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Metrics by name in any spelling of the case, each once; raises PellucidError for an unknown one.
+
+    >>> metric_names(["Localization", "random-logit"])
+    ('localization', 'random_logit')
+    """
+    return _find_names([name.replace("-", "_") for name in names], (LOCALIZATION, *METRICS), "metric")
+
+
+def _find_names(names: Sequence[str], choices: Collection[str], noun: str) -> tuple[str, ...]:
+    known = {name.lower(): name for name in choices}
     if not names:
-        raise PellucidError(f"no settings given; choose from {', '.join(SETTINGS)}")
-    found = []
+        raise PellucidError(f"no {noun}s given; choose from {', '.join(choices)}")
     for name in names:
         if name.lower() not in known:
             near = difflib.get_close_matches(name.lower(), known, n=1)
-            hint = f"did you mean {known[near[0]]}?" if near else f"choose from {', '.join(SETTINGS)}"
-            raise PellucidError(f"no setting {name!r}; {hint}")
-        found.append(known[name.lower()])
-    return tuple(dict.fromkeys(found))
+            hint = f"did you mean {known[near[0]]}?" if near else f"choose from {', '.join(choices)}"
+            raise PellucidError(f"no {noun} {name!r}; {hint}")
+    return tuple(dict.fromkeys(known[name.lower()] for name in names))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pellucid.evaluation.sweep import (
     Run,
     SummaryLine,
-    correlate,
+    correlate_scores,
     summarize,
 )
 from pellucid.reports.evaluation.example_images import GridImages
@@ -201,7 +201,7 @@ def _strips(source: _Source, images: GridImages) -> Iterator[_StripRow]:
 def _heats(source: _Source) -> Iterator[tuple[str, str, Heat]]:
     for model, setting in source.places():
         rows = source.rows(model=model, setting=setting, control=False)
-        correlations = correlate(rows, setting=setting, model=model)
+        correlations = correlate_scores(rows, setting=setting, model=model)
         if len(correlations.names) > 1:
             yield model, setting, heat(correlations)
 

@@ -9,9 +9,8 @@ from PIL import Image
 
 from pellucid.data import Preprocess, read_image
 from pellucid.errors import PellucidError
-from pellucid.evaluation.grids import GridSet
-from pellucid.evaluation.sweep import Run
-from pellucid.evaluation.sweep.plan import PlannedModel
+from pellucid.evaluation import GridSet
+from pellucid.evaluation.sweep import PlannedModel, Run
 from pellucid.reports.shared.html import data_uri
 
 _LONG_SIDE = 144  # pixels

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pellucid.evaluation.sweep import Run, SummaryLine
-from pellucid.evaluation.sweep.plan import PlannedModel
+from pellucid.evaluation.sweep import PlannedModel, Run, SummaryLine
 from pellucid.reports.shared.html import distinct
 
 if TYPE_CHECKING:

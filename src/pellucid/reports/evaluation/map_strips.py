@@ -13,14 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from pellucid.evaluation import (
+    PERCENTILES,
     AggAtt,
     Bins,
     agg_att_batches,
     cell_slices,
     rank_bins,
+    rank_scale,
+    upsample,
 )
-from pellucid.evaluation.aggregation import PERCENTILES, rank_scale
-from pellucid.evaluation.localization import upsample
 from pellucid.evaluation.sweep import Run, StoredMap
 from pellucid.reports.evaluation.example_images import GridImages
 from pellucid.reports.shared.html import data_uri

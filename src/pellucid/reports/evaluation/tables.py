@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
-from pellucid.evaluation.sweep import SummaryLine, compare
+from pellucid.evaluation.sweep import SummaryLine, compare_scores
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
 from pellucid.statistics import Comparison
@@ -182,7 +182,7 @@ def _plain(table: pa.Table, *, controls: bool = False) -> pa.Table:
 
 def _pairs(table: pa.Table, where: Mapping[str, str]) -> tuple[Comparison, ...]:
     setting, layer, model = where["setting"], where["layer"], where["model"]
-    return compare(table, setting=setting, layer=layer, model=model, permutations=_PERMUTATIONS)
+    return compare_scores(table, setting=setting, layer=layer, model=model, permutations=_PERMUTATIONS)
 
 
 def _has(lines: Sequence[SummaryLine], where: Mapping[str, str]) -> bool:

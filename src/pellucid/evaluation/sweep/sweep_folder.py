@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pellucid.evaluation.sweep.arrow import TAG, arrow, parquet
 from pellucid.evaluation.sweep.plan import Plan, Task
-from pellucid.evaluation.sweep.score_table import schema
+from pellucid.evaluation.sweep.tables import arrow, parquet, read_tag
 from pellucid.storage import RunFolder, RunFolderError, find_differences, from_record, to_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_TABLE, _SKIPPED = "table.parquet", "skipped.json"
+_TABLE, _METRICS, _SKIPPED = "table.parquet", "metrics.parquet", "skipped.json"
 
 
 class RunError(RunFolderError):
@@ -35,6 +34,11 @@ class SweepFolder(RunFolder):
     def table(self) -> Path:
         """The table of a finished run."""
         return self.path / _TABLE
+
+    @property
+    def metrics_table(self) -> Path:
+        """The table of metrics of a finished run that has any."""
+        return self.path / _METRICS
 
     def grid_set(self, model: int, *, same_class: bool) -> Path:
         """The manifest of a model's grids."""
@@ -58,7 +62,7 @@ class SweepFolder(RunFolder):
         Raises:
             RunError: the folder has a run with another plan; the message names the differences.
         """
-        if self.is_bound and any(self.path.glob("shards/*.parquet")):
+        if self.is_bound and any(next(self.path.glob(f"{name}/*.parquet"), None) for name in ("shards", "metrics")):
             stored = to_record(self.load_plan()[0])
             if differences := find_differences(stored, to_record(plan)):
                 self.refuse(differences)
@@ -78,7 +82,7 @@ class SweepFolder(RunFolder):
     def is_done(self, task: Task, plan: Plan) -> bool:
         """Whether a unit of work was finished: its files are there, whole, and of this plan."""
         names = [task.file] if task.maps_file is None else [task.maps_file, task.file]
-        return all(_tag_of(self.path / name) == plan.tag(task) for name in names)
+        return all(read_tag(self.path / name) == plan.tag(task) for name in names)
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Write which images cannot be used, and why."""
@@ -88,30 +92,26 @@ class SweepFolder(RunFolder):
         """Images that cannot be used, and why."""
         return dict(self.read_json(_SKIPPED)) if (self.path / _SKIPPED).exists() else {}
 
-    def merge(self, tables: Iterator[pa.Table]) -> None:
-        """Write the table of the run, one shard at a time."""
-        partial = self.path / f".{_TABLE}.part"
+    def merge(self, path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
+        """Write a table of the run, whole or not at all, one shard at a time.
+
+        Args:
+            path: the file, `table` or `metrics_table`.
+            schema: its columns.
+            tables: of the shards, in their order.
+        """
+        partial = path.with_name(f".{path.name}.part")
         with self.disk_full_errors():
             try:
-                with parquet().ParquetWriter(partial, schema(), compression="zstd") as writer:
-                    for table in _gathered(tables):
+                with parquet().ParquetWriter(partial, schema, compression="zstd") as writer:
+                    for table in _join_small(tables):
                         writer.write_table(table)
-                partial.replace(self.table)
+                partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
 
 
-def _tag_of(path: Path) -> str:
-    """What a Parquet file says that it depends on; empty if there is no such file or it is damaged."""
-    try:
-        tags = parquet().read_metadata(path).metadata or {}
-    except (arrow().ArrowInvalid, OSError):
-        return ""
-    found: bytes = tags.get(TAG.encode(), b"")
-    return found.decode()
-
-
-def _gathered(tables: Iterator[pa.Table], rows: int = 10_000) -> Iterator[pa.Table]:
+def _join_small(tables: Iterator[pa.Table], rows: int = 10_000) -> Iterator[pa.Table]:
     """Small tables joined to ones of at least so many rows, so that the file has few row groups."""
     waiting: list[pa.Table] = []
     for table in tables:

@@ -1,0 +1,277 @@
+"""The images of a run: a list of labeled files, which of them a model is sure of, and the grids made of them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pellucid.classifiers import Classifier
+from pellucid.data import ImageFailure, find_images, read_images
+from pellucid.errors import ImageError, ModelError, PellucidError, TargetError
+from pellucid.evaluation.grids import Candidate, GridSet
+from pellucid.evaluation.localization import join_cells
+from pellucid.evaluation.sweep.tables import arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NOT_FINITE = "the network gives NaN or infinite logits"
+
+DataSource = str | Path | Sequence[tuple[str | Path, int | str]]
+"""A folder, a CSV or TSV file, or pairs of a file and its class."""
+
+_HEADERS = (("path", "label"), ("file", "label"), ("path", "class"), ("file", "class"))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Labeled image files.
+
+    Attributes:
+        root: folder that the files are relative to.
+        files: paths relative to `root`, with forward slashes.
+        labels: class index of each.
+        skipped: images that have no class.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+    skipped: tuple[ImageFailure, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def digest(self) -> str:
+        """SHA-256 of names, labels and sizes: it tells another data set, but not an image repainted in place."""
+        content = hashlib.sha256()
+        for file, label in zip(self.files, self.labels, strict=True):
+            path = self.root / file
+            content.update(f"{file}\0{label}\0{path.stat().st_size if path.is_file() else -1}\n".encode())
+        return content.hexdigest()
+
+
+def read_data_set(data: DataSource, classifier: Classifier) -> DataSet:
+    """List a data set; no image is opened.
+
+    Args:
+        data: one of
+            - a folder with one folder per class. Folders are named by class index or class name ("tiger_cat" is "tiger
+              cat"); where they are not and there are as many as classes, sorted by name they are the classes in order;
+            - a CSV or TSV file with a path (relative to the file) and a class (index or name) in each row. A first row
+              with the names `path` or `file`, and `label` or `class`, says which columns; else they are the first two;
+            - pairs (path, class).
+        classifier: whose classes they are.
+
+    Raises:
+        PellucidError: no such data, or a class that the classifier does not have.
+        ImageError: a folder without images.
+    """
+    if not isinstance(data, str | Path):
+        return _from_rows([(str(path), str(label)) for path, label in data], Path(), classifier)
+    path = Path(data)
+    if path.is_dir():
+        return _from_folder(path, classifier)
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        what = "is neither a folder nor a CSV or TSV file" if path.exists() else "does not exist"
+        raise PellucidError(f"{path} {what}; give a folder with one folder of images per class, or a list of files")
+    return _from_rows(_read_rows(path), path.parent, classifier)
+
+
+def _from_folder(root: Path, classifier: Classifier) -> DataSet:
+    files = [path.relative_to(root) for path in find_images(root, recursive=True)]
+    names = sorted({path.parts[0] for path in files if len(path.parts) > 1})
+    if not names:
+        raise PellucidError(
+            f"{root} has images but no folders in it; expected one folder per class, or a list of files"
+        )
+    labels = _folder_labels(root, names, classifier)
+    inside = [path for path in files if len(path.parts) > 1]
+    stray = [ImageFailure(path, "is in no class folder") for path in files if len(path.parts) == 1]
+    return DataSet(
+        root,
+        tuple(path.as_posix() for path in inside),
+        tuple(labels[path.parts[0]] for path in inside),
+        tuple(stray),
+    )
+
+
+def _folder_labels(root: Path, names: Sequence[str], classifier: Classifier) -> dict[str, int]:
+    labels: dict[str, int] = {}
+    failures: list[str] = []
+    for name in names:
+        try:
+            labels[name] = _find_label(name, classifier)
+        except TargetError as error:
+            failures.append(str(error))
+    if not failures:
+        return labels
+    if len(names) == classifier.num_classes:
+        return {name: index for index, name in enumerate(names)}
+    raise PellucidError(
+        f"{len(failures)} of {len(names)} folders in {root} are no class of {classifier.name} ({failures[0]}); name "
+        f"them by class index or name, or have one for each of the {classifier.num_classes} classes, sorted like them"
+    )
+
+
+def _find_label(text: str, classifier: Classifier) -> int:
+    if text.isdecimal():
+        return classifier.class_index(int(text))
+    spelled = text.replace("_", " ").lower()
+    names = [name.replace("_", " ").lower() for name in classifier.class_names]
+    if names.count(spelled) == 1:
+        return names.index(spelled)
+    if spelled in names:
+        indices = [index for index, name in enumerate(names) if name == spelled]
+        raise TargetError(f"class name {text!r} belongs to classes {indices}; use the index")
+    near = difflib.get_close_matches(spelled, names, n=2)
+    raise TargetError(f"no class {text!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""))
+
+
+def _read_rows(path: Path) -> list[tuple[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
+    columns = (0, 1)
+    first = [name.strip().lower() for name in rows[0]] if rows else []
+    for header in _HEADERS:
+        if set(header) <= set(first):
+            columns, rows = (first.index(header[0]), first.index(header[1])), rows[1:]
+            break
+    short = [row for row in rows if len(row) <= max(columns)]
+    if short:
+        raise PellucidError(f"{path}: the row {short[0]} has no class; expected a path and a class in every row")
+    return [(row[columns[0]].strip(), row[columns[1]].strip()) for row in rows]
+
+
+def _from_rows(rows: Sequence[tuple[str, str]], root: Path, classifier: Classifier) -> DataSet:
+    if not rows:
+        raise PellucidError("the list of images is empty; expected a path and a class in every row")
+    labels = {name: _find_label(name, classifier) for name in dict.fromkeys(label for _, label in rows)}
+    files = [PurePath(os.path.normpath(path)).as_posix() for path, _ in rows]
+    if len(set(files)) < len(files):
+        repeated = next(file for file in files if files.count(file) > 1)
+        raise PellucidError(f"{repeated} is in the list of images more than once")
+    return DataSet(root, tuple(files), tuple(labels[label] for _, label in rows))
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, data: DataSet, start: int, stop: int, max_batch: int) -> pa.Table:
+    """Classify images `start` to `stop` of a data set.
+
+    Args:
+        classifier: with preprocessing.
+        data: the data set.
+        start, stop: which of its files.
+        max_batch: most images in one pass.
+
+    Returns:
+        One row per image: path, label, predicted, confidence (softmax probability of the predicted class), and the
+        reason why there is no prediction, else null.
+    """
+    rows = []
+    numbered = _inputs(classifier, data, range(start, stop))
+    while batch := list(islice(numbered, max_batch)):
+        inputs = [image for _, image in batch if isinstance(image, Tensor)]
+        outcomes = iter(_most_probable(classifier.logits(torch.stack(inputs)))) if inputs else iter(())
+        for index, image in batch:
+            predicted, confidence, reason = (None, None, image) if isinstance(image, str) else next(outcomes)
+            rows.append((data.files[index], data.labels[index], predicted, confidence, reason))
+    columns = zip(*rows, strict=True)
+    return arrow().table(
+        dict(zip(_prediction_schema().names, map(list, columns), strict=True)), schema=_prediction_schema()
+    )
+
+
+def confident_candidates(table: pa.Table, threshold: float) -> tuple[Candidate, ...]:
+    """The images that were classified correctly with at least this probability."""
+    return tuple(
+        Candidate(row["label"], row["path"], row["confidence"])
+        for row in table.to_pylist()
+        if row["reason"] is None and row["predicted"] == row["label"] and row["confidence"] >= threshold
+    )
+
+
+def unusable_images(tables: Iterable[pa.Table]) -> list[ImageFailure]:
+    """The images without a prediction, each once, with the reason."""
+    reasons = {row["path"]: row["reason"] for table in tables for row in table.to_pylist() if row["reason"] is not None}
+    return [ImageFailure(path, reason) for path, reason in reasons.items()]
+
+
+def _inputs(classifier: Classifier, data: DataSet, indices: Sequence[int]) -> Iterator[tuple[int, Tensor | str]]:
+    """Each image's index with the network's input, or with the reason why there is none."""
+    if classifier.preprocess is None:
+        raise ModelError(f"classifier {classifier.name!r} was made without preprocess=, so it cannot read image files")
+    paths = [data.root / data.files[index] for index in indices]
+    for index, (_, image) in zip(indices, read_images(paths), strict=True):
+        if isinstance(image, ImageFailure):
+            yield index, image.reason
+            continue
+        try:
+            yield index, classifier.preprocess(image)
+        except ImageError as error:
+            yield index, str(error)
+
+
+def _most_probable(logits: Tensor) -> list[tuple[int | None, float | None, str | None]]:
+    confidence, predicted = logits.double().softmax(1).max(1)
+    finite = logits.isfinite().all(1)
+    return [
+        (guess, sure, None) if is_finite else (None, None, _NOT_FINITE)
+        for guess, sure, is_finite in zip(predicted.tolist(), confidence.tolist(), finite.tolist(), strict=True)
+    ]
+
+
+def _prediction_schema() -> pa.Schema:
+    pa = arrow()
+    return pa.schema(
+        {
+            "path": pa.string(),
+            "label": pa.int32(),
+            "predicted": pa.int32(),
+            "confidence": pa.float64(),
+            "reason": pa.string(),
+        }.items()
+    )
+
+
+def grid_images(classifier: Classifier, grids: GridSet, rows: range, root: str | Path) -> Tensor:
+    """Some grid images of a set, in the classifier's own input space.
+
+    Args:
+        classifier: whose preprocessing makes the cells.
+        grids: the manifest.
+        rows: which of its grids.
+        root: folder that the manifest's paths are relative to.
+
+    Returns:
+        (len(rows), C, rows * h, columns * w).
+
+    Raises:
+        ImageError: an image is no longer there.
+    """
+    cells = [classifier.read([Path(root) / cell.path for cell in grids.cells[row]]) for row in rows]
+    return join_cells(torch.stack(cells), grids.grid)
+
+
+def grid_targets(grids: GridSet, rows: range, *, single_head: bool) -> Tensor:
+    """The (head, class) pairs that are explained: (len(rows), T, 2), one for each evaluated cell.
+
+    Args:
+        grids: the manifest.
+        rows: which of its grids.
+        single_head: GridPG, whose only head is 0; elsewhere the head of a cell has its number.
+    """
+    cells = torch.tensor(grids.evaluated_cells)
+    classes = grids.labels[rows.start : rows.stop][:, cells]  # (N, T)
+    heads = torch.zeros_like(classes) if single_head else cells.expand_as(classes)
+    return torch.stack([heads, classes], dim=-1)
