@@ -32,10 +32,9 @@ from pellucid.concepts import (
     FitOptions,
     VisualTCAV,
     draw_concept_set,
+    explain_class,
     explain_layers,
     fit_cavs,
-    fit_layers,
-    global_explanations,
     tcav,
 )
 from pellucid.synthetic import NEGATIVES, TEXTURES
@@ -121,7 +120,7 @@ def straightforward(bench: Bench) -> Tensor:
 
 
 def global_visual_tcav(bench: Bench) -> object:
-    return global_explanations(bench.explainers(1, PLAIN), bench.images, CLASSES[0])
+    return explain_class(bench.explainers(1, PLAIN), bench.images, CLASSES[0])
 
 
 def fit_and_tcav(bench: Bench) -> object:
@@ -130,7 +129,7 @@ def fit_and_tcav(bench: Bench) -> object:
         views = [bench.classifier.at(layer) for layer in LAYERS]
         return [
             tcav(view, cavs, bench.images, CLASSES[0])
-            for view, cavs in zip(views, fit_layers(views, bench.concepts, bench.negatives), strict=True)
+            for view, cavs in zip(views, fit_cavs(views, bench.concepts, bench.negatives), strict=True)
         ]
 
 

@@ -6,13 +6,14 @@ from torch import Tensor
 from experiments.concepts.failures_cases import SIGNED, Bench, Result
 from pellucid.concepts import (
     CAV,
+    ESTIMATORS,
     VisualTCAV,
     fit_cavs,
+    fit_directions,
+    gather_evidence,
     null_directions,
+    score_directions,
 )
-from pellucid.concepts.concept_scores import score_directions
-from pellucid.concepts.estimators import DifferenceOfMeans, fit_directions
-from pellucid.concepts.evidence import gather_evidence
 from pellucid.statistics import rank_p_value
 
 __all__ = ["chance", "chance_directions"]
@@ -69,4 +70,4 @@ def _random_sides(features: Tensor, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(features), generator=generator) for _ in range(_DRAWS)]
     divisions = [(order[:size], order[size:]) for order in orders]
-    return fit_directions(DifferenceOfMeans(), features, divisions).float()
+    return fit_directions(ESTIMATORS["difference"](), features, divisions).float()

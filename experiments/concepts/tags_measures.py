@@ -14,13 +14,14 @@ from pellucid.attribution import Explanation, GradCAM, IntegratedGradients
 from pellucid.classifiers import LayerView
 from pellucid.concepts import (
     CAV,
+    Bootstrap,
     ConceptSet,
     FitOptions,
     VisualTCAV,
     concept_set,
+    explain_class,
     fit_cav,
     fit_cavs,
-    global_explanation,
     null_directions,
     tcav,
 )
@@ -173,7 +174,7 @@ def _visual_tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: i
         replace(cav, name=f"random {cav.name}", direction=null_directions(cav, 1, target, "relabel")[0]) for cav in cavs
     ]
     explainer = VisualTCAV(view, [*cavs, *chance], permutations=99, null="relabel", max_batch=32)
-    found = global_explanation(explainer, images, target, repeats=1)
+    found = explain_class(explainer, images, target, bootstrap=Bootstrap(repeats=1))
     assert found.signed.p_values is not None
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):

@@ -35,10 +35,11 @@ from pellucid.attribution import Case
 from pellucid.classifiers import Classifier, LayerView
 from pellucid.concepts import (
     CAV,
+    Bootstrap,
     ConceptWarning,
     VisualTCAV,
+    explain_class,
     fit_cavs,
-    global_explanation,
     tcav,
 )
 from pellucid.statistics import roc_auc
@@ -149,19 +150,26 @@ def _many(
         print(f"{name}: {len(right)} of {len(files)} images are recognized, left out", flush=True)
         return [], []
     images, view = every[right], classifier.at(explainer.view.layer)
-    found = global_explanation(explainer, images, name, hierarchical=True)
+    found = explain_class(explainer, images, name, bootstrap=Bootstrap(hierarchical=True))
     tests = tcav(view, explainer.cavs, images, name, permutations=explainer.permutations)
-    by_concept = {concept: (float(score), float(p)) for concept, score, p in
-                  zip(tests.concepts, tests.scores, tests.relabeled_p_values, strict=True)}  # fmt: skip
     classes = [
         {
-            **{key: value for key, value in row.items() if key not in ("target", "auc", "adjusted_p_value", "layer")},
+            "concept": concept,
+            "score": score,
+            "images": len(right),
+            "mean": float(estimate.mean[d, 0]),
+            "deviation": float(estimate.deviation[d, 0]),
+            "low": float(estimate.low[d, 0]),
+            "high": float(estimate.high[d, 0]),
+            "p_value": None if estimate.p_values is None else float(estimate.p_values[d, 0]),
+            "share_seen": float(found.share_seen[d]),
             "class": name,
             "given": len(files),
-            "tcav": by_concept[str(row["concept"])][0],
-            "tcav_p_value": by_concept[str(row["concept"])][1],
+            "tcav": float(tests.scores[d]),
+            "tcav_p_value": float(tests.relabeled_p_values[d]),
         }
-        for row in found.rows()
+        for score, estimate in (("reference", found.reference), ("signed", found.signed))
+        for d, concept in enumerate(found.concepts)
     ]
     scores = found.reference.values[:, :, 0], found.signed.values[:, :, 0], found.strongest, tests.sensitivities
     names = [(name, files[index].name, predicted[index]) for index in right]

@@ -12,8 +12,7 @@ from PIL import Image
 from tests.cli.command import pellucid as command
 from tests.cli.command import refusal
 
-from pellucid.concepts import load_cavs
-from pellucid.concepts.concept_table import COLUMNS
+from pellucid.concepts import COLUMNS, load_cavs
 from pellucid.synthetic import draw_images
 
 Pellucid = Callable[..., tuple[int, str, str]]
@@ -293,7 +292,7 @@ def test_a_cache_that_cannot_be_used_is_said_and_changes_nothing(
     assert json.loads(again) == json.loads(first)
     assert "note: cache: " in errors
     assert "more like this" in errors
-    assert ("computed anew" if state == "corrupt" else "not kept") in errors
+    assert ("computed again" if state == "corrupt" else "not kept") in errors
 
 
 def test_a_damaged_file_among_cavs_is_told_by_list_and_refused_by_explain(

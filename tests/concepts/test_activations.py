@@ -88,7 +88,7 @@ def test_activations_are_kept_only_within_the_bound(held_bytes: int, passes: int
 def test_images_are_read_again_where_they_are_too_many_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = Inputs(concept_set(IMAGES), curved_view().classifier, 2)
     first = inputs.digests
-    monkeypatch.setattr(module, "HELD_INPUT_BYTES", 100)
+    monkeypatch.setattr(module, "INPUT_CACHE_BYTES", 100)
     again = Inputs(concept_set(IMAGES), curved_view().classifier, 3)
     assert again.digests == first
     assert again._held is None

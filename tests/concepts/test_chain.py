@@ -12,11 +12,9 @@ from pellucid.classifiers import LayerView
 from pellucid.concepts import (
     ConceptWarning,
     VisualTCAV,
+    explain_class,
     explain_layers,
     fit_cavs,
-    fit_layers,
-    global_explanation,
-    global_explanations,
 )
 from pellucid.concepts import (
     cav_fitting as fitting,
@@ -133,13 +131,13 @@ def test_one_logit_is_explained_on_both_sides_at_every_layer() -> None:
     torch.testing.assert_close(found[1].signed[..., 0], -found[1].signed[..., 1])
 
 
-def test_global_explanations_are_those_of_each_layer_with_p_values_adjusted_over_all(classifier: pl.Classifier) -> None:
+def test_class_explanations_are_those_of_each_layer_with_p_values_adjusted_over_all(classifier: pl.Classifier) -> None:
     explainers = [_explainer(classifier.at(name), seed) for seed, name in enumerate(("stem", "joined"))]
     counted: list[int] = []
-    together = global_explanations(explainers, IMAGES.split(2), [1], on_images=counted.append)
+    together = explain_class(explainers, IMAGES.split(2), [1], on_images=counted.append)
     assert counted == [2, 2, 1]
     for explainer, found in zip(explainers, together, strict=True):
-        alone = global_explanation(explainer, IMAGES, [1])
+        alone = explain_class(explainer, IMAGES, [1])
         torch.testing.assert_close(found.signed.values, alone.signed.values)
         torch.testing.assert_close(found.signed.p_values, alone.signed.p_values)
         torch.testing.assert_close(found.reference.low, alone.reference.low)
@@ -153,7 +151,7 @@ def test_nothing_to_explain_is_an_error(classifier: pl.Classifier) -> None:
     with pytest.raises(PellucidError, match="no layers to explain at"):
         explain_layers([], IMAGES)
     with pytest.raises(PellucidError, match="no layers to explain at"):
-        global_explanations([], IMAGES, 0)
+        explain_class([], IMAGES, 0)
     with pytest.raises(PellucidError, match="no interval of 'joint'"):
         explain_layers([_explainer(classifier.at("stem"), 0)], IMAGES, 0)[0].interval("joint")
 
@@ -179,10 +177,10 @@ def test_cavs_fitted_at_several_layers_together_are_those_of_each_layer_alone(
     negatives = torch.randn(9, 3, 12, 10, generator=torch.Generator().manual_seed(7))
     views = [classifier.at(name) for name in ("joined", "stem", "left")]  # `stem` crosses the cut at `left`
     if not held:
-        monkeypatch.setattr(fitting, "HELD_CONCEPT_BYTES", 0)
-        monkeypatch.setattr(fitting, "HELD_NEGATIVE_BYTES", 0)
+        monkeypatch.setattr(fitting, "CONCEPT_CACHE_BYTES", 0)
+        monkeypatch.setattr(fitting, "NEGATIVE_CACHE_BYTES", 0)
     with pytest.warns(ConceptWarning):  # so few images
-        together = fit_layers(views, sets, negatives)
+        together = fit_cavs(views, sets, negatives)
     with pytest.warns(ConceptWarning):
         alone = [fit_cavs(view, sets, negatives) for view in views]
     for one, other in zip(alone, together, strict=True):
@@ -200,5 +198,5 @@ def test_a_later_layer_is_fitted_from_the_maps_of_an_earlier_one(
     activation = LayerView.activation
     monkeypatch.setattr(LayerView, "activation", lambda view, x: run.append(view.layer) or activation(view, x))
     with pytest.warns(ConceptWarning):
-        fit_layers([classifier.at("joined"), classifier.at("stem")], {"bright": IMAGES + 1}, IMAGES)
+        fit_cavs([classifier.at("joined"), classifier.at("stem")], {"bright": IMAGES + 1}, IMAGES)
     assert set(run) == {"stem"}

@@ -16,7 +16,7 @@ from pellucid.concepts import (
     fit_cavs,
     reference_attribution,
 )
-from pellucid.concepts.reference_attribution import class_weights
+from pellucid.concepts.concept_scores import class_weights
 
 
 def explained(classifier: pl.Classifier, layer: str, shape: tuple[int, int, int]) -> None:
@@ -35,7 +35,7 @@ def explained(classifier: pl.Classifier, layer: str, shape: tuple[int, int, int]
     gradients = torch.stack([step_by_step(view, activation, k) for k in (0, 1)], dim=1)
     empty = view.logits(activation.as_subclass(Tensor) * 0, activation.side_inputs)
     weights = class_weights(view.logits(activation), empty)[:, [0, 1]]
-    wanted = [
+    expected = [
         reference_attribution(
             activation[n].as_subclass(Tensor),
             gradients[n, t],
@@ -47,7 +47,7 @@ def explained(classifier: pl.Classifier, layer: str, shape: tuple[int, int, int]
         for cav in cavs
         for t in range(2)
     ]
-    torch.testing.assert_close(found.reference, torch.stack(wanted).view(2, 2, 2), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found.reference, torch.stack(expected).view(2, 2, 2), atol=1e-5, rtol=1e-3)
     assert float(found.maps.max()) > 0
 
 

@@ -11,21 +11,19 @@ from PIL import Image
 from tests.concepts.support import cav_for, curved_view, make_cav
 
 from pellucid.concepts import (
+    COLUMNS,
     ConceptWarning,
     VisualTCAV,
     adjust_over_layers,
+    class_rows,
     collect_sets,
+    concept_rows,
     draw_concept_set,
+    explain_class,
     explain_layers,
-    global_explanation,
     load_cavs,
     save_cavs,
     tcav,
-)
-from pellucid.concepts.concept_table import (
-    COLUMNS,
-    global_rows,
-    local_rows,
     tcav_rows,
     write_table,
 )
@@ -106,7 +104,7 @@ def test_a_folder_without_cavs_or_with_a_damaged_one_is_an_error(tmp_path: Path)
 def test_every_local_number_has_one_row_of_its_own() -> None:
     found = VisualTCAV(VIEW, CAVS, permutations=9).explain(IMAGES, [0, 2], resample=True)
     names = ["a.png", "b.png", "c.png"]
-    rows = list(local_rows([found], names))
+    rows = list(concept_rows([found], names))
     keys = [tuple(row[key] for key in ("image", "layer", "concept", "target", "number")) for row in rows]
     assert len(set(keys)) == len(keys)
     assert all(tuple(row) == COLUMNS for row in rows)
@@ -132,14 +130,14 @@ def test_every_local_number_has_one_row_of_its_own() -> None:
 def test_several_layers_adjust_their_p_values_together() -> None:
     explainers = [VisualTCAV(VIEW, CAVS, permutations=9), VisualTCAV(VIEW, CAVS[:1], permutations=9)]
     found = explain_layers(explainers, IMAGES, [0])
-    rows = [row["adjusted_p_value"] for row in local_rows(found, "abc") if row["number"] == "signed"]
+    rows = [row["adjusted_p_value"] for row in concept_rows(found, "abc") if row["number"] == "signed"]
     expected = [float(p) for layer in adjust_over_layers(found) for p in layer.flatten()]
     assert rows == expected
 
 
 def test_global_and_tcav_rows_hold_means_and_what_they_are_means_of() -> None:
-    found = global_explanation(VisualTCAV(VIEW, CAVS, permutations=9), IMAGES, [1])
-    rows = [row for row in global_rows([found]) if row["concept"] == "one"]
+    found = explain_class(VisualTCAV(VIEW, CAVS, permutations=9), IMAGES, [1])
+    rows = [row for row in class_rows([found]) if row["concept"] == "one"]
     values = [row["value"] for row in rows if row["number"] == "signed"]
     (mean,) = [row for row in rows if row["number"] == "signed_mean"]
     assert mean["value"] == pytest.approx(sum(values) / 3, abs=1e-6)

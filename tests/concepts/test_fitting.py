@@ -179,8 +179,8 @@ def test_negatives_and_concepts_go_through_the_network_once_for_all_concepts() -
 
 def test_many_images_are_streamed_twice_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = fit_cav(VIEW, CONCEPT, NEGATIVES)
-    monkeypatch.setattr(module, "HELD_CONCEPT_BYTES", 0)
-    monkeypatch.setattr(module, "HELD_NEGATIVE_BYTES", 0)
+    monkeypatch.setattr(module, "CONCEPT_CACHE_BYTES", 0)
+    monkeypatch.setattr(module, "NEGATIVE_CACHE_BYTES", 0)
     view = _Counting(VIEW)
     streamed = fit_cav(view, CONCEPT, NEGATIVES)  # type: ignore[arg-type]
     assert view.count == 2 * (12 + 16)
@@ -244,5 +244,5 @@ def test_a_concept_equal_to_its_negatives_is_an_error() -> None:
     "options", [{"features": "raw"}, {"splits": 0}, {"holdout": 1.0}, {"resamples": 1}, {"max_batch": 0}]
 )
 def test_options_that_make_no_sense_are_errors(options: dict[str, object]) -> None:
-    with pytest.raises(PellucidError, match=r"unknown features|wanted splits"):
+    with pytest.raises(PellucidError, match=r"unknown features|expected splits"):
         FitOptions(**options)  # type: ignore[arg-type]

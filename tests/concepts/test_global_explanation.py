@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pellucid as pl
 from pellucid.attribution import Target
-from pellucid.concepts import Estimate, VisualTCAV, global_explanation
+from pellucid.concepts import Bootstrap, Estimate, VisualTCAV, explain_class
 from pellucid.concepts.concept_explanation import score_p_values
 from pellucid.data import Preprocess
 from pellucid.errors import PellucidError, TargetError
@@ -39,13 +39,13 @@ def test_the_published_interval_is_never_negative() -> None:
     view = view_of(LinearHead(torch.eye(4)[:2], torch.zeros(2)), (4, 3, 5))
     once = torch.zeros(3, 4, 3, 5)
     once[0, 0] = 1.0  # evidence in one image of three: two standard errors reach below zero
-    found = global_explanation(VisualTCAV(view, [cav_for(view, torch.eye(4)[0])], permutations=0), once, 0)
+    found = explain_class(VisualTCAV(view, [cav_for(view, torch.eye(4)[0])], permutations=0), once, 0)
     assert found.reference.standard_errors[0].item() < 0
     torch.testing.assert_close(found.published_interval[:, 0, 0], torch.tensor([0.0, 1 / 3 + 2 * (2 / 27) ** 0.5]))
 
 
 def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> None:
-    found, local = global_explanation(EXPLAINER, IMAGES, [0, 2]), EXPLAINER(IMAGES, [0, 2])
+    found, local = explain_class(EXPLAINER, IMAGES, [0, 2]), EXPLAINER(IMAGES, [0, 2])
     assert local.nulls is not None
     for estimate, values, nulls, two_sided in (
         (found.reference, local.reference, local.nulls.reference, False),
@@ -65,7 +65,7 @@ def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> Non
 
 
 def test_the_ranking_goes_down_and_compares_neighbors_image_by_image() -> None:
-    found = global_explanation(EXPLAINER, IMAGES, 0)
+    found = explain_class(EXPLAINER, IMAGES, 0)
     ranking = found.ranking(score="signed")
     means = {cav.name: float(found.signed.mean[d, 0]) for d, cav in enumerate(CAVS)}
     assert [place.concept for place in ranking] == sorted(means, key=lambda name: -means[name])
@@ -82,14 +82,14 @@ def test_the_ranking_goes_down_and_compares_neighbors_image_by_image() -> None:
 
 
 def test_one_concept_can_be_ranked() -> None:
-    (only,) = global_explanation(VisualTCAV(VIEW, CAVS[:1], permutations=0), IMAGES, 0).ranking()
+    (only,) = explain_class(VisualTCAV(VIEW, CAVS[:1], permutations=0), IMAGES, 0).ranking()
     assert (only.concept, only.lead) == ("one", None)
 
 
 def test_hierarchical_intervals_are_wider() -> None:
-    plain = global_explanation(EXPLAINER, IMAGES, 0)
-    wide = global_explanation(EXPLAINER, IMAGES, 0, hierarchical=True)
-    assert wide.hierarchical
+    plain = explain_class(EXPLAINER, IMAGES, 0)
+    wide = explain_class(EXPLAINER, IMAGES, 0, bootstrap=Bootstrap(hierarchical=True))
+    assert wide.bootstrap.hierarchical
     assert float((wide.signed.high - wide.signed.low).mean()) > float((plain.signed.high - plain.signed.low).mean())
     torch.testing.assert_close(wide.signed.mean, plain.signed.mean)
 
@@ -100,8 +100,8 @@ def _streams() -> list[object]:
 
 @pytest.mark.parametrize("index", range(3))
 def test_images_may_come_in_batches_of_any_size(index: int) -> None:
-    found = global_explanation(EXPLAINER, _streams()[index], 1)  # type: ignore[arg-type]
-    expected = global_explanation(EXPLAINER, IMAGES, 1)
+    found = explain_class(EXPLAINER, _streams()[index], 1)  # type: ignore[arg-type]
+    expected = explain_class(EXPLAINER, IMAGES, 1)
     torch.testing.assert_close(found.signed.values, expected.signed.values, atol=1e-6, rtol=1e-4)
     assert found.sources == tuple(f"image {n}" for n in range(20))
 
@@ -116,26 +116,26 @@ def test_files_are_read_batch_by_batch_and_named(tmp_path: Path) -> None:
         files.append(tmp_path / f"{n}.png")
         Image.fromarray(np.random.default_rng(n).integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(files[-1])
     explainer = VisualTCAV(view, [cav_for(view, torch.ones(3))], permutations=0, max_batch=2)
-    found = global_explanation(explainer, files, "class 1")
+    found = explain_class(explainer, files, "class 1")
     assert found.sources == tuple(map(str, files))
-    expected = global_explanation(explainer, classifier.read(files), 1)
+    expected = explain_class(explainer, classifier.read(files), 1)
     torch.testing.assert_close(found.signed.values, expected.signed.values)
 
 
 def test_the_table_has_a_row_for_each_score_concept_and_target() -> None:
-    rows = global_explanation(EXPLAINER, IMAGES, [0, 1]).rows()
+    rows = [row for row in explain_class(EXPLAINER, IMAGES, [0, 1]).rows() if str(row["number"]).endswith("_mean")]
     assert len(rows) == 2 * 3 * 2
-    assert {row["score"] for row in rows} == {"reference", "signed"}
-    assert all(row["low"] <= row["mean"] <= row["high"] for row in rows)  # type: ignore[operator]
+    assert {row["number"] for row in rows} == {"reference_mean", "signed_mean"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
 
 
 @pytest.mark.parametrize("target", [None, torch.zeros(20, dtype=torch.long), Target()])
 def test_targets_that_go_image_by_image_are_errors(target: object) -> None:
     with pytest.raises(TargetError, match="one class, or a list of them, for all images"):
-        global_explanation(EXPLAINER, IMAGES, target)
+        explain_class(EXPLAINER, IMAGES, target)
 
 
 @pytest.mark.parametrize("images", [IMAGES[:0], [], iter(())])
 def test_no_images_are_an_error(images: Tensor) -> None:
     with pytest.raises(PellucidError, match="no images to explain"):
-        global_explanation(EXPLAINER, images, 0)
+        explain_class(EXPLAINER, images, 0)

@@ -10,9 +10,9 @@ from pellucid.concepts import (
     concept_map,
     contraharmonic_mean,
     negative_concept_map,
+    project_activation,
     sample_median,
 )
-from pellucid.concepts.concept_maps import project
 from pellucid.errors import PellucidError
 
 
@@ -101,4 +101,4 @@ def test_the_negative_map_is_the_map_of_the_opposite_direction() -> None:
 
 def test_a_direction_of_another_width_is_refused_with_both_shapes() -> None:
     with pytest.raises(PellucidError, match=r"\(4,\) does not fit an activation \(3, 2, 2\)"):
-        project(HAND_F, torch.ones(4))
+        project_activation(HAND_F, torch.ones(4))

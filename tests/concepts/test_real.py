@@ -8,8 +8,8 @@ import pellucid as pl
 from pellucid.concepts import (
     VisualTCAV,
     concept_set,
+    explain_class,
     fit_cavs,
-    global_explanation,
 )
 from pellucid.synthetic import NEGATIVES, draw_images
 
@@ -24,7 +24,7 @@ def test_stripes_count_most_for_zebras_and_are_seen_in_them(shared_data: Path, l
     sets = [concept_set(draw_images(name, 16), name) for name in names]
     cavs = fit_cavs(view, sets, concept_set(draw_images(NEGATIVES, 24), "negatives"))
     zebras = classifier.read(sorted((shared_data / "zebra").glob("*.jpg"))[:8])
-    found = global_explanation(VisualTCAV(view, cavs, permutations=0), zebras, "zebra")
+    found = explain_class(VisualTCAV(view, cavs, permutations=0), zebras, "zebra")
     for score in ("reference", "signed"):
         first, second = found.ranking(score=score)[:2]
         assert first.concept == "striped"

@@ -71,7 +71,7 @@ def test_a_concept_set_is_taken_as_it_is() -> None:
         (torch.zeros(0, 3, 4, 4), "'concept' has no images"),
         (torch.zeros(3, 4, 4), r"not \(3, 4, 4\)"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "torch.uint8; give 8-bit images as arrays"),
-        ([np.zeros((4, 4), np.float32)], "float32 is no image"),
+        ([np.zeros((4, 4), np.float32)], "float32 is not an image"),
         ([Image.new("L", (2, 2)), "a.png"], "a str among the images"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_folder_of_folders_gives_concepts_and_negatives(tmp_path: Path) -> Non
 
 def test_a_folder_without_negatives_is_an_error_that_says_what_was_found(tmp_path: Path) -> None:
     _write(tmp_path / "striped", ["a.png"])
-    with pytest.raises(ImageError, match="holds striped; wanted a folder per concept and one named 'random'"):
+    with pytest.raises(ImageError, match="holds striped; expected a folder per concept and one named 'random'"):
         concept_folders(tmp_path, "random")
     with pytest.raises(ImageError, match="no such folder"):
         concept_folders(tmp_path / "nowhere")

@@ -50,9 +50,7 @@ def fit(
         out: folder for the fitted CAVs, LAYER/CONCEPT.safetensors.
         as_json: print JSON for machines.
     """
-    from pellucid.concepts import save_cavs
-    from pellucid.concepts.cav_store import cav_files
-    from pellucid.concepts.concept_table import plain
+    from pellucid.concepts import cav_files, save_cavs, to_json
     from pellucid.workflows import compare_cavs, describe_cavs, load_classifier
 
     if options.concepts is not None and cav_files(options.concepts):
@@ -62,7 +60,7 @@ def fit(
     files = save_cavs([cav for at_layer in cavs.values() for cav in at_layer], out)
     if as_json:
         record = describe_cavs(model, cavs, cosines=compare_cavs(cavs))
-        print_json(plain({**record, "files": [str(file) for file in files]}))
+        print_json(to_json({**record, "files": [str(file) for file in files]}))
         return
     print_cavs(cavs)
     print_line(f"{len(files)} CAVs: {out}")
@@ -249,7 +247,7 @@ def _write(places: Sequence[Path], record: dict[str, Any], write_pages: Callable
         record: "about" and "rows".
         write_pages: writes the pages that belong to a place and returns their files.
     """
-    from pellucid.concepts.concept_table import write_table
+    from pellucid.concepts import write_table
 
     written = []
     for place in places:

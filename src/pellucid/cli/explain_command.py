@@ -70,7 +70,7 @@ def gather_at(
     """
     from dataclasses import replace
 
-    from pellucid.concepts.cav_store import cav_files
+    from pellucid.concepts import cav_files
 
     if options.concepts is None and not options.builtin:
         return {}

@@ -73,8 +73,7 @@ def concepts(folder: Path | None = None, /, *, as_json: bool = False) -> None:
         folder: folder of fitted CAVs; without it the concepts that can be drawn.
         as_json: print JSON for machines.
     """
-    from pellucid.concepts import CAV
-    from pellucid.concepts.cav_store import cav_files
+    from pellucid.concepts import CAV, cav_files
     from pellucid.workflows import compare_cavs
 
     if folder is None:

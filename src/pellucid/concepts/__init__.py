@@ -1,39 +1,51 @@
 """Concepts: what a classifier saw in images, and how much it counted for its classes."""
 
-from pellucid.concepts.cav import CAV, null_directions
-from pellucid.concepts.cav_fitting import fit_cav, fit_cavs, fit_layers
-from pellucid.concepts.cav_store import load_cavs, save_cavs
-from pellucid.concepts.class_explanation import ClassExplanation, Estimate, RankedConcept
-from pellucid.concepts.collecting import collect_sets, concept_folders, draw_concept_set
-from pellucid.concepts.concept_explanation import ConceptExplanation, adjust_over_layers
-from pellucid.concepts.concept_maps import (
+from pellucid.concepts.cav import CAV, WEAK_AUC, cav_files, check_cavs, load_cavs, null_directions, save_cavs
+from pellucid.concepts.cav_fitting import FitOptions, fit_cav, fit_cavs
+from pellucid.concepts.class_explanation import SEEN, Bootstrap, ClassExplanation, Estimate, RankedConcept, class_rows
+from pellucid.concepts.concept_explanation import ConceptExplanation, adjust_over_layers, concept_rows
+from pellucid.concepts.concept_scores import (
     Emblems,
-    concept_map,
-    contraharmonic_mean,
-    negative_concept_map,
-    sample_median,
-)
-from pellucid.concepts.concept_sets import ConceptSet, ConceptWarning, concept_set
-from pellucid.concepts.estimators import ESTIMATORS, Estimator
-from pellucid.concepts.explain_class import global_explanation, global_explanations
-from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
-from pellucid.concepts.layer_fit import FitOptions
-from pellucid.concepts.reference_attribution import (
     binary_class_weights,
     class_weights,
+    concept_map,
+    contraharmonic_mean,
     direction_weights,
+    negative_concept_map,
+    project_activation,
     reference_attribution,
+    sample_median,
     signed_contribution,
 )
+from pellucid.concepts.concept_sets import (
+    FEW_IMAGES,
+    ConceptSet,
+    ConceptWarning,
+    collect_sets,
+    concept_folders,
+    concept_set,
+    draw_concept_set,
+)
+from pellucid.concepts.concept_table import COLUMNS, TABLE_SUFFIXES, cav_rows, to_json, write_table
+from pellucid.concepts.estimators import ESTIMATORS, Estimator, fit_directions
+from pellucid.concepts.evidence import Evidence, compute_concept_maps, gather_evidence, score_directions
+from pellucid.concepts.explain_class import explain_class
+from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
 from pellucid.concepts.status import Status
-from pellucid.concepts.tcav import TCAVResult, tcav
+from pellucid.concepts.tcav import TCAVResult, tcav, tcav_rows
 from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
 from pellucid.statistics import CORRECTIONS
 
 __all__ = [
     "CAV",
+    "COLUMNS",
     "CORRECTIONS",
     "ESTIMATORS",
+    "FEW_IMAGES",
+    "SEEN",
+    "TABLE_SUFFIXES",
+    "WEAK_AUC",
+    "Bootstrap",
     "ClassExplanation",
     "ConceptExplanation",
     "ConceptSet",
@@ -41,6 +53,7 @@ __all__ = [
     "Emblems",
     "Estimate",
     "Estimator",
+    "Evidence",
     "FitOptions",
     "JointAttribution",
     "RankedConcept",
@@ -49,28 +62,39 @@ __all__ = [
     "VisualTCAV",
     "adjust_over_layers",
     "binary_class_weights",
+    "cav_files",
+    "cav_rows",
+    "check_cavs",
+    "class_rows",
     "class_weights",
     "collect_sets",
+    "compute_concept_maps",
     "concept_folders",
     "concept_map",
+    "concept_rows",
     "concept_set",
     "contraharmonic_mean",
     "direction_weights",
     "draw_concept_set",
+    "explain_class",
     "explain_layers",
     "fit_cav",
     "fit_cavs",
-    "fit_layers",
-    "global_explanation",
-    "global_explanations",
+    "fit_directions",
+    "gather_evidence",
     "gram_matrix",
     "joint_attribution",
     "load_cavs",
     "negative_concept_map",
     "null_directions",
+    "project_activation",
     "reference_attribution",
     "sample_median",
     "save_cavs",
+    "score_directions",
     "signed_contribution",
     "tcav",
+    "tcav_rows",
+    "to_json",
+    "write_table",
 ]

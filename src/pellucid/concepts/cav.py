@@ -1,10 +1,12 @@
-"""A concept activation vector with all that is needed to know what it is, and its file."""
+"""A concept activation vector with all that is needed to know what it is, its file, and its place in a cache."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,10 +14,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pellucid.attribution import View
-from pellucid.classifiers import Classifier
-from pellucid.concepts.concept_maps import Emblems
+from pellucid.classifiers import Classifier, LayerView
+from pellucid.concepts.concept_scores import Emblems
+from pellucid.concepts.concept_sets import warn
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError
+from pellucid.results import library_versions
 from pellucid.storage import from_record, to_record, write_atomically
 
 Null = Literal["centered", "relabel"]
@@ -23,7 +27,7 @@ Null = Literal["centered", "relabel"]
 FORMAT = 1
 """Version of the file's contents; it is part of every cache key."""
 WEAK_AUC = 0.7
-"""Below this held-out AUC a CAV hardly tells its concept from other images."""
+"""With a held-out AUC below this a CAV weakly separates its concept from other images."""
 _TENSORS = ("direction", "concept_features", "negative_features", "resamples", "resample_emblems")
 
 
@@ -34,12 +38,14 @@ class CAV:
     Attributes:
         name: the concept.
         layer: name of the layer.
-        direction: (C,) float32, signed, not normalized; (C * h * w,) if it was fitted to flattened activations.
-        emblems: projections at which the concept map is 0 and 1; both NaN if fitted to flattened activations.
+        direction: (C,) float32, signed, not normalized; (C * h * w,) if it was fitted to flattened activations. A step
+            along it is a step towards the concept.
+        emblems: projections at which the concept map is 0 and 1 (see `Emblems`); both NaN if fitted to flattened
+            activations.
         negative_emblems: the same for the negative concept map.
-        auc: held-out area under the ROC curve of the projections, mean over random splits; 0.5 is chance.
+        auc: held-out area under the ROC curve of the projections, in [0, 1], mean over random splits; 0.5 is chance.
         auc_deviation: its standard deviation over the splits.
-        stability: mean cosine between the directions of bootstrap resamples of the images; 1 is stable.
+        stability: mean cosine between the directions of bootstrap resamples of the images, in [-1, 1]; 1 is stable.
         concept_features: (n1, C) pooled activations of the images of the concept.
         negative_features: (n0, C) of the images without it.
         resamples: (B, C) directions of the bootstrap resamples.
@@ -50,6 +56,15 @@ class CAV:
         classifier, fingerprint: name and hash of the weights of the network.
         remarks: what a reader should know before trusting it.
         versions: of pellucid and torch.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark, name="bright")
+        >>> cav.name, cav.layer, tuple(cav.direction.shape), cav.is_weak
+        ('bright', '1', (4,), False)
     """
 
     name: str
@@ -135,24 +150,34 @@ class CAV:
 
 
 def null_directions(cav: CAV, count: int, seed: int = 0, null: Null = "centered") -> Tensor:
-    """Directions that the same images give when the labels concept and negative are dealt out at random.
+    """Fit directions to the same images with the labels concept and negative dealt out at random.
 
     "relabel" deals out the images as they are. Where a concept stands out, most of what such deals differ in is then
     the concept itself: shuffled directions point along it by chance, and even stripes on zebras look like chance.
     "centered" first takes the mean of its side away from each image, so that only what varies within the concept and
     within the negatives is left, as between two random sets. Where concept and negatives are alike, both are the same.
 
-    Each has the length of the CAV's direction. Without that, relabelled differences of means are several times shorter,
+    Each has the length of the CAV's direction. Without that, relabeled differences of means are several times shorter,
     under the concept's emblems they see nothing, and everything would look significant.
 
     Args:
         cav: the concept.
-        count: how many.
-        seed: of the relabelling.
+        count: how many directions, P.
+        seed: of the relabeling.
         null: "centered" or "relabel".
 
     Returns:
-        (count, C) float32.
+        (P, C) float32.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark)
+        >>> directions = null_directions(cav, 5)
+        >>> bool(torch.allclose(directions.norm(dim=1), cav.direction.norm()))
+        True
     """
     generator = torch.Generator().manual_seed(seed)
     sides = [cav.concept_features.double(), cav.negative_features.double()]
@@ -166,7 +191,15 @@ def null_directions(cav: CAV, count: int, seed: int = 0, null: Null = "centered"
 
 
 def check_cavs(view: View, cavs: Sequence[CAV]) -> None:
-    """Refuse CAVs that were not fitted at this layer of this classifier."""
+    """Refuse CAVs that were not fitted at this layer of this classifier.
+
+    Args:
+        view: the classifier seen from a layer; a classifier without a fingerprint is not compared.
+        cavs: at least one, each with its own name.
+
+    Raises:
+        PellucidError: no CAVs, two of one name, or one of another layer or of other weights.
+    """
     if not cavs:
         raise PellucidError("no concepts to explain with: give one CAV or more, see fit_cavs")
     names = [cav.name for cav in cavs]
@@ -185,3 +218,95 @@ def check_cavs(view: View, cavs: Sequence[CAV]) -> None:
                 f"CAV {cav.name!r} was fitted on {cav.classifier!r}, whose weights are not those of this classifier; "
                 "fit it again"
             )
+
+
+def save_cavs(cavs: Sequence[CAV], folder: str | Path) -> list[Path]:
+    """Write each CAV to FOLDER/layer/concept.safetensors; characters that no file name may have are percent-encoded.
+
+    Args:
+        cavs: of any layers.
+        folder: made if missing; other files in it stay.
+
+    Returns:
+        The files, in the order of the CAVs.
+
+    Raises:
+        PellucidError: the folder cannot be written.
+    """
+    files = [Path(folder) / _file_name(cav.layer) / f"{_file_name(cav.name)}.safetensors" for cav in cavs]
+    for cav, file in zip(cavs, files, strict=True):
+        cav.save(file)
+    return files
+
+
+def load_cavs(folder: str | Path) -> list[CAV]:
+    """Read all CAVs in a folder and the folders in it.
+
+    Args:
+        folder: that `save_cavs` or `pellucid concepts fit` wrote.
+
+    Returns:
+        CAVs, sorted by path.
+
+    Raises:
+        PellucidError: there is no CAV, or a file is damaged or of another version.
+    """
+    files = cav_files(folder)
+    if not files:
+        raise PellucidError(f"{folder}: no CAVs (*.safetensors) in this folder; `pellucid concepts fit` writes them")
+    return [CAV.load(file) for file in files]
+
+
+def cav_files(folder: str | Path) -> list[Path]:
+    """List the files of CAVs in a folder and the folders in it, sorted; none if there is no such folder."""
+    return sorted(Path(folder).rglob("*.safetensors"))
+
+
+def _file_name(name: str) -> str:
+    encoded = quote(name, safe=" ,()+")
+    return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded
+
+
+class CavCache:
+    """A folder of CAVs, each under the hash of all that its numbers depend on.
+
+    Args:
+        folder: made when the first CAV is kept.
+        view: the layer; its name, the network's weights and the precision are part of the hash.
+        options: everything else that was chosen, plainly typed.
+    """
+
+    def __init__(self, folder: str | Path, view: LayerView, options: dict[str, object]) -> None:
+        self.folder = Path(folder)
+        precision = view.classifier.precision
+        self._common = {
+            "format": FORMAT,
+            "versions": [*library_versions().values()],
+            "weights": view.classifier.fingerprint(),
+            "classifier": view.classifier.name,
+            "layer": view.layer,
+            "layout": repr(view.layout),
+            "precision": [precision.device.type, precision.channels_last, str(precision.autocast)],
+            **options,
+        }
+
+    def path(self, concept: Sequence[str], negatives: Sequence[str]) -> Path:
+        """The file for images with these digests, in this order."""
+        key = json.dumps(self._common | {"concept": list(concept), "negatives": list(negatives)}, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+
+    def look_up(self, concept: Sequence[str], negatives: Sequence[str]) -> CAV | None:
+        """The CAV of these images, or None; a file that cannot be read raises a warning."""
+        path = self.path(concept, negatives)
+        try:
+            return CAV.load(path) if path.exists() else None
+        except (PellucidError, OSError) as error:
+            warn([f"cache: {error}; the CAV is computed again"])
+            return None
+
+    def keep(self, cav: CAV, concept: Sequence[str], negatives: Sequence[str]) -> None:
+        """Write a CAV; a folder that cannot be written to raises a warning, and changes no result."""
+        try:
+            cav.save(self.path(concept, negatives))
+        except PellucidError as error:
+            warn([f"cache: CAV {cav.name!r} was computed but not kept: {error}"])

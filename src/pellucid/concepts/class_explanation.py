@@ -1,20 +1,48 @@
-"""What Visual-TCAV over many images finds: means with intervals and tests, and a ranking of the concepts."""
+"""The result of Visual-TCAV over many images of a class: means with intervals and tests, and a ranking of concepts."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pellucid.attribution import Passes
 from pellucid.concepts.cav import CAV
+from pellucid.concepts.concept_explanation import Score
+from pellucid.concepts.concept_table import ConceptResult, Row, at_index, cav_rows, make_row
 from pellucid.concepts.joint import gram_matrix
+from pellucid.concepts.status import decode_statuses
 from pellucid.errors import PellucidError
+from pellucid.results import Passes, Provenance, Receipt
 from pellucid.statistics import bootstrap_mean_interval, holm, sign_flip_p_value
 
 SEEN = 0.5
 """A concept counts as seen in an image where its map reaches half of what images of the concept typically show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How the intervals of a class explanation are computed.
+
+    Attributes:
+        confidence: of the intervals, in (0, 1).
+        repeats: bootstrap samples.
+        hierarchical: let the intervals hold the CAVs' uncertainty as well as the images': each bootstrap sample draws a
+            resample of the CAV first.
+        seed: of the samples.
+
+    Example:
+        >>> Bootstrap(confidence=0.9).repeats
+        2000
+    """
+
+    confidence: float = 0.95
+    repeats: int = 2000
+    hierarchical: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +52,13 @@ class Estimate:
     Attributes:
         values: (N, D, T) score of each image.
         low, high: (D, T) bootstrap interval of the mean.
-        p_values: (D, T) how often relabelled images' CAVs give a mean as large, or None.
+        p_values: (D, T) how often relabeled images' CAVs give a mean as large, or None.
         adjusted_p_values: (D, T) adjusted for all tests, those at layers explained together included; or None.
+
+    Example:
+        >>> values = torch.tensor([0.2, 0.4]).reshape(2, 1, 1)
+        >>> Estimate(values, values.amin(0), values.amax(0), None, None).mean.item()
+        0.30000001192092896
     """
 
     values: Tensor
@@ -76,43 +109,79 @@ class RankedConcept:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ClassExplanation:
-    """How much D concepts count for T targets over N images at one layer.
+class ClassExplanation(ConceptResult):
+    """How much D concepts count for T targets over N images at one layer; `explain_class` computes it.
 
     Attributes:
         cavs: the concepts.
-        layer: name of the layer.
         targets: T texts.
         sources: N texts that say which image each is.
         reference: the published score, >= 0.
         signed: the signed contribution, in the target's unit.
-        strongest: (N, D) largest value of the concept map in each image.
-        status, signed_status: (N, D, T) arrays of `Status`.
+        strongest: (N, D) largest value of the concept map in each image, in [0, 1].
+        status_codes, signed_status_codes: (N, D, T) what `status` and `signed_status` decode.
         gap: (N, T) relative completeness gap.
-        confidence, repeats, seed: of the bootstrap.
-        hierarchical: whether the intervals hold the CAVs' uncertainty too.
-        permutations: relabellings behind the p-values.
+        bootstrap: how the intervals were computed.
         notes: remarks on the whole.
-        passes: what it cost.
+        provenance: the model, the layer, and the explainer's options.
+        receipt: what it cost, and the largest completeness gap.
     """
 
+    kind: ClassVar[str] = "class_concepts"
+
     cavs: tuple[CAV, ...]
-    layer: str
     targets: tuple[str, ...]
     sources: tuple[str, ...]
     reference: Estimate
     signed: Estimate
     strongest: Tensor
-    status: NDArray[np.object_]
-    signed_status: NDArray[np.object_]
+    status_codes: Tensor
+    signed_status_codes: Tensor
     gap: Tensor
-    confidence: float
-    repeats: int
-    seed: int
-    hierarchical: bool
-    permutations: int
+    bootstrap: Bootstrap
     notes: tuple[str, ...]
-    passes: Passes
+    provenance: Provenance
+    receipt: Receipt
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Scores (N, D, T) of each image: "reference" and "signed"."""
+        return {"reference": self.reference.values, "signed": self.signed.values}
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Means (D, T) over the images: "reference" and "signed"."""
+        return {"reference": self.reference.mean, "signed": self.signed.mean}
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer."""
+        return self.provenance.layer
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """Every option of the explainer with its value."""
+        return self.provenance.options
+
+    @property
+    def permutations(self) -> int:
+        """Relabelings behind the p-values."""
+        return int(str(self.options["permutations"]))
+
+    @property
+    def passes(self) -> Passes:
+        """What it cost."""
+        return self.receipt.passes
+
+    @cached_property
+    def status(self) -> NDArray[np.object_]:
+        """(N, D, T) array of `Status` for `reference`."""
+        return decode_statuses(self.status_codes)
+
+    @cached_property
+    def signed_status(self) -> NDArray[np.object_]:
+        """(N, D, T) array of `Status` for `signed`."""
+        return decode_statuses(self.signed_status_codes)
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -134,12 +203,15 @@ class ClassExplanation:
         """(D,) share of the images in which the concept is seen (see `SEEN`)."""
         return (self.strongest >= SEEN).double().mean(0)
 
-    def ranking(self, target: int = 0, score: str = "reference") -> list[RankedConcept]:
+    def ranking(self, target: int = 0, score: Score = "reference") -> list[RankedConcept]:
         """The concepts from the highest mean to the lowest, each compared with the next, image by image.
 
         Args:
             target: index of the target, 0 to T - 1.
             score: "reference" or "signed".
+
+        Raises:
+            PellucidError: another score.
         """
         if score not in ("reference", "signed"):
             raise PellucidError(f"unknown score {score!r}: reference or signed")
@@ -162,33 +234,48 @@ class ClassExplanation:
     def _leads(self, ranked: Tensor) -> list[list[float]]:
         """Mean, interval and p-value of the lead of each of the ranked concepts (N, D) over the next."""
         leads = (ranked[:, :-1] - ranked[:, 1:]).double()
-        low, high = bootstrap_mean_interval(leads, confidence=self.confidence, repeats=self.repeats, seed=self.seed)
-        found: list[list[float]] = torch.stack(
-            [leads.mean(0), low, high, torch.from_numpy(holm(sign_flip_p_value(leads, seed=self.seed)))], dim=1
-        ).tolist()
-        return found
+        bootstrap = self.bootstrap
+        low, high = bootstrap_mean_interval(
+            leads, confidence=bootstrap.confidence, repeats=bootstrap.repeats, seed=bootstrap.seed
+        )
+        p_values = torch.from_numpy(holm(sign_flip_p_value(leads, seed=bootstrap.seed)))
+        ahead: list[list[float]] = torch.stack([leads.mean(0), low, high, p_values], dim=1).tolist()
+        return ahead
 
-    def rows(self) -> list[dict[str, object]]:
-        """A tidy table: one row per score, concept and target."""
-        return [
-            {
-                "layer": self.layer,
-                "concept": concept,
-                "target": self.targets[t],
-                "score": name,
-                "images": len(self.sources),
-                "mean": float(estimate.mean[d, t]),
-                "deviation": float(estimate.deviation[d, t]),
-                "low": float(estimate.low[d, t]),
-                "high": float(estimate.high[d, t]),
-                "p_value": None if estimate.p_values is None else float(estimate.p_values[d, t]),
-                "adjusted_p_value": None
-                if estimate.adjusted_p_values is None
-                else float(estimate.adjusted_p_values[d, t]),
-                "share_seen": float(self.share_seen[d]),
-                "auc": self.cavs[d].auc,
-            }
-            for name, estimate in (("reference", self.reference), ("signed", self.signed))
-            for d, concept in enumerate(self.concepts)
-            for t in range(len(self.targets))
-        ]
+    def rows(self) -> Iterator[Row]:
+        """Every number with the columns of `COLUMNS`: means (no image), and what they are means of."""
+        yield from cav_rows(self.cavs)
+        for d, concept in enumerate(self.concepts):
+            key = {"layer": self.layer, "concept": concept}
+            yield make_row("share_seen", float(self.share_seen[d]), **key)
+            for n, image in enumerate(self.sources):
+                yield make_row("map_max", float(self.strongest[n, d]), image=image, **key)
+            for t, target in enumerate(self.targets):
+                yield from self._score_rows(d, t, key | {"target": target})
+        for t, target in enumerate(self.targets):
+            for n, image in enumerate(self.sources):
+                yield make_row("gap", float(self.gap[n, t]), image=image, layer=self.layer, target=target)
+
+    def _score_rows(self, d: int, t: int, key: Row) -> Iterator[Row]:
+        for name, estimate, status in (
+            ("signed", self.signed, self.signed_status),
+            ("reference", self.reference, self.status),
+        ):
+            yield make_row(
+                f"{name}_mean",
+                float(estimate.mean[d, t]),
+                low=float(estimate.low[d, t]),
+                high=float(estimate.high[d, t]),
+                p_value=at_index(estimate.p_values, (d, t)),
+                adjusted_p_value=at_index(estimate.adjusted_p_values, (d, t)),
+                **key,
+            )
+            yield make_row(f"{name}_deviation", float(estimate.deviation[d, t]), **key)
+            for n, image in enumerate(self.sources):
+                yield make_row(name, float(estimate.values[n, d, t]), image=image, status=str(status[n, d, t]), **key)
+
+
+def class_rows(explanations: Sequence[ClassExplanation]) -> Iterator[Row]:
+    """Rows of explanations of a class at several layers."""
+    for explanation in explanations:
+        yield from explanation.rows()

@@ -1,23 +1,37 @@
 """The result of Visual-TCAV for single images: maps, scores, and what is known against each of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pellucid.attribution import Passes
 from pellucid.concepts.cav import CAV
+from pellucid.concepts.concept_sets import number_images
+from pellucid.concepts.concept_table import ConceptResult, Row, at_index, make_row
 from pellucid.concepts.joint import JointAttribution, gram_matrix
+from pellucid.concepts.status import decode_statuses
 from pellucid.errors import PellucidError
+from pellucid.results import Passes, Provenance, Receipt, plot_maps
 from pellucid.statistics import correct, rank_p_value
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-class DirectionScores(NamedTuple):
-    """Scores that S other directions give in place of each CAV: (N, D, S, T) each."""
+Score = Literal["reference", "signed"]
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionScores:
+    """Scores that S other directions give in place of each CAV.
+
+    Attributes:
+        reference, signed: (N, D, S, T), or (N, S, T) for a single concept; see `ConceptExplanation`.
+    """
 
     reference: Tensor
     signed: Tensor
@@ -25,16 +39,25 @@ class DirectionScores(NamedTuple):
     @staticmethod
     def stack(concepts: "Sequence[DirectionScores]") -> "DirectionScores":
         """Scores (N, S, T) of each concept as those of D concepts."""
-        return DirectionScores(*(torch.stack(scores, dim=1) for scores in zip(*concepts, strict=True)))
+        return DirectionScores(
+            torch.stack([scores.reference for scores in concepts], dim=1),
+            torch.stack([scores.signed for scores in concepts], dim=1),
+        )
+
+    @staticmethod
+    def join(parts: "Sequence[DirectionScores]") -> "DirectionScores":
+        """Scores of consecutive images as one."""
+        return DirectionScores(
+            torch.cat([part.reference for part in parts]), torch.cat([part.signed for part in parts])
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ConceptExplanation:
+class ConceptExplanation(ConceptResult):
     """What a classifier saw of D concepts in N images, and how much it counted for T targets each.
 
     Attributes:
         cavs: the D concepts.
-        layer: name of the layer.
         targets: N tuples of T texts.
         maps: (N, D, h, w) in [0, 1], where the concept is seen; one scale for all images.
         negative_maps: (N, D, h, w) in [0, 1], where its opposite is seen.
@@ -44,8 +67,7 @@ class ConceptExplanation:
         signed: (N, D, T) evidence for (+) and against (-) the target there, in the target's unit (logits).
         positive, negative: (N, D, T) the parts of `signed` above and below zero; they add up to it.
         joint: evidence shared out among the concepts, and the residual that none accounts for.
-        status: (N, D, T) array of `Status` for `reference`.
-        signed_status: (N, D, T) array of `Status` for `signed`.
+        status_codes, signed_status_codes: (N, D, T) what `status` and `signed_status` decode.
         class_weights: (N, T) in [0, 1], how far the logit rises above that of a zero activation, relative to the class
             that rises most.
         scores: (N, T) the explained numbers.
@@ -54,16 +76,29 @@ class ConceptExplanation:
         reference_gap: (N, T) the same for `reference`, whose 50 steps are fixed.
         steps: (N,) steps behind `signed`; 0 where one gradient is exact.
         positive_mass, negative_mass: (N, T) all evidence for and against the target at this layer, >= 0 and <= 0.
-        nulls: scores of relabelled images' directions, or None.
+        nulls: scores of relabeled images' directions, or None.
         resamples: scores of bootstrap resamples of the CAVs, or None.
-        correction: how p-values are adjusted for their number.
         notes: remarks on the whole.
-        options: the explainer's.
-        passes: what it cost.
+        provenance: the model, the layer, and the explainer's options.
+        receipt: what it cost, and the largest completeness gap of `signed`.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> view = classifier.at("1")
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
+        >>> explanation = pl.concepts.VisualTCAV(view, [cav], permutations=9)(bright[:3], targets=[0, 1])
+        >>> tuple(explanation.maps.shape), tuple(explanation.signed.shape)
+        ((3, 1, 6, 6), (3, 1, 2))
+        >>> explanation.to_table().column_names[-3:]
+        ['p_value', 'adjusted_p_value', 'status']
     """
 
+    kind: ClassVar[str] = "concepts"
+
     cavs: tuple[CAV, ...]
-    layer: str
     targets: tuple[tuple[str, ...], ...]
     maps: Tensor
     negative_maps: Tensor
@@ -72,8 +107,8 @@ class ConceptExplanation:
     positive: Tensor
     negative: Tensor
     joint: JointAttribution
-    status: NDArray[np.object_]
-    signed_status: NDArray[np.object_]
+    status_codes: Tensor
+    signed_status_codes: Tensor
     class_weights: Tensor
     scores: Tensor
     delta: Tensor
@@ -84,15 +119,44 @@ class ConceptExplanation:
     negative_mass: Tensor
     nulls: DirectionScores | None
     resamples: DirectionScores | None
-    correction: str
     notes: tuple[str, ...]
-    options: Mapping[str, object]
-    passes: Passes
+    provenance: Provenance
+    receipt: Receipt
+
+    @property
+    def values(self) -> Tensor:
+        """The concept maps (N, D, h, w)."""
+        return self.maps
 
     @property
     def concepts(self) -> tuple[str, ...]:
         """Names of the D concepts."""
         return tuple(cav.name for cav in self.cavs)
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer."""
+        return self.provenance.layer
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """Every option of the explainer with its value."""
+        return self.provenance.options
+
+    @property
+    def passes(self) -> Passes:
+        """What it cost."""
+        return self.receipt.passes
+
+    @cached_property
+    def status(self) -> NDArray[np.object_]:
+        """(N, D, T) array of `Status` for `reference`."""
+        return decode_statuses(self.status_codes)
+
+    @cached_property
+    def signed_status(self) -> NDArray[np.object_]:
+        """(N, D, T) array of `Status` for `signed`."""
+        return decode_statuses(self.signed_status_codes)
 
     @property
     def gram(self) -> Tensor:
@@ -101,30 +165,36 @@ class ConceptExplanation:
 
     @property
     def p_values(self) -> Tensor | None:
-        """(N, D, T) how often relabelled images give a |signed| contribution as large; None without permutations."""
+        """(N, D, T) how often relabeled images give a |signed| contribution as large; None without permutations."""
         return None if self.nulls is None else score_p_values(self.signed, self.nulls.signed, two_sided=True)
 
     @property
     def reference_p_values(self) -> Tensor | None:
-        """(N, D, T) how often relabelled images give a reference score as large; None without permutations."""
+        """(N, D, T) how often relabeled images give a reference score as large; None without permutations."""
         return None if self.nulls is None else score_p_values(self.reference, self.nulls.reference)
 
     @property
     def adjusted_p_values(self) -> Tensor | None:
         """`p_values` adjusted for the concepts and targets of each image; over layers: `adjust_over_layers`."""
-        return None if self.p_values is None else adjust_over_layers([self])[0]
+        return None if self.nulls is None else adjust_over_layers([self])[0]
 
-    def interval(self, score: str = "signed", confidence: float = 0.95) -> Tensor | None:
-        """(2, N, D, T) where a score lies when the images of its concept are drawn anew; None without resamples.
+    def interval(self, score: Score = "signed", confidence: float = 0.95) -> Tensor | None:
+        """Where a score lies when the images of its concept are drawn again: quantiles over the CAV's resamples.
 
-        Quantiles over the bootstrap resamples of the CAV: with 20 of them hardly more than their range.
+        With 20 resamples of the CAV this is hardly more than their range.
 
         Args:
             score: "reference" or "signed".
             confidence: of the interval, in (0, 1).
+
+        Returns:
+            (2, N, D, T) low and high, or None without resamples.
+
+        Raises:
+            PellucidError: another score, or another confidence.
         """
         if score not in ("reference", "signed") or not 0 < confidence < 1:
-            raise PellucidError(f"no interval of {score!r} at {confidence}; wanted reference or signed, and 0 to 1")
+            raise PellucidError(f"no interval of {score!r} at {confidence}; expected reference or signed, and 0 to 1")
         if self.resamples is None:
             return None
         margin = (1 - confidence) / 2
@@ -132,86 +202,140 @@ class ConceptExplanation:
         scores: Tensor = getattr(self.resamples, score)
         return scores.double().quantile(levels, dim=2)
 
-    def rows(self) -> list[dict[str, object]]:
-        """A tidy table: one row per image, concept and target."""
-        adjusted, p_values, reference_p = self.adjusted_p_values, self.p_values, self.reference_p_values
-        return [
-            {
-                "layer": self.layer,
-                "image": n,
-                "concept": cav.name,
-                "target": self.targets[n][t],
-                "reference": float(self.reference[n, d, t]),
-                "status": str(self.status[n, d, t]),
-                "signed": float(self.signed[n, d, t]),
-                "signed_status": str(self.signed_status[n, d, t]),
-                "positive": float(self.positive[n, d, t]),
-                "negative": float(self.negative[n, d, t]),
-                "joint": float(self.joint.contributions[n, d, t]),
-                "p_value": None if p_values is None else float(p_values[n, d, t]),
-                "adjusted_p_value": None if adjusted is None else float(adjusted[n, d, t]),
-                "reference_p_value": None if reference_p is None else float(reference_p[n, d, t]),
-                "class_weight": float(self.class_weights[n, t]),
-                "score": float(self.scores[n, t]),
-                "delta": float(self.delta[n, t]),
-                "gap": float(self.gap[n, t]),
-                "map_mean": float(self.maps[n, d].mean()),
-                "low": cav.emblems.low,
-                "high": cav.emblems.high,
-                "auc": cav.auc,
-            }
-            for n in range(len(self.reference))
-            for d, cav in enumerate(self.cavs)
-            for t in range(self.reference.shape[2])
-        ]
+    def rows(self, images: Sequence[str] | None = None, adjusted_p_values: Tensor | None = None) -> Iterator[Row]:
+        """Every number, with the columns of `COLUMNS`.
+
+        Args:
+            images: N texts that say which image each is; "image 0" and so on by default.
+            adjusted_p_values: (N, D, T) of `signed`; by default adjusted within this explanation.
+        """
+        adjusted = self.adjusted_p_values if adjusted_p_values is None else adjusted_p_values
+        scores = {
+            "signed": (self.interval("signed"), self.p_values, adjusted, self.signed_status),
+            "reference": (self.interval("reference"), self.reference_p_values, None, self.status),
+        }
+        for n, image in enumerate(images or number_images(len(self.maps))):
+            key = {"image": image, "layer": self.layer}
+            yield from self._map_rows(n, key)
+            for t, target in enumerate(self.targets[n]):
+                yield from self._target_rows(n, t, key | {"target": target})
+                for d, concept in enumerate(self.concepts):
+                    yield from self._score_rows(scores, (n, d, t), key | {"target": target, "concept": concept})
+
+    def plot(self, images: Tensor | None = None) -> "Figure":
+        """The concept maps as a matplotlib figure: a row for each image, a column for each concept, one scale for all.
+
+        Args:
+            images: (N, C, H, W) in [0, 1], shown gray below the maps; none by default.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        rows, title = number_images(len(self.maps)), f"concept maps at {self.layer}"
+        return plot_maps(self.maps, rows=rows, columns=self.concepts, signed=False, images=images, title=title)
+
+    def add_passes(self, passes: Passes) -> "ConceptExplanation":
+        """The same with more passes on its receipt."""
+        return replace(self, receipt=replace(self.receipt, passes=self.passes + passes))
 
     @staticmethod
     def join(parts: Sequence["ConceptExplanation"]) -> "ConceptExplanation":
-        """Explanations of consecutive images as one."""
+        """Explanations of consecutive images as one, on the CPU."""
         first = parts[0]
-        changes: dict[str, object] = {
-            item.name: torch.cat([getattr(part, item.name) for part in parts]).cpu()
+        changes: dict[str, Any] = {
+            item.name: torch.cat([getattr(part, item.name) for part in parts]).cpu().contiguous()
             for item in fields(first)
             if isinstance(getattr(first, item.name), Tensor)
         }
-        for name in ("status", "signed_status"):
-            changes[name] = np.concatenate([getattr(part, name) for part in parts])
         for name in ("nulls", "resamples"):
             if getattr(first, name) is not None:
-                changes[name] = DirectionScores(
-                    *map(torch.cat, zip(*(getattr(part, name) for part in parts), strict=True))
-                )
+                changes[name] = DirectionScores.join([getattr(part, name) for part in parts])
         joints = [part.joint for part in parts]
         changes["joint"] = JointAttribution(
             torch.cat([joint.contributions for joint in joints]), torch.cat([joint.residual for joint in joints])
         )
         changes["targets"] = tuple(labels for part in parts for labels in part.targets)
         changes["notes"] = tuple(dict.fromkeys(note for part in parts for note in part.notes))
-        changes["passes"] = sum((part.passes for part in parts), Passes())
-        return replace(first, **changes)  # type: ignore[arg-type]
+        passes = sum((part.passes for part in parts), Passes())
+        changes["receipt"] = replace(first.receipt, passes=passes, gap=float(changes["gap"].max()))
+        return replace(first, **changes)
+
+    def _map_rows(self, n: int, key: Row) -> Iterator[Row]:
+        for d, concept in enumerate(self.concepts):
+            for name, maps in (("map", self.maps[n, d]), ("negative_map", self.negative_maps[n, d])):
+                yield make_row(f"{name}_mean", float(maps.mean()), concept=concept, **key)
+                yield make_row(f"{name}_max", float(maps.max()), concept=concept, **key)
+
+    def _target_rows(self, n: int, t: int, key: Row) -> Iterator[Row]:
+        numbers = {
+            "score": self.scores,
+            "delta": self.delta,
+            "gap": self.gap,
+            "reference_gap": self.reference_gap,
+            "class_weight": self.class_weights,
+            "positive_mass": self.positive_mass,
+            "negative_mass": self.negative_mass,
+            "joint_residual": self.joint.residual,
+        }
+        for name, values in numbers.items():
+            yield make_row(name, float(values[n, t]), **key)
+
+    def _score_rows(
+        self, scores: Mapping[str, tuple[Any, ...]], index: tuple[int, int, int], key: Row
+    ) -> Iterator[Row]:
+        for name, (interval, p_values, adjusted, status) in scores.items():
+            yield make_row(
+                name,
+                float(getattr(self, name)[index]),
+                **key,
+                low=at_index(interval, (0, *index)),
+                high=at_index(interval, (1, *index)),
+                p_value=at_index(p_values, index),
+                adjusted_p_value=at_index(adjusted, index),
+                status=str(status[index]),
+            )
+        parts = {"positive": self.positive, "negative": self.negative, "joint": self.joint.contributions}
+        for name, values in parts.items():
+            yield make_row(name, float(values[index]), **key)
 
 
 def score_p_values(scores: Tensor, nulls: Tensor, *, two_sided: bool = False) -> Tensor:
-    """Rank p-values (..., D, T) of scores (..., D, T) among those of null directions (..., D, P, T)."""
+    """Rank scores (..., D, T) among those of null directions (..., D, P, T): p-values (..., D, T)."""
     return rank_p_value(scores, nulls.movedim(-2, -1), two_sided=two_sided)
 
 
 def adjust_over_layers(explanations: Sequence[ConceptExplanation], correction: str | None = None) -> list[Tensor]:
-    """p-values of the signed contributions at several layers, adjusted for concepts x targets x layers of each image.
+    """Adjust p-values of the signed contributions for the concepts x targets x layers of each image.
 
     Args:
-        explanations: the same images at several layers, explained with permutations.
+        explanations: the same N images at several layers, explained with permutations.
         correction: a name from `CORRECTIONS`; by default that of the first explanation.
 
     Returns:
         One (N, D, T) for each explanation.
+
+    Raises:
+        PellucidError: an explanation has no p-values.
     """
-    p_values = [found.p_values for found in explanations]
+    p_values = [explanation.p_values for explanation in explanations]
     known = [values.flatten(1) for values in p_values if values is not None]
     if len(known) < len(explanations):
         raise PellucidError("an explanation has no p-values; explain with permutations above 0")
     sizes = [values.shape[1] for values in known]
-    family = torch.cat(known, dim=1)  # (N, hypotheses)
-    adjusted = torch.stack([correct(of_image, correction or explanations[0].correction) for of_image in family])
+    correction = correction or str(explanations[0].options["correction"])
+    adjusted = torch.stack([correct(of_image, correction) for of_image in torch.cat(known, dim=1)])
     parts = torch.split(adjusted, sizes, dim=1)
-    return [part.reshape(found.signed.shape) for part, found in zip(parts, explanations, strict=True)]
+    return [part.reshape(item.signed.shape) for part, item in zip(parts, explanations, strict=True)]
+
+
+def concept_rows(explanations: Sequence[ConceptExplanation], images: Sequence[str] | None = None) -> Iterator[Row]:
+    """Rows of explanations of the same images at several layers.
+
+    Args:
+        explanations: of the same N images; p-values are adjusted for all of these.
+        images: N texts that say which image each is; "image 0" and so on by default.
+    """
+    tested = all(explanation.nulls is not None for explanation in explanations)
+    adjusted = adjust_over_layers(explanations) if tested else [None] * len(explanations)
+    for explanation, over_layers in zip(explanations, adjusted, strict=True):
+        yield from explanation.rows(images, over_layers)

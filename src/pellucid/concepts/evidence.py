@@ -1,5 +1,6 @@
-"""The evidence for classes at a layer, computed once for all concepts: one prefix pass, one path per image."""
+"""The evidence for classes at a layer, computed once for all concepts, and what each concept makes of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +20,18 @@ from pellucid.attribution import (
     select_heads,
 )
 from pellucid.classifiers import Activation
-from pellucid.concepts.reference_attribution import binary_class_weights, class_weights
+from pellucid.concepts.cav import CAV
+from pellucid.concepts.concept_explanation import DirectionScores
+from pellucid.concepts.concept_scores import (
+    binary_class_weights,
+    class_weights,
+    concept_map,
+    direction_weights,
+    negative_concept_map,
+    reference_attribution,
+    signed_contribution,
+)
+from pellucid.concepts.status import Status, choose_statuses
 from pellucid.errors import ModelError, TargetError
 
 DEFAULT_TARGETS = 3
@@ -116,6 +128,80 @@ def gather_evidence(
         passes=passes + logit.passes + (Passes() if explained is logit else explained.passes),
     )
     return _two_sided(evidence, sides) if class_count == 1 else evidence
+
+
+def compute_concept_maps(activation: Tensor, cavs: Sequence[CAV]) -> tuple[Tensor, Tensor]:
+    """Map where each of D concepts is seen, and where its opposite is.
+
+    Args:
+        activation: (N, C, h, w) at the layer of the CAVs.
+        cavs: D concepts.
+
+    Returns:
+        Concept maps and negative concept maps, (N, D, h, w) each, in [0, 1].
+    """
+    directions = torch.stack([cav.direction for cav in cavs])
+    low, high = torch.tensor([cav.emblems for cav in cavs]).T
+    negative_low, negative_high = torch.tensor([cav.negative_emblems for cav in cavs]).T
+    return (
+        concept_map(activation, directions, low, high),
+        negative_concept_map(activation, directions, negative_low, negative_high),
+    )
+
+
+def score_directions(
+    evidence: Evidence, directions: Tensor, low: float | Tensor, high: float | Tensor
+) -> DirectionScores:
+    """Score S directions in place of a CAV.
+
+    Args:
+        evidence: of N images and T targets.
+        directions: (S, C).
+        low, high: emblems, numbers or (S,).
+
+    Returns:
+        Scores (N, S, T).
+    """
+    reference, signed = [], []
+    directions = directions.to(evidence.activation)
+    # Image by image: S maps of a batch would be large at early layers.
+    for image, activation in enumerate(evidence.activation):
+        maps = concept_map(activation, directions, low, high)
+        weights = evidence.class_weights[image]
+        reference.append(reference_attribution(activation, evidence.reference[image], directions, maps, weights))
+        values = evidence.path.mean[image] * evidence.path.difference[image]
+        signed.append(signed_contribution(activation, values, directions, maps))
+    return DirectionScores(torch.stack(reference), torch.stack(signed))
+
+
+def find_statuses(
+    evidence: Evidence, cavs: Sequence[CAV], maps: Tensor, scores: DirectionScores, tolerance: float | None
+) -> tuple[Tensor, Tensor]:
+    """Find what is known against each reference score and each signed contribution.
+
+    Args:
+        evidence: of N images and T targets.
+        cavs: D concepts.
+        maps: (N, D, h, w) their concept maps.
+        scores: (N, D, T) their scores.
+        tolerance: of the completeness gap; None for none.
+
+    Returns:
+        Codes of `Status`, (N, D, T) each.
+    """
+    directions = torch.stack([cav.direction for cav in cavs])
+    aligned = direction_weights(evidence.activation, directions, maps).any(-1)  # (N, D)
+    zero = {
+        Status.NOT_SEPARABLE: torch.tensor([not cav.is_separable for cav in cavs])[None, :, None],
+        Status.NO_POSITIVE_DIRECTION: ~aligned[:, :, None],
+        Status.EMPTY_MAP: ~maps.flatten(2).any(-1)[:, :, None],
+    }
+    weak = {Status.CAV_WEAK: torch.tensor([cav.is_weak for cav in cavs])[None, :, None]}
+    no_weight = evidence.class_weights[:, None] == 0
+    missed = evidence.path.relative_gap[:, None] > (torch.inf if tolerance is None else tolerance)
+    without_reference = {Status.CLASS_WEIGHT_ZERO: no_weight, Status.NO_EVIDENCE: scores.reference == 0}
+    without_signed = {Status.NO_EVIDENCE: scores.signed == 0, Status.NOT_CONVERGED: missed}
+    return choose_statuses(zero | without_reference | weak), choose_statuses(zero | without_signed | weak)
 
 
 def _of_targets(per_class: Tensor, case: Case) -> Tensor:

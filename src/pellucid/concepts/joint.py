@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pellucid.concepts.concept_maps import project
+from pellucid.concepts.concept_scores import project_activation
 from pellucid.errors import PellucidError
 
 JointMethod = Literal["least_squares", "shapley"]
@@ -90,7 +90,7 @@ def joint_attribution(
     """
     rule = sharing_rule(gram_matrix(direction.cpu())) if rule is None else rule
     unit = torch.nn.functional.normalize(direction.double(), dim=1).to(difference)
-    parts = torch.einsum("nahw,ntbhw->ntab", project(difference, unit), project(gradient, unit))
+    parts = torch.einsum("nahw,ntbhw->ntab", project_activation(difference, unit), project_activation(gradient, unit))
     contributions = torch.einsum("dab,ntab->ndt", rule.to(parts), parts)
     return JointAttribution(contributions, delta - contributions.sum(1))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.classifiers import Classifier, LayerView, SideInputs
-from pellucid.concepts.concept_maps import contraharmonic_mean, project
+from pellucid.concepts.concept_scores import contraharmonic_mean, project_activation
 from pellucid.concepts.concept_sets import ConceptSet
 from pellucid.concepts.multi_layer import segment_between
 from pellucid.data import (
@@ -21,7 +21,7 @@ from pellucid.data import (
 )
 from pellucid.errors import ModelError, PellucidError
 
-HELD_INPUT_BYTES = 256 * 2**20
+INPUT_CACHE_BYTES = 256 * 2**20
 """Preprocessed images of a set are read once and kept if they take no more than this, else read for every pass."""
 
 
@@ -55,10 +55,10 @@ class Inputs:
         for start in range(0, len(self), self._max_batch):
             batch = self._read(range(start, min(start + self._max_batch, len(self))))
             size += batch[0].nbytes
-            if size <= HELD_INPUT_BYTES:
+            if size <= INPUT_CACHE_BYTES:
                 held.append(batch)
             yield batch
-        if size <= HELD_INPUT_BYTES:
+        if size <= INPUT_CACHE_BYTES:
             self._held = held
 
     def _read(self, indices: range) -> tuple[Tensor, Tensor | None]:
@@ -166,7 +166,7 @@ class LayerActivations:
         for activation, shares in self.batches():
             # One by one: all directions on all images of a batch would be large at early layers.
             for index, one in enumerate(activation.double()):
-                raw = project(one, directions).relu()
+                raw = project_activation(one, directions).relu()
                 levels.append(contraharmonic_mean(raw, None if shares is None else shares[index].double()).cpu())
         return torch.stack(levels)
 

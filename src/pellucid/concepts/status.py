@@ -3,12 +3,18 @@
 from enum import StrEnum
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 
 class Status(StrEnum):
-    """What is known against a number; `explanation` says it in words."""
+    """What is known against a number; `explanation` says it in words.
+
+    Example:
+        >>> Status("empty map").explanation
+        '0: the concept is nowhere seen in this image'
+    """
 
     OK = "ok"
     NOT_SEPARABLE = "not separable"
@@ -33,22 +39,35 @@ _EXPLANATIONS = {
     Status.CLASS_WEIGHT_ZERO: "0: the class's logit is no higher than for an activation of zeros; see the signed score",
     Status.NO_EVIDENCE: "0: where the concept is seen there is no evidence in the channels aligned with it",
     Status.NOT_CONVERGED: "the integrated gradients miss the completeness tolerance: take more steps",
-    Status.CAV_WEAK: "the CAV hardly tells held-out images of the concept from others",
+    Status.CAV_WEAK: "the CAV weakly separates held-out images of the concept from other images",
 }
+_STATUSES = tuple(Status)
 
 
-def choose_statuses(findings: dict[Status, Tensor]) -> NDArray[np.object_]:
-    """The first finding that applies to each number, else `Status.OK`.
+def choose_statuses(findings: dict[Status, Tensor]) -> Tensor:
+    """Find the first finding that applies to each number, else `Status.OK`.
 
     Args:
-        findings: masks that broadcast against each other, by status, the most serious first.
+        findings: boolean masks that broadcast against each other, by status, the most serious first.
 
     Returns:
-        An array of `Status` in the shape of the masks.
+        Codes for `decode_statuses` (uint8), in the shape of the masks.
+
+    Example:
+        >>> codes = choose_statuses({Status.EMPTY_MAP: torch.tensor([True, False])})
+        >>> decode_statuses(codes).tolist()
+        [<Status.EMPTY_MAP: 'empty map'>, <Status.OK: 'ok'>]
     """
-    masks = np.broadcast_arrays(*(mask.cpu().numpy() for mask in findings.values()))
-    chosen = np.empty(masks[0].shape, dtype=object)
-    chosen[...] = Status.OK  # np.full would make plain strings of them
+    masks = torch.broadcast_tensors(*(mask.cpu() for mask in findings.values()))
+    codes = torch.full(masks[0].shape, _STATUSES.index(Status.OK), dtype=torch.uint8)
     for status, mask in reversed(list(zip(findings, masks, strict=True))):
-        chosen[mask] = status
+        codes[mask] = _STATUSES.index(status)
+    return codes
+
+
+def decode_statuses(codes: Tensor) -> NDArray[np.object_]:
+    """Turn codes into an array of `Status` of the same shape."""
+    statuses = np.empty(len(_STATUSES), dtype=object)
+    statuses[:] = _STATUSES  # np.array would make plain strings of them
+    chosen: NDArray[np.object_] = statuses[codes.numpy()]
     return chosen

@@ -1,15 +1,19 @@
 """TCAV: for how many images of a class a step towards a concept raises the class's logit (Kim et al., 2018)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import BatchLimits, Passes, Target, TargetLike, View, cases
+from pellucid.attribution import BatchLimits, Target, TargetLike, View, cases
 from pellucid.concepts.cav import CAV, check_cavs, null_directions
+from pellucid.concepts.concept_sets import number_images
+from pellucid.concepts.concept_table import ConceptResult, Row, cav_rows, make_row
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError, TargetError
+from pellucid.results import Passes, Provenance, Receipt, library_versions
 from pellucid.statistics import correct, permutation_p_value, rank_p_value
 
 MIN_RANDOM_SET = 5
@@ -17,29 +21,42 @@ MIN_RANDOM_SET = 5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TCAVResult:
+class TCAVResult(ConceptResult):
     """TCAV scores of D concepts for one target over N images.
 
     Attributes:
         cavs: the concepts.
-        layer: name of the layer.
         target: what the derivative is taken of.
-        sensitivities: (N, D) derivative of the target along each CAV of length 1, image by image.
+        sensitivities: (N, D) derivative of the target along each CAV of length 1, image by image; signed, in logits per
+            unit of activation.
         random_scores: D tensors (R,): the score with each random set in place of all negatives.
         baseline_scores: D tensors (R,): the scores of each random set against another one.
         p_values: (D,) two-sided test that the concept's scores over the random sets and the random sets' own scores
             have the same mean.
-        relabeled_p_values: (D,) how often CAVs of relabelled images give a score as far from 0.5. Scores over random
+        relabeled_p_values: (D,) how often CAVs of relabeled images give a score as far from 0.5. Scores over random
             sets share the concept's images, so that they agree even for a chance concept; this test allows for that.
         sensitivity_p_values: (D,) the same for the mean sensitivity, which tells concepts apart where every score, by
             chance or not, is 0 or 1.
         adjusted: the three p-values by name, each adjusted for the D concepts.
         notes: remarks.
-        passes: what it cost.
+        provenance: the model, the layer, and the options.
+        receipt: what it cost.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> view = classifier.at("1")
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
+        >>> result = tcav(view, [cav], bright, target=1, permutations=9)
+        >>> result.concepts, tuple(result.sensitivities.shape), sorted(result.adjusted)
+        (('bright',), (12, 1), ['p_values', 'relabeled_p_values', 'sensitivity_p_values'])
     """
 
+    kind: ClassVar[str] = "tcav"
+
     cavs: tuple[CAV, ...]
-    layer: str
     target: str
     sensitivities: Tensor
     random_scores: tuple[Tensor, ...]
@@ -49,7 +66,28 @@ class TCAVResult:
     sensitivity_p_values: Tensor
     adjusted: Mapping[str, Tensor]
     notes: tuple[str, ...]
-    passes: Passes
+    provenance: Provenance
+    receipt: Receipt
+
+    @property
+    def values(self) -> Tensor:
+        """The sensitivities (N, D)."""
+        return self.sensitivities
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The one target."""
+        return (self.target,)
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer."""
+        return self.provenance.layer
+
+    @property
+    def passes(self) -> Passes:
+        """What it cost."""
+        return self.receipt.passes
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -73,6 +111,27 @@ class TCAVResult:
         """(D,) mean sensitivity, in logits per unit of activation: unlike the score it does not saturate."""
         return self.sensitivities.mean(0)
 
+    def rows(self, images: Sequence[str] | None = None) -> Iterator[Row]:
+        """Every number with the columns of `COLUMNS`.
+
+        Args:
+            images: N texts that say which image of the class each is; "image 0" and so on by default.
+        """
+        yield from cav_rows(self.cavs)
+        for d, concept in enumerate(self.concepts):
+            key = {"layer": self.layer, "concept": concept, "target": self.target}
+            yield make_row("tcav", float(self.scores[d]), **key)
+            for name, sets in (("random_sets", self.random_scores[d]), ("chance", self.baseline_scores[d])):
+                low, high = float(sets.min()), float(sets.max())
+                yield make_row(f"tcav_{name}", float(sets.mean()), low=low, high=high, **key)
+            yield make_row("mean_sensitivity", float(self.mean_sensitivities[d]), **key)
+            yield make_row("magnitude", float(self.magnitudes[d]), **key)
+            for name, adjusted in self.adjusted.items():
+                p_value = float(getattr(self, name)[d])
+                yield make_row(name, p_value, p_value=p_value, adjusted_p_value=float(adjusted[d]), **key)
+            for n, image in enumerate(images or number_images(len(self.sensitivities))):
+                yield make_row("sensitivity", float(self.sensitivities[n, d]), image=image, **key)
+
 
 def tcav(
     view: View,
@@ -88,7 +147,7 @@ def tcav(
 ) -> TCAVResult:
     """Score concepts by the sign of the class's derivative along their CAVs, and test the scores against chance.
 
-    The gradients come from one pass for all concepts, random sets and relabellings; those are refits to the features
+    The gradients come from one pass for all concepts, random sets and relabelings; those are refits to the features
     that the CAVs keep.
 
     Args:
@@ -96,11 +155,14 @@ def tcav(
         cavs: concepts, fitted at this layer of this classifier, to pooled or flattened features.
         class_images: (N, C, H, W) images of the class, in the classifier's own input space.
         target: class index or name, or a `Target`; its logit is differentiated, not the loss.
-        random_sets: into so many parts the negatives are divided at random; fewer if the negatives are few.
-        permutations: relabellings for `relabeled_p_values`.
+        random_sets: number of parts that the negatives are divided into at random; fewer if the negatives are few.
+        permutations: relabelings for `relabeled_p_values`.
         correction: how p-values are adjusted, "holm", "bonferroni" or "benjamini_hochberg".
-        seed: of division and relabellings.
+        seed: of division and relabelings.
         max_batch: images that go through the network at once.
+
+    Returns:
+        Scores, sensitivities and tests of the D concepts.
 
     Raises:
         TargetError: no such class, or several targets.
@@ -111,7 +173,7 @@ def tcav(
         raise PellucidError("no images of the class: the batch is empty")
     given = target.classes if isinstance(target, Target) else target
     if given is None or isinstance(given, Tensor | list):
-        raise TargetError(f"tcav scores one class for all images; {given!r} is none, call it once per class")
+        raise TargetError(f"tcav scores one class for all images; {given!r} is not one, call it once per class")
     gradients, label, passes = _gradients(view, class_images, target, max_batch)
     divided = [_random_set_scores(cav, gradients, random_sets, seed) for cav in cavs]
     chance = torch.stack([_along(gradients, null_directions(cav, permutations, seed)) for cav in cavs])  # (D, N, P)
@@ -124,7 +186,6 @@ def tcav(
     }
     return TCAVResult(
         cavs=tuple(cavs),
-        layer=view.layer,
         target=label,
         sensitivities=sensitivities,
         random_scores=tuple(own for own, _ in divided),
@@ -132,7 +193,15 @@ def tcav(
         **p_values,
         adjusted={name: correct(values, correction) for name, values in p_values.items()},
         notes=tuple(remark for cav in cavs for remark in cav.remarks),
-        passes=passes,
+        provenance=Provenance(
+            model=view.classifier.name,
+            layers=(view.layer,),
+            method="TCAV",
+            options={"random_sets": random_sets, "permutations": permutations, "correction": correction},
+            seeds={"random sets and permutations": seed},
+            versions=library_versions(),
+        ),
+        receipt=Receipt(passes=passes),
     )
 
 
@@ -174,3 +243,14 @@ def _random_set_scores(cav: CAV, gradients: Tensor, random_sets: int, seed: int)
     directions = fit_directions(estimator, features, against_concept + against_next).float()
     scores = _sign_share(_along(gradients, directions))
     return scores[:count], scores[count:]
+
+
+def tcav_rows(results: Sequence[TCAVResult], images: Sequence[str] | None = None) -> Iterator[Row]:
+    """Rows of results at several layers.
+
+    Args:
+        results: of the same N images of the class.
+        images: N texts that say which image each is; "image 0" and so on by default.
+    """
+    for result in results:
+        yield from result.rows(images)

@@ -1,7 +1,7 @@
 """Visual-TCAV: where a classifier saw concepts in images, and how much they counted for its classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import combinations
 from typing import Literal
@@ -18,8 +18,15 @@ from pellucid.concepts.cav import (
     null_directions,
 )
 from pellucid.concepts.concept_explanation import ConceptExplanation, DirectionScores
-from pellucid.concepts.concept_scores import compute_concept_maps, find_statuses, score_directions
-from pellucid.concepts.evidence import DEFAULT_TARGETS, Evidence, gather_evidence
+from pellucid.concepts.concept_scores import reference_attribution, signed_contribution
+from pellucid.concepts.evidence import (
+    DEFAULT_TARGETS,
+    Evidence,
+    compute_concept_maps,
+    find_statuses,
+    gather_evidence,
+    score_directions,
+)
 from pellucid.concepts.joint import (
     JointMethod,
     gram_matrix,
@@ -27,8 +34,8 @@ from pellucid.concepts.joint import (
     sharing_rule,
 )
 from pellucid.concepts.multi_layer import JointLayers
-from pellucid.concepts.reference_attribution import reference_attribution, signed_contribution
 from pellucid.errors import PellucidError
+from pellucid.results import Provenance, Receipt, library_versions
 from pellucid.statistics import correct
 
 CORRELATED = 0.5
@@ -49,13 +56,27 @@ class VisualTCAV:
             images without the concepts, which lies where activations do; or a tensor that broadcasts to (C, h, w).
         tolerance: relative completeness gap above which steps are doubled; None for never.
         max_steps: where that doubling ends.
-        permutations: relabellings for the p-values; 0 for none.
-        null: what is relabelled, see `null_directions`.
+        permutations: relabelings for the p-values; 0 for none.
+        null: what is relabeled, see `null_directions`.
         correction: how p-values are adjusted for their number, a name from `CORRECTIONS`.
         joint: how the joint attribution shares evidence out, "least_squares" or "shapley".
-        seed: of the relabellings.
+        seed: of the relabelings.
         max_batch: most rows (images x steps) that go through the network at once.
         max_bytes: most bytes that the tensors of one pass may take; None for no bound.
+
+    Raises:
+        PellucidError: CAVs that do not belong to the view, or an option outside its range.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> view = classifier.at("1")
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
+        >>> explanation = VisualTCAV(view, [cav], permutations=9)(bright[:2], targets=1)
+        >>> tuple(explanation.reference.shape), tuple(explanation.p_values.shape)
+        ((2, 1, 1), (2, 1, 1))
     """
 
     view: View
@@ -86,7 +107,7 @@ class VisualTCAV:
             raise PellucidError(f"unknown null {self.null!r}: centered or relabel")
         if self.permutations < 0 or self.max_batch < 1 or (self.tolerance is not None and not self.tolerance > 0):
             raise PellucidError(
-                f"wanted permutations >= 0, max_batch >= 1 and tolerance > 0, not {self.permutations}, "
+                f"expected permutations >= 0, max_batch >= 1 and tolerance > 0, not {self.permutations}, "
                 f"{self.max_batch} and {self.tolerance}"
             )
 
@@ -99,6 +120,9 @@ class VisualTCAV:
                 by image; a `Target` with another output than the logit; None for the three most likely classes. A
                 network with one logit has two classes: 0 or its name, and 1 or "not " and its name.
 
+        Returns:
+            Maps, scores and statuses of N images, D concepts and T targets.
+
         Raises:
             TargetError: no such class.
             ModelError: NaN or infinite activations or logits.
@@ -106,7 +130,7 @@ class VisualTCAV:
         return self.explain(images, targets)
 
     def explain(self, images: Tensor, targets: TargetLike = None, *, resample: bool = False) -> ConceptExplanation:
-        """As calling it; `resample` adds the scores under the bootstrap resamples of the CAVs."""
+        """Explain as calling it does; `resample` adds the scores under the bootstrap resamples of the CAVs."""
         return explain_layers([self], images, targets, resample=resample)[0]
 
     def _gather(self, images: Tensor, targets: TargetLike, budget: BatchBudget, activation: Activation) -> Evidence:
@@ -158,28 +182,29 @@ class VisualTCAV:
     def _sharing_rule(self) -> Tensor:
         return sharing_rule(gram_matrix(self._directions), self.joint)
 
-    def _weigh(self, evidence: Evidence, resample: bool) -> ConceptExplanation:
+    def _score(self, evidence: Evidence, resample: bool) -> ConceptExplanation:
         """Maps and scores of all concepts from the evidence that they share."""
         activation, path, values = evidence.activation, evidence.path, evidence.path.values
         directions = self._directions.to(activation)
         maps, negative_maps = compute_concept_maps(activation, self.cavs)
-        reference = reference_attribution(activation, evidence.reference, directions, maps, evidence.class_weights)
-        signed = signed_contribution(activation, values, directions, maps)
+        scores = DirectionScores(
+            reference_attribution(activation, evidence.reference, directions, maps, evidence.class_weights),
+            signed_contribution(activation, values, directions, maps),
+        )
         positive = signed_contribution(activation, values.relu(), directions, maps)
-        status, signed_status = find_statuses(evidence, self.cavs, maps, reference, signed, self.tolerance)
+        status_codes, signed_status_codes = find_statuses(evidence, self.cavs, maps, scores, self.tolerance)
         return ConceptExplanation(
             cavs=tuple(self.cavs),
-            layer=self.view.layer,
             targets=evidence.labels,
             maps=maps,
             negative_maps=negative_maps,
-            reference=reference,
-            signed=signed,
+            reference=scores.reference,
+            signed=scores.signed,
             positive=positive,
-            negative=signed - positive,
+            negative=scores.signed - positive,
             joint=joint_attribution(path.difference, path.mean, directions, path.delta, self._sharing_rule),
-            status=status,
-            signed_status=signed_status,
+            status_codes=status_codes,
+            signed_status_codes=signed_status_codes,
             class_weights=evidence.class_weights,
             scores=evidence.scores,
             delta=path.delta,
@@ -190,14 +215,20 @@ class VisualTCAV:
             negative_mass=-(-values).relu().sum((2, 3, 4)),
             nulls=self._null_scores(evidence) if self.permutations else None,
             resamples=self._resampled_scores(evidence) if resample else None,
-            correction=self.correction,
-            notes=self._notes(activation, hypotheses=reference[0].numel()),
-            options=self.options,
-            passes=evidence.passes,
+            notes=self._notes(activation, hypotheses=scores.reference[0].numel()),
+            provenance=Provenance(
+                model=self.view.classifier.name,
+                layers=(self.view.layer,),
+                method="VisualTCAV",
+                options=self.options,
+                seeds={"permutations": self.seed},
+                versions=library_versions(),
+            ),
+            receipt=Receipt(passes=evidence.passes),
         )
 
     def _null_scores(self, evidence: Evidence) -> DirectionScores:
-        """Scores of relabelled images' directions under the concept's own emblems."""
+        """Scores of relabeled images' directions under the concept's own emblems."""
         each = [
             score_directions(evidence, null, *cav.emblems) for cav, null in zip(self.cavs, self._nulls, strict=True)
         ]
@@ -237,30 +268,36 @@ def explain_layers(
 
     Args:
         explainers: one per layer, all of one classifier.
-        images, targets: as `VisualTCAV` takes them; None for the most likely classes, the same at all layers.
+        images: (N, C, H, W) in the classifier's own input space.
+        targets: as `VisualTCAV` takes them; None for the most likely classes, the same at all layers.
         resample: add the scores under the bootstrap resamples of the CAVs.
 
     Returns:
         One explanation per explainer, in their order. A layer whose activation was computed from that of an earlier one
         counts no prefix pass (see `JointLayers`).
+
+    Raises:
+        PellucidError: no explainers, or no images.
+        TargetError: no such class.
+        ModelError: NaN or infinite activations or logits.
     """
     if not explainers:
         raise PellucidError("no layers to explain at: give one explainer or more")
-    given = targets.classes if isinstance(targets, Target) else targets
-    count = DEFAULT_TARGETS if given is None else count_targets(given)
+    classes = targets.classes if isinstance(targets, Target) else targets
+    count = DEFAULT_TARGETS if classes is None else count_targets(classes)
     budgets = [
-        BatchBudget(each.view, images[:1], targets=count, max_batch=each.max_batch, max_bytes=each.max_bytes)
-        for each in explainers
+        BatchBudget(item.view, images[:1], targets=count, max_batch=item.max_batch, max_bytes=item.max_bytes)
+        for item in explainers
     ]
-    chain = JointLayers([each.view for each in explainers])
+    layers = JointLayers([item.view for item in explainers])
     parts: list[list[ConceptExplanation]] = [[] for _ in explainers]
     for batch in image_batches(budgets, images, targets, differentiate=True):
         target = batch.target
-        activations = chain.activations(batch.images)
-        for explainer, activation, budget, results in zip(explainers, activations, budgets, parts, strict=True):
+        activations = layers.activations(batch.images)
+        for explainer, activation, budget, part in zip(explainers, activations, budgets, parts, strict=True):
             evidence = explainer._gather(batch.images, target, budget, activation)
-            results.append(explainer._weigh(evidence, resample))
+            part.append(explainer._score(evidence, resample))
             target = evidence.target
-    joined = [ConceptExplanation.join(found) for found in parts]
-    costs = [budget.passes + chain.cost(index, len(images)) for index, budget in enumerate(budgets)]
-    return [replace(found, passes=found.passes + cost) for found, cost in zip(joined, costs, strict=True)]
+    joined = [ConceptExplanation.join(part) for part in parts]
+    costs = [budget.passes + layers.cost(index, len(images)) for index, budget in enumerate(budgets)]
+    return [explanation.add_passes(cost) for explanation, cost in zip(joined, costs, strict=True)]

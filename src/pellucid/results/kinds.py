@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {
     "attribution": "pellucid.attribution:Explanation",
+    "concepts": "pellucid.concepts:ConceptExplanation",
+    "class_concepts": "pellucid.concepts:ClassExplanation",
+    "tcav": "pellucid.concepts:TCAVResult",
 }
 """kind -> "module:class"; a class is imported when a result of its kind is loaded."""
 

@@ -8,11 +8,19 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from pellucid import concepts
 from pellucid.classifiers import Classifier
-from pellucid.concepts import ClassExplanation, TCAVResult, VisualTCAV, global_explanations, tcav
-from pellucid.concepts.concept_scores import compute_concept_maps
-from pellucid.concepts.concept_table import global_rows, plain, tcav_rows
-from pellucid.concepts.multi_layer import JointLayers
+from pellucid.concepts import (
+    Bootstrap,
+    ClassExplanation,
+    TCAVResult,
+    VisualTCAV,
+    class_rows,
+    compute_concept_maps,
+    tcav,
+    tcav_rows,
+    to_json,
+)
 from pellucid.data import read_image
 from pellucid.workflows.concept_cavs import CavsByLayer, concept_targets, describe_cavs, gather_cavs, make_explainers
 from pellucid.workflows.inputs import image_geometry, layer_labels
@@ -82,7 +90,7 @@ class ClassConcepts:
             "passes": {result.layer: vars(result.passes) for result in self.results},
             "rankings": rankings,
         }
-        whole: dict[str, Any] = plain({"about": about, "rows": list(global_rows(self.results))})
+        whole: dict[str, Any] = to_json({"about": about, "rows": list(class_rows(self.results))})
         return whole
 
 
@@ -103,7 +111,7 @@ class TCAVScores:
     def to_dict(self, **more: object) -> dict[str, Any]:
         """All numbers as plain JSON: "about", to which `more` is added, and tidy "rows"."""
         rows = list(tcav_rows(self.results, [str(file) for file in self.files]))
-        whole: dict[str, Any] = plain({"about": {**self.about, **more}, "rows": rows})
+        whole: dict[str, Any] = to_json({"about": {**self.about, **more}, "rows": rows})
         return whole
 
 
@@ -131,12 +139,11 @@ def explain_class(
     targets = concept_targets(classifier, options.target)
     cavs = gather_cavs(classifier, options) if cavs is None else cavs
     explainers = make_explainers(classifier, cavs, options)
-    results = global_explanations(
+    results = concepts.explain_class(
         explainers,
         list(map(Path, files)),
         targets,
-        hierarchical=options.hierarchical,
-        seed=options.seed,
+        bootstrap=Bootstrap(hierarchical=options.hierarchical, seed=options.seed),
         on_images=on_images,
     )
     return ClassConcepts(
@@ -189,7 +196,7 @@ def choose_examples(
 
     Args:
         classifier: made with `preprocess`; it reads the images again.
-        explainers, results: what `global_explanations` was given and returned, for files.
+        explainers, results: what `pellucid.concepts.explain_class` was given and returned, for files.
 
     Raises:
         ImageError: an image is not there any more.
@@ -204,7 +211,7 @@ def choose_examples(
     height, width = classifier.input_shape[1:]
     shrink = _LONG_SIDE / max(height, width)
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    chain = JointLayers([explainer.view for explainer in explainers])
+    layers = classifier.at_layers([explainer.view.layer for explainer in explainers])
     thumbnails: dict[int, Image.Image] = {}
     maps: dict[tuple[str, int], Tensor] = {}
     order = sorted(shown)
@@ -212,7 +219,7 @@ def choose_examples(
         images = [read_image(sources[n]) for n in indices]
         for n, image in zip(indices, images, strict=True):
             thumbnails[n] = _crop_as_seen(classifier, image, size)
-        activations = chain.activations(classifier.read(images))
+        activations = layers.activations(classifier.read(images))
         for explainer, activation in zip(explainers, activations, strict=True):
             concept_maps, _ = compute_concept_maps(activation, explainer.cavs)
             maps |= {(explainer.view.layer, n): own.cpu() for n, own in zip(indices, concept_maps, strict=True)}

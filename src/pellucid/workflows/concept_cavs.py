@@ -8,9 +8,18 @@ import torch
 from platformdirs import user_cache_path
 
 from pellucid.classifiers import Classifier
-from pellucid.concepts import CAV, ConceptSet, FitOptions, VisualTCAV, collect_sets, fit_layers, gram_matrix, load_cavs
-from pellucid.concepts.cav import check_cavs
-from pellucid.concepts.cav_store import cav_files
+from pellucid.concepts import (
+    CAV,
+    ConceptSet,
+    FitOptions,
+    VisualTCAV,
+    cav_files,
+    check_cavs,
+    collect_sets,
+    fit_cavs,
+    gram_matrix,
+    load_cavs,
+)
 from pellucid.errors import PellucidError
 from pellucid.results import library_versions
 from pellucid.synthetic import COLORS, TEXTURES
@@ -150,7 +159,7 @@ def _fit(
     views = {layer: classifier.at(layer) for layer in layers}
     sets, negatives = _collect(classifier, options, lambda name: on_stage(f"images: {name}"))
     on_stage(f"{len(sets)} concepts at {', '.join(views)}")
-    cavs = fit_layers(
+    cavs = fit_cavs(
         list(views.values()),
         sets,
         negatives,

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.classifiers import Classifier
-from pellucid.concepts import ConceptExplanation, VisualTCAV, explain_layers
-from pellucid.concepts.concept_table import cav_rows, local_rows, plain
+from pellucid.concepts import ConceptExplanation, VisualTCAV, cav_rows, concept_rows, explain_layers, to_json
 from pellucid.workflows.concept_cavs import CavsByLayer, concept_targets, describe_cavs, gather_cavs, make_explainers
 from pellucid.workflows.inputs import ImageFacts, layer_labels, read_input
 from pellucid.workflows.options import ExplainConceptsOptions
@@ -25,7 +24,7 @@ class ImageConcepts(ImageFacts):
 
     def rows(self) -> list[dict[str, Any]]:
         """A tidy table as plain JSON: one row per number."""
-        rows: list[dict[str, Any]] = plain(list(local_rows(self.explanations, [str(self.path)])))
+        rows: list[dict[str, Any]] = to_json(list(concept_rows(self.explanations, [str(self.path)])))
         return rows
 
     def facts(self) -> dict[str, object]:
@@ -56,7 +55,7 @@ class ConceptReport:
         """All numbers as plain JSON: "about", to which `more` is added, and tidy "rows"."""
         about = {**self.about, **more, "images": [image.facts() for image in self.images]}
         rows = [row for cavs in self.cavs.values() for row in cav_rows(cavs)]
-        whole: dict[str, Any] = plain({"about": about, "rows": rows})
+        whole: dict[str, Any] = to_json({"about": about, "rows": rows})
         whole["rows"] += [row for image in self.images for row in image.rows()]
         return whole
 

@@ -39,8 +39,8 @@ def render_class_page(report: ClassConcepts) -> str:
         classifier=report.about["classifier"]["name"],
         targets=targets,
         count=len(results[0].sources),
-        confidence=f"{100 * results[0].confidence:g} %",
-        hierarchical=results[0].hierarchical,
+        confidence=f"{100 * results[0].bootstrap.confidence:g} %",
+        hierarchical=results[0].bootstrap.hierarchical,
         thumbs={n: data_uri(image, "JPEG", quality=80) for n, image in examples.thumbnails.items()},
         aspect=f"{examples.size[0]} / {examples.size[1]}",
         first=examples.first,
@@ -179,7 +179,11 @@ def _provenance(report: ClassConcepts) -> dict[str, object]:
         "classifier": report.about["classifier"],
         "CAVs": {"estimator": cav.estimator, **cav.options},
         "Visual-TCAV": report.options,
-        "bootstrap": {"repeats": first.repeats, "seed": first.seed, "over CAVs too": first.hierarchical},
+        "bootstrap": {
+            "repeats": first.bootstrap.repeats,
+            "seed": first.bootstrap.seed,
+            "over CAVs too": first.bootstrap.hierarchical,
+        },
         "passes": {name.replace("_", " "): count for name, count in vars(passes).items() if count},
         "versions": library_versions(),
     }

@@ -7,8 +7,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from pellucid.concepts import ConceptExplanation, adjust_over_layers
-from pellucid.concepts.class_explanation import SEEN
+from pellucid.concepts import SEEN, ConceptExplanation, adjust_over_layers
 from pellucid.reports.concepts.parts import cosine_table, describe_gap, headline_without_evidence, quality_rows, verdict
 from pellucid.reports.shared.bars import Scale
 from pellucid.reports.shared.html import data_uri, frame, percent, render_html

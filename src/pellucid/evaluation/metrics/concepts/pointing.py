@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import BatchBudget, TargetLike, View, count_targets, image_batches
-from pellucid.concepts.cav import CAV, check_cavs
-from pellucid.concepts.concept_scores import compute_concept_maps
-from pellucid.concepts.evidence import gather_evidence
-from pellucid.concepts.reference_attribution import direction_weights
+from pellucid.concepts import CAV, check_cavs, compute_concept_maps, direction_weights, gather_evidence
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import (
     Grid,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import BatchLimits, Case, Passes, TargetLike, View, cases
-from pellucid.concepts.cav import CAV, check_cavs
-from pellucid.concepts.concept_maps import project
+from pellucid.concepts import CAV, check_cavs, project_activation
 from pellucid.errors import PellucidError
 from pellucid.statistics import spearman_matrix
 
@@ -114,7 +113,7 @@ def concept_amounts(activation: Tensor, cav: CAV) -> Tensor:
         what = "has length zero" if cav.is_pooled else "was fitted to flattened features"
         raise PellucidError(f"CAV {cav.name!r} {what}: there is nothing to take out of a cell")
     usual = float(cav.negative_features.double().mean(0) @ cav.direction.double()) / squared
-    return (project(activation, cav.direction) / squared - usual).relu()
+    return (project_activation(activation, cav.direction) / squared - usual).relu()
 
 
 def deletion_rank_correlation(attributions: Tensor, curves: ConceptCurves) -> Tensor:
