@@ -216,7 +216,9 @@ def judged(
     """
     tiers = knowledge_of(model)
     known = BackgroundKnowledge({name: tier for name, tier in tiers.tiers.items() if name in values.names})
-    options = DiscoveryOptions(bootstraps=plan.bootstraps, show=0.0, seed=seed)  # all pairs, for their confidence
+    options = DiscoveryOptions(
+        bootstraps=plan.bootstraps, show_threshold=0.0, seed=seed
+    )  # all pairs, for their confidence
     truth = truth_of(model, values.names)
     found: dict[str, Any] = {"rows": len(values)}
     for name, knowledge in (("with tiers", known), ("without tiers", None)):

@@ -143,7 +143,7 @@ def test_bad_requests_are_refused() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3, width=16), min_size=30, max_size=60, unique=True))
 def test_a_marginal_maps_to_normal_and_back(sample) -> None:
-    marginal = Marginal.of(sample)
+    marginal = Marginal.fit(sample)
     inside = np.linspace(min(sample) - 1, max(sample) + 1, 50)
     np.testing.assert_allclose(marginal.from_normal(marginal.to_normal(inside)), inside, rtol=1e-6, atol=1e-6)
 

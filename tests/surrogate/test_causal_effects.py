@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.causal.effects import effects, interaction
+from pellucid.surrogate.causal.effects import interaction, path_effects
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.mechanisms import FittedStructuralModel, hsic_p_value
 
@@ -25,7 +25,7 @@ def model() -> FittedStructuralModel:
 def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model) -> None:
     concepts = torch.from_numpy(linear())[:500]
     weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    found = effects(model, lambda w: w @ weights, concepts, "a", concepts[:, 0] + 1)
+    found = path_effects(model, lambda w: w @ weights, concepts, "a", concepts[:, 0] + 1)
     paths = {("a", "b"): 0.8 * 2, ("a", "c"): -0.4 * 3, ("a", "b", "c"): 0.8 * 0.5 * 3}
     assert found.direct.mean() == pytest.approx(1, abs=1e-6)
     assert found.total.mean() == pytest.approx(1 + sum(paths.values()), rel=0.05)
@@ -37,7 +37,7 @@ def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model) -> None:
 
 def test_total_is_always_direct_and_paths_and_remainder(model) -> None:
     concepts = torch.from_numpy(linear())[:50]
-    found = effects(model, lambda w: (w[:, 0] * w[:, 2]).tanh() + w[:, 1] ** 2, concepts, "a", 2.0)
+    found = path_effects(model, lambda w: (w[:, 0] * w[:, 2]).tanh() + w[:, 1] ** 2, concepts, "a", 2.0)
     torch.testing.assert_close(found.total, found.direct + sum(found.paths.values()) + found.remainder)
 
 

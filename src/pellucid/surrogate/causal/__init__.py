@@ -1,6 +1,6 @@
 """The causal graph of concepts: discovery, comparison, the fitted structural model and effects along paths."""
 
-from pellucid.surrogate.causal.compare import GraphDifference, GraphScore, difference, score_graph
+from pellucid.surrogate.causal.compare import GraphDifference, GraphScore, compare_graphs, score_graph
 from pellucid.surrogate.causal.discovery import CLASS_NODE, discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge, OrientationSource
 from pellucid.surrogate.causal.mechanisms import FittedStructuralModel, MechanismOptions
@@ -18,7 +18,7 @@ __all__ = [
     "GraphScore",
     "MechanismOptions",
     "OrientationSource",
-    "difference",
+    "compare_graphs",
     "discover",
     "rank_gaussianize",
     "score_graph",

@@ -1,4 +1,4 @@
-"""How far a graph is from the truth, and what two graphs tell differently."""
+"""How far a graph is from the truth, and how two graphs differ."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,11 +12,13 @@ class GraphScore:
     """A graph against the true one.
 
     Attributes:
-        precision, recall, f1: of the skeleton, in [0, 1]; 1 where there was nothing to find and nothing found.
-        hamming: structural Hamming distance: pairs of nodes whose edge is missing, too much, turned round or left
+        precision: Of the skeleton, in [0, 1]; 1 where no edge was found and there is none.
+        recall: Of the skeleton, in [0, 1]; 1 where there is no edge.
+        f1: Harmonic mean of the two.
+        hamming: Structural Hamming distance: pairs of nodes whose edge is missing, superfluous, reversed or left
             undecided where the truth is directed.
-        wrong: edges that claim an orientation against the truth.
-        undecided: true directed edges that were found and whose orientation is not claimed.
+        wrong: Edges that claim an orientation against the truth.
+        undecided: True directed edges that were found and whose orientation is not claimed.
     """
 
     precision: float
@@ -29,12 +31,13 @@ class GraphScore:
 
 @dataclass(frozen=True)
 class GraphDifference:
-    """What two graphs on the same nodes tell differently; edges are named as in the graph they come from.
+    """How two graphs on the same nodes differ; edges are named as in the graph they come from.
 
     Attributes:
-        only_first, only_second: edges that one graph has and the other lacks.
-        reoriented: pairs (first, second) that are adjacent in both and whose marks differ.
-        common: pairs that agree.
+        only_first: Edges that the first graph has and the second lacks.
+        only_second: Edges that the second graph has and the first lacks.
+        reoriented: Pairs (first, second) that are adjacent in both and whose marks differ.
+        common: Pairs that agree.
     """
 
     only_first: tuple[Edge, ...]
@@ -43,16 +46,16 @@ class GraphDifference:
     common: tuple[tuple[Edge, Edge], ...]
 
 
-def score_graph(found: CausalGraph, truth: CausalGraph) -> GraphScore:
+def score_graph(graph: CausalGraph, truth: CausalGraph) -> GraphScore:
     """Compare a graph with the true one, over the nodes of the truth; further nodes are left out.
 
     Raises:
-        PellucidError: when the found graph lacks a node of the truth.
+        PellucidError: The graph lacks a node of the truth.
     """
-    missing = sorted(set(truth.nodes) - set(found.nodes))
+    missing = sorted(set(truth.nodes) - set(graph.nodes))
     if missing:
         raise PellucidError(f"the graph has no node {missing}, which the true graph has")
-    pairs = [(truth.edge(*pair), found.edge(*pair)) for pair in combinations(truth.nodes, 2)]
+    pairs = [(truth.edge(*pair), graph.edge(*pair)) for pair in combinations(truth.nodes, 2)]
     both = [(true, guess) for true, guess in pairs if true and guess]
     true_count = sum(true is not None for true, _ in pairs)
     found_count = sum(guess is not None for _, guess in pairs)
@@ -68,22 +71,27 @@ def score_graph(found: CausalGraph, truth: CausalGraph) -> GraphScore:
     )
 
 
-def difference(first: CausalGraph, second: CausalGraph) -> GraphDifference:
-    """What two graphs on common nodes tell differently, over the nodes that both have."""
+def compare_graphs(first: CausalGraph, second: CausalGraph) -> GraphDifference:
+    """How two graphs differ, over the nodes that both have.
+
+    >>> first = CausalGraph(("a", "b"), (Edge("a", "b", "tail", "arrow"),))
+    >>> compare_graphs(first, CausalGraph(("a", "b"), ())).only_first[0].target
+    'b'
+    """
     shared = [name for name in first.nodes if name in second.nodes]
     only_first: list[Edge] = []
     only_second: list[Edge] = []
-    turned: list[tuple[Edge, Edge]] = []
+    reoriented: list[tuple[Edge, Edge]] = []
     common: list[tuple[Edge, Edge]] = []
     for pair in combinations(shared, 2):
-        one, other = first.edge(*pair), second.edge(*pair)
-        if one and other:
-            (common if _marks(one) == _marks(other) else turned).append((one, other))
-        elif one:
-            only_first.append(one)
+        edge, other = first.edge(*pair), second.edge(*pair)
+        if edge and other:
+            (common if _marks(edge) == _marks(other) else reoriented).append((edge, other))
+        elif edge:
+            only_first.append(edge)
         elif other:
             only_second.append(other)
-    return GraphDifference(tuple(only_first), tuple(only_second), tuple(turned), tuple(common))
+    return GraphDifference(tuple(only_first), tuple(only_second), tuple(reoriented), tuple(common))
 
 
 def _marks(edge: Edge) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Which concepts hang together, and in which direction the data (or the user) can say so."""
+"""Causal discovery: which concepts are joined, and in which direction where the data or the user identify it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,12 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pellucid.errors import PellucidError
 from pellucid.statistics import benjamini_hochberg
-from pellucid.surrogate.causal.graph import (
-    CausalGraph,
-    Edge,
-    EndMark,
-    OrientationSource,
-)
+from pellucid.surrogate.causal.graph import CausalGraph, Edge, EndMark, OrientationSource
 from pellucid.surrogate.causal.rank_normalize import rank_gaussianize, subtract_class_means
 from pellucid.surrogate.causal.search import (
     ARROW,
@@ -29,11 +24,12 @@ from pellucid.surrogate.causal.search import (
 )
 
 CLASS_NODE = "class"
+"""Name of the node that stands for the class label."""
 
 _NAMES: dict[int, EndMark] = {TAIL: "tail", ARROW: "arrow", 2: "circle"}
 _JITTER = 1e-6  # drawing rows again makes exact copies; kernels and covariances should not see them
 COPY_CORRELATION = 0.999
-"""Correlation of rank-Gaussianised columns from which one is a copy of the other."""
+"""Correlation of rank-Gaussianized columns from which one is a copy of the other."""
 
 _ROWS_PER_NODE = 10
 
@@ -49,25 +45,25 @@ def discover(
 ) -> CausalGraph:
     """The causal graph of columns, with bootstrap confidence on every edge and orientations only where identified.
 
-    Nodes are rank-Gaussianised first, so any increasing rescaling of a column gives the same graph. With `labels`, the
-    class is a root: class means are taken away before the search, and edges from the class to a node come from
-    Kruskal-Wallis tests, corrected by Benjamini and Hochberg. Of a single class there is nothing to take away.
+    Nodes are rank-Gaussianized first, so any increasing rescaling of a column gives the same graph. With `labels`, the
+    class is a root: class means are subtracted before the search, and edges from the class to a node come from
+    Kruskal-Wallis tests, corrected by Benjamini and Hochberg. A single class has no means to subtract.
 
     Args:
         values: (N, K), one row per image.
-        names: of the K columns.
+        names: Names of the K columns.
         labels: (N,) classes, or None.
-        knowledge: tiers, required and forbidden edges.
-        options: see `DiscoveryOptions`.
-        on_progress: called with (bootstraps done, bootstraps in all).
+        knowledge: Tiers, required and forbidden edges.
+        options: Method, test, level and bootstraps.
+        on_progress: Called with (bootstraps done, bootstraps in all).
 
     Raises:
-        MissingExtraError: without causal-learn.
-        PellucidError: for NaN, constant or copied columns, too few rows, or knowledge of unknown nodes.
+        MissingExtraError: causal-learn is not installed.
+        PellucidError: NaN, constant or copied columns, too few rows, or knowledge of unknown nodes.
     """
     options, knowledge = options or DiscoveryOptions(), knowledge or BackgroundKnowledge()
-    table = _checked(values, names, knowledge, options)
-    rows = _rows(len(table), options)
+    table = _check_table(values, names, knowledge, options)
+    rows = _draw_rows(len(table), options)
     normal = rank_gaussianize(table[rows], options.seed)
     classes = None if labels is None else np.asarray(labels)[rows]
     if classes is not None and len(np.unique(classes)) < 2:
@@ -76,10 +72,10 @@ def discover(
         normal = rank_gaussianize(subtract_class_means(normal, classes), options.seed)
     search = make_search(names, knowledge, options)
     marks = search(normal)
-    blind = make_search(names, BackgroundKnowledge(), options)(normal) if knowledge else marks
+    data_marks = make_search(names, BackgroundKnowledge(), options)(normal) if knowledge else marks
     adjacent, points = _bootstrap(normal, search, options, on_progress)
-    found = _Found(tuple(names), normal, marks, blind, adjacent, points)
-    edges = list(_edges(found, knowledge, options))
+    evidence = _Evidence(tuple(names), normal, marks, data_marks, adjacent, points)
+    edges = _make_edges(evidence, knowledge, options)
     nodes = tuple(names)
     if classes is not None:
         nodes = (CLASS_NODE, *nodes)
@@ -88,13 +84,13 @@ def discover(
     return CausalGraph(nodes, tuple(edges), provenance, _notes(labels is not None, classes is not None, options))
 
 
-def _checked(
+def _check_table(
     values: ArrayLike, names: Sequence[str], knowledge: BackgroundKnowledge, options: DiscoveryOptions
 ) -> Floats:
     table = np.asarray(values, dtype=np.float64)
     nodes = len(names)
     if table.ndim != 2 or table.shape[1] != nodes:
-        raise PellucidError(f"values of shape {table.shape} do not go with {nodes} names; wanted (N, {nodes})")
+        raise PellucidError(f"values of shape {table.shape} do not go with {nodes} names; expected (N, {nodes})")
     if len(set(names)) < nodes or CLASS_NODE in names:
         raise PellucidError(f"names of nodes must differ from each other and from {CLASS_NODE!r}; got {list(names)}")
     if len(table) < _ROWS_PER_NODE * nodes:
@@ -105,9 +101,9 @@ def _checked(
         if column.std() <= 1e-9 * np.abs(column).max():
             raise PellucidError(f"node {name!r} is constant: leave it out")
     normal = rank_gaussianize(table)
-    for one, other in combinations(range(nodes), 2):
-        if abs(np.corrcoef(normal[:, one], normal[:, other])[0, 1]) > COPY_CORRELATION:
-            raise PellucidError(f"nodes {names[one]!r} and {names[other]!r} are copies of each other: leave one out")
+    for i, j in combinations(range(nodes), 2):
+        if abs(np.corrcoef(normal[:, i], normal[:, j])[0, 1]) > COPY_CORRELATION:
+            raise PellucidError(f"nodes {names[i]!r} and {names[j]!r} are copies of each other: leave one out")
     if unknown := sorted(knowledge.names() - set(names)):
         raise PellucidError(f"background knowledge names {unknown}, which are no nodes ({list(names)})")
     if knowledge and options.method == "ges":
@@ -115,9 +111,9 @@ def _checked(
     return table
 
 
-def _rows(count: int, options: DiscoveryOptions) -> NDArray[np.int64]:
-    most = min(options.max_rows, options.kernel_rows) if options.test == "kci" else options.max_rows
-    chosen = np.random.default_rng(options.seed).permutation(count)[:most]
+def _draw_rows(count: int, options: DiscoveryOptions) -> NDArray[np.int64]:
+    count_used = min(options.max_rows, options.kernel_rows) if options.test == "kci" else options.max_rows
+    chosen = np.random.default_rng(options.seed).permutation(count)[:count_used]
     return np.sort(chosen)
 
 
@@ -125,7 +121,7 @@ def _bootstrap(
     normal: Floats,
     search: Callable[[Floats], EndMarks],
     options: DiscoveryOptions,
-    tell: Callable[[int, int], None] | None,
+    on_progress: Callable[[int, int], None] | None,
 ) -> tuple[Floats, Floats]:
     """Shares of bootstraps (K, K) in which two nodes are adjacent, and in which the row points to the column."""
     nodes = normal.shape[1]
@@ -136,8 +132,8 @@ def _bootstrap(
         marks = search(sample + _JITTER * random.standard_normal(sample.shape))
         adjacent += marks != 0
         points += _points(marks)
-        if tell:
-            tell(done + 1, options.bootstraps)
+        if on_progress:
+            on_progress(done + 1, options.bootstraps)
     with np.errstate(invalid="ignore"):  # no bootstraps: NaN
         return adjacent / options.bootstraps, points / options.bootstraps
 
@@ -147,52 +143,53 @@ def _points(marks: EndMarks) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the searches saw: marks with knowledge and without, and shares of bootstraps, all (K, K)."""
+class _Evidence:
+    """What the searches returned: marks with knowledge and from data alone, and shares of bootstraps, (K, K) each."""
 
     names: tuple[str, ...]
     normal: Floats
     marks: EndMarks
-    blind: EndMarks
+    data_marks: EndMarks
     adjacent: Floats
     points: Floats
 
 
-def _edges(found: _Found, knowledge: BackgroundKnowledge, options: DiscoveryOptions) -> "list[Edge]":
+def _make_edges(evidence: _Evidence, knowledge: BackgroundKnowledge, options: DiscoveryOptions) -> list[Edge]:
     edges = []
-    for i, j in combinations(range(len(found.names)), 2):
-        confidence = float(found.adjacent[i, j])
-        if not (confidence >= options.show if options.bootstraps else found.marks[i, j] != 0):
+    for i, j in combinations(range(len(evidence.names)), 2):
+        confidence = float(evidence.adjacent[i, j])
+        if not (confidence >= options.show_threshold if options.bootstraps else evidence.marks[i, j] != 0):
             continue
-        (at_source, at_target), ground = _orientation(found, i, j, knowledge, options)
+        (at_source, at_target), source = _orientation(evidence, i, j, knowledge, options)
         edge = Edge(
-            source=found.names[i],
-            target=found.names[j],
+            source=evidence.names[i],
+            target=evidence.names[j],
             source_mark=at_source,
             target_mark=at_target,
             confidence=confidence,
-            forward=float(found.points[i, j]),
-            backward=float(found.points[j, i]),
-            strength=_partial_correlation(found.normal, i, j, found.marks),
-            orientation_source=ground,
-            tentative=confidence < options.keep,
+            forward=float(evidence.points[i, j]),
+            backward=float(evidence.points[j, i]),
+            strength=_partial_correlation(evidence.normal, i, j, evidence.marks),
+            orientation_source=source,
+            tentative=confidence < options.firm_threshold,
         )
         edges.append(edge.reverse() if edge.reverse().directed else edge)
     return edges
 
 
 def _orientation(
-    found: _Found, i: int, j: int, knowledge: BackgroundKnowledge, options: DiscoveryOptions
+    evidence: _Evidence, i: int, j: int, knowledge: BackgroundKnowledge, options: DiscoveryOptions
 ) -> tuple[tuple[EndMark, EndMark], OrientationSource]:
-    """The marks at both ends that are claimed, and on what ground."""
+    """The marks at both ends that are claimed, and what identifies them."""
     forward: tuple[EndMark, EndMark] = ("tail", "arrow")
     for cause, effect, ends in ((i, j, forward), (j, i, forward[::-1])):
-        if knowledge.decides(found.names[cause], found.names[effect]):
+        if knowledge.decides(evidence.names[cause], evidence.names[effect]):
             return ends, "knowledge"
-        stable = not options.bootstraps or (found.points[cause, effect] >= options.keep * found.adjacent[cause, effect])
-        if _points(found.marks)[cause, effect] and stable:
-            return ends, "collider" if _points(found.blind)[cause, effect] else "knowledge"
-    marks = int(found.marks[i, j]), int(found.marks[j, i])
+        share = options.firm_threshold * evidence.adjacent[cause, effect]
+        stable = not options.bootstraps or evidence.points[cause, effect] >= share
+        if _points(evidence.marks)[cause, effect] and stable:
+            return ends, "collider" if _points(evidence.data_marks)[cause, effect] else "knowledge"
+    marks = int(evidence.marks[i, j]), int(evidence.marks[j, i])
     if options.method == "fci" and 0 not in marks and set(marks) != {TAIL, ARROW}:
         return (_NAMES[marks[0]], _NAMES[marks[1]]), "undecided"
     return ("tail", "tail"), "undecided"
@@ -203,14 +200,14 @@ def _partial_correlation(normal: Floats, i: int, j: int, marks: EndMarks) -> flo
     given = [k for k in range(len(marks)) if k not in (i, j) and (points[k, i] or points[k, j])]
     design = np.column_stack([np.ones(len(normal)), normal[:, given]])
     ends = normal[:, [i, j]]
-    left = ends - design @ np.linalg.lstsq(design, ends, rcond=None)[0]
-    return float(np.corrcoef(left.T)[0, 1])
+    residuals = ends - design @ np.linalg.lstsq(design, ends, rcond=None)[0]
+    return float(np.corrcoef(residuals.T)[0, 1])
 
 
 def _class_edges(table: Floats, names: Sequence[str], classes: NDArray[Any], alpha: float) -> list[Edge]:
     from scipy.stats import kruskal
 
-    groups = [classes == one for one in np.unique(classes)]
+    groups = [classes == label for label in np.unique(classes)]
     tests = [kruskal(*(column[group] for group in groups)) for column in table.T]
     corrected = benjamini_hochberg([test.pvalue for test in tests])
     # Epsilon squared, the share of the rank variance that the class explains.
@@ -237,12 +234,12 @@ def _provenance(options: DiscoveryOptions, knowledge: BackgroundKnowledge, rows:
     }
 
 
-def _notes(given: bool, with_class: bool, options: DiscoveryOptions) -> tuple[str, ...]:
-    notes = ["Nodes were rank-Gaussianised: a rescaling of a node cannot change this graph."]
+def _notes(labeled: bool, with_class: bool, options: DiscoveryOptions) -> tuple[str, ...]:
+    notes = ["Nodes were rank-Gaussianized: a rescaling of a node cannot change this graph."]
     if with_class:
-        notes.append("Edges between nodes hold within classes: class means were taken away.")
-    elif given:
+        notes.append("Edges between nodes hold within classes: class means were subtracted.")
+    elif labeled:
         notes.append("All images are of one class, so the class is no node.")
     if options.method != "fci":
-        notes.append("No hidden common causes are assumed; FCI tells where there may be one.")
+        notes.append("No hidden common causes are assumed; FCI shows where there may be one.")
     return tuple(notes)

@@ -19,12 +19,12 @@ class PathEffects:
     """The effect of setting one node, for each row, in units of the outcome.
 
     Attributes:
-        node: that is set.
-        total: (N,) with all descendants responding.
-        direct: (N,) the node alone.
-        paths: each directed path of two nodes or more that begins at the node -> (N,), the effect of what the last
+        node: The node that is set.
+        total: (N,), with all descendants responding.
+        direct: (N,), the node alone.
+        paths: Each directed path of two nodes or more that begins at the node -> (N,), the effect of what the last
             node of the path becomes when the change runs along this path alone, the node itself held.
-        remainder: (N,) total - direct - the sum over paths: what acts only together.
+        remainder: (N,), total - direct - the sum over paths: what acts only together.
     """
 
     node: str
@@ -38,7 +38,7 @@ class PathEffects:
         return torch.stack([effect for path, effect in self.paths.items() if path[-1] == node]).sum(0)
 
 
-def effects(
+def path_effects(
     model: FittedStructuralModel, outcome: Outcome, concepts: Tensor, node: str, value: float | Tensor
 ) -> PathEffects:
     """Total, direct and path effects of setting a node.
@@ -49,14 +49,22 @@ def effects(
     Source: Pearl, Causality (2009), section 4.5; Avin, Shpitser, Pearl (2005) for path-specific effects.
 
     Args:
-        model: the structural model of the concepts.
-        outcome: from concepts (N, K) to (N,).
+        model: The structural model of the concepts.
+        outcome: From concepts (N, K) to (N,).
         concepts: (N, K), columns in the order of the graph's nodes.
-        node: to be set.
-        value: to be set to, one or (N,).
+        node: The node to be set.
+        value: What it is set to, one or (N,).
 
     Raises:
-        PellucidError: when the node is no node of the graph.
+        PellucidError: The node is not a node of the graph.
+
+    >>> from pellucid.surrogate.causal import CausalGraph, Edge
+    >>> concepts = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    >>> graph = CausalGraph(("a", "b"), (Edge("a", "b", "tail", "arrow"),))
+    >>> model = FittedStructuralModel.fit(concepts, graph)
+    >>> effects = path_effects(model, lambda values: values.sum(1), concepts, "a", concepts[:, 0] + 1)
+    >>> round(float(effects.direct.mean()), 3), list(effects.paths)
+    (1.0, [('a', 'b')])
     """
     factual, do = _array(concepts), {node: _array(torch.as_tensor(value))}
     alone = _tensor(model.counterfactual(factual, do, through=()), concepts)
@@ -88,14 +96,15 @@ def interaction(outcome: Outcome, concepts: Tensor, first: tuple[int, float], se
     """The second difference (N,): what two changes do together beyond the sum of what each does alone.
 
     Args:
-        outcome: from concepts (N, K) to (N,).
+        outcome: From concepts (N, K) to (N,).
         concepts: (N, K).
-        first, second: column and the value it is set to.
+        first: Column and the value it is set to.
+        second: Another column and the value it is set to.
     """
-    one, other, both = concepts.clone(), concepts.clone(), concepts.clone()
-    one[:, first[0]] = both[:, first[0]] = first[1]
-    other[:, second[0]] = both[:, second[0]] = second[1]
-    return outcome(both) - outcome(one) - outcome(other) + outcome(concepts)
+    only_first, only_second, both = concepts.clone(), concepts.clone(), concepts.clone()
+    only_first[:, first[0]] = both[:, first[0]] = first[1]
+    only_second[:, second[0]] = both[:, second[0]] = second[1]
+    return outcome(both) - outcome(only_first) - outcome(only_second) + outcome(concepts)
 
 
 def _array(values: Tensor) -> Floats:

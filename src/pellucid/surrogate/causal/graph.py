@@ -1,17 +1,18 @@
-"""A causal graph that claims no more than is identified: edges with marks, confidence, strength and ground."""
+"""A causal graph that claims no more than is identified: edges with marks, confidence, strength and their source."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from math import nan
-from typing import Literal
+from typing import Any, Literal
 
 from pellucid.errors import PellucidError
 
 EndMark = Literal["tail", "arrow", "circle"]
 OrientationSource = Literal["knowledge", "collider", "intervention", "undecided"]
 
-_MOST_EXTENSIONS = 4096
+_MAX_EXTENSIONS = 4096
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,25 @@ class Edge:
     """An edge between two nodes.
 
     Attributes:
-        source, target: names of the nodes; a directed edge points from source to target.
-        source_mark, target_mark: what is known of each end; tail and arrow is a cause, two tails are undecided, two
-            arrows a hidden common cause, and a circle (of FCI) may be either.
-        confidence: share of bootstraps in which the two are adjacent, in [0, 1]; NaN without bootstraps.
-        forward, backward: share of bootstraps that point source -> target, and the other way.
-        strength: partial correlation of the rank-Gaussianised nodes given the nodes known to point into either, in
-            [-1, 1]; of an edge to the decision the move of the margin in its standard deviations, signed; for a class
+        source: Name of one node; a directed edge points from source to target.
+        target: Name of the other node.
+        source_mark: What is known of the source's end; tail and arrow is a cause, two tails are undecided, two arrows a
+            hidden common cause, and a circle (of FCI) may be either.
+        target_mark: What is known of the target's end.
+        confidence: Share of bootstraps in which the two are adjacent, in [0, 1]; NaN without bootstraps.
+        forward: Share of bootstraps that point source -> target.
+        backward: Share of bootstraps that point target -> source.
+        strength: Partial correlation of the rank-Gaussianized nodes given the nodes known to point into either, in
+            [-1, 1]; of an edge to the decision the change of the margin in its standard deviations, signed; for a class
             label, which has no sign, the share of variance it explains.
-        orientation_source: what identifies the orientation: the user's knowledge, a collider (and what follows from it
+        orientation_source: What identifies the orientation: the user's knowledge, a collider (and what follows from it
             by Meek's rules), an intervention, or nothing.
-        tentative: less confident than asked for a firm edge; drawn dashed.
-        p_value: of a test of this edge on its own, corrected for the number of edges tested; NaN if there was none.
+        tentative: Less confident than required for a firm edge; drawn dashed.
+        p_value: Of a test of this edge on its own, corrected for the number of edges tested; NaN if there was none.
+
+    >>> edge = Edge("thickness", "intensity", "tail", "arrow")
+    >>> print(edge, edge.directed, edge.undecided)
+    thickness → intensity True False
     """
 
     source: str
@@ -63,7 +71,7 @@ class Edge:
         return f"{self.source} {both} {self.target}"
 
     def has_arrow_at(self, end: str) -> bool:
-        """Whether there is an arrowhead at that end: it is no cause of the other."""
+        """Whether there is an arrowhead at that end: it does not cause the other."""
         return (self.source_mark if end == self.source else self.target_mark) == "arrow"
 
     @property
@@ -89,13 +97,17 @@ class CausalGraph:
     """Nodes and edges, with how they were found.
 
     Attributes:
-        nodes: names.
-        edges: at most one for each pair of nodes.
-        provenance: method, options, seeds, versions and numbers of samples, plainly typed.
-        notes: what a reader must know, in words.
+        nodes: Names.
+        edges: At most one for each pair of nodes.
+        provenance: Method, options, seeds, versions and numbers of samples, as JSON has them.
+        notes: What a reader must know, in words.
 
     Raises:
-        PellucidError: when an edge names an unknown node or a pair has two edges.
+        PellucidError: An edge names an unknown node, or a pair has two edges.
+
+    >>> graph = CausalGraph(("a", "b", "c"), (Edge("a", "b", "tail", "arrow"), Edge("b", "c")))
+    >>> graph.topological_order(), graph.parents("b"), [len(each.edges) for each in graph.extensions()]
+    (('a', 'c', 'b'), ('a',), [2])
     """
 
     nodes: tuple[str, ...]
@@ -110,30 +122,39 @@ class CausalGraph:
         if len({edge.pair for edge in self.edges}) < len(self.edges):
             raise PellucidError("a pair of nodes has more than one edge; merge them into one with two marks")
 
-    def edge(self, one: str, other: str) -> Edge | None:
-        """The edge of a pair, named from `one`, or None."""
+    @cached_property
+    def _arrows(self) -> Any:
+        """The directed edges alone, as a `networkx.DiGraph`."""
+        import networkx
+
+        arrows = networkx.DiGraph()
+        arrows.add_nodes_from(self.nodes)
+        arrows.add_edges_from((edge.source, edge.target) for edge in self.edges if edge.directed)
+        return arrows
+
+    def edge(self, node: str, other: str) -> Edge | None:
+        """The edge of a pair, named from `node`, or None."""
         for edge in self.edges:
-            if edge.pair == {one, other}:
-                return edge if edge.source == one else edge.reverse()
+            if edge.pair == {node, other}:
+                return edge if edge.source == node else edge.reverse()
         return None
 
     def parents(self, node: str) -> tuple[str, ...]:
         """The nodes that are known to cause this one directly, in the order of the nodes."""
-        known = {edge.source for edge in self.edges if edge.directed and edge.target == node}
-        return tuple(name for name in self.nodes if name in known)
+        causes = {edge.source for edge in self.edges if edge.directed and edge.target == node}
+        return tuple(name for name in self.nodes if name in causes)
 
     def children(self, node: str) -> tuple[str, ...]:
         """The nodes that this one is known to cause directly, in the order of the nodes."""
-        known = {edge.target for edge in self.edges if edge.directed and edge.source == node}
-        return tuple(name for name in self.nodes if name in known)
+        effects = {edge.target for edge in self.edges if edge.directed and edge.source == node}
+        return tuple(name for name in self.nodes if name in effects)
 
     def descendants(self, node: str) -> tuple[str, ...]:
         """All that this node is known to cause, directly or not, causes before effects."""
-        reached = {node}
-        for name in self.topological_order():
-            if reached.intersection(self.parents(name)):
-                reached.add(name)
-        return tuple(name for name in self.topological_order() if name in reached and name != node)
+        import networkx
+
+        reached = networkx.descendants(self._arrows, node)
+        return tuple(name for name in self.topological_order() if name in reached)
 
     def paths(self, node: str) -> Iterator[tuple[str, ...]]:
         """Every directed path that begins at a node, the node itself first."""
@@ -146,16 +167,15 @@ class CausalGraph:
         """Causes before effects.
 
         Raises:
-            PellucidError: when the directed edges make a cycle.
+            PellucidError: The directed edges make a cycle.
         """
-        placed: list[str] = []
-        while len(placed) < len(self.nodes):
-            free = [name for name in self.nodes if name not in placed and set(self.parents(name)) <= set(placed)]
-            if not free:
-                left = [name for name in self.nodes if name not in placed]
-                raise PellucidError(f"the directed edges among {left} make a cycle: orient one of them the other way")
-            placed += free
-        return tuple(placed)
+        import networkx
+
+        if not self.is_acyclic():
+            cycle = [source for source, _ in networkx.find_cycle(self._arrows)]
+            raise PellucidError(f"the directed edges among {cycle} make a cycle: orient one of them the other way")
+        generations = networkx.topological_generations(self._arrows)
+        return tuple(name for generation in generations for name in sorted(generation, key=self.nodes.index))
 
     def drop_nodes(self, names: Collection[str]) -> "CausalGraph":
         """The graph of the other nodes."""
@@ -163,14 +183,14 @@ class CausalGraph:
         return replace(self, nodes=nodes, edges=tuple(edge for edge in self.edges if edge.pair <= set(nodes)))
 
     def drop_tentative(self) -> "CausalGraph":
-        """The firm edges alone."""
+        """The graph of the firm edges."""
         return replace(self, edges=tuple(edge for edge in self.edges if not edge.tentative))
 
     def orient(self, choices: Mapping[str, str] | tuple[tuple[str, str], ...]) -> "CausalGraph":
         """The graph with cause -> effect pairs decided by the user, as knowledge.
 
         Raises:
-            PellucidError: when a pair has no edge, or one whose direction is decided or excluded.
+            PellucidError: A pair has no edge, or one whose direction is decided or excluded.
         """
         edges = {edge.pair: edge for edge in self.edges}
         for cause, effect in choices.items() if isinstance(choices, Mapping) else choices:
@@ -178,7 +198,7 @@ class CausalGraph:
             if edge is None:
                 raise PellucidError(f"no edge between {cause!r} and {effect!r} that could be oriented")
             if edge.reverse().directed:
-                raise PellucidError(f"{effect!r} -> {cause!r} is already decided; it cannot be turned round")
+                raise PellucidError(f"{effect!r} -> {cause!r} is already decided; it cannot be reversed")
             if edge.has_arrow_at(cause):
                 raise PellucidError(f"{edge} says that {cause!r} does not cause {effect!r}")
             decided = replace(edge, source_mark="tail", target_mark="arrow", orientation_source="knowledge")
@@ -196,43 +216,42 @@ class CausalGraph:
         edges form a circle, there is none.
 
         Raises:
-            PellucidError: when there are too many undecided edges to list them all.
+            PellucidError: There are too many undecided edges to list all orientations.
         """
         undecided = [edge for edge in self.edges if edge.undecided]
-        if 2 ** len(undecided) > _MOST_EXTENSIONS:
+        if 2 ** len(undecided) > _MAX_EXTENSIONS:
             raise PellucidError(
                 f"{len(undecided)} edges are undecided, too many to try all orientations: "
                 "give tiers or required edges as background knowledge"
             )
-        found = []
-        for turned in product((False, True), repeat=len(undecided)):
+        extensions = []
+        for reversals in product((False, True), repeat=len(undecided)):
             choices = tuple(
-                (edge.target, edge.source) if turn else (edge.source, edge.target)
-                for edge, turn in zip(undecided, turned, strict=True)
+                (edge.target, edge.source) if reverse else (edge.source, edge.target)
+                for edge, reverse in zip(undecided, reversals, strict=True)
             )
             if any(edge.has_arrow_at(cause) for edge, (cause, _) in zip(undecided, choices, strict=True)):
                 continue
             candidate = self.orient(choices)
             if candidate.is_acyclic():
-                found.append(candidate)
-        return tuple(one for one in found if one.unshielded_colliders() <= self.unshielded_colliders()) or tuple(found)
+                extensions.append(candidate)
+        allowed = self.unshielded_colliders()
+        return tuple(each for each in extensions if each.unshielded_colliders() <= allowed) or tuple(extensions)
 
     def is_acyclic(self) -> bool:
         """Whether the directed edges make no cycle."""
-        try:
-            self.topological_order()
-        except PellucidError:
-            return False
-        return True
+        import networkx
+
+        return bool(networkx.is_directed_acyclic_graph(self._arrows))
 
     def unshielded_colliders(self) -> set[tuple[frozenset[str], str]]:
         """Pairs of nodes that are not adjacent and point into the same third one."""
         return {
-            (frozenset((one, other)), node)
+            (frozenset((parent, other)), node)
             for node in self.nodes
-            for one in self.parents(node)
+            for parent in self.parents(node)
             for other in self.parents(node)
-            if one < other and self.edge(one, other) is None
+            if parent < other and self.edge(parent, other) is None
         }
 
     def to_graphml(self) -> str:

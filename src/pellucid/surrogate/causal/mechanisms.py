@@ -20,12 +20,12 @@ class MechanismOptions:
     """How mechanisms are fitted.
 
     Attributes:
-        knots: of the cubic splines of each cause, at its quantiles.
-        penalties: of the ridge, chosen among by leave-one-out.
-        folds: of the cross-fitting behind the diagnosis.
-        hsic_rows: rows of the independence test at most; its cost grows with their square.
-        hsic_permutations: its permutations.
-        seed: of folds and permutations.
+        knots: Knots of the cubic splines of each cause, at its quantiles.
+        penalties: Penalties of the ridge, chosen among by leave-one-out.
+        folds: Folds of the cross-fitting behind the diagnosis.
+        hsic_rows: Most rows of the independence test; its cost grows with their square.
+        hsic_permutations: Permutations of the independence test.
+        seed: Seed of folds and permutations.
     """
 
     knots: int = 5
@@ -41,9 +41,9 @@ class Diagnosis:
     """Whether a mechanism may be believed; all from rows it was not fitted on.
 
     Attributes:
-        r2: share of the node's variance (as a Gaussian) that its causes tell; 1 is all.
-        coverage: share of rows inside the middle 90 % of the noise; 0.9 is right.
-        hsic_p: p-value of independence of noise and causes; small says the mechanism misses something.
+        r2: Share of the node's variance (as a Gaussian) that its causes explain; 1 is all.
+        coverage: Share of rows inside the middle 90 % of the noise; 0.9 is right.
+        hsic_p: P-value of independence of noise and causes; small says the mechanism misses something.
     """
 
     r2: float
@@ -60,11 +60,19 @@ class FittedStructuralModel:
     """Nodes of a directed graph as z_j = h_j(z of its causes) + noise, on rank-Gaussian scales.
 
     Attributes:
-        graph: directed and acyclic.
-        marginals: of each node, in the order of the graph's nodes.
+        graph: Directed and acyclic.
+        marginals: Distribution of each node, in the order of the graph's nodes.
         mechanisms: h_j of each node that has causes.
         rows: (N, K) on the Gaussian scale, what the mechanisms were fitted on.
-        options: that made it.
+        options: How it was fitted.
+
+    >>> from pellucid.surrogate.causal import CausalGraph, Edge
+    >>> values = np.random.default_rng(0).standard_normal((200, 2)).cumsum(1)
+    >>> graph = CausalGraph(("a", "b"), (Edge("a", "b", "tail", "arrow"),))
+    >>> model = FittedStructuralModel.fit(values, graph)
+    >>> changed = model.counterfactual(values, {"a": values[:, 0] + 1})
+    >>> round(float((changed - values)[:, 1].mean()))
+    1
     """
 
     graph: CausalGraph
@@ -77,10 +85,15 @@ class FittedStructuralModel:
     def fit(
         cls, values: ArrayLike, graph: CausalGraph, options: MechanismOptions | None = None
     ) -> "FittedStructuralModel":
-        """Fit the mechanisms of a graph to data (N, K), columns in the order of the graph's nodes.
+        """Fit the mechanisms of a graph to data.
+
+        Args:
+            values: (N, K), columns in the order of the graph's nodes.
+            graph: Directed and acyclic.
+            options: How the mechanisms are fitted.
 
         Raises:
-            PellucidError: when an edge is undecided, the graph has a cycle or the data do not fit it.
+            PellucidError: An edge is undecided, the graph has a cycle or the data do not fit it.
         """
         options = options or MechanismOptions()
         table = np.asarray(values, dtype=np.float64)
@@ -88,8 +101,8 @@ class FittedStructuralModel:
             raise PellucidError(
                 f"values of shape {table.shape} do not go with the {len(graph.nodes)} nodes of the graph"
             )
-        _refuse_undecided(graph)
-        marginals = tuple(Marginal.of(column) for column in table.T)
+        _check_orientations(graph)
+        marginals = tuple(Marginal.fit(column) for column in table.T)
         normal = _to_normal(marginals, table)
         mechanisms = {}
         for node in graph.topological_order():
@@ -99,7 +112,7 @@ class FittedStructuralModel:
 
     @cached_property
     def diagnosis(self) -> Mapping[str, Diagnosis]:
-        """Of each mechanism, computed when first asked for: it takes longer than the fit."""
+        """Diagnosis of each mechanism, computed at first use: it takes longer than the fit."""
         return {
             node: _diagnose(*_causes_and_effect(self.graph, node, self.rows), self.options) for node in self.mechanisms
         }
@@ -121,14 +134,14 @@ class FittedStructuralModel:
 
         Args:
             values: (N, K), in the units of the nodes.
-            do: node -> a value, or one per row (N,).
-            through: nodes that may respond; None for all descendants. Others are held where they were.
+            do: Node -> a value, or one per row (N,).
+            through: Nodes that may respond; None for all descendants. Others are held where they were.
 
         Returns:
             (N, K).
 
         Raises:
-            PellucidError: when `do` names something that is no node.
+            PellucidError: `do` names something that is not a node.
         """
         before = np.asarray(values, dtype=np.float64)
         if unknown := sorted(set(do) - set(self.graph.nodes)):
@@ -145,11 +158,11 @@ class FittedStructuralModel:
     def _response(self, node: str, before: Floats, after: Floats) -> Floats:
         column, causes = self.graph.nodes.index(node), self._causes(node)
         marginals = [self.marginals[cause] for cause in causes]
-        moved = self.mechanisms[node].predict(_to_normal(marginals, after[:, causes]))
-        stayed = self.mechanisms[node].predict(_to_normal(marginals, before[:, causes]))
-        own = self.marginals[column]
-        changed = own.from_normal(own.to_normal(before[:, column]) + moved - stayed)
-        return np.where(moved == stayed, before[:, column], changed)
+        after_mean = self.mechanisms[node].predict(_to_normal(marginals, after[:, causes]))
+        before_mean = self.mechanisms[node].predict(_to_normal(marginals, before[:, causes]))
+        marginal = self.marginals[column]
+        changed = marginal.from_normal(marginal.to_normal(before[:, column]) + after_mean - before_mean)
+        return np.where(after_mean == before_mean, before[:, column], changed)
 
     def _causes(self, node: str) -> list[int]:
         return _columns(self.graph, self.graph.parents(node))
@@ -159,6 +172,16 @@ def hsic_p_value(first: ArrayLike, second: ArrayLike, *, permutations: int = 200
     """Permutation p-value of the independence of two samples (N, D1) and (N, D2).
 
     Source: Gretton et al. (2008), biased statistic, Gaussian kernels with the median distance as width.
+
+    Args:
+        first: (N, D1).
+        second: (N, D2).
+        permutations: Number of permutations.
+        seed: Seed of the permutations.
+
+    >>> sample = np.linspace(-1, 1, 40)
+    >>> hsic_p_value(sample, sample**2, permutations=50) < 0.05
+    True
     """
     from scipy.spatial.distance import pdist, squareform
 
@@ -166,20 +189,20 @@ def hsic_p_value(first: ArrayLike, second: ArrayLike, *, permutations: int = 200
         distances = squareform(pdist(np.atleast_2d(np.asarray(sample, dtype=np.float64).T).T, "sqeuclidean"))
         return np.asarray(np.exp(-distances / np.median(distances[distances > 0])))
 
-    one, other = kernel(first), kernel(second)
-    centered = one - one.mean(0) - one.mean(1)[:, None] + one.mean()
+    first_kernel, second_kernel = kernel(first), kernel(second)
+    centered = first_kernel - first_kernel.mean(0) - first_kernel.mean(1)[:, None] + first_kernel.mean()
     random = np.random.default_rng(seed)
-    seen = float((centered * other).sum())
-    orders = (random.permutation(len(other)) for _ in range(permutations))
-    null = [float((centered * other[np.ix_(order, order)]).sum()) for order in orders]
-    return (1 + sum(value >= seen for value in null)) / (1 + permutations)
+    statistic = float((centered * second_kernel).sum())
+    orders = (random.permutation(len(second_kernel)) for _ in range(permutations))
+    null = [float((centered * second_kernel[np.ix_(order, order)]).sum()) for order in orders]
+    return (1 + sum(value >= statistic for value in null)) / (1 + permutations)
 
 
-def _refuse_undecided(graph: CausalGraph) -> None:
+def _check_orientations(graph: CausalGraph) -> None:
     open_edges = [f"{edge.source} - {edge.target}" for edge in graph.edges if not edge.directed]
     if open_edges:
         raise PellucidError(
-            f"the direction of {open_edges} is not identified: orient them with graph.oriented({{cause: effect}}), "
+            f"the direction of {open_edges} is not identified: orient them with graph.orient({{cause: effect}}), "
             "or report the range over graph.extensions()"
         )
     graph.topological_order()

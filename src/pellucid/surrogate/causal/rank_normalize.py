@@ -1,4 +1,4 @@
-"""Ranks as Gaussians: a learned concept has an arbitrary monotone scale, and what is found must not depend on it."""
+"""Ranks as Gaussians: a learned concept has an arbitrary monotone scale, and a graph must not depend on it."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,13 @@ def rank_gaussianize(values: ArrayLike, seed: int = 0) -> Floats:
 
     Args:
         values: (N, K).
-        seed: of the order among equal values.
+        seed: Seed of the order among equal values.
 
     Returns:
         (N, K), invariant to any increasing transformation of a column.
+
+    >>> rank_gaussianize([[1.0], [100.0], [3.0]]).round(2).T
+    array([[-0.97,  0.97,  0.  ]])
     """
     from scipy.special import ndtri
 
@@ -35,7 +38,11 @@ def rank_gaussianize(values: ArrayLike, seed: int = 0) -> Floats:
 
 
 def subtract_class_means(values: Floats, labels: ArrayLike) -> Floats:
-    """What is left of each column (N, K) when the mean of its class is taken away."""
+    """Each column (N, K) without the mean of its class.
+
+    >>> subtract_class_means(np.array([[1.0], [3.0], [7.0]]), ["a", "a", "b"]).T
+    array([[-1.,  1.,  0.]])
+    """
     _, rows = np.unique(np.asarray(labels), return_inverse=True)
     sums = np.zeros((rows.max() + 1, values.shape[1]))
     np.add.at(sums, rows, values)
@@ -49,17 +56,21 @@ class Marginal:
     Attributes:
         values: (Q,) increasing quantiles of the node, in its unit.
         normals: (Q,) the standard normal quantiles they stand at, increasing.
+
+    >>> marginal = Marginal.fit([1.0, 2.0, 4.0])
+    >>> marginal.to_normal(2.0), marginal.from_normal(0.0)
+    (array(0.), array(2.))
     """
 
     values: Floats
     normals: Floats
 
     @classmethod
-    def of(cls, sample: ArrayLike) -> "Marginal":
+    def fit(cls, sample: ArrayLike) -> "Marginal":
         """The marginal of a sample (N,).
 
         Raises:
-            PellucidError: when the sample is constant.
+            PellucidError: The sample is constant.
         """
         from scipy.special import ndtri
 

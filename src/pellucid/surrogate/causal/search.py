@@ -1,4 +1,4 @@
-"""The search itself: causal-learn's PC, FCI and GES as functions from a table to marks."""
+"""The search itself: causal-learn's PC, FCI and GES as functions from a table to end marks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from pellucid.errors import MissingExtraError, PellucidError
 
 Floats = NDArray[np.float64]
-EndMarks = NDArray[
-    np.int64
-]  # (K, K), as causal-learn writes them: [i, j] is the mark at i of the edge i - j, 0 for none
+EndMarks = NDArray[np.int64]
+"""(K, K), as causal-learn writes them: [i, j] is the mark at i of the edge i - j, 0 for none."""
 Search = Callable[[Floats], EndMarks]
 
 TAIL, ARROW = -1, 1
@@ -25,9 +24,12 @@ class BackgroundKnowledge:
     """What the user knows beforehand.
 
     Attributes:
-        tiers: name -> tier; a node never causes one of a lower tier. Nodes that are not named are free.
+        tiers: Name -> tier; a node never causes one of a lower tier. Nodes that are not named are free.
         required: (cause, effect) pairs that are so, if the data join them at all.
         forbidden: (cause, effect) pairs that cannot be.
+
+    >>> BackgroundKnowledge({"thickness": 0, "intensity": 1}).decides("thickness", "intensity")
+    True
     """
 
     tiers: Mapping[str, int] = field(default_factory=dict)
@@ -38,7 +40,7 @@ class BackgroundKnowledge:
         return bool(self.tiers or self.required or self.forbidden)
 
     def names(self) -> set[str]:
-        """All nodes that are spoken of."""
+        """All nodes that the knowledge is about."""
         return set(self.tiers) | {name for pair in (*self.required, *self.forbidden) for name in pair}
 
     def decides(self, cause: str, effect: str) -> bool:
@@ -49,26 +51,29 @@ class BackgroundKnowledge:
 
 @dataclass(frozen=True)
 class DiscoveryOptions:
-    """How edges are looked for.
+    """How edges are searched for.
 
     Attributes:
-        method: "pc" (stable PC), "fci" (allows hidden common causes) or "ges" (score based, no knowledge).
-        test: "fisherz" on rank-Gaussianised nodes, or "kci", a kernel test, for at most `kernel_rows` rows.
-        alpha: level of each independence test.
-        bootstraps: resamples of the rows; 0 leaves the confidences NaN.
-        keep: share of bootstraps from which an edge is firm, and its orientation claimed.
-        show: share from which an edge is shown at all.
-        max_rows: rows used at most, drawn without replacement.
-        kernel_rows: the same for "kci", whose cost grows with the cube of the rows.
-        seed: of rows, ties and bootstraps.
+        method: "pc" (stable PC), "fci" (allows hidden common causes) or "ges" (score based, no background knowledge).
+        test: "fisherz" on rank-Gaussianized nodes, or "kci", a kernel test, for at most `kernel_rows` rows.
+        alpha: Level of each independence test, in (0, 1).
+        bootstraps: Resamples of the rows, 0 or more; 0 leaves the confidences NaN.
+        firm_threshold: Share of bootstraps from which an edge is firm and its orientation claimed, in [0, 1].
+        show_threshold: Share of bootstraps from which an edge is shown at all, from 0 to `firm_threshold`.
+        max_rows: Most rows used, drawn without replacement.
+        kernel_rows: Most rows used by "kci", whose cost grows with the cube of the rows.
+        seed: Seed of rows, ties and bootstraps.
+
+    >>> DiscoveryOptions(bootstraps=10).method
+    'pc'
     """
 
     method: Literal["pc", "fci", "ges"] = "pc"
     test: Literal["fisherz", "kci"] = "fisherz"
     alpha: float = 0.01
     bootstraps: int = 50
-    keep: float = 0.7
-    show: float = 0.3
+    firm_threshold: float = 0.7
+    show_threshold: float = 0.3
     max_rows: int = 5000
     kernel_rows: int = 600
     seed: int = 0
@@ -78,19 +83,24 @@ class DiscoveryOptions:
             raise PellucidError(f"method {self.method!r} is unknown; choose 'pc', 'fci' or 'ges'")
         if self.test not in ("fisherz", "kci"):
             raise PellucidError(f"test {self.test!r} is unknown; choose 'fisherz' or 'kci'")
-        if not 0 < self.alpha < 1 or not 0 <= self.show <= self.keep <= 1 or self.bootstraps < 0:
-            raise PellucidError("wanted 0 < alpha < 1, 0 <= show <= keep <= 1 and bootstraps >= 0")
+        if not 0 < self.alpha < 1 or not 0 <= self.show_threshold <= self.firm_threshold <= 1 or self.bootstraps < 0:
+            raise PellucidError("needed: 0 < alpha < 1, 0 <= show_threshold <= firm_threshold <= 1, bootstraps >= 0")
 
 
 def make_search(names: Sequence[str], knowledge: BackgroundKnowledge, options: DiscoveryOptions) -> Search:
-    """The chosen search as a function from a table (N, K) of named columns to marks (K, K).
+    """The chosen search as a function from a table (N, K) of named columns to end marks (K, K).
+
+    Args:
+        names: Names of the columns.
+        knowledge: Tiers, required and forbidden edges.
+        options: Method, test and level.
 
     Raises:
-        MissingExtraError: without causal-learn.
+        MissingExtraError: causal-learn is not installed.
     """
     pc, fci, ges, background = _causal_learn()
 
-    def known() -> Any:
+    def prior() -> Any:
         return background(names, knowledge) if knowledge else None
 
     def by_pc(data: Floats) -> EndMarks:
@@ -102,7 +112,7 @@ def make_search(names: Sequence[str], knowledge: BackgroundKnowledge, options: D
             True,
             1,
             3,
-            background_knowledge=known(),
+            background_knowledge=prior(),
             node_names=list(names),
             show_progress=False,
         )
@@ -113,7 +123,7 @@ def make_search(names: Sequence[str], knowledge: BackgroundKnowledge, options: D
             data,
             options.test,
             options.alpha,
-            background_knowledge=known(),
+            background_knowledge=prior(),
             node_names=list(names),
             show_progress=False,
         )
@@ -122,11 +132,11 @@ def make_search(names: Sequence[str], knowledge: BackgroundKnowledge, options: D
     def by_ges(data: Floats) -> EndMarks:
         return np.asarray(ges(data, "local_score_BIC")["G"].graph)
 
-    chosen = {"pc": by_pc, "fci": by_fci, "ges": by_ges}[options.method]
+    search = {"pc": by_pc, "fci": by_fci, "ges": by_ges}[options.method]
 
     def quietly(data: Floats) -> EndMarks:
         with redirect_stdout(StringIO()):  # FCI prints each orientation
-            return chosen(data).astype(np.int64)
+            return search(data).astype(np.int64)
 
     return quietly
 
@@ -147,14 +157,14 @@ def _causal_learn() -> tuple[Any, Any, Any, Callable[[Sequence[str], BackgroundK
 
     def background(names: Sequence[str], knowledge: BackgroundKnowledge) -> Any:
         nodes = {name: GraphNode(name) for name in names}
-        told = KnowledgeForLearner()
+        converted = KnowledgeForLearner()
         for name, tier in knowledge.tiers.items():
-            told.add_node_to_tier(nodes[name], tier)
+            converted.add_node_to_tier(nodes[name], tier)
         for cause, effect in knowledge.required:
-            told.add_required_by_node(nodes[cause], nodes[effect])
-            told.add_forbidden_by_node(nodes[effect], nodes[cause])
+            converted.add_required_by_node(nodes[cause], nodes[effect])
+            converted.add_forbidden_by_node(nodes[effect], nodes[cause])
         for cause, effect in knowledge.forbidden:
-            told.add_forbidden_by_node(nodes[cause], nodes[effect])
-        return told
+            converted.add_forbidden_by_node(nodes[cause], nodes[effect])
+        return converted
 
     return pc, fci, ges, background

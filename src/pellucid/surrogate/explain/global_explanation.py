@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.causal.compare import GraphDifference, difference
+from pellucid.surrogate.causal.compare import GraphDifference, compare_graphs
 from pellucid.surrogate.causal.discovery import COPY_CORRELATION, discover
 from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.causal.rank_normalize import rank_gaussianize
@@ -62,7 +62,7 @@ class GlobalExplanation:
     @cached_property
     def difference(self) -> GraphDifference | None:
         """How the two graphs differ over contexts that both can have; None without a data graph."""
-        return None if self.data is None else difference(self.data, self.perceived.drop_nodes(self.unread))
+        return None if self.data is None else compare_graphs(self.data, self.perceived.drop_nodes(self.unread))
 
 
 def explain_globally(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.causal.effects import PathEffects, effects, interaction
+from pellucid.surrogate.causal.effects import PathEffects, interaction, path_effects
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.mechanisms import FittedStructuralModel
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch
@@ -213,7 +213,7 @@ def _effect(
     column = models[0].graph.nodes.index(name)
     value = concepts[:, column] + reference.concept_coordinates()[:, column].std()
     outcome = batch.outcome(classes)
-    found: list[PathEffects] = [effects(model, outcome, concepts, name, value) for model in models]
+    found: list[PathEffects] = [path_effects(model, outcome, concepts, name, value) for model in models]
     totals = [float(one.total) for one in found]
     changed = concepts.clone()
     changed[:, column] = value
