@@ -93,7 +93,7 @@ def test_every_spelling_of_a_relu_is_guided(relu: object) -> None:
     with guided:
         found = grads(relu, x)
     assert found.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0, 5.0]
-    assert guided.met == 1
+    assert guided.count == 1
     assert grads(relu, x).tolist() == [1.0, -1.0, 0.0, 0.0, -4.0, 5.0]
 
 
@@ -124,7 +124,7 @@ def test_the_forward_pass_of_guided_relus_is_unchanged() -> None:
 def test_a_hardtanh_that_lets_negative_values_pass_is_no_relu() -> None:
     with GuidedReLUs() as guided:
         assert grads(nn.Hardtanh(-1, 6), torch.full((6,), -0.5)).tolist() == [1.0, -1.0, 2.0, 3.0, -4.0, 5.0]
-    assert guided.met == 0
+    assert guided.count == 0
 
 
 def test_nothing_stays_guided_after_an_error() -> None:

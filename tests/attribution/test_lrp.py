@@ -99,9 +99,9 @@ def test_every_bit_of_relevance_is_accounted_for() -> None:
     chosen = composites(0.1, 0.25, 1e-6)["epsilon_plus"]
     start = torch.randn(3, 1, CLASSES, dtype=torch.float64)
     relevance = Propagation(view.suffix, inputs, RuleMap(chosen))(start)
-    assert float(relevance.side_inputs.abs().max()) > 0
+    assert float(relevance.to_side_inputs.abs().max()) > 0
     assert float(relevance.absorbed["narrow"].abs().max()) > 0
-    found = relevance.values.flatten(2).sum(2) + relevance.side_inputs + sum(relevance.absorbed.values())
+    found = relevance.values.flatten(2).sum(2) + relevance.to_side_inputs + sum(relevance.absorbed.values())
     torch.testing.assert_close(found, start.sum(2))
     assert set(relevance.absorbed) == {"head", "mean", "narrow", "add", "bn"}
 

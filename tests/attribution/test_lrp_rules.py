@@ -20,7 +20,7 @@ from pellucid.attribution.lrp.rules import (
     ZBox,
     ZPlus,
     epsilon_share,
-    stabilised_quotient,
+    stabilized_quotient,
     vjp_routing,
 )
 from pellucid.errors import LayerError, PellucidError
@@ -59,8 +59,8 @@ def matrix(shape: Shape, weight: Tensor) -> Tensor:
 
 
 def divide(contributions: Tensor, denominators: Tensor, relevance: Tensor) -> Tensor:
-    stabilised = denominators + STABILIZER * signs(denominators)
-    return sum(c * r / d for c, r, d in zip(contributions, relevance, stabilised, strict=True))  # over outputs
+    stabilized = denominators + STABILIZER * signs(denominators)
+    return sum(c * r / d for c, r, d in zip(contributions, relevance, stabilized, strict=True))  # over outputs
 
 
 def by_epsilon(z: Tensor, b: Tensor, r: Tensor, **_: Tensor) -> Tensor:
@@ -158,12 +158,12 @@ def test_rules_refuse_parameters_that_have_no_meaning(make: Callable[[], Rule]) 
 
 
 def test_without_a_stabiliser_an_output_of_zero_passes_nothing_on() -> None:
-    quotient = stabilised_quotient(torch.tensor([3.0, 3.0, 3.0]), torch.tensor([0.0, -2.0, 4.0]), 0.0)
+    quotient = stabilized_quotient(torch.tensor([3.0, 3.0, 3.0]), torch.tensor([0.0, -2.0, 4.0]), 0.0)
     assert quotient.tolist() == [0.0, -1.5, 0.75]
 
 
 def test_the_stabiliser_moves_denominators_away_from_zero() -> None:
-    quotient = stabilised_quotient(torch.ones(3), torch.tensor([0.0, -1.0, 1.0]), 0.5)
+    quotient = stabilized_quotient(torch.ones(3), torch.tensor([0.0, -1.0, 1.0]), 0.5)
     torch.testing.assert_close(quotient, torch.tensor([2.0, -1 / 1.5, 1 / 1.5]))
 
 

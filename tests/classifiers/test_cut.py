@@ -111,7 +111,9 @@ def test_a_plain_tensor_is_enough_where_nothing_else_crosses_and_a_clear_error_e
         if not view.side_input_names:
             assert torch.equal(view.logits(plain), view.logits(activation)), view.layer
             continue
-        with pytest.raises(LayerError, match=r"cross the cut at .* pass carried=a\.carried\.rows\(index\)") as caught:
+        with pytest.raises(
+            LayerError, match=r"cross the cut at .* pass side_inputs=a\.side_inputs\.rows\(index\)"
+        ) as caught:
             view.logits(plain)
         assert all(crossing in str(caught.value) for crossing in view.side_input_names)
 

@@ -1,4 +1,4 @@
-"""What a view gives and takes: maps of every layout, types, carried values, errors."""
+"""What a view gives and takes: maps of every layout, types, side inputs, errors."""
 
 import pytest
 import torch
@@ -178,7 +178,7 @@ def test_images_of_other_float_types_are_converted() -> None:
     torch.testing.assert_close(view.logits(view.activation(x).double()), reference("residual")(x.float()))
 
 
-# --- Activations and what is carried
+# --- Activations and their side inputs
 
 
 def test_what_is_computed_from_an_activation_is_a_plain_tensor() -> None:
@@ -195,17 +195,17 @@ def test_an_activation_that_is_no_map_is_a_clear_error(activation: Tensor) -> No
         classifier("residual").at("layer2").logits(activation)
 
 
-def test_carried_values_of_another_number_of_rows_are_a_clear_error() -> None:
+def test_side_inputs_of_another_number_of_rows_are_a_clear_error() -> None:
     view = classifier("residual").at("layer1.0.conv1")
     activation = view.activation(images("residual"))
-    with pytest.raises(LayerError, match="2 rows of activation were given with carried values of 3"):
+    with pytest.raises(LayerError, match="2 rows of activation were given with side inputs of 3"):
         view.logits(activation[:2], activation.side_inputs)
 
 
-def test_carried_values_of_another_layer_are_a_clear_error() -> None:
+def test_side_inputs_of_another_layer_are_a_clear_error() -> None:
     clf, x = classifier("residual"), images("residual")
     one, other = clf.at("layer1.0.conv1"), clf.at("layer1.1.conv1")
-    with pytest.raises(LayerError, match=r"carried values \(relu\) are not those .* belong to another layer"):
+    with pytest.raises(LayerError, match=r"side inputs \(relu\) are not those .* belong to another layer"):
         other.logits(one.activation(x))
     with pytest.raises(LayerError, match=r"cross the cut at 'layer1' \(none\)"):
         clf.at("layer1").logits(one.activation(x))

@@ -88,7 +88,7 @@ def test_a_misfit_names_missing_unexpected_and_misshaped_tensors_and_changes_not
     text = str(caught.value)
     assert "1 missing (4.bias)" in text
     assert "1 unexpected (head.scale)" in text
-    assert "1 of another shape (0.weight is (5, 3, 1, 1), wanted (5, 3, 3, 3))" in text
+    assert "1 of another shape (0.weight is (5, 3, 1, 1), expected (5, 3, 3, 3))" in text
     assert same(module.state_dict(), before)
 
 
@@ -187,10 +187,10 @@ def test_tensors_are_copied_by_order_under_other_names() -> None:
 def test_copying_by_order_names_the_first_tensor_that_does_not_fit() -> None:
     module = network()
     state = {f"theirs{index}": tensor for index, tensor in enumerate(module.state_dict().values())}
-    with pytest.raises(ModelError, match="has 8 tensors, wanted 9"):
+    with pytest.raises(ModelError, match="has 8 tensors, expected 9"):
         copy_in_order(module, dict(list(state.items())[:-1]), "a test")
     state["theirs3"], state["theirs7"] = torch.zeros(6), torch.zeros(1, 1)
-    with pytest.raises(ModelError, match=r"theirs3 is \(6,\), wanted \(5,\) for 1\.bias"):
+    with pytest.raises(ModelError, match=r"theirs3 is \(6,\), expected \(5,\) for 1\.bias"):
         copy_in_order(module, state, "a test")
 
 

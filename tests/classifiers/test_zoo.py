@@ -233,7 +233,7 @@ def test_weights_are_loaded_into_the_module_of_a_factory(factories: str, tmp_pat
     ("factory", "complaint"),
     [
         ("nowhere", "AttributeError.*nowhere"),
-        ("number", "returns a int, wanted an nn.Module"),
+        ("number", "returns a int, expected an nn.Module"),
         ("needs_an_argument", "TypeError.*callable without arguments"),
         ("fails", r"RuntimeError: first line\)"),
         ("fails_with_a_message_of_pellucid", "^a message of its own$"),

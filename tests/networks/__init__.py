@@ -21,7 +21,7 @@ UNTRACEABLE = {
 
 def input_shape(name: str) -> tuple[int, int, int]:
     """(C, H, W) of the images that the network is made for."""
-    return (1, 32, 32) if name == "grey" else (3, 32, 32)
+    return (1, 32, 32) if name == "gray" else (3, 32, 32)
 
 
 def images(name: str, count: int = 3, seed: int = 0) -> Tensor:

@@ -65,7 +65,7 @@ class BatchBudget:
         """
         if self.max_bytes is None:
             return self.max_batch
-        return self._fitting(max(map(self.row_bytes, parts)), "one row")
+        return self._rows_that_fit(max(map(self.row_bytes, parts)), "one row")
 
     def images(self, *, differentiate: bool) -> int:
         """Images that one `Case` may hold.
@@ -75,20 +75,20 @@ class BatchBudget:
         Raises:
             PellucidError: `max_bytes` is too small for one image.
         """
-        most = max(1, self.max_batch // self.targets)
+        max_images = max(1, self.max_batch // self.targets)
         if self.max_bytes is None:
-            return most
+            return max_images
         after = self.row_bytes("forward")
         if differentiate:
             after = self.row_bytes("gradient") + self.targets * self._activation.nbytes
-        what = f"one image with {self.targets} targets" if self.targets > 1 else "one image"
-        return min(most, self._fitting(max(self.row_bytes("prefix"), after), what))
+        subject = f"one image with {self.targets} targets" if self.targets > 1 else "one image"
+        return min(max_images, self._rows_that_fit(max(self.row_bytes("prefix"), after), subject))
 
-    def _fitting(self, needed: int, what: str) -> int:
+    def _rows_that_fit(self, needed: int, subject: str) -> int:
         assert self.max_bytes is not None
         if needed > self.max_bytes:
             raise PellucidError(
-                f"max_bytes={self.max_bytes} is too small: {what} at layer {self.view.layer!r} takes about {needed} "
+                f"max_bytes={self.max_bytes} is too small: {subject} at layer {self.view.layer!r} takes about {needed} "
                 "bytes; raise max_bytes to that, take a later layer, fewer targets or smaller images"
             )
         return min(self.max_batch, self.max_bytes // max(1, needed))
@@ -229,11 +229,11 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for storage in _storages((args, kwargs)):
             if storage.key not in self._alive:
                 self._older[storage.key] = storage
-        found = func(*args, **(kwargs or {}))
-        self._alive |= {storage.key: storage for storage in _storages(found) if storage.key not in self._older}
+        result = func(*args, **(kwargs or {}))
+        self._alive |= {storage.key: storage for storage in _storages(result) if storage.key not in self._older}
         self._alive = {key: storage for key, storage in self._alive.items() if not storage.is_freed}
         self.peak = max(self.peak, sum(storage.nbytes for storage in self._alive.values()))
-        return found
+        return result
 
 
 class _Storage:

@@ -139,9 +139,9 @@ class ScoreCAM(_CAM):
         return self._map(case, weights)
 
 
-def _pairs(chosen: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(selected: Tensor, max_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The images and channels where `chosen` (N, C) holds, at most so many at once."""
-    pairs = chosen.nonzero().cpu()
-    for start in range(0, len(pairs), most):
-        images, channels = pairs[start : start + most].unbind(1)
+    pairs = selected.nonzero().cpu()
+    for start in range(0, len(pairs), max_rows):
+        images, channels = pairs[start : start + max_rows].unbind(1)
         yield images, channels

@@ -192,8 +192,8 @@ class Case:
         # Not index_add, whose order, and so rounding, is random on a GPU.
         sums = values.new_zeros(len(self), *values.shape[1:])
         for image in sorted(set(rows.tolist())):
-            own = (rows == image).nonzero().flatten()
-            sums[image] = torch.tensordot(weights[own].to(values), values[own], dims=1)
+            of_image = (rows == image).nonzero().flatten()
+            sums[image] = torch.tensordot(weights[of_image].to(values), values[of_image], dims=1)
         return sums
 
 

@@ -84,7 +84,7 @@ class GuidedBackprop(Method):
             gradients = case.gradients_at(case.activation[rows], rows, lambda: guided)
             for target, gradient in enumerate(gradients):
                 values[rows, target] = (gradient.abs() if self.absolute else gradient).sum(1)
-        return Attribution(values, notes={} if guided.met else dict.fromkeys(case.rows.tolist(), (_NO_RELU,)))
+        return Attribution(values, notes={} if guided.count else dict.fromkeys(case.rows.tolist(), (_NO_RELU,)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +135,10 @@ class SmoothGrad(Method):
             noisy = activation[rows] + spread[rows, None, None, None] * noise.to(activation)
             weights = torch.full((len(rows),), 1 / self.samples, dtype=torch.float64)
             for target, gradient in enumerate(case.gradients_at(noisy, rows)):
-                one = (noisy * gradient if self.times_activation else gradient).to(precision)
-                first[:, target] += case.sum_by_image(one, rows, weights)
+                sample = (noisy * gradient if self.times_activation else gradient).to(precision)
+                first[:, target] += case.sum_by_image(sample, rows, weights)
                 if second is not None:
-                    second[:, target] += case.sum_by_image(one.square(), rows, weights)
+                    second[:, target] += case.sum_by_image(sample.square(), rows, weights)
         return Attribution(sum_channels(self._statistic(first, second)))
 
     def _statistic(self, first: Tensor, second: Tensor | None) -> Tensor:
@@ -195,22 +195,22 @@ class GuidedReLUs(TorchFunctionMode):
     are alike; a hardtanh from 0 counts as one. A ReLU written as `clamp` or `threshold` is not taken for one.
 
     Attributes:
-        met: how many ReLUs have been guided so far.
+        count: how many ReLUs have been guided so far.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.met = 0
+        self.count = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = dict(zip(_ARGUMENTS.get(func, ()), args, strict=False)) | kwargs
-        if func not in _ARGUMENTS or (func in _HARDTANH and given.get("min_val", -1.0) != 0):
+        arguments = dict(zip(_ARGUMENTS.get(func, ()), args, strict=False)) | kwargs
+        if func not in _ARGUMENTS or (func in _HARDTANH and arguments.get("min_val", -1.0) != 0):
             return func(*args, **kwargs)
-        self.met += 1
-        limit = 6.0 if func is F.relu6 else given.get("max_val", 1.0 if func in _HARDTANH else None)
-        if func in _IN_PLACE or given.get("inplace", False):
-            return given["input"].copy_(_guided_relu(given["input"].clone(), limit))
-        return _guided_relu(given["input"], limit)
+        self.count += 1
+        limit = 6.0 if func is F.relu6 else arguments.get("max_val", 1.0 if func in _HARDTANH else None)
+        if func in _IN_PLACE or arguments.get("inplace", False):
+            return arguments["input"].copy_(_guided_relu(arguments["input"].clone(), limit))
+        return _guided_relu(arguments["input"], limit)

@@ -150,16 +150,18 @@ def explain_case(case: Case, method: Method) -> Explanation:
 
 
 def _notes(
-    values: Tensor, labels: tuple[tuple[str, ...], ...], given: Mapping[int, tuple[str, ...]]
+    values: Tensor, labels: tuple[tuple[str, ...], ...], remarks_by_image: Mapping[int, tuple[str, ...]]
 ) -> tuple[tuple[str, ...], ...]:
     notes = []
     for index, (maps, names) in enumerate(zip(values, labels, strict=True)):
-        remarks = list(given.get(index, ()))
+        remarks = list(remarks_by_image.get(index, ()))
         for name, values_of_target in zip(names, maps, strict=True):
-            what = "the map" if len(names) == 1 else f"the map of {name}"
+            subject = "the map" if len(names) == 1 else f"the map of {name}"
             if not bool(values_of_target.isfinite().all()):
-                remarks.append(f"{what} holds NaN or infinite values")
+                remarks.append(f"{subject} holds NaN or infinite values")
             elif not bool(values_of_target.any()):
-                remarks.append(f"{what} is zero everywhere: at this layer the method finds no evidence for the target")
+                remarks.append(
+                    f"{subject} is zero everywhere: at this layer the method finds no evidence for the target"
+                )
         notes.append(tuple(remarks))
     return tuple(notes)

@@ -24,36 +24,35 @@ def make_methods(
     Raises:
         PellucidError: no such method or option, or a value that the method refuses.
     """
-    chosen = list(dict.fromkeys(_find(name, methods) for name in names))
-    if not chosen:
+    selected = list(dict.fromkeys(_find(name, methods) for name in names))
+    if not selected:
         raise PellucidError(f"no methods given; choose from {', '.join(methods)}")
-    given: dict[str, dict[str, Any]] = {name: dict(common) for name in chosen}
+    arguments_of: dict[str, dict[str, Any]] = {name: dict(common) for name in selected}
     for text in options:
         name, option, value = _parse(text, methods)
-        if name not in given:
-            raise PellucidError(f"option {text!r} is for {name}, which is not among the methods {', '.join(chosen)}")
-        given[name][option] = value
-    made = []
-    for name, arguments in given.items():
+        if name not in arguments_of:
+            raise PellucidError(f"option {text!r} is for {name}, which is not among the methods {', '.join(selected)}")
+        arguments_of[name][option] = value
+    result = []
+    for name, arguments in arguments_of.items():
         try:
-            made.append(methods[name](**arguments))
+            result.append(methods[name](**arguments))
         except TypeError as error:
             raise PellucidError(f"{name} refuses its options {arguments}: {error}") from error
-    return made
+    return result
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.lower().replace("++", "plusplus").replace("-", "").replace("_", "").replace(" ", "")
 
 
 def _find(name: str, methods: Mapping[str, type[Method]]) -> str:
-    by_plain = {_plain(known): known for known in methods}
-    if _plain(name) in by_plain:
-        return by_plain[_plain(name)]
-    near = difflib.get_close_matches(_plain(name), by_plain, n=3)
-    hint = (
-        f"did you mean {' or '.join(by_plain[each] for each in near)}?" if near else f"choose from {', '.join(methods)}"
-    )
+    by_spelling = {_normalize(known): known for known in methods}
+    if _normalize(name) in by_spelling:
+        return by_spelling[_normalize(name)]
+    near = difflib.get_close_matches(_normalize(name), by_spelling, n=3)
+    matches = " or ".join(by_spelling[match] for match in near)
+    hint = f"did you mean {matches}?" if near else f"choose from {', '.join(methods)}"
     raise PellucidError(f"no attribution method {name!r}; {hint}")
 
 

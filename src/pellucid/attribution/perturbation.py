@@ -81,9 +81,9 @@ class Occlusion(Method):
         drops = case.activation.new_empty(len(case), case.target_count, len(down) * len(across))
         for rows, windows in case.perturbed_batches(len(down) * len(across)):
             hidden = case.activation[rows]
-            for one, window in zip(hidden, windows.tolist(), strict=True):
+            for activation, window in zip(hidden, windows.tolist(), strict=True):
                 (top, bottom), (left, right) = down[window // len(across)], across[window % len(across)]
-                one[:, top:bottom, left:right] = self.fill
+                activation[:, top:bottom, left:right] = self.fill
             drops[rows, :, windows] = case.scores[rows] - case.score(hidden, rows)
         return drops.reshape(*drops.shape[:2], len(down), len(across))
 
@@ -196,26 +196,28 @@ class RISE(Method):
         for image in range(len(case)):
             logits_of = _masked_logits(case, image, self.masks)
             for indices in torch.split(torch.arange(self.masks), case.budget.rows("forward")):
-                chosen = masks[indices].to(sums)
-                scores = target.scores(logits_of(chosen), torch.full_like(indices, image))
-                sums[image] += torch.einsum("rt,rhw->thw", scores, chosen)
+                batch = masks[indices].to(sums)
+                scores = target.scores(logits_of(batch), torch.full_like(indices, image))
+                sums[image] += torch.einsum("rt,rhw->thw", scores, batch)
         return Attribution(sums / (self.masks * self.keep))
 
 
 def _masked_logits(case: Case, image: int, count: int) -> Callable[[Tensor], Tensor]:
     """A function from masks (r, h, w) to the logits of the masked activation of one image."""
-    one = case.activation[image]
-    cells = one.shape[1] * one.shape[2]
+    activation = case.activation[image]
+    cells = activation.shape[1] * activation.shape[2]
 
     def run(masks: Tensor) -> Tensor:
         with torch.no_grad():
-            return case.logits(one * masks[:, None], torch.full((len(masks),), image))
+            return case.logits(activation * masks[:, None], torch.full((len(masks),), image))
 
     if not case.view.is_affine or cells >= count:
         return run
-    nothing = run(one.new_zeros(1, *one.shape[1:]))
-    single = torch.eye(cells, dtype=one.dtype, device=one.device).reshape(cells, *one.shape[1:])
-    of_cell = (
-        torch.cat([run(masks) for masks in torch.split(single, case.budget.rows("forward"))]) - nothing
+    of_empty = run(activation.new_zeros(1, *activation.shape[1:]))
+    single_cells = torch.eye(cells, dtype=activation.dtype, device=activation.device).reshape(
+        cells, *activation.shape[1:]
+    )
+    of_cells = (
+        torch.cat([run(masks) for masks in torch.split(single_cells, case.budget.rows("forward"))]) - of_empty
     )  # (h w, K)
-    return lambda masks: nothing + torch.tensordot(masks.flatten(1), of_cell, dims=1)
+    return lambda masks: of_empty + torch.tensordot(masks.flatten(1), of_cells, dims=1)

@@ -91,5 +91,5 @@ class Smoothed(Method):
 
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case; smoothed maps promise no completeness, so there is no delta."""
-        found = self.method.attribute(case)
-        return replace(found, values=smooth(found.values, self.kernel_size), delta=None)
+        attribution = self.method.attribute(case)
+        return replace(attribution, values=smooth(attribution.values, self.kernel_size), delta=None)

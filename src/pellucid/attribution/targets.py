@@ -94,12 +94,12 @@ class ResolvedTarget:
         if self.output in ("probability", "log_probability"):
             logits = _normalized(logits, logarithm=self.output == "log_probability")
         first = torch.arange(len(logits), device=logits.device)[:, None]
-        chosen = logits[first, heads, classes]
+        scores = logits[first, heads, classes]
         if self.output == "centered":
-            return chosen - logits[first, heads].mean(-1)
+            return scores - logits[first, heads].mean(-1)
         if self.others is not None:
-            return chosen - logits[first, heads, self.others[rows].to(logits.device)]
-        return chosen
+            return scores - logits[first, heads, self.others[rows].to(logits.device)]
+        return scores
 
     def as_probability(self) -> "ResolvedTarget":
         """The probability of the same classes."""
@@ -150,8 +150,8 @@ def target_heads(target: TargetLike) -> tuple[int, ...]:
     classes: Any = target.classes if isinstance(target, Target) else target
     if isinstance(classes, Tensor):
         return tuple(sorted(set(classes[..., 0].flatten().tolist()))) if classes.ndim == 3 else ()
-    several = classes if isinstance(classes, list) else [classes]
-    return tuple(sorted({index(one[0]) for one in several if _is_pair(one)}))
+    references = classes if isinstance(classes, list) else [classes]
+    return tuple(sorted({index(reference[0]) for reference in references if _is_pair(reference)}))
 
 
 def resolve_target(
@@ -173,97 +173,97 @@ def resolve_target(
     logits = (logits if logits.ndim == 3 else logits[:, None]).detach().cpu()
     if heads is None and logits.shape[1] > 1:
         heads = range(logits.shape[1])
-    named, classes = _indices(target.classes, classifier, logits, heads)
-    places = named if heads is None else (named[..., None] == torch.tensor(heads)).long().argmax(-1)
+    head_numbers, classes = _indices(target.classes, classifier, logits, heads)
+    positions = head_numbers if heads is None else (head_numbers[..., None] == torch.tensor(heads)).long().argmax(-1)
     others = None
     if target.minus is not None:
         others = torch.full_like(classes, classifier.class_index(target.minus))
     elif target.output in ("margin", "centered") and logits.shape[-1] < 2:
         raise TargetError(f"output={target.output!r} needs at least two classes; the classifier has one")
     elif target.output == "margin":
-        others = _runner_up(logits, places, classes)
+        others = _runner_up(logits, positions, classes)
     labels = tuple(
         tuple(_label(target, classifier, *pair, has_heads=heads is not None) for pair in zip(*row, strict=True))
-        for row in zip(named.tolist(), classes.tolist(), strict=True)
+        for row in zip(head_numbers.tolist(), classes.tolist(), strict=True)
     )
-    return ResolvedTarget(places, classes, others, target.output, labels)
+    return ResolvedTarget(positions, classes, others, target.output, labels)
 
 
-def _indices(wanted: Any, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+def _indices(target: Any, classifier: ClassNames, logits: Tensor, heads: Sequence[int] | None) -> tuple[Tensor, Tensor]:
     images, _, class_count = logits.shape
-    if wanted is None:
+    if target is None:
         if heads is not None:
             raise TargetError(f"the classifier has {len(heads)} heads; give targets as (head, class)")
         return torch.zeros(images, 1, dtype=torch.long), logits.argmax(-1)
-    if isinstance(wanted, Tensor) and wanted.ndim:
-        pairs = _pairs_of_tensor(wanted, images, heads)
+    if isinstance(target, Tensor) and target.ndim:
+        pairs = _pairs_of_tensor(target, images, heads)
     else:
-        several = wanted if isinstance(wanted, list) else [wanted]
-        if not several:
+        references = target if isinstance(target, list) else [target]
+        if not references:
             raise TargetError("the list of targets is empty")
-        pairs = torch.tensor([_pair(one, classifier, heads) for one in several]).expand(images, -1, 2)
+        pairs = torch.tensor([_pair(reference, classifier, heads) for reference in references]).expand(images, -1, 2)
     present = (0,) if heads is None else tuple(heads)
     inside = torch.isin(pairs[..., 0], torch.tensor(present)) & (pairs[..., 1] >= 0) & (pairs[..., 1] < class_count)
     if not bool(inside.all()):
-        head, chosen = pairs[~inside][0].tolist()
+        head, number = pairs[~inside][0].tolist()
         raise TargetError(
-            f"class {chosen} of head {head} does not exist: there are classes 0 to {class_count - 1} of heads "
+            f"class {number} of head {head} does not exist: there are classes 0 to {class_count - 1} of heads "
             f"{', '.join(map(str, present))}"
         )
     return pairs[..., 0].clone(), pairs[..., 1].clone()
 
 
-def _pairs_of_tensor(wanted: Tensor, images: int, heads: Sequence[int] | None) -> Tensor:
+def _pairs_of_tensor(target: Tensor, images: int, heads: Sequence[int] | None) -> Tensor:
     """(head, class) pairs (N, T, 2) of a tensor of targets."""
-    wanted = wanted.detach().cpu()
-    is_shaped = wanted.ndim in (1, 2) or (wanted.ndim == 3 and wanted.shape[2] == 2)
-    if wanted.dtype not in _INTEGERS or not is_shaped or not wanted.numel():
+    target = target.detach().cpu()
+    is_shaped = target.ndim in (1, 2) or (target.ndim == 3 and target.shape[2] == 2)
+    if target.dtype not in _INTEGERS or not is_shaped or not target.numel():
         raise TargetError(
-            f"a tensor of targets is (N,), (N, T) or (N, T, 2) integers, not {tuple(wanted.shape)} {wanted.dtype}"
+            f"a tensor of targets is (N,), (N, T) or (N, T, 2) integers, not {tuple(target.shape)} {target.dtype}"
         )
-    _check_length(wanted, images)
-    if wanted.ndim == 3:
-        return wanted.long()
+    _check_length(target, images)
+    if target.ndim == 3:
+        return target.long()
     if heads is not None:
         raise TargetError(
-            f"the classifier has {len(heads)} heads; give (head, class) pairs (N, T, 2), not {tuple(wanted.shape)}"
+            f"the classifier has {len(heads)} heads; give (head, class) pairs (N, T, 2), not {tuple(target.shape)}"
         )
-    classes = wanted.reshape(images, -1).long()
+    classes = target.reshape(images, -1).long()
     return torch.stack([torch.zeros_like(classes), classes], dim=-1)
 
 
-def _check_length(wanted: Tensor, images: int) -> None:
-    if len(wanted) != images:
+def _check_length(target: Tensor, images: int) -> None:
+    if len(target) != images:
         raise TargetError(
-            f"a tensor of targets goes image by image; {len(wanted)} were given for {images} images "
+            f"a tensor of targets goes image by image; {len(target)} were given for {images} images "
             "(a list explains all its targets for every image)"
         )
 
 
-def _is_pair(one: Any) -> bool:
-    return isinstance(one, tuple) and len(one) == 2 and _is_index(one[0])
+def _is_pair(reference: Any) -> bool:
+    return isinstance(reference, tuple) and len(reference) == 2 and _is_index(reference[0])
 
 
-def _pair(one: Any, classifier: ClassNames, heads: Sequence[int] | None) -> tuple[int, int]:
-    if _is_pair(one):
-        return index(one[0]), _class_index(one[1], classifier)
-    if not isinstance(one, str) and not _is_index(one):
+def _pair(reference: Any, classifier: ClassNames, heads: Sequence[int] | None) -> tuple[int, int]:
+    if _is_pair(reference):
+        return index(reference[0]), _class_index(reference[1], classifier)
+    if not isinstance(reference, str) and not _is_index(reference):
         raise TargetError(
-            f"{one!r} is no target: give a class index or name, (head, class), a list of these, or a Target"
+            f"{reference!r} is no target: give a class index or name, (head, class), a list of these, or a Target"
         )
     if heads is not None:
-        raise TargetError(f"the classifier has {len(heads)} heads; give the target {one!r} as (head, class)")
-    return 0, _class_index(one, classifier)
+        raise TargetError(f"the classifier has {len(heads)} heads; give the target {reference!r} as (head, class)")
+    return 0, _class_index(reference, classifier)
 
 
-def _class_index(one: Any, classifier: ClassNames) -> int:
-    return classifier.class_index(one if isinstance(one, str) else index(one))
+def _class_index(reference: Any, classifier: ClassNames) -> int:
+    return classifier.class_index(reference if isinstance(reference, str) else index(reference))
 
 
-def _is_index(one: Any) -> bool:
+def _is_index(value: Any) -> bool:
     """Whether this is an integer, of Python, numpy or torch."""
     try:
-        index(one)
+        index(value)
     except TypeError:
         return False
     return True
@@ -271,9 +271,9 @@ def _is_index(one: Any) -> bool:
 
 def _runner_up(logits: Tensor, heads: Tensor, classes: Tensor) -> Tensor:
     first = torch.arange(len(logits))[:, None]
-    chosen = logits[first, heads].clone()  # (N, T, K)
-    chosen.scatter_(2, classes[..., None], -torch.inf)
-    return chosen.argmax(-1)
+    others = logits[first, heads].clone()  # (N, T, K)
+    others.scatter_(2, classes[..., None], -torch.inf)
+    return others.argmax(-1)
 
 
 def _label(target: Target, classifier: ClassNames, head: int, index: int, *, has_heads: bool) -> str:

@@ -37,7 +37,7 @@ class Prediction:
 class Classifier:
     """Any image-classifying `nn.Module`, seen as a function from images to logits.
 
-    The module itself is never touched: a twin that shares its memory is traced, moved and run (see `frozen_copy`).
+    The module itself is never touched: a copy that shares its memory is traced, moved and run (see `frozen_copy`).
 
     Args:
         module: a network in eval mode whose forward takes images (N, C, H, W) and returns logits (N, K). Of a network
@@ -49,7 +49,7 @@ class Classifier:
             it says it, else (3, 224, 224). Other sizes work wherever the network takes them.
         device: where the network runs; by default where its weights are.
         name: short label for reports; by default the module's class.
-        aliases: layer names to use for "middle" and "final" in place of the ones found.
+        aliases: layer names to use for "middle" and "final" in place of those chosen by rule.
         channels_last: run in channels-last memory order; often faster, equal up to rounding. The weights are copied, as
             they are for another device, so later changes of the module's own are not seen.
         autocast: run under autocast in this type (torch.bfloat16); activations and logits stay float32.
@@ -179,8 +179,8 @@ class Classifier:
         refuse_train_mode(self._module)
         key = (self.resolve(layer), layout)
         if key not in self._views:
-            cut, found = self._network.cut(key[0], layout)
-            self._views[key] = LayerView(self, key[0], cut, found, self.precision)
+            cut, native_layout = self._network.cut(key[0], layout)
+            self._views[key] = LayerView(self, key[0], cut, native_layout, self.precision)
         return self._views[key]
 
     def at_layers(self, layers: Sequence[str | LayerView]) -> MultiView:
@@ -251,11 +251,11 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
         first = next(module.parameters(), None)
         return first.device if first is not None else torch.device("cpu")
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        requested = torch.device(device)
+        torch.empty(0, device=requested)
     except Exception as error:
         raise ModelError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use cpu") from error
-    return chosen
+    return requested
 
 
 def _integer(target: object) -> int:

@@ -73,7 +73,7 @@ class Cut(Protocol):
 class TracedCut:
     """The cut of a traced network at `node`.
 
-    The inputs of `suffix` are the activation and the carried values in their order. The number of images, where the
+    The inputs of `suffix` are the activation and the side inputs in their order. The number of images, where the
     part after the layer uses it, is read off the activation.
 
     Attributes:

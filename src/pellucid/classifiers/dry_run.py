@@ -22,12 +22,12 @@ class DryRun:
     def __init__(self, network: TracedNetwork, probe: Callable[[int], Tensor]) -> None:
         self._network = network
         self._probe = probe
-        self._two, self.logits = _outlines(network, probe(2))
+        self._two, self.logits = _run_outlines(network, probe(2))
         self.shapes = {node: tuple(value.shape) for node, value in self._two.items() if isinstance(value, Tensor)}
 
     @cached_property
     def _three(self) -> dict[fx.Node, Any]:
-        return _outlines(self._network, self._probe(3))[0]
+        return _run_outlines(self._network, self._probe(3))[0]
 
     @cached_property
     def batch_sizes(self) -> frozenset[fx.Node]:
@@ -39,12 +39,12 @@ class DryRun:
         """How the value of a node follows the batch.
 
         Raises:
-            BatchPatternError: that cannot be told.
+            BatchPatternError: the shapes do not say.
         """
         return batch_pattern(self._two[node], self._three[node])
 
 
-def _outlines(network: TracedNetwork, images: Tensor) -> tuple[dict[fx.Node, Any], Any]:
+def _run_outlines(network: TracedNetwork, images: Tensor) -> tuple[dict[fx.Node, Any], Any]:
     """What every node yields, tensors without their data, and the network's output with it."""
     outlines: dict[fx.Node, Any] = {}
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""A frozen twin of the user's network: the same memory, none of the same objects.
+"""A frozen copy of the user's network: the same memory, none of the same objects.
 
 Everything pellucid does to a network (tracing it, switching in-place operations off, moving it to a device, hooking it)
-happens to the twin, so the user's own module keeps its mode, gradients, hooks and flags whatever happens.
+happens to the copy, so the user's own module keeps its mode, gradients, hooks and flags whatever happens.
 """
 
 import copy
@@ -17,9 +17,9 @@ from pellucid.errors import ModelError
 def frozen_copy(module: nn.Module) -> nn.Module:
     """Copy the module tree while sharing every parameter and buffer, detached and without gradients.
 
-    In-place changes of the user's weights (an optimizer step, `load_state_dict`) are seen by the twin; replacing the
+    In-place changes of the user's weights (an optimizer step, `load_state_dict`) are seen by the copy; replacing the
     weights (`module.to(device)`, `load_state_dict(assign=True)`) is not: make a new `Classifier` after that. Hooks that
-    the user has put on the module are part of what it computes, so they act on the twin too.
+    the user has put on the module are part of what it computes, so they act on the copy too.
 
     Raises:
         ModelError: the module holds something that cannot be copied.

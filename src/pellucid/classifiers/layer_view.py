@@ -111,7 +111,7 @@ class LayerView:
             return self._precision.upcast(check_logits(self.cut.after(native, inner)))
 
     def suffix_inputs(self, activation: Tensor, side_inputs: SideInputs | None = None) -> tuple[Any, ...]:
-        """What `suffix` is called with: the activation in the layer's native layout, then the carried values."""
+        """What `suffix` is called with: the activation in the layer's native layout, then the side inputs."""
         native, inner = self._native(activation, side_inputs)
         return native, *inner.values
 
@@ -133,19 +133,19 @@ class LayerView:
         if self.side_input_names and not side_inputs.values:
             raise LayerError(
                 f"{', '.join(self.side_input_names)} cross the cut at {self.layer!r} too; pass "
-                "carried=a.carried.rows(index) of the activation a that these rows were computed from, or choose a "
-                "clean cut"
+                "side_inputs=a.side_inputs.rows(index) of the activation a that these rows were computed from, or "
+                "choose a clean cut"
             )
         if side_inputs.names != self.side_input_names:
             raise LayerError(
-                f"the carried values ({', '.join(side_inputs.names)}) are not those that cross the cut at "
+                f"the side inputs ({', '.join(side_inputs.names)}) are not those that cross the cut at "
                 f"{self.layer!r} "
                 f"({', '.join(self.side_input_names) or 'none'}); they belong to another layer"
             )
         if side_inputs.images != len(activation):
             raise LayerError(
-                f"{len(activation)} rows of activation were given with carried values of {side_inputs.images}; "
-                "select them with carried.rows(index)"
+                f"{len(activation)} rows of activation were given with side inputs of {side_inputs.images}; "
+                "select them with side_inputs.rows(index)"
             )
         return side_inputs
 

@@ -60,11 +60,11 @@ def traced_layers(network: TracedNetwork, dry: DryRun, image_size: tuple[int, in
     clean = _clean_cuts(network, dry)
     order = {node: position for position, node in enumerate(network.module.graph.nodes)}
     reach_output = ancestors([network.output]) & descendants(network.input)
-    found = [("input", "input", network.input)]
-    found += [(name, network.kinds[name], node) for name, node in network.outputs.items() if node in reach_output]
-    found.sort(key=lambda layer: order[layer[2]])
+    outputs = [("input", "input", network.input)]
+    outputs += [(name, network.kinds[name], node) for name, node in network.outputs.items() if node in reach_output]
+    outputs.sort(key=lambda layer: order[layer[2]])
     infos = []
-    for name, kind, node in found:
+    for name, kind, node in outputs:
         info = _info(name, kind, dry.shapes.get(node), image_size, clean=node in clean)
         if info is not None:
             infos.append(replace(info, position=order[node], operation=_operation(network, node)))
@@ -109,12 +109,12 @@ def replayed_with_gradient(module: nn.Module, images: Tensor) -> set[int]:
 
 def _with_gradient(gradients: Mapping[int, Tensor | None], images: Tensor) -> set[int]:
     height, width = images.shape[-2:]
-    found = set()
+    positions = set()
     for position, gradient in gradients.items():
         layout = None if gradient is None else find_layout(tuple(gradient.shape), height, width)
         if gradient is not None and layout is not None and bool(layout.fold(gradient, height, width)[0].any()):
-            found.add(position)
-    return found
+            positions.add(position)
+    return positions
 
 
 def _info(
@@ -203,16 +203,16 @@ def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
     return min(before, key=lambda layer: abs(2 * layer.position - end.position)).name
 
 
-def unknown_layer_message(wanted: str, names: Sequence[str], modules: Sequence[str]) -> str:
+def unknown_layer_message(layer: str, names: Sequence[str], modules: Sequence[str]) -> str:
     """The error text for a layer that is not among `names`, with the nearest ones."""
-    calls = [name for name in names if name.startswith(f"{wanted}:")]
+    calls = [name for name in names if name.startswith(f"{layer}:")]
     if calls:
-        return f"{wanted!r} is called {len(calls)} times; choose one of {', '.join(calls[:6])}"
-    near = difflib.get_close_matches(wanted, names, n=4, cutoff=0.5)
+        return f"{layer!r} is called {len(calls)} times; choose one of {', '.join(calls[:6])}"
+    near = difflib.get_close_matches(layer, names, n=4, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see classifier.layers() or `pellucid layers`"
-    if wanted in modules:
+    if layer in modules:
         return (
-            f"module {wanted!r} is no layer: it yields no map, tokens or vector for each image, or the logits do not "
+            f"module {layer!r} is no layer: it yields no map, tokens or vector for each image, or the logits do not "
             f"depend on it; {hint}"
         )
-    return f"no layer {wanted!r}; {hint}"
+    return f"no layer {layer!r}; {hint}"

@@ -67,8 +67,8 @@ def find_layout(shape: tuple[int, ...], height: int, width: int, order: str | No
         fits_last = _fits(shape[1], shape[2], height, width) and not _fits(shape[2], shape[3], height, width)
         return Layout(order or ("NHWC" if fits_last else "NCHW"))
     if len(shape) == 3 and order in (None, "NTC") and shape[1:] != (height, width):
-        ways = ((whole, count) for whole in (True, False) for count in range(9))
-        tokens = (count for whole, count in ways if token_grid(shape[1] - count, height, width, whole=whole))
+        ways = ((tiles, count) for tiles in (True, False) for count in range(9))
+        tokens = (count for tiles, count in ways if token_grid(shape[1] - count, height, width, tiles=tiles))
         return next((Layout("NTC", count) for count in tokens), None)
     return None
 
@@ -80,10 +80,10 @@ def _fits(rows: int, columns: int, height: int, width: int) -> bool:
     return abs(rows - columns * height / width) <= 1.0
 
 
-def token_grid(count: int, height: int, width: int, *, whole: bool = False) -> tuple[int, int] | None:
+def token_grid(count: int, height: int, width: int, *, tiles: bool = False) -> tuple[int, int] | None:
     """Rows and columns of `count` > 1 square patches over an image of `height` x `width`, or None.
 
-    Patches may stick out of the image, or leave a rest of it, unless it must be tiled as a `whole`.
+    Patches may stick out of the image, or leave a rest of it, unless the grid `tiles` it.
     """
     if count < 2:
         return None
@@ -91,7 +91,7 @@ def token_grid(count: int, height: int, width: int, *, whole: bool = False) -> t
     if rows < 1 or count % rows:
         return None
     grid = (rows, count // rows)
-    if whole:
+    if tiles:
         return grid if height % grid[0] == 0 and height * grid[1] == width * grid[0] else None
     sides = range(height // (rows + 1), -(-height // max(rows - 1, 1)) + 1)
     tilings = (tiling for side in sides if side for tiling in _tilings(height, width, side))

@@ -198,7 +198,7 @@ class Segment:
 
         Args:
             activation: from `start.activation` or computed from it.
-            carried: as `start.logits` takes it.
+            side_inputs: as `start.logits` takes it.
         """
         inputs = self.start.suffix_inputs(activation, side_inputs)
         precision = self.start.classifier.precision

@@ -41,7 +41,7 @@ class Network:
         input_shape: (C, H, W) of the images that layers are listed for.
         num_classes: number of logits.
         precision: where and how precisely it runs.
-        trace_failure: why torch.fx cannot trace the network; None if it can, or nobody has asked yet.
+        trace_failure: why torch.fx cannot trace the network; None if it can, or it was not tried yet.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class Network:
             with torch.inference_mode(False), torch.no_grad(), self.precision.autocast_context():
                 traced = trace(self.new_copy())
                 dry = DryRun(traced, self._probe)
-                wanted = self._run_whole(self._probe(2))
+                expected = self._run_whole(self._probe(2))
         except UntraceableError as error:
             self.trace_failure = str(error)
             return None
         except Exception as error:  # what holds for proxies need not hold for tensors
             self.trace_failure = f"the trace does not run: {first_line(error)}"
             return None
-        if not equal_logits(dry.logits, wanted, self.precision.tolerance):
+        if not equal_logits(dry.logits, expected, self.precision.tolerance):
             self.trace_failure = "the trace does not give the network's logits"
             return None
         return traced, dry
@@ -168,7 +168,7 @@ class Network:
                 try:
                     cut = make()
                     native = self._check(cut, layer)
-                except Exception as error:  # a stranger's operations may raise anything
+                except Exception as error:  # any operation may raise anything
                     failures.append(f"{way}: {first_line(error)}")
                 else:
                     return cut, self._layout(native, layer, order)
@@ -209,10 +209,10 @@ class Network:
     def _check_replay(self, cut: ReplayCut, layer: str, native: Tensor, side_inputs: SideInputs) -> None:
         """A recording could hide a path around the layer; another activation must act as in a run without recording."""
         other = native.flip(0) * 0.5
-        again = ReplayCut(self.new_copy(), *parse_call(layer))
-        _, images_only = again.before(self._probe(2))
-        wanted = check_logits(again.after(other, images_only))
-        if not equal_logits(cut.after(other, side_inputs), wanted, self.precision.tolerance):
+        recomputed = ReplayCut(self.new_copy(), *parse_call(layer))
+        _, images_only = recomputed.before(self._probe(2))
+        expected = check_logits(recomputed.after(other, images_only))
+        if not equal_logits(cut.after(other, side_inputs), expected, self.precision.tolerance):
             raise LayerError("the network computes around the recording")
 
     def _layout(self, native: Tensor, layer: str, order: str | None) -> Layout:

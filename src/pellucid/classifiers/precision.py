@@ -83,5 +83,5 @@ def check_logits(output: object) -> Tensor:
     """The network's output if it is a batch of logits (N, K)."""
     if isinstance(output, Tensor) and output.ndim == 2:
         return output
-    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise ModelError(f"the network returns {found}; wrap it so that forward returns logits of shape (N, K)")
+    returned = f"tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    raise ModelError(f"the network returns a {returned}; wrap it so that forward returns logits of shape (N, K)")

@@ -1,4 +1,4 @@
-"""Networks that have forgotten what they learnt: what is found in them too was not learnt."""
+"""Networks with randomized weights: what an explanation finds in them too was not learnt."""
 
 import copy
 import hashlib
@@ -15,12 +15,12 @@ from pellucid.errors import LayerError, ModelError, PellucidError
 
 @dataclass(frozen=True)
 class Randomized:
-    """A copy of a network with some layers set back to random weights.
+    """A copy of a network with some layers randomized to random weights.
 
     Attributes:
         network: the copy; later copies do not change it.
-        layer: the layer that was set back in this step.
-        layers: all layers set back so far, in order.
+        layer: the layer that was randomized in this step.
+        layers: all layers randomized so far, in order.
     """
 
     network: nn.Module
@@ -30,13 +30,13 @@ class Randomized:
 
 def randomizable_layers(network: nn.Module) -> tuple[str, ...]:
     """Names of the modules that own floating parameters, last registered first: in most networks the top is first."""
-    return tuple(name for name, module in reversed(list(network.named_modules())) if _owned(module))
+    return tuple(name for name, module in reversed(list(network.named_modules())) if _own_parameters(module))
 
 
 def randomize_cascading(
     network: nn.Module, *, seed: int = 0, layers: Sequence[str] | None = None
 ) -> Iterator[Randomized]:
-    """Forget a network layer by layer from the top: step i has the first i layers random. `network` is not changed.
+    """Randomize a network layer by layer from the top: step i has the first i layers random. `network` is not changed.
 
     Linear weights are drawn from N(0, 0.01^2), convolutions from Kaiming's normal distribution (fan-out, ReLU), both
     with zero biases; normalization is set to scale 1, shift 0 and running mean 0 and variance 1; other parameters are
@@ -47,25 +47,25 @@ def randomize_cascading(
     Args:
         network: any module; each step yields a new copy of it.
         seed: of the weights.
-        layers: modules by name, the top first; all parameters below a name are set back together, so a name such as
+        layers: modules by name, the top first; all parameters below a name are randomized together, so a name such as
             "layer4" makes one step of a whole stage. None takes `randomizable_layers(network)` one by one.
 
     Raises:
         ModelError: no such module, or one without parameters.
     """
-    names = _checked(network, layers)
+    names = _check_layers(network, layers)
     current = network
     for step, name in enumerate(names, 1):
-        current = _set_back(current, name, seed)
+        current = _randomize(current, name, seed)
         yield Randomized(current, name, names[:step])
 
 
 def randomize_independent(
     network: nn.Module, *, seed: int = 0, layers: Sequence[str] | None = None
 ) -> Iterator[Randomized]:
-    """Forget one layer at a time, all others as learnt; otherwise as `randomize_cascading`."""
-    for name in _checked(network, layers):
-        yield Randomized(_set_back(network, name, seed), name, (name,))
+    """Randomize one layer at a time, all others as learnt; otherwise as `randomize_cascading`."""
+    for name in _check_layers(network, layers):
+        yield Randomized(_randomize(network, name, seed), name, (name,))
 
 
 def reinitialize(network: nn.Module, *, seed: int = 0) -> nn.Module:
@@ -86,8 +86,8 @@ def reinitialize(network: nn.Module, *, seed: int = 0) -> nn.Module:
                 reset()
                 continue
             generator = _generator(f"{seed}/{name}")
-            for own, parameter in _owned(module).items():
-                parameter.copy_(_drawn(module, own, parameter, generator))
+            for name_of_parameter, parameter in _own_parameters(module).items():
+                parameter.copy_(_draw_values(module, name_of_parameter, parameter, generator))
     for kind in (nn.Module.parameters, nn.Module.buffers):
         for old, new in zip(kind(network), kind(fresh), strict=True):
             new.data = new.data.to(old.device)
@@ -119,7 +119,7 @@ def replace_module(classifier: Classifier, network: nn.Module, *, channels_last:
     )
 
 
-def _checked(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
+def _check_layers(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
     names = randomizable_layers(network) if layers is None else tuple(layers)
     if not names:
         raise ModelError(f"{type(network).__name__} has no parameters that could be randomized")
@@ -136,14 +136,14 @@ def _checked(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...
     return names
 
 
-def _set_back(network: nn.Module, name: str, seed: int) -> nn.Module:
+def _randomize(network: nn.Module, name: str, seed: int) -> nn.Module:
     fresh = copy.deepcopy(network)
     top = fresh.get_submodule(name)
     with torch.no_grad():
         for inner, module in top.named_modules(prefix=name):
             generator = _generator(f"{seed}/{inner}")
-            for own, parameter in _owned(module).items():
-                parameter.copy_(_drawn(module, own, parameter, generator))
+            for name_of_parameter, parameter in _own_parameters(module).items():
+                parameter.copy_(_draw_values(module, name_of_parameter, parameter, generator))
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.reset_running_stats()
     return fresh
@@ -153,7 +153,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def _drawn(module: nn.Module, name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
+def _draw_values(module: nn.Module, name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
     """New values for a parameter, drawn on the CPU in float32 so that they are the same on every device."""
     values = torch.zeros(parameter.shape)
     if name == "bias":
@@ -165,7 +165,7 @@ def _drawn(module: nn.Module, name: str, parameter: Tensor, generator: torch.Gen
     return values.normal_(0, 0.01, generator=generator)
 
 
-def _owned(module: nn.Module) -> dict[str, nn.Parameter]:
+def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters(recurse=False) if p.is_floating_point()}
 
 

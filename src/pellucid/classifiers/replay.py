@@ -31,11 +31,11 @@ class ReplayCut:
     """The cut of an untraceable network at the `call`-th call of the module `path`.
 
     Args:
-        module: pellucid's own twin of the network; its submodules' forwards are wrapped while a part runs.
+        module: pellucid's own copy of the network; its submodules' forwards are wrapped while a part runs.
         path: module whose output is the layer.
         call: which call of it, where it is called several times.
-        probe: makes a batch of so many images. Modules that finish before the layer on probes of two and of three,
-            with outputs that tell which part belongs to which image, are answered from a recording, and what the
+        probe: makes a batch of a given number of images. Modules that finish before the layer on probes of two and of
+            three, with outputs that tell which part belongs to which image, are answered from a recording, and what the
             layer's module computes inside is left out. Without `probe` every module runs again, the layer's too.
     """
 
@@ -49,7 +49,7 @@ class ReplayCut:
         self._patterns = {} if probe is None else _patterns(*(self._record(probe(count)).tape for count in (2, 3)))
 
     def before(self, images: Tensor) -> tuple[Any, SideInputs]:
-        """Run up to the layer; the carried values are the images and the recording."""
+        """Run up to the layer; the side inputs are the images and the recording."""
         recorder = self._record(images)
         tape = {call: answer for call, answer in recorder.tape.items() if call in self._patterns}
         outputs = tuple(answer.output for answer in tape.values())
@@ -59,7 +59,7 @@ class ReplayCut:
         return recorder.layer_answer.output, SideInputs((images, recording), self.names, len(images), patterns)
 
     def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:
-        """Run the network on the carried images with the layer's output replaced by `activation`."""
+        """Run the network on the images that crossed the cut with the layer's output replaced by `activation`."""
         images, (outputs, answers) = side_inputs.values
         tape = {
             call: replace(answer, output=output)
@@ -214,7 +214,7 @@ def module_outputs(module: nn.Module, images: Tensor) -> tuple[dict[Call, Module
 
     A block that hands on its last submodule's output as it is has that output's position and operation.
     """
-    found: dict[Call, ModuleOutput] = {}
+    outputs: dict[Call, ModuleOutput] = {}
     counts: Counter[str] = Counter()
     last: tuple[Any, int | None, ModuleOutput] | None = None
 
@@ -222,19 +222,19 @@ def module_outputs(module: nn.Module, images: Tensor) -> tuple[dict[Call, Module
         nonlocal last
         call = (path, counts[path])
         counts[path] += 1
-        output = forward(*args, **kwargs)
+        result = forward(*args, **kwargs)
         kind = type(module.get_submodule(path)).__name__
-        version = _version(output)  # an in-place operation hands on its input too, but has changed it
-        if last is not None and last[0] is output and last[1] == version:
-            found[call] = replace(last[2], kind=kind)
+        version = _version(result)  # an in-place operation hands on its input too, but has changed it
+        if last is not None and last[0] is result and last[1] == version:
+            outputs[call] = replace(last[2], kind=kind)
         else:
-            found[call] = ModuleOutput(kind, output, len(found) + 1, kind)
-        last = (output, version, found[call])
-        return output
+            outputs[call] = ModuleOutput(kind, result, len(outputs) + 1, kind)
+        last = (result, version, outputs[call])
+        return result
 
     with torch.inference_mode(False), _wrapped(module, note):
-        output = module(images.clone())
-    return found, output
+        result = module(images.clone())
+    return outputs, result
 
 
 def record_calls(

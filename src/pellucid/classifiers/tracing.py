@@ -149,7 +149,7 @@ def _traced_graph(module: nn.Module, leaves: frozenset[type[nn.Module]]) -> tupl
     tracer = _NamingTracer(leaves)
     try:
         return tracer, tracer.trace(_ImagesOnly(module))
-    except Exception as error:  # a stranger's forward may raise anything when it is given proxies
+    except Exception as error:  # any forward may raise anything when it is given proxies
         failed = module.get_submodule(tracer.failed_in)
         if failed is module or type(failed) in leaves or any(True for _ in failed.children()):
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
@@ -205,8 +205,8 @@ def _make_out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
 def _function_without_writing(function: Any) -> Callable[..., Any] | None:
     """torch.relu for torch.relu_; None for functions that do not write."""
     plain = _without_underscore(getattr(function, "__name__", ""))
-    found = None if plain is None else getattr(torch, plain, getattr(nn.functional, plain, None))
-    return found if callable(found) else None
+    plain_function = None if plain is None else getattr(torch, plain, getattr(nn.functional, plain, None))
+    return plain_function if callable(plain_function) else None
 
 
 def _method_without_writing(method: str) -> str | None:
@@ -236,23 +236,23 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 def descendants(start: fx.Node) -> set[fx.Node]:
     """All nodes computed from `start`, itself included."""
-    found, frontier = {start}, [start]
+    nodes, frontier = {start}, [start]
     while frontier:
         for user in frontier.pop().users:
-            if user not in found:
-                found.add(user)
+            if user not in nodes:
+                nodes.add(user)
                 frontier.append(user)
-    return found
+    return nodes
 
 
 def ancestors(ends: Iterable[fx.Node], stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
     """All nodes that `ends` are computed from, themselves included; the search does not go past `stop`."""
-    found: set[fx.Node] = set()
+    nodes: set[fx.Node] = set()
     stopped, frontier = set(stop), list(ends)
     while frontier:
         node = frontier.pop()
-        if node not in found:
-            found.add(node)
+        if node not in nodes:
+            nodes.add(node)
             if node not in stopped:
                 frontier.extend(node.all_input_nodes)
-    return found
+    return nodes

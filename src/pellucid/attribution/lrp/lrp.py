@@ -17,7 +17,7 @@ from pellucid.errors import LayerError, PellucidError, TargetError
 from pellucid.results import Passes
 
 _WORTH_A_NOTE = 0.01
-"""Part of the relevance whose loss is told."""
+"""Part of the relevance whose loss is worth a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class LRP(Method):
 
     Relevance starts at the logits: for a class it is the class's logit, for a target that is a difference of logits
     each logit in proportion to its part in that difference, so that it sums to the score. Rules carry it back, summed
-    over channels when it arrives. `gap` is what did not arrive: biases and stabilisers keep a part, as do values that
+    over channels when it arrives. `gap` is what did not arrive: biases and stabilizers keep a part, as do values that
     cross the cut beside the activation, and notes say how much where it matters.
 
     Rules act on operations, so modules, functions, reused and in-place activations give the same maps:
@@ -107,10 +107,10 @@ class LRP(Method):
             activation = case.activation[rows].requires_grad_()
             propagation, native = self._propagation(case, activation, rows)
             targets = torch.split(start[:, rows], max(1, at_once // len(rows)))
-            relevance = _joined([_folded(propagation(some), native, activation) for some in targets])
+            relevance = _concatenate([_fold(propagation(some), native, activation) for some in targets])
             values[rows] = relevance.values.transpose(0, 1)
-            for place, image in enumerate(rows.tolist()):
-                losses = _losses(relevance, delta[image], case, place, image)
+            for row, image in enumerate(rows.tolist()):
+                losses = _losses(relevance, delta[image], case, row, image)
                 notes[image] = (*losses, *self._warnings(propagation, case.activation[image]))
         case.passes += Passes(suffix_forward=_rows_run(case), suffix_backward=_rows_run(case) * case.target_count)
         return Attribution(values, delta, notes)
@@ -215,43 +215,43 @@ def _rows_at_once(case: Case) -> int:
     return rows if case.budget.max_bytes is None else max(1, rows // 2)
 
 
-def _folded(relevance: Relevance, native: Tensor, activation: Tensor) -> Relevance:
-    """Relevance (T, N, h, w) at the activation; what the native layout holds beside it, leading tokens, was carried."""
+def _fold(relevance: Relevance, native: Tensor, activation: Tensor) -> Relevance:
+    """Relevance (T, N, h, w) at the activation; leading tokens in the native layout are side inputs."""
     maps = [torch.autograd.grad(native, activation, values, retain_graph=True)[0].sum(1) for values in relevance.values]
     values = torch.stack(maps)
     beside = relevance.values.flatten(2).sum(2) - values.flatten(2).sum(2)
-    return Relevance(values, relevance.side_inputs + beside, relevance.absorbed)
+    return Relevance(values, relevance.to_side_inputs + beside, relevance.absorbed)
 
 
-def _joined(parts: Sequence[Relevance]) -> Relevance:
+def _concatenate(parts: Sequence[Relevance]) -> Relevance:
     """Relevance of consecutive targets as one."""
     return Relevance(
         torch.cat([part.values for part in parts]),
-        torch.cat([part.side_inputs for part in parts]),
+        torch.cat([part.to_side_inputs for part in parts]),
         {name: torch.cat([part.absorbed[name] for part in parts]) for name in parts[0].absorbed},
     )
 
 
-def _losses(relevance: Relevance, start: Tensor, case: Case, place: int, image: int) -> list[str]:
+def _losses(relevance: Relevance, start: Tensor, case: Case, row: int, image: int) -> list[str]:
     """Remarks on relevance that started, `start` (T,) of it, and did not arrive at the map of an image."""
     notes = []
-    for target, (label, whole) in enumerate(zip(case.target.labels[image], start.tolist(), strict=True)):
-        side_inputs = float(relevance.side_inputs[target, place])
-        lost = whole - float(relevance.values[target, place].sum()) - side_inputs
-        if abs(side_inputs) > _WORTH_A_NOTE * abs(whole):
+    for target, (label, total) in enumerate(zip(case.target.labels[image], start.tolist(), strict=True)):
+        side_inputs = float(relevance.to_side_inputs[target, row])
+        lost = total - float(relevance.values[target, row].sum()) - side_inputs
+        if abs(side_inputs) > _WORTH_A_NOTE * abs(total):
             names = ", ".join(case.activation.side_inputs.names)
-            notes.append(f"{label}: {_part(side_inputs, whole)} went to what crosses the cut too ({names})")
-        if abs(lost) > _WORTH_A_NOTE * abs(whole):
-            layers = {name: float(part[target, place]) for name, part in relevance.absorbed.items()}
+            notes.append(f"{label}: {_share_of(side_inputs, total)} went to what crosses the cut too ({names})")
+        if abs(lost) > _WORTH_A_NOTE * abs(total):
+            layers = {name: float(part[target, row]) for name, part in relevance.absorbed.items()}
             most = max(layers, key=lambda name: abs(layers[name]))
             notes.append(
-                f"{label}: {_part(lost, whole)} was lost to biases, stabilisers and outputs without contributions of "
-                f"the rule's sign, most at {most!r} ({_part(layers[most], whole)})"
+                f"{label}: {_share_of(lost, total)} was lost to biases, stabilizers and outputs without contributions "
+                f"of the rule's sign, most at {most!r} ({_share_of(layers[most], total)})"
             )
     return notes
 
 
-def _part(relevance: float, whole: float) -> str:
+def _share_of(relevance: float, whole: float) -> str:
     return f"{relevance / whole:.0%} of the relevance" if whole else f"relevance {relevance:.3g} of 0"
 
 

@@ -39,7 +39,7 @@ COPIES = _names(
 POOLS = _names("maxpool1d maxpool2d adaptivemaxpool1d adaptivemaxpool2d amax maximum")
 WITH_RULE = LAYERS | BATCH_NORMS | NORMALIZATIONS | ADDITIONS | PRODUCTS | MATRIX_PRODUCTS | ATTENTION | SUMS
 WITH_RULE |= ELEMENTWISE | COPIES | POOLS
-# Where biases, stabilisers and constants can keep relevance.
+# Where biases, stabilizers and constants can keep relevance.
 ABSORBING = WITH_RULE - ELEMENTWISE - PRODUCTS - POOLS - COPIES | _names("cat concat concatenate stack pad")
 # What may lie between the images and a layer that is still the first.
 BEFORE_FIRST_LAYER = ADDITIONS | BATCH_NORMS | COPIES | PRODUCTS

@@ -49,13 +49,13 @@ class Recording(fx.Interpreter):
 
     def _computed_from(self, *starts: fx.Node) -> set[fx.Node]:
         """All nodes whose numbers are computed from those of `starts`; their sizes alone do not count."""
-        found = set(starts)
-        for node in self.nodes:
-            if any(used in found for used in node.all_input_nodes):
-                found.add(node)
-            if not _holds_numbers(self.env[node]):
-                found.discard(node)
-        return found
+        nodes = set(starts)
+        for candidate in self.nodes:
+            if any(used in nodes for used in candidate.all_input_nodes):
+                nodes.add(candidate)
+            if not _holds_numbers(self.env[candidate]):
+                nodes.discard(candidate)
+        return nodes
 
     def name_of(self, node: fx.Node) -> str:
         """The user's name: of the module, or of the module that calls the function with the function's name."""
@@ -80,21 +80,21 @@ class Recording(fx.Interpreter):
             return node.op
         return name.replace("_", "").lower()
 
-    def recompute(self, node: fx.Node, given: dict[fx.Node, Any]) -> Any:
-        """Compute a node anew from its inputs, some of which are `given`."""
+    def recompute(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """Compute a node again from its inputs, some of which have other `values`."""
         args, kwargs = fx.map_arg(
-            (node.args, node.kwargs), lambda used: given[used] if used in given else self.env[used]
+            (node.args, node.kwargs), lambda used: values[used] if used in values else self.env[used]
         )
         return getattr(self, node.op)(node.target, args, kwargs)
 
     def value_for(self, node: fx.Node, activation: Tensor) -> Tensor:
         """The value that a node would have for another activation."""
-        given: dict[fx.Node, Any] = {self.activation: activation}
+        values: dict[fx.Node, Any] = {self.activation: activation}
         needed = ancestors([node], stop=[self.activation]) & self.from_activation
-        for each in self.nodes:
-            if each in needed and each not in given:
-                given[each] = self.recompute(each, given)
-        value: Tensor = given[node]
+        for between in self.nodes:
+            if between in needed and between not in values:
+                values[between] = self.recompute(between, values)
+        value: Tensor = values[node]
         return value
 
     def relevance_inputs(self, node: fx.Node) -> list[fx.Node]:
@@ -139,11 +139,11 @@ class Recording(fx.Interpreter):
     def attention(self, node: fx.Node, value: Tensor) -> Tensor:
         """The output of an attention for another value, its weights held constant by its query and key."""
         args, kwargs = self._arguments(node)
-        given = (*args[:2], value, *args[3:]) if len(args) > 2 else args
-        named = kwargs if len(args) > 2 else kwargs | {"value": value}
-        output = getattr(self, node.op)(node.target, given, named)
-        found: Tensor = output if isinstance(output, Tensor) else output[0]
-        return found
+        new_args = (*args[:2], value, *args[3:]) if len(args) > 2 else args
+        new_kwargs = kwargs if len(args) > 2 else kwargs | {"value": value}
+        output = getattr(self, node.op)(node.target, new_args, new_kwargs)
+        values: Tensor = output if isinstance(output, Tensor) else output[0]
+        return values
 
     def layer_before(self, batch_norm: fx.Node) -> fx.Node | None:
         """The convolution or linear layer that a batch norm can be merged into, if it alone reads that layer."""
@@ -256,8 +256,8 @@ def _user_name(path: str) -> str:
 
 
 def _argument(node: fx.Node, position: int, name: str) -> fx.Node:
-    found: fx.Node = node.args[position] if len(node.args) > position else node.kwargs[name]  # type: ignore[assignment]
-    return found
+    argument: fx.Node = node.args[position] if len(node.args) > position else node.kwargs[name]  # type: ignore[assignment]
+    return argument
 
 
 def _input_of(node: fx.Node) -> fx.Node:

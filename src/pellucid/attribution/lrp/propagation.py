@@ -43,13 +43,13 @@ class Relevance:
 
     Attributes:
         values: (T, N, *native) what arrived at the activation.
-        carried: (T, N) what went to values that cross the cut beside the activation.
-        absorbed: layer name -> (T, N) what stayed there, with biases, stabilisers and outputs without contributions of
+        to_side_inputs: (T, N) what went to values that cross the cut beside the activation.
+        absorbed: layer name -> (T, N) what stayed there, with biases, stabilizers and outputs without contributions of
             the rule's sign; layers whose values do not have one row for each image are left out.
     """
 
     values: Tensor
-    side_inputs: Tensor
+    to_side_inputs: Tensor
     absorbed: dict[str, Tensor]
 
 
@@ -112,8 +112,8 @@ class Propagation:
             )
         native = run.env[run.activation]
         values = native.new_zeros(len(start), *native.shape)
-        side_inputs = start.new_zeros(start.shape[:2])
-        absorbed: dict[str, Tensor] = defaultdict(partial(torch.zeros_like, side_inputs))
+        to_side_inputs = start.new_zeros(start.shape[:2])
+        absorbed: dict[str, Tensor] = defaultdict(partial(torch.zeros_like, to_side_inputs))
         arriving: dict[fx.Node, Any] = {run.output: start}
         for node in reversed(run.nodes):
             relevance = arriving.pop(node, None)
@@ -122,15 +122,15 @@ class Propagation:
             if node is run.activation:
                 values = relevance
             elif node not in self._relevance_inputs:
-                side_inputs = side_inputs + _totals(relevance, side_inputs)
+                to_side_inputs = to_side_inputs + _totals(relevance, to_side_inputs)
             else:
                 shares = self._shares(node, relevance)
                 for taker, share in shares.items():
-                    arriving[taker] = _joined(arriving.get(taker), share)
+                    arriving[taker] = _add(arriving.get(taker), share)
                 if run.kind_of(node) in ABSORBING:
-                    lost = _totals(relevance, side_inputs) - _totals(shares, side_inputs)
+                    lost = _totals(relevance, to_side_inputs) - _totals(shares, to_side_inputs)
                     absorbed[self._name(node)] += lost
-        return Relevance(values, side_inputs, dict(absorbed))
+        return Relevance(values, to_side_inputs, dict(absorbed))
 
     def _reached(self, *, merge: bool) -> dict[fx.Node, list[fx.Node]]:
         """Every operation between activation and logits that relevance reaches, with the nodes that take its share."""
@@ -154,18 +154,18 @@ class Propagation:
         """What the rule of a node is chosen by; None if the node has no weights."""
         node_or_merged = self._merged.get(node, node)
         kind = self._recording.kind_of(node_or_merged)
-        found: Kind | None = None
+        layer_kind: Kind | None = None
         if kind in LAYERS:
-            found = "linear" if kind == "linear" else "convolution"
+            layer_kind = "linear" if kind == "linear" else "convolution"
         elif kind in BATCH_NORMS:
-            found = "batch_norm"
+            layer_kind = "batch_norm"
         elif kind in NORMALIZATIONS:
-            found = "normalization"
+            layer_kind = "normalization"
         elif kind in ADDITIONS and self._keeps_shape(node):
-            found = "shift"
-        if found is None:
+            layer_kind = "shift"
+        if layer_kind is None:
             return None
-        return Layer(self._name(node), found, self._is_on_images(node))
+        return Layer(self._name(node), layer_kind, self._is_on_images(node))
 
     def _name(self, node: fx.Node) -> str:
         return self._recording.name_of(self._merged.get(node, node))
@@ -271,11 +271,11 @@ def _totals(relevance: Any, like: Tensor) -> Tensor:
     return total
 
 
-def _joined(present: Any, more: Any) -> Any:
+def _add(present: Any, more: Any) -> Any:
     """Relevance of one value from several of its users; a tuple's relevance is kept by index."""
     if present is None:
         return more
     if isinstance(more, dict):
-        return present | {index: _joined(present.get(index), part) for index, part in more.items()}
+        return present | {index: _add(present.get(index), part) for index, part in more.items()}
     total: Tensor = present + more
     return total

@@ -195,7 +195,7 @@ def epsilon_share(
         Relevance (T, N, ...) of each input.
     """
     computed, pullback = _pullback(function, inputs)
-    gradients = pullback([stabilised_quotient(relevance, computed if output is None else output, stabilizer)])
+    gradients = pullback([stabilized_quotient(relevance, computed if output is None else output, stabilizer)])
     return tuple(x * gradient for x, gradient in zip(inputs, gradients, strict=True))
 
 
@@ -215,7 +215,7 @@ def vjp_routing(
     return _pullback(function, inputs)[1](relevance)
 
 
-def stabilised_quotient(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+def stabilized_quotient(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """Relevance / (z + epsilon sign z), where the sign of 0 is 1; 0 where that denominator is 0."""
     if epsilon > 0:
         return relevance / torch.where(z >= 0, z + epsilon, z - epsilon)
@@ -233,8 +233,10 @@ def _pullback(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[A
     several = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     def pullback(cotangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        given = [(output, each) for output, each in zip(several, cotangents, strict=True) if each is not None]
-        reached, seeds = zip(*given, strict=True)
+        pairs = [
+            (output, cotangent) for output, cotangent in zip(several, cotangents, strict=True) if cotangent is not None
+        ]
+        reached, seeds = zip(*pairs, strict=True)
         columns = [
             torch.autograd.grad(reached, leaves, column, retain_graph=True, allow_unused=True, materialize_grads=True)
             for column in zip(*seeds, strict=True)

