@@ -124,7 +124,11 @@ def compare_cavs(cavs: CavsByLayer) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def cav_cache_folder(text: str) -> Path | None:
-    """The folder that the option `cache` names: none for "none", the user's own for an empty text."""
+    """The folder that the option `cache` names: none for "none", the user's own for an empty text.
+
+    >>> cav_cache_folder("none") is None, cav_cache_folder("here")
+    (True, PosixPath('here'))
+    """
     if text.strip().lower() == "none":
         return None
     return Path(text) if text else user_cache_path("pellucid") / "cavs"

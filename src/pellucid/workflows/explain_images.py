@@ -63,6 +63,15 @@ def explain_images(
     Raises:
         ImageError: a file is not an image, and `on_failure` is not given.
         PellucidError: no such method, option, target or layer.
+
+    >>> import tempfile, pellucid as pl
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("L", (28, 28), 200).save(f"{folder}/gray.png")
+    ...     options = ExplainOptions(methods=("GradCAM", "LRP"), layers=("middle", "final"))
+    ...     (report,) = explain_images(pl.load("digit_cnn"), [f"{folder}/gray.png"], options)
+    >>> [(explanation.method, report.layers[explanation.layer]) for explanation in report.explanations][::3]
+    [('GradCAM', 'middle: 6'), ('LRP', 'final: 10')]
     """
     chosen = methods or select_methods(
         options.methods,

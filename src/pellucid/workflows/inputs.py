@@ -76,7 +76,11 @@ def select_methods(
 
 
 def class_indices(classifier: Classifier, texts: Sequence[str]) -> list[int] | None:
-    """Look up class names or indices written as texts; None if there are none."""
+    """Look up class names or indices written as texts; None if there are none.
+
+    >>> class_indices(load("digit_cnn"), ["3", "7"])
+    [3, 7]
+    """
     return [classifier.class_index(int(text) if text.isdecimal() else text) for text in texts] or None
 
 
@@ -127,7 +131,11 @@ def image_geometry(classifier: Classifier, image: Image.Image) -> Geometry:
 
 
 def layer_labels(classifier: Classifier, layers: Iterable[str]) -> dict[str, str]:
-    """What layers are called on a page: "final: head" where there is an alias."""
+    """What layers are called on a page, with the alias where there is one.
+
+    >>> layer_labels(load("digit_cnn"), [load("digit_cnn").resolve("final")])
+    {'10': 'final: 10'}
+    """
     aliases = {classifier.resolve(alias): alias for alias in ("final", "middle", "input")}
     return {layer: f"{aliases[layer]}: {layer}" if aliases.get(layer, layer) != layer else layer for layer in layers}
 

@@ -28,6 +28,14 @@ def write_image_report(report: ImageExplanation, folder: str | Path) -> list[Pat
 
     Raises:
         OSError: the folder cannot be written.
+
+    >>> import tempfile, pellucid as pl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("L", (28, 28), 200).save(f"{folder}/gray.png")
+    ...     options = pl.workflows.ExplainOptions(methods=("GradCAM",), layers=("final",))
+    ...     (report,) = pl.workflows.explain_images(pl.load("digit_cnn"), [f"{folder}/gray.png"], options)
+    ...     [file.name for file in write_image_report(report, folder)][::2]
+    ['index.html', 'maps.safetensors']
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -115,6 +115,12 @@ def render_page(page: PageInput) -> str:
 
     Raises:
         ReportError: no panels, two panels of one name, or a map or crop that does not lie on the image.
+
+    >>> image = Image.new("RGB", (40, 30))
+    >>> panel = Panel("GradCAM", "final", "cat", torch.rand(30, 40), signed=False)
+    >>> page = render_page(PageInput("cat.jpg", image, "a classifier", [("cat", 0.9)], [panel]))
+    >>> "GradCAM at final" in page
+    True
     """
     _check(page)
     photo = display_image(page.image)
@@ -151,6 +157,9 @@ def describe_completeness_gap(gap: float, delta: float | None) -> str:
 
     Returns:
         A sentence without a full stop.
+
+    >>> describe_completeness_gap(0.02, 4.0)
+    'the map adds up to the change in score, 4, within 0.5 %'
     """
     if not np.isfinite(gap):
         return "could not be computed"

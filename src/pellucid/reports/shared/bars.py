@@ -13,6 +13,10 @@ class Scale:
 
     Attributes:
         low, high: ends of the range; 0 lies in it.
+
+    >>> scale = Scale.over([-1.0, 3.0])
+    >>> scale.write(0.5), scale.write_range(-1, 2), scale.bar(3.0)["sign"]
+    ('+0.50', '−1.00 to +2.00', 'for')
     """
 
     low: float

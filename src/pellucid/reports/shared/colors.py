@@ -40,6 +40,12 @@ def robust_scale(values: Tensor, percentile: float = SCALE_PERCENTILE) -> float:
 
     Returns:
         The scale, in the map's own unit; 0.0 where no value is finite and non-zero.
+
+    Raises:
+        ReportError: the percentile is out of range.
+
+    >>> robust_scale(torch.tensor([[0.0, -2.0], [1.0, float("nan")]]), percentile=100)
+    2.0
     """
     if not 0 < percentile <= 100:
         raise ReportError(f"percentile is {percentile}; expected one above 0 and up to 100, such as 99.5")
@@ -100,7 +106,11 @@ def scale_ticks(scale: float, signed: bool) -> list[tuple[float, str, str]]:
 
 
 def format_number(value: float) -> str:
-    """Three significant digits with a real minus sign and a power of ten where needed: "−1.23×10⁻⁵"."""
+    """Three significant digits with a real minus sign and a power of ten where needed.
+
+    >>> format_number(-0.0000123)
+    '−1.23×10⁻⁵'
+    """
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     raised = str(int(exponent or 0)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return mantissa.replace("-", "−") + (f"×10{raised}" if exponent else "")

@@ -28,7 +28,18 @@ def script_hash(script: str) -> str:
 
 
 def frame(size: tuple[int, int], box: tuple[float, float, float, float]) -> dict[str, str] | None:
-    """What the network saw of an image of a size (width, height), as CSS percentages; None where it saw all of it."""
+    """What the network saw of an image, as CSS percentages.
+
+    Args:
+        size: (width, height) of the image.
+        box: (left, top, right, bottom) of what the network saw, in pixels of the image.
+
+    Returns:
+        left, top, width and height; None where it saw all of it.
+
+    >>> frame((200, 100), (50, 0, 150, 100))["left"]
+    '25.000%'
+    """
     width, height = size
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     if (left, top, right, bottom) == (0, 0, width, height):
@@ -39,19 +50,31 @@ def frame(size: tuple[int, int], box: tuple[float, float, float, float]) -> dict
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Names without repetition, in the order in which they first come."""
+    """Names without repetition, in the order in which they first come.
+
+    >>> distinct(["b", "a", "b"])
+    ['b', 'a']
+    """
     return list(dict.fromkeys(names))
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as "12.3 %"; never 0 or 100 % unless it is."""
+    """A share in [0, 1] as text; never 0 or 100 % unless it is.
+
+    >>> percent(0.1234), percent(0.99999)
+    ('12.3 %', '>99.9 %')
+    """
     if 0 < share < 0.001:
         return "<0.1 %"
     return ">99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
 
 
 def duration(seconds: float) -> str:
-    """Milliseconds below a second."""
+    """A time as text, in milliseconds below a second.
+
+    >>> duration(0.25), duration(3)
+    ('250 ms', '3.0 s')
+    """
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 

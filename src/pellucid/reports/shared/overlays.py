@@ -1,6 +1,6 @@
 """Maps of evidence laid over photographs, with color bars, as PNGs.
 
-Display only: nothing here feeds back into a number. The photograph goes grey under a map, so that color is
+Display only: nothing here feeds back into a number. The photograph goes gray under a map, so that color is
 always evidence; what the network never saw is dimmed and hatched, so that nobody reads it as "no evidence".
 """
 
@@ -39,7 +39,11 @@ _NARROWEST_BAR = 240
 
 
 def blank_reason(placed: Tensor) -> str | None:
-    """Why a map has nothing to show, in words, or None where it has: "zero everywhere", "no finite value"."""
+    """Why a map has nothing to show, in words; None where it has.
+
+    >>> blank_reason(torch.zeros(2, 2))
+    'zero everywhere'
+    """
     finite = placed.isfinite()
     if not bool(finite.any()):
         return "no finite value"
@@ -97,7 +101,7 @@ def overlay(
 ) -> Image.Image:
     """Lay a map over its photograph.
 
-    The photograph is shown grey. Signed maps are orange where positive and blue where negative, on one scale
+    The photograph is shown gray. Signed maps are orange where positive and blue where negative, on one scale
     -s..+s; maps that are >= 0 run from violet to yellow. Zero has no color, pixels without a value are
     hatched, and a map that is zero everywhere or has no finite value says so.
 
@@ -111,6 +115,12 @@ def overlay(
 
     Returns:
         RGB image of the image's `display_size`.
+
+    Raises:
+        ReportError: the map does not lie on the image.
+
+    >>> overlay(Image.new("RGB", (300, 200)), torch.rand(200, 300)).size
+    (300, 200)
     """
     check_placed(placed, image)
     shown = display_image(image)
@@ -170,6 +180,10 @@ def save_overlay(
 
     Returns:
         The scale that was used, 0.0 for a blank map.
+
+    Raises:
+        ReportError: the map does not lie on the image.
+        OSError: the file cannot be written.
     """
     limit = robust_scale(placed) if scale is None else scale
     figure = overlay(image, placed, scale=scale, alpha=alpha, signed=signed)
@@ -186,7 +200,11 @@ def save_overlay(
 
 
 def display_size(image: Image.Image, long_side: int = LONG_SIDE) -> tuple[int, int]:
-    """(width, height) of an image when shown: at most `long_side`, thumbnails enlarged by a whole factor."""
+    """(width, height) of an image when shown: at most `long_side`, thumbnails enlarged by a whole factor.
+
+    >>> display_size(Image.new("RGB", (2048, 1024))), display_size(Image.new("RGB", (28, 28)))
+    ((1024, 512), (280, 280))
+    """
     longest = max(image.size)
     scale = min(long_side / longest, -(-_SHORTEST_LONG_SIDE // longest))
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
@@ -200,7 +218,11 @@ def display_image(image: Image.Image) -> Image.Image:
 
 
 def resize_geometry(geometry: Geometry, size: tuple[int, int]) -> Geometry:
-    """The geometry on the same image resized to (width, height)."""
+    """The geometry on the same image resized to (width, height).
+
+    >>> resize_geometry(Geometry(200, 100, box=(50, 0, 150, 100)), (100, 50)).box
+    (25.0, 0.0, 75.0, 50.0)
+    """
     x, y = size[0] / geometry.width, size[1] / geometry.height
     left, top, right, bottom = geometry.box
     return replace(geometry, width=size[0], height=size[1], box=(left * x, top * y, right * x, bottom * y))
