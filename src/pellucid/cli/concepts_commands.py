@@ -50,7 +50,7 @@ def fit(
         out: folder for the fitted CAVs, LAYER/CONCEPT.safetensors.
         as_json: print JSON for machines.
     """
-    from pellucid.concepts import cav_files, save_cavs, to_json
+    from pellucid.concepts import cav_files, save_cavs
     from pellucid.workflows import compare_cavs, describe_cavs, load_classifier
 
     if options.concepts is not None and cav_files(options.concepts):
@@ -60,7 +60,7 @@ def fit(
     files = save_cavs([cav for at_layer in cavs.values() for cav in at_layer], out)
     if as_json:
         record = describe_cavs(model, cavs, cosines=compare_cavs(cavs))
-        print_json(to_json({**record, "files": [str(file) for file in files]}))
+        print_json({**record, "files": [str(file) for file in files]})
         return
     print_cavs(cavs)
     print_line(f"{len(files)} CAVs: {out}")

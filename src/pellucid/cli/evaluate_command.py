@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pellucid.cli.parsing import Options, options_named
-from pellucid.cli.printing import print_json, print_line, progress_bar, resumable, screen, to_json, warn, warn_skipped
+from pellucid.cli.printing import print_json, print_line, progress_bar, resumable, screen, warn, warn_skipped
 from pellucid.errors import PellucidError
 from pellucid.evaluation import SweepOptions
 from pellucid.workflows import EvaluateOptions
@@ -108,7 +108,7 @@ def run_record(run: "Run", page: Path | None) -> dict[str, Any]:
         "table": str(run.folder / "table.parquet"),
         "report": None if page is None else str(page),
         "skipped": run.skipped,
-        "summary": [to_json({**vars(line), "name": line.name, "median": vars(line.median)}) for line in run.summary()],
+        "summary": [{**vars(line), "name": line.name} for line in run.summary()],
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,28 +16,26 @@ INTERRUPTED = 130  # what shells say of a command that was stopped with Ctrl-C
 
 
 def print_json(value: object) -> None:
-    """Print for machines, and nothing else on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    """Print for machines, and nothing else on stdout; NaN and infinities are null.
+
+    >>> print_json({"score": float("nan"), "page": Path("a.html")})
+    {
+      "score": null,
+      "page": "a.html"
+    }
+    """
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except (TypeError, ValueError):  # torch, which takes seconds to import, is there when results are
+        from pellucid.storage import to_json
+
+        text = json.dumps(to_json(value), indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def print_line(text: str, console: Console = screen, **style: Any) -> None:
     """One line as it is: no markup, no colors for numbers, no wrapping."""
     console.print(text, highlight=False, markup=False, soft_wrap=True, **style)
-
-
-def to_json(value: object) -> Any:
-    """A value as JSON has it: NaN and infinity are null.
-
-    >>> to_json({"score": float("nan"), "page": Path("a.html"), "shape": (2, 3)})
-    {'score': None, 'page': 'a.html', 'shape': [2, 3]}
-    """
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    return value if isinstance(value, int | str | bool | type(None)) else str(value)
 
 
 def image_folders(files: Sequence[Path], out: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,6 @@ from pellucid.cli.printing import (
     progress_bar,
     resumable,
     stage_bars,
-    to_json,
     warn_skipped,
 )
 from pellucid.cli.surrogate_tables import print_assessment, print_explained_image, print_global_explanation
@@ -78,7 +76,7 @@ def _report(surrogate: "SurrogateExplainer | None", out: Path, as_json: bool) ->
     if surrogate is None or surrogate.assessment is None:  # another than the first of several processes
         return
     if as_json:
-        print_json({"run": str(out), "steps": surrogate.steps, "assessment": to_json(asdict(surrogate.assessment))})
+        print_json({"run": str(out), "steps": surrogate.steps, "assessment": surrogate.assessment})
         return
     print_assessment(surrogate.assessment)
     print_line(f"surrogate: {out}")
@@ -272,7 +270,7 @@ def evaluate(
     for file in files:
         write_surrogate_page(file, result.surrogate)
     if as_json:
-        print_json(to_json({"run": run, "assessment": asdict(assessment), **result.context_r2, "files": files}))
+        print_json({"run": run, "assessment": assessment, **result.context_r2, "files": files})
         return
     print_assessment(assessment, result.context_r2)
     print_files(files)

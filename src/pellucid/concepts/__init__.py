@@ -26,7 +26,7 @@ from pellucid.concepts.concept_sets import (
     concept_set,
     draw_concept_set,
 )
-from pellucid.concepts.concept_table import COLUMNS, TABLE_SUFFIXES, cav_rows, to_json, write_table
+from pellucid.concepts.concept_table import COLUMNS, TABLE_SUFFIXES, cav_rows, write_table
 from pellucid.concepts.estimators import ESTIMATORS, Estimator, fit_directions
 from pellucid.concepts.evidence import Evidence, compute_concept_maps, gather_evidence, score_directions
 from pellucid.concepts.explain_class import explain_class
@@ -95,6 +95,5 @@ __all__ = [
     "signed_contribution",
     "tcav",
     "tcav_rows",
-    "to_json",
     "write_table",
 ]

@@ -1,7 +1,6 @@
 """The tidy table of concepts: one row per image, concept, layer, class and number, and the files it is written to."""
 
 import json
-import math
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
@@ -15,7 +14,7 @@ from pellucid.concepts.cav import CAV
 from pellucid.concepts.joint import gram_matrix
 from pellucid.errors import PellucidError
 from pellucid.results import Result
-from pellucid.storage import to_record, write_atomically
+from pellucid.storage import to_json, to_record, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow
@@ -105,22 +104,6 @@ def write_table(path: str | Path, rows: Iterable[Row], about: Mapping[str, Any])
         write_atomically(path, encoded)
     except OSError as error:
         raise PellucidError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-
-
-def to_json(value: Any) -> Any:
-    """Convert a value to plain JSON: mappings and sequences recursively, numbers that are not finite to None.
-
-    Example:
-        >>> to_json({"gap": float("nan"), "layers": ("head",)})
-        {'gap': None, 'layers': ['head']}
-    """
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, int | bool | str | type(None)) else str(value)
 
 
 def _to_parquet(about: Mapping[str, Any], rows: Sequence[Row]) -> bytes:

@@ -6,7 +6,7 @@ class, so that a file is read by whoever knows the class, and reading never runs
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -83,6 +83,28 @@ def from_record(
     """
     value: T = RecordReader(fspath(source), tensors or {}).read(cls, record, "")
     return value
+
+
+def to_json(value: object) -> Any:
+    """Turn a value into JSON that is only shown, not read back: what `to_record` refuses becomes text.
+
+    Args:
+        value: anything; NaN and infinities become null everywhere.
+
+    >>> to_json({"score": float("nan"), "page": Path("a.html"), "shape": (2, 3), "classifier": object})
+    {'score': None, 'page': 'a.html', 'shape': [2, 3], 'classifier': "<class 'object'>"}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | str | type(None)) else str(value)
 
 
 def write_record(

@@ -19,9 +19,9 @@ from pellucid.concepts import (
     compute_concept_maps,
     tcav,
     tcav_rows,
-    to_json,
 )
 from pellucid.data import read_image
+from pellucid.storage import to_json
 from pellucid.workflows.concept_cavs import CavsByLayer, concept_targets, describe_cavs, gather_cavs, make_explainers
 from pellucid.workflows.inputs import image_geometry, layer_labels
 from pellucid.workflows.options import ExplainClassOptions, TCAVOptions
