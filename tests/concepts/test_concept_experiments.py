@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.concepts import failures, textures
-from experiments.concepts.failures_cases import Bench, gauge
-from experiments.concepts.textures_data import EXPECTED, PLACEBO, Sizes, class_images, photo_sets
-from experiments.concepts.textures_summary import SCORES, few_ranks, read_tables, summarize
+from experiments.concepts.failures import __main__ as failures
+from experiments.concepts.failures.cases import Bench, gauge
+from experiments.concepts.textures import __main__ as textures
+from experiments.concepts.textures.data import EXPECTED, PLACEBO, Sizes, class_images, photo_sets
+from experiments.concepts.textures.summary import SCORES, few_ranks, read_tables, summarize
 
 import pellucid as pl
 from pellucid.synthetic import TEXTURES
@@ -80,8 +81,8 @@ def tiny_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.slow
 def test_a_tiny_run_leaves_tables_summary_and_figures_and_no_parts(tiny_run: Path, shared_data: Path) -> None:
     names = {path.name for path in tiny_run.iterdir()}
-    tables = {f"textures_{name}.parquet" for name in ("cavs", "classes", "images")}
-    assert names == tables | {"textures.json", "textures_zebra.png", "textures_few.png"}
+    tables = {f"{name}.parquet" for name in ("cavs", "classes", "images")}
+    assert names == tables | {"textures.json", "zebra.png", "few.png"}
     summary = json.loads((tiny_run / "textures.json").read_text())
     ranked = summary["many"][0]["ranking"]
     assert [row["mean"] for row in ranked] == sorted((row["mean"] for row in ranked), reverse=True)
@@ -94,8 +95,8 @@ def test_a_tiny_run_leaves_tables_summary_and_figures_and_no_parts(tiny_run: Pat
 def test_a_layer_that_was_measured_is_not_measured_again(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "textures_parts").mkdir()
-    (tmp_path / "textures_parts" / f"{MODEL}-{LAYER}.json").write_text(json.dumps(read_tables(tiny_run)))
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / f"{MODEL}-{LAYER}.json").write_text(json.dumps(read_tables(tiny_run)))
     monkeypatch.setattr(textures, "measure", lambda *_: pytest.fail("measured again"))
     textures.run(tmp_path / "no data needed", tmp_path, TINY, [(MODEL, (LAYER,))])
     assert (tmp_path / "textures.json").read_bytes() == (tiny_run / "textures.json").read_bytes()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.concepts.tags_measures import Exhibits, measure
-from experiments.concepts.tags_networks import Recipe, classifier_for, random_tags
-from experiments.concepts.tags_statistics import MEASURES, by_network, compare
+from experiments.concepts.tags.measures import Exhibits, measure
+from experiments.concepts.tags.networks import Recipe, classifier_for, random_tags
+from experiments.concepts.tags.statistics import MEASURES, by_network, compare
 
 from pellucid.concepts import ConceptWarning
 from pellucid.synthetic import SHAPES

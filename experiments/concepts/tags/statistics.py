@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MEASURES", "RIVAL", "Table", "by_network", "compare", "markdown"]
-
 Floats = NDArray[np.float64]
 Table = Mapping[tuple[str, str, str], Floats]
 """(layer, part, measure) -> one number per network, the mean over its classes."""

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from pellucid.concepts import CAV
 
-__all__ = ["captum_tcav", "straightforward_scores"]
-
 BATCH = 8
 CHUNK = 10
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pellucid as pl
-from experiments.concepts.tags_networks import SIZE, Named, to_input
+from experiments.concepts.tags.networks import SIZE, Named, to_input
 from pellucid.attribution import Explanation, GradCAM, IntegratedGradients
 from pellucid.classifiers import LayerView
 from pellucid.concepts import (
@@ -27,8 +27,6 @@ from pellucid.concepts import (
 )
 from pellucid.evaluation.metrics import false_alarm, relevance_mass_accuracy, remove_concepts, soft_iou
 from pellucid.synthetic import BLANK, SHAPES, Scene, draw_scenes
-
-__all__ = ["LAYERS", "PARTS", "Exhibits", "Row", "measure"]
 
 PARTS = ("tag", "object")
 LAYERS = ("final", "middle")

@@ -15,8 +15,6 @@ import pellucid as pl
 from pellucid.storage import write_atomically
 from pellucid.synthetic import SHAPES, Scene, draw_scenes
 
-__all__ = ["SIZE", "Recipe", "classifier_for", "random_tags", "to_input", "train"]
-
 SIZE = 48
 """Side of the images in pixels."""
 Named = Sequence[str | None]

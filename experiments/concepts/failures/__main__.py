@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from experiments.concepts.failures_cases import Bench, baselines, correlated, gauge, hidden_sign, silent_zeros
-from experiments.concepts.failures_chance import chance
-from experiments.concepts.failures_figure import draw_figure
-from experiments.concepts.textures_data import Sizes, class_images, few_images, photo_sets
+from experiments.concepts.failures.cases import Bench, baselines, correlated, gauge, hidden_sign, silent_zeros
+from experiments.concepts.failures.chance import chance
+from experiments.concepts.failures.figure import draw_figure
+from experiments.concepts.textures.data import Sizes, class_images, few_images, photo_sets
 from pellucid import load
 from pellucid.concepts import ConceptWarning
 from pellucid.storage import write_atomically
-
-__all__ = ["FULL", "main", "run"]
 
 RESULTS = Path(__file__).parent / "results"
 FULL = Sizes(per_concept=40, negatives=80, per_class=12, classes=1, pairs=10)

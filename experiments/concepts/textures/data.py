@@ -14,21 +14,6 @@ from pellucid.data import Preprocess, find_images
 from pellucid.errors import ImageError
 from pellucid.synthetic import NEGATIVES, TEXTURES, draw_images
 
-__all__ = [
-    "EXPECTED",
-    "FULL",
-    "HONEYCOMB",
-    "LAYERS",
-    "PLACEBO",
-    "Sizes",
-    "class_images",
-    "drawn_name",
-    "drawn_sets",
-    "few_images",
-    "load_classifier",
-    "photo_sets",
-]
-
 LAYERS = {
     "efficientnet_lite0": ("blocks.6", "blocks.10", "blocks.15", "head"),
     "mobilenet_v2": ("features.17",),

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import pellucid as pl
-from benchmarks.concepts_rivals import captum_tcav, straightforward_scores
+from benchmarks.concepts.rivals import captum_tcav, straightforward_scores
 from benchmarks.timing import Timing, interleaved
 from pellucid.attribution import Passes
 from pellucid.classifiers import Classifier
@@ -39,7 +39,7 @@ from pellucid.concepts import (
 )
 from pellucid.synthetic import NEGATIVES, TEXTURES
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 LAYERS = ("blocks.10", "blocks.15", "head")
 CLASSES = [340, 291, 918]
 STEPS = 50

@@ -10,12 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from experiments.concepts.tags_measures import PARTS
-from experiments.concepts.tags_networks import SIZE
-from experiments.concepts.tags_statistics import MEASURES, Table
+from experiments.concepts.tags.measures import PARTS
+from experiments.concepts.tags.networks import SIZE
+from experiments.concepts.tags.statistics import MEASURES, Table
 from pellucid.synthetic import SHAPES, draw_scenes
-
-__all__ = ["draw_figure"]
 
 _SHOWN = (
     "Visual-TCAV signed",

@@ -21,8 +21,6 @@ from pellucid.concepts import (
 )
 from pellucid.evaluation.metrics import remove_concepts
 
-__all__ = ["SIGNED", "Bench", "Result", "baselines", "correlated", "gauge", "hidden_sign", "silent_zeros"]
-
 Result = dict[str, Any]
 SIGNED, RECTIFIED = "blocks.15", "head"
 """The last layer whose values have both signs, and the last map, which is behind a ReLU6."""

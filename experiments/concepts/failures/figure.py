@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.concepts.textures_figures import save_figure
-
-__all__ = ["draw_figure"]
+from experiments.concepts.textures.figures import save_figure
 
 _BEFORE, _MEND, _TRUTH, _THIRD = "#999999", "#4477aa", "#d55e00", "#228833"
 _REASONS = {

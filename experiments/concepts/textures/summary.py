@@ -10,21 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from experiments.concepts.textures_data import EXPECTED, HONEYCOMB, LAYERS, PLACEBO, drawn_name
+from experiments.concepts.textures.data import EXPECTED, HONEYCOMB, LAYERS, PLACEBO, drawn_name
 from pellucid.statistics import correct, sign_flip_p_value
 from pellucid.storage import write_atomically
-
-__all__ = [
-    "SCORES",
-    "Tables",
-    "few_ranks",
-    "places",
-    "read_tables",
-    "select",
-    "summarize",
-    "textures_of",
-    "write_tables",
-]
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
@@ -45,14 +33,14 @@ def write_tables(tables: Tables, out: Path) -> None:
     for name in _TABLES:
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(tables[name]), buffer, compression="zstd")
-        write_atomically(out / f"textures_{name}.parquet", buffer.getvalue())
+        write_atomically(out / f"{name}.parquet", buffer.getvalue())
 
 
 def read_tables(out: Path) -> Tables:
     """What `write_tables` wrote."""
     import pyarrow.parquet as pq
 
-    return {name: pq.read_table(out / f"textures_{name}.parquet").to_pylist() for name in _TABLES}
+    return {name: pq.read_table(out / f"{name}.parquet").to_pylist() for name in _TABLES}
 
 
 def select(rows: Sequence[Row], **wanted: object) -> list[Row]:

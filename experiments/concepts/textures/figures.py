@@ -5,22 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.concepts.textures_data import EXPECTED, PLACEBO
-from experiments.concepts.textures_summary import Tables, few_ranks, places, select, textures_of
+from experiments.concepts.textures.data import EXPECTED, PLACEBO
+from experiments.concepts.textures.summary import Tables, few_ranks, places, select, textures_of
 from pellucid.storage import write_atomically
-
-__all__ = ["draw_figures", "save_figure"]
 
 _LEADER, _OTHER, _CONTROL = "#d55e00", "#4477aa", "#999999"
 _LABELS = {"reference": "published score", "signed": "signed contribution (logits)"}
 
 
 def draw_figures(tables: Tables, summary: dict[str, list[dict[str, Any]]], out: Path) -> None:
-    """textures_zebra.png and textures_few.png."""
-    _draw_zebra(tables, out / "textures_zebra.png")
+    """zebra.png and few.png."""
+    _draw_zebra(tables, out / "zebra.png")
     last = dict(places(tables))  # of each model the last layer
     chosen = [row for row in summary["few"] if row["score"] == "signed" and last[row["model"]] == row["layer"]]
-    _draw_few(tables, chosen, out / "textures_few.png")
+    _draw_few(tables, chosen, out / "few.png")
 
 
 def save_figure(figure: Any, path: Path) -> None:

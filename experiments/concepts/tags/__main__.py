@@ -22,16 +22,16 @@ import pyarrow.parquet as pq
 import torch
 
 import pellucid
-from experiments.concepts import tags_measures, tags_networks
-from experiments.concepts.tags_figure import draw_figure
-from experiments.concepts.tags_measures import LAYERS, PARTS, Exhibits, measure
-from experiments.concepts.tags_networks import Recipe, classifier_for
-from experiments.concepts.tags_statistics import by_network, compare, markdown
+from experiments.concepts.tags import measures, networks
+from experiments.concepts.tags.figure import draw_figure
+from experiments.concepts.tags.measures import LAYERS, PARTS, Exhibits, measure
+from experiments.concepts.tags.networks import Recipe, classifier_for
+from experiments.concepts.tags.statistics import by_network, compare, markdown
 from pellucid.concepts import ConceptWarning
 from pellucid.storage import write_atomically
 
 AGREEMENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-_CODE = sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in (tags_measures, tags_networks))).hexdigest()
+_CODE = sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in (measures, networks))).hexdigest()
 TRUTHS = ("logit removed", "logit swapped", "accuracy removed")
 
 

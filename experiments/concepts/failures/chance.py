@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from experiments.concepts.failures_cases import SIGNED, Bench, Result
+from experiments.concepts.failures.cases import SIGNED, Bench, Result
 from pellucid.concepts import (
     CAV,
     ESTIMATORS,
@@ -15,8 +15,6 @@ from pellucid.concepts import (
     score_directions,
 )
 from pellucid.statistics import rank_p_value
-
-__all__ = ["chance", "chance_directions"]
 
 _DRAWS = 199
 

@@ -2,7 +2,7 @@
 
 python -m experiments.concepts.textures --data DIR [--out DIR]
 
-Writes textures_cavs, textures_classes and textures_images (Parquet), textures.json and two figures. Each layer of
+Writes the tables cavs, classes and images (Parquet), textures.json and two figures. Each layer of
 each classifier is kept when it is done, so a run that was stopped goes on where it stopped.
 """
 
@@ -18,7 +18,7 @@ import torch
 from benchmarks.torchvision_operators import declare_missing_operators
 from torch import Tensor
 
-from experiments.concepts.textures_data import (
+from experiments.concepts.textures.data import (
     FULL,
     LAYERS,
     Sizes,
@@ -29,8 +29,8 @@ from experiments.concepts.textures_data import (
     load_classifier,
     photo_sets,
 )
-from experiments.concepts.textures_figures import draw_figures
-from experiments.concepts.textures_summary import Tables, read_tables, summarize, write_tables
+from experiments.concepts.textures.figures import draw_figures
+from experiments.concepts.textures.summary import Tables, read_tables, summarize, write_tables
 from pellucid.attribution import Case
 from pellucid.classifiers import Classifier, LayerView
 from pellucid.concepts import (
@@ -45,8 +45,6 @@ from pellucid.concepts import (
 from pellucid.statistics import roc_auc
 from pellucid.storage import write_atomically
 
-__all__ = ["main", "measure", "run"]
-
 RESULTS = Path(__file__).parent / "results"
 FEWEST = 2
 """A class of which fewer images are recognized is left out of the means over images."""
@@ -57,7 +55,7 @@ def run(
     data: Path, out: Path, sizes: Sizes = FULL, layers: Iterable[tuple[str, Sequence[str]]] = tuple(LAYERS.items())
 ) -> None:
     """Measure every layer that is not measured yet, then write tables, summary and figures."""
-    parts = out / "textures_parts"
+    parts = out / "parts"
     measured = []
     for model, names in layers:
         classifier = None

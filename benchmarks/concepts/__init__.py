@@ -1,0 +1,1 @@
+"""Concepts against the straightforward way and Captum's TCAV."""

@@ -1,0 +1,1 @@
+"""Ways in which concept scores mislead, and their mends."""

@@ -1,0 +1,1 @@
+"""Do textures come out as one would expect, on real classifiers?"""
