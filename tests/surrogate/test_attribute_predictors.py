@@ -3,9 +3,8 @@
 import torch
 from tests.surrogate.support import bars
 
-from pellucid.surrogate.model.attribute_predictors import AttributePredictors
+from pellucid.surrogate.model.auxiliary_models import AttributePredictors, fit_context_probe
 from pellucid.surrogate.model.encoders import r2_score
-from pellucid.surrogate.model.probes import fit_context_probe
 from pellucid.surrogate.training.fit_predictors import fit_attribute_predictors
 from pellucid.surrogate.training.image_datasets import InMemory, gather_images
 from pellucid.surrogate.training_options import PRESETS

@@ -62,10 +62,10 @@ class LossWeights:
 class TrainingOptions:
     """How a surrogate is trained.
 
-    A noisy channel is left to what the contexts, which come clean, do not tell: without `latent_noise` and
-    `nuisance_noise` latents copy contexts, and an intervention on one side only is half obeyed. With `nuisance_dim=0`
-    everything is generated from what the classifier sees (and from noise, if `noise_inputs`): class and style are
-    reconstructed, not the very image.
+    Noise on latents and nuisance keeps them from copying the contexts, which come without noise: with copies, an
+    intervention on the contexts alone has half of its effect. With `nuisance_dim=0` images are generated from the
+    classifier's features alone (and from noise, if `noise_inputs`): class and style are reconstructed, not the very
+    image.
 
     Attributes:
         resolution: Height and width of the images in pixels: 16, 32, 64, 128 or 256.

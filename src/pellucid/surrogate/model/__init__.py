@@ -1,7 +1,12 @@
 """The networks of the surrogate: codes, encoders, generator, discriminator, features of the classifier, predictors."""
 
-from pellucid.surrogate.model.attribute_predictors import AttributePredictors
-from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality, mean_and_std
+from pellucid.surrogate.model.auxiliary_models import (
+    AttributePredictors,
+    AuxiliaryModels,
+    AuxiliaryQuality,
+    fit_context_probe,
+    mean_and_std,
+)
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
 from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
@@ -14,7 +19,6 @@ from pellucid.surrogate.model.layers import (
     resolutions_up_to,
     to_channels_last,
 )
-from pellucid.surrogate.model.probes import fit_context_probe
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
 
 __all__ = [

@@ -5,10 +5,98 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pellucid.surrogate.model.attribute_predictors import AttributePredictors
+from pellucid.surrogate.model.encoders import MLP, ConvEncoder, fit_regressor
 from pellucid.surrogate.model.layers import temporary_seed
-from pellucid.surrogate.model.probes import ContextProbe
 from pellucid.surrogate.training_options import TrainingOptions
+
+FOLDS = 3
+"""Of the cross-fitting of a probe."""
+
+
+class AttributePredictors(nn.Module):
+    """E_c: regressors that predict the context of an image; their mean is its context.
+
+    They are trained on disjoint images. A generator that fools one with faint smudges does not fool all, and where they
+    disagree, none is to be believed.
+
+    Args:
+        channels: Channels of the images.
+        contexts: K_c.
+        options: Resolution, widths and number of predictors.
+
+    >>> from pellucid.surrogate import PRESETS
+    >>> AttributePredictors(1, 2, PRESETS["ci-16"])(torch.zeros(5, 1, 16, 16)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, channels: int, contexts: int, options: TrainingOptions) -> None:
+        super().__init__()
+        size = {"channel_base": options.encoder_channel_base, "max_channels": options.encoder_max_channels}
+        self.members = nn.ModuleList(
+            ConvEncoder(options.resolution, channels, contexts, **size) for _ in range(options.num_predictors)
+        )
+
+    def predict_each(self, images: Tensor) -> Tensor:
+        """Standardized contexts (J, N, K_c) of images (N, C, R, R) in display space, predictor by predictor."""
+        return torch.stack([member(images) for member in self.members])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Standardized contexts (N, K_c)."""
+        return self.predict_each(images).mean(0)
+
+    def disagreement(self, images: Tensor) -> Tensor:
+        """Largest difference between predictors, (N, K_c), in standard deviations of the table."""
+        predicted = self.predict_each(images)
+        return predicted.amax(0) - predicted.amin(0)
+
+
+class ContextProbe(nn.Module):
+    """Q: what context the classifier's features hold; the mean of cross-fitted MLPs, phi (N, F) to context (N, K_c).
+
+    Args:
+        features: F.
+        contexts: K_c.
+
+    >>> ContextProbe(6, 2)(torch.zeros(5, 6)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, features: int, contexts: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(MLP(features, contexts) for _ in range(FOLDS))
+
+    def forward(self, phi: Tensor) -> Tensor:
+        return torch.stack([member(phi) for member in self.members]).mean(0)
+
+
+def fit_context_probe(phi: Tensor, context: Tensor, *, steps: int, seed: int) -> tuple[ContextProbe, Tensor]:
+    """Train each member on two thirds of the images, drawn evenly: re-weighted batches would tie the members' errors.
+
+    Args:
+        phi: (N, F), standardized.
+        context: (N, K_c), standardized.
+        steps: Training steps of each member.
+        seed: Seed of weights and draws.
+
+    Returns:
+        The probe, frozen, and its cross-fitted prediction (N, K_c): of each image by the member that never saw it.
+    """
+    random = torch.Generator().manual_seed(seed)
+    with temporary_seed(seed):
+        probe = ContextProbe(phi.shape[1], context.shape[1])
+    fold = torch.arange(len(phi)) % FOLDS
+    cross_fitted = torch.empty_like(context)
+    for index, member in enumerate(probe.members):
+        training_rows = (fold != index).nonzero()[:, 0]
+
+        def draw_batch(training_rows: Tensor = training_rows) -> tuple[Tensor, Tensor]:
+            rows = training_rows[torch.randint(len(training_rows), (128,), generator=random)]
+            return phi[rows], context[rows]
+
+        fit_regressor(member, draw_batch, steps=steps, learning_rate=1e-3, weight_decay=1e-2)
+        with torch.no_grad():
+            cross_fitted[fold == index] = member(phi[fold == index])
+    return probe, cross_fitted
 
 
 @dataclass(frozen=True)

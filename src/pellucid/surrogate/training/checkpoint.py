@@ -77,7 +77,7 @@ class TrainingFolder(RunFolder):
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, steps: int) -> None:
-        """Drop the log's lines of steps after so many: they will be made again."""
+        """Drop the lines of the log after a step: these steps will be made again."""
         path = self.path / LOG
         if path.exists():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= steps]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pellucid.surrogate.model.attribute_predictors import AttributePredictors
+from pellucid.surrogate.model.auxiliary_models import AttributePredictors
 from pellucid.surrogate.model.encoders import fit_regressor, r2_score
 from pellucid.surrogate.model.layers import temporary_seed, to_channels_last
 from pellucid.surrogate.training.image_datasets import gather_images

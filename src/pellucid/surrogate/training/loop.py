@@ -49,7 +49,7 @@ class DivergedError(PellucidError):
 
 @dataclass
 class DivergenceMonitor:
-    """Running means of what tells that a training diverges.
+    """Running means that show when a training diverges.
 
     Attributes:
         discriminator: Running mean of the discriminator's loss on real images and reconstructions; None at first.

@@ -11,12 +11,11 @@ from torch.utils.data import ConcatDataset, Dataset
 from pellucid.classifiers import reinitialize, replace_module
 from pellucid.errors import ModelError, PellucidError
 from pellucid.storage import RecordError, from_record, read_json, read_tensors, to_record, write_json, write_tensors
-from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality, mean_and_std
+from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality, fit_context_probe, mean_and_std
 from pellucid.surrogate.model.encoders import r2_score
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.layers import to_channels_last
-from pellucid.surrogate.model.probes import fit_context_probe
 from pellucid.surrogate.training.checkpoint import CheckpointError
 from pellucid.surrogate.training.distributed import is_main_process, wait_for_all
 from pellucid.surrogate.training.fit_predictors import fit_attribute_predictors, map_in_batches

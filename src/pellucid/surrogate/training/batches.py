@@ -1,4 +1,4 @@
-"""Interventions on codes: the images generated from them must be found to have the codes that were set."""
+"""What a step works on: images drawn by weight, and interventions on their codes."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,72 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate.model.codes import Codes
+from pellucid.surrogate.training.image_datasets import gather_images
+from pellucid.surrogate.training.preparation import TrainingData
+from pellucid.surrogate.training.sampling import draw_rows
 
 CONTEXT_SHARE, LATENT_SHARE = 0.45, 0.2
 """Of the changed codes; in the rest the whole nuisance is another image's."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to be reconstructed, and the versions of them whose latents and nuisance are used.
+
+    Attributes:
+        images: (B, C, R, R) in display space, to be reconstructed.
+        context: (B, K_c), of the images.
+        phi: (B, F), of the images, standardized.
+        sources: (B, C, R, R), where the nuisance is encoded: the same images, or other versions of them.
+        source_context: (B, K_c), of the sources.
+        source_phi: (B, F), of the sources, standardized.
+        source_logits: (B, K), of the sources.
+    """
+
+    images: Tensor
+    context: Tensor
+    phi: Tensor
+    sources: Tensor
+    source_context: Tensor
+    source_phi: Tensor
+    source_logits: Tensor
+
+
+def draw_batch(
+    data: TrainingData, size: int, *, paired_fraction: float, random: torch.Generator, device: torch.device
+) -> Batch:
+    """Draw a batch by the sampler's weights.
+
+    Where images have versions with other contexts, a fraction is reconstructed from the latents and nuisance of
+    another version: the true image of an intervention, known pixel by pixel. Latents and nuisance thereby learn to
+    leave to the contexts what is theirs.
+
+    Args:
+        data: The training set.
+        size: B.
+        paired_fraction: Fraction of the rows whose source is another version.
+        random: Generator of the draws.
+        device: Where the batch goes.
+    """
+    chosen = draw_rows(data.weights, size, random)
+    shift = data.num_images * torch.randint(data.num_versions, (size,), generator=random)
+    paired = torch.rand(size, generator=random) < paired_fraction
+    other = (chosen + shift) % (data.num_images * data.num_versions)
+    source = torch.where(paired & (data.weights[other] > 0), other, chosen)  # not those that are left out
+
+    def rows_of(table: Tensor, rows: Tensor) -> Tensor:
+        return table[rows].to(device)
+
+    images = gather_images(data.images, chosen).to(device)
+    return Batch(
+        images,
+        rows_of(data.context, chosen),
+        rows_of(data.phi, chosen),
+        images if torch.equal(source, chosen) else gather_images(data.images, source).to(device),
+        rows_of(data.context, source),
+        rows_of(data.phi, source),
+        rows_of(data.logits, source),
+    )
 
 
 @dataclass(frozen=True)
