@@ -34,6 +34,12 @@ class BatchBudget:
 
     Attributes:
         passes: what measuring has cost so far.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> budget = BatchBudget(view, torch.rand(1, 1, 32, 32), max_bytes=200_000)
+    >>> budget.rows("forward") > budget.rows("gradient") >= 1
+    True
     """
 
     def __init__(
@@ -123,10 +129,15 @@ class Bounded(Protocol):
     """What limits the batches of whoever explains: every `Method`, and `BatchLimits`."""
 
     @property
-    def max_batch(self) -> int: ...
+    def max_batch(self) -> int:
+        """Most rows that go through the network at once."""
+
     @property
-    def max_bytes(self) -> int | None: ...
-    def needs_gradients(self, view: View) -> bool: ...
+    def max_bytes(self) -> int | None:
+        """Most bytes that the tensors of one pass may take."""
+
+    def needs_gradients(self, view: View) -> bool:
+        """Whether `case.gradients` will be asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +148,9 @@ class BatchLimits:
         max_batch: most rows that go through the network at once.
         max_bytes: most bytes that the tensors of one pass may take; None for no bound.
         gradients: whether `case.gradients` will be asked for.
+
+    >>> BatchLimits(max_batch=8).max_batch
+    8
     """
 
     max_batch: int = 16
@@ -157,6 +171,9 @@ class ImageBatch:
         target: of these images.
         offset: index of the first.
         total: how many images there are in all.
+
+    >>> ImageBatch(torch.zeros(4, 3, 8, 8), 1, offset=8, total=20).rows
+    slice(8, 12, None)
     """
 
     images: Tensor
@@ -191,6 +208,13 @@ def image_batches(
     Raises:
         PellucidError: no images, or a budget too small for one.
         TargetError: a tensor of targets that has not one row for each image.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> images = torch.rand(20, 1, 32, 32)
+    >>> batches = image_batches([BatchBudget(view, images[:1], targets=2)], images, ["3", "7"], differentiate=True)
+    >>> [len(batch.images) for batch in batches]
+    [8, 8, 4]
     """
     total = len(images)
     if not total:
@@ -207,6 +231,10 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
     Every operation is seen, those of the backward pass too. Tensors made before, such as weights, and scratch memory
     inside an operation do not count.
+
+    >>> x = torch.ones(1000)  # made before: does not count
+    >>> peak_bytes(lambda: (x + 1) * 2)
+    8000
     """
     ledger = _Ledger()
     with ledger:

@@ -37,7 +37,13 @@ class _CAM(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class GradCAM(_CAM):
-    """ReLU(sum_c a_c x mean over the map of the gradient of channel c) (Selvaraju et al., 2017)."""
+    """ReLU(sum_c a_c x mean over the map of the gradient of channel c) (Selvaraju et al., 2017).
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.GradCAM()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
+    """
 
     def needs_gradients(self, view: View) -> bool:
         """Always."""
@@ -54,6 +60,11 @@ class GradCAMPlusPlus(_CAM):
 
     alpha = g^2 / (2 g^2 + g^3 sum_xy a), 0 / 0 read as 0 / 1; w_c = sum_xy alpha ReLU(exp(score) g). The factor
     exp(score) is common to the whole map; it is kept within exp(+-60), so that the map neither overflows nor vanishes.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.GradCAMPlusPlus()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     def needs_gradients(self, view: View) -> bool:
@@ -73,7 +84,13 @@ class GradCAMPlusPlus(_CAM):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCAM(_CAM):
-    """ReLU(sum_c ReLU(gradient_c) x a_c), cell by cell (Jiang et al., 2021)."""
+    """ReLU(sum_c ReLU(gradient_c) x a_c), cell by cell (Jiang et al., 2021).
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.LayerCAM()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
+    """
 
     def needs_gradients(self, view: View) -> bool:
         """Always."""
@@ -90,6 +107,11 @@ class AblationCAM(_CAM):
 
     w_c = (y - y without c) / y, and 0 where y = 0. Channels that are zero everywhere cannot matter and are not run;
     where the logits are affine in the activation, one gradient gives every drop exactly.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.AblationCAM()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     def needs_gradients(self, view: View) -> bool:
@@ -122,6 +144,11 @@ class ScoreCAM(_CAM):
     Each channel is upsampled to the image, scaled to [0, 1] and multiplied with the image, and the whole network is
     run: C passes of the full network, whatever the layer. The weight is the probability of the target's class, whatever
     the target's output. A constant channel has weight 0.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.ScoreCAM()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     def attribute(self, case: Case) -> Attribution:

@@ -43,6 +43,14 @@ class Case:
     Raises:
         ModelError: the network gives NaN or infinite logits.
         TargetError: no such class.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> case = pl.attribution.Case(view, torch.rand(2, 1, 32, 32), ["3", "7"])
+    >>> case.activation.shape, case.scores.shape, case.gradients.shape
+    (torch.Size([2, 64, 8, 8]), torch.Size([2, 2]), torch.Size([2, 2, 64, 8, 8]))
+    >>> case.passes
+    Passes(prefix_forward=2, suffix_forward=4, suffix_backward=4, network_forward=0)
     """
 
     def __init__(
@@ -188,7 +196,13 @@ class Case:
             yield images[pairs // count], pairs % count
 
     def sum_by_image(self, values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        """Sums (N, ...) of rows (R, ...), weighted by (R,) weights, over the rows of each image."""
+        """Sums (N, ...) of rows (R, ...), weighted by (R,) weights, over the rows of each image.
+
+        Args:
+            values: (R, ...).
+            rows: (R,) the image that each row belongs to.
+            weights: (R,).
+        """
         # Not index_add, whose order, and so rounding, is random on a GPU.
         sums = values.new_zeros(len(self), *values.shape[1:])
         for image in sorted(set(rows.tolist())):
@@ -247,6 +261,12 @@ def cases(
         PellucidError: no methods, no images, or a budget too small for one row.
         TargetError: no such class.
         ModelError: NaN or infinite logits.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> method = pl.attribution.GradCAM(max_batch=8)
+    >>> [len(case) for case in cases(view, torch.rand(20, 1, 32, 32), "7", [method])]
+    [8, 8, 4]
     """
     if not methods:
         raise PellucidError("no methods to explain with: the list is empty")

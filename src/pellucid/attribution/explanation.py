@@ -153,7 +153,11 @@ class Explanation(Result):
 
 
 def largest_gap(values: Tensor, delta: Tensor | None) -> float | None:
-    """The largest relative completeness gap of maps (N, T, h, w) that should sum to `delta` (N, T); None without."""
+    """The largest relative completeness gap of maps (N, T, h, w) that should sum to `delta` (N, T); None without.
+
+    >>> largest_gap(torch.full((1, 1, 2, 2), 0.25), torch.tensor([[2.0]]))
+    0.5
+    """
     return None if delta is None else float(_relative_gaps(values, delta).max())
 
 

@@ -19,7 +19,11 @@ _NO_RELU = "no ReLU comes after this layer, so that the map is the plain gradien
 
 
 def sum_channels(values: Tensor) -> Tensor:
-    """(N, T, C, h, w) -> (N, T, h, w)."""
+    """(N, T, C, h, w) -> (N, T, h, w).
+
+    >>> sum_channels(torch.ones(1, 2, 3, 4, 4)).unique().tolist()
+    [3.0]
+    """
     return values.sum(2)
 
 
@@ -29,6 +33,11 @@ class Gradient(Method):
 
     Attributes:
         absolute: False keeps the sign and sums the gradient itself.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.Gradient()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     absolute: bool = True
@@ -39,6 +48,7 @@ class Gradient(Method):
 
     @property
     def signed(self) -> bool:
+        """With `absolute` maps are >= 0."""
         return not self.absolute
 
     def attribute(self, case: Case) -> Attribution:
@@ -48,7 +58,13 @@ class Gradient(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class InputXGradient(Method):
-    """Sum over channels of activation x gradient (Shrikumar et al., 2017)."""
+    """Sum over channels of activation x gradient (Shrikumar et al., 2017).
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.InputXGradient()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
+    """
 
     def needs_gradients(self, view: View) -> bool:
         """Always."""
@@ -68,12 +84,18 @@ class GuidedBackprop(Method):
 
     Attributes:
         absolute: False keeps the sign and sums the guided gradient itself.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.GuidedBackprop()(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     absolute: bool = True
 
     @property
     def signed(self) -> bool:
+        """With `absolute` maps are >= 0."""
         return not self.absolute
 
     def attribute(self, case: Case) -> Attribution:
@@ -99,6 +121,11 @@ class SmoothGrad(Method):
         absolute: take absolute values per channel after averaging ("mean" without `times_activation` only).
         seed: of the noise. Sample i has the noise of seed and i for every image, so that a map does not depend on the
             images beside it or on their order.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.SmoothGrad(samples=4)(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     samples: int = 15
@@ -119,6 +146,7 @@ class SmoothGrad(Method):
 
     @property
     def signed(self) -> bool:
+        """Means of signed values alone are signed."""
         return self.statistic == "mean" and (self.times_activation or not self.absolute)
 
     def attribute(self, case: Case) -> Attribution:
@@ -148,7 +176,17 @@ class SmoothGrad(Method):
 
 
 def sample_noise(seed: int, sample: int, shape: torch.Size) -> Tensor:
-    """Standard normal noise (C, h, w), a function of seed and sample alone."""
+    """Standard normal noise (C, h, w), a function of seed and sample alone.
+
+    Args:
+        seed: of all samples.
+        sample: its number.
+        shape: (C, h, w).
+
+    >>> shape = torch.Size([1, 2, 2])
+    >>> torch.equal(sample_noise(0, 3, shape), sample_noise(0, 3, shape))
+    True
+    """
     mixed = int(np.random.SeedSequence((seed, sample)).generate_state(1)[0])
     return torch.randn(shape, generator=torch.Generator().manual_seed(mixed))
 
@@ -196,6 +234,12 @@ class GuidedReLUs(TorchFunctionMode):
 
     Attributes:
         count: how many ReLUs have been guided so far.
+
+    >>> x = torch.tensor([1.0, 2.0, -1.0], requires_grad=True)
+    >>> with GuidedReLUs() as guided:
+    ...     y = (x.relu() * torch.tensor([1.0, -1.0, 1.0])).sum()
+    >>> torch.autograd.grad(y, x)[0].tolist(), guided.count
+    ([1.0, 0.0, 0.0], 1)
     """
 
     def __init__(self) -> None:

@@ -27,6 +27,12 @@ class IntegratedGradients(Method):
         quadrature: "gauss_legendre", "trapezoid", "midpoint", "left" or "right".
         tolerance: double the steps of an image until |gap| <= tolerance x |score - score at the baseline|.
         max_steps: where that doubling ends; a note says for which images the tolerance was not met.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> explanation = pl.attribution.IntegratedGradients(steps=10, tolerance=0.05)(view, torch.rand(2, 1, 32, 32), "7")
+    >>> explanation.values.shape, explanation.gap.shape
+    (torch.Size([2, 1, 8, 8]), torch.Size([2]))
     """
 
     steps: int = 20

@@ -23,6 +23,9 @@ class Attribution:
         values: (N, T, h, w).
         delta: (N, T) or None.
         notes: remarks by image index.
+
+    >>> Attribution(torch.zeros(2, 1, 4, 4)).delta is None
+    True
     """
 
     values: Tensor
@@ -40,6 +43,15 @@ class Method(ABC):
             images (or 1) are explained at once, so that their N x T gradients are bounded too.
         max_bytes: most bytes that the tensors of one pass may take (see `BatchBudget`, which measures one row's), on
             top of images, activations and maps; None for no bound. Too few for one row are an error that says how many.
+
+    >>> import pellucid as pl
+    >>> class Brightness(pl.attribution.Method):
+    ...     def attribute(self, case: Case) -> Attribution:
+    ...         brightness = case.activation.mean(1, keepdim=True)
+    ...         return Attribution(brightness.expand(-1, case.target_count, -1, -1))
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> Brightness()(view, torch.rand(2, 1, 32, 32), ["3", "7"]).values.shape
+    torch.Size([2, 2, 8, 8])
     """
 
     max_batch: int = 16
@@ -112,6 +124,13 @@ def explain(view: View, images: Tensor, target: TargetLike, methods: Sequence[Me
         PellucidError: no methods, no images, or a budget too small for one row.
         TargetError: no such class.
         ModelError: NaN or infinite logits.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> methods = [pl.attribution.GradCAM(), pl.attribution.InputXGradient()]
+    >>> explanations = pl.attribution.explain(view, torch.rand(2, 1, 32, 32), "7", methods)
+    >>> [explanation.passes.suffix_forward for explanation in explanations]
+    [2, 0]
     """
     batches = [[explain_case(case, method) for method in methods] for case in cases(view, images, target, methods)]
     return [Explanation.join(parts) for parts in zip(*batches, strict=True)]
@@ -126,6 +145,14 @@ def explain_case(case: Case, method: Method) -> Explanation:
 
     Returns:
         The maps with their receipt. The first method to explain a case is charged for what was run to prepare it.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> method = pl.attribution.GradCAM()
+    >>> for case in pl.attribution.cases(view, torch.rand(20, 1, 32, 32), "7", [method]):
+    ...     print(len(case), explain_case(case, method).values.shape)
+    16 torch.Size([16, 1, 8, 8])
+    4 torch.Size([4, 1, 8, 8])
     """
     with torch.inference_mode(False):
         attribution = method.attribute(case)

@@ -23,6 +23,10 @@ def make_methods(
 
     Raises:
         PellucidError: no such method or option, or a value that the method refuses.
+
+    >>> import pellucid as pl
+    >>> make_methods(["grad-cam"], ["GradCAM.relu=False"], pl.attribution.METHODS)
+    [GradCAM(max_batch=16, max_bytes=None, relu=False)]
     """
     selected = list(dict.fromkeys(_find(name, methods) for name in names))
     if not selected:

@@ -64,6 +64,13 @@ class PathIntegral:
         baseline_logits: (N, K) or (N, heads, K).
         steps: (N,) steps of the rule; 0 where the gradient is the same all along the line.
         quadrature: the rule.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> case = pl.attribution.Case(view, torch.rand(2, 1, 32, 32), "7")
+    >>> path = path_integral(case, torch.zeros(()), steps=4)
+    >>> path.values.shape, path.steps.tolist()
+    (torch.Size([2, 1, 64, 8, 8]), [4, 4])
     """
 
     mean: Tensor
@@ -123,6 +130,12 @@ def path_integral(
 
     Raises:
         PellucidError: no steps, or an unknown rule.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> case = pl.attribution.Case(view, torch.rand(2, 1, 32, 32), "7")
+    >>> path_integral(case, torch.zeros(()), steps=4, sum_channels=True).values.shape
+    torch.Size([2, 1, 8, 8])
     """
     start = baseline.to(case.activation).expand(case.activation.shape)
     difference = case.activation - start
@@ -162,6 +175,13 @@ def refine_path(case: Case, path: PathIntegral, tolerance: float, max_steps: int
 
     Returns:
         The path with more steps; `steps` says how many each image got.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> case = pl.attribution.Case(view, torch.rand(1, 1, 32, 32), "7")
+    >>> path = path_integral(case, torch.zeros(()), steps=2)
+    >>> refine_path(case, path, tolerance=1e-9, max_steps=8).steps.tolist()
+    [8]
     """
     while True:
         missed = (path.relative_gap > tolerance).any(1).cpu() & (path.steps > 0) & (2 * path.steps <= max_steps)

@@ -20,6 +20,14 @@ def occlusion_windows(size: int, window: int, stride: int) -> list[tuple[int, in
     They begin stride * (window // stride - 1) cells before the axis, size // stride + window // stride - 1 of them, so
     that the ends are covered as often as the middle where the stride divides window and size; one more where these
     would leave the last cells uncovered.
+
+    Args:
+        size: cells along the axis.
+        window: cells of a window.
+        stride: cells from one window to the next, at most `window`.
+
+    >>> occlusion_windows(6, window=4, stride=2)
+    [(0, 2), (0, 4), (2, 6), (4, 6)]
     """
     before = stride * (window // stride - 1)
     count = max(1, size // stride + window // stride - 1)
@@ -39,6 +47,11 @@ class Occlusion(Method):
     Attributes:
         window, stride: side and step of the window in cells; by default 16 and 8 at the input, 5 and 2 elsewhere.
         fill: what hidden cells are set to.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.Occlusion(window=3)(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     window: int | None = None
@@ -134,7 +147,20 @@ def _mask_axis(size: int, cells: int) -> _MaskAxis:
 
 
 def rise_masks(count: int, height: int, width: int, *, cells: int, keep: float, seed: int) -> "_Masks":
-    """The masks of RISE: `masks[indices]` makes (r, h, w) of them in [0, 1], always the same for the same seed."""
+    """The masks of RISE: `masks[indices]` makes (r, h, w) of them in [0, 1], always the same for the same seed.
+
+    Args:
+        count: number of masks.
+        height: of the map, in its cells.
+        width: of the map.
+        cells: side of the coarse grid that masks are drawn on.
+        keep: chance that a coarse cell is kept.
+        seed: of the masks.
+
+    >>> masks = rise_masks(100, 8, 8, cells=4, keep=0.5, seed=0)
+    >>> masks[torch.tensor([3, 5])].shape
+    torch.Size([2, 8, 8])
+    """
     return _Masks(count, _mask_axis(height, cells), _mask_axis(width, cells), cells, keep, seed)
 
 
@@ -167,6 +193,11 @@ class RISE(Method):
         keep: chance that a coarse cell is kept.
         output: "probability" of the target's class, or "target", the score that is explained.
         seed: of the masks; they are the same for all images of one size.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.RISE(masks=20)(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     masks: int = 1000
@@ -185,6 +216,7 @@ class RISE(Method):
 
     @property
     def signed(self) -> bool:
+        """Probabilities are >= 0, and so are the maps."""
         return self.output == "target"
 
     def attribute(self, case: Case) -> Attribution:

@@ -13,7 +13,11 @@ from pellucid.errors import PellucidError
 
 
 def gaussian_weights(kernel_size: int) -> Tensor:
-    """Normalized weights (K,) of a Gaussian with sigma = K / 4, cut at the window."""
+    """Normalized weights (K,) of a Gaussian with sigma = K / 4, cut at the window.
+
+    >>> [round(weight, 3) for weight in gaussian_weights(3).tolist()]
+    [0.226, 0.549, 0.226]
+    """
     offsets = torch.arange(kernel_size, dtype=torch.float64) - (kernel_size - 1) / 2
     weights = torch.exp(-0.5 * (offsets / (kernel_size / 4)).square())
     return weights / weights.sum()
@@ -34,6 +38,11 @@ def smooth(values: Tensor, kernel_size: int) -> Tensor:
 
     Raises:
         PellucidError: an even kernel, or maps of whole numbers.
+
+    >>> map = torch.zeros(5, 5)
+    >>> map[2, 2] = 1.0
+    >>> [round(value, 3) for value in smooth(map, 3)[2].tolist()]
+    [0.0, 0.124, 0.301, 0.124, 0.0]
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise PellucidError(f"the kernel size must be an odd number of cells, not {kernel_size}")
@@ -63,6 +72,12 @@ class Smoothed(Method):
     Attributes:
         method: the method whose maps are smoothed.
         kernel_size: odd number of cells; sigma is a quarter of it.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> method = pl.attribution.Smoothed(method=pl.attribution.GradCAM(), kernel_size=3)
+    >>> method(view, torch.rand(2, 1, 32, 32), "7").method
+    'GradCAM smoothed over 3'
     """
 
     method: Method
@@ -75,10 +90,12 @@ class Smoothed(Method):
 
     @property
     def signed(self) -> bool:
+        """As of the smoothed method."""
         return self.method.signed
 
     @property
     def label(self) -> str:
+        """What reports call the method."""
         return f"{self.method.label} smoothed over {self.kernel_size}"
 
     def needs_gradients(self, view: View) -> bool:

@@ -17,7 +17,13 @@ ClassRef = SupportsIndex | str | tuple[SupportsIndex, SupportsIndex | str]
 
 
 class ClassNames(Protocol):
-    """What a target needs to know of a classifier."""
+    """What a target needs to know of a classifier.
+
+    >>> import pellucid as pl
+    >>> names: ClassNames = pl.load("digit_cnn")
+    >>> names.class_index("7")
+    7
+    """
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -39,6 +45,9 @@ class Target:
             the logit minus the largest other logit of the same image (the runner-up as it was before anything is
             perturbed); "centered", the logit minus the mean logit.
         minus: for "logit", a class whose logit is subtracted (a contrast).
+
+    >>> Target(["zebra", "horse"], output="margin").output
+    'margin'
     """
 
     classes: ClassRef | Sequence[ClassRef] | Tensor | None = None
@@ -67,6 +76,11 @@ class ResolvedTarget:
         others: (N, T) classes whose logit is subtracted, or None.
         output: as in `Target`.
         labels: N lists of T texts.
+
+    >>> import pellucid as pl
+    >>> target = resolve_target([3, 7], pl.load("digit_cnn"), torch.zeros(2, 10))
+    >>> target.scores(torch.arange(20.0).reshape(2, 10)).tolist()
+    [[3.0, 7.0], [13.0, 17.0]]
     """
 
     heads: Tensor
@@ -134,6 +148,9 @@ def select_targets(target: TargetLike, rows: slice, images: int) -> TargetLike:
 
     Raises:
         TargetError: a tensor of targets that has not one row for each of the images.
+
+    >>> select_targets(torch.tensor([1, 2, 3, 4]), slice(1, 3), 4).tolist(), select_targets("zebra", slice(1, 3), 4)
+    ([2, 3], 'zebra')
     """
     if isinstance(target, Target):
         classes = select_targets(target.classes, rows, images)
@@ -146,7 +163,11 @@ def select_targets(target: TargetLike, rows: slice, images: int) -> TargetLike:
 
 
 def target_heads(target: TargetLike) -> tuple[int, ...]:
-    """The heads that a target names, in order; none for a target that names classes alone."""
+    """The heads that a target names, in order; none for a target that names classes alone.
+
+    >>> target_heads([(3, "zebra"), (1, "horse")]), target_heads("zebra")
+    ((1, 3), ())
+    """
     classes: Any = target.classes if isinstance(target, Target) else target
     if isinstance(classes, Tensor):
         return tuple(sorted(set(classes[..., 0].flatten().tolist()))) if classes.ndim == 3 else ()
@@ -168,6 +189,10 @@ def resolve_target(
 
     Raises:
         TargetError: no such class or head, or a tensor of targets that does not fit N images.
+
+    >>> import pellucid as pl
+    >>> resolve_target("7", pl.load("digit_cnn"), torch.zeros(2, 10)).labels
+    (('7',), ('7',))
     """
     target = target if isinstance(target, Target) else Target(target)
     logits = (logits if logits.ndim == 3 else logits[:, None]).detach().cpu()

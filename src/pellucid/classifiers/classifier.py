@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class of one image: its index, name, probability (softmax; sigmoid if there is one logit) and logit."""
+    """One class of one image: its index, name, probability (softmax; sigmoid if there is one logit) and logit.
+
+    >>> import pellucid as pl
+    >>> classifier = pl.load("digit_cnn")
+    >>> classifier.predict(torch.zeros(1, 1, 32, 32), top=1)[0][0].name
+    '8'
+    """
 
     index: int
     name: str
@@ -56,6 +62,13 @@ class Classifier:
 
     Raises:
         ModelError: the module is in train mode, cannot be run on such images, or returns something else than logits.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    >>> classifier = Classifier(network, class_names=["cat", "dog"], input_size=8)
+    >>> classifier.logits(torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([5, 2])
+    >>> classifier.at("final")
+    LayerView('Sequential' at '1')
     """
 
     def __init__(
@@ -90,6 +103,7 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
+        """Where the network runs."""
         return self.precision.device
 
     def read(self, images: "str | Path | Image | Sequence[str | Path | Image]") -> Tensor:

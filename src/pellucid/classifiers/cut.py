@@ -82,6 +82,12 @@ class TracedCut:
 
     Raises:
         LayerError: the logits do not depend on the layer, or what crosses the cut cannot be told apart by image.
+
+    >>> import pellucid as pl
+    >>> cut = pl.load("digit_cnn").at("final").cut
+    >>> activation, side_inputs = cut.before(torch.zeros(2, 1, 32, 32))
+    >>> activation.shape, cut.after(activation, side_inputs).shape
+    (torch.Size([2, 64, 8, 8]), torch.Size([2, 10]))
     """
 
     def __init__(self, network: TracedNetwork, layer: str, node: fx.Node, dry: DryRun) -> None:
@@ -156,7 +162,16 @@ def _subgraph(
 
 
 def equal_logits(logits: Any, expected: Tensor, tolerance: float) -> bool:
-    """Whether logits agree to `tolerance` of the largest: another batch size may choose another kernel."""
+    """Whether logits agree to `tolerance` of the largest: another batch size may choose another kernel.
+
+    Args:
+        logits: what was computed; anything but a tensor of that shape is not equal.
+        expected: (N, K).
+        tolerance: in units of the largest.
+
+    >>> equal_logits(torch.tensor([[100.0, 0.001]]), torch.tensor([[100.0, 0.0]]), tolerance=1e-4)
+    True
+    """
     if not isinstance(logits, Tensor) or logits.shape != expected.shape:
         return False
     atol = tolerance * float(expected.abs().nan_to_num().max())
@@ -167,6 +182,10 @@ def is_affine(suffix: fx.GraphModule) -> bool:
     """Whether every operation that the activation (the first input) passes through is affine in it.
 
     False also where an operation is not known to be: a wrong "yes" would give wrong maps, a wrong "no" only costs time.
+
+    >>> head = fx.symbolic_trace(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval())
+    >>> is_affine(head), is_affine(fx.symbolic_trace(nn.Sequential(nn.ReLU())))
+    (True, False)
     """
     activation = next(node for node in suffix.graph.nodes if node.op == "placeholder")
     varying = descendants(activation)

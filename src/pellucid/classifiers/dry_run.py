@@ -17,6 +17,12 @@ class DryRun:
     Attributes:
         logits: the network's output for two images.
         shapes: shape of every tensor that is computed for two images.
+
+    >>> from pellucid.classifiers.tracing import trace
+    >>> network = trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()))
+    >>> dry = DryRun(network, lambda count: torch.zeros(count, 3, 8, 8))
+    >>> dry.shapes[network.outputs["1"]], dry.pattern(network.outputs["1"])
+    ((2, 144), PerImage(axis=0))
     """
 
     def __init__(self, network: TracedNetwork, probe: Callable[[int], Tensor]) -> None:
@@ -84,6 +90,10 @@ def gradients_of_logits(logits: Tensor, values: Mapping[Any, Any]) -> dict[Any, 
     """Gradient of a random mixture of the logits at each of the tensors that it depends on, from one backward pass.
 
     Where the logits depend on a tensor, a mixture has a gradient there with probability one; their sum may have none.
+
+    >>> x = torch.ones(1, 2, requires_grad=True)
+    >>> list(gradients_of_logits(x * 2, {"x": x, "other": torch.ones(1)}))
+    ['x']
     """
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor) and value.requires_grad}
     if not logits.requires_grad:

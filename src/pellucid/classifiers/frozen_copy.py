@@ -23,6 +23,11 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
     Raises:
         ModelError: the module holds something that cannot be copied.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> copied = frozen_copy(layer)
+    >>> copied.weight.requires_grad, copied.weight.data_ptr() == layer.weight.data_ptr()
+    (False, True)
     """
     memo: dict[int, Any] = {}
     try:
@@ -65,7 +70,13 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def refuse_train_mode(module: nn.Module) -> None:
-    """Raise a ModelError naming the first submodule in train mode: its output may depend on chance or the batch."""
+    """Raise a ModelError naming the first submodule in train mode: its output may depend on chance or the batch.
+
+    >>> refuse_train_mode(nn.Linear(2, 1))
+    Traceback (most recent call last):
+        ...
+    pellucid.errors.ModelError: the Linear is in train mode; call module.eval() before explaining it
+    """
     for name, part in module.named_modules():
         if part.training:
             label = f"submodule {name!r} ({type(part).__name__})" if name else f"the {type(part).__name__}"

@@ -20,6 +20,11 @@ class Activation(Tensor):
     """An activation (N, C, h, w) together with what else crosses the cut for the same images.
 
     It is a tensor like any other; what is computed from it is a plain tensor, to which `side_inputs` no longer belongs.
+
+    >>> import pellucid as pl
+    >>> activation = pl.load("digit_cnn").at("final").activation(torch.zeros(2, 1, 32, 32))
+    >>> activation.side_inputs.images, type(activation * 2).__name__
+    (2, 'Tensor')
     """
 
     side_inputs: SideInputs
@@ -41,6 +46,12 @@ class LayerView:
         layer: the layer's name.
         layout: how the layer's native output becomes a map.
         cut: the network in two parts, in the layer's native layout.
+
+    >>> import pellucid as pl
+    >>> classifier = pl.load("digit_cnn")
+    >>> view, images = classifier.at("final"), torch.zeros(2, 1, 32, 32)
+    >>> torch.allclose(view.logits(view.activation(images)), classifier.logits(images), atol=1e-5)
+    True
     """
 
     def __init__(self, classifier: "Classifier", layer: str, cut: Cut, layout: Layout, precision: Precision) -> None:
@@ -85,7 +96,13 @@ class LayerView:
             return self.fold(native, side_inputs, (images.shape[-2], images.shape[-1]))
 
     def fold(self, native: Tensor, side_inputs: SideInputs, image_size: tuple[int, int]) -> Activation:
-        """The layer's native output for images of (H, W) as an activation (N, C, h, w), detached."""
+        """The layer's native output for images of (H, W) as an activation (N, C, h, w), detached.
+
+        Args:
+            native: as the network has it.
+            side_inputs: what else crosses the cut.
+            image_size: tells the grid of tokens.
+        """
         folded, leading = self.layout.fold(native, *image_size)
         if leading is not None:
             side_inputs = side_inputs.append(leading, self._leading_tokens_name, PerImage(0))

@@ -40,6 +40,10 @@ class LayerInfo:
         position: when it is computed; names with one position are names of one output (a block's is its last
             operation's).
         operation: kind of the operation that computes it.
+
+    >>> import pellucid as pl
+    >>> [info for info in pl.load("digit_cnn").layers() if info.name == "10"]
+    [LayerInfo(name='10', kind='ReLU', shape=(64, 8, 8), clean=True)]
     """
 
     name: str
@@ -56,7 +60,13 @@ class LayerInfo:
 
 
 def traced_layers(network: TracedNetwork, dry: DryRun, image_size: tuple[int, int]) -> list[LayerInfo]:
-    """The layers of a traced network, in the order in which they are computed."""
+    """The layers of a traced network, in the order in which they are computed.
+
+    Args:
+        network: traced.
+        dry: what it yields for two images.
+        image_size: (H, W) of those images.
+    """
     clean = _clean_cuts(network, dry)
     order = {node: position for position, node in enumerate(network.module.graph.nodes)}
     reach_output = ancestors([network.output]) & descendants(network.input)
@@ -157,6 +167,10 @@ def final_layer(layers: Sequence[LayerInfo], with_gradient: Container[int]) -> s
 
     Raises:
         LayerError: no layer has spatial extent.
+
+    >>> layers = [LayerInfo("features", "ReLU", (8, 7, 7), True, 1), LayerInfo("fc", "Linear", (10, 1, 1), True, 2)]
+    >>> final_layer(layers, with_gradient={1, 2})
+    'features'
     """
     spatial = [layer for layer in layers if layer.is_spatial and layer.name != "input"]
     outputs: dict[int, list[LayerInfo]] = {}
@@ -183,6 +197,11 @@ def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
     With the usual stride of 32 at the final layer this is the last block at stride 8 (`layer2` of a ResNet). Networks
     that have no such resolution before the final layer's (transformers) are cut at the middle one of their blocks, or
     where nothing repeats half way in operations.
+
+    >>> sizes = {"input": 224, "layer1": 56, "layer2": 28, "layer3": 14, "layer4": 7}
+    >>> layers = [LayerInfo(name, "", (8, size, size), True, i) for i, (name, size) in enumerate(sizes.items())]
+    >>> middle_layer(layers, "layer4")
+    'layer2'
     """
     rows = layers[0].shape[1]
     end = next(layer for layer in layers if layer.name == final)
@@ -204,7 +223,16 @@ def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
 
 
 def unknown_layer_message(layer: str, names: Sequence[str], modules: Sequence[str]) -> str:
-    """The error text for a layer that is not among `names`, with the nearest ones."""
+    """The error text for a layer that is not among `names`, with the nearest ones.
+
+    Args:
+        layer: as given.
+        names: all layers.
+        modules: paths of all modules.
+
+    >>> unknown_layer_message("layer5", ["layer4", "layer4.0"], [])
+    "no layer 'layer5'; did you mean layer4 or layer4.0?"
+    """
     calls = [name for name in names if name.startswith(f"{layer}:")]
     if calls:
         return f"{layer!r} is called {len(calls)} times; choose one of {', '.join(calls[:6])}"

@@ -19,13 +19,23 @@ class Layout:
         order: "NCHW"; "NHWC" (Swin); "NTC", tokens of a transformer, folded into a grid; "NC", no spatial extent.
         tokens: for NTC, how many leading tokens (class, distillation, registers) are not part of the image. They do
             not belong to the map; they are carried along.
+
+    >>> patches, class_token = Layout("NTC", tokens=1).fold(torch.zeros(2, 17, 8), 32, 32)
+    >>> patches.shape, class_token.shape
+    (torch.Size([2, 8, 4, 4]), torch.Size([2, 1, 8]))
     """
 
     order: str
     tokens: int = 0
 
     def fold(self, native: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Native activation of images of `height` x `width` -> map (N, C, h, w), leading tokens (N, t, C) or None."""
+        """Native activation of images of `height` x `width` -> map (N, C, h, w), leading tokens (N, t, C) or None.
+
+        Args:
+            native: (N, ...) in this order.
+            height: of the images, which tells the grid of tokens.
+            width: of the images.
+        """
         if self.order == "NCHW":
             return native, None
         if self.order == "NHWC":
@@ -58,6 +68,15 @@ def find_layout(shape: tuple[int, ...], height: int, width: int, order: str | No
     Four dimensions are read as NCHW unless only NHWC fits the images' aspect ratio. Three are tokens if they form a
     grid once up to eight leading tokens are set aside: the fewest that leave patches which tile the image without a
     rest, else the fewest that leave a grid. A tensor with the images' own height and width is one channel of them.
+
+    Args:
+        shape: of the output for a batch of images.
+        height: of the images.
+        width: of the images.
+        order: where it is not what the shape suggests.
+
+    >>> find_layout((2, 197, 768), 224, 224)
+    Layout(order='NTC', tokens=1)
     """
     if order is not None and order not in LAYOUTS:
         raise LayerError(f"unknown layout {order!r}; choose one of {', '.join(LAYOUTS)}")
@@ -84,6 +103,15 @@ def token_grid(count: int, height: int, width: int, *, tiles: bool = False) -> t
     """Rows and columns of `count` > 1 square patches over an image of `height` x `width`, or None.
 
     Patches may stick out of the image, or leave a rest of it, unless the grid `tiles` it.
+
+    Args:
+        count: of tokens.
+        height: of the image.
+        width: of the image.
+        tiles: patches may neither stick out nor leave a rest.
+
+    >>> token_grid(196, 224, 224), token_grid(197, 224, 224)
+    ((14, 14), None)
     """
     if count < 2:
         return None

@@ -27,6 +27,11 @@ class LayerOutputs:
         activations: one map (N, C, h, w) for each layer.
         head_input: (N, F) the vectors that enter the last linear layer; None where there is no such layer.
         logits: (N, K).
+
+    >>> import pellucid as pl
+    >>> outputs = pl.load("digit_cnn").at_layers(["middle", "final"]).run(torch.zeros(2, 1, 32, 32))
+    >>> [maps.shape[1] for maps in outputs.activations], outputs.head_input.shape, outputs.logits.shape
+    ([32, 64], torch.Size([2, 1024]), torch.Size([2, 10]))
     """
 
     activations: tuple[Tensor, ...]
@@ -178,6 +183,12 @@ class Segment:
 
     Raises:
         LayerError: the network could not be traced, `stop` is no clean cut at a map, or it does not lie after `start`.
+
+    >>> import pellucid as pl
+    >>> classifier = pl.load("digit_cnn")
+    >>> middle, final = classifier.at("middle"), classifier.at("final")
+    >>> Segment(middle, final)(middle.activation(torch.zeros(2, 1, 32, 32))).shape
+    torch.Size([2, 64, 8, 8])
     """
 
     def __init__(self, start: LayerView, stop: LayerView) -> None:

@@ -42,6 +42,11 @@ class Network:
         num_classes: number of logits.
         precision: where and how precisely it runs.
         trace_failure: why torch.fx cannot trace the network; None if it can, or it was not tried yet.
+
+    >>> module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)).eval()
+    >>> network = Network(module, "small", (3, 8, 8), Precision(torch.device("cpu")), aliases={})
+    >>> network.num_classes, network.resolve("final"), network.head
+    (2, '0', '2')
     """
 
     def __init__(

@@ -19,6 +19,9 @@ class Precision:
         dtype: type of the network's weights; images are converted to it.
         channels_last: keep four-dimensional tensors in channels-last order (same numbers up to rounding).
         autocast: run under autocast in this type, e.g. torch.bfloat16; activations and logits stay float32.
+
+    >>> Precision(torch.device("cpu"), torch.float16).upcast(torch.zeros(1, dtype=torch.float16)).dtype
+    torch.float32
     """
 
     device: torch.device
@@ -54,7 +57,11 @@ class Precision:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type of a network's first floating-point weight; float32 if it has none."""
+    """The type of a network's first floating-point weight; float32 if it has none.
+
+    >>> dtype_of(nn.Linear(2, 1).double())
+    torch.float64
+    """
     kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
     return next(kinds, torch.float32)
 
@@ -74,13 +81,23 @@ def run_errors(images: Tensor, input_shape: tuple[int, ...]) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """An error's message as far as its first line ends, with its type unless the message is pellucid's own."""
+    """An error's message as far as its first line ends, with its type unless the message is pellucid's own.
+
+    >>> first_line(ValueError("too large\\nby far"))
+    'ValueError: too large'
+    """
     line = next(iter(str(error).strip().splitlines()), "")
     return line if isinstance(error, PellucidError) else f"{type(error).__name__}: {line}"
 
 
 def check_logits(output: object) -> Tensor:
-    """The network's output if it is a batch of logits (N, K)."""
+    """The network's output if it is a batch of logits (N, K).
+
+    >>> check_logits({"logits": 1})
+    Traceback (most recent call last):
+        ...
+    pellucid.errors.ModelError: the network returns a dict; wrap it so that forward returns logits of shape (N, K)
+    """
     if isinstance(output, Tensor) and output.ndim == 2:
         return output
     returned = f"tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__

@@ -21,6 +21,10 @@ class Randomized:
         network: the copy; later copies do not change it.
         layer: the layer that was randomized in this step.
         layers: all layers randomized so far, in order.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> next(randomize_cascading(network)).layers
+    ('3',)
     """
 
     network: nn.Module
@@ -29,7 +33,12 @@ class Randomized:
 
 
 def randomizable_layers(network: nn.Module) -> tuple[str, ...]:
-    """Names of the modules that own floating parameters, last registered first: in most networks the top is first."""
+    """Names of the modules that own floating parameters, last registered first: in most networks the top is first.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> randomizable_layers(network)
+    ('3', '0')
+    """
     return tuple(name for name, module in reversed(list(network.named_modules())) if _own_parameters(module))
 
 
@@ -52,6 +61,10 @@ def randomize_cascading(
 
     Raises:
         ModelError: no such module, or one without parameters.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> [step.layers for step in randomize_cascading(network)]
+    [('3',), ('3', '0')]
     """
     names = _check_layers(network, layers)
     current = network
@@ -63,7 +76,17 @@ def randomize_cascading(
 def randomize_independent(
     network: nn.Module, *, seed: int = 0, layers: Sequence[str] | None = None
 ) -> Iterator[Randomized]:
-    """Randomize one layer at a time, all others as learnt; otherwise as `randomize_cascading`."""
+    """Randomize one layer at a time, all others as learnt; otherwise as `randomize_cascading`.
+
+    Args:
+        network: any module; each step yields a new copy of it.
+        seed: of the weights.
+        layers: as `randomize_cascading` takes them.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> [step.layers for step in randomize_independent(network)]
+    [('3',), ('0',)]
+    """
     for name in _check_layers(network, layers):
         yield Randomized(_randomize(network, name, seed), name, (name,))
 
@@ -77,6 +100,10 @@ def reinitialize(network: nn.Module, *, seed: int = 0) -> nn.Module:
     Args:
         network: any module, left as it is.
         seed: of the weights; the global random numbers stay as they are.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> torch.equal(reinitialize(network)[3].weight, network[3].weight)
+    False
     """
     fresh = copy.deepcopy(network).cpu()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -101,6 +128,11 @@ def replace_module(classifier: Classifier, network: nn.Module, *, channels_last:
         classifier: whose preprocessing, names, device and aliases are kept.
         network: in its place.
         channels_last: run in channels-last memory order; None as the classifier does.
+
+    >>> import pellucid as pl
+    >>> classifier = pl.load("digit_cnn")
+    >>> replace_module(classifier, reinitialize(classifier.module)).class_names[7]
+    '7'
     """
     precision, aliases = classifier.precision, {}
     for alias in ("middle", "final"):  # of the trained network: random weights may move them

@@ -37,6 +37,12 @@ class ReplayCut:
         probe: makes a batch of a given number of images. Modules that finish before the layer on probes of two and of
             three, with outputs that tell which part belongs to which image, are answered from a recording, and what the
             layer's module computes inside is left out. Without `probe` every module runs again, the layer's too.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()).eval()
+    >>> cut = ReplayCut(network, "0", 0, probe=lambda count: torch.zeros(count, 3, 8, 8))
+    >>> activation, side_inputs = cut.before(torch.zeros(2, 3, 8, 8))
+    >>> cut.after(activation, side_inputs).shape
+    torch.Size([2, 144])
     """
 
     suffix: fx.GraphModule | None = None
@@ -213,6 +219,10 @@ def module_outputs(module: nn.Module, images: Tensor) -> tuple[dict[Call, Module
     """Every module call of one forward, in the order in which the calls end, and the network's own output.
 
     A block that hands on its last submodule's output as it is has that output's position and operation.
+
+    >>> outputs, _ = module_outputs(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8))
+    >>> [(call, output.kind) for call, output in outputs.items()]
+    [(('0', 0), 'Conv2d'), (('1', 0), 'ReLU')]
     """
     outputs: dict[Call, ModuleOutput] = {}
     counts: Counter[str] = Counter()
@@ -253,6 +263,11 @@ def record_calls(
 
     Raises:
         LayerError: a module is called fewer times than that.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> outputs, entered, output = record_calls(network, torch.zeros(1, 3, 8, 8), [("0", 0)], inputs_of="1")
+    >>> outputs["0", 0].shape == entered.shape == output.shape
+    True
     """
     outputs: dict[Call, Any] = {}
     counts: Counter[str] = Counter()
@@ -278,7 +293,11 @@ def record_calls(
 
 
 def find_last_linear(module: nn.Module, images: Tensor) -> str | None:
-    """The linear layer that is called last, if what enters it is one vector for each image."""
+    """The linear layer that is called last, if what enters it is one vector for each image.
+
+    >>> find_last_linear(nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, 2)), torch.zeros(1, 3, 2, 2))
+    '2'
+    """
     last: tuple[str, int] | None = None
 
     def note(path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,7 +8,13 @@ from torch import Tensor
 
 
 class BatchPatternError(Exception):
-    """A value depends on the batch in a way that does not say what belongs to which image."""
+    """A value depends on the batch in a way that does not say what belongs to which image.
+
+    >>> batch_pattern(torch.zeros(2), torch.zeros(4))
+    Traceback (most recent call last):
+        ...
+    pellucid.classifiers.side_inputs.BatchPatternError: has shape (2,) for two images and (4,) for three
+    """
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,9 @@ class PerImage:
     Attributes:
         axis: the axis along which the images follow each other, each with as many entries as the next; None for a
             number, a multiple of the images.
+
+    >>> batch_pattern(torch.zeros(4, 2), torch.zeros(4, 3))
+    PerImage(axis=1)
     """
 
     axis: int | None = None
@@ -32,6 +41,9 @@ def batch_pattern(two: Any, three: Any) -> Pattern:
 
     Raises:
         BatchPatternError: it does not grow by half along exactly one axis, nor stay as it is.
+
+    >>> batch_pattern((torch.zeros(2, 5), 2, "a"), (torch.zeros(3, 5), 3, "a"))
+    (PerImage(axis=0), PerImage(axis=None), None)
     """
     kind = type(two)
     if isinstance(two, Tensor) and isinstance(three, Tensor):
@@ -76,6 +88,12 @@ class SideInputs:
         names: what each value is the output of, in the user's words.
         images: how many images (rows) the values were computed for.
         patterns: how each value follows the images.
+
+    >>> side_inputs = SideInputs(images=2).append(torch.tensor([[1.0], [2.0]]), "shortcut", PerImage(0))
+    >>> side_inputs.rows(torch.tensor([1, 1, 0])).values
+    (tensor([[2.],
+            [2.],
+            [1.]]),)
     """
 
     values: tuple[Any, ...] = ()
@@ -92,7 +110,13 @@ class SideInputs:
         return replace(self, values=values, images=len(index))
 
     def append(self, value: Any, name: str, pattern: Pattern) -> "SideInputs":
-        """The same with one more value."""
+        """The same with one more value.
+
+        Args:
+            value: as the part after the layer expects it.
+            name: what it is the output of.
+            pattern: how it follows the images.
+        """
         return SideInputs((*self.values, value), (*self.names, name), self.images, (*self.patterns, pattern))
 
     def without_last(self) -> "SideInputs":

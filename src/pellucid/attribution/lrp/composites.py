@@ -30,6 +30,9 @@ class Layer:
         kind: "batch_norm" is one that is not merged into the layer before it; "normalization" is layer or group norm;
             "shift" is the addition of a constant.
         on_images: nothing but rearranging and rescaling lies between the images and this layer.
+
+    >>> Layer("features.0", "convolution", on_images=True).kind
+    'convolution'
     """
 
     name: str
@@ -50,6 +53,9 @@ class Composite:
         batch_norm: for batch norm that cannot be merged into the layer before it, as in DenseNet, and
         shift: for additions of constants. Each of their outputs has one input, as those of activation functions have,
             and `IdentityRule` gives it all the relevance.
+
+    >>> Composite(convolution=ZPlus(), linear=Epsilon(), last_convolution=Epsilon(), normalization=Epsilon()).shift
+    IdentityRule()
     """
 
     convolution: Rule
@@ -69,6 +75,9 @@ def composites(epsilon: float | None, gamma: float, stabilizer: float) -> dict[s
         epsilon: of the epsilon rule; None is 0.25 for "epsilon025_plus_box", else 1e-6.
         gamma: of the gamma rule.
         stabilizer: of all other rules.
+
+    >>> composites(None, gamma=0.25, stabilizer=1e-6)["epsilon_plus"].convolution
+    ZPlus(stabilizer=1e-06)
     """
     small, large = (Epsilon(default if epsilon is None else epsilon) for default in (1e-6, 0.25))
     plus, signed, flat = ZPlus(stabilizer), AlphaBeta(2, 1, stabilizer), Flat(stabilizer)
@@ -103,6 +112,10 @@ class RuleMap:
         head: names or patterns of layers that get the composite's rule for linear layers, whatever their kind.
         last_convolutions: how many convolutions outside the head count as last.
         merge_batch_norm: False gives batch norms the rule of convolutions, which they are, diagonal and 1 x 1.
+
+    >>> rules = RuleMap(composites(None, 0.25, 1e-6)["epsilon_plus"], rules={"features.*": Flat()})
+    >>> rules.assign([Layer("features.0", "convolution"), Layer("classifier", "linear")])
+    [Flat(stabilizer=1e-06), Epsilon(epsilon=1e-06)]
     """
 
     composite: Composite
@@ -146,5 +159,9 @@ class RuleMap:
 
 
 def names_layer(pattern: str, name: str) -> bool:
-    """Whether a layer is named by a pattern, or lies inside a block that is."""
+    """Whether a layer is named by a pattern, or lies inside a block that is.
+
+    >>> names_layer("layer4", "layer4.1.conv1"), names_layer("features.*", "head")
+    (True, False)
+    """
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

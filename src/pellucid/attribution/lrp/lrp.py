@@ -59,6 +59,11 @@ class LRP(Method):
         fold_batch_norm: merge batch norm into the layer before it; False gives it the rule of convolutions, as one that
             is diagonal: the same function with another relevance.
         absorb_bias: False lets biases keep no relevance.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> pl.attribution.LRP(composite="epsilon_plus")(view, torch.rand(2, 1, 32, 32), "7").values.shape
+    torch.Size([2, 1, 8, 8])
     """
 
     composite: str = "epsilon_plus_box"

@@ -34,6 +34,12 @@ class Recording(fx.Interpreter):
     Args:
         suffix: from `view.suffix`.
         inputs: native activation (N, ...) first, then what else crosses the cut.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> recording = Recording(view.suffix, view.suffix_inputs(view.activation(torch.rand(2, 1, 32, 32))))
+    >>> [recording.kind_of(node) for node in recording.nodes if node.op == "call_module"]
+    ['maxpool2d', 'flatten', 'linear']
     """
 
     def __init__(self, suffix: fx.GraphModule, inputs: tuple[Any, ...]) -> None:

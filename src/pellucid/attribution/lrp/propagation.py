@@ -70,6 +70,15 @@ class Propagation:
 
     Raises:
         LayerError: an operation that relevance would reach has no rule; the message names it.
+
+    >>> import pellucid as pl
+    >>> view = pl.load("digit_cnn").at("final")
+    >>> activation = view.activation(torch.rand(2, 1, 32, 32))
+    >>> from pellucid.attribution.lrp.composites import composites
+    >>> rules = RuleMap(composites(None, 0.25, 1e-6)["epsilon"])
+    >>> relevance = Propagation(view.suffix, view.suffix_inputs(activation), rules)(torch.ones(1, 2, 10))
+    >>> relevance.values.shape
+    torch.Size([1, 2, 64, 8, 8])
     """
 
     def __init__(

@@ -26,6 +26,10 @@ class LinearLayer:
         box: smallest and largest possible x, each (1, ...) or (N, ...), where they are known.
         output: y where it is known. Relevance in proportion to y is divided by just that number, so that a y that is
             nearly 0 does not magnify the rounding of another way to compute it.
+
+    >>> layer = LinearLayer(torch.nn.functional.linear, torch.tensor([[1.0, -1.0]]), torch.tensor([0.5]))
+    >>> layer(torch.tensor([[3.0, 1.0]])).tolist()
+    [[2.5]]
     """
 
     apply: Callable[[Tensor, Tensor], Tensor]
@@ -51,7 +55,13 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class Epsilon(Rule):
-    """R_i = x_i sum_j w_ij R_j / (z_j + epsilon sign z_j), z the output with its bias (Bach et al., 2015, eq. 58)."""
+    """R_i = x_i sum_j w_ij R_j / (z_j + epsilon sign z_j), z the output with its bias (Bach et al., 2015, eq. 58).
+
+    >>> layer = LinearLayer(torch.nn.functional.linear, torch.tensor([[1.0, -1.0, 2.0]]))
+    >>> x, relevance = torch.tensor([[1.0, 1.0, 1.0]]), torch.ones(1, 1, 1)
+    >>> Epsilon(0.0)(layer, x, relevance).tolist()
+    [[[0.5, -0.5, 1.0]]]
+    """
 
     epsilon: float = 1e-6
 
@@ -68,6 +78,11 @@ class AlphaBeta(Rule):
 
     A positive bias is one more positive contribution, a negative bias a negative one (Bach et al., 2015, eq. 60). An
     output without contributions of one sign loses that sign's part of its relevance.
+
+    >>> layer = LinearLayer(torch.nn.functional.linear, torch.tensor([[1.0, -1.0, 2.0]]))
+    >>> x, relevance = torch.tensor([[1.0, 1.0, 1.0]]), torch.ones(1, 1, 1)
+    >>> [round(share, 3) for share in AlphaBeta(2, 1, 0.0)(layer, x, relevance).flatten().tolist()]
+    [0.667, -1.0, 1.333]
     """
 
     alpha: float = 2.0
@@ -90,7 +105,13 @@ class AlphaBeta(Rule):
 
 @dataclass(frozen=True)
 class ZPlus(Rule):
-    """Relevance goes to positive contributions alone: alpha 1, beta 0 (Montavon et al., 2017, for x >= 0)."""
+    """Relevance goes to positive contributions alone: alpha 1, beta 0 (Montavon et al., 2017, for x >= 0).
+
+    >>> layer = LinearLayer(torch.nn.functional.linear, torch.tensor([[1.0, -1.0, 2.0]]))
+    >>> x, relevance = torch.tensor([[1.0, 1.0, 1.0]]), torch.ones(1, 1, 1)
+    >>> [round(share, 3) for share in ZPlus(0.0)(layer, x, relevance).flatten().tolist()]
+    [0.333, 0.0, 0.667]
+    """
 
     stabilizer: float = 1e-6
 
@@ -106,6 +127,11 @@ class Gamma(Rule):
     """Contributions of the output's own sign count 1 + gamma times (Montavon et al., 2019; Andeol et al., 2021).
 
     For x >= 0 and a positive output the weights become w + gamma max(w, 0).
+
+    >>> layer = LinearLayer(torch.nn.functional.linear, torch.tensor([[1.0, -1.0, 2.0]]))
+    >>> x, relevance = torch.tensor([[1.0, 1.0, 1.0]]), torch.ones(1, 1, 1)
+    >>> [round(share, 3) for share in Gamma(1.0, 0.0)(layer, x, relevance).flatten().tolist()]
+    [0.4, -0.2, 0.8]
     """
 
     gamma: float = 0.25
@@ -130,6 +156,11 @@ class ZBox(Rule):
     """z^B for inputs between l and h (Montavon et al., 2017, table 1).
 
     R_i = sum_j (x_i w_ij - l_i max(w_ij, 0) - h_i min(w_ij, 0)) R_j / (the same summed over i); the bias takes no part.
+
+    >>> box = torch.tensor([[-1.0]]), torch.tensor([[1.0]])
+    >>> layer = LinearLayer(torch.nn.functional.linear, torch.tensor([[1.0, 1.0]]), box=box)
+    >>> ZBox(0.0)(layer, torch.tensor([[1.0, -1.0]]), torch.ones(1, 1, 1)).tolist()
+    [[[1.0, 0.0]]]
     """
 
     stabilizer: float = 1e-6
@@ -151,7 +182,13 @@ class ZBox(Rule):
 
 @dataclass(frozen=True)
 class Flat(Rule):
-    """Every input of an output gets the same share, whatever its value and weight (Lapuschkin et al., 2019)."""
+    """Every input of an output gets the same share, whatever its value and weight (Lapuschkin et al., 2019).
+
+    >>> layer = LinearLayer(torch.nn.functional.linear, torch.tensor([[1.0, -1.0, 2.0]]))
+    >>> x, relevance = torch.tensor([[1.0, 1.0, 1.0]]), torch.ones(1, 1, 1)
+    >>> [round(share, 3) for share in Flat(0.0)(layer, x, relevance).flatten().tolist()]
+    [0.333, 0.333, 0.333]
+    """
 
     stabilizer: float = 1e-6
 
@@ -165,7 +202,12 @@ class Flat(Rule):
 
 @dataclass(frozen=True)
 class IdentityRule(Rule):
-    """Each output has one input, which takes all its relevance; the bias takes none."""
+    """Each output has one input, which takes all its relevance; the bias takes none.
+
+    >>> layer = LinearLayer(torch.mul, torch.tensor([2.0]))
+    >>> IdentityRule()(layer, torch.ones(1, 1), torch.full((1, 1, 1), 3.0)).tolist()
+    [[[3.0]]]
+    """
 
     def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
         if x.shape != relevance.shape[1:]:
@@ -193,6 +235,9 @@ def epsilon_share(
 
     Returns:
         Relevance (T, N, ...) of each input.
+
+    >>> epsilon_share(torch.add, [torch.tensor([1.0]), torch.tensor([3.0])], torch.tensor([[8.0]]), 0.0)
+    (tensor([[2.]]), tensor([[6.]]))
     """
     computed, pullback = _pullback(function, inputs)
     gradients = pullback([stabilized_quotient(relevance, computed if output is None else output, stabilizer)])
@@ -211,12 +256,24 @@ def vjp_routing(
 
     Returns:
         Relevance (T, N, ...) of each input.
+
+    >>> vjp_routing(lambda x: x.max(1).values, [torch.tensor([[1.0, 3.0]])], [torch.tensor([[5.0]])])
+    (tensor([[[0., 5.]]]),)
     """
     return _pullback(function, inputs)[1](relevance)
 
 
 def stabilized_quotient(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """Relevance / (z + epsilon sign z), where the sign of 0 is 1; 0 where that denominator is 0."""
+    """Relevance / (z + epsilon sign z), where the sign of 0 is 1; 0 where that denominator is 0.
+
+    Args:
+        relevance: (T, N, ...).
+        z: (N, ...) denominators.
+        epsilon: moves them away from zero.
+
+    >>> stabilized_quotient(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.0]), 0.0).tolist()
+    [0.5, 0.0]
+    """
     if epsilon > 0:
         return relevance / torch.where(z >= 0, z + epsilon, z - epsilon)
     return torch.where(z == 0, 0.0, relevance / torch.where(z == 0, 1.0, z))

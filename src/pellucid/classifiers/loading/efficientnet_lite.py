@@ -34,6 +34,9 @@ class EfficientNetLiteConfig:
         depth: factor on the blocks of all stages but the first and the last, rounded up.
         input_size: side in pixels of the images that it was trained on.
         dropout: rate before the classifier, in training.
+
+    >>> EFFICIENTNET_LITE["efficientnet_lite0"].input_size
+    224
     """
 
     width: float
@@ -77,6 +80,9 @@ class SamePadding(nn.Module):
     With n pixels along an axis and an odd kernel k the total is k - 2 for even n and k - 1 for odd n, and the
     spare pixel goes to the right and the bottom. The amount follows the image at hand by arithmetic alone,
     so a network traced with torch.fx stays right at every size.
+
+    >>> SamePadding(3)(torch.zeros(1, 1, 8, 9)).shape
+    torch.Size([1, 1, 9, 11])
     """
 
     def __init__(self, kernel: int) -> None:
@@ -91,7 +97,11 @@ class SamePadding(nn.Module):
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution, batch norm and (unless `linear`) ReLU6; at stride 2 with "SAME" padding in front."""
+    """Convolution, batch norm and (unless `linear`) ReLU6; at stride 2 with "SAME" padding in front.
+
+    >>> ConvUnit(3, 8, kernel=3, stride=2).eval()(torch.zeros(1, 3, 8, 8)).shape
+    torch.Size([1, 8, 4, 4])
+    """
 
     def __init__(
         self,
@@ -113,7 +123,11 @@ class ConvUnit(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; add the input where shapes allow (Sandler et al., CVPR 2018)."""
+    """Widen, filter each channel, narrow; add the input where shapes allow (Sandler et al., CVPR 2018).
+
+    >>> InvertedResidual(8, 8, kernel=3, stride=1, expansion=6).eval()(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 8, 4, 4])
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -137,6 +151,10 @@ class EfficientNetLite(nn.Module):
     Args:
         config: which one; see `EFFICIENTNET_LITE`.
         num_classes: number of logits.
+
+    >>> network = EfficientNetLite(EFFICIENTNET_LITE["efficientnet_lite0"], num_classes=5).eval()
+    >>> network(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 5])
     """
 
     def __init__(self, config: EfficientNetLiteConfig, num_classes: int = 1000) -> None:
@@ -180,7 +198,11 @@ def _rounded(width: float) -> int:
 
 
 def lite_preprocess(config: EfficientNetLiteConfig) -> Preprocess:
-    """The preprocessing that the published weights were trained for: (x - 127) / 128 of 0..255 RGB."""
+    """The preprocessing that the published weights were trained for: (x - 127) / 128 of 0..255 RGB.
+
+    >>> lite_preprocess(EFFICIENTNET_LITE["efficientnet_lite0"]).input_size
+    (224, 224)
+    """
     size = config.input_size
     return Preprocess(
         input_size=(size, size),

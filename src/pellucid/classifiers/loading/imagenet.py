@@ -10,6 +10,9 @@ def imagenet_class_names() -> tuple[str, ...]:
 
     Names are unique, also when case is ignored: homonyms carry a word in brackets, as in `crane (bird)`
     (class 134) and `crane (machine)` (class 517).
+
+    >>> imagenet_class_names()[340]
+    'zebra'
     """
     text = resources.files("pellucid.classifiers.loading").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())

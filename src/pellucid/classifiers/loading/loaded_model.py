@@ -21,7 +21,11 @@ FACTORY = "package.module:factory"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with what belongs to it; attributes as in `Classifier`, `layers` are its aliases."""
+    """A network with what belongs to it; attributes as in `Classifier`, `layers` are its aliases.
+
+    >>> LoadedModel(nn.Linear(2, 1), None).origin
+    ''
+    """
 
     module: nn.Module
     preprocess: Preprocess | None
@@ -38,7 +42,15 @@ def load_or_leave_random(
     classes: int = 1000,
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> LoadedModel:
-    """The network with the weights in a file; random ones stay, and the origin says so."""
+    """The network with the weights in a file; random ones stay, and the origin says so.
+
+    Args:
+        build: makes the network, for `classes` classes or for `num_classes=`.
+        weights: a file, or "random".
+        preprocess: the published one.
+        classes: how many classes `build()` makes it for.
+        rename: from the file's names to the network's.
+    """
     if weights == RANDOM:
         return LoadedModel(build().eval(), preprocess, "random weights")
     module, classes = build_with_weights(build, weights, classes=classes, rename=rename)

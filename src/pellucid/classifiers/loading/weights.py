@@ -32,6 +32,13 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
     Raises:
         ModelError: the file cannot be read, or its names or shapes do not fit; the message says which.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> module = nn.Linear(2, 3)
+    >>> with TemporaryDirectory() as folder:
+    ...     torch.save(module.state_dict(), Path(folder, "weights.pt"))
+    ...     load_weights(nn.Linear(2, 3), Path(folder, "weights.pt"))
     """
     _load_state(module, read_state_dict(path, module.state_dict()), source=str(path))
 
@@ -56,6 +63,16 @@ def build_with_weights(
 
     Raises:
         ModelError: as `load_weights`.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> module = nn.Linear(2, 3)
+    >>> with TemporaryDirectory() as folder:
+    ...     torch.save(module.state_dict(), Path(folder, "weights.pt"))
+    ...     def build(num_classes: int = 1000) -> nn.Module:
+    ...         return nn.Linear(2, num_classes)
+    ...     build_with_weights(build, Path(folder, "weights.pt"))
+    (Linear(in_features=2, out_features=3, bias=True), 3)
     """
     module = build()
     expected = module.state_dict()
@@ -99,6 +116,11 @@ def copy_in_order(module: nn.Module, state: Mapping[str, torch.Tensor], source: 
 
     Raises:
         ModelError: the number of tensors differs, or a shape does; the message names the first that does.
+
+    >>> module = nn.Linear(2, 3)
+    >>> copy_in_order(module, {"w": torch.ones(3, 2), "b": torch.zeros(3)}, source="ones")
+    >>> module.weight.unique().tolist()
+    [1.0]
     """
     expected = module.state_dict()
     label = f"the weights in {source} do not fit {type(module).__name__}"
@@ -124,6 +146,14 @@ def read_state_dict(path: str | Path, expected: Iterable[str] = ()) -> dict[str,
     Raises:
         ModelError: no such file, not such a file, damaged, or a pickle that holds more than tensors and plain
             values: pickles can run code and are never run.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> module = nn.Linear(2, 3)
+    >>> with TemporaryDirectory() as folder:
+    ...     torch.save(module.state_dict(), Path(folder, "weights.pt"))
+    ...     sorted(read_state_dict(Path(folder, "weights.pt")))
+    ['bias', 'weight']
     """
     path = Path(path)
     if not path.is_file():
