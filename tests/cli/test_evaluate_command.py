@@ -143,3 +143,19 @@ def test_ctrl_c_says_how_to_go_on(squares: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "give the same command again to continue" in told
     assert not Run.load(out).is_complete
+
+
+def test_metrics_of_single_images_are_measured_and_printed(evaluate: Command, tmp_path: Path) -> None:
+    arguments = ("--metrics", "deletion,random-logit", "--metric-options", "deletion.steps=3", "--images", "2", *FAST)
+    code, said, _ = evaluate("--out", tmp_path / "run", *arguments)
+    assert code == 0
+    assert "metrics on single images" in said
+    assert f"metrics: {tmp_path / 'run' / 'metrics.parquet'}" in said
+    assert (tmp_path / "run" / "report.html").is_file()
+    code, said, _ = evaluate("--out", tmp_path / "run", *arguments, "--json")
+    lines = json.loads(said)["metrics"]
+    assert {(line["metric"], line["method"]) for line in lines} >= {
+        ("deletion", "GradCAM"),
+        ("random_logit", "GradCAM"),
+    }
+    assert all(0 <= line["mean"]["estimate"] <= 1 for line in lines if line["metric"] == "deletion")

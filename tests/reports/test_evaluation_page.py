@@ -274,6 +274,23 @@ def test_a_run_without_maps_says_so(squares: Path, tmp_path: Path) -> None:
     assert not found.all("details", class_="strip")
 
 
+def test_metrics_of_single_images_are_a_table_beside_the_scores_or_alone(squares: Path, tmp_path: Path) -> None:
+    changes = {"metric_options": ("deletion.steps=2",), "images": 3}
+    for metrics in (("localization", "deletion"), ("deletion",)):
+        run = small(squares, tmp_path / str(len(metrics)), metrics=metrics, **changes)
+        document = Document(render_evaluation(run))
+        head, *rows = document.tables["metrics"]
+        lines = run.metric_summary()
+        assert len(rows) == len(lines) == 2 + 4
+        for line, row in zip(lines, rows, strict=True):
+            assert line.method in row[0]
+            assert row[head.index("Mean")] == f"{line.mean.estimate:.3f}"
+            assert row[head.index("Chance")] == f"{line.chance:.3f}"
+            assert row[head.index("Better")] == "lower"
+        assert ("results" in document.tables) == ("localization" in metrics)
+        assert "metrics on 3 images" in document.text
+
+
 def test_the_preprocessing_of_a_plan_is_read_without_running_it() -> None:
     known = Preprocess((8, 12), resize=20, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
     assert preprocess_of(repr(known)) == known

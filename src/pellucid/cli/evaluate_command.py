@@ -17,7 +17,7 @@ from pellucid.workflows import EvaluateOptions
 
 if TYPE_CHECKING:
     from pellucid.evaluation import Run
-    from pellucid.evaluation.sweep import SummaryLine, SweepProgress
+    from pellucid.evaluation.sweep import MetricLine, SummaryLine, SweepProgress
     from pellucid.statistics import Interval
 
 _SHOWN = 5
@@ -109,6 +109,7 @@ def run_record(run: "Run", page: Path | None) -> dict[str, Any]:
         "report": None if page is None else str(page),
         "skipped": run.skipped,
         "summary": [{**vars(line), "name": line.name} for line in run.summary()],
+        "metrics": [vars(line) for line in run.metric_summary()],
     }
 
 
@@ -120,6 +121,9 @@ def print_run(run: "Run", page: Path | None) -> None:
         titles.setdefault(f"{line.setting} of {line.model}{state}", []).append(line)
     for title, lines in titles.items():
         screen.print(_medians(title, lines, run.plan.options.layers))
+    if metric_lines := run.metric_summary():
+        screen.print(_means(metric_lines))
+        print_line(f"metrics: {run.folder / 'metrics.parquet'}")
     print_line(f"table: {run.folder / 'table.parquet'}")
     if page is not None:
         print_line(f"report: {page}")
@@ -136,12 +140,28 @@ def _medians(title: str, lines: "Sequence[SummaryLine]", layers: Sequence[str]) 
     )
     cells = {(line.name, line.layer): line.median for line in lines}
     for name, control in dict.fromkeys((line.name, line.control) for line in lines):
-        medians = [_median(cells.get((name, layer))) for layer in layers]
+        medians = [_interval(cells.get((name, layer))) for layer in layers]
         table.add_row(escape(f"({name})" if control else name), *medians)
     return table
 
 
-def _median(median: "Interval | None") -> str:
+def _means(lines: "Sequence[MetricLine]") -> Table:
+    """Means with their intervals, a row for each method, layer and quantity."""
+    table = Table(
+        *("metric", "quantity", "method", "layer", "mean [95 %]", "chance", "better"),
+        title="metrics on single images",
+        title_justify="left",
+    )
+    for line in lines:
+        method = f"({line.method})" if line.control else line.method
+        chance = "" if math.isnan(line.chance) else f"{line.chance:.3f}"
+        better = "higher" if line.higher_is_better else "lower"
+        names = map(escape, (line.metric, line.quantity, method, line.layer))
+        table.add_row(*names, _interval(line.mean), chance, better)
+    return table
+
+
+def _interval(median: "Interval | None") -> str:
     if median is None:
         return ""
     if not median.scores:
@@ -163,6 +183,6 @@ def _warn_losses(skipped: Mapping[str, str], summary: "Sequence[SummaryLine]") -
             where = ", ".join(dict.fromkeys(f"{line.name} at {line.layer}" for line in lines))
             warn(f"maps that {what} and have no score: {count} ({where})")
     methods = [line for line in summary if not line.control]
-    if all(set(line.status) <= {"refused", "non-finite"} for line in methods):
+    if methods and all(set(line.status) <= {"refused", "non-finite"} for line in methods):
         reasons = "; ".join(dict.fromkeys(line.note for line in methods if line.note)) or "no map is finite"
         raise PellucidError(f"no method could be scored: {reasons}")

@@ -75,7 +75,7 @@ def evaluate(
     options: SweepOptions | None = None,
     *,
     backend: BackendName = "local",
-    on_progress: Callable[[SweepProgress], object] = lambda _: None,
+    on_progress: Callable[[SweepProgress], object] | None = None,
 ) -> Run:
     """Evaluate attribution methods over a data set, or go on with a run that was interrupted.
 
@@ -110,7 +110,7 @@ def evaluate(
     with folder.locked():
         job = _job(data, _sources(models), methods, options or SweepOptions(), folder)
         if not folder.table.exists():
-            _finish(job, folder, BACKENDS[backend], on_progress)
+            _finish(job, folder, BACKENDS[backend], on_progress or (lambda _: None))
     return Run(out)
 
 

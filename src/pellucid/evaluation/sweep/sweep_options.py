@@ -32,7 +32,8 @@ class SweepOptions:
     """Options of a sweep; the defaults follow Rao et al., CVPR 2022, except for the number of grids.
 
     Attributes:
-        metrics: what is measured: localization (on grids), or any of `pellucid.evaluation.metrics.METRICS`.
+        metrics: localization (on grids), deletion, insertion, road, randomization, random_logit, target_sensitivity,
+            regions or concepts (on single images).
         settings: grid settings: GridPG, DiFull, DiPart.
         layers: input, middle, final, or names of layers.
         n: cells of a grid: n for n x n, or (rows, columns).

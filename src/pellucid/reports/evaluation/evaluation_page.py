@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pellucid.evaluation import METRICS
 from pellucid.evaluation.sweep import (
+    MetricLine,
     Run,
     SummaryLine,
     correlate_scores,
@@ -40,6 +42,7 @@ from pellucid.reports.evaluation.plots import (
 from pellucid.reports.evaluation.tables import (
     comparisons,
     costs,
+    metrics,
     results,
     sanity,
 )
@@ -86,6 +89,7 @@ def render_evaluation(run: Run) -> str:
         "cells": source.cells,
         "results": results(source.lines, source.layer_names),
         "sanity": sanity(source.lines),
+        "metrics": metrics(source.metric_lines, {name: metric.description for name, metric in METRICS.items()}),
         "boxes_found": list(_boxes(source)),
         "strips": [
             (name, [row for row in rows if row.setting == name]) for name in distinct(row.setting for row in rows)
@@ -111,13 +115,14 @@ class _Source:
     run: Run
     table: pa.Table
     lines: tuple[SummaryLine, ...]
+    metric_lines: tuple[MetricLine, ...]
 
     @staticmethod
     def of(run: Run) -> _Source:
-        table = run.table()
-        if not len(table):
+        table, metric_lines = run.table(), run.metric_summary()
+        if not len(table) and not metric_lines:
             raise ReportError(f"nothing of the run {run.folder} is finished yet; go on with it first")
-        return _Source(run, table, summarize(table))
+        return _Source(run, table, summarize(table), metric_lines)
 
     @property
     def cells(self) -> int:

@@ -118,14 +118,19 @@ def _choices(run: Run, skipped: int) -> dict[str, str]:
     counts = ", ".join(f"{options.grids_of(setting)} of {setting}" for setting in options.settings)
     kernels = ", ".join(map(str, options.kernel_sizes))
     pool = "images that all models are sure of" if options.pool == "common" else "images of its own for each model"
-    return {
+    metrics = "; ".join(" ".join([metric.name, _options(metric.options)]) for metric in run.plan.metrics)
+    on_grids = {
         "grids": f"{counts}; {rows} × {columns} cells, chance {1 / (rows * columns):.3g}",
-        "images": f"{run.plan.data.images} in the data set, {skipped} of them skipped",
-        "an image is used if": f"its class is predicted with probability at least {options.threshold:g}",
-        **({"with several models": pool} if len(run.plan.models) > 1 else {}),
         "beside the same-class pair": "images may recur in other grids" if options.reuse else "no image is used twice",
         **({"smoothing kernels": f"{kernels} cells wide, sigma a quarter of that"} if kernels else {}),
         "order of the head": options.order,
+    }
+    return {
+        **(on_grids if options.measures_grids else {}),
+        **({f"metrics on {options.images} images": metrics} if metrics else {}),
+        "images": f"{run.plan.data.images} in the data set, {skipped} of them skipped",
+        "an image is used if": f"its class is predicted with probability at least {options.threshold:g}",
+        **({"with several models": pool} if len(run.plan.models) > 1 else {}),
         "explained": options.output.replace("_", " "),
         "seed": str(options.seed),
         "data set (SHA-256 of names, classes and sizes)": run.plan.data.digest,
@@ -146,7 +151,7 @@ def _done(run: Run, table: pa.Table) -> tuple[tuple[str, str, str], ...]:
     rows = []
     for model in run.plan.models:
         for variant in map(model.variant, range(len(model.steps))):
-            for setting in run.plan.options.settings:
+            for setting in run.plan.options.settings if run.plan.options.measures_grids else ():
                 who = model.name if variant == "trained" else f"{model.name}, {variant}"
                 counts = {
                     layer: finished.get((model.name, variant, setting, layer), 0) for layer in run.plan.options.layers

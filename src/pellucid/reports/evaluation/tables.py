@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
-from pellucid.evaluation.sweep import SummaryLine, compare_scores
+from pellucid.evaluation.sweep import MetricLine, SummaryLine, compare_scores
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
 from pellucid.statistics import Comparison
@@ -95,6 +95,44 @@ def results(lines: Sequence[SummaryLine], layer_names: Mapping[tuple[str, str], 
     filters += (Filter("kind", kinds, several=True, ticked=kinds[:2]),) if len(kinds) > 1 else ()
     named = "; ".join(f"{layer} of {model} is {name}" for (model, layer), name in layer_names.items() if name != layer)
     return SortableTable("results", f"Localization scores. {named}." if named else "", columns, tuple(rows), filters)
+
+
+def metrics(lines: Sequence[MetricLine], descriptions: Mapping[str, str]) -> SortableTable | None:
+    """Every quantity of the metrics of single images; None without any.
+
+    Args:
+        lines: of `Run.metric_summary`.
+        descriptions: what each metric measures, for the caption.
+    """
+    if not lines:
+        return None
+    several = len({line.model for line in lines}) > 1
+    columns = (
+        *(Column(name, number=False) for name in ("Method", *["Model"] * several, "Layer", "Metric", "Quantity")),
+        Column("Mean", "over images"),
+        Column("95 % interval", "of the mean: bootstrap over images"),
+        Column("Chance", "mean of what a map without information reaches on the same images"),
+        Column("Better", "which way is better for the method", number=False),
+        Column("Images", "with a number"),
+        Column("No number", "images whose map or metric gave none"),
+    )
+    rows = []
+    for line in lines:
+        mean, names = line.mean, [line.method, *[line.model] * several, line.layer, line.metric, line.quantity]
+        interval = f"{mean.low:.3f} – {mean.high:.3f}" if isfinite(mean.low) else "–"
+        cells = (
+            *map(_text, names),
+            _number(mean.estimate),
+            Cell(interval, _key(mean.high - mean.low)),
+            _number(line.chance),
+            _text("higher" if line.higher_is_better else "lower"),
+            _count(mean.scores),
+            _count(sum(count for status, count in line.status.items() if status != "ok")),
+        )
+        groups = {"model": line.model, "layer": line.layer, "metric": line.metric}
+        rows.append(Row(cells, groups, "control" * line.control))
+    caption = " ".join(f"{name}: {descriptions[name]}" for name in distinct(line.metric for line in lines))
+    return SortableTable("metrics", caption, columns, tuple(rows), _filters(rows, ("model", "layer", "metric")))
 
 
 def sanity(lines: Sequence[SummaryLine]) -> SortableTable | None:
