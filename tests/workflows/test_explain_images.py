@@ -1,4 +1,4 @@
-"""Explaining an image file and writing everything about it."""
+"""Explaining image files: where evidence lies, what it costs, and what is passed over."""
 
 import json
 from pathlib import Path
@@ -6,39 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from tests.cli.command import pellucid
+from tests.workflows.support import BrightLeft, bright_left_classifier, write_wide_image
+from torch import Tensor
 
 import pellucid as pl
-from pellucid.cli import main
-from pellucid.reports import write_image_report
 from pellucid.workflows import ExplainOptions, explain_image, explain_images
-
-
-class BrightLeft(nn.Module):
-    """Two logits: how bright the image is on its left, and on its right half."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.keep = nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        gray = self.keep(images).mean(1)
-        return torch.stack([half.mean((1, 2)) for half in gray.chunk(2, dim=2)], dim=1)
 
 
 @pytest.fixture
 def classifier() -> pl.Classifier:
-    preprocess = pl.data.Preprocess((8, 8), resize=8)
-    return pl.Classifier(BrightLeft().eval(), preprocess=preprocess, class_names=["left", "right"])
+    return bright_left_classifier()
 
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
-    """Twice as wide as high, white left of the middle: the centre crop sees columns 20 to 60 of 80."""
-    image = Image.new("RGB", (80, 40), "black")
-    image.paste("white", (0, 0, 40, 40))
-    image.save(tmp_path / "wide.png")
-    return tmp_path / "wide.png"
+    return write_wide_image(tmp_path)
 
 
 def test_evidence_lands_where_it_is_on_the_original_image(classifier: pl.Classifier, wide: Path) -> None:
@@ -51,28 +34,6 @@ def test_evidence_lands_where_it_is_on_the_original_image(classifier: pl.Classif
     assert (placed[:, 21:38] > 0).all()
     assert (placed[:, 43:60].abs() < 1e-6).all()
     assert [p.name for p in report.predictions] == ["left", "right"]
-
-
-def test_the_folder_holds_a_page_every_overlay_and_the_maps(
-    classifier: pl.Classifier, wide: Path, tmp_path: Path
-) -> None:
-    methods = [pl.attribution.InputXGradient(), pl.attribution.Gradient()]
-    report = explain_image(classifier, wide, methods, ["input"], ["left", "right"])
-    page, *overlays, maps = write_image_report(report, tmp_path / "out")
-    assert page.name == "index.html"
-    assert sorted(path.name for path in overlays) == [
-        "input-Gradient-left.png",
-        "input-Gradient-right.png",
-        "input-InputXGradient-left.png",
-        "input-InputXGradient-right.png",
-    ]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {p.name for p in (page, *overlays, maps)}
-    from safetensors import safe_open
-
-    with safe_open(maps, "pt") as saved:
-        assert torch.equal(saved.get_tensor("input/Gradient"), report.explanations[1].values)
-        assert saved.metadata()["targets"] == "left\nright"
-        assert saved.metadata()["classifier.weights"] == classifier.fingerprint()
 
 
 def test_methods_at_one_layer_share_the_part_before_it(classifier: pl.Classifier, wide: Path) -> None:
@@ -93,19 +54,8 @@ def test_a_foreign_preprocessing_is_measured(wide: Path) -> None:
     assert report.geometry.box == pytest.approx((0, 0, 80, 40), abs=1.0)
 
 
-def test_an_alias_is_named_beside_the_layer(wide: Path, tmp_path: Path) -> None:
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
-    classifier = pl.Classifier(net.eval(), preprocess=pl.data.Preprocess((8, 8)))
-    report = explain_image(classifier, wide, [pl.attribution.GradCAM()], ["final", "0"])
-    assert dict(report.layers) == {"1": "final: 1", "0": "0"}
-    page = write_image_report(report, tmp_path / "out")[0].read_text()
-    assert "final: 1" in page
-
-
 def test_the_page_and_the_command_report_the_passes_that_python_reports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 40), "gray").save("gray.png")
@@ -124,11 +74,8 @@ def test_the_page_and_the_command_report_the_passes_that_python_reports(
         if len(methods) == 1:
             assert in_python == [methods[0](digits.at(layer), images).passes for layer in ("input", "final")]
         arguments = ["explain", "gray.png", "--model", "digit_cnn", "--layers", "final,input", "--json"]
-        monkeypatch.setattr("sys.argv", ["pellucid", *arguments, "--methods", ",".join(names)])
-        with pytest.raises(SystemExit):
-            main()
-        (told,) = json.loads(capsys.readouterr().out)["images"]
-        assert [vars(passes) for passes in in_python] == [each["passes"] for each in told["explanations"]]
+        (output,) = json.loads(pellucid(*arguments, "--methods", ",".join(names))[1])["images"]
+        assert [vars(passes) for passes in in_python] == [each["passes"] for each in output["explanations"]]
 
 
 def test_the_methods_passes_add_up_to_those_of_the_same_calls_in_python(classifier: pl.Classifier, wide: Path) -> None:
