@@ -1,6 +1,5 @@
 """`pellucid surrogate`: train and resume, graph, explain, evaluate."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,14 +223,14 @@ def _write(
 ) -> list[Path]:
     from pellucid.reports import write_surrogate_page
     from pellucid.reports.surrogate.image_parts import traversal_png
-    from pellucid.storage import write_atomically
+    from pellucid.storage import to_json, write_atomically, write_json
 
     files = [place] if place.suffix else [place / "explanation.html", place / "explanation.json"]
     for file in files:
         if file.suffix.lower() == ".html":
             write_surrogate_page(file, surrogate, explained)
         else:
-            write_atomically(file, json.dumps(record, indent=1).encode())
+            write_json(file, to_json(record))
     if not place.suffix:
         folders = image_folders([Path(each.name) for each in explained], place)
         for each, folder in zip(explained, folders, strict=True):

@@ -4,7 +4,7 @@ import math
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial
 from inspect import isabstract
@@ -18,6 +18,7 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 
 TENSOR = "tensor"  # the key of a record that stands for a tensor in another file
+_SCALARS = frozenset({bool, int, float, str})
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -48,6 +49,8 @@ class RecordReader:
         Raises:
             RecordError: the value does not fit the annotation.
         """
+        if annotation is type(value) and annotation in _SCALARS:
+            return value
         origin, args = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             return self.read(args[0], value, path)
@@ -123,11 +126,10 @@ class RecordReader:
     def _dataclass(self, cls: type, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             self._refuse(value, path, f"an object with the fields of {cls.__name__}")
-        known: dict[str, Field[Any]] = {field.name: field for field in fields(cls) if field.init}
-        optional = {name for name, f in known.items() if f.default is not MISSING or f.default_factory is not MISSING}
+        known, required = _fields_of(cls)
         for problem, names in (
-            ("lacks", known.keys() - optional - value.keys()),
-            ("has unknown", value.keys() - known),
+            ("lacks", required - value.keys()),
+            ("has unknown", value.keys() - known.keys()),
         ):
             if names:
                 plural = "fields" if len(names) > 1 else "field"
@@ -135,8 +137,7 @@ class RecordReader:
                     f"{self.source}: {path or 'the record'} {problem} {plural} {', '.join(sorted(names))}; "
                     f"a {cls.__name__} has {', '.join(known)}"
                 )
-        hints = annotations_of(cls)
-        values = {name: self.read(hints[name], item, join_path(path, name)) for name, item in value.items()}
+        values = {name: self.read(known[name], item, join_path(path, name)) for name, item in value.items()}
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:  # what the class itself refuses
@@ -190,6 +191,15 @@ class RecordReader:
 def annotations_of(cls: type) -> dict[str, Any]:
     """The annotated type of each field."""
     return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def _fields_of(cls: type) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """The annotated types of the fields that a class is created from, and the names of those without a default."""
+    known = [field for field in fields(cls) if field.init]
+    hints = annotations_of(cls)
+    required = (field.name for field in known if field.default is MISSING and field.default_factory is MISSING)
+    return {field.name: hints[field.name] for field in known}, frozenset(required)
 
 
 def join_path(path: str, name: str | int) -> str:

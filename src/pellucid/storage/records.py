@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from os import PathLike, fspath
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -211,6 +212,8 @@ def read_json(path: str | PathLike[str]) -> Any:
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor] | None, *, nullable: bool) -> Any:
     """`nullable`: whether null would be read as None, not as NaN."""
+    if value is None or type(value) in (str, int, bool):
+        return value
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):
@@ -233,7 +236,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor] | None, *, nullabl
         return str(value).removeprefix("torch.")
     if is_dataclass(value) and not isinstance(value, type):
         items: Any = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
-        allow_none = {name: _allows_none(hint) for name, hint in annotations_of(type(value)).items()}
+        allow_none = _fields_with_none(type(value))
     elif isinstance(value, Mapping):
         if strange := [key for key in value if not isinstance(key, str | int)]:
             raise RecordError(f"{path or 'the value'} has a key {strange[0]!r}, which is neither text nor whole number")
@@ -247,6 +250,11 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor] | None, *, nullabl
         name: _encode(item, join_path(path, name), tensors, nullable=allow_none.get(name, nullable))
         for name, item in items.items()
     }
+
+
+@cache
+def _fields_with_none(cls: type) -> Mapping[str, bool]:
+    return {name: _allows_none(hint) for name, hint in annotations_of(cls).items()}
 
 
 def _allows_none(annotation: Any) -> bool:
