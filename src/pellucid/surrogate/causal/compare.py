@@ -51,6 +51,10 @@ def score_graph(graph: CausalGraph, truth: CausalGraph) -> GraphScore:
 
     Raises:
         PellucidError: The graph lacks a node of the truth.
+
+    >>> truth = CausalGraph(("a", "b"), (Edge("a", "b", "tail", "arrow"),))
+    >>> score_graph(CausalGraph(("a", "b"), (Edge("a", "b"),)), truth).undecided
+    1
     """
     missing = sorted(set(truth.nodes) - set(graph.nodes))
     if missing:

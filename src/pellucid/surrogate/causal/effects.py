@@ -83,7 +83,14 @@ def path_effects(
 
 
 def path_values(model: FittedStructuralModel, concepts: Tensor, path: tuple[str, ...], value: float | Tensor) -> Tensor:
-    """What the last node of a path becomes (N,) when its first is set and the change runs along the path alone."""
+    """What the last node of a path becomes (N,) when its first is set and the change runs along the path alone.
+
+    Args:
+        model: The structural model of the concepts.
+        concepts: (N, K), columns in the order of the graph's nodes.
+        path: Names of nodes, each the cause of the next.
+        value: What the first node is set to, one or (N,).
+    """
     factual = _array(concepts)
     changed = _array(torch.as_tensor(value))
     for cause, effect in pairwise(path):
@@ -100,6 +107,9 @@ def interaction(outcome: Outcome, concepts: Tensor, first: tuple[int, float], se
         concepts: (N, K).
         first: Column and the value it is set to.
         second: Another column and the value it is set to.
+
+    >>> interaction(lambda w: w.prod(1), torch.zeros(1, 2), (0, 2.0), (1, 3.0))
+    tensor([6.])
     """
     only_first, only_second, both = concepts.clone(), concepts.clone(), concepts.clone()
     only_first[:, first[0]] = both[:, first[0]] = first[1]

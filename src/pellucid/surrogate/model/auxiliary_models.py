@@ -80,6 +80,11 @@ def fit_context_probe(phi: Tensor, context: Tensor, *, steps: int, seed: int) ->
 
     Returns:
         The probe, frozen, and its cross-fitted prediction (N, K_c): of each image by the member that never saw it.
+
+    >>> phi = torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    >>> probe, cross_fitted = fit_context_probe(phi, phi[:, :1], steps=5, seed=0)
+    >>> probe(phi).shape, cross_fitted.shape
+    (torch.Size([90, 1]), torch.Size([90, 1]))
     """
     random = torch.Generator().manual_seed(seed)
     with temporary_seed(seed):

@@ -80,6 +80,11 @@ def fit_regressor(
         steps: Number of steps.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
+
+    >>> network, inputs = MLP(1, 1), torch.linspace(-1, 1, 50)[:, None]
+    >>> fit_regressor(network, lambda: (inputs, 2 * inputs), steps=200, learning_rate=1e-2)
+    >>> bool(r2_score(network(inputs), 2 * inputs) > 0.9)
+    True
     """
     network.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)

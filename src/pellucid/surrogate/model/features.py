@@ -92,6 +92,10 @@ def default_layers(classifier: Classifier, max_layers: int = 4) -> list[str]:
     """The last module at each resolution, of the last `max_layers` resolutions; two or more if there are blocks.
 
     A network of one resolution, such as a transformer, has `middle` and `final`.
+
+    >>> layers = [torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    >>> default_layers(Classifier(torch.nn.Sequential(*layers).eval(), input_size=(1, 8, 8)))
+    ['0', '1']
     """
     paths = dict(classifier.module.named_modules())
     spatial = [layer for layer in classifier.layers() if layer.is_spatial and layer.name.partition(":")[0] in paths]

@@ -32,6 +32,10 @@ def scaled_weight(*shape: int, equalized: bool) -> tuple[nn.Parameter, float]:
 
     With an equalized learning rate (Karras et al. 2018) the weight has unit variance and the factor is 1/sqrt(fan_in),
     so that Adam moves all layers at one relative speed; else the weight is scaled once and the factor is 1.
+
+    >>> weight, factor = scaled_weight(2, 4, 3, 3, equalized=True)
+    >>> weight.shape, round(factor, 3)
+    (torch.Size([2, 4, 3, 3]), 0.167)
     """
     scale = 1 / math.sqrt(math.prod(shape[1:]))
     weight = torch.randn(*shape)
@@ -137,6 +141,9 @@ class ModulatedConv(nn.Module):
         code: Length of the code.
         demodulate: Divide by the norm of each output channel's weights.
         equalized: Equalized learning rate.
+
+    >>> ModulatedConv(3, 2, 3, 5)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 5)).shape
+    torch.Size([1, 2, 4, 4])
     """
 
     def __init__(
@@ -156,12 +163,20 @@ class ModulatedConv(nn.Module):
 
 
 def activate(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2 that keeps the variance."""
+    """Leaky ReLU of slope 0.2 that keeps the variance.
+
+    >>> activate(torch.tensor([-1.0, 1.0]))
+    tensor([-0.2828,  1.4142])
+    """
     return F.leaky_relu(x, 0.2) * ACTIVATION_GAIN
 
 
 def upsample_2x(x: Tensor) -> Tensor:
-    """Twice the resolution, bilinear, which is also the blur of StyleGAN2: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
+    """Twice the resolution, bilinear, which is also the blur of StyleGAN2: (N, C, H, W) -> (N, C, 2 H, 2 W).
+
+    >>> upsample_2x(torch.zeros(1, 3, 4, 4)).shape
+    torch.Size([1, 3, 8, 8])
+    """
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
@@ -198,7 +213,13 @@ def to_channels_last(network: nn.Module, device: torch.device) -> None:
 
 
 def call_frozen(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """Run a module without gradients for its weights; gradients for its inputs stay."""
+    """Run a module without gradients for its weights; gradients for its inputs stay.
+
+    >>> layer, x = nn.Linear(2, 1), torch.zeros(1, 2, requires_grad=True)
+    >>> call_frozen(layer, x).sum().backward()
+    >>> x.grad is not None, layer.weight.grad is None
+    (True, True)
+    """
     weights = {name: weight.detach() for name, weight in module.named_parameters()}
     output: Tensor = torch.func.functional_call(module, weights, inputs)
     return output

@@ -38,6 +38,12 @@ class SurrogateNetworks(nn.Module):
     Args:
         sizes: Sizes of the data.
         options: Options of the training.
+
+    >>> from pellucid.surrogate import PRESETS
+    >>> networks = SurrogateNetworks(DataSizes(1, 8, 3, ("thickness",)), PRESETS["ci-16"])
+    >>> codes = Codes(torch.zeros(2, 1), torch.zeros(2, 4), torch.zeros(2, 4))
+    >>> networks.generate(codes).shape
+    torch.Size([2, 1, 16, 16])
     """
 
     def __init__(self, sizes: DataSizes, options: TrainingOptions) -> None:

@@ -98,6 +98,11 @@ def intervene(codes: Codes, span: Tensor, random: torch.Generator) -> Interventi
         codes: (R, ...).
         span: (2, K_c), least and largest value of each context.
         random: Generator of the draws.
+
+    >>> codes = Codes(torch.zeros(20, 2), torch.zeros(20, 3), torch.zeros(20, 4))
+    >>> batch = intervene(codes, torch.tensor([[5.0, 5.0], [6.0, 6.0]]), torch.Generator())
+    >>> batch.bounds, int((batch.codes.context != 0).sum())
+    ((9, 13), 9)
     """
     rows = len(codes)
     shares = _shares(codes)

@@ -57,7 +57,13 @@ class TrainingFolder(RunFolder):
         super().bind_plan(plan, ignored=ignored)
 
     def save(self, steps: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Write the state after so many steps, then make it the last one; of older ones the last but one is kept."""
+        """Write a state, then make it the last one; of older ones the last but one is kept.
+
+        Args:
+            steps: Number of steps made.
+            tensors: The state, by name.
+            notes: What else is needed to resume, as JSON has it.
+        """
         name = f"checkpoint-{steps:07d}.safetensors"
         write_tensors(self.path / name, tensors)
         self.write_json(LAST, {"steps": steps, "file": name, **notes})
@@ -85,7 +91,11 @@ class TrainingFolder(RunFolder):
 
 
 def digest_of(names: Sequence[str], tensors: Sequence[Tensor]) -> str:
-    """SHA-256 of names and of the bytes of tensors: which data a training is of."""
+    """SHA-256 of names and of the bytes of tensors: which data a training is of.
+
+    >>> digest_of(["a"], [torch.zeros(2)]) == digest_of(["a"], [torch.ones(2)])
+    False
+    """
     digest = hashlib.sha256("\n".join(names).encode())
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

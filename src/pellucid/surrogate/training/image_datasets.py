@@ -17,6 +17,10 @@ class InMemory(Dataset[Tensor]):
 
     Args:
         images: Display space, on the CPU.
+
+    >>> images = InMemory(torch.zeros(5, 1, 16, 16))
+    >>> len(images), images[0].shape
+    (5, torch.Size([1, 16, 16]))
     """
 
     def __init__(self, images: Tensor) -> None:

@@ -8,7 +8,11 @@ from torch.nn import functional as F
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Log-probabilities (N, K) of logits; of one logit, those of no and yes (N, 2)."""
+    """Log-probabilities (N, K) of logits; of one logit, those of no and yes (N, 2).
+
+    >>> log_probabilities(torch.zeros(1, 2)).exp()
+    tensor([[0.5000, 0.5000]])
+    """
     if logits.shape[1] == 1:
         return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)
     return F.log_softmax(logits, dim=1)
@@ -37,6 +41,10 @@ def brightness_divergence(generated: Tensor, target: Tensor, softening: float = 
 
     Returns:
         One number, in nats.
+
+    >>> image = torch.tensor([[[[-1.0, 1.0]]]])
+    >>> float(brightness_divergence(image, image)), round(float(brightness_divergence(-image, image)), 1)
+    (0.0, 4.5)
     """
     p, q = (softening + (1 - 2 * softening) * ((x + 1) / 2).clamp(0, 1) for x in (target, generated))
     return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
@@ -53,17 +61,29 @@ def feature_distance(generated: Sequence[Tensor], target: Sequence[Tensor]) -> T
 
 
 def row_distance(values: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 distance of each row, mean over columns: (..., N, D) -> (..., N)."""
+    """Smooth L1 distance of each row, mean over columns: (..., N, D) -> (..., N).
+
+    >>> row_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[0.0, 1.0]]))
+    tensor([0.7500])
+    """
     return F.smooth_l1_loss(values, target.expand_as(values), reduction="none").mean(-1)
 
 
 def real_loss(scores: Tensor) -> Tensor:
-    """Logistic loss of scores (N,) that should be high."""
+    """Logistic loss of scores (N,) that should be high.
+
+    >>> real_loss(torch.zeros(3))
+    tensor(0.6931)
+    """
     return F.softplus(-scores).mean()
 
 
 def fake_loss(scores: Tensor) -> Tensor:
-    """Logistic loss of scores (N,) that should be low."""
+    """Logistic loss of scores (N,) that should be low.
+
+    >>> fake_loss(torch.zeros(3))
+    tensor(0.6931)
+    """
     return F.softplus(scores).mean()
 
 
@@ -73,6 +93,10 @@ def r1_penalty(scores: Tensor, images: Tensor) -> Tensor:
     Args:
         scores: Computed from `images`, which require a gradient.
         images: Real images.
+
+    >>> images = torch.zeros(2, 1, 2, 2, requires_grad=True)
+    >>> float(r1_penalty(3 * images.sum(dim=(1, 2, 3)), images))
+    36.0
     """
     (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
@@ -89,6 +113,10 @@ def second_differences(function: Callable[[Tensor], Tensor], codes: Tensor, dire
 
     Returns:
         (k, N, ...).
+
+    >>> codes, directions = torch.zeros(1, 2).double(), torch.ones(1, 1, 2).double()
+    >>> round(float(second_differences(lambda w: (w**2).sum(1), codes, directions, 0.1)), 6)
+    4.0
     """
     moves = step * directions
     stacked = torch.cat([(codes + moves).flatten(0, 1), (codes - moves).flatten(0, 1), codes])
@@ -111,6 +139,11 @@ def hessian_penalty(
         codes: (N, D).
         directions: (k, N, D) of -1 and 1, zero for coordinates that may interact; k at least 2.
         step: Length of the step along a direction.
+
+    >>> signs = torch.tensor([[[1.0, 1.0]], [[1.0, -1.0]]]).double()
+    >>> additive, product = (lambda w: w.sum(1), lambda w: w.prod(1))
+    >>> [round(float(hessian_penalty(f, torch.zeros(1, 2).double(), signs)), 6) for f in (additive, product)]
+    [0.0, 8.0]
     """
     return second_differences(function, codes, directions, step).var(dim=0, unbiased=True).mean()
 
@@ -124,6 +157,11 @@ def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
         images: (N, C, H, W), computed from `codes`.
         codes: (N, D), which require a gradient.
         noise: (N, C, H, W), standard normal.
+
+    >>> codes = torch.zeros(1, 1, requires_grad=True)
+    >>> images = (codes @ torch.ones(1, 4)).view(1, 1, 2, 2)
+    >>> path_lengths(images, codes, torch.ones(1, 1, 2, 2)).detach()
+    tensor([2.])
     """
     scaled = noise / (images.shape[2] * images.shape[3]) ** 0.5
     (gradient,) = torch.autograd.grad((images * scaled).sum(), codes, create_graph=True)
@@ -131,7 +169,11 @@ def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
 
 
 def moment_penalty(codes: Tensor, off_diagonal: float = 0.1) -> Tensor:
-    """Distance of codes (N, D) from mean 0, variance 1 and, weakly, no covariance: fixes scale, prevents collapse."""
+    """Distance of codes (N, D) from mean 0, variance 1 and, weakly, no covariance: fixes scale, prevents collapse.
+
+    >>> round(float(moment_penalty(torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0)))), 2)
+    0.0
+    """
     centered = codes - codes.mean(0)
     covariance = centered.T @ centered / max(1, len(codes) - 1)
     variance = covariance.diagonal()

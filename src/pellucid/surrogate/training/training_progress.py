@@ -56,6 +56,12 @@ class LossMeter:
 
     Args:
         batch_size: Images in a step.
+
+    >>> meter = LossMeter(batch_size=8)
+    >>> meter.update({"pixel": 1.0})
+    >>> meter.update({"pixel": 3.0})
+    >>> meter.report(2, 10).losses
+    {'pixel': 2.0}
     """
 
     def __init__(self, batch_size: int) -> None:
