@@ -15,7 +15,7 @@ from tests.surrogate.test_checkpoint import TINY
 from pellucid.reports.shared.html import script_hash
 from pellucid.reports.surrogate.graph_figure import graph_views
 from pellucid.reports.surrogate.graph_layout import assign_layers, lay_out
-from pellucid.reports.surrogate.graph_page import ExplainedImage, render_surrogate_page
+from pellucid.reports.surrogate.graph_page import render_surrogate_page
 from pellucid.reports.surrogate.image_parts import difference_uri, image_uri, traversal_png
 from pellucid.reports.surrogate.numbers import explanation_numbers
 from pellucid.surrogate import load, train
@@ -23,6 +23,7 @@ from pellucid.surrogate.causal import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import DecisionEffect, NuisanceNull
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 from pellucid.surrogate.explain.necessity import Necessity, Proportion
+from pellucid.workflows import ExplainedImage
 
 
 @pytest.fixture(scope="module")

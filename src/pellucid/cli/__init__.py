@@ -10,6 +10,8 @@ from pellucid.errors import PellucidError
 
 __all__ = ["app", "main"]
 
+_HELP = "Explain image classifiers, and prove the explanations."
+_EPILOGUE = "Names in a list are separated by commas, or the option is given again."
 _GROUPS = {
     "concepts": "What did it see, and how much did it count? CAVs, TCAV and Visual-TCAV.",
     "surrogate": "Why does it decide so? A surrogate of the classifier, a causal graph, counterfactual images.",
@@ -82,13 +84,13 @@ _COMMANDS = {
 
 
 def _program() -> App:
-    program = new_app("pellucid", "Explain image classifiers, and prove the explanations.", version=_version)
+    program = new_app("pellucid", _HELP, version=_version, help_epilogue=_EPILOGUE)
     groups = {name: new_app(name, text) for name, text in _GROUPS.items()}
     for path, (place, text) in _COMMANDS.items():
         *group, name = path.split()
         (groups[group[0]] if group else program).command(f"pellucid.cli.{place}", name=name, help=text)
-    for group in groups.values():
-        program.command(group)
+    for subprogram in groups.values():
+        program.command(subprogram)
     program.register_install_completion_command(help="Install completion for this shell.")
     return program
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid.cli.concepts_tables import print_cavs, print_image_concepts, print_ranking, print_tcav
-from pellucid.cli.parsing import Images, Options, check_suffixes
+from pellucid.cli.parsing import AsJson, Images, Options, check_suffixes
 from pellucid.cli.printing import (
     image_folders,
     note,
@@ -40,7 +40,7 @@ def fit(
     classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
     options: Options[FitConceptsOptions] = FitConceptsOptions(),  # noqa: B008 - frozen
     out: Path = Path("pellucid-cavs"),
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid concepts fit`.
 
@@ -71,7 +71,7 @@ def explain(
     classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
     options: Options[ExplainConceptsOptions] = ExplainConceptsOptions(),  # noqa: B008 - frozen
     out: list[Path] | None = None,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid concepts explain`.
 
@@ -112,7 +112,7 @@ def rank(
     classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
     options: Options[ExplainClassOptions] = ExplainClassOptions(),  # noqa: B008 - frozen
     out: list[Path] | None = None,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid concepts rank`.
 
@@ -160,7 +160,7 @@ def tcav(
     classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
     options: Options[TCAVOptions],
     out: list[Path] | None = None,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid concepts tcav`.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pellucid.cli.evaluate_command import print_run, run_record, sweep_progress
 from pellucid.cli.explain_command import explain_files, gather_at
+from pellucid.cli.parsing import AsJson
 from pellucid.cli.printing import print_json, print_line
 from pellucid.cli.surrogate_commands import print_explained_images
 from pellucid.errors import MissingExtraError
@@ -30,7 +31,7 @@ _JITTER = 0.6
 _MARGIN = 2  # around MNIST's 28 pixels
 
 
-def demo(*, out: Path = Path("pellucid-demo"), device: str | None = None, as_json: bool = False) -> None:
+def demo(*, out: Path = Path("pellucid-demo"), device: str | None = None, as_json: AsJson = False) -> None:
     """`pellucid demo`.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.markup import escape
 from rich.table import Table
 
-from pellucid.cli.parsing import Options, options_named
+from pellucid.cli.parsing import AsJson, Options, options_named
 from pellucid.cli.printing import print_json, print_line, progress_bar, resumable, screen, warn, warn_skipped
 from pellucid.errors import PellucidError
 from pellucid.evaluation import SweepOptions
@@ -32,7 +32,7 @@ def evaluate(
     options: Options[EvaluateOptions] = EvaluateOptions(),  # noqa: B008 - frozen
     sweep: Annotated[SweepOptions, _SWEEP] = SweepOptions(),  # noqa: B008 - frozen
     report: bool = True,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid evaluate`.
 

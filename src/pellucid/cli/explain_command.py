@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pellucid.cli.concepts_commands import gather, write_pages
 from pellucid.cli.concepts_tables import print_image_concepts
-from pellucid.cli.parsing import Images, Options
+from pellucid.cli.parsing import AsJson, Images, Options
 from pellucid.cli.printing import image_folders, print_json, print_line, progress_bar, warn
 from pellucid.errors import PellucidError
 from pellucid.workflows import ClassifierOptions, ConceptOptions, ExplainConceptsOptions, ExplainOptions
@@ -28,7 +28,7 @@ def explain(
     builtin: tuple[str, ...] = (),
     cache: str = "",
     out: Path = Path("pellucid-out"),
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid explain`.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from pellucid.cli.concepts_tables import print_cavs
-from pellucid.cli.parsing import Options
+from pellucid.cli.parsing import AsJson, Options
 from pellucid.cli.printing import note, print_json, screen
 from pellucid.errors import PellucidError
 from pellucid.workflows import ClassifierOptions
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 
-def models(*, as_json: bool = False) -> None:
+def models(*, as_json: AsJson = False) -> None:
     """`pellucid models`.
 
     Args:
@@ -37,7 +37,7 @@ def layers(
     *,
     classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
     clean: bool = False,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid layers`.
 
@@ -66,7 +66,7 @@ def layers(
     screen.print(table)
 
 
-def concepts(folder: Path | None = None, /, *, as_json: bool = False) -> None:
+def concepts(folder: Path | None = None, /, *, as_json: AsJson = False) -> None:
     """`pellucid concepts list`.
 
     Args:

@@ -23,6 +23,9 @@ Options = Annotated[T, Parameter(name="*")]
 Images = Annotated[str, Parameter(required=True)]
 """At least one image file or folder."""
 
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+"""Whether stdout is for machines."""
+
 _WHOLE = {"--target", "--option", "--set", "--tier", "--required", "--forbidden"}  # their values may have commas
 _NUMBERS = {int: "a whole number", float: "a number"}
 
@@ -38,31 +41,25 @@ def options_named(**names: str) -> Parameter:
     >>> options_named(kernel_sizes="smooth").name_transform("max_batch")
     'max-batch'
     """
-    return Parameter(name="*", name_transform=lambda name: names.get(name, option_name(name)))
-
-
-def option_name(name: str) -> str:
-    """The option of a field or parameter, without its hyphens.
-
-    >>> option_name("max_batch"), option_name("as_json"), option_name("set_")
-    ('max-batch', 'json', 'set')
-    """
-    return "json" if name == "as_json" else name.strip("_").replace("_", "-")
+    return Parameter(name="*", name_transform=lambda name: names.get(name, name.replace("_", "-")))
 
 
 def new_app(name: str, text: str, **more: Any) -> App:
-    """A program or a group of commands."""
+    """A program or a group of commands.
+
+    Args:
+        name: what is typed.
+        text: its help.
+        more: for `cyclopts.App`.
+    """
     parameter = Parameter(
         converter=convert,
         show_default=show_default,
         negative_iterable=(),
-        name_transform=option_name,
         allow_repeating=True,
         short_alias=lambda field, taken: "-m" if field.name == "model" else None,
     )
-    return App(
-        name=name, help=text, help_format="markdown", name_transform=option_name, default_parameter=parameter, **more
-    )
+    return App(name=name, help=text, help_format="markdown", default_parameter=parameter, **more)
 
 
 def show_default(value: Any) -> str:
@@ -97,17 +94,21 @@ def convert(hint: Any, tokens: Sequence[Token]) -> Any:
     Raises:
         PellucidError: no such value.
     """
-    name = tokens[0].keyword or "argument"
-    words = [token.value for token in tokens]
-    if get_origin(hint) in (tuple, list) or hint in (str, int, float, Path) or _alternatives(hint):
-        return parse(hint, words, name)
-    if get_origin(hint) is Literal:
-        return parse(hint, words, name)
+    if get_origin(hint) in (tuple, list, Literal) or hint in (str, int, float, Path) or _alternatives(hint):
+        return parse(hint, [token.value for token in tokens], tokens[0].keyword or "argument")
     return convert_by_type(hint, tokens)
 
 
 def parse(hint: Any, words: Sequence[str], name: str) -> Any:
     """The value of a type from words.
+
+    Args:
+        hint: the type.
+        words: what was given.
+        name: of the option, for messages.
+
+    Raises:
+        PellucidError: no such value.
 
     >>> parse(tuple[int, ...], ["3,5"], "--smooth")
     (3, 5)

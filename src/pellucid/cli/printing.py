@@ -24,13 +24,9 @@ def print_json(value: object) -> None:
       "page": "a.html"
     }
     """
-    try:
-        text = json.dumps(value, indent=2, allow_nan=False)
-    except (TypeError, ValueError):  # torch, which takes seconds to import, is there when results are
-        from pellucid.storage import to_json
+    from pellucid.storage import to_json
 
-        text = json.dumps(to_json(value), indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json.dumps(to_json(value), indent=2) + "\n")
 
 
 def print_line(text: str, console: Console = screen, **style: Any) -> None:

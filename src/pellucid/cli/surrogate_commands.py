@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pellucid.cli.parsing import Images, Options, check_suffixes, options_named
+from pellucid.cli.parsing import AsJson, Images, Options, check_suffixes, options_named
 from pellucid.cli.printing import (
     image_folders,
     messages,
@@ -39,7 +39,7 @@ def train(
     *,
     out: Path,
     device: str | None = None,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid surrogate train`.
 
@@ -56,7 +56,7 @@ def train(
     _report(surrogate, out, as_json)
 
 
-def resume(run: Path, /, *, device: str | None = None, as_json: bool = False) -> None:
+def resume(run: Path, /, *, device: str | None = None, as_json: AsJson = False) -> None:
     """`pellucid surrogate resume`.
 
     Args:
@@ -121,7 +121,7 @@ def graph(
     run_options: Options[RunOptions] = RunOptions(),  # noqa: B008 - frozen
     options: Options[DiscoverOptions] = DiscoverOptions(),  # noqa: B008 - frozen
     out: list[Path] | None = None,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid surrogate graph`.
 
@@ -162,7 +162,7 @@ def explain(
     classifier: Options[RunClassifierOptions] = RunClassifierOptions(),  # noqa: B008 - frozen
     options: Annotated[ExplainSurrogateOptions, options_named(do="set")] = ExplainSurrogateOptions(),  # noqa: B008
     out: list[Path] | None = None,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid surrogate explain`.
 
@@ -247,7 +247,7 @@ def evaluate(
     run_options: Options[RunOptions] = RunOptions(),  # noqa: B008 - frozen
     options: Options[AssessOptions] = AssessOptions(),  # noqa: B008 - frozen
     out: Path | None = None,
-    as_json: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """`pellucid surrogate evaluate`.
 

@@ -6,10 +6,8 @@ from pellucid.reports.evaluation import render_evaluation, write_evaluation
 from pellucid.reports.shared.colors import ReportError, robust_scale
 from pellucid.reports.shared.overlays import color_bar, overlay, save_overlay
 from pellucid.reports.surrogate.graph_page import render_surrogate_page, write_surrogate_page
-from pellucid.reports.surrogate.why_page import ExplainedImage
 
 __all__ = [
-    "ExplainedImage",
     "PageInput",
     "Panel",
     "ReportError",

@@ -18,7 +18,7 @@ def evaluate(
     options: EvaluateOptions = EvaluateOptions(),  # noqa: B008 - frozen
     sweep: SweepOptions = SweepOptions(),  # noqa: B008 - frozen
     *,
-    on_progress: Callable[[SweepProgress], None] | None = None,
+    on_progress: Callable[[SweepProgress], None] = lambda progress: None,
 ) -> Run:
     """Evaluate attribution methods at every layer, or continue the run that `out` holds.
 

@@ -36,7 +36,7 @@ class SweepOptions:
             regions or concepts (on single images).
         settings: grid settings: GridPG, DiFull, DiPart.
         layers: input, middle, final, or names of layers.
-        n: cells of a grid: n for n x n, or (rows, columns).
+        n: cells of a grid: 2 for 2 x 2, or (rows, columns), typed as 2x3.
         grids: how many grids of GridPG; the paper has 500.
         same_class_grids: how many grids of DiFull and DiPart; the paper has 1000; none for as many as of GridPG.
         threshold: least probability of the true class for an image to be used.

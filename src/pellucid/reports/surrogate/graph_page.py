@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pellucid.reports.shared.html import render_html
 from pellucid.reports.surrogate.fidelity import fidelity_view, is_trustworthy
 from pellucid.reports.surrogate.graph_figure import graph_views
-from pellucid.reports.surrogate.why_page import ExplainedImage, image_view
+from pellucid.reports.surrogate.why_page import image_view
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
+from pellucid.workflows import ExplainedImage
 
 if TYPE_CHECKING:
     from pellucid.surrogate import SurrogateExplainer

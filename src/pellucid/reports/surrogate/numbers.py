@@ -3,8 +3,9 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from pellucid.reports.surrogate.why_page import ExplainedImage, redrawn_probabilities, values_of
+from pellucid.reports.surrogate.why_page import redrawn_probabilities, values_of
 from pellucid.surrogate.explain.encoded_batch import probabilities
+from pellucid.workflows import ExplainedImage
 
 if TYPE_CHECKING:
     from pellucid.surrogate import SurrogateExplainer
