@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.command import pellucid
+from tests.cli.command import pellucid, refusal
 from tests.evaluation.sweep_support import MODEL, hear_ctrl_c, write_squares
 
 from pellucid.evaluation.sweep import Run
@@ -159,3 +159,12 @@ def test_metrics_of_single_images_are_measured_and_printed(evaluate: Command, tm
         ("random_logit", "GradCAM"),
     }
     assert all(0 <= line["mean"]["estimate"] <= 1 for line in lines if line["metric"] == "deletion")
+
+
+def test_metrics_may_be_measured_without_localization_and_are_suggested(evaluate: Command, tmp_path: Path) -> None:
+    code, out, errors = evaluate("--out", tmp_path / "alone", *FAST, "--metrics", "deletion", "--images", "2")
+    assert code == 0, errors
+    assert "metrics on single images" in out
+    assert "median localization score" not in out
+    code, _, errors = evaluate("--out", tmp_path / "none", *FAST, "--metrics", "deletoin")
+    assert "deletion" in refusal(code, errors)

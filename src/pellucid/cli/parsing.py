@@ -26,7 +26,9 @@ Images = Annotated[str, Parameter(required=True)]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 """Whether stdout is for machines."""
 
-_WHOLE = {"--target", "--option", "--set", "--tier", "--required", "--forbidden"}  # their values may have commas
+_WHOLE = {"--target", "--option", "--metric-options", "--set", "--tier", "--required", "--forbidden"}
+"""Options whose values may have commas."""
+
 _NUMBERS = {int: "a whole number", float: "a number"}
 
 
