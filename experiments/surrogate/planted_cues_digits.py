@@ -20,7 +20,7 @@ from experiments.surrogate.planted_cues_effects import (
     told,
     true_effects,
 )
-from pellucid.classifiers import digit_preprocess
+from pellucid.classifiers import make_digit_preprocess
 from pellucid.data import ContextTable
 from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate import PRESETS, Rerender, train
@@ -106,7 +106,7 @@ def planted_classifier(cue: str, training: Digits, rerender: Rerender, work: Pat
             _fit(network, images, labels if cue == DIGIT else _shares(planted_margin(cue, context, training.context)))
             write_tensors(kept, network.state_dict())
     network.load_state_dict(read_tensors(kept))
-    preprocess = digit_preprocess()
+    preprocess = make_digit_preprocess()
     size = (1, *preprocess.input_size)
     return pl.Classifier(network.eval(), preprocess=preprocess, class_names=names, input_size=size, name=f"{cue} CNN")
 

@@ -22,7 +22,7 @@ from pellucid.attribution import (
     SmoothGrad,
     Target,
 )
-from pellucid.attribution.gradient import sample_noise
+from pellucid.attribution.gradient import draw_noise
 from pellucid.errors import ModelError, PellucidError
 
 LAYERS = ("input", "1", "4")
@@ -104,7 +104,7 @@ def explicit_smoothgrad(module: nn.Sequential, layer: str, x: Tensor, samples: i
     spread = activation.flatten(1).amax(1) - activation.flatten(1).amin(1)
     gradients, points = [], []
     for index in range(samples):
-        noisy = activation + noise * spread[:, None, None, None] * sample_noise(seed, index, activation.shape[1:])
+        noisy = activation + noise * spread[:, None, None, None] * draw_noise(seed, index, activation.shape[1:])
         noisy = noisy.requires_grad_()
         gradients.append(torch.autograd.grad(after(noisy)[:, 2].sum(), noisy)[0])
         points.append(noisy.detach())
@@ -144,12 +144,12 @@ def test_the_variance_of_a_constant_gradient_is_nothing_beside_its_square() -> N
 
 def test_the_noise_is_standard_normal_and_belongs_to_seed_and_sample() -> None:
     shape = torch.Size([3, 40, 40])
-    noise = torch.stack([sample_noise(seed, sample, shape) for seed in (0, 1) for sample in range(10)])
+    noise = torch.stack([draw_noise(seed, sample, shape) for seed in (0, 1) for sample in range(10)])
     assert abs(float(noise.mean())) < 0.01
     assert abs(float(noise.std()) - 1) < 0.01
     correlation = torch.corrcoef(noise.flatten(1)) - torch.eye(20)
     assert float(correlation.abs().max()) < 0.1
-    assert torch.equal(noise[3], sample_noise(0, 3, shape))
+    assert torch.equal(noise[3], draw_noise(0, 3, shape))
 
 
 def test_more_samples_bring_smoothgrad_nearer_to_its_mean() -> None:

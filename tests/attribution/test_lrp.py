@@ -25,7 +25,7 @@ from pellucid.attribution.lrp.composites import (
     COMPOSITES,
     Layer,
     RuleMap,
-    composites,
+    make_composites,
 )
 from pellucid.attribution.lrp.propagation import Propagation
 from pellucid.data import Preprocess
@@ -96,7 +96,7 @@ def test_every_bit_of_relevance_is_accounted_for() -> None:
     view = classifier(seeded(lambda: WiredNet("module"))).at("left")
     activation = view.activation(images(1, size=SIZE).double())
     inputs = view.suffix_inputs(activation, activation.side_inputs)
-    chosen = composites(0.1, 0.25, 1e-6)["epsilon_plus"]
+    chosen = make_composites(0.1, 0.25, 1e-6)["epsilon_plus"]
     start = torch.randn(3, 1, CLASSES, dtype=torch.float64)
     relevance = Propagation(view.suffix, inputs, RuleMap(chosen))(start)
     assert float(relevance.to_side_inputs.abs().max()) > 0
@@ -165,7 +165,7 @@ def test_without_rules_the_map_is_the_gradient_times_the_logit() -> None:
 def rules_of(layers: str, composite: str = "epsilon_plus_box", **options: Any) -> list[str]:
     """Names of the rules of layers written as `name kind`, those applied to the images with a star."""
     described = [Layer(name, kind.strip("*"), kind.endswith("*")) for name, kind in map(str.split, layers.split(","))]
-    rules = RuleMap(composites(1e-6, 0.25, 1e-6)[composite], **options).assign(described)
+    rules = RuleMap(make_composites(1e-6, 0.25, 1e-6)[composite], **options).assign(described)
     return [type(rule).__name__ for rule in rules]
 
 

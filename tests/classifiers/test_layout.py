@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pellucid.classifiers.layout import Layout, find_layout, token_grid
+from pellucid.classifiers.layout import Layout, find_layout, find_token_grid
 from pellucid.errors import LayerError
 
 
@@ -49,7 +49,7 @@ def test_layouts_are_read_off_shapes(shape: tuple[int, ...], size: tuple[int, in
     ],
 )
 def test_tokens_form_grids_of_square_patches(count: int, size: tuple[int, int], grid: tuple[int, int] | None) -> None:
-    assert token_grid(count, *size) == grid
+    assert find_token_grid(count, *size) == grid
 
 
 @pytest.mark.parametrize("layout", [Layout("NCHW"), Layout("NHWC"), Layout("NTC"), Layout("NTC", 3), Layout("NC")])

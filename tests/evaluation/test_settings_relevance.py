@@ -32,7 +32,7 @@ GRADIENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def composites() -> tuple[str, ...]:
+def make_composites() -> tuple[str, ...]:
     return (*COMPOSITES, "gradient")
 
 
@@ -43,7 +43,7 @@ def explained_alone(made: Classifier, method: Any, images: Tensor, layer: str) -
 
 
 @pytest.mark.parametrize("layer", ["input", "middle", "final"])
-@pytest.mark.parametrize("composite", composites())
+@pytest.mark.parametrize("composite", make_composites())
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_lrp_in_difull_is_lrp_of_the_cell_alone(build: Any, composite: str, layer: str) -> None:
     made, images, method = classifier(build()), grids(), LRP(composite=composite, **BOX)

@@ -159,7 +159,7 @@ class SmoothGrad(Method):
         second = torch.zeros_like(first) if self.statistic != "mean" else None
         spread = self.noise * (activation.flatten(1).amax(1) - activation.flatten(1).amin(1))
         for rows, samples in case.perturbed_batches(self.samples, "gradient"):
-            noise = torch.stack([sample_noise(self.seed, index, activation.shape[1:]) for index in samples.tolist()])
+            noise = torch.stack([draw_noise(self.seed, index, activation.shape[1:]) for index in samples.tolist()])
             noisy = activation[rows] + spread[rows, None, None, None] * noise.to(activation)
             weights = torch.full((len(rows),), 1 / self.samples, dtype=torch.float64)
             for target, gradient in enumerate(case.gradients_at(noisy, rows)):
@@ -175,7 +175,7 @@ class SmoothGrad(Method):
         return second if self.statistic == "square" else (second - first.square()).clamp(min=0.0)
 
 
-def sample_noise(seed: int, sample: int, shape: torch.Size) -> Tensor:
+def draw_noise(seed: int, sample: int, shape: torch.Size) -> Tensor:
     """Standard normal noise (C, h, w), a function of seed and sample alone.
 
     Args:
@@ -184,7 +184,7 @@ def sample_noise(seed: int, sample: int, shape: torch.Size) -> Tensor:
         shape: (C, h, w).
 
     >>> shape = torch.Size([1, 2, 2])
-    >>> torch.equal(sample_noise(0, 3, shape), sample_noise(0, 3, shape))
+    >>> torch.equal(draw_noise(0, 3, shape), draw_noise(0, 3, shape))
     True
     """
     mixed = int(np.random.SeedSequence((seed, sample)).generate_state(1)[0])

@@ -1,11 +1,11 @@
 """Classifiers, their layers, and the cut: a network seen from a layer is a function of an activation."""
 
 from pellucid.classifiers.classifier import Classifier, Prediction
-from pellucid.classifiers.cut import equal_logits
+from pellucid.classifiers.cut import logits_agree
 from pellucid.classifiers.layer_view import Activation, LayerView
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.layout import Layout
-from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS, digit_cnn, digit_preprocess
+from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS, digit_cnn, make_digit_preprocess
 from pellucid.classifiers.loading.efficientnet_lite import SamePadding
 from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.registry import ModelEntry, available, load
@@ -41,11 +41,11 @@ __all__ = [
     "available",
     "copy_in_order",
     "digit_cnn",
-    "digit_preprocess",
-    "equal_logits",
     "imagenet_class_names",
     "load",
     "load_weights",
+    "logits_agree",
+    "make_digit_preprocess",
     "randomizable_layers",
     "randomize_cascading",
     "randomize_independent",

@@ -106,7 +106,7 @@ class TracedCut:
         self.node, self.live = node, live
         self.names = tuple(_name_of(network, other) for other in live)
         self._patterns = tuple(_pattern(dry, other, name) for other, name in zip(live, self.names, strict=True))
-        self._prefix = prefix_to(network, [node, *live])
+        self._prefix = extract_prefix(network, [node, *live])
         outputs, sizes = [network.output.args[0]], crossing & dry.batch_sizes
         self.suffix = _subgraph(network, [node, *live], outputs, batch_sizes=sizes)
 
@@ -136,7 +136,7 @@ def _name_of(network: TracedNetwork, node: fx.Node) -> str:
     return min(names, key=len) if names else ("input" if node is network.input else node.name)
 
 
-def prefix_to(network: TracedNetwork, outputs: Sequence[Any]) -> fx.GraphModule:
+def extract_prefix(network: TracedNetwork, outputs: Sequence[Any]) -> fx.GraphModule:
     """The part of a network that computes the values of nodes, given as (nested) lists, from images."""
     return _subgraph(network, [network.input], outputs)
 
@@ -161,7 +161,7 @@ def _subgraph(
     return fx.GraphModule(network.module, graph)
 
 
-def equal_logits(logits: Any, expected: Tensor, tolerance: float) -> bool:
+def logits_agree(logits: Any, expected: Tensor, tolerance: float) -> bool:
     """Whether logits agree to `tolerance` of the largest: another batch size may choose another kernel.
 
     Args:
@@ -169,7 +169,7 @@ def equal_logits(logits: Any, expected: Tensor, tolerance: float) -> bool:
         expected: (N, K).
         tolerance: in units of the largest.
 
-    >>> equal_logits(torch.tensor([[100.0, 0.001]]), torch.tensor([[100.0, 0.0]]), tolerance=1e-4)
+    >>> logits_agree(torch.tensor([[100.0, 0.001]]), torch.tensor([[100.0, 0.0]]), tolerance=1e-4)
     True
     """
     if not isinstance(logits, Tensor) or logits.shape != expected.shape:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pellucid.classifiers.side_inputs import Pattern, batch_pattern
+from pellucid.classifiers.side_inputs import Pattern, find_batch_pattern
 from pellucid.classifiers.tracing import TracedNetwork
 
 
@@ -47,7 +47,7 @@ class DryRun:
         Raises:
             BatchPatternError: the shapes do not say.
         """
-        return batch_pattern(self._two[node], self._three[node])
+        return find_batch_pattern(self._two[node], self._three[node])
 
 
 def _run_outlines(network: TracedNetwork, images: Tensor) -> tuple[dict[fx.Node, Any], Any]:
@@ -78,21 +78,21 @@ def _run(network: TracedNetwork, images: Tensor, note: Callable[[fx.Node, Any], 
     return interpreter.run(images)
 
 
-def node_gradients(network: TracedNetwork, images: Tensor) -> dict[fx.Node, Tensor]:
-    """Gradients of the logits (see `gradients_of_logits`) at every node whose output has one."""
+def compute_node_gradients(network: TracedNetwork, images: Tensor) -> dict[fx.Node, Tensor]:
+    """Gradients of the logits (see `compute_logit_gradients`) at every node whose output has one."""
     with torch.inference_mode(False), torch.enable_grad():
         values: dict[fx.Node, Any] = {}
         logits = _run(network, images.clone().requires_grad_(), values.__setitem__)
-        return gradients_of_logits(logits, values)
+        return compute_logit_gradients(logits, values)
 
 
-def gradients_of_logits(logits: Tensor, values: Mapping[Any, Any]) -> dict[Any, Tensor]:
+def compute_logit_gradients(logits: Tensor, values: Mapping[Any, Any]) -> dict[Any, Tensor]:
     """Gradient of a random mixture of the logits at each of the tensors that it depends on, from one backward pass.
 
     Where the logits depend on a tensor, a mixture has a gradient there with probability one; their sum may have none.
 
     >>> x = torch.ones(1, 2, requires_grad=True)
-    >>> list(gradients_of_logits(x * 2, {"x": x, "other": torch.ones(1)}))
+    >>> list(compute_logit_gradients(x * 2, {"x": x, "other": torch.ones(1)}))
     ['x']
     """
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor) and value.requires_grad}

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
-from pellucid.classifiers.dry_run import DryRun, gradients_of_logits, node_gradients
+from pellucid.classifiers.dry_run import DryRun, compute_logit_gradients, compute_node_gradients
 from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.replay import module_outputs
 from pellucid.classifiers.tracing import (
     TracedNetwork,
     ancestors,
-    call_name,
     descendants,
+    name_call,
 )
 from pellucid.errors import LayerError
 
@@ -59,7 +59,7 @@ class LayerInfo:
         return self.shape[1] * self.shape[2] > 1
 
 
-def traced_layers(network: TracedNetwork, dry: DryRun, image_size: tuple[int, int]) -> list[LayerInfo]:
+def list_traced_layers(network: TracedNetwork, dry: DryRun, image_size: tuple[int, int]) -> list[LayerInfo]:
     """The layers of a traced network, in the order in which they are computed.
 
     Args:
@@ -81,9 +81,9 @@ def traced_layers(network: TracedNetwork, dry: DryRun, image_size: tuple[int, in
     return infos
 
 
-def traced_with_gradient(network: TracedNetwork, images: Tensor) -> set[int]:
+def find_traced_gradients(network: TracedNetwork, images: Tensor) -> set[int]:
     """Positions of the layers of a traced network at whose maps the logits have a gradient."""
-    gradients = node_gradients(network, images)
+    gradients = compute_node_gradients(network, images)
     return _with_gradient({at: gradients.get(node) for at, node in enumerate(network.module.graph.nodes)}, images)
 
 
@@ -93,7 +93,7 @@ def _operation(network: TracedNetwork, node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def replayed_layers(module: nn.Module, images: Tensor) -> list[LayerInfo]:
+def list_replayed_layers(module: nn.Module, images: Tensor) -> list[LayerInfo]:
     """The layers of a network that cannot be traced: the outputs of its modules. None is known to be a clean cut."""
     with torch.no_grad():
         outputs, _ = module_outputs(module, images)
@@ -101,18 +101,18 @@ def replayed_layers(module: nn.Module, images: Tensor) -> list[LayerInfo]:
     infos = [LayerInfo("input", "input", tuple(images.shape[1:]), True)]
     for (path, call), output in outputs.items():
         shape = tuple(output.value.shape) if isinstance(output.value, Tensor) else None
-        info = _info(call_name(path, call, calls[path]), output.kind, shape, images.shape[-2:], clean=False)
+        info = _info(name_call(path, call, calls[path]), output.kind, shape, images.shape[-2:], clean=False)
         infos += [replace(info, position=output.position, operation=output.operation)] if info is not None else []
     return infos
 
 
-def replayed_with_gradient(module: nn.Module, images: Tensor) -> set[int]:
+def find_replayed_gradients(module: nn.Module, images: Tensor) -> set[int]:
     """Positions of the layers of an untraceable network at whose maps the logits have a gradient."""
     with torch.inference_mode(False), torch.enable_grad():
         outputs, logits = module_outputs(module, images.clone().requires_grad_())
         values = {output.position: output.value for output in outputs.values()}
         try:
-            return _with_gradient(gradients_of_logits(logits, values), images)
+            return _with_gradient(compute_logit_gradients(logits, values), images)
         except RuntimeError:  # the network overwrites what its own backward pass needs
             return set()
 
@@ -155,7 +155,7 @@ def _clean_cuts(network: TracedNetwork, dry: DryRun) -> set[fx.Node]:
     return clean
 
 
-def final_layer(layers: Sequence[LayerInfo], with_gradient: Container[int]) -> str:
+def find_final_layer(layers: Sequence[LayerInfo], with_gradient: Container[int]) -> str:
     """The last spatial map before global pooling.
 
     Of its names the shortest; where no clean cut is known, cuts that are not clean are considered too.
@@ -169,7 +169,7 @@ def final_layer(layers: Sequence[LayerInfo], with_gradient: Container[int]) -> s
         LayerError: no layer has spatial extent.
 
     >>> layers = [LayerInfo("features", "ReLU", (8, 7, 7), True, 1), LayerInfo("fc", "Linear", (10, 1, 1), True, 2)]
-    >>> final_layer(layers, with_gradient={1, 2})
+    >>> find_final_layer(layers, with_gradient={1, 2})
     'features'
     """
     spatial = [layer for layer in layers if layer.is_spatial and layer.name != "input"]
@@ -191,7 +191,7 @@ def _pools_or_moves(layer: LayerInfo) -> bool:
     return any(word in layer.operation.lower() for word in _POOLS_OR_MOVES)
 
 
-def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
+def find_middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
     """The last block half way, in octaves of resolution, between the input and the final layer.
 
     With the usual stride of 32 at the final layer this is the last block at stride 8 (`layer2` of a ResNet). Networks
@@ -200,7 +200,7 @@ def middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
 
     >>> sizes = {"input": 224, "layer1": 56, "layer2": 28, "layer3": 14, "layer4": 7}
     >>> layers = [LayerInfo(name, "", (8, size, size), True, i) for i, (name, size) in enumerate(sizes.items())]
-    >>> middle_layer(layers, "layer4")
+    >>> find_middle_layer(layers, "layer4")
     'layer2'
     """
     rows = layers[0].shape[1]

@@ -42,7 +42,7 @@ class Layout:
             return native.permute(0, 3, 1, 2), None
         if self.order == "NC":
             return native[:, :, None, None], None
-        grid = token_grid(native.shape[1] - self.tokens, height, width)
+        grid = find_token_grid(native.shape[1] - self.tokens, height, width)
         if grid is None:
             raise LayerError(
                 f"{native.shape[1] - self.tokens} image tokens do not form a grid for {height} x {width} images"
@@ -87,7 +87,7 @@ def find_layout(shape: tuple[int, ...], height: int, width: int, order: str | No
         return Layout(order or ("NHWC" if fits_last else "NCHW"))
     if len(shape) == 3 and order in (None, "NTC") and shape[1:] != (height, width):
         ways = ((tiles, count) for tiles in (True, False) for count in range(9))
-        tokens = (count for tiles, count in ways if token_grid(shape[1] - count, height, width, tiles=tiles))
+        tokens = (count for tiles, count in ways if find_token_grid(shape[1] - count, height, width, tiles=tiles))
         return next((Layout("NTC", count) for count in tokens), None)
     return None
 
@@ -99,7 +99,7 @@ def _fits(rows: int, columns: int, height: int, width: int) -> bool:
     return abs(rows - columns * height / width) <= 1.0
 
 
-def token_grid(count: int, height: int, width: int, *, tiles: bool = False) -> tuple[int, int] | None:
+def find_token_grid(count: int, height: int, width: int, *, tiles: bool = False) -> tuple[int, int] | None:
     """Rows and columns of `count` > 1 square patches over an image of `height` x `width`, or None.
 
     Patches may stick out of the image, or leave a rest of it, unless the grid `tiles` it.
@@ -110,7 +110,7 @@ def token_grid(count: int, height: int, width: int, *, tiles: bool = False) -> t
         width: of the image.
         tiles: patches may neither stick out nor leave a rest.
 
-    >>> token_grid(196, 224, 224), token_grid(197, 224, 224)
+    >>> find_token_grid(196, 224, 224), find_token_grid(197, 224, 224)
     ((14, 14), None)
     """
     if count < 2:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pellucid.classifiers.cut import TracedCut, prefix_to
+from pellucid.classifiers.cut import TracedCut, extract_prefix
 from pellucid.classifiers.layer_view import Activation, LayerView
 from pellucid.classifiers.network import Network
 from pellucid.classifiers.precision import check_logits, run_errors
@@ -140,7 +140,7 @@ class MultiView:
         network = self._network.traced
         if network is None or not self._cuts:
             return None
-        return prefix_to(network, [[cut.node, *cut.live] for cut in self._cuts])
+        return extract_prefix(network, [[cut.node, *cut.live] for cut in self._cuts])
 
     @cached_property
     def _whole(self) -> fx.GraphModule | None:
@@ -152,7 +152,7 @@ class MultiView:
         if call is None and head is not None:
             return None
         vectors = [] if call is None else [call.all_input_nodes[0]]
-        return prefix_to(network, [[cut.node for cut in self._cuts], vectors, network.output.args[0]])
+        return extract_prefix(network, [[cut.node for cut in self._cuts], vectors, network.output.args[0]])
 
     @cached_property
     def _module(self) -> nn.Module:

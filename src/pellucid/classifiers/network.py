@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.classifiers.cut import Cut, TracedCut, equal_logits
+from pellucid.classifiers.cut import Cut, TracedCut, logits_agree
 from pellucid.classifiers.dry_run import DryRun
 from pellucid.classifiers.frozen_copy import frozen_copy
 from pellucid.classifiers.layers import (
     LayerInfo,
-    final_layer,
-    middle_layer,
-    replayed_layers,
-    replayed_with_gradient,
-    traced_layers,
-    traced_with_gradient,
+    find_final_layer,
+    find_middle_layer,
+    find_replayed_gradients,
+    find_traced_gradients,
+    list_replayed_layers,
+    list_traced_layers,
     unknown_layer_message,
 )
 from pellucid.classifiers.layout import Layout, find_layout
@@ -110,7 +110,7 @@ class Network:
         except Exception as error:  # what holds for proxies need not hold for tensors
             self.trace_failure = f"the trace does not run: {first_line(error)}"
             return None
-        if not equal_logits(dry.logits, expected, self.precision.tolerance):
+        if not logits_agree(dry.logits, expected, self.precision.tolerance):
             self.trace_failure = "the trace does not give the network's logits"
             return None
         return traced, dry
@@ -131,23 +131,23 @@ class Network:
         """All layers in the order of computation."""
         with self.precision.autocast_context():
             if self._traced is not None:
-                return traced_layers(*self._traced, self.input_shape[1:])
-            return replayed_layers(self._whole, self._probe(2))
+                return list_traced_layers(*self._traced, self.input_shape[1:])
+            return list_replayed_layers(self._whole, self._probe(2))
 
     @cached_property
     def _with_gradient(self) -> set[int]:
         with self.precision.autocast_context():
             if self._traced is not None:
-                return traced_with_gradient(self._traced[0], self._probe(2))
-            return replayed_with_gradient(self._whole, self._probe(2))
+                return find_traced_gradients(self._traced[0], self._probe(2))
+            return find_replayed_gradients(self._whole, self._probe(2))
 
     @cached_property
     def _final(self) -> str:
-        return self._listed(self._aliases.get("final") or final_layer(self.layers, self._with_gradient))
+        return self._listed(self._aliases.get("final") or find_final_layer(self.layers, self._with_gradient))
 
     @cached_property
     def _middle(self) -> str:
-        return self._listed(self._aliases.get("middle") or middle_layer(self.layers, self._final))
+        return self._listed(self._aliases.get("middle") or find_middle_layer(self.layers, self._final))
 
     def resolve(self, layer: str) -> str:
         """The layer's name behind an alias; raises LayerError with the nearest names if there is none."""
@@ -201,13 +201,13 @@ class Network:
             if not isinstance(native, Tensor):
                 raise LayerError(f"layer {layer!r} yields a {type(native).__name__}, not one tensor")
             whole = self._run_whole(images)
-            if not equal_logits(cut.after(native, side_inputs), whole, self.precision.tolerance):
+            if not logits_agree(cut.after(native, side_inputs), whole, self.precision.tolerance):
                 raise LayerError("the parts before and after the layer do not give the network's logits")
             if isinstance(cut, ReplayCut):
                 self._check_replay(cut, layer, native, side_inputs)
             rows = torch.tensor([1, 0, 1])
             picked = native.index_select(0, rows.to(native.device))
-            if not equal_logits(cut.after(picked, side_inputs.rows(rows)), whole[rows], self.precision.tolerance):
+            if not logits_agree(cut.after(picked, side_inputs.rows(rows)), whole[rows], self.precision.tolerance):
                 raise LayerError("rows of the activation do not give their own images' logits")
         return native
 
@@ -217,7 +217,7 @@ class Network:
         recomputed = ReplayCut(self.new_copy(), *parse_call(layer))
         _, images_only = recomputed.before(self._probe(2))
         expected = check_logits(recomputed.after(other, images_only))
-        if not equal_logits(cut.after(other, side_inputs), expected, self.precision.tolerance):
+        if not logits_agree(cut.after(other, side_inputs), expected, self.precision.tolerance):
             raise LayerError("the network computes around the recording")
 
     def _layout(self, native: Tensor, layer: str, order: str | None) -> Layout:

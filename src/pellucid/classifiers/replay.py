@@ -15,7 +15,7 @@ from pellucid.classifiers.side_inputs import (
     Pattern,
     PerImage,
     SideInputs,
-    batch_pattern,
+    find_batch_pattern,
 )
 from pellucid.errors import LayerError
 
@@ -116,7 +116,7 @@ def _patterns(two: dict[Call, _Answer], three: dict[Call, _Answer]) -> dict[Call
     patterns: dict[Call, Pattern] = {}
     for call in two.keys() & three.keys():
         try:
-            patterns[call] = batch_pattern(two[call].output, three[call].output)
+            patterns[call] = find_batch_pattern(two[call].output, three[call].output)
         except BatchPatternError:
             continue
     return patterns

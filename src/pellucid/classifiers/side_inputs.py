@@ -10,7 +10,7 @@ from torch import Tensor
 class BatchPatternError(Exception):
     """A value depends on the batch in a way that does not say what belongs to which image.
 
-    >>> batch_pattern(torch.zeros(2), torch.zeros(4))
+    >>> find_batch_pattern(torch.zeros(2), torch.zeros(4))
     Traceback (most recent call last):
         ...
     pellucid.classifiers.side_inputs.BatchPatternError: has shape (2,) for two images and (4,) for three
@@ -25,7 +25,7 @@ class PerImage:
         axis: the axis along which the images follow each other, each with as many entries as the next; None for a
             number, a multiple of the images.
 
-    >>> batch_pattern(torch.zeros(4, 2), torch.zeros(4, 3))
+    >>> find_batch_pattern(torch.zeros(4, 2), torch.zeros(4, 3))
     PerImage(axis=1)
     """
 
@@ -36,22 +36,22 @@ Pattern = PerImage | tuple[Any, ...] | dict[Any, Any] | None
 """How a value follows the batch: None for one that does not, a tuple or dictionary of patterns for one of values."""
 
 
-def batch_pattern(two: Any, three: Any) -> Pattern:
+def find_batch_pattern(two: Any, three: Any) -> Pattern:
     """The pattern of a value that was computed once for two images and once for three.
 
     Raises:
         BatchPatternError: it does not grow by half along exactly one axis, nor stay as it is.
 
-    >>> batch_pattern((torch.zeros(2, 5), 2, "a"), (torch.zeros(3, 5), 3, "a"))
+    >>> find_batch_pattern((torch.zeros(2, 5), 2, "a"), (torch.zeros(3, 5), 3, "a"))
     (PerImage(axis=0), PerImage(axis=None), None)
     """
     kind = type(two)
     if isinstance(two, Tensor) and isinstance(three, Tensor):
         return _axis_of(tuple(two.shape), tuple(three.shape))
     if kind is type(three) and kind in (tuple, list, torch.Size) and len(two) == len(three):
-        return tuple(map(batch_pattern, two, three))
+        return tuple(map(find_batch_pattern, two, three))
     if kind is type(three) is dict and two.keys() == three.keys():
-        return {key: batch_pattern(two[key], three[key]) for key in two}
+        return {key: find_batch_pattern(two[key], three[key]) for key in two}
     if kind is int and _grows(two, three):
         return PerImage()
     if kind in _CONSTANTS and two == three:

@@ -64,7 +64,7 @@ class _ImagesOnly(nn.Module):
         return self.network(images)
 
 
-def call_name(path: str, call: int, calls: int) -> str:
+def name_call(path: str, call: int, calls: int) -> str:
     """The layer name of one call of a module: its path, with the call's number where that is needed to tell.
 
     Args:
@@ -72,7 +72,7 @@ def call_name(path: str, call: int, calls: int) -> str:
         call: which call of it.
         calls: how many there are.
 
-    >>> call_name("relu", 1, 2), call_name("conv", 0, 1)
+    >>> name_call("relu", 1, 2), name_call("conv", 0, 1)
     ('relu:1', 'conv')
     """
     return path if calls == 1 and path not in ALIASES else f"{path}:{call}"
@@ -152,7 +152,7 @@ def trace(module: nn.Module) -> TracedNetwork:
     paths = {path for path, _ in module.named_modules()}
     functions = {f"{path}_function" if path in paths else path: calls for path, calls in tracer.functions.items()}
     named = [
-        (call_name(path, index, len(calls)), node, kind)
+        (name_call(path, index, len(calls)), node, kind)
         for path, calls in [*tracer.modules.items(), *functions.items()]
         for index, (node, kind) in enumerate(calls)
     ]

@@ -68,7 +68,7 @@ class Composite:
     shift: Rule = _IDENTITY
 
 
-def composites(epsilon: float | None, gamma: float, stabilizer: float) -> dict[str, Composite]:
+def make_composites(epsilon: float | None, gamma: float, stabilizer: float) -> dict[str, Composite]:
     """All composites by name.
 
     Args:
@@ -76,7 +76,7 @@ def composites(epsilon: float | None, gamma: float, stabilizer: float) -> dict[s
         gamma: of the gamma rule.
         stabilizer: of all other rules.
 
-    >>> composites(None, gamma=0.25, stabilizer=1e-6)["epsilon_plus"].convolution
+    >>> make_composites(None, gamma=0.25, stabilizer=1e-6)["epsilon_plus"].convolution
     ZPlus(stabilizer=1e-06)
     """
     small, large = (Epsilon(default if epsilon is None else epsilon) for default in (1e-6, 0.25))
@@ -97,7 +97,7 @@ def composites(epsilon: float | None, gamma: float, stabilizer: float) -> dict[s
     }
 
 
-COMPOSITES = tuple(composites(None, 0.25, 1e-6))
+COMPOSITES = tuple(make_composites(None, 0.25, 1e-6))
 """Names of all composites."""
 
 
@@ -113,7 +113,7 @@ class RuleMap:
         last_convolutions: how many convolutions outside the head count as last.
         merge_batch_norm: False gives batch norms the rule of convolutions, which they are, diagonal and 1 x 1.
 
-    >>> rules = RuleMap(composites(None, 0.25, 1e-6)["epsilon_plus"], rules={"features.*": Flat()})
+    >>> rules = RuleMap(make_composites(None, 0.25, 1e-6)["epsilon_plus"], rules={"features.*": Flat()})
     >>> rules.assign([Layer("features.0", "convolution"), Layer("classifier", "linear")])
     [Flat(stabilizer=1e-06), Epsilon(epsilon=1e-06)]
     """

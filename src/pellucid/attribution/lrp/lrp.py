@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution.cases import Case
-from pellucid.attribution.lrp.composites import COMPOSITES, RuleMap, composites
+from pellucid.attribution.lrp.composites import COMPOSITES, RuleMap, make_composites
 from pellucid.attribution.lrp.propagation import Propagation, Relevance
 from pellucid.attribution.lrp.rules import Rule
 from pellucid.attribution.method import Attribution, Method
@@ -93,7 +93,7 @@ class LRP(Method):
             )
         if self.num_conv_epsilon < 0 or self.widen_box < 0 or (self.low is None) != (self.high is None):
             raise PellucidError("num_conv_epsilon and widen_box are at least 0; low and high are given together")
-        composites(self.epsilon, self.gamma, self.stabilizer)  # refuses what its rules refuse
+        make_composites(self.epsilon, self.gamma, self.stabilizer)  # refuses what its rules refuse
 
     def options(self) -> dict[str, object]:
         """Every option with its value; rules as text."""
@@ -149,7 +149,7 @@ class LRP(Method):
 
     def _rule_map(self) -> RuleMap:
         return RuleMap(
-            composites(self.epsilon, self.gamma, self.stabilizer)[self.composite],
+            make_composites(self.epsilon, self.gamma, self.stabilizer)[self.composite],
             rules=self.rules,
             head=self.head,
             last_convolutions=self.num_conv_epsilon,

