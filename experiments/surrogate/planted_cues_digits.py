@@ -26,7 +26,7 @@ from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate import PRESETS, Rerender, train
 from pellucid.surrogate.assess.morphometry import digit_measure
 from pellucid.surrogate.explain.decision_effects import measure_decision_effects
-from pellucid.surrogate.training.checkpoint import digest_of
+from pellucid.surrogate.training import digest_of
 from pellucid.synthetic.morphomnist import measure, redraw
 
 __all__ = [

@@ -5,7 +5,7 @@ from pellucid.surrogate.model.features import LOGITS_ONLY
 from pellucid.surrogate.pretrained import digit_surrogate
 from pellucid.surrogate.surrogate import SurrogateExplainer, load
 from pellucid.surrogate.training import CheckpointError, DivergedError, train
-from pellucid.surrogate.training_options import PRESETS, LossWeights, Rerender, TrainingOptions
+from pellucid.surrogate.training_options import PRESETS, LossWeights, Rerender, TrainingOptions, get_preset
 
 __all__ = [
     "LOGITS_ONLY",
@@ -19,6 +19,7 @@ __all__ = [
     "SurrogateProtocol",
     "TrainingOptions",
     "digit_surrogate",
+    "get_preset",
     "load",
     "train",
 ]

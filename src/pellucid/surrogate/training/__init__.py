@@ -1,6 +1,6 @@
 """Training a surrogate: data and auxiliary models, losses, the trainer with exact resume, and its loop."""
 
-from pellucid.surrogate.training.checkpoint import CheckpointError
+from pellucid.surrogate.training.checkpoint import CheckpointError, digest_of
 from pellucid.surrogate.training.distributed import is_main_process, join_processes
 from pellucid.surrogate.training.image_datasets import make_dataset
 from pellucid.surrogate.training.loop import DivergedError
@@ -15,6 +15,7 @@ __all__ = [
     "ProgressCallback",
     "Trainer",
     "TrainingProgress",
+    "digest_of",
     "is_main_process",
     "join_processes",
     "make_dataset",
