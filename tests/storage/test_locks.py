@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid.storage import hold_lock
+from pellucid.storage.locks import hold_lock
 
 
 def test_a_lock_is_held_once_and_can_be_had_again(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Files that are whole or not there, locks between processes, JSON records of dataclasses, and folders of runs."""
 
 from pellucid.storage.files import write_atomically
-from pellucid.storage.locks import hold_lock
 from pellucid.storage.record_reader import RecordError
 from pellucid.storage.records import (
     from_record,
@@ -22,7 +21,6 @@ __all__ = [
     "RunFolderError",
     "find_differences",
     "from_record",
-    "hold_lock",
     "read_json",
     "read_record",
     "read_tensors",
