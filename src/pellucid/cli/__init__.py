@@ -86,9 +86,9 @@ _COMMANDS = {
 def _program() -> App:
     program = new_app("pellucid", _HELP, version=_version, help_epilogue=_EPILOGUE)
     groups = {name: new_app(name, text) for name, text in _GROUPS.items()}
-    for path, (place, text) in _COMMANDS.items():
+    for path, (function, text) in _COMMANDS.items():
         *group, name = path.split()
-        (groups[group[0]] if group else program).command(f"pellucid.cli.{place}", name=name, help=text)
+        (groups[group[0]] if group else program).command(f"pellucid.cli.{function}", name=name, help=text)
     for subprogram in groups.values():
         program.command(subprogram)
     program.register_install_completion_command(help="Install completion for this shell.")
@@ -113,8 +113,8 @@ def main() -> None:
     except PellucidError as error:
         fail(str(error))
     except OSError as error:
-        place = "" if error.filename is None else f"{error.filename}: "
-        fail(f"{place}{error.strerror or error}; choose another place, or check that it can be read and written")
+        file = "" if error.filename is None else f"{error.filename}: "
+        fail(f"{file}{error.strerror or error}; choose another place, or check that it can be read and written")
     except MemoryError:
         fail("too little memory; lower --max-batch")
     except RuntimeError as error:

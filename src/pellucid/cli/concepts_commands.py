@@ -85,7 +85,7 @@ def explain(
     from pellucid.workflows import explain_images_by_concepts, load_classifier, readable_images
 
     files, skipped = readable_images(images, warn_skipped)
-    places = _check_places(out or [Path("pellucid-out")], several_pages=len(files) > 1)
+    outputs = _check_outputs(out or [Path("pellucid-out")], several_pages=len(files) > 1)
     model = load_classifier(classifier)
     cavs = gather(model, options, as_json, options.target)
     with progress_bar(as_json) as progress:
@@ -98,7 +98,7 @@ def explain(
             on_image=lambda file: progress.update(task, advance=1, description=f"concepts in {file.name}"),
         )
     record = report.to_dict(skipped=skipped)
-    written = _write(places, record, lambda place: write_pages(report.images, place))
+    written = _write(outputs, record, lambda output: write_pages(report.images, output))
     if as_json:
         print_json(record | {"files": [str(file) for file in written]})
         return
@@ -130,7 +130,7 @@ def rank(
     if not options.target:
         raise PellucidError("no class given: --target CLASS, by name or index")
     files, skipped = readable_images(images, warn_skipped)
-    places = _check_places(out or [Path("pellucid-out") / "class"])
+    outputs = _check_outputs(out or [Path("pellucid-out") / "class"])
     model = load_classifier(classifier)
     cavs = gather(model, options, as_json, options.target)
     with progress_bar(as_json) as progress:
@@ -140,12 +140,12 @@ def rank(
         )
     record = result.to_dict(skipped=skipped)
 
-    def write_page(place: Path) -> list[Path]:
-        file = place if place.suffix else place / "concepts.html"
+    def write_page(output: Path) -> list[Path]:
+        file = output if output.suffix else output / "concepts.html"
         write_class_page(file, result)
         return [file]
 
-    written = _write(places, record, write_page)
+    written = _write(outputs, record, write_page)
     if as_json:
         print_json(record | {"files": [str(file) for file in written]})
         return
@@ -174,14 +174,14 @@ def tcav(
     from pellucid.workflows import load_classifier, readable_images, score_tcav
 
     files, skipped = readable_images(images, warn_skipped)
-    places = check_suffixes(out, _TABLES, "TCAV has tables only; give a file .json or .parquet")
+    outputs = check_suffixes(out, _TABLES, "TCAV has tables only; give a file .json or .parquet")
     model = load_classifier(classifier)
     cavs = gather(model, options, as_json, (options.target,), features=options.features)
     with progress_bar(as_json) as progress:
         task = progress.add_task(f"{options.target} in {len(files)} images", total=len(cavs))
         scores = score_tcav(model, files, options, cavs=cavs, on_layer=lambda: progress.update(task, advance=1))
     record = scores.to_dict(skipped=skipped)
-    written = _write(places, record, lambda place: [])
+    written = _write(outputs, record, lambda output: [])
     if as_json:
         print_json(record | {"files": [str(file) for file in written]})
         return
@@ -230,44 +230,44 @@ def _remarks() -> Iterator[None]:
         note(text)
 
 
-def _check_places(places: Sequence[Path], *, several_pages: bool = False) -> list[Path]:
-    """The places to write to, refused before anything long is computed."""
-    check_suffixes(places, ("", *_TABLES, *_PAGES), "expected a folder, or a file .html, .json or .parquet")
-    for place in places:
-        if several_pages and place.suffix in _PAGES:
-            raise PellucidError(f"--out {place}: several images need a page each; give a folder")
-    return list(places)
+def _check_outputs(outputs: Sequence[Path], *, several_pages: bool = False) -> list[Path]:
+    """The outputs to write to, refused before anything long is computed."""
+    check_suffixes(outputs, ("", *_TABLES, *_PAGES), "expected a folder, or a file .html, .json or .parquet")
+    for output in outputs:
+        if several_pages and output.suffix in _PAGES:
+            raise PellucidError(f"--out {output}: several images need a page each; give a folder")
+    return list(outputs)
 
 
-def _write(places: Sequence[Path], record: dict[str, Any], write_pages: Callable[[Path], list[Path]]) -> list[Path]:
+def _write(outputs: Sequence[Path], record: dict[str, Any], write_pages: Callable[[Path], list[Path]]) -> list[Path]:
     """Write tables and pages; a folder gets all of them.
 
     Args:
-        places: files or folders.
+        outputs: files or folders.
         record: "about" and "rows".
-        write_pages: writes the pages that belong to a place and returns their files.
+        write_pages: writes the pages that belong to an output and returns their files.
     """
     from pellucid.concepts import write_table
 
     written = []
-    for place in places:
-        if place.suffix not in _TABLES:
-            written += write_pages(place)
-        tables = [place] if place.suffix in _TABLES else []
-        if not place.suffix:
-            tables = [place / f"concepts{suffix}" for suffix in _TABLES]
+    for output in outputs:
+        if output.suffix not in _TABLES:
+            written += write_pages(output)
+        tables = [output] if output.suffix in _TABLES else []
+        if not output.suffix:
+            tables = [output / f"concepts{suffix}" for suffix in _TABLES]
         for table in tables:
             write_table(table, record["rows"], record["about"])
         written += tables
     return written
 
 
-def write_pages(images: "Sequence[ImageConcepts]", place: Path) -> list[Path]:
+def write_pages(images: "Sequence[ImageConcepts]", output: Path) -> list[Path]:
     """Write a page per image: into the file, or into a folder per image."""
     from pellucid.reports import write_concept_page
 
-    folders = image_folders([image.path for image in images], place)
-    files = [place] if place.suffix else [folder / "concepts.html" for folder in folders]
+    folders = image_folders([image.path for image in images], output)
+    files = [output] if output.suffix else [folder / "concepts.html" for folder in folders]
     for image, file in zip(images, files, strict=True):
         write_concept_page(file, image)
     return files

@@ -105,18 +105,18 @@ def print_ranking(result: "ClassExplanation", t: int) -> None:
         caption="* significant against relabeled images; leads are paired by image, with sign-flip tests",
         caption_justify="left",
     )
-    for place in result.ranking(t, "signed"):
-        d = result.concepts.index(place.concept)
+    for ranked in result.ranking(t, "signed"):
+        d = result.concepts.index(ranked.concept)
         adjusted = result.signed.adjusted_p_values
         star = "*" if adjusted is not None and float(adjusted[d, t]) < 0.05 else ""
         lead = ""
-        if place.lead is not None:
-            lead = f"{place.lead:.3f} [{place.lead_low:.3f}, {place.lead_high:.3f}] p = {place.lead_p_value:.2g}"
+        if ranked.lead is not None:
+            lead = f"{ranked.lead:.3f} [{ranked.lead_low:.3f}, {ranked.lead_high:.3f}] p = {ranked.lead_p_value:.2g}"
         table.add_row(
-            escape(place.concept),
-            escape(f"{place.mean:+.3f}{star} [{place.low:+.3f}, {place.high:+.3f}]"),
+            escape(ranked.concept),
+            escape(f"{ranked.mean:+.3f}{star} [{ranked.low:+.3f}, {ranked.high:+.3f}]"),
             escape(lead),
-            f"{place.share_seen:.0%}",
+            f"{ranked.share_seen:.0%}",
             f"{float(result.reference.mean[d, t]):.4f}",
         )
     screen.print(table)

@@ -57,17 +57,23 @@ def evaluate(
     _warn_losses(run.skipped, run.summary())
 
 
-def report(run: Path, /, *, out: Path | None = None) -> None:
+def report(run: Path, /, *, out: Path | None = None, as_json: AsJson = False) -> None:
     """`pellucid report`.
 
     Args:
         run: folder of a run, finished or not.
         out: the page; none for report.html in the folder of the run.
+        as_json: print JSON for machines.
     """
     from pellucid.evaluation import Run
     from pellucid.reports import write_evaluation
 
-    print_line(f"report: {write_evaluation(Run(run), out)}")
+    finished = Run(run)
+    page = write_evaluation(finished, out)
+    if as_json:
+        print_json(run_record(finished, page))
+    else:
+        print_line(f"report: {page}")
 
 
 def _how_to_continue(out: Path) -> str:

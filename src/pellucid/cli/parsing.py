@@ -171,24 +171,24 @@ def _choose(word: str, choices: Sequence[str], name: str) -> str:
     raise PellucidError(f"{name}: {word!r} is unknown; {hint}")
 
 
-def check_suffixes(places: Sequence[Path] | None, suffixes: Sequence[str], hint: str) -> list[Path]:
+def check_suffixes(outputs: Sequence[Path] | None, suffixes: Sequence[str], hint: str) -> list[Path]:
     """Refuse files of other kinds before anything long is computed.
 
     Args:
-        places: what `--out` named.
+        outputs: what `--out` named.
         suffixes: that are written; "" stands for folders.
         hint: what to give instead.
 
     Returns:
-        The places.
+        The outputs.
 
     Raises:
-        PellucidError: a place of another suffix.
+        PellucidError: an output of another suffix.
 
     >>> check_suffixes([Path("why.html")], (".html",), "give x.html")
     [PosixPath('why.html')]
     """
-    for place in places or ():
-        if place.suffix.lower() not in suffixes:
-            raise PellucidError(f"--out {place}: {hint}")
-    return list(places or ())
+    for output in outputs or ():
+        if output.suffix.lower() not in suffixes:
+            raise PellucidError(f"--out {output}: {hint}")
+    return list(outputs or ())

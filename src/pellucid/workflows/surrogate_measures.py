@@ -37,7 +37,7 @@ def check_measures(measure: str, rerender: str, contexts: Sequence[str]) -> None
         PellucidError: an unknown name, or contexts that morphometry cannot measure or set.
 
     >>> check_measures("morphomnist", "none", ["thickness", "slant"])
-    >>> check_measures("morphomnist", "none", ["age"])
+    >>> check_measures("morphomnist", "none", ["age"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     pellucid.errors.PellucidError: --measure morphomnist knows thickness, ...; the context has age
     """

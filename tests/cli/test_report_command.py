@@ -1,16 +1,12 @@
 """`pellucid report`, and the page that `pellucid evaluate` leaves behind, called as a user calls them."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.command import pellucid
 from tests.evaluation.sweep_support import MODEL, write_squares
 
-from pellucid.cli import main
-
-Command = Callable[..., tuple[int, str, str]]
 FAST = ("--model", MODEL, "--settings", "GridPG", "--layers", "final", "--methods", "grad-cam", "--grids", "2")
 
 
@@ -19,34 +15,17 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_squares(tmp_path_factory.mktemp("squares"))
 
 
-@pytest.fixture
-def pellucid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Exit code, standard output and standard error of a command."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pellucid", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
-def test_an_evaluation_ends_with_its_page(pellucid: Command, squares: Path, tmp_path: Path) -> None:
+def test_an_evaluation_ends_with_its_page(squares: Path, tmp_path: Path) -> None:
     code, said, _ = pellucid("evaluate", squares, "--out", tmp_path / "run", *FAST)
     assert code == 0
     assert f"report: {tmp_path / 'run' / 'report.html'}" in said
     assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_the_page_can_be_left_out_and_made_later(pellucid: Command, squares: Path, tmp_path: Path) -> None:
+def test_the_page_can_be_left_out_and_made_later(squares: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, said, _ = pellucid("evaluate", squares, "--out", out, *FAST, "--no-report", "--json")
-    assert (code, json.loads(said)["report"]) == (0, None)
+    code, first, _ = pellucid("evaluate", squares, "--out", out, *FAST, "--no-report", "--json")
+    assert (code, json.loads(first)["report"]) == (0, None)
     assert not (out / "report.html").exists()
     table = (out / "table.parquet").read_bytes()
     code, said, _ = pellucid("report", out, "--out", tmp_path / "pages" / "page.html")
@@ -54,9 +33,11 @@ def test_the_page_can_be_left_out_and_made_later(pellucid: Command, squares: Pat
     assert f"report: {tmp_path / 'pages' / 'page.html'}" in said
     assert (tmp_path / "pages" / "page.html").exists()
     assert (out / "table.parquet").read_bytes() == table
+    _, again, _ = pellucid("report", out, "--json")
+    assert json.loads(again) == json.loads(first) | {"report": str(out / "report.html")}
 
 
-def test_a_folder_that_is_no_run_is_refused(pellucid: Command, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     code, said, told = pellucid("report", tmp_path)
     assert (code, said) == (2, "")
     assert "is not a run" in told
