@@ -19,7 +19,6 @@ from pellucid.concepts import (
 from pellucid.concepts import (
     cav_fitting as fitting,
 )
-from pellucid.concepts.multi_layer import JointLayers
 from pellucid.errors import PellucidError
 from pellucid.statistics import correct
 
@@ -68,12 +67,12 @@ def _explainer(view: LayerView, seed: int, **options: object) -> VisualTCAV:
 def test_activations_are_those_of_a_pass_of_their_own(module: type[nn.Module], names: list[str]) -> None:
     torch.manual_seed(0)
     classifier = pl.Classifier(module().eval(), input_size=(3, 12, 10))
-    views = [classifier.at(name) for name in names]
-    for view, found in zip(views, JointLayers(views).activations(IMAGES), strict=True):
-        own = view.activation(IMAGES)
-        assert torch.equal(found.as_subclass(Tensor), own.as_subclass(Tensor))  # to the last bit
-        assert found.side_inputs.names == own.side_inputs.names
-        torch.testing.assert_close(view.logits(found), classifier.logits(IMAGES))
+    together = classifier.at_layers(names)
+    for view, activation in zip(together.views, together.activations(IMAGES), strict=True):
+        expected = view.activation(IMAGES)
+        assert torch.equal(activation.as_subclass(Tensor), expected.as_subclass(Tensor))  # to the last bit
+        assert activation.side_inputs.names == expected.side_inputs.names
+        torch.testing.assert_close(view.logits(activation), classifier.logits(IMAGES))
 
 
 def test_one_pass_serves_all_layers_of_a_traced_network_and_is_charged_to_the_earliest(
@@ -81,11 +80,10 @@ def test_one_pass_serves_all_layers_of_a_traced_network_and_is_charged_to_the_ea
 ) -> None:
     # left and right lie beside each other: at either the other crosses the cut too.
     names = ("joined", "left", "stem", "right")
-    together = JointLayers([classifier.at(name) for name in names])
-    assert [together.cost(index, 5).prefix_forward for index in range(4)] == [0, 0, 5, 0]
     untraceable = pl.Classifier(Untraceable().eval(), input_size=(3, 12, 10))
-    one_by_one = JointLayers([untraceable.at(name) for name in names])
-    assert [one_by_one.cost(index, 5).prefix_forward for index in range(4)] == [5, 5, 5, 5]
+    for network, expected in ((classifier, [0, 0, 5, 0]), (untraceable, [5, 5, 5, 5])):
+        results = explain_layers([_explainer(network.at(name), 0, permutations=0) for name in names], IMAGES, [0])
+        assert [result.passes.prefix_forward for result in results] == expected
 
 
 def test_layers_that_follow_on_each_other_cost_one_pass(

@@ -1,7 +1,7 @@
 """Concepts: what a classifier saw in images, and how much it counted for its classes."""
 
 from pellucid.concepts.cav import CAV, WEAK_AUC, cav_files, check_cavs, load_cavs, null_directions, save_cavs
-from pellucid.concepts.cav_fitting import FitOptions, fit_cav, fit_cavs
+from pellucid.concepts.cav_fitting import fit_cav, fit_cavs
 from pellucid.concepts.class_explanation import SEEN, Bootstrap, ClassExplanation, Estimate, RankedConcept, class_rows
 from pellucid.concepts.concept_explanation import ConceptExplanation, adjust_over_layers, concept_rows
 from pellucid.concepts.concept_scores import (
@@ -31,6 +31,7 @@ from pellucid.concepts.estimators import ESTIMATORS, Estimator, fit_directions
 from pellucid.concepts.evidence import Evidence, compute_concept_maps, gather_evidence, score_directions
 from pellucid.concepts.explain_class import explain_class
 from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
+from pellucid.concepts.layer_fit import FitOptions
 from pellucid.concepts.status import Status
 from pellucid.concepts.tcav import TCAVResult, tcav, tcav_rows
 from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers

@@ -1,6 +1,6 @@
 """The result of Visual-TCAV over many images of a class: means with intervals and tests, and a ranking of concepts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,10 +13,9 @@ from torch import Tensor
 from pellucid.concepts.cav import CAV
 from pellucid.concepts.concept_explanation import Score
 from pellucid.concepts.concept_table import ConceptResult, Row, at_index, cav_rows, make_row
-from pellucid.concepts.joint import gram_matrix
 from pellucid.concepts.status import decode_statuses
 from pellucid.errors import PellucidError
-from pellucid.results import Passes, Provenance, Receipt
+from pellucid.results import Provenance, Receipt
 from pellucid.statistics import bootstrap_mean_interval, holm, sign_flip_p_value
 
 SEEN = 0.5
@@ -154,24 +153,9 @@ class ClassExplanation(ConceptResult):
         return {"reference": self.reference.mean, "signed": self.signed.mean}
 
     @property
-    def layer(self) -> str:
-        """Name of the layer."""
-        return self.provenance.layer
-
-    @property
-    def options(self) -> Mapping[str, object]:
-        """Every option of the explainer with its value."""
-        return self.provenance.options
-
-    @property
     def permutations(self) -> int:
         """Relabelings behind the p-values."""
         return int(str(self.options["permutations"]))
-
-    @property
-    def passes(self) -> Passes:
-        """What it cost."""
-        return self.receipt.passes
 
     @cached_property
     def status(self) -> NDArray[np.object_]:
@@ -182,16 +166,6 @@ class ClassExplanation(ConceptResult):
     def signed_status(self) -> NDArray[np.object_]:
         """(N, D, T) array of `Status` for `signed`."""
         return decode_statuses(self.signed_status_codes)
-
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """Names of the D concepts."""
-        return tuple(cav.name for cav in self.cavs)
-
-    @property
-    def gram(self) -> Tensor:
-        """Cosines (D, D) between the CAVs: how far the concepts share their evidence."""
-        return gram_matrix(torch.stack([cav.direction for cav in self.cavs]))
 
     @property
     def published_interval(self) -> Tensor:

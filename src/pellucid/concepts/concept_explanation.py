@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid.concepts.cav import CAV
 from pellucid.concepts.concept_sets import number_images
 from pellucid.concepts.concept_table import ConceptResult, Row, at_index, make_row
-from pellucid.concepts.joint import JointAttribution, gram_matrix
+from pellucid.concepts.joint import JointAttribution
 from pellucid.concepts.status import decode_statuses
 from pellucid.errors import PellucidError
 from pellucid.results import Passes, Provenance, Receipt, plot_maps
@@ -128,26 +128,6 @@ class ConceptExplanation(ConceptResult):
         """The concept maps (N, D, h, w)."""
         return self.maps
 
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """Names of the D concepts."""
-        return tuple(cav.name for cav in self.cavs)
-
-    @property
-    def layer(self) -> str:
-        """Name of the layer."""
-        return self.provenance.layer
-
-    @property
-    def options(self) -> Mapping[str, object]:
-        """Every option of the explainer with its value."""
-        return self.provenance.options
-
-    @property
-    def passes(self) -> Passes:
-        """What it cost."""
-        return self.receipt.passes
-
     @cached_property
     def status(self) -> NDArray[np.object_]:
         """(N, D, T) array of `Status` for `reference`."""
@@ -157,11 +137,6 @@ class ConceptExplanation(ConceptResult):
     def signed_status(self) -> NDArray[np.object_]:
         """(N, D, T) array of `Status` for `signed`."""
         return decode_statuses(self.signed_status_codes)
-
-    @property
-    def gram(self) -> Tensor:
-        """Cosines (D, D) between the CAVs: how far the concepts share their evidence."""
-        return gram_matrix(torch.stack([cav.direction for cav in self.cavs]))
 
     @property
     def p_values(self) -> Tensor | None:

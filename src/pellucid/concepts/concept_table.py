@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid.concepts.cav import CAV
 from pellucid.concepts.joint import gram_matrix
 from pellucid.errors import PellucidError
-from pellucid.results import Result
+from pellucid.results import Passes, Result
 from pellucid.storage import to_json, to_record, write_atomically
 
 if TYPE_CHECKING:
@@ -30,7 +30,38 @@ _TEXTS = frozenset({"image", "layer", "concept", "target", "number", "status"})
 
 
 class ConceptResult(Result, ABC):
-    """A result whose rows have the columns `COLUMNS`: beside each value its interval, p-values and status."""
+    """A result on D concepts at one layer, whose rows have the columns `COLUMNS`.
+
+    Attributes:
+        cavs: the D concepts.
+    """
+
+    cavs: tuple[CAV, ...]
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names of the D concepts."""
+        return tuple(cav.name for cav in self.cavs)
+
+    @property
+    def gram(self) -> Tensor:
+        """Cosines (D, D) between the CAVs: how far the concepts share their evidence."""
+        return gram_matrix(torch.stack([cav.direction for cav in self.cavs]))
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer."""
+        return self.provenance.layer
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """Every option with its value."""
+        return self.provenance.options
+
+    @property
+    def passes(self) -> Passes:
+        """What it cost."""
+        return self.receipt.passes
 
     def to_table(self) -> "pyarrow.Table":
         """A tidy table, one row per number: kind, model, method and options (JSON), then `COLUMNS`."""

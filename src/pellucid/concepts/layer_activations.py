@@ -9,17 +9,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.classifiers import Classifier, LayerView, SideInputs
+from pellucid.classifiers import Classifier, LayerView, Segment, SideInputs
 from pellucid.concepts.concept_scores import contraharmonic_mean, project_activation
 from pellucid.concepts.concept_sets import ConceptSet
-from pellucid.concepts.multi_layer import segment_between
 from pellucid.data import (
     Geometry,
     Preprocess,
     probe_geometry,
     read_image,
 )
-from pellucid.errors import ModelError, PellucidError
+from pellucid.errors import LayerError, ModelError, PellucidError
 
 INPUT_CACHE_BYTES = 256 * 2**20
 """Preprocessed images of a set are read once and kept if they take no more than this, else read for every pass."""
@@ -134,7 +133,7 @@ class LayerActivations:
     def _run(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Activations and the masks of their images, from the nearest place that is known."""
         held = None if self._before is None else self._before._held
-        onward = None if held is None or self._before is None else segment_between(self._before.view, self.view)
+        onward = None if held is None or self._before is None else _find_segment(self._before.view, self.view)
         for index, (images, masks) in enumerate(self.inputs.batches()):
             if held is None or onward is None:
                 yield self.view.activation(images).as_subclass(Tensor), masks
@@ -187,6 +186,16 @@ class LayerActivations:
                 f"layer {self.view.layer!r} has no spatial extent: masks and boxes select nothing there"
             )
         return F.adaptive_avg_pool2d(masks[:, None], (height, width))[:, 0].to(activation)
+
+
+def _find_segment(start: LayerView, stop: LayerView) -> Segment | None:
+    """The operations from one map to another; None where there are none, or more than the map crosses the first cut."""
+    if start.side_input_names or start.layout.order == "NTC" or start.classifier is not stop.classifier:
+        return None
+    try:
+        return Segment(start, stop)
+    except LayerError:
+        return None
 
 
 def _pool(activation: Tensor, shares: Tensor | None) -> Tensor:

@@ -80,21 +80,6 @@ class TCAVResult(ConceptResult):
         return (self.target,)
 
     @property
-    def layer(self) -> str:
-        """Name of the layer."""
-        return self.provenance.layer
-
-    @property
-    def passes(self) -> Passes:
-        """What it cost."""
-        return self.receipt.passes
-
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """Names of the D concepts."""
-        return tuple(cav.name for cav in self.cavs)
-
-    @property
     def scores(self) -> Tensor:
         """(D,) share of the images whose sensitivity is positive: TCAV's score."""
         return _sign_share(self.sensitivities)

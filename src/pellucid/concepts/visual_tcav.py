@@ -9,8 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pellucid.attribution import BatchBudget, Target, TargetLike, View, count_targets, image_batches
-from pellucid.classifiers import Activation
+from pellucid.attribution import (
+    BatchBudget,
+    Target,
+    TargetLike,
+    View,
+    count_targets,
+    image_batches,
+    rows_per_image,
+)
+from pellucid.classifiers import Activation, LayerView, MultiView
 from pellucid.concepts.cav import (
     CAV,
     Null,
@@ -33,9 +41,8 @@ from pellucid.concepts.joint import (
     joint_attribution,
     sharing_rule,
 )
-from pellucid.concepts.multi_layer import JointLayers
 from pellucid.errors import PellucidError
-from pellucid.results import Provenance, Receipt, library_versions
+from pellucid.results import Passes, Provenance, Receipt, library_versions
 from pellucid.statistics import correct
 
 CORRELATED = 0.5
@@ -273,8 +280,8 @@ def explain_layers(
         resample: add the scores under the bootstrap resamples of the CAVs.
 
     Returns:
-        One explanation per explainer, in their order. A layer whose activation was computed from that of an earlier one
-        counts no prefix pass (see `JointLayers`).
+        One explanation per explainer, in their order. The pass that computes the activations at all layers is counted
+        at the earliest.
 
     Raises:
         PellucidError: no explainers, or no images.
@@ -289,15 +296,31 @@ def explain_layers(
         BatchBudget(item.view, images[:1], targets=count, max_batch=item.max_batch, max_bytes=item.max_bytes)
         for item in explainers
     ]
-    layers = JointLayers([item.view for item in explainers])
+    views = [item.view for item in explainers]
+    together = _join_views(views)
     parts: list[list[ConceptExplanation]] = [[] for _ in explainers]
     for batch in image_batches(budgets, images, targets, differentiate=True):
         target = batch.target
-        activations = layers.activations(batch.images)
+        if together is None:
+            activations = [view.activation(batch.images) for view in views]
+        else:
+            activations = together.activations(batch.images)
         for explainer, activation, budget, part in zip(explainers, activations, budgets, parts, strict=True):
             evidence = explainer._gather(batch.images, target, budget, activation)
             part.append(explainer._score(evidence, resample))
             target = evidence.target
     joined = [ConceptExplanation.join(part) for part in parts]
-    costs = [budget.passes + layers.cost(index, len(images)) for index, budget in enumerate(budgets)]
-    return [explanation.add_passes(cost) for explanation, cost in zip(joined, costs, strict=True)]
+    runs = (1,) * len(views) if together is None else together.prefix_passes
+    shared = [Passes(prefix_forward=len(images) * n * rows_per_image(v)[0]) for n, v in zip(runs, views, strict=True)]
+    return [
+        explanation.add_passes(budget.passes + cost)
+        for explanation, budget, cost in zip(joined, budgets, shared, strict=True)
+    ]
+
+
+def _join_views(views: Sequence[View]) -> MultiView | None:
+    """Layers that one pass computes together; None for views of grid settings, which are run one by one."""
+    layers = [view for view in views if isinstance(view, LayerView)]
+    if len(layers) < len(views) or len({id(view.classifier) for view in layers}) != 1:
+        return None
+    return layers[0].classifier.at_layers(layers)
