@@ -20,9 +20,9 @@ from pellucid.errors import ModelError, PellucidError
 IMAGES = torch.randn(5, 4, 3, 5, generator=torch.Generator().manual_seed(2))
 
 
-def _of(view: LayerView, images: object, held_bytes: int = 0, **options: object) -> LayerActivations:
+def _of(view: LayerView, images: object, cache_bytes: int = 0, **options: object) -> LayerActivations:
     concept = concept_set(images, **options)  # type: ignore[arg-type]
-    return LayerActivations(view, Inputs(concept, view.classifier, 2), held_bytes)
+    return LayerActivations(view, Inputs(concept, view.classifier, 2), cache_bytes)
 
 
 def test_pooling_is_the_mean_over_the_cells_of_each_image() -> None:
@@ -75,10 +75,10 @@ class _Counting:
         return self.view.activation(images)
 
 
-@pytest.mark.parametrize(("held_bytes", "passes"), [(0, 2), (5 * 60 * 4, 1), (5 * 60 * 4 - 1, 2)])
-def test_activations_are_kept_only_within_the_bound(held_bytes: int, passes: int) -> None:
+@pytest.mark.parametrize(("cache_bytes", "passes"), [(0, 2), (5 * 60 * 4, 1), (5 * 60 * 4 - 1, 2)])
+def test_activations_are_kept_only_within_the_bound(cache_bytes: int, passes: int) -> None:
     view = _Counting(curved_view())
-    activations = _of(view, IMAGES, held_bytes)  # type: ignore[arg-type]
+    activations = _of(view, IMAGES, cache_bytes)  # type: ignore[arg-type]
     pooled, levels = activations.pooled(), activations.projection_levels(torch.ones(1, 4).double())
     assert view.count == passes * 5
     assert pooled.shape == (5, 4)
@@ -91,8 +91,8 @@ def test_images_are_read_again_where_they_are_too_many_to_keep(monkeypatch: pyte
     monkeypatch.setattr(module, "INPUT_CACHE_BYTES", 100)
     again = Inputs(concept_set(IMAGES), curved_view().classifier, 3)
     assert again.digests == first
-    assert again._held is None
-    assert inputs._held is not None
+    assert again._cached is None
+    assert inputs._cached is not None
     batches = [images for images, _ in again.batches()]
     assert torch.equal(torch.cat(batches), IMAGES)
 

@@ -96,9 +96,9 @@ def test_maps_and_masks_that_do_not_fit_are_refused() -> None:
     maps, masks = random_case()
     with pytest.raises(PellucidError, match="6 concept maps and 5 masks"):
         soft_iou(maps, masks[:5])
-    with pytest.raises(PellucidError, match="wanted 0 to 1"):
+    with pytest.raises(PellucidError, match="expected 0 to 1"):
         false_alarm(maps * 3)
-    with pytest.raises(PellucidError, match="wanted 0 to 1"):
+    with pytest.raises(PellucidError, match="expected 0 to 1"):
         balanced_mse(maps, masks * 255.0)
     with pytest.raises(PellucidError, match="3 x 4"):
         soft_iou(maps, masks[:, :2])

@@ -50,8 +50,8 @@ def test_areas_on_a_linear_suffix_have_their_closed_form() -> None:
         parts = torch.stack([component(image, cav) for image in images]).float()
         linear = (view.logits(parts) - bias).double()[:, [0, 2]]
         assert bool((linear.abs() > 0.01).any())
-        wanted = logits[:, [0, 2]] - linear / 2
-        torch.testing.assert_close(curves.deletion_area[:, index], wanted, rtol=0, atol=1e-5)
+        expected = logits[:, [0, 2]] - linear / 2
+        torch.testing.assert_close(curves.deletion_area[:, index], expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(curves.insertion_area[:, index], linear / 2, rtol=0, atol=1e-5)
 
 

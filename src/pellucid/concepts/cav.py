@@ -50,7 +50,7 @@ class CAV:
         negative_features: (n0, C) of the images without it.
         resamples: (B, C) directions of the bootstrap resamples.
         resample_emblems: (B, 2) their emblems, low and high.
-        estimator, estimator_options: what found the direction.
+        estimator, estimator_options: what the direction was fitted with.
         options: further options of the fit.
         sources, negative_sources: which images were used, in order.
         classifier, fingerprint: name and hash of the weights of the network.

@@ -85,7 +85,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class RankedConcept:
-    """A concept's place among the others.
+    """A concept's position among the others.
 
     Attributes:
         concept: its name.
@@ -94,6 +94,10 @@ class RankedConcept:
         lead, lead_low, lead_high: how far it is ahead of the next, paired by image, and the interval; None for the
             last.
         lead_p_value: two-sided sign-flip test of that lead, Holm-adjusted over the ranking; None for the last.
+
+    Example:
+        >>> RankedConcept("striped", mean=0.06, low=0.05, high=0.07, share_seen=0.9).lead is None
+        True
     """
 
     concept: str

@@ -1,4 +1,4 @@
-"""How a direction is found that tells images of a concept from others."""
+"""Estimators of the direction that separates images of a concept from others."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -17,11 +17,17 @@ class Estimator(ABC):
     Rotating the features rotates the direction: that is what lets `fit_directions` work in few dimensions. All but
     `DifferenceOfMeans` and `Pattern` scale the features as a whole so that the mean squared distance from the centre is
     1; their options then mean the same at every layer, and only the direction, not the length, of the result counts.
+
+    To add an estimator, derive from this class, and put it into `ESTIMATORS` under a name.
+
+    Example:
+        >>> ESTIMATORS["ridge"](penalty=0.1).options()
+        {'penalty': 0.1}
     """
 
     @abstractmethod
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
-        """The direction.
+        """Fit the direction.
 
         Args:
             positive: (n1, r) float64 features of images with the concept.
@@ -29,7 +35,7 @@ class Estimator(ABC):
             dimensions: of the space the features came from, where directions outside their span count too.
 
         Returns:
-            (r,) float64.
+            (r,) float64; the projection on it is larger for the concept.
         """
 
     def options(self) -> dict[str, object]:
@@ -42,7 +48,7 @@ class DifferenceOfMeans(Estimator):
     """Mean with the concept minus mean without it: signed, not normalized; Visual-TCAV's reference."""
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
-        """The direction."""
+        """Fit the direction."""
         return positive.mean(0) - negative.mean(0)
 
 
@@ -55,7 +61,7 @@ class Pattern(Estimator):
     """
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
-        """The direction."""
+        """Fit the direction."""
         features, labels = _with_labels(positive, negative)
         centered = labels - labels.mean()
         return centered @ (features - features.mean(0)) / (centered @ centered)
@@ -72,7 +78,7 @@ class Ridge(Estimator):
     penalty: float = 0.01
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
-        """The direction."""
+        """Fit the direction."""
         features, labels = _with_labels(*_unit_scale(positive, negative))
         covariance = features.T @ features / len(features)
         slope = features.T @ (labels - labels.mean()) / len(features)
@@ -92,7 +98,7 @@ class LDA(Estimator):
     shrinkage: float | None = None
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
-        """The direction."""
+        """Fit the direction."""
         positive, negative = _unit_scale(positive, negative)
         within = torch.cat([positive - positive.mean(0), negative - negative.mean(0)])
         shrinkage = ledoit_wolf_shrinkage(within, dimensions) if self.shrinkage is None else self.shrinkage
@@ -115,7 +121,7 @@ class LogisticRegression(Estimator):
     strength: float = 1.0
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
-        """The direction."""
+        """Fit the direction."""
         from sklearn.linear_model import LogisticRegression as Model
 
         features, labels = _with_labels(*_unit_scale(positive, negative))
@@ -134,7 +140,7 @@ class LinearSVM(Estimator):
     strength: float = 1.0
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
-        """The direction."""
+        """Fit the direction."""
         from sklearn.svm import SVC
 
         features, labels = _with_labels(*_unit_scale(positive, negative))
@@ -154,7 +160,15 @@ ESTIMATORS: dict[str, type[Estimator]] = {
 
 
 def find_estimator(estimator: str | Estimator) -> Estimator:
-    """The estimator of that name with its default options, or the one given."""
+    """Find the estimator of that name, with its default options; an estimator is returned as it is.
+
+    Raises:
+        PellucidError: no such name.
+
+    Example:
+        >>> find_estimator("lda")
+        LDA(shrinkage=None)
+    """
     if isinstance(estimator, Estimator):
         return estimator
     if estimator not in ESTIMATORS:
@@ -163,7 +177,11 @@ def find_estimator(estimator: str | Estimator) -> Estimator:
 
 
 def estimator_name(estimator: Estimator) -> str:
-    """The name under which `ESTIMATORS` has an estimator, so that a saved CAV can be fitted again."""
+    """Find the name under which `ESTIMATORS` has an estimator, so that a saved CAV can be fitted again.
+
+    Raises:
+        PellucidError: `ESTIMATORS` does not have its class.
+    """
     names = [name for name, kind in ESTIMATORS.items() if kind is type(estimator)]
     if not names:
         raise PellucidError(f"{type(estimator).__name__} is not in ESTIMATORS; add it there under a name first")
@@ -171,10 +189,10 @@ def estimator_name(estimator: Estimator) -> str:
 
 
 def fit_directions(estimator: Estimator, features: Tensor, divisions: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Fit directions to several divisions of the same images into two sides: resamples, splits, relabellings.
+    """Fit directions to several divisions of the same images into two sides: resamples, splits, relabelings.
 
-    All directions lie in the span of the n images' features, so they are found in n dimensions: once the features are
-    turned there, a fit costs milliseconds, whatever the layer's width.
+    All directions lie in the span of the n images' features, so they are fitted in n dimensions: once the features are
+    rotated there, a fit costs milliseconds, whatever the layer's width.
 
     Args:
         estimator: the estimator.
@@ -183,19 +201,24 @@ def fit_directions(estimator: Estimator, features: Tensor, divisions: Iterable[t
 
     Returns:
         (L, F) float64.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]]).double()
+        >>> fit_directions(ESTIMATORS["difference"](), features, [(torch.tensor([0, 1]), torch.tensor([2]))]).tolist()
+        [[2.0, -1.0]]
     """
     count, dimensions = features.shape
     if dimensions <= count:
-        return torch.stack([estimator.fit(features[one], features[other], dimensions) for one, other in divisions])
-    basis, turned = torch.linalg.qr(features.T)  # (F, n), (n, n)
-    coordinates = turned.T
-    fitted = [estimator.fit(coordinates[one], coordinates[other], dimensions) for one, other in divisions]
+        return torch.stack([estimator.fit(features[a], features[b], dimensions) for a, b in divisions])
+    basis, rotated = torch.linalg.qr(features.T)  # (F, n), (n, n)
+    coordinates = rotated.T
+    fitted = [estimator.fit(coordinates[a], coordinates[b], dimensions) for a, b in divisions]
     directions: Tensor = torch.stack(fitted) @ basis.T
     return directions
 
 
 def ledoit_wolf_shrinkage(residuals: Tensor, dimensions: int) -> float:
-    """The shrinkage of a covariance towards a multiple of the identity that Ledoit and Wolf (2004) estimate as best.
+    """Estimate the best shrinkage of a covariance towards a multiple of the identity (Ledoit and Wolf, 2004).
 
     Args:
         residuals: (n, r), centered; coordinates in a space of `dimensions` >= r, zero in the others.
@@ -203,6 +226,10 @@ def ledoit_wolf_shrinkage(residuals: Tensor, dimensions: int) -> float:
 
     Returns:
         In [0, 1]; 1 if the residuals are all zero.
+
+    Example:
+        >>> ledoit_wolf_shrinkage(torch.zeros(4, 2), dimensions=2)
+        1.0
     """
     count = len(residuals)
     covariance = residuals.T @ residuals / count

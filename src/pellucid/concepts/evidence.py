@@ -92,6 +92,21 @@ def gather_evidence(
         max_steps: see `tolerance`.
         budget: bounds on the rows of one pass.
         activation: of these images, where it is known; then the part before the layer is neither run nor counted.
+
+    Returns:
+        Activation, integrated gradients and class weights of N images and T targets.
+
+    Raises:
+        TargetError: no such class, or an output that a network with one logit does not have.
+        ModelError: NaN or infinite activations or logits.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> evidence = gather_evidence(classifier.at("1"), torch.rand(2, 3, 8, 8), target=[0, 1])
+        >>> tuple(evidence.reference.shape), evidence.labels[0]
+        ((2, 2, 4, 6, 6), ('class 0', 'class 1'))
     """
     view = select_heads(view, target)
     prefix_rows, suffix_rows = rows_per_image(view)
@@ -211,20 +226,20 @@ def _of_targets(per_class: Tensor, case: Case) -> Tensor:
     return per_class[first, case.target.heads.to(per_class.device), case.target.classes.to(per_class.device)]
 
 
-def _sides(wanted: Target, name: str, images: int) -> Tensor:
+def _sides(target: Target, name: str, images: int) -> Tensor:
     """For a network with one logit: 0 for the class, 1 for the other one, (N, T)."""
-    if wanted.output != "logit" or wanted.minus is not None:
+    if target.output != "logit" or target.minus is not None:
         raise TargetError("a network with one logit explains that logit; leave out output= and minus=")
-    if isinstance(wanted.classes, Tensor):
-        sides = wanted.classes.cpu().reshape(len(wanted.classes), -1)
+    if isinstance(target.classes, Tensor):
+        sides = target.classes.cpu().reshape(len(target.classes), -1)
     else:
-        given = [0, 1] if wanted.classes is None else wanted.classes
+        classes = [0, 1] if target.classes is None else target.classes
         names = {name.lower(): 0, f"not {name}".lower(): 1}
-        listed = given if isinstance(given, list) else [given]
-        sides = torch.tensor([[names.get(str(one).lower(), one if isinstance(one, int) else -1) for one in listed]])
+        listed = classes if isinstance(classes, list) else [classes]
+        sides = torch.tensor([[names.get(str(k).lower(), k if isinstance(k, int) else -1) for k in listed]])
     if not bool(((sides == 0) | (sides == 1)).all()) or len(sides) not in (1, images):
         raise TargetError(
-            f"no class {wanted.classes!r}; with one logit the classes are 0 or {name!r}, 1 or 'not {name}'"
+            f"no class {target.classes!r}; with one logit the classes are 0 or {name!r}, 1 or 'not {name}'"
         )
     return sides.expand(images, -1)
 

@@ -18,7 +18,7 @@ SHAPLEY_LIMIT = 10
 
 @dataclass(frozen=True)
 class JointAttribution:
-    """Evidence shared out among concepts.
+    """Evidence shared out among concepts; `joint_attribution` computes it.
 
     Attributes:
         contributions: (N, D, T), signed, in the target's unit; unlike single scores they may be added up.
@@ -30,13 +30,18 @@ class JointAttribution:
 
 
 def gram_matrix(direction: Tensor) -> Tensor:
-    """Cosines between directions (D, C): (D, D) float64, 1 on the diagonal; 0 for a direction of length zero."""
+    """Compute the cosines between directions (D, C): (D, D) float64, 1 on the diagonal; 0 for one of length zero.
+
+    Example:
+        >>> gram_matrix(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
     unit = torch.nn.functional.normalize(direction.double(), dim=1)
     return unit @ unit.T
 
 
 def sharing_rule(gram: Tensor, method: JointMethod = "least_squares") -> Tensor:
-    """How the evidence in the span of the directions is shared out, as weights of its bilinear parts.
+    """Compute how the evidence in the span of the directions is shared out, as weights of its bilinear parts.
 
     The evidence of a cell, gradient . activation, restricted to the span of unit directions u, is
     sum_ab (G^-1)_ab (F.u_a)(g.u_b). The rule says which concept gets how much of each part W_ab = (F.u_a)(g.u_b).
@@ -51,6 +56,10 @@ def sharing_rule(gram: Tensor, method: JointMethod = "least_squares") -> Tensor:
 
     Raises:
         PellucidError: unknown method, or too many concepts for Shapley values.
+
+    Example:
+        >>> sharing_rule(torch.eye(2).double(), "shapley")[0].tolist()  # alone on its axis, a concept keeps all
+        [[1.0, 0.0], [0.0, 0.0]]
     """
     count = len(gram)
     if method == "least_squares":
@@ -67,7 +76,7 @@ def sharing_rule(gram: Tensor, method: JointMethod = "least_squares") -> Tensor:
             value[inside[:, None], inside] = _inverse(gram[inside[:, None], inside])
             # A coalition's value counts for those who complete it, and against those who are still to come.
             rule[inside] += value * factorial(size - 1) * factorial(count - size) / factorial(count)
-            outside = torch.tensor([one for one in range(count) if one not in members], dtype=torch.long)
+            outside = torch.tensor([index for index in range(count) if index not in members], dtype=torch.long)
             if size < count:
                 rule[outside] -= value * factorial(size) * factorial(count - size - 1) / factorial(count)
     return rule
@@ -87,6 +96,15 @@ def joint_attribution(
         direction: (D, C).
         delta: (N, T) score minus the score at the baseline.
         rule: (D, D, D) from `sharing_rule`; by default that of least squares.
+
+    Returns:
+        Contributions (N, D, T) and residual (N, T), in the unit of delta.
+
+    Example:
+        >>> difference, gradient = torch.ones(1, 2, 1, 1), torch.tensor([3.0, 1.0]).reshape(1, 1, 2, 1, 1)
+        >>> shared = joint_attribution(difference, gradient, torch.eye(2)[:1], delta=torch.tensor([[4.0]]))
+        >>> shared.contributions.item(), shared.residual.item()
+        (3.0, 1.0)
     """
     rule = sharing_rule(gram_matrix(direction.cpu())) if rule is None else rule
     unit = torch.nn.functional.normalize(direction.double(), dim=1).to(difference)

@@ -25,13 +25,19 @@ INPUT_CACHE_BYTES = 256 * 2**20
 
 
 class Inputs:
-    """A concept set in a classifier's own input space, batch by batch."""
+    """A concept set in a classifier's own input space, batch by batch.
+
+    Args:
+        concept: the set.
+        classifier: what reads its images.
+        max_batch: images of one batch.
+    """
 
     def __init__(self, concept: ConceptSet, classifier: Classifier, max_batch: int) -> None:
         self.concept = concept
         self._classifier = classifier
         self._max_batch = max_batch
-        self._held: list[tuple[Tensor, Tensor | None]] | None = None
+        self._cached: list[tuple[Tensor, Tensor | None]] | None = None
 
     def __len__(self) -> int:
         return len(self.concept)
@@ -47,40 +53,39 @@ class Inputs:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images (b, C, H, W) and masks (b, H, W) in [0, 1], or None where all of the images counts."""
-        if self._held is not None:
-            yield from self._held
+        if self._cached is not None:
+            yield from self._cached
             return
-        held, size = [], 0
+        kept, size = [], 0
         for start in range(0, len(self), self._max_batch):
             batch = self._read(range(start, min(start + self._max_batch, len(self))))
             size += batch[0].nbytes
             if size <= INPUT_CACHE_BYTES:
-                held.append(batch)
+                kept.append(batch)
             yield batch
         if size <= INPUT_CACHE_BYTES:
-            self._held = held
+            self._cached = kept
 
     def _read(self, indices: range) -> tuple[Tensor, Tensor | None]:
         images, masks = [], []
         for index in indices:
             item = self.concept.images[index]
             upright = item if isinstance(item, Tensor | Image.Image) else read_image(item)
-            given = upright if isinstance(upright, Tensor) else self._classifier.read(upright)[0]
-            images.append(given)
+            images.append(upright if isinstance(upright, Tensor) else self._classifier.read(upright)[0])
             if self.concept.masks is not None:
-                masks.append(self._window(self.concept.masks[index], upright, given, self.concept.sources[index]))
+                masks.append(self._window(self.concept.masks[index], upright, images[-1], self.concept.sources[index]))
         return torch.stack(images), torch.stack(masks) if masks else None
 
-    def _window(self, mask: Tensor, upright: Tensor | Image.Image, given: Tensor, source: str) -> Tensor:
+    def _window(self, mask: Tensor, upright: Tensor | Image.Image, image: Tensor, source: str) -> Tensor:
         """The part of an image's mask that the network's input shows, (H, W)."""
         size = tuple(upright.shape[-2:]) if isinstance(upright, Tensor) else (upright.height, upright.width)
         if tuple(mask.shape) != size or not bool(((mask >= 0) & (mask <= 1)).all()):
             raise PellucidError(
                 f"{source}: a mask of shape {tuple(mask.shape)} with values {float(mask.min()):g} to "
-                f"{float(mask.max()):g} does not fit an image of shape {size}; wanted that shape, values 0 to 1"
+                f"{float(mask.max()):g} does not fit an image of shape {size}; expected that shape, values 0 to 1"
             )
         if not isinstance(upright, Tensor):
-            mask = _look_through(mask, _geometry(self._classifier.preprocess, *upright.size), given.shape[-2:])
+            mask = _look_through(mask, _geometry(self._classifier.preprocess, *upright.size), image.shape[-2:])
         if not bool(mask.any()):
             raise PellucidError(f"{source}: its mask holds nothing of the part that the classifier sees; leave it out")
         return mask
@@ -92,23 +97,23 @@ class LayerActivations:
     Args:
         view: the layer.
         inputs: N images.
-        held_bytes: keep the maps after the first pass if they take no more than this; 0 for never.
-        before: the same images at another layer; where it holds its maps and this layer can go on from them, only
-            the part in between runs.
+        cache_bytes: keep the maps after the first pass if they take no more than this; 0 for never.
+        earlier: the same images at an earlier layer; where its maps are kept and this layer can continue from them,
+            only the part in between runs.
     """
 
     def __init__(
-        self, view: LayerView, inputs: Inputs, held_bytes: int = 0, before: "LayerActivations | None" = None
+        self, view: LayerView, inputs: Inputs, cache_bytes: int = 0, earlier: "LayerActivations | None" = None
     ) -> None:
         self.view = view
         self.inputs = inputs
-        self._limit = held_bytes
-        self._before = before
-        self._held: list[tuple[Tensor, Tensor | None]] | None = None
+        self._limit = cache_bytes
+        self._earlier = earlier
+        self._cached: list[tuple[Tensor, Tensor | None]] | None = None
 
     def release(self) -> None:
-        """Let go of the maps; another pass runs the network again."""
-        self._held, self._before = None, None
+        """Free the maps; another pass runs the network again."""
+        self._cached, self._earlier = None, None
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Activations (b, C, h, w), and the share of each cell that lies inside the mask (b, h, w) or None.
@@ -116,30 +121,30 @@ class LayerActivations:
         Raises:
             ModelError: an activation is NaN or infinite; the message names the images.
         """
-        if self._held is not None:
-            yield from self._held
+        if self._cached is not None:
+            yield from self._cached
             return
-        held, size, seen = [], 0, 0
+        kept, size, seen = [], 0, 0
         for activation, masks in self._run():
             self._check(activation, seen)
             seen, size = seen + len(activation), size + activation.nbytes
             batch = activation, None if masks is None else self._cell_shares(masks, activation)
             if size <= self._limit:
-                held.append(batch)
+                kept.append(batch)
             yield batch
         if size <= self._limit:
-            self._held = held
+            self._cached = kept
 
     def _run(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Activations and the masks of their images, from the nearest place that is known."""
-        held = None if self._before is None else self._before._held
-        onward = None if held is None or self._before is None else _find_segment(self._before.view, self.view)
+        maps = None if self._earlier is None else self._earlier._cached
+        segment = None if maps is None or self._earlier is None else _find_segment(self._earlier.view, self.view)
         for index, (images, masks) in enumerate(self.inputs.batches()):
-            if held is None or onward is None:
+            if maps is None or segment is None:
                 yield self.view.activation(images).as_subclass(Tensor), masks
             else:
                 with torch.no_grad():
-                    yield onward(held[index][0], SideInputs(images=len(images))).detach(), masks
+                    yield segment(maps[index][0], SideInputs(images=len(images))).detach(), masks
 
     def pooled(self) -> Tensor:
         """Mean of each image's activation over the cells (over those inside its mask): (N, C) float64."""
@@ -163,9 +168,9 @@ class LayerActivations:
         """
         levels = []
         for activation, shares in self.batches():
-            # One by one: all directions on all images of a batch would be large at early layers.
-            for index, one in enumerate(activation.double()):
-                raw = project_activation(one, directions).relu()
+            # Image by image: all directions on all images of a batch would be large at early layers.
+            for index, of_image in enumerate(activation.double()):
+                raw = project_activation(of_image, directions).relu()
                 levels.append(contraharmonic_mean(raw, None if shares is None else shares[index].double()).cpu())
         return torch.stack(levels)
 

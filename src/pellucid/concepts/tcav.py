@@ -156,9 +156,9 @@ def tcav(
     check_cavs(view, cavs)
     if not len(class_images):
         raise PellucidError("no images of the class: the batch is empty")
-    given = target.classes if isinstance(target, Target) else target
-    if given is None or isinstance(given, Tensor | list):
-        raise TargetError(f"tcav scores one class for all images; {given!r} is not one, call it once per class")
+    classes = target.classes if isinstance(target, Target) else target
+    if classes is None or isinstance(classes, Tensor | list):
+        raise TargetError(f"tcav scores one class for all images; {classes!r} is not one, call it once per class")
     gradients, label, passes = _gradients(view, class_images, target, max_batch)
     divided = [_random_set_scores(cav, gradients, random_sets, seed) for cav in cavs]
     chance = torch.stack([_along(gradients, null_directions(cav, permutations, seed)) for cav in cavs])  # (D, N, P)

@@ -180,8 +180,8 @@ class VisualTCAV:
         means = torch.stack([cav.negative_features.mean(0) for cav in self.cavs])
         if not torch.allclose(means, means[:1].expand_as(means)):
             raise PellucidError(
-                "the CAVs were fitted against different negatives, which have no one mean; give baseline= as a tensor, "
-                "or fit the CAVs together with fit_cavs"
+                "the CAVs were fitted against different negatives, which have no common mean; give baseline= as a "
+                "tensor, or fit the CAVs together with fit_cavs"
             )
         return means[0, :, None, None]
 
@@ -259,10 +259,10 @@ class VisualTCAV:
             )
         gram = gram_matrix(self._directions)
         notes += [
-            f"{self.cavs[one].name} and {self.cavs[other].name} are correlated (cosine {float(gram[one, other]):.2f}): "
+            f"{self.cavs[a].name} and {self.cavs[b].name} are correlated (cosine {float(gram[a, b]):.2f}): "
             "they share evidence, so their scores must not be added up; see the joint attribution"
-            for one, other in combinations(range(len(self.cavs)), 2)
-            if abs(float(gram[one, other])) >= CORRELATED
+            for a, b in combinations(range(len(self.cavs)), 2)
+            if abs(float(gram[a, b])) >= CORRELATED
         ]
         return tuple(notes)
 

@@ -1,4 +1,4 @@
-"""Is what is said about concepts true? Maps against masks, concepts taken out, and concepts in grids."""
+"""Are explanations by concepts true? Concept maps against masks, concepts removed, and concepts in grids."""
 
 from pellucid.evaluation.metrics.concepts.agreement import (
     balanced_mse,

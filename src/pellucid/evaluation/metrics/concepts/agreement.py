@@ -14,7 +14,7 @@ _WHOLE = 1 - 1e-9
 
 
 def cell_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """The share of each cell of a map that lies in a mask, by area averaging.
+    """Compute the share of each cell of a map that lies in a mask, by area averaging.
 
     Args:
         masks: (N, H, W) boolean or in [0, 1], 1 inside, as the classifier's input shows the images.
@@ -22,18 +22,29 @@ def cell_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
     Returns:
         (N, h, w) float64 in [0, 1].
+
+    Raises:
+        PellucidError: masks smaller than the map, or values outside [0, 1].
+
+    Example:
+        >>> cell_shares(torch.tensor([[[1, 1], [0, 1]]]), size=(1, 1)).item()
+        0.75
     """
     if masks.ndim != 3 or masks.shape[1] < size[0] or masks.shape[2] < size[1]:
-        raise PellucidError(f"masks {tuple(masks.shape)} for maps of {size[0]} x {size[1]}; wanted (N, H, W), no fewer")
+        raise PellucidError(
+            f"masks {tuple(masks.shape)} for maps of {size[0]} x {size[1]}; expected (N, H, W), at least as large"
+        )
     shares = masks.detach().double()
     if not bool(((shares >= 0) & (shares <= 1)).all()):
-        raise PellucidError(f"masks hold {float(shares.min()):g} to {float(shares.max()):g}; wanted 0 to 1")
+        raise PellucidError(f"masks hold {float(shares.min()):g} to {float(shares.max()):g}; expected 0 to 1")
     averaged: Tensor = F.adaptive_avg_pool2d(shares[:, None], size)[:, 0]
     return averaged
 
 
 def soft_iou(maps: Tensor, masks: Tensor) -> Tensor:
-    """Intersection over union of a concept map M and a mask's cell shares G: sum MG / (sum M + sum G - sum MG).
+    """Compute the intersection over union of a concept map M and a mask's cell shares G.
+
+    sum MG / (sum M + sum G - sum MG)
 
     Args:
         maps: (N, h, w) or (N, 1, h, w) in [0, 1], such as `explanation.maps[:, concept]`.
@@ -42,6 +53,13 @@ def soft_iou(maps: Tensor, masks: Tensor) -> Tensor:
     Returns:
         (N,) float64 in [0, 1]; NaN where map and mask are both empty, and for a map that is not finite. A mask that
         covers parts of cells cannot be matched fully: M = G gives 1 only where all shares are 0 or 1.
+
+    Raises:
+        PellucidError: maps or masks outside [0, 1], or of shapes that do not fit.
+
+    Example:
+        >>> soft_iou(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[1, 0]]])).item()
+        0.5
     """
     seen, shares = _fitting(maps, masks)
     both = (seen * shares).sum((1, 2))
@@ -49,7 +67,7 @@ def soft_iou(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def balanced_mse(maps: Tensor, masks: Tensor) -> Tensor:
-    """Mean squared error of a concept map with the inside and the outside of a mask weighing alike.
+    """Compute the squared error of a concept map with the inside and the outside of a mask weighing alike.
 
     (mean of (M - G)^2 over the cells wholly inside + the mean over the cells wholly outside) / 2. A map that says the
     same everywhere reaches 0.25 at best.
@@ -60,6 +78,13 @@ def balanced_mse(maps: Tensor, masks: Tensor) -> Tensor:
     Returns:
         (N,) float64 in [0, 1]; NaN where no cell is wholly inside or none wholly outside, and for a map that is not
         finite.
+
+    Raises:
+        PellucidError: as `soft_iou`.
+
+    Example:
+        >>> balanced_mse(torch.full((1, 1, 4), 0.5), torch.tensor([[[1, 0, 0, 0]]])).item()
+        0.25
     """
     seen, shares = _fitting(maps, masks)
     inside, outside = shares >= _WHOLE, shares == 0
@@ -73,7 +98,15 @@ def balanced_mse(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def false_alarm(maps: Tensor) -> Tensor:
-    """Mean of concept maps of images that do not show the concept: (N, h, w) or (N, 1, h, w) -> (N,); 0 is right."""
+    """Average concept maps of images that do not show the concept: (N, h, w) or (N, 1, h, w) -> (N,); 0 is right.
+
+    Raises:
+        PellucidError: maps outside [0, 1].
+
+    Example:
+        >>> false_alarm(torch.tensor([[[0.5, 0.0]]])).item()
+        0.25
+    """
     return _checked(maps).mean((1, 2))
 
 
@@ -81,7 +114,7 @@ def _fitting(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Maps and cell shares of the masks, (N, h, w) float64 each."""
     seen = _checked(maps)
     if len(masks) != len(seen):
-        raise PellucidError(f"{len(seen)} concept maps and {len(masks)} masks; wanted one mask for each map")
+        raise PellucidError(f"{len(seen)} concept maps and {len(masks)} masks; expected one mask for each map")
     return seen, cell_shares(masks, (seen.shape[1], seen.shape[2])).to(seen.device)
 
 
@@ -90,6 +123,6 @@ def _checked(maps: Tensor) -> Tensor:
     seen = as_maps(maps).double()
     if bool(((seen < 0) | (seen > 1)).any()):
         raise PellucidError(
-            f"concept maps hold {float(seen.min()):g} to {float(seen.max()):g}; wanted 0 to 1, as concept_map gives"
+            f"concept maps hold {float(seen.min()):g} to {float(seen.max()):g}; expected 0 to 1, as concept_map gives"
         )
     return seen

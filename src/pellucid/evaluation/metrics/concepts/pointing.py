@@ -33,6 +33,12 @@ class ConceptPointing:
         scores: (N, D) float64 localization score: share of the map's mass in the concept's cell. 0 for an empty map.
         strongest: (N, D) largest value of each map in the concept's cell: 0 where the concept is not seen there.
         chance: score of a map that is the same everywhere, 1 / cells.
+
+    Example:
+        >>> maps = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+        >>> pointing = ConceptPointing(("striped",), maps, torch.ones(1, 1), torch.ones(1, 1), chance=0.25)
+        >>> pointing.scores.item() > pointing.chance
+        True
     """
 
     concepts: tuple[str, ...]
@@ -43,7 +49,7 @@ class ConceptPointing:
 
 
 def concept_grids(shown: Tensor, others: Tensor, n: Grid = 2, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Grids with one image of a concept each, in a random cell, among images without it.
+    """Lay out grids with one image of a concept each, in a random cell, among images without it.
 
     Args:
         shown: (N, C, h, w) images of the concept.
@@ -53,21 +59,29 @@ def concept_grids(shown: Tensor, others: Tensor, n: Grid = 2, *, seed: int = 0) 
 
     Returns:
         Grid images (N, C, rows * h, columns * w), and the cell of the concept in each (N,).
+
+    Raises:
+        PellucidError: fewer than two cells, too few other images, or images of different sizes.
+
+    Example:
+        >>> grids, cells = concept_grids(torch.ones(2, 3, 4, 4), torch.zeros(5, 3, 4, 4))
+        >>> tuple(grids.shape), tuple(cells.shape)
+        ((2, 3, 8, 8), (2,))
     """
     rows, columns = grid_shape(n)
     count = rows * columns
     if len(others) < count - 1 or count < 2 or shown.shape[1:] != others.shape[1:]:
         raise PellucidError(
             f"{tuple(shown.shape)} images of the concept and {tuple(others.shape)} others for {rows} x {columns} "
-            f"cells; wanted at least 2 cells, images of one size, and {count - 1} others or more"
+            f"cells; expected at least 2 cells, images of one size, and {count - 1} others or more"
         )
     generator = torch.Generator().manual_seed(seed)
-    places = torch.randint(count, (len(shown),), generator=generator)
-    laid = []
-    for image, place in zip(shown, places.tolist(), strict=True):
+    cells = torch.randint(count, (len(shown),), generator=generator)
+    grids = []
+    for image, cell in zip(shown, cells.tolist(), strict=True):
         around = others[torch.randperm(len(others), generator=generator)[: count - 1]]
-        laid.append(torch.cat([around[:place], image[None], around[place:]]))
-    return join_cells(torch.stack(laid), n), places
+        grids.append(torch.cat([around[:cell], image[None], around[cell:]]))
+    return join_cells(torch.stack(grids), n), cells
 
 
 def concept_pointing_game(view: GridSettingView, grids: Tensor, cavs: Sequence[CAV], cells: Tensor) -> ConceptPointing:
@@ -81,28 +95,31 @@ def concept_pointing_game(view: GridSettingView, grids: Tensor, cavs: Sequence[C
         cavs: D concepts, fitted at this layer of the setting's classifier.
         cells: (N,) or (N, D) which cell holds the concept.
 
+    Returns:
+        The maps of the grids, and the share of each in the concept's cell.
+
     Raises:
         PellucidError: the cells do not fit, or a CAV of another layer.
     """
     check_cavs(view, cavs)
-    own = cells[:, None].expand(-1, len(cavs)) if cells.ndim == 1 else cells
-    if own.shape != (len(grids), len(cavs)):
+    by_concept = cells[:, None].expand(-1, len(cavs)) if cells.ndim == 1 else cells
+    if by_concept.shape != (len(grids), len(cavs)):
         raise PellucidError(
-            f"cells {tuple(cells.shape)} for {len(grids)} grids and {len(cavs)} concepts; wanted (N,) or (N, D)"
+            f"cells {tuple(cells.shape)} for {len(grids)} grids and {len(cavs)} concepts; expected (N,) or (N, D)"
         )
     grid, size = view.classifier.grid, (grids.shape[2], grids.shape[3])
     maps = compute_concept_maps(view.activation(grids).as_subclass(Tensor), cavs)[0]
-    whole = localize(maps.flatten(0, 1), grid, size).target_scores(own.flatten())
+    scores = localize(maps.flatten(0, 1), grid, size).target_scores(by_concept.flatten())
     strongest = split_cells(maps, grid).amax((3, 4))  # (N, cells, D)
-    held = strongest.gather(1, own[:, None].to(maps.device))[:, 0]
+    in_cell = strongest.gather(1, by_concept[:, None].to(maps.device))[:, 0]
     names = tuple(cav.name for cav in cavs)
-    return ConceptPointing(names, maps, whole.reshape(own.shape), held, 1 / (grid[0] * grid[1]))
+    return ConceptPointing(names, maps, scores.reshape(by_concept.shape), in_cell, 1 / (grid[0] * grid[1]))
 
 
 def concept_evidence(
     view: View, images: Tensor, cavs: Sequence[CAV], target: TargetLike = None, *, max_batch: int = 16
 ) -> Tensor:
-    """Where the evidence lies that makes up the signed contributions of concepts: M_ij sum_c phat_c IG_c,ij.
+    """Map the evidence that makes up the signed contributions of concepts: M_ij sum_c phat_c IG_c,ij.
 
     Args:
         view: the classifier, or a grid setting, seen from the layer of the CAVs.
@@ -114,15 +131,28 @@ def concept_evidence(
     Returns:
         (N, D, T, h, w), signed, in the target's unit; the sum over the cells is `explanation.signed` from a zero
         baseline with 50 steps. On DiFull it is 0 in the cells that a head does not see.
+
+    Raises:
+        PellucidError: no images, or a CAV of another layer.
+        TargetError: no such class.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark)
+        >>> tuple(concept_evidence(classifier.at("1"), bright[:2], [cav], target=1).shape)
+        (2, 1, 1, 6, 6)
     """
     check_cavs(view, cavs)
     budget = BatchBudget(view, images[:1], targets=count_targets(target), max_batch=max_batch)
     directions = torch.stack([cav.direction for cav in cavs])
-    found = []
+    parts = []
     for batch in image_batches([budget], images, target, differentiate=True):
         evidence = gather_evidence(view, batch.images, batch.target, budget=budget)
         maps = compute_concept_maps(evidence.activation, cavs)[0]
         weights = direction_weights(evidence.activation, directions, maps)
         aligned = torch.einsum("ndc,ntchw->ndthw", weights, evidence.path.values)
-        found.append((maps[:, :, None] * aligned).cpu())
-    return torch.cat(found)
+        parts.append((maps[:, :, None] * aligned).cpu())
+    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Concept deletion and insertion: how a score changes when a concept is taken out of a layer, or put back."""
+"""Concept deletion and insertion: how a score changes when a concept is removed from a layer, or put back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pellucid.statistics import spearman_matrix
 
 @dataclass(frozen=True, eq=False)
 class ConceptCurves:
-    """Scores of N images and T targets while each of D concepts is taken out of the layer.
+    """Scores of N images and T targets while each of D concepts is removed from the layer.
 
     Attributes:
         concepts: D names.
@@ -60,7 +60,7 @@ def remove_concepts(
     max_batch: int = 16,
     max_bytes: int | None = None,
 ) -> ConceptCurves:
-    """Take concepts out of an activation step by step, each on its own, and follow the scores.
+    """Remove concepts from an activation step by step, each on its own, and follow the scores.
 
     With F the activation and p the CAV, alpha_ij = <F_ij, p> / |p|^2 says how much of the concept a cell holds, and
     beta, its mean over all cells of the images without the concept, how much a cell holds anyway. What is taken out
@@ -77,21 +77,34 @@ def remove_concepts(
         max_batch: most rows that go through the network at once.
         max_bytes: most bytes that the tensors of one pass may take; None for no bound.
 
+    Returns:
+        Scores (N, D, T, S + 1) along the way, and the areas under them.
+
     Raises:
         PellucidError: no images, or a CAV of another layer, of flattened features, or of length zero.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark)
+        >>> curves = remove_concepts(classifier.at("1"), bright[:2], [cav], target=1, steps=4)
+        >>> tuple(curves.scores.shape), tuple(curves.deletion_area.shape)
+        ((2, 1, 1, 5), (2, 1, 1))
     """
     check_cavs(view, cavs)
     if steps < 1 or not len(images):
-        raise PellucidError(f"{steps} steps and {len(images)} images; wanted at least 1 of each")
+        raise PellucidError(f"{steps} steps and {len(images)} images; expected at least 1 of each")
     limits = BatchLimits(max_batch=max_batch, max_bytes=max_bytes)
     fractions = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     labels: list[tuple[str, ...]] = []
     scores, clamped, passes = [], [], Passes()
     with torch.no_grad():
         for case in cases(view, images, target, [limits]):
-            own = case.activation.flatten(1).amin(1) >= 0 if clamp is None else torch.full((len(case),), clamp)
-            scores.append(_follow(case, cavs, fractions, own.to(case.activation.device)).cpu())
-            clamped.append(own.cpu())
+            is_clamped = case.activation.flatten(1).amin(1) >= 0 if clamp is None else torch.full((len(case),), clamp)
+            scores.append(_follow(case, cavs, fractions, is_clamped.to(case.activation.device)).cpu())
+            clamped.append(is_clamped.cpu())
             labels += case.target.labels
             passes += case.claim_passes()
     names = tuple(cav.name for cav in cavs)
@@ -99,7 +112,7 @@ def remove_concepts(
 
 
 def concept_amounts(activation: Tensor, cav: CAV) -> Tensor:
-    """How much more of a concept each cell holds than cells of images without it: ReLU(alpha - beta).
+    """Measure how much more of a concept each cell holds than cells of images without it: ReLU(alpha - beta).
 
     Args:
         activation: (N, C, h, w).
@@ -107,37 +120,43 @@ def concept_amounts(activation: Tensor, cav: CAV) -> Tensor:
 
     Returns:
         (N, h, w), >= 0, in lengths of the CAV.
+
+    Raises:
+        PellucidError: a CAV of flattened features, or of length zero.
     """
     squared = float(cav.direction.double().square().sum())
     if not cav.is_pooled or squared == 0:
         what = "has length zero" if cav.is_pooled else "was fitted to flattened features"
-        raise PellucidError(f"CAV {cav.name!r} {what}: there is nothing to take out of a cell")
+        raise PellucidError(f"CAV {cav.name!r} {what}: there is nothing to remove from a cell")
     usual = float(cav.negative_features.double().mean(0) @ cav.direction.double()) / squared
     return (project_activation(activation, cav.direction) / squared - usual).relu()
 
 
 def deletion_rank_correlation(attributions: Tensor, curves: ConceptCurves) -> Tensor:
-    """Spearman's correlation between the concepts' attributions and their deletion areas.
+    """Correlate the concepts' attributions with their deletion areas, by rank (Spearman).
 
     Args:
         attributions: (N, D, T), such as the `reference` or `signed` of an explanation of the same images.
         curves: from `remove_concepts`.
 
     Returns:
-        (N, T) float64 in [-1, 1]. -1 is right: the more a concept is said to count, the less is left without it. NaN
+        (N, T) float64 in [-1, 1]. -1 is right: the more a concept counts, the less is left without it. NaN
         with one concept, or where all are alike.
+
+    Raises:
+        PellucidError: attributions of another shape than the areas.
     """
     areas = curves.deletion_area
     if attributions.shape != areas.shape:
         raise PellucidError(
-            f"attributions {tuple(attributions.shape)} and areas {tuple(areas.shape)}; wanted (N, D, T) of the same "
+            f"attributions {tuple(attributions.shape)} and areas {tuple(areas.shape)}; expected (N, D, T) of the same "
             "images, concepts and targets"
         )
-    found = np.full((areas.shape[0], areas.shape[2]), np.nan)
-    for n, t in np.ndindex(*found.shape):
-        pair = {"said": attributions[n, :, t].double().cpu().numpy(), "left": areas[n, :, t].numpy()}
-        found[n, t] = spearman_matrix(pair)[0, 1]
-    return torch.from_numpy(found)
+    correlations = np.full((areas.shape[0], areas.shape[2]), np.nan)
+    for n, t in np.ndindex(*correlations.shape):
+        pair = {"attribution": attributions[n, :, t].double().cpu().numpy(), "area": areas[n, :, t].numpy()}
+        correlations[n, t] = spearman_matrix(pair)[0, 1]
+    return torch.from_numpy(correlations)
 
 
 def _follow(case: Case, cavs: Sequence[CAV], fractions: Tensor, clamped: Tensor) -> Tensor:
@@ -149,8 +168,8 @@ def _follow(case: Case, cavs: Sequence[CAV], fractions: Tensor, clamped: Tensor)
     scores[:, :, 0] = case.scores[:, None].double()
     for rows, pairs in case.perturbed_batches(len(cavs) * steps, "forward"):
         concept, step = pairs // steps, 1 + pairs % steps
-        taken = fractions[step, None, None].to(activation) * amounts[rows, concept]
-        points = activation[rows] - taken[:, None] * directions[concept, :, None, None]
+        removed = fractions[step, None, None].to(activation) * amounts[rows, concept]
+        points = activation[rows] - removed[:, None] * directions[concept, :, None, None]
         points = torch.where(clamped[rows, None, None, None], points.relu(), points)
         scores[rows, concept, step] = case.score(points, rows).double()
     return scores.movedim(2, 3)
