@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -123,11 +124,11 @@ def gather_evidence(
         requested, resolved = replace(resolved, classes=sides), replace(resolved, classes=0)
     elif resolved.classes is None and all_logits.ndim == 2:
         requested = resolved = replace(resolved, classes=all_logits.topk(min(DEFAULT_TARGETS, class_count)).indices)
-    known = {"activation": activation, "differentiate": view.is_affine}
-    logit = explained = Case(view, images, Target(resolved.classes), budget=budget, **known)
+    make_case = partial(Case, view, images, activation=activation, differentiate=view.is_affine)
+    logit = explained = make_case(Target(resolved.classes), budget=budget)
     reference = path = path_integral(logit, torch.zeros(()), steps=REFERENCE_STEPS)
     if baseline is not None or resolved.output != "logit" or resolved.minus is not None:
-        explained = Case(view, images, resolved, budget=logit.budget, **known)
+        explained = make_case(resolved, budget=logit.budget)
         path = path_integral(explained, torch.zeros(()) if baseline is None else baseline, steps=REFERENCE_STEPS)
     if tolerance is not None:
         path = refine_path(explained, path, tolerance, max_steps)

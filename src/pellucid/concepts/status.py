@@ -58,11 +58,11 @@ def choose_statuses(findings: dict[Status, Tensor]) -> Tensor:
         >>> decode_statuses(codes).tolist()
         [<Status.EMPTY_MAP: 'empty map'>, <Status.OK: 'ok'>]
     """
-    masks = torch.broadcast_tensors(*(mask.cpu() for mask in findings.values()))
-    codes = torch.full(masks[0].shape, _STATUSES.index(Status.OK), dtype=torch.uint8)
+    masks = np.broadcast_arrays(*(mask.cpu().numpy() for mask in findings.values()))
+    codes = np.full(masks[0].shape, _STATUSES.index(Status.OK), dtype=np.uint8)
     for status, mask in reversed(list(zip(findings, masks, strict=True))):
         codes[mask] = _STATUSES.index(status)
-    return codes
+    return torch.from_numpy(codes)
 
 
 def decode_statuses(codes: Tensor) -> NDArray[np.object_]:
