@@ -127,7 +127,7 @@ def test_maps_and_scores_that_do_not_fit_are_refused() -> None:
     values, scores, mass = made(30)
     with pytest.raises(PellucidError, match="29 maps were given for 30 scores"):
         agg_att(values[:29], scores, mass)
-    with pytest.raises(PellucidError, match="wanted 20 maps"):
+    with pytest.raises(PellucidError, match="expected 20 maps"):
         agg_att(values, scores[:20], mass[:20])
     with pytest.raises(PellucidError, match="several sizes"):
         agg_att_batches([values[:15], torch.zeros(15, 6, 6)], scores, mass)

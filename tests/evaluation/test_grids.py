@@ -178,7 +178,7 @@ def test_manifests_that_are_none_or_break_the_rules_are_refused(tmp_path: Path) 
         (good | {"format": "zip"}, "its format is 'zip'"),
         (good | {"grid": [2]}, "not a manifest"),
         (good | {"same_class": True}, "only the last"),
-        (good | {"grid": [2, 3]}, "wanted 6"),
+        (good | {"grid": [2, 3]}, "expected 6"),
         (twice, "grid 1 .*4 different images"),
         (same_class, "grid 2 has classes"),
         ([], "not a manifest"),

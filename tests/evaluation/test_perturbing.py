@@ -125,7 +125,7 @@ def test_maps_that_are_not_finite_are_nan_and_cost_nothing() -> None:
         rows.append(len(batch))
         return logits(batch)
 
-    found = Deletion(steps=10, random_orders=2)(counted, images(), values, torch.tensor([0, 1]))
+    found = Deletion(steps=10, random_orders=2).curves(counted, images(), values, torch.tensor([0, 1]))
     assert found.area.isnan().tolist() == found.ratio.isnan().tolist() == [True, False]
     assert sum(rows) == 2 + 3 * 9  # both ends once, the nine steps between for three orders
 
@@ -194,7 +194,7 @@ def test_gradients_are_not_recorded() -> None:
         return logits(batch)
 
     x = images().requires_grad_()
-    found = Deletion(steps=3)(watched, x, torch.randn(2, 6, 8), torch.tensor([0, 1]))
+    found = Deletion(steps=3).curves(watched, x, torch.randn(2, 6, 8), torch.tensor([0, 1]))
     assert recorded
     assert not any(recorded)
     assert not found.scores.requires_grad

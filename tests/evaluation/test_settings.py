@@ -232,7 +232,7 @@ def test_rows_of_what_crosses_the_cut_follow_their_cells() -> None:
         rows = activation.side_inputs.rows(torch.tensor([0, 1, 0])).rows(torch.tensor([1, 0, 2, 1, 1]))
         close(view.logits(activation[index] * 1.0, rows), setting.logits(images)[index])
         assert view.side_input_names == network.at(layer).side_input_names
-        with pytest.raises(LayerError, match=r"carried=a\.carried\.rows"):
+        with pytest.raises(LayerError, match=r"side_inputs=a\.side_inputs\.rows"):
             view.logits(activation[index] * 1.0)
 
 

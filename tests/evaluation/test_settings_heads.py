@@ -23,7 +23,7 @@ import pellucid as pl
 from pellucid.attribution.batch_budget import peak_bytes
 from pellucid.errors import LayerError, ModelError, PellucidError
 from pellucid.evaluation import DiPart, GridPG
-from pellucid.evaluation.settings.blocks import windows
+from pellucid.evaluation.settings.blocks import slide_windows
 from pellucid.evaluation.settings.heads import find_head, mean_over_windows
 
 
@@ -117,9 +117,9 @@ def test_windows_are_not_kept_together() -> None:
     def head(blocks: Tensor) -> Tensor:
         return blocks.flatten(1) @ weight.T
 
-    together = peak_bytes(lambda: head(windows(maps, 10, 10)))
+    together = peak_bytes(lambda: head(slide_windows(maps, 10, 10)))
     assert peak_bytes(lambda: mean_over_windows(head, maps, 10, 10)) < together / 5
-    wanted = head(windows(maps, 10, 10)).unflatten(0, (2, -1)).mean(1)
+    wanted = head(slide_windows(maps, 10, 10)).unflatten(0, (2, -1)).mean(1)
     torch.testing.assert_close(mean_over_windows(head, maps, 10, 10), wanted)
 
 

@@ -36,11 +36,11 @@ class Bins:
     def examples(self, reach: int = 0) -> tuple[tuple[int, ...], ...]:
         """The map of median rank of each bin, then its neighbors at ranks +1, -1, +2, -2 ... up to `reach`."""
         steps = [0] + [sign * step for step in range(1, reach + 1) for sign in (1, -1)]
-        found = []
+        examples = []
         for indices in self.members:
             ranks = [(len(indices) - 1) // 2 + step for step in steps]
-            found.append(tuple(int(indices[rank]) for rank in ranks if 0 <= rank < len(indices)))
-        return tuple(found)
+            examples.append(tuple(int(indices[rank]) for rank in ranks if 0 <= rank < len(indices)))
+        return tuple(examples)
 
     def bin_of_each_map(self, count: int) -> Tensor:
         """(count,) the bin of every map; -1 for the excluded ones."""
@@ -85,6 +85,13 @@ def agg_att(
 
     Returns:
         `AggAtt`, mean maps (6, H, W), best bin first.
+
+    >>> from pellucid.evaluation import localization_score, localize
+    >>> maps = torch.rand(50, 4, 4, generator=torch.Generator().manual_seed(0))
+    >>> scores = localization_score(maps, n=2, cell=0)
+    >>> result = agg_att(maps, scores, mass=localize(maps, n=2).mass[:, 0])
+    >>> result.maps.shape, result.bins.sizes
+    (torch.Size([6, 4, 4]), (1, 2, 22, 23, 1, 1))
     """
     return agg_att_batches([values], scores, mass, size=size, signed=signed)
 
@@ -116,7 +123,7 @@ def agg_att_batches(
         sums = torch.zeros(len(bins.members), *shape, dtype=torch.float64) if sums is None else sums
         if tuple(sums.shape[1:]) != shape or seen + len(maps) > len(scores):
             raise PellucidError(
-                f"maps {seen} to {seen + len(maps) - 1} are {shape[0]} x {shape[1]}; wanted {len(scores)} maps of "
+                f"maps {seen} to {seen + len(maps) - 1} are {shape[0]} x {shape[1]}; expected {len(scores)} maps of "
                 f"{sums.shape[1]} x {sums.shape[2]} in all, one per score: pass size=(H, W) for maps of several sizes"
             )
         kept = torch.nonzero(bin_of[seen : seen + len(maps)] >= 0)[:, 0]
@@ -126,7 +133,7 @@ def agg_att_batches(
         seen += len(maps)
     if sums is None or seen != len(scores):
         raise PellucidError(
-            f"{seen} maps were given for {len(scores)} scores; wanted one score per map, and at least one"
+            f"{seen} maps were given for {len(scores)} scores; expected one score per map, and at least one"
         )
     if not bool(sums.isfinite().all()):
         raise PellucidError(
@@ -141,6 +148,10 @@ def rank_bins(scores: Tensor, mass: Tensor) -> Bins:
     Args:
         scores: (N,) localization scores; NaN for maps that cannot be scored.
         mass: (N,) positive mass in the cell: on DiFull most scores are exactly 1.
+
+    >>> bins = rank_bins(torch.arange(100.0), torch.ones(100))
+    >>> bins.sizes, bins.members[0].tolist()
+    ((2, 3, 45, 45, 3, 2), [99, 98])
     """
     if scores.ndim != 1 or scores.shape != mass.shape:
         raise PellucidError(f"scores {tuple(scores.shape)} and mass {tuple(mass.shape)} must both be (N,)")
@@ -155,7 +166,11 @@ def rank_bins(scores: Tensor, mass: Tensor) -> Bins:
 
 
 def rank_scale(values: Tensor) -> float:
-    """99.5th percentile of the finite |values| by rank: the smallest that at least 99.5 % of them do not exceed."""
+    """99.5th percentile of the finite |values| by rank: the smallest that at least 99.5 % of them do not exceed.
+
+    >>> rank_scale(torch.arange(1000.0))
+    994.0
+    """
     sizes = values[values.isfinite()].abs()
     if not len(sizes):
         return 0.0

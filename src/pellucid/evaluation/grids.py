@@ -86,10 +86,10 @@ class GridSet:
         count = self.grid[0] * self.grid[1]
         labels = [cell.label for cell in row]
         if len(row) != count or len({cell.path for cell in row}) != count:
-            raise GridSetError(f"grid {index} has {[cell.path for cell in row]}; wanted {count} different images")
+            raise GridSetError(f"grid {index} has {[cell.path for cell in row]}; expected {count} different images")
         if len(set(labels)) != count - self.same_class or (self.same_class and labels[-1] != labels[0]):
-            wanted = "only the last is that of the first" if self.same_class else "all differ"
-            raise GridSetError(f"grid {index} has classes {labels}; wanted classes of which {wanted}")
+            rule = "only the last is that of the first" if self.same_class else "all differ"
+            raise GridSetError(f"grid {index} has classes {labels}; expected classes of which {rule}")
 
 
 def candidate_pool(
@@ -102,6 +102,12 @@ def candidate_pool(
         labels: N true class indices.
         logits: (N, K) of the model.
         threshold: 0.99 in Rao et al., CVPR 2022.
+
+    Raises:
+        GridSetError: the numbers of files, labels and logits differ, or logits are not finite.
+
+    >>> candidate_pool(["a.png", "b.png"], [0, 1], torch.tensor([[9.0, 0.0], [2.0, 0.0]]))
+    (Candidate(label=0, path='a.png', confidence=0.999...),)
     """
     if logits.ndim != 2 or not len(paths) == len(labels) == len(logits):
         raise GridSetError(f"{len(paths)} files, {len(labels)} labels and logits {tuple(logits.shape)} do not fit")
@@ -117,7 +123,12 @@ def candidate_pool(
 
 
 def common_pool(pools: Sequence[Sequence[Candidate]]) -> tuple[Candidate, ...]:
-    """The images in the pool of every model, each with its least confidence: for paired comparison of models."""
+    """The images in the pool of every model, each with its least confidence: for paired comparison of models.
+
+    >>> one, other = [Candidate(0, "a.png", 0.99)], [Candidate(0, "a.png", 0.97), Candidate(1, "b.png")]
+    >>> common_pool([one, other])
+    (Candidate(label=0, path='a.png', confidence=0.97),)
+    """
     if not pools:
         raise GridSetError("no pools to intersect; give one per model")
     tables = [_by_path(pool) for pool in pools]
@@ -145,6 +156,11 @@ def distinct_grids(
 
     Raises:
         GridSetError: too few classes or images; the message says how many of what are missing.
+
+    >>> pool = [Candidate(label, f"{label}.png") for label in range(8)]
+    >>> grids = distinct_grids(pool, n=2, grids=2)
+    >>> len(grids), grids.evaluated_cells, grids.labels.shape
+    (2, (0, 1, 2, 3), torch.Size([2, 4]))
     """
     shape, rng = grid_shape(n), random.Random(seed)
     count = shape[0] * shape[1]
@@ -171,6 +187,11 @@ def same_class_grids(
         pool, n, grids, seed, options: as in `distinct_grids`, and so the errors.
         reuse: let images of the other cells recur in other grids (the rule for CIFAR-10); otherwise every image
             is used at most once in the whole set.
+
+    >>> pool = [Candidate(label, f"{label}-{number}.png") for label in range(3) for number in range(2)]
+    >>> labels = same_class_grids(pool, n=2, grids=1).labels[0].tolist()
+    >>> labels[0] == labels[3], len(set(labels))
+    (True, 3)
     """
     shape, rng = grid_shape(n), random.Random(seed)
     count = shape[0] * shape[1]
@@ -255,12 +276,14 @@ def _draw_same_class(
 def _draw_corners(unused: _Pool, grids: int, rng: random.Random) -> list[tuple[Candidate, Candidate]]:
     pairs = sum(len(images) // 2 for images in unused.values())
     if pairs < grids:
-        found = f"the pool has {pairs}: {grids - pairs} pairs are missing"
-        raise GridSetError(f"{grids} grids with a same-class pair need {grids} pairs of images of one class; {found}")
+        shortage = f"the pool has {pairs}: {grids - pairs} pairs are missing"
+        raise GridSetError(
+            f"{grids} grids with a same-class pair need {grids} pairs of images of one class; {shortage}"
+        )
     corners = []
     for _ in range(grids):
-        images = unused[rng.choice(sorted(label for label, own in unused.items() if len(own) >= 2))]
-        corners.append((images.pop(), images.pop()))
+        drawn = unused[rng.choice(sorted(label for label, images in unused.items() if len(images) >= 2))]
+        corners.append((drawn.pop(), drawn.pop()))
     return corners
 
 

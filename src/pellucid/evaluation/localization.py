@@ -48,16 +48,20 @@ class Localization:
 
     def target_scores(self, cells: Sequence[int] | Tensor) -> Tensor:
         """(N,) the score of map i in its own cell `cells[i]`, as in GridPG, where every map has another target."""
-        own = [int(cell) for cell in cells]
-        _cell_index(own, self.grid)
-        if len(own) != len(self.mass):
-            raise PellucidError(f"{len(own)} cells were given for {len(self.mass)} maps; give one cell per map")
-        return self.shares.gather(1, torch.tensor(own, device=self.mass.device)[:, None])[:, 0]
+        indices = [int(cell) for cell in cells]
+        _cell_index(indices, self.grid)
+        if len(indices) != len(self.mass):
+            raise PellucidError(f"{len(indices)} cells were given for {len(self.mass)} maps; give one cell per map")
+        return self.shares.gather(1, torch.tensor(indices, device=self.mass.device)[:, None])[:, 0]
 
     def mirror_share(self, cell: int, partner: int) -> Tensor:
         """Share of the positive mass outside `cell` that lies in the other cell of the same class.
 
         High: the method answers to the class wherever it is. At chance, 1 / (cells - 1): what leaves the cell is noise.
+
+        Args:
+            cell: the cell that is explained.
+            partner: the other cell of its class.
 
         Returns:
             (N,) in [0, 1]; NaN where nothing lies outside the cell, and for non-finite maps.
@@ -92,12 +96,20 @@ def localization_score(
 
     Raises:
         PellucidError: the grid does not divide the maps or the image, or has no such cell.
+
+    >>> values = torch.tensor([[[3.0, 1.0], [-2.0, 0.0]]])  # one map of 2 x 2 pixels, one for each cell
+    >>> localization_score(values, n=2, cell=0)
+    tensor([0.7500], dtype=torch.float64)
     """
     return localize(values, n, size).score(cell)
 
 
 def localize(values: Tensor, n: Grid = 2, size: tuple[int, int] | None = None) -> Localization:
-    """Measure the positive mass of maps in all cells at once; arguments as in `localization_score`.
+    """Measure the positive mass of maps in all cells at once; arguments and errors as in `localization_score`.
+
+    >>> result = localize(torch.tensor([[[3.0, 1.0], [-2.0, 0.0]]]), n=2)
+    >>> result.shares
+    tensor([[0.7500, 0.2500, 0.0000, 0.0000]], dtype=torch.float64)
 
     Maps without negative values are never up-sampled: their mass is r^T A c, with r and c the column sums of the
     one-dimensional interpolation matrices over the rows and columns of a cell. Others are up-sampled a few at a time.
@@ -119,9 +131,9 @@ def localize(values: Tensor, n: Grid = 2, size: tuple[int, int] | None = None) -
         mass[rows] = separable(maps[rows])
     for rows in row_batches(torch.nonzero(finite & ~positive)[:, 0], size):
         large = upsample(maps[rows], size).clamp_(min=0)
-        found = large.view(len(rows), grid[0], size[0] // grid[0], grid[1], -1).sum((2, 4)).flatten(1)
+        in_cells = large.view(len(rows), grid[0], size[0] // grid[0], grid[1], -1).sum((2, 4)).flatten(1)
         whole = separable(maps[rows].abs()).sum(1, keepdim=True)
-        mass[rows] = torch.where(found.sum(1, keepdim=True) <= NEGLIGIBLE * whole, 0.0, found)
+        mass[rows] = torch.where(in_cells.sum(1, keepdim=True) <= NEGLIGIBLE * whole, 0.0, in_cells)
     return Localization(mass, grid)
 
 
@@ -144,15 +156,18 @@ def attainable_score(
 
     Returns:
         In (0, 1].
+
+    >>> attainable_score((14, 14), n=2, cell=0, size=(448, 448))  # (1 - 1 / 56) squared
+    0.964...
     """
     kept = 1.0
-    parts, places = cell_slices(cell, n, map_size), divmod(cell, grid_shape(n)[1])
-    for part, place, cells, source, target in zip(
-        parts, places, grid_shape(n), map_size, size or map_size, strict=True
+    parts, positions = cell_slices(cell, n, map_size), divmod(cell, grid_shape(n)[1])
+    for part, position, cells, source, target in zip(
+        parts, positions, grid_shape(n), map_size, size or map_size, strict=True
     ):
         uniform = torch.zeros(1, 1, source, dtype=torch.float64)
         uniform[:, :, part] = 1
-        kept *= float(localization_score(smooth(uniform, kernel_size), (1, cells), place, (1, target)))
+        kept *= float(localization_score(smooth(uniform, kernel_size), (1, cells), position, (1, target)))
     return kept
 
 
@@ -171,7 +186,14 @@ def row_batches(rows: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
 
 
 def interpolation_matrix(source: int, target: int) -> Tensor:
-    """The matrix (target, source) float64 of linear interpolation along one axis, align_corners=False."""
+    """The matrix (target, source) float64 of linear interpolation along one axis, align_corners=False.
+
+    >>> interpolation_matrix(2, 4)
+    tensor([[1.0000, 0.0000],
+            [0.7500, 0.2500],
+            [0.2500, 0.7500],
+            [0.0000, 1.0000]], dtype=torch.float64)
+    """
     unit = torch.eye(source, dtype=torch.float64)
     return F.interpolate(unit[None], size=target, mode="linear", align_corners=False)[0].T.contiguous()
 
@@ -187,14 +209,18 @@ def as_maps(values: Tensor) -> Tensor:
         maps = maps[:, 0]
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise PellucidError(
-            f"maps of shape {tuple(values.shape)} were given; wanted (N, 1, h, w) or (N, h, w): "
+            f"maps of shape {tuple(values.shape)} were given; expected (N, 1, h, w) or (N, h, w): "
             "sum over channels first, and join targets with images by values.flatten(0, 1)"
         )
     return maps if maps.is_floating_point() else maps.float()
 
 
 def grid_shape(n: Grid) -> tuple[int, int]:
-    """(rows, columns) of a grid given as n or as (rows, columns)."""
+    """(rows, columns) of a grid given as n or as (rows, columns).
+
+    >>> grid_shape(2), grid_shape((2, 3))
+    ((2, 2), (2, 3))
+    """
     rows, columns = (n, n) if isinstance(n, int) else n
     if rows < 1 or columns < 1:
         raise PellucidError(f"a grid of {rows} x {columns} cells was asked for; it needs at least one row and column")
@@ -202,7 +228,19 @@ def grid_shape(n: Grid) -> tuple[int, int]:
 
 
 def cell_slices(cell: int, n: Grid, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a cell in an image or map of `size` (H, W)."""
+    """Rows and columns of a cell in an image or map of `size` (H, W).
+
+    Args:
+        cell: number of the cell, row by row.
+        n: n for n x n cells, or (rows, columns).
+        size: (H, W), divided by the grid.
+
+    Raises:
+        PellucidError: no such cell, or the grid does not divide the size.
+
+    >>> cell_slices(3, 2, (8, 8))
+    (slice(4, 8, None), slice(4, 8, None))
+    """
     grid = grid_shape(n)
     _cell_index(cell, grid)
     _check_divides(grid, size, "grid")
@@ -212,17 +250,28 @@ def cell_slices(cell: int, n: Grid, size: tuple[int, int]) -> tuple[slice, slice
 
 
 def join_cells(cells: Tensor, n: Grid = 2) -> Tensor:
-    """Lay cells out row by row: (N, rows * columns, C, h, w) -> grid images (N, C, rows * h, columns * w)."""
+    """Lay cells out row by row: (N, rows * columns, C, h, w) -> grid images (N, C, rows * h, columns * w).
+
+    >>> join_cells(torch.arange(4.0).view(1, 4, 1, 1, 1), n=2)[0, 0]
+    tensor([[0., 1.],
+            [2., 3.]])
+    """
     rows, columns = grid_shape(n)
     if cells.ndim != 5 or cells.shape[1] != rows * columns:
-        raise PellucidError(f"cells {tuple(cells.shape)}; wanted (N, {rows * columns}, C, h, w) for {rows} x {columns}")
+        raise PellucidError(
+            f"cells {tuple(cells.shape)}; expected (N, {rows * columns}, C, h, w) for {rows} x {columns}"
+        )
     count, _, channels, height, width = cells.shape
     laid = cells.reshape(count, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     return laid.reshape(count, channels, rows * height, columns * width)
 
 
 def split_cells(images: Tensor, n: Grid = 2) -> Tensor:
-    """Cut grid images or maps into their cells: (N, C, rows * h, columns * w) -> (N, rows * columns, C, h, w)."""
+    """Cut grid images or maps into their cells: (N, C, rows * h, columns * w) -> (N, rows * columns, C, h, w).
+
+    >>> split_cells(torch.arange(4.0).view(1, 1, 2, 2), n=2).flatten()
+    tensor([0., 1., 2., 3.])
+    """
     rows, columns = grid_shape(n)
     if images.ndim != 4 or images.shape[2] % rows or images.shape[3] % columns:
         raise PellucidError(f"images {tuple(images.shape)} are not (N, C, H, W) divided by {rows} x {columns} cells")
@@ -237,13 +286,13 @@ def _cell_sums(source: int, target: int, cells: int) -> Tensor:
 
 
 def _cell_index(cell: int | Sequence[int], grid: tuple[int, int]) -> int | list[int]:
-    wanted = [cell] if isinstance(cell, int) else list(cell)
-    wrong = [index for index in wanted if not 0 <= index < grid[0] * grid[1]]
+    cells = [cell] if isinstance(cell, int) else list(cell)
+    wrong = [index for index in cells if not 0 <= index < grid[0] * grid[1]]
     if wrong:
         raise PellucidError(
             f"cell {wrong[0]} is not in a grid of {grid[0]} x {grid[1]}; its cells are 0 to {grid[0] * grid[1] - 1}"
         )
-    return cell if isinstance(cell, int) else wanted
+    return cell if isinstance(cell, int) else cells
 
 
 def _check_divides(grid: tuple[int, int], size: Sequence[int], what: str) -> None:

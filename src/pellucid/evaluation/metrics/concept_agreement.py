@@ -65,8 +65,8 @@ def _compare_with_regions(cavs: list[CAV], maps: Tensor, masks: Tensor) -> list[
     results = []
     for index, cav in enumerate(cavs):
         scores, chance = (
-            torch.where(known, soft_iou(own, masks).cpu(), torch.nan)
-            for own in (maps[:, index], torch.ones_like(maps[:, index]))
+            torch.where(known, soft_iou(concept_maps, masks).cpu(), torch.nan)
+            for concept_maps in (maps[:, index], torch.ones_like(maps[:, index]))
         )
         results.append(MetricScores(f"soft IoU of {cav.name}", scores, chance))
     return results

@@ -1,7 +1,7 @@
 """Controls: maps that know nothing, or everything.
 
-A control map is made from what the layer sees, images or activations (N, C, h, w), and is (N, 1, h, w) >= 0. A score
-that a control reaches too is no merit of a method.
+A control map is made from what the layer sees, images or activations (N, C, h, w), and is (N, 1, h, w) >= 0. A method
+has no merit where a control scores as well.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,21 @@ CONTROLS = ("Uniform", "Random", "SobelEdges", "InputMagnitude", "OracleMask")
 
 
 def uniform_map(inputs: Tensor) -> Tensor:
-    """The same value everywhere: (N, C, h, w) -> (N, 1, h, w) of ones. Its localization score is 1 / cells."""
+    """The same value everywhere: (N, C, h, w) -> (N, 1, h, w) of ones. Its localization score is 1 / cells.
+
+    >>> uniform_map(torch.zeros(1, 3, 1, 2))
+    tensor([[[[1., 1.]]]])
+    """
     return torch.ones_like(inputs[:, :1])
 
 
 def random_map(inputs: Tensor, *, seed: int = 0) -> Tensor:
-    """Uniform noise in [0, 1): (N, C, h, w) -> (N, 1, h, w). Map i has the noise of seed + i, whatever the batch."""
+    """Uniform noise in [0, 1): (N, C, h, w) -> (N, 1, h, w). Map i has the noise of seed + i, whatever the batch.
+
+    >>> inputs = torch.zeros(2, 3, 4, 4)
+    >>> torch.equal(random_map(inputs)[1:], random_map(inputs[1:], seed=1))
+    True
+    """
     maps = torch.empty(len(inputs), 1, *inputs.shape[2:])
     for index, values in enumerate(maps):
         values.uniform_(generator=torch.Generator().manual_seed(seed + index))
@@ -35,6 +44,9 @@ def sobel_edges(inputs: Tensor) -> Tensor:
     """Strength of the edges: length of the Sobel gradient, summed over channels; (N, C, h, w) -> (N, 1, h, w).
 
     Borders are replicated. On a grid image the seams between cells are edges too, of every cell alike.
+
+    >>> sobel_edges(torch.tensor([[[[0.0, 0.0, 1.0]]]]))
+    tensor([[[[0., 4., 4.]]]])
     """
     kernel = inputs.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     channels = inputs.reshape(-1, 1, *inputs.shape[2:])
@@ -44,12 +56,21 @@ def sobel_edges(inputs: Tensor) -> Tensor:
 
 
 def input_magnitude(inputs: Tensor) -> Tensor:
-    """|input| summed over channels: (N, C, h, w) -> (N, 1, h, w)."""
+    """|input| summed over channels: (N, C, h, w) -> (N, 1, h, w).
+
+    >>> input_magnitude(torch.tensor([[[[-1.0]], [[2.0]]]]))
+    tensor([[[[3.]]]])
+    """
     return inputs.abs().sum(1, keepdim=True)
 
 
 def oracle_mask(inputs: Tensor, n: Grid = 2, cell: int = 0) -> Tensor:
-    """One in the cell and zero elsewhere: (N, C, h, w) -> (N, 1, h, w). It scores what can be attained at the layer."""
+    """One in the cell and zero elsewhere: (N, C, h, w) -> (N, 1, h, w). It scores what can be attained at the layer.
+
+    >>> oracle_mask(torch.zeros(1, 3, 2, 2), n=2, cell=3)[0, 0]
+    tensor([[0., 0.],
+            [0., 1.]])
+    """
     rows, columns = cell_slices(cell, n, (inputs.shape[2], inputs.shape[3]))
     mask = torch.zeros_like(inputs[:, :1])
     mask[:, :, rows, columns] = 1
@@ -68,6 +89,9 @@ class ControlMap(Method):
         grid: (rows, columns).
         cells: the cell of each target, for the oracle.
         seed: of the noise; grid i of a run has that of seed + i.
+
+    >>> ControlMap(control="Random", seed=3).options()
+    {'seed': 3}
     """
 
     control: str

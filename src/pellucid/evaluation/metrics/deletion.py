@@ -76,6 +76,14 @@ class Deletion:
         random_orders: how many random orders are averaged; each costs as much as the map.
         seed: of the random orders, of ties and of imputation's noise; image n has those of seed + n.
         max_batch: most images per call of the classifier.
+
+    >>> def logits(images):  # class 0 is as likely as the image is bright
+    ...     brightness = images.sum((1, 2, 3))
+    ...     return torch.stack([brightness, -brightness], dim=1)
+    >>> images, maps = torch.rand(1, 1, 4, 4), torch.rand(1, 4, 4)
+    >>> curves = Deletion(baseline="zero", steps=4).curves(logits, images, images[:, 0], torch.tensor([0]))
+    >>> curves.scores.shape, bool(curves.gain > 0)
+    (torch.Size([1, 5]), True)
     """
 
     baseline: Baseline | Tensor | NoisyLinear = "blur"
@@ -214,6 +222,16 @@ def baseline_images(images: Tensor, baseline: Baseline | Tensor) -> Tensor:
 
     "zero" is 0 in the input space, for normalized images the mean color of the training set; "mean" each image's
     own mean color; "blur" a Gaussian with a window of about a quarter of the shorter side (sigma a quarter of that).
+
+    Args:
+        images: (N, C, H, W).
+        baseline: by name, or images (N, C, H, W) or (1, C, H, W).
+
+    Raises:
+        PellucidError: no such baseline, or images that do not fit.
+
+    >>> baseline_images(torch.tensor([[[[1.0, 3.0]]]]), "mean")
+    tensor([[[[2., 2.]]]])
     """
     if isinstance(baseline, Tensor):
         if baseline.ndim != 4 or baseline.shape[1:] != images.shape[1:] or len(baseline) not in (1, len(images)):

@@ -21,6 +21,10 @@ class NoisyLinear:
 
     Attributes:
         noise: standard deviation of the Gaussian noise that is added to imputed pixels, in the unit of the images.
+
+    >>> image, removed = torch.tensor([[[1.0, 9.0, 3.0]]]), torch.tensor([[[False, True, False]]])
+    >>> NoisyLinear(noise=0)(image, removed)
+    tensor([[[[1., 2., 3.]]]])
     """
 
     noise: float = 0.01
@@ -61,19 +65,23 @@ def impute_linearly(image: Tensor, removed: Tensor) -> Tensor:
 
     Raises:
         PellucidError: the mask is not one of the image's pixels.
+
+    >>> image, removed = torch.tensor([[[1.0, 9.0, 3.0]]]), torch.tensor([[False, True, False]])
+    >>> impute_linearly(image, removed)
+    tensor([[[1., 2., 3.]]])
     """
     if image.ndim != 3 or removed.shape != image.shape[1:] or removed.dtype != torch.bool:
         raise PellucidError(
             f"image {tuple(image.shape)} and mask {tuple(removed.shape)} {removed.dtype}: "
-            "wanted (C, H, W) and a mask (H, W) of torch.bool"
+            "expected (C, H, W) and a mask (H, W) of torch.bool"
         )
     if not bool(removed.any()):
         return image.clone()
     if bool(removed.all()):
         return image.mean((1, 2), keepdim=True).expand_as(image).clone()
     filled = image.clone()
-    found = _solve(image.detach().cpu().double().numpy(), removed.cpu().numpy())
-    filled[:, removed] = torch.from_numpy(found.T).to(image)
+    solution = _solve(image.detach().cpu().double().numpy(), removed.cpu().numpy())
+    filled[:, removed] = torch.from_numpy(solution.T).to(image)
     return filled
 
 
@@ -90,12 +98,12 @@ def _solve(image: NDArray[np.float64], removed: NDArray[np.bool_]) -> NDArray[np
     for down, across in product((-1, 0, 1), repeat=2):
         y, x = rows + down, columns + across
         inside = ((down, across) != (0, 0)) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        own, y, x = np.nonzero(inside)[0], y[inside], x[inside]
+        center, y, x = np.nonzero(inside)[0], y[inside], x[inside]
         weight = _DIAGONAL if down and across else _STRAIGHT
         missing = removed[y, x]
-        weights[own] += weight
-        known[own[~missing]] += weight * image[:, y[~missing], x[~missing]].T
-        pairs = (own[missing], number[y[missing], x[missing]])
+        weights[center] += weight
+        known[center[~missing]] += weight * image[:, y[~missing], x[~missing]].T
+        pairs = (center[missing], number[y[missing], x[missing]])
         links += coo_array((np.full(len(pairs[0]), weight), pairs), shape=(count, count)).tocsc()
     system = csc_array(diags_array(weights) - links)
     # The matrix is symmetric and diagonally dominant, so it needs no pivots and an ordering of its own pattern.

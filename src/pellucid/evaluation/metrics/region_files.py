@@ -81,7 +81,7 @@ def read_regions(source: str | Path) -> RegionFiles:
             set names its files, edges in pixels of the image; or a folder of masks that is laid out like the data set.
 
     Raises:
-        PellucidError: neither, or a row that is no box.
+        PellucidError: neither, or a row that is not a box.
     """
     path = Path(source)
     if path.is_dir():
@@ -102,7 +102,7 @@ def read_regions(source: str | Path) -> RegionFiles:
         boxes.setdefault(name, []).append((left, top, right, bottom))
     if not boxes:
         raise PellucidError(f"{path} has no boxes; expected the columns {', '.join(_COLUMNS)}")
-    return RegionFiles({name: tuple(own) for name, own in boxes.items()})
+    return RegionFiles({name: tuple(of_file) for name, of_file in boxes.items()})
 
 
 def _geometry(classifier: Classifier, path: Path) -> Geometry:

@@ -89,10 +89,15 @@ def pointing_game(values: Tensor, masks: Tensor, *, tolerance: float = 15) -> Re
         tolerance: Euclidean distance in pixels of the mask.
 
     Returns:
-        Scores 1 for a hit and 0 for a miss; where several pixels share the largest value, the share of them that hit.
+        `RegionScores` (N,): 1 for a hit and 0 for a miss; where several pixels share the largest value, the share of
+        them that hit.
 
     Raises:
         PellucidError: maps and masks do not fit, or a region is empty.
+
+    >>> masks = torch.tensor([[[True, False], [False, False]]])
+    >>> pointing_game(torch.tensor([[[3.0, 1.0], [0.0, 0.0]]]), masks, tolerance=0).scores
+    tensor([1.], dtype=torch.float64)
     """
     near = _dilated(_checked(values, masks), tolerance)
 
@@ -107,6 +112,11 @@ def relevance_mass_accuracy(values: Tensor, masks: Tensor) -> RegionScores:
     """Share of the positive evidence that lies in the region; 0 for a map without positive evidence.
 
     Source: Arras, Osman, Samek, CLEVR-XAI, Information Fusion 2022. Arguments and errors as in `pointing_game`.
+
+    >>> masks = torch.tensor([[[True, False], [False, False]]])
+    >>> result = relevance_mass_accuracy(torch.tensor([[[3.0, 1.0], [0.0, -2.0]]]), masks)
+    >>> result.scores, result.chance
+    (tensor([0.7500], dtype=torch.float64), tensor([0.2500], dtype=torch.float64))
     """
 
     def inside(maps: Tensor, region: Tensor) -> Tensor:
@@ -126,6 +136,15 @@ def energy_pointing_game(values: Tensor, boxes: Sequence[Sequence[BoundingBox]],
         values: (N, 1, h, w) or (N, h, w), signed.
         boxes: for every image its boxes (left, top, right, bottom), in pixels of `size`.
         size: (H, W) of the image.
+
+    Returns:
+        `RegionScores` (N,).
+
+    Raises:
+        PellucidError: maps and boxes do not fit, or a box holds no pixel.
+
+    >>> energy_pointing_game(torch.ones(1, 4, 4), [[(0, 0, 4, 2)]], (4, 4)).scores
+    tensor([0.5000], dtype=torch.float64)
     """
     return relevance_mass_accuracy(values, box_masks(boxes, size))
 
@@ -135,6 +154,10 @@ def relevance_rank_accuracy(values: Tensor, masks: Tensor) -> RegionScores:
 
     Values that tie for the last ranks count in proportion, so that a flat map scores the area's share. Source: Arras,
     Osman, Samek, CLEVR-XAI, Information Fusion 2022. Arguments and errors as in `pointing_game`.
+
+    >>> masks = torch.tensor([[[True, True], [False, False]]])
+    >>> relevance_rank_accuracy(torch.tensor([[[3.0, 1.0], [2.0, 0.0]]]), masks).scores
+    tensor([0.5000], dtype=torch.float64)
     """
 
     def ranked(maps: Tensor, region: Tensor) -> Tensor:
@@ -149,20 +172,28 @@ def relevance_rank_accuracy(values: Tensor, masks: Tensor) -> RegionScores:
 
 
 def box_masks(boxes: Sequence[Sequence[BoundingBox]], size: tuple[int, int]) -> Tensor:
-    """Masks (N, H, W) of the pixels whose centre lies in one of an image's boxes (left, top, right, bottom).
+    """Masks (N, H, W) of the pixels whose center lies in one of an image's boxes (left, top, right, bottom).
+
+    Args:
+        boxes: for every image its boxes, edges in pixels.
+        size: (H, W) of the images.
 
     Raises:
-        PellucidError: a box that is empty or holds no pixel centre of the image.
+        PellucidError: a box that is empty or holds no pixel center of the image.
+
+    >>> box_masks([[(1, 0, 2, 2)]], (2, 3)).int()
+    tensor([[[0, 1, 0],
+             [0, 1, 0]]], dtype=torch.int32)
     """
     masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
     down, across = torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5
-    for index, own in enumerate(boxes):
-        for left, top, right, bottom in own:
+    for index, boxes_of_image in enumerate(boxes):
+        for left, top, right, bottom in boxes_of_image:
             inside = ((top <= down) & (down < bottom))[:, None] & (left <= across) & (across < right)
             if not bool(inside.any()):
                 raise PellucidError(
                     f"box {(left, top, right, bottom)} of image {index} holds no pixel of {size[0]} x {size[1]}; "
-                    "wanted (left, top, right, bottom) in pixels"
+                    "expected (left, top, right, bottom) in pixels"
                 )
             masks[index] |= inside
     return masks

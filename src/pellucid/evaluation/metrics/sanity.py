@@ -139,7 +139,7 @@ class TargetSensitivity:
 
 
 def cascade_steps(layers: int, steps: int) -> tuple[int, ...]:
-    """How many of so many layers are random after each of the steps of a cascade; the last has all of them.
+    """How many of `layers` are random after each of `steps` of a cascade; the last step has all of them.
 
     >>> cascade_steps(10, 4)
     (2, 5, 8, 10)
@@ -162,6 +162,10 @@ def map_similarity(first: Tensor, second: Tensor) -> MapSimilarity:
 
     Raises:
         PellucidError: the shapes differ.
+
+    >>> maps = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0))
+    >>> map_similarity(maps, 2 * maps + 1).spearman, map_similarity(maps, -maps).spearman
+    (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64))
     """
     a, b = as_maps(first).double(), as_maps(second).double()
     if a.shape != b.shape:

@@ -24,7 +24,7 @@ def check_divides(grid: tuple[int, int], maps: Tensor, layer: str) -> None:
         )
 
 
-def blocks(maps: Any, grid: tuple[int, int], cells: Sequence[int]) -> Any:
+def cut_blocks(maps: Any, grid: tuple[int, int], cells: Sequence[int]) -> Any:
     """Cut the blocks of some cells out of maps, or out of an fx.Proxy of maps.
 
     Args:
@@ -36,17 +36,17 @@ def blocks(maps: Any, grid: tuple[int, int], cells: Sequence[int]) -> Any:
         (N * len(cells), C, h, w), the blocks of one map after the other.
     """
     rows, columns = zip(*(divmod(cell, grid[1]) for cell in cells), strict=True)
-    return _cut(maps, grid)[:, list(rows), list(columns)].flatten(0, 1).contiguous()
+    return _view_as_blocks(maps, grid)[:, list(rows), list(columns)].flatten(0, 1).contiguous()
 
 
 def select_blocks(maps: Tensor, grid: tuple[int, int], pairs: tuple[Tensor, Tensor]) -> Tensor:
     """The blocks (M, C, h, w) of M pairs of a map and a cell, given as maps (M,) and cells (M,)."""
     rows, cells = pairs
-    chosen: Tensor = _cut(maps, grid)[rows, cells // grid[1], cells % grid[1]]
-    return chosen.contiguous()
+    selected: Tensor = _view_as_blocks(maps, grid)[rows, cells // grid[1], cells % grid[1]]
+    return selected.contiguous()
 
 
-def _cut(maps: Any, grid: tuple[int, int]) -> Any:
+def _view_as_blocks(maps: Any, grid: tuple[int, int]) -> Any:
     """(N, C, rows * h, columns * w) -> (N, rows, columns, C, h, w), not copied."""
     return maps.unflatten(2, (grid[0], -1)).unflatten(4, (grid[1], -1)).permute(0, 2, 4, 1, 3, 5)
 
@@ -59,6 +59,6 @@ def block_masks(grid: tuple[int, int], cells: Sequence[int], height: int, width:
     return masks
 
 
-def windows(maps: Any, height: Any, width: Any) -> Any:
+def slide_windows(maps: Any, height: Any, width: Any) -> Any:
     """All windows of maps (N, C, H, W), or of an fx.Proxy of maps, with stride 1: (N * L, C, height, width)."""
     return maps.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).contiguous()

@@ -12,7 +12,7 @@ class Composition:
     def __init__(self) -> None:
         self._graph = fx.Graph()
         self._tracer = fx.proxy.GraphAppendingTracer(self._graph)
-        self._held: dict[str, Any] = {}
+        self._modules: dict[str, Any] = {}
 
     def inputs_of(self, part: fx.GraphModule) -> list[fx.Proxy]:
         """New inputs named like those of a part."""
@@ -25,14 +25,14 @@ class Composition:
     def run(self, part: fx.GraphModule, *inputs: Any) -> Any:
         """The only output of a part; its operations are copied and keep their names."""
         placeholders = [node for node in part.graph.nodes if node.op == "placeholder"]
-        copies = {node: given.node for node, given in zip(placeholders, inputs, strict=True)}
+        copies = {node: value.node for node, value in zip(placeholders, inputs, strict=True)}
         output: Any = self._graph.graph_copy(part.graph, copies)
         for node in part.graph.nodes:
             if node.op in ("call_module", "get_attr"):
-                self._held[str(node.target)] = reduce(getattr, str(node.target).split("."), part)
+                self._modules[str(node.target)] = reduce(getattr, str(node.target).split("."), part)
         return fx.Proxy(output[0], self._tracer)
 
     def finish(self, output: Any) -> fx.GraphModule:
         """The module that computes `(output,)`."""
         self._graph.output((output.node,))
-        return fx.GraphModule(self._held, self._graph)
+        return fx.GraphModule(self._modules, self._graph)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pellucid.classifiers import Classifier
 from pellucid.evaluation.localization import Grid
-from pellucid.evaluation.settings.blocks import block_masks, blocks
+from pellucid.evaluation.settings.blocks import block_masks, cut_blocks
 from pellucid.evaluation.settings.check import check_whole_grid
 from pellucid.evaluation.settings.whole_grid import HeadFunction, WholeGridSetting
 
@@ -28,6 +28,12 @@ class DiPart(WholeGridSetting):
     Raises:
         ModelError: the setting is undefined for this classifier, or a self-test fails; the message says why.
         LayerError: the grid does not divide the last map.
+
+    >>> import pellucid as pl, torch
+    >>> pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), *pooled)
+    >>> DiPart(pl.Classifier(network.eval(), input_size=8), n=2).logits(torch.randn(1, 3, 16, 16)).shape
+    torch.Size([1, 4, 2])
     """
 
     def __init__(
@@ -47,4 +53,4 @@ class DiPart(WholeGridSetting):
         return block_masks(self.grid, self.head_numbers, height, width)
 
     def _read(self, maps: Any, head: HeadFunction) -> Any:
-        return head(blocks(maps, self.grid, self.head_numbers)).unflatten(0, (-1, self.heads))
+        return head(cut_blocks(maps, self.grid, self.head_numbers)).unflatten(0, (-1, self.heads))

@@ -138,14 +138,14 @@ class GridSetting(ABC):
         if key == self.head_numbers:
             return self
         if key not in self._restricted:
-            self._restricted[key] = self._varied(self.grid, key)
+            self._restricted[key] = self._copy_with(self.grid, key)
         return self._restricted[key]
 
     def on_one_cell(self) -> Self:
         """The same setting on a grid of one cell."""
-        return self._varied((1, 1), (0,))
+        return self._copy_with((1, 1), (0,))
 
-    def _varied(self, grid: tuple[int, int], heads: tuple[int, ...]) -> Self:
+    def _copy_with(self, grid: tuple[int, int], heads: tuple[int, ...]) -> Self:
         other = copy.copy(self)
         other.grid, other.head_numbers = grid, heads
         other._restricted, other._views = {}, {}

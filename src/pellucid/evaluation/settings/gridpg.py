@@ -9,7 +9,7 @@ from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation.localization import Grid
 from pellucid.evaluation.settings.check import check_whole_grid
 from pellucid.evaluation.settings.heads import (
-    logits_agree,
+    logits_match,
     mean_over_windows,
     probe_images,
     probe_maps,
@@ -44,6 +44,13 @@ class GridPG(WholeGridSetting):
     Raises:
         ModelError: the setting is undefined for this classifier, the order must be chosen, or a self-test fails; the
             message says why.
+
+    >>> import pellucid as pl
+    >>> pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), *pooled)
+    >>> setting = GridPG(pl.Classifier(network.eval(), input_size=8), n=2)
+    >>> setting.logits(torch.randn(1, 3, 16, 16)).shape, setting.order
+    (torch.Size([1, 1, 2]), 'pool_first')
     """
 
     names_heads = False
@@ -60,7 +67,7 @@ class GridPG(WholeGridSetting):
         super().__init__(classifier, n, cell_size, head)
         if order not in ("auto", "pool_first", "classify_first"):
             raise PellucidError(f"unknown order {order!r}: auto, pool_first or classify_first")
-        self.order: Order = self._chosen(order)
+        self.order: Order = self._choose_order(order)
         check_whole_grid(self)
 
     @property
@@ -72,18 +79,18 @@ class GridPG(WholeGridSetting):
         return self.order == "pool_first" or self.head.is_linear_average or not self.head.is_global
 
     def _read(self, maps: Any, head: HeadFunction) -> Any:
-        logits = self._pooled_first if self.order == "pool_first" else self._classified_first
+        logits = self._pool_first if self.order == "pool_first" else self._classify_first
         return logits(maps, head).unsqueeze(1)
 
-    def _pooled_first(self, maps: Any, head: HeadFunction) -> Any:
+    def _pool_first(self, maps: Any, head: HeadFunction) -> Any:
         return head(self.head.resize(maps))
 
-    def _classified_first(self, maps: Any, head: HeadFunction) -> Any:
+    def _classify_first(self, maps: Any, head: HeadFunction) -> Any:
         if self.head.is_global:
-            return mean_over_windows(lambda one: head(self.head.resize(one)), maps, 1, 1)
+            return mean_over_windows(lambda window: head(self.head.resize(window)), maps, 1, 1)
         return mean_over_windows(head, maps, maps.shape[2] // self.grid[0], maps.shape[3] // self.grid[1])
 
-    def _chosen(self, order: Order) -> Order:
+    def _choose_order(self, order: Order) -> Order:
         head, name = self.head, self.classifier.name
         if not head.is_global:
             if order == "pool_first":
@@ -112,5 +119,5 @@ class GridPG(WholeGridSetting):
             return False
         maps = probe_maps(self.head.view, probe_images(self.classifier, self.cell_size, 2))
         with torch.no_grad():
-            classified, pooled = self._classified_first(maps, self.head), self._pooled_first(maps, self.head)
-        return logits_agree(classified, pooled, self.precision.tolerance)
+            classified, pooled = self._classify_first(maps, self.head), self._pool_first(maps, self.head)
+        return logits_match(classified, pooled, self.precision.tolerance)

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from pellucid.classifiers import Classifier, LayerView
 from pellucid.errors import LayerError, ModelError
-from pellucid.evaluation.settings.blocks import windows
+from pellucid.evaluation.settings.blocks import slide_windows
 
 # Operations that belong to the head although their output may still be a map: they pool to a fixed size, or only move
 # values. Pooling with a stride belongs to the spatial part.
@@ -101,10 +101,10 @@ def find_head(classifier: Classifier, cell_size: tuple[int, int], layer: str | N
     with torch.no_grad():
         logits = view.logits(maps)
         tolerance = classifier.precision.tolerance
-        is_global = logits_agree(view.logits(shuffled), logits, tolerance)
-        averages = is_global and logits_agree(view.logits(averaged), logits, tolerance)
+        is_global = logits_match(view.logits(shuffled), logits, tolerance)
+        averages = is_global and logits_match(view.logits(averaged), logits, tolerance)
         larger = _logits_or_none(view, doubled)
-    takes_any_size = larger is not None and (not is_global or logits_agree(larger, logits, tolerance))
+    takes_any_size = larger is not None and (not is_global or logits_match(larger, logits, tolerance))
     return Head(view, (height, width), is_global, averages, takes_any_size)
 
 
@@ -159,9 +159,9 @@ def probe_maps(view: LayerView, images: Tensor) -> Tensor:
     return maps + scale * torch.randn(maps.shape, generator=torch.Generator().manual_seed(1)).to(maps)
 
 
-def logits_agree(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
-    """Whether logits (2, K) are those wanted, to `tolerance` of how far those of the two maps are apart."""
-    return float((found - wanted).abs().max()) <= tolerance * float((wanted[0] - wanted[1]).abs().max())
+def logits_match(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether logits (2, K) are the expected ones, to `tolerance` of how far those of the two maps are apart."""
+    return float((logits - expected).abs().max()) <= tolerance * float((expected[0] - expected[1]).abs().max())
 
 
 def mean_over_windows(head: Callable[[Any], Any], maps: Any, height: Any, width: Any) -> Any:
@@ -171,9 +171,9 @@ def mean_over_windows(head: Callable[[Any], Any], maps: Any, height: Any, width:
     read as a convolution and the others as 1 x 1 convolutions, averaged over positions.
     """
     if isinstance(maps, fx.Proxy):
-        return head(windows(maps, height, width)).unflatten(0, (maps.size(0), -1)).mean(1)
+        return head(slide_windows(maps, height, width)).unflatten(0, (maps.size(0), -1)).mean(1)
     # One row of windows at a time: all of them together are many times the map.
     count = (maps.shape[2] - height + 1) * (maps.shape[3] - width + 1)
     rows = (maps[:, :, top : top + height] for top in range(maps.shape[2] - height + 1))
-    sums = (head(windows(row, height, width)).unflatten(0, (len(maps), -1)).sum(1) for row in rows)
+    sums = (head(slide_windows(row, height, width)).unflatten(0, (len(maps), -1)).sum(1) for row in rows)
     return reduce(torch.add, sums) / count

@@ -91,12 +91,12 @@ class _WholeGridView(GridSettingView):
         return self.base.suffix_inputs(activation, side_inputs)
 
     def _compose(self) -> fx.GraphModule:
-        made, last = Composition(), self.classifier.head
+        composition, last = Composition(), self.classifier.head
         operations = self._to_map.operations
-        native = made.run(operations, *made.inputs_of(operations))
+        native = composition.run(operations, *composition.inputs_of(operations))
         maps, _ = last.view.layout.fold(native, 0, 0)
 
         def head(blocks: Any) -> Any:
-            return made.run(last.operations, last.view.layout.unfold(blocks, None))
+            return composition.run(last.operations, last.view.layout.unfold(blocks, None))
 
-        return made.finish(self.classifier._read(maps, head))
+        return composition.finish(self.classifier._read(maps, head))

@@ -77,11 +77,11 @@ def evaluate(
     backend: BackendName = "local",
     on_progress: Callable[[SweepProgress], object] | None = None,
 ) -> Run:
-    """Evaluate attribution methods over a data set, or go on with a run that was interrupted.
+    """Evaluate attribution methods over a data set, or resume a run that was interrupted.
 
     The images that the models are sure of make the grids of every setting. Each shard, a few grids of a setting at a
     layer, is explained with every method, scored beside the controls, and written before the next. A run that was
-    killed goes on with the shards that are missing, and ends with the table that it would have had. Source: Rao et al.,
+    killed resumes with the shards that are missing, and ends with the table that it would have had. Source: Rao et al.,
     Towards Better Understanding Attribution Methods, CVPR 2022.
 
     Args:

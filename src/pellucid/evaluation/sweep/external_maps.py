@@ -53,7 +53,7 @@ def evaluate_maps(
         method, setting, layer, model: what the table says.
 
     Raises:
-        PellucidError: the maps do not fit the grids, or the file is no array.
+        PellucidError: the maps do not fit the grids, or the file is not an array.
     """
     rows = ScoreRows(model=model, variant="trained", setting=setting, layer=layer, layer_name=layer)
     cells, labels = grids.evaluated_cells, grids.labels[:, list(grids.evaluated_cells)]

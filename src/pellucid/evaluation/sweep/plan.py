@@ -29,7 +29,7 @@ class PlannedModel:
         precision: where and how it is run.
         input_shape: (C, h, w) of one cell.
         preprocess: what makes a cell of an image.
-        layers: names of the layers, in the order in which they were asked for.
+        layers: names of the layers, in the order in which they were requested.
         cascade: layers that are set back to random weights, the top first.
         steps: of the cascade, how many layers are set back in each variant; the first variant has 0, the model itself.
     """
@@ -97,7 +97,7 @@ class Shard:
     """A unit of work: the grids `start` to `stop` of a setting, explained with every method at a layer.
 
     Attributes:
-        number: place in the order of the run.
+        number: position in the order of the run.
         model, variant: indices into the plan's models, and into the model's steps.
         setting: by name.
         layer: index into the options' layers.
@@ -127,7 +127,7 @@ class MetricShard:
     """A unit of work: the single images `start` to `stop`, explained with every method at a layer and measured.
 
     Attributes:
-        number: place in the order of the run.
+        number: position in the order of the run.
         model: index into the plan's models.
         layer: index into the options' layers.
     """
@@ -241,13 +241,13 @@ def plan_methods(methods: Sequence[Method]) -> tuple[PlannedMethod, ...]:
     labels = Counter(method.label for method in methods)
     options = [_options_of(method) for method in methods]
     planned = []
-    for method, own in zip(methods, options, strict=True):
-        others = [given for other, given in zip(methods, options, strict=True) if other.label == method.label]
-        differing = [name for name in own if any(given.get(name) != own[name] for given in others)]
+    for method, chosen in zip(methods, options, strict=True):
+        same = [other for another, other in zip(methods, options, strict=True) if another.label == method.label]
+        differing = [name for name in chosen if any(other.get(name) != chosen[name] for other in same)]
         label = method.label
         if labels[label] > 1:
-            label = f"{label} ({', '.join(f'{name}={own[name]}' for name in differing)})"
-        planned.append(PlannedMethod(label, type(method).__name__, json.dumps(own, sort_keys=True)))
+            label = f"{label} ({', '.join(f'{name}={chosen[name]}' for name in differing)})"
+        planned.append(PlannedMethod(label, type(method).__name__, json.dumps(chosen, sort_keys=True)))
     if len({method.label for method in planned}) < len(planned):
         raise PellucidError(
             f"a method is given twice with the same options: {', '.join(method.label for method in planned)}"

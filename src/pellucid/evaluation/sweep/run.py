@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run folder, to be read; while the run goes on, or after it was killed, what is finished so far.
+    """A run folder, to be read; while the run continues, or after it was killed, what is finished so far.
 
     Args:
         folder: that `evaluate` wrote.
@@ -45,7 +45,7 @@ class Run:
         root: folder of the images when the run was made; the manifests' paths are relative to it.
 
     Raises:
-        RunError: the folder is no run.
+        RunError: the folder is not a run.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -81,7 +81,7 @@ class Run:
         """One row per attribution, in the order of the shards (see `score_schema`).
 
         Args:
-            columns: names of the ones wanted; by default all.
+            columns: names of those to read; by default all.
         """
         if self.is_complete:
             return read_table(self._folder.table, columns)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 LARGEST_SIDE = 112
-"""Maps with longer sides are kept as area means of their positive and negative parts, at most so many cells wide."""
+"""Maps with longer sides are kept as area means of their positive and negative parts, at most this many cells wide."""
 
 
 @dataclass(frozen=True)

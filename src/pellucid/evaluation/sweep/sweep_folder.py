@@ -56,7 +56,7 @@ class SweepFolder(RunFolder):
     def check_same_plan(self, plan: Plan) -> None:
         """Check that the folder has no plan, or this one.
 
-        With another plan it is still free as long as nothing was explained: too few images for so many grids can be
+        With another plan it is still free as long as nothing was explained: too few images for that many grids can be
         put right, and predictions are kept.
 
         Raises:
@@ -112,7 +112,7 @@ class SweepFolder(RunFolder):
 
 
 def _join_small(tables: Iterator[pa.Table], rows: int = 10_000) -> Iterator[pa.Table]:
-    """Small tables joined to ones of at least so many rows, so that the file has few row groups."""
+    """Small tables joined to ones of at least `rows` rows, so that the file has few row groups."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table.replace_schema_metadata(None))

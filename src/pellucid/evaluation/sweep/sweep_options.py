@@ -54,6 +54,9 @@ class SweepOptions:
         seed: of the grids, the choice of images, the random control and the random weights.
         shard_size: grids or images in a unit of work, the most that is lost when a run is killed.
         max_batch: most images in one pass when the data set is classified.
+
+    >>> SweepOptions(metrics=("localization", "deletion"), n=3, settings=("gridpg",)).grid
+    (3, 3)
     """
 
     metrics: tuple[str, ...] = (LOCALIZATION,)
