@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from experiments.surrogate.rivals.stylespace import StyleSpace
 
 import pellucid as pl
 from benchmarks.surrogate_bench import (
@@ -27,8 +28,8 @@ from benchmarks.surrogate_bench import (
     time_steps,
 )
 from benchmarks.surrogate_explanations import TOGETHER, Explained, time_explanations
+from pellucid.storage import to_record
 from pellucid.surrogate import PRESETS
-from pellucid.surrogate.explain.stylespace import StyleSpace
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,10 +43,10 @@ def main() -> None:
     torch.manual_seed(0)
     options = PRESETS["cpu-32"].replace(steps=arguments.steps, warmup_steps=arguments.steps // 3, predictor_steps=150)
     bench = make_bench(options)
-    code = sum(bench.twin.networks.blocks)
+    code = sum(bench.explainer.surrogate.networks.blocks)
     found: dict[str, Any] = {
         "versions": {"pellucid": pl.__version__, "torch": torch.__version__, "machine": platform.machine()},
-        "options": options.record(),
+        "options": to_record(options),
         "steps": time_steps(bench, arguments.rounds),
         "modulated": time_convolutions(code, arguments.rounds),
         "generators": time_generators(code, arguments.rounds),
@@ -130,9 +131,9 @@ def report(
     explanations: Mapping[str, Explained],
 ) -> str:
     """The tables as Markdown."""
-    space = StyleSpace(bench.twin.networks.generator)
-    styles = space.coordinates(bench.twin.encode(bench.images[:1]).to_vector()).shape[1]
-    concepts = len((*bench.twin.context_names, *bench.twin.latent_names))
+    space = StyleSpace(bench.explainer.surrogate.networks.generator)
+    styles = space.coordinates(bench.explainer.encode(bench.images[:1]).to_vector()).shape[1]
+    concepts = len((*bench.explainer.context_names, *bench.explainer.latent_names))
     return "\n".join(
         [
             _HEAD.format(**versions, **options) + "\n".join(_step_lines(steps, options)),

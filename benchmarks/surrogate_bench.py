@@ -21,7 +21,7 @@ from benchmarks.surrogate_rivals import (
 )
 from benchmarks.timing import Timing, interleaved
 from pellucid.data import Preprocess
-from pellucid.surrogate import SurrogateExplainer, TrainingOptions
+from pellucid.surrogate import Surrogate, SurrogateExplainer, TrainingOptions
 from pellucid.surrogate.model import (
     DataSizes,
     FeatureExtractor,
@@ -95,7 +95,7 @@ class Bench:
     images: Tensor
     ours: Trainer
     theirs: Trainer
-    twin: SurrogateExplainer
+    explainer: SurrogateExplainer
     classified: PassCounter
 
 
@@ -122,13 +122,21 @@ def make_bench(options: TrainingOptions) -> Bench:
         networks.generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for _ in range(options.steps):
         ours.step()
-    networks = copy.deepcopy(ours.averaged_networks)
-    auxiliary_models, quality, span = data.auxiliary_models, data.quality, data.span
-    surrogate = SurrogateExplainer(
-        features, networks, auxiliary_models, space, sizes, options, quality, span, options.steps
+    explainer = SurrogateExplainer(
+        Surrogate(
+            features=features,
+            networks=copy.deepcopy(ours.averaged_networks),
+            auxiliary_models=data.auxiliary_models,
+            space=space,
+            sizes=sizes,
+            options=options,
+            quality=data.quality,
+            span=data.span,
+            steps=options.steps,
+        )
     )
-    surrogate.set_reference(images[DIGITS:])
-    return Bench(images[DIGITS:], ours, theirs, surrogate, classified)
+    explainer.set_reference(images[DIGITS:])
+    return Bench(images[DIGITS:], ours, theirs, explainer, classified)
 
 
 def _trained_cnn(images: Tensor, labels: Tensor) -> nn.Sequential:

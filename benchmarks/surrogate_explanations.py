@@ -4,17 +4,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.surrogate.rivals.attfind import attfind
+from experiments.surrogate.rivals.stylespace import StyleSpace
 from torch import Tensor
 
 from benchmarks.surrogate_bench import TOLERANCE, Bench, PassCounter, timed
 from benchmarks.surrogate_rivals import Searched, coordinate_search
 from benchmarks.timing import Timing
-from pellucid.surrogate import Codes, SurrogateExplainer
-from pellucid.surrogate.explain.attfind import attfind
-from pellucid.surrogate.explain.minimal_counterfactual import MinimalCounterfactual, flip
-from pellucid.surrogate.explain.shapley import importance
-from pellucid.surrogate.explain.stylespace import StyleSpace
-from pellucid.surrogate.explain.traversal import strip
+from pellucid.surrogate import (
+    Codes,
+    MinimalCounterfactual,
+    SurrogateExplainer,
+    find_minimal_counterfactual,
+    shapley_importance,
+    traverse_latent,
+)
 
 __all__ = ["TOGETHER", "Explained", "time_explanations"]
 
@@ -43,37 +47,37 @@ class Explained:
 
 def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
     """Answers about one image, and the coordinate search for the same flip on the same generator."""
-    twin, reference = bench.twin, bench.twin.reference
+    explainer, reference = bench.explainer, bench.explainer.reference
     assert reference is not None
-    names, concepts = (*twin.context_names, *twin.latent_names), reference.codes.concept_coordinates()
-    batch, several = twin.encode_batch(bench.images[:1]), twin.encode_batch(bench.images[:TOGETHER])
+    names, concepts = (*explainer.context_names, *explainer.latent_names), reference.codes.concept_coordinates()
+    batch, several = explainer.encode_batch(bench.images[:1]), explainer.encode_batch(bench.images[:TOGETHER])
     goals = several.logits.argsort(1, descending=True)[:, 1]
-    goal, code, space = int(goals[0]), batch.codes, StyleSpace(twin.networks.generator)
+    goal, code, space = int(goals[0]), batch.codes, StyleSpace(explainer.surrogate.networks.generator)
     style, styles = space.coordinates(code.to_vector()), space.coordinates(reference.codes.to_vector())
 
     def styled(changed: Tensor, codes: Codes) -> Tensor:
-        return twin.space.from_display(space.draw(changed, codes.to_vector()))
+        return explainer.surrogate.space.from_display(space.draw(changed, codes.to_vector()))
 
     runs: dict[str, Callable[[], Any]] = {
-        "paint": lambda: twin.encode_batch(bench.images[:1]),
-        "flip": lambda: flip(batch, goals[:1], reference.codes),
-        "flips together": lambda: flip(several, goals, reference.codes),
-        "importance": lambda: importance(batch, reference.codes),
-        "strips": lambda: [strip(batch, name, reference.codes) for name in names],
-        "explain": lambda: twin.explain(bench.images[:1]),
+        "paint": lambda: explainer.encode_batch(bench.images[:1]),
+        "flip": lambda: find_minimal_counterfactual(batch, goals[:1], reference.codes),
+        "flips together": lambda: find_minimal_counterfactual(several, goals, reference.codes),
+        "importance": lambda: shapley_importance(batch, reference),
+        "strips": lambda: [traverse_latent(batch, name, reference.codes) for name in names],
+        "explain": lambda: explainer.explain(bench.images[:1]),
         "search of styles": lambda: coordinate_search(
-            lambda changed: styled(changed, code), twin.logits, style, styles.amin(0), styles.amax(0), goal
+            lambda changed: styled(changed, code), explainer.logits, style, styles.amin(0), styles.amax(0), goal
         ),
         "search of concepts": lambda: coordinate_search(
-            lambda changed: twin.decode(code.replace_concepts(changed)), twin.logits, code.concept_coordinates(),
-            concepts.amin(0), concepts.amax(0), goal,
+            lambda changed: explainer.decode(code.replace_concepts(changed)), explainer.logits,
+            code.concept_coordinates(), concepts.amin(0), concepts.amax(0), goal,
         ),
         "search of styles, together": lambda: attfind(
-            lambda changed, rows: styled(changed, several.codes[rows]), twin.logits,
+            lambda changed, rows: styled(changed, several.codes[rows]), explainer.logits,
             space.coordinates(several.codes.to_vector()), styles.amin(0), styles.amax(0), goal,
         ),
     }  # fmt: skip
-    found, counted = _counted(runs, twin, bench.classified)
+    found, counted = _counted(runs, explainer, bench.classified)
     difference = found["search of styles"].effects - found["search of styles, together"].effects[0]
     assert float(difference.abs().max()) < TOLERANCE, f"effects of coordinates differ by {difference.abs().max():.1e}"
     timings = timed("explanation", runs, rounds)
@@ -84,11 +88,11 @@ def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
 
 
 def _counted(
-    runs: Mapping[str, Callable[[], Any]], twin: SurrogateExplainer, classified: PassCounter
+    runs: Mapping[str, Callable[[], Any]], explainer: SurrogateExplainer, classified: PassCounter
 ) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, int], tuple[int, int], int]]]:
     """What each says, and how many images it draws, classifies, and in how many runs of the generator."""
     drawn, found, counted = PassCounter(), {}, {}
-    drawn.watch(twin.networks.generator)
+    drawn.watch(explainer.surrogate.networks.generator)
     for name, run in runs.items():
         drawn.reset()
         classified.reset()

@@ -108,13 +108,13 @@ def grouped_conv(x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool =
 class _GroupedConv(ModulatedConv):
     """The same weights as a modulated convolution, applied image by image; then StyleGAN2's blur if it grows."""
 
-    def forward(self, x: Tensor, code: Tensor, grow: bool = False) -> Tensor:
-        y = grouped_conv(x, self.weight * self._factor, self.style(code), demodulate=self._demodulate, grow=grow)
-        return (_blurred(y) if grow else y) + self.bias[:, None, None]
+    def forward(self, x: Tensor, code: Tensor, *, upsample: bool = False) -> Tensor:
+        y = grouped_conv(x, self.weight * self._factor, self.style(code), demodulate=self._demodulate, grow=upsample)
+        return (_blurred(y) if upsample else y) + self.bias[:, None, None]
 
 
 class PlainStyleGAN2(nn.Module):
-    """StyleGAN2 synthesis with skip outputs, in place of `pellucid.surrogate.networks.Generator`: same arguments.
+    """StyleGAN2 synthesis with skip outputs, in place of `pellucid.surrogate.model.Generator`: same arguments.
 
     Maps grow by transposed convolution and a blur of [1, 3, 3, 1], images by zero insertion and that blur, both as
     depthwise convolutions. As in pellucid's there is no mapping network, no noise, and tanh(1.5 rgb) at the end.
@@ -151,7 +151,7 @@ class PlainStyleGAN2(nn.Module):
         x = _activated(self.staying[0](self.start.repeat(len(code), 1, 1, 1), code))
         rgb: Tensor = self.to_rgb[0](x, code)
         for grow, stay, to_rgb in zip(self.growing, self.staying[1:], self.to_rgb[1:], strict=True):
-            x = _activated(stay(_activated(grow(x, code, grow=True)), code))
+            x = _activated(stay(_activated(grow(x, code, upsample=True)), code))
             rgb = _grown(rgb) + to_rgb(x, code)
         return torch.tanh(1.5 * rgb)
 

@@ -77,11 +77,11 @@ def test_each_command_prints_json_too(path: str) -> None:
         ("surrogate train", "model out context columns weights preset steps layers held-out measure rerender option "
          "seed device json"),
         ("surrogate resume", "device json"),
-        ("surrogate graph", "tier required forbidden method bootstraps intervened target transferred images context "
-         "model weights out seed device json"),
-        ("surrogate explain", "target flip-to set propagate permutations values transferred model weights out seed "
-         "device json"),
-        ("surrogate evaluate", "images context measure model weights transferred keep out seed device json"),
+        ("surrogate graph", "tier required forbidden method bootstraps max-interventions target residual-transfer "
+         "images context model weights out seed device json"),
+        ("surrogate explain", "target flip-to set propagate permutations values residual-transfer model weights out "
+         "seed device json"),
+        ("surrogate evaluate", "images context measure model weights residual-transfer keep out seed device json"),
     ],
 )  # fmt: skip
 def test_options_keep_their_names(path: str, names: str) -> None:

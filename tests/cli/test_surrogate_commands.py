@@ -105,12 +105,12 @@ def run(place, begun, tmp_path: Path):
 
 def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_begun_with(place, begun) -> None:
     assert begun["steps"] == 8
-    assert begun["assessment"]["images"] == 65
+    assert begun["assessment"]["num_images"] == 65
     assert "upper bounds" in begun["assessment"]["measured_by"]
     assert [control["concept"] for control in begun["assessment"]["controls"]] == ["thickness", "intensity"]
     command = json.loads((place / "run" / "command.json").read_text())
     assert (command["model"], command["steps"], command["held_out"]) == ("barnets:net", 8, 0.5)
-    assert {"twin.json", "assessment.json", "reference.safetensors", "preview.png"} <= {
+    assert {"surrogate.json", "assessment.json", "reference.safetensors", "preview.png"} <= {
         file.name for file in (place / "run").iterdir()
     }
 
@@ -150,11 +150,11 @@ def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_
     code, said, _ = pellucid(*arguments)
     told = json.loads(said)
     assert code == 0
-    assert told["assessment"]["images"] == 130
+    assert told["assessment"]["num_images"] == 130
     assert set(told["predictors"]) == {"thickness", "intensity"}
     assert (run / "assessment.json").read_text() == before
     pellucid(*arguments, "--keep")
-    assert json.loads((run / "assessment.json").read_text())["images"] == 130
+    assert json.loads((run / "assessment.json").read_text())["num_images"] == 130
 
 
 def test_graph_prints_edges_and_writes_them(run) -> None:
@@ -170,7 +170,7 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
         "intensity=1",
         "--bootstraps",
         "2",
-        "--intervened",
+        "--max-interventions",
         "20",
         *outs,
     )
@@ -179,14 +179,14 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
     assert {"thickness", "intensity"} <= set(json.loads(files[0].read_text())["data"]["nodes"])
     assert "<graphml" in files[1].read_text()
     assert "What the classifier perceives" in files[2].read_text()
-    assert (run / "graph.json").exists()
+    assert (run / "global_explanation.json").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--tier", "thickness"), "is not NAME=VALUE"),
-        (("--tier", "hue=0"), "['hue'], which are no concepts"),
+        (("--tier", "hue=0"), "['hue'], which are not concepts"),
         (("--required", "thickness"), "is not CAUSE->EFFECT"),
         (("--tier", "thickness=-1"), "expected a whole number"),
         (("--target", "zebra"), "zebra"),
@@ -201,11 +201,11 @@ def test_graph_refuses_what_it_does_not_know(run, arguments, message: str) -> No
 
 
 def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run) -> None:
-    code, said, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--transferred")
+    code, said, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--residual-transfer")
     assert code == 0, err
     assert "edges to the decision for thick, by intervention transferred to the input images" in said
-    global_explanation = json.loads((run / "graph.json").read_text())
-    assert (global_explanation["target"], global_explanation["transferred"]) == (2, True)
+    global_explanation = json.loads((run / "global_explanation.json").read_text())
+    assert (global_explanation["target"], global_explanation["residual_transfer"]) == (2, True)
 
 
 def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path: Path) -> None:
@@ -324,6 +324,10 @@ class DrawnDigits:
         self.images = gray[:, None] / 127.5 - 1
         self.space = DisplaySpace.of(self.classifier, self.images)
         self.table = measure(gray).table(*self.context_names)
+
+    @property
+    def surrogate(self):
+        return self
 
     def standard_context(self, values):
         return (values - self.table.values.mean(0).float()) / self.table.values.std(0).float()

@@ -18,11 +18,17 @@ from pellucid.reports.surrogate.graph_layout import assign_layers, lay_out
 from pellucid.reports.surrogate.graph_page import render_surrogate_page
 from pellucid.reports.surrogate.image_parts import difference_uri, image_uri, traversal_png
 from pellucid.reports.surrogate.numbers import explanation_numbers
-from pellucid.surrogate import load, train
+from pellucid.surrogate import (
+    DecisionEffect,
+    GlobalExplanation,
+    LocalOptions,
+    Necessity,
+    NuisanceNull,
+    Proportion,
+    load,
+    train,
+)
 from pellucid.surrogate.causal import CausalGraph, Edge
-from pellucid.surrogate.explain.decision_effects import DecisionEffect, NuisanceNull
-from pellucid.surrogate.explain.global_explanation import GlobalExplanation
-from pellucid.surrogate.explain.necessity import Necessity, Proportion
 from pellucid.workflows import ExplainedImage
 
 
@@ -34,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     explainer = train(classifier_of(small_cnn()), data.images, data.context, TINY, out, on_progress=None)
     explainer.set_reference(bars(60, 1, 0.5).images)
     explainer.save_state(out)
-    explained = explainer.explain(bars(1, 3, 0.5).images, permutations=2, values=3)
+    explained = explainer.explain(bars(1, 3, 0.5).images, options=LocalOptions(permutations=2, levels=3))
     return out, explained
 
 
@@ -79,7 +85,16 @@ def global_explanation() -> GlobalExplanation:
     decisions = (DecisionEffect("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, 0.0004),)
     perceives = {"thickness": 0.93, "intensity": 0.95, "slant": 0.88}
     return GlobalExplanation(
-        data, perceived, (), perceives, decisions, NuisanceNull(0.01, (0.0,), 0.0), (), None, False, ("a note",)
+        data=data,
+        perceived=perceived,
+        unmodeled_concepts=(),
+        probe_r2=perceives,
+        decision_effects=decisions,
+        null=NuisanceNull(0.01, (0.0,), 0.0),
+        necessity=(),
+        target=None,
+        residual_transfer=False,
+        notes=("a note",),
     )
 
 
@@ -130,14 +145,14 @@ def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, 
 
 def test_a_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer) -> None:
     trust = run[1].fidelity
-    good = replace(trust, agrees=torch.tensor([True]), kl=torch.tensor([0.01]))
+    good = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.01]))
     assert "Do not rely on this explanation" not in render_surrogate_page(
         explainer, [explained(run, explainer, fidelity=good)]
     )
-    bad = replace(trust, agrees=torch.tensor([True]), kl=torch.tensor([0.8]))
+    bad = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.8]))
     page = render_surrogate_page(explainer, [explained(run, explainer, fidelity=bad)])
     assert "Do not rely on this explanation" in page
-    assert "KL 0.80 &gt; 0.5" in page
+    assert "KL divergence 0.80, above 0.5" in page
 
 
 def test_a_twin_that_was_never_measured_is_not_to_be_relied_on(explainer) -> None:
@@ -150,8 +165,8 @@ def test_refused_concepts_are_named_with_the_reason(run, explainer) -> None:
     marks = explainer.assessment
     one, other = marks.controls
     explainer.assessment = replace(
-        marks, agreement=1.0, kl=0.0, logit_r2=1.0, head_agreement=1.0, swap_flips=0.0,
-        controls=(replace(one, correlation=0.4), replace(other, correlation=0.9, leak={"thickness": 0.6})),
+        marks, agreement=1.0, kl=0.0, logit_r2=1.0, head_agreement=1.0, nuisance_flip_rate=0.0,
+        controls=(replace(one, correlation=0.4), replace(other, correlation=0.9, leakage={"thickness": 0.6})),
     )  # fmt: skip
     page = render_surrogate_page(explainer, [explained(run, explainer, refused={"thickness": "it is <refused>"})])
     assert "Counterfactuals of thickness are refused" in page
@@ -199,7 +214,7 @@ def test_the_difference_of_the_graphs_is_drawn_and_told() -> None:
 
 def test_a_direction_that_images_do_not_agree_on_has_no_color() -> None:
     told = global_explanation()
-    unsure = replace(told, decisions=(replace(told.decisions[0], agreement=0.52),))
+    unsure = replace(told, decision_effects=(replace(told.decision_effects[0], sign_agreement=0.52),))
     (edge,) = [
         edge for edge in graph_views(unsure, CLASSES)["views"][0]["edges"] if edge["label"] == "intensity → decision"
     ]
@@ -249,11 +264,15 @@ def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_else
 
 
 def test_grey_and_color_images_are_shown_pixel_for_pixel(explainer) -> None:
-    levels = torch.linspace(explainer.space.low[0], explainer.space.high[0], 256).view(1, 16, 16)
+    levels = torch.linspace(explainer.surrogate.space.low[0], explainer.surrogate.space.high[0], 256).view(1, 16, 16)
     assert decoded(image_uri(explainer, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
-    color = replace(explainer.space, low=explainer.space.low * 3, high=explainer.space.high * 3)
-    explainer.space = color
-    red = torch.cat([levels, levels * 0 + explainer.space.low[0], levels * 0 + explainer.space.low[0]])
+    color = replace(
+        explainer.surrogate.space, low=explainer.surrogate.space.low * 3, high=explainer.surrogate.space.high * 3
+    )
+    explainer.surrogate.space = color
+    red = torch.cat(
+        [levels, levels * 0 + explainer.surrogate.space.low[0], levels * 0 + explainer.surrogate.space.low[0]]
+    )
     assert decoded(image_uri(explainer, red))[..., 0].tolist() == np.arange(256).reshape(16, 16).tolist()
     assert decoded(image_uri(explainer, red)).shape == (16, 16, 3)
     with Image.open(io.BytesIO(traversal_png(explainer, torch.stack([red, red])))) as strip:

@@ -2,17 +2,18 @@ import json
 
 import pytest
 import torch
-from tests.surrogate.linear_twin import LinearTwin, painted
+from tests.surrogate.linear_surrogate import LinearSurrogate, encoded
 
 from pellucid.errors import PellucidError
 from pellucid.storage import from_record, to_record
 from pellucid.surrogate.assess.assessment import Assessment, assess
+from pellucid.surrogate.assess.leakage import ContextMeasurement
 from pellucid.surrogate.model.codes import Codes
 
 SPAN = torch.tensor([[-2.0, -2.0], [2.0, 2.0]])
 
 
-class Tied(LinearTwin):
+class Tied(LinearSurrogate):
     """Whatever width is asked for, it draws half of it, and as much grey."""
 
     def decode(self, codes: Codes):
@@ -20,21 +21,20 @@ class Tied(LinearTwin):
         return super().decode(Codes(context, codes.latent, codes.nuisance))
 
 
-def assessed(surrogate, **options) -> Assessment:
+def assessed(surrogate, residual_transfer=False, seed=0) -> Assessment:
     return assess(
-        painted(surrogate, 200),
+        encoded(surrogate, 200),
         lambda codes: (codes.concept_coordinates() @ surrogate.weights)[:, None] * torch.tensor([0.0, 1.0]),
         lambda images: surrogate.encode(images).concept_coordinates(),
         SPAN,
-        lambda images: surrogate.encode(images).context,
-        "its own encoder",
-        **options,
+        ContextMeasurement(lambda images: surrogate.encode(images).context, "its own encoder", residual_transfer),
+        seed=seed,
     )
 
 
-def test_a_perfect_twin_gets_full_marks() -> None:
-    marks = assessed(LinearTwin())
-    assert (marks.agreement, marks.head_agreement, marks.swap_flips) == (1, 1, 0)
+def test_a_perfect_twin_gets_full_marks():
+    marks = assessed(LinearSurrogate())
+    assert (marks.agreement, marks.head_agreement, marks.nuisance_flip_rate) == (1, 1, 0)
     assert marks.kl == pytest.approx(0, abs=1e-6)
     assert marks.logit_r2 == pytest.approx(1)
     assert marks.realism.cosine == pytest.approx(1)
@@ -43,27 +43,27 @@ def test_a_perfect_twin_gets_full_marks() -> None:
     for control in marks.controls:
         assert control.correlation == pytest.approx(1, abs=1e-5)
         assert control.slope == pytest.approx(1, abs=1e-4)
-        assert max(control.leak.values()) == pytest.approx(0, abs=1e-5)
+        assert max(control.leakage.values()) == pytest.approx(0, abs=1e-5)
         assert control.effective
 
 
-def test_half_a_slope_and_a_leak_are_measured_as_such() -> None:
+def test_half_a_slope_and_a_leak_are_measured_as_such():
     marks = assessed(Tied())
     width = marks.controls[0]
     assert width.slope == pytest.approx(0.5, abs=1e-4)
     asked_minus_factual = 0.5 * (2 * torch.rand(20000) * 2 - 2 - torch.randn(20000)).abs().mean()
-    assert width.leak["grey"] == pytest.approx(float(asked_minus_factual), rel=0.15)
+    assert width.leakage["gray"] == pytest.approx(float(asked_minus_factual), rel=0.15)
 
 
-def test_a_twin_that_ignores_what_is_asked_is_not_effective() -> None:
-    marks = assessed(LinearTwin(blind=True))
+def test_a_twin_that_ignores_what_is_asked_is_not_effective():
+    marks = assessed(LinearSurrogate(blind=True))
     assert not any(control.effective for control in marks.controls)
     assert marks.agreement < 1
 
 
-def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing() -> None:
-    surrogate = LinearTwin()
-    images = painted(surrogate, 60)
+def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing():
+    surrogate = LinearSurrogate()
+    images = encoded(surrogate, 60)
 
     def measure(seen):
         flat = seen.flatten(1)
@@ -74,13 +74,13 @@ def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_r
         return torch.zeros(len(codes), 2)
 
     for transferred in (False, True):
-        marks = assess(images, head, lambda x: x.flatten(1), SPAN, measure, "code", transferred=transferred)
-        assert marks.transferred == transferred
-        assert marks.controls[0].leak["grey"] == pytest.approx(0, abs=1e-4)
+        marks = assess(images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code", transferred))
+        assert marks.residual_transfer == transferred
+        assert marks.controls[0].leakage["gray"] == pytest.approx(0, abs=1e-4)
 
 
-def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
-    surrogate = LinearTwin()
+def test_images_that_cannot_be_measured_are_left_out_and_counted():
+    surrogate = LinearSurrogate()
 
     def measure(images):
         found = surrogate.encode(images).context
@@ -93,22 +93,28 @@ def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
     def seen(images):
         return images.flatten(1)
 
-    marks = assess(painted(surrogate, 40), head, seen, SPAN, measure, "half of the time")
-    assert {control.images for control in marks.controls} == {20}
-    nothing = assess(painted(surrogate, 5), head, seen, SPAN, lambda x: torch.full((len(x), 2), torch.nan), "never")
+    marks = assess(encoded(surrogate, 40), head, seen, SPAN, ContextMeasurement(measure, "half of the time"))
+    assert {control.num_images for control in marks.controls} == {20}
+    nothing = assess(
+        encoded(surrogate, 5),
+        head,
+        seen,
+        SPAN,
+        ContextMeasurement(lambda x: torch.full((len(x), 2), torch.nan), "never"),
+    )
     assert not nothing.controls[0].effective
 
 
-def test_marks_survive_json() -> None:
-    marks = assessed(LinearTwin(), transferred=True, seed=3)
+def test_marks_survive_json():
+    marks = assessed(LinearSurrogate(), residual_transfer=True, seed=3)
     assert from_record(Assessment, json.loads(json.dumps(to_record(marks))), source="file") == marks
     with pytest.raises(PellucidError, match="not an object with the fields of Assessment"):
         from_record(Assessment, [], source="file")
 
 
-def test_drawings_that_cannot_be_measured_count_against_control() -> None:
-    surrogate = LinearTwin()
-    images = painted(surrogate, 100)
+def test_drawings_that_cannot_be_measured_count_against_control():
+    surrogate = LinearSurrogate()
+    images = encoded(surrogate, 100)
 
     def measure(seen):
         found = surrogate.encode(seen).context
@@ -118,13 +124,15 @@ def test_drawings_that_cannot_be_measured_count_against_control() -> None:
     def head(codes):
         return torch.zeros(len(codes), 2)
 
-    marks = assess(images, head, lambda x: x.flatten(1), SPAN, measure, "code")
+    marks = assess(images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code"))
     width, gray = marks.controls
     assert width.correlation > 0.99
-    assert 0.6 < width.measurable < 0.95
-    assert width.effectiveness == pytest.approx(width.correlation * width.measurable)
-    assert gray.measurable == 1
-    lost = assess(images, head, lambda x: x.flatten(1), SPAN, _measures_reconstructions_only(images), "code")
+    assert 0.6 < width.measurable_share < 0.95
+    assert width.effectiveness == pytest.approx(width.correlation * width.measurable_share)
+    assert gray.measurable_share == 1
+    lost = assess(
+        images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(_measures_reconstructions_only(images), "code")
+    )
     assert not lost.controls[0].effective
     assert lost.effectiveness["width"] == 0
 

@@ -59,7 +59,7 @@ def state_of(out):
 def test_two_trainings_never_share_a_folder(tmp_path: Path) -> None:
     with TrainingFolder(tmp_path).locked(), pytest.raises(CheckpointError, match="another process is at work in"):
         run(tmp_path)
-    assert run(tmp_path).finished
+    assert run(tmp_path).surrogate.finished
 
 
 @pytest.mark.parametrize("killed_at", [1, 5, 7])
@@ -140,7 +140,7 @@ def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_aft
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert run(tmp_path).finished
+    assert run(tmp_path).surrogate.finished
 
 
 def test_a_handler_of_the_programs_own_is_left_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_handler_of_the_programs_own_is_left_in_place(tmp_path: Path, monkeypa
     before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
         interrupted(monkeypatch, at_step=6)
-        assert run(tmp_path).finished
+        assert run(tmp_path).surrogate.finished
         assert pressed == [signal.SIGINT]
     finally:
         signal.signal(signal.SIGINT, before)
@@ -165,7 +165,7 @@ def test_the_log_of_a_resumed_training_has_every_step_once(tmp_path: Path) -> No
 def test_a_finished_training_is_not_made_again(tmp_path: Path) -> None:
     run(tmp_path)
     before = (tmp_path / "checkpoint.json").stat().st_mtime_ns
-    assert run(tmp_path).finished
+    assert run(tmp_path).surrogate.finished
     assert (tmp_path / "checkpoint.json").stat().st_mtime_ns == before
 
 
@@ -230,7 +230,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, at_step, times) -> None:
 def test_a_training_that_diverges_is_rolled_back_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, at_step=6, times=1)
     says = []
-    assert run(tmp_path, says=says).finished
+    assert run(tmp_path, says=says).surrogate.finished
     (line,) = [line for line in says if "diverged" in line]
     assert "step 6 diverged: pixel is nan; back to step 4" in line
     assert "step 6 diverged" in (tmp_path / "log.jsonl").read_text()

@@ -2,21 +2,22 @@ import math
 
 import pytest
 import torch
-from tests.surrogate.linear_twin import LinearTwin, painted, some_codes
+from tests.surrogate.linear_surrogate import LinearSurrogate, encoded, random_codes
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import add_decision_edges, measure_decision_effects
 from pellucid.surrogate.explain.encoded_batch import margin, probabilities
-from pellucid.surrogate.explain.minimal_counterfactual import flip
-from pellucid.surrogate.explain.necessity import necessity, wilson_interval
-from pellucid.surrogate.explain.shapley import importance
-from pellucid.surrogate.explain.traversal import difference_map, strip
+from pellucid.surrogate.explain.minimal_counterfactual import find_minimal_counterfactual
+from pellucid.surrogate.explain.necessity import estimate_necessity, wilson_interval
+from pellucid.surrogate.explain.reference_set import ReferenceSet
+from pellucid.surrogate.explain.shapley import shapley_importance
+from pellucid.surrogate.explain.traversal import difference_map, traverse_latent
 from pellucid.surrogate.explain.validity import (
     DataSupport,
     RefusedError,
-    check_effective,
-    fidelity,
+    check_control,
+    measure_fidelity,
 )
 from pellucid.surrogate.model.codes import Codes
 
@@ -26,44 +27,44 @@ def signed(batch):
     return batch.classes * 2 - 1
 
 
-def test_a_image_whose_codes_do_not_change_stays_itself_to_the_last_bit() -> None:
-    batch = painted(LinearTwin(), 20)
-    assert torch.equal(batch.transferred(batch.drawn(batch.codes)), batch.images)
-    assert torch.equal(batch.changed_logits(batch.codes), batch.logits)
+def test_a_image_whose_codes_do_not_change_stays_itself_to_the_last_bit():
+    batch = encoded(LinearSurrogate(), 20)
+    assert torch.equal(batch.apply_residual(batch.decode(batch.codes)), batch.images)
+    assert torch.equal(batch.counterfactual_logits(batch.codes), batch.logits)
 
 
-def test_bare_images_change_by_what_is_drawn_alone() -> None:
-    batch = painted(LinearTwin(), 20)
-    asked = batch.codes.replace_concepts(some_codes(20, 5).concept_coordinates())
+def test_bare_images_change_by_what_is_drawn_alone():
+    batch = encoded(LinearSurrogate(), 20)
+    asked = batch.codes.replace_concepts(random_codes(20, 5).concept_coordinates())
     reconstructed = batch.reconstructed()
     drawn = batch.surrogate.decode(asked)
-    torch.testing.assert_close(reconstructed.transferred(drawn), drawn)
-    assert not torch.allclose(batch.transferred(drawn), drawn)
-    torch.testing.assert_close(reconstructed.changed_logits(asked), batch.surrogate.logits(drawn))
+    torch.testing.assert_close(reconstructed.apply_residual(drawn), drawn)
+    assert not torch.allclose(batch.apply_residual(drawn), drawn)
+    torch.testing.assert_close(reconstructed.counterfactual_logits(asked), batch.surrogate.logits(drawn))
 
 
-def test_the_margin_is_ahead_of_the_best_other_class_and_signed_for_one_logit() -> None:
+def test_the_margin_is_ahead_of_the_best_other_class_and_signed_for_one_logit():
     logits = torch.tensor([[1.0, 4.0, 2.5], [3.0, 0.0, 1.0]])
     assert margin(logits, torch.tensor([1, 2])).tolist() == [1.5, -2.0]
     assert margin(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0])).tolist() == [2, -2]
     torch.testing.assert_close(probabilities(torch.tensor([[0.3]])).sum(1), torch.ones(1))
 
 
-def test_only_concepts_that_the_classifier_reads_get_a_decision_edge() -> None:
-    surrogate = LinearTwin((2.0, 0.0, 1.0))
-    batch = painted(surrogate, 60)
-    edges, null = measure_decision_effects(batch, some_codes(500, 3))
+def test_only_concepts_that_the_classifier_reads_get_a_decision_edge():
+    surrogate = LinearSurrogate((2.0, 0.0, 1.0))
+    batch = encoded(surrogate, 60)
+    edges, null = measure_decision_effects(batch, random_codes(500, 3))
     width, gray, latent = edges
     assert (width.significant, gray.significant, latent.significant) == (True, False, True)
     assert width.strength == pytest.approx(2 * latent.strength, rel=0.5)
     assert gray.strength == pytest.approx(0, abs=1e-5)
     assert null.block == pytest.approx(0, abs=1e-5)
-    graph = add_decision_edges(CausalGraph(("width", "grey"), (Edge("width", "grey"),)), edges)
+    graph = add_decision_edges(CausalGraph(("width", "gray"), (Edge("width", "gray"),)), edges)
     assert graph.parents("decision") == ("width", "u0")
     assert {edge.orientation_source for edge in graph.edges if edge.target == "decision"} == {"intervention"}
 
 
-class Leaky(LinearTwin):
+class Leaky(LinearSurrogate):
     """Its classifier also reads the first nuisance a little, and the second not at all."""
 
     def decode(self, codes: Codes):
@@ -71,30 +72,30 @@ class Leaky(LinearTwin):
         return super().decode(Codes(codes.context, latent, codes.nuisance))
 
 
-def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does() -> None:
+def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does():
     surrogate = Leaky((2.0, 0.1, 1.0))
-    (width, gray, latent), null = measure_decision_effects(painted(surrogate, 100), some_codes(500, 3))
+    (width, gray, latent), null = measure_decision_effects(encoded(surrogate, 100), random_codes(500, 3))
     assert null.strongest == pytest.approx(max(null.single)) == pytest.approx(null.single[0])
     assert 0.1 * width.strength < null.strongest < latent.strength
     assert (width.significant, gray.significant, latent.significant) == (True, False, True)
 
 
-def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles() -> None:
-    surrogate = LinearTwin((1.0, 0.0, 0.0))
-    batch = painted(surrogate, 40)
-    reference = some_codes(400, 3)
+def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles():
+    surrogate = LinearSurrogate((1.0, 0.0, 0.0))
+    batch = encoded(surrogate, 40)
+    reference = random_codes(400, 3)
     edge = measure_decision_effects(batch, reference)[0][0]
     levels = torch.quantile(reference.context[:, 0], torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]))
     before = margin(batch.logits, batch.classes)
     true = ((levels[:, None] - batch.codes.context[:, 0]) * signed(batch)).mean(1) / before.std()
-    torch.testing.assert_close(torch.tensor(edge.dose), true, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(edge.dose_response), true, rtol=1e-4, atol=1e-4)
 
 
-def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier() -> None:
-    surrogate = LinearTwin((2.0, 0.0, -1.0))
-    batch = painted(surrogate, 5)
-    reference = some_codes(1, 9)
-    found = importance(batch, reference, permutations=6)
+def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier():
+    surrogate = LinearSurrogate((2.0, 0.0, -1.0))
+    batch = encoded(surrogate, 5)
+    reference = random_codes(1, 9)
+    found = shapley_importance(batch, ReferenceSet(reference, torch.zeros(1)), permutations=6)
     torch.testing.assert_close(found.values.sum(1), found.margin - found.baseline, rtol=0, atol=1e-4)
     true = (
         (batch.codes.concept_coordinates() - reference.concept_coordinates())
@@ -105,26 +106,26 @@ def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier(
     torch.testing.assert_close(found.errors, torch.zeros_like(found.errors), rtol=0, atol=1e-4)
 
 
-def test_against_other_classes_baselines_are_drawn_from_them_alone() -> None:
-    surrogate = LinearTwin((1.0, 0.0, 0.0))
-    batch = painted(surrogate, 1)
-    reference = some_codes(50, 2)
+def test_against_other_classes_baselines_are_drawn_from_them_alone():
+    surrogate = LinearSurrogate((1.0, 0.0, 0.0))
+    batch = encoded(surrogate, 1)
+    reference = random_codes(50, 2)
     classes = (reference.context[:, 0] > 0).long()
-    found = importance(batch, reference, reference_classes=classes, against="other", permutations=40)
+    found = shapley_importance(batch, ReferenceSet(reference, classes), against="other", permutations=40)
     assert float(found.baseline) < 0  # with another image's width the factual class always loses
-    with pytest.raises(PellucidError, match="reference_classes"):
-        importance(batch, reference, against="other")
+    with pytest.raises(PellucidError, match="choose 'all' or 'other'"):
+        shapley_importance(batch, ReferenceSet(reference, classes), against="none")
     with pytest.raises(PellucidError, match="no reference image is of another class"):
-        importance(batch, reference, reference_classes=batch.classes.repeat(50), against="other")
+        shapley_importance(batch, ReferenceSet(reference, batch.classes.repeat(50)), against="other")
     with pytest.raises(PellucidError, match="even number"):
-        importance(batch, reference, permutations=3)
+        shapley_importance(batch, ReferenceSet(reference, classes), permutations=3)
 
 
-def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further_than_it_must() -> None:
-    surrogate = LinearTwin((2.0, 0.0, 0.5))
-    batch = painted(surrogate, 12)
-    reference = some_codes(600, 3)
-    flipped = flip(batch, 1 - batch.classes, reference)
+def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further_than_it_must():
+    surrogate = LinearSurrogate((2.0, 0.0, 0.5))
+    batch = encoded(surrogate, 12)
+    reference = random_codes(600, 3)
+    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, reference)
     assert flipped.valid.all()
     assert (flipped.change[:, 1:] == 0).all()
     scale = reference.concept_coordinates().std(0)[0]
@@ -132,46 +133,49 @@ def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further
     sizes = flipped.change[:, 0].abs()
     assert (sizes >= needed - 1e-4).all()
     assert (sizes <= needed * 1.1 + 0.1).all()
-    assert not torch.equal(flipped.raw, flipped.images)
+    assert not torch.equal(flipped.decoded, flipped.images)
 
 
-def test_a_flip_keeps_off_concepts_that_may_not_change() -> None:
-    surrogate = LinearTwin((2.0, 0.0, 1.0))
-    batch = painted(surrogate, 6)
-    flipped = flip(batch, 1 - batch.classes, some_codes(300, 3), allowed=torch.tensor([False, True, True]))
+def test_a_flip_keeps_off_concepts_that_may_not_change():
+    surrogate = LinearSurrogate((2.0, 0.0, 1.0))
+    batch = encoded(surrogate, 6)
+    flipped = find_minimal_counterfactual(
+        batch, 1 - batch.classes, random_codes(300, 3), allowed=torch.tensor([False, True, True])
+    )
     assert (flipped.change[:, 0] == 0).all()
     with pytest.raises(PellucidError, match="no concept may change"):
-        flip(batch, 1 - batch.classes, some_codes(300, 3), allowed=torch.zeros(3, dtype=torch.bool))
+        find_minimal_counterfactual(
+            batch, 1 - batch.classes, random_codes(300, 3), allowed=torch.zeros(3, dtype=torch.bool)
+        )
     with pytest.raises(PellucidError, match="other than the one"):
-        flip(batch, batch.classes, some_codes(300, 3))
+        find_minimal_counterfactual(batch, batch.classes, random_codes(300, 3))
 
 
-def test_a_decision_that_nothing_moves_is_not_called_flipped() -> None:
-    batch = painted(LinearTwin((0.0, 0.0, 0.0)), 4)
-    flipped = flip(batch, 1 - batch.classes, some_codes(100, 3))
+def test_a_decision_that_nothing_moves_is_not_called_flipped():
+    batch = encoded(LinearSurrogate((0.0, 0.0, 0.0)), 4)
+    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(100, 3))
     assert not flipped.valid.any()
 
 
-def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_one_is_neither() -> None:
-    batch = painted(LinearTwin((1.0, 0.0, 0.0)), 80)
-    ones, zeros = batch[batch.classes == 1], batch[batch.classes == 0]
-    width, gray, _ = necessity(ones, zeros)
+def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_one_is_neither():
+    batch = encoded(LinearSurrogate((1.0, 0.0, 0.0)), 80)
+    width, gray, _ = estimate_necessity(batch, 1)
     assert width.necessity.estimate == width.sufficiency.estimate == 1
     assert gray.necessity.estimate == gray.sufficiency.estimate == 0
     assert 0.8 < width.necessity.low < 1
-    with pytest.raises(PellucidError, match="decided as one class"):
-        necessity(batch, zeros)
+    with pytest.raises(PellucidError, match="images of the class and images of others"):
+        estimate_necessity(batch[batch.classes == 1], 1)
 
 
-def test_wilsons_interval_is_the_published_one() -> None:
+def test_wilsons_interval_is_the_published_one():
     share = wilson_interval(81, 263)  # Newcombe (1998), table I
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
 
 
-def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it() -> None:
-    surrogate = LinearTwin((3.0, 0.0, 0.0))
-    batch = painted(surrogate, 1)
-    shown = strip(batch, "width", some_codes(300, 3), values=5)
+def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it():
+    surrogate = LinearSurrogate((3.0, 0.0, 0.0))
+    batch = encoded(surrogate, 1)
+    shown = traverse_latent(batch, "width", random_codes(300, 3), levels=5)
     torch.testing.assert_close(shown.predicted, shown.levels, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(shown.probabilities[:, 1], torch.sigmoid(3 * shown.levels), rtol=1e-4, atol=1e-4)
     where = difference_map(batch.repeat(5), shown.images)
@@ -180,47 +184,47 @@ def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it() -
     moved = (shown.levels[0] - batch.codes.context[0, 0]).abs()
     torch.testing.assert_close(where[0, 0], direction * moved, rtol=1e-3, atol=1e-4)
     with pytest.raises(PellucidError, match="no concept 'height'"):
-        strip(batch, "height", some_codes(300, 3))
+        traverse_latent(batch, "height", random_codes(300, 3))
 
 
-def test_fidelity_is_perfect_for_a_perfect_twin_and_says_why_a_blind_one_is_not_believed() -> None:
-    good = fidelity(painted(LinearTwin(), 10))
+def test_fidelity_is_perfect_for_a_perfect_twin_and_says_why_a_blind_one_is_not_believed():
+    good = measure_fidelity(encoded(LinearSurrogate(), 10))
     assert good.reliable.all()
     assert float(good.kl.max()) < 1e-6
-    assert good.reason(0) is None
-    batch = painted(LinearTwin(blind=True), 30)
-    bad = fidelity(batch)
+    assert good.warning(0) is None
+    batch = encoded(LinearSurrogate(blind=True), 30)
+    bad = measure_fidelity(batch)
     row = int(batch.classes.argmax())
     assert not bad.reliable[row]
-    assert "decides otherwise" in bad.reason(row)
+    assert "another class" in bad.warning(row)
     said = torch.sigmoid(batch.logits[:, 1])
     true = math.log(2) + said * said.log() + (1 - said) * (1 - said).log()
     torch.testing.assert_close(bad.kl, true, rtol=1e-3, atol=1e-5)
 
 
-def test_support_holds_real_images_and_not_what_lies_far_off() -> None:
-    reference = some_codes(800)
+def test_support_holds_real_images_and_not_what_lies_far_off():
+    reference = random_codes(800)
     support = DataSupport(reference)
-    assert support.in_distribution(some_codes(300, 5).concept_coordinates()).float().mean() > 0.95
+    assert support.in_distribution(random_codes(300, 5).concept_coordinates()).float().mean() > 0.95
     assert not support.in_distribution(torch.full((3, 3), 8.0)).any()
     with pytest.raises(PellucidError, match="too few"):
-        DataSupport(some_codes(5))
+        DataSupport(random_codes(5))
 
 
-def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not() -> None:
-    check_effective({"width": 0.9, "grey": float("nan")}, "grey")
+def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not():
+    check_control({"width": 0.9, "gray": float("nan")}, "gray")
     with pytest.raises(RefusedError, match=r"'width' are refused.* only 0.40"):
-        check_effective({"width": 0.4}, "width")
+        check_control({"width": 0.4}, "width")
 
 
-def test_a_constant_classifier_and_too_few_images_are_refused() -> None:
+def test_a_constant_classifier_and_too_few_images_are_refused():
     with pytest.raises(PellucidError, match="the same margin to every image"):
-        measure_decision_effects(painted(LinearTwin((0.0, 0.0, 0.0)), 30), some_codes(100))
+        measure_decision_effects(encoded(LinearSurrogate((0.0, 0.0, 0.0)), 30), random_codes(100))
     with pytest.raises(PellucidError, match="10 images are too few"):
-        measure_decision_effects(painted(LinearTwin(), 10), some_codes(100))
+        measure_decision_effects(encoded(LinearSurrogate(), 10), random_codes(100))
 
 
-class Smudged(LinearTwin):
+class Smudged(LinearSurrogate):
     """Its classifier also reads what the twin cannot draw, as it reads the width."""
 
     def read(self, images):
@@ -228,11 +232,11 @@ class Smudged(LinearTwin):
         return super().read(images) + 3 * outside.sum(1)
 
 
-def test_a_flip_turns_the_image_and_the_twins_own_drawing_of_it() -> None:
-    batch = painted(Smudged((2.0, 0.0, 0.5)), 12)
+def test_a_flip_turns_the_image_and_the_twins_own_drawing_of_it():
+    batch = encoded(Smudged((2.0, 0.0, 0.5)), 12)
     assert not torch.equal(batch.classes, batch.reconstructed().classes)
-    flipped = flip(batch, 1 - batch.classes, some_codes(600, 3))
+    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(600, 3))
     assert flipped.valid.all()
-    assert flipped.raw_valid.all()
+    assert flipped.decoded_valid.all()
     assert torch.equal(batch.surrogate.logits(flipped.images).argmax(1), flipped.targets)
-    assert torch.equal(batch.surrogate.logits(flipped.raw).argmax(1), flipped.targets)
+    assert torch.equal(batch.surrogate.logits(flipped.decoded).argmax(1), flipped.targets)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from experiments.surrogate.idx import read_idx, read_mnist
+from experiments.surrogate.shared.idx import read_idx, read_mnist
 
 from pellucid.errors import ImageError
 

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.explain.stylespace import StyleSpace
 from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.encoders import ConvEncoder
 from pellucid.surrogate.model.generator import Generator
@@ -180,27 +179,6 @@ def test_a_code_drives_a_modulated_layer_by_an_affine_style_that_starts_at_one()
     layer = ModulatedConv(3, 2, 3, 4, demodulate=False)
     x = torch.randn(1, 3, 5, 5)
     torch.testing.assert_close(layer(x, torch.zeros(1, 4)), F.conv2d(x, layer.weight, layer.bias, padding=1))
-
-
-def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel() -> None:
-    generator = Generator(5, 16, 3, channel_base=64, max_channels=8, brightness_column=2)
-    torch.nn.init.normal_(generator.blocks[1].convolutions[0].weight)
-    codes, space = torch.randn(4, 5), StyleSpace(generator)
-    styles = space.coordinates(codes)
-    assert torch.equal(space.draw(styles, codes), generator(codes))
-    first = generator.blocks[0].convolutions[0]
-    changed = styles.clone()
-    changed[:, 3] += 1
-    with torch.no_grad():
-        start = generator.start.expand(4, -1, -1, -1)
-        wanted = modulated_conv(start, first.weight * first._factor, changed[:, : start.shape[1]])
-    seen = []
-    hook = first.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    moved = space.draw(changed, codes)
-    hook.remove()
-    assert torch.allclose(seen[0], wanted + first.bias[:, None, None])
-    assert not torch.equal(moved, generator(codes))
-    assert torch.equal(space.draw(styles, codes), generator(codes))
 
 
 def test_a_block_of_the_discriminator_is_branch_and_shortcut_over_the_root_of_two() -> None:

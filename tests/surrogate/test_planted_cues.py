@@ -4,24 +4,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.surrogate.architectures import CONTEXTS, draw_strokes, versions_of
-from experiments.surrogate.networks import NETWORKS
-from experiments.surrogate.planted_cues import ratios
-from experiments.surrogate.planted_cues_digits import correlation_ratio, planted_margin, remembered
-from experiments.surrogate.planted_cues_effects import (
+from experiments.surrogate.architectures.networks import NETWORKS
+from experiments.surrogate.architectures.run import CONTEXTS, draw_strokes, versions_of
+from experiments.surrogate.planted_cues.digits import correlation_ratio, planted_margin, remembered
+from experiments.surrogate.planted_cues.effects import (
     causal_effects,
     interventions,
     plain_correlation,
     true_effects,
 )
-from tests.surrogate.linear_twin import LinearTwin, painted
+from experiments.surrogate.planted_cues.run import ratios
+from tests.surrogate.linear_surrogate import LinearSurrogate, encoded
 
 from pellucid import Classifier
 from pellucid.data import ContextTable
 from pellucid.surrogate.model.features import FeatureExtractor
 
 
-class ScaledTwin(LinearTwin):
+class ScaledSurrogate(LinearSurrogate):
     """The linear twin, its contexts told in units of a table: twice as large, and one more."""
 
     def context_values(self, standard):
@@ -45,8 +45,8 @@ def drawn_truly(explainer, batch, values):
 
 
 def test_the_effects_of_a_perfect_twin_are_the_true_ones() -> None:
-    explainer = ScaledTwin((2.0, 0.0, 1.0))
-    batch = painted(explainer, 40)
+    explainer = ScaledSurrogate((2.0, 0.0, 1.0))
+    batch = encoded(explainer, 40)
     values = dict(zip(explainer.context_names, explainer.context_values(batch.codes.context).T, strict=True))
     truth = true_effects(explainer.logits, batch.images, batch.images, drawn_truly(explainer, batch, values))
     usable = torch.ones(2, 40, dtype=torch.bool)

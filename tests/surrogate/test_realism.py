@@ -3,7 +3,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.assess.realism import frechet_distance, realism
+from pellucid.surrogate.assess.realism import frechet_distance, measure_realism
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -13,7 +13,7 @@ def features(rows: int = 400, columns: int = 6) -> torch.Tensor:
     return torch.randn(rows, columns, generator=RANDOM) @ mixing + torch.randn(columns, generator=RANDOM)
 
 
-def test_the_distance_is_the_closed_form_with_scipys_matrix_root() -> None:
+def test_the_distance_is_the_closed_form_with_scipys_matrix_root():
     one, other = features(), features(300)
     first, second = (torch.cov(each.T.double()) for each in (one, other))
     root = torch.from_numpy(sqrtm((first @ second).numpy()).real)
@@ -22,21 +22,21 @@ def test_the_distance_is_the_closed_form_with_scipys_matrix_root() -> None:
     assert frechet_distance(one, other) == pytest.approx(float(wanted), rel=1e-5)
 
 
-def test_a_shift_alone_counts_its_square_and_features_that_never_vary_do_no_harm() -> None:
+def test_a_shift_alone_counts_its_square_and_features_that_never_vary_do_no_harm():
     seen = torch.cat([features(), torch.zeros(400, 2)], 1)
     assert frechet_distance(seen + 3, seen) == pytest.approx(9 * 8, rel=1e-5)
     assert frechet_distance(seen, seen) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_perfect_redrawing_is_closer_than_two_halves_of_the_images() -> None:
+def test_a_perfect_redrawing_is_closer_than_two_halves_of_the_images():
     seen = features()
-    same, other = realism(seen, seen), realism(seen, -seen)
+    same, other = measure_realism(seen, seen), measure_realism(seen, -seen)
     assert same.cosine == pytest.approx(1)
     assert same.frechet < same.floor
     assert other.cosine == pytest.approx(-1)
     assert other.frechet > other.floor
 
 
-def test_too_few_images_are_refused() -> None:
+def test_too_few_images_are_refused():
     with pytest.raises(PellucidError, match="3 images are too few"):
-        realism(features(3), features(3))
+        measure_realism(features(3), features(3))

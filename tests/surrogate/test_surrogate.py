@@ -40,8 +40,8 @@ def test_codes_have_the_blocks_that_were_asked_for(trained) -> None:
         ("latent 1", "latent 2", "latent 3"),
     )
     torch.testing.assert_close(codes.to_vector(), explainer.encode(images).to_vector())
-    assert explainer.perceived_context(images).shape == (7, 2)
-    assert explainer.head_logits(codes).shape == (7, 3)
+    assert explainer.surrogate.perceived_context(images).shape == (7, 2)
+    assert explainer.surrogate.head_logits(codes).shape == (7, 3)
 
 
 def test_redrawn_images_are_in_the_classifiers_input_space(trained) -> None:
@@ -49,18 +49,18 @@ def test_redrawn_images_are_in_the_classifiers_input_space(trained) -> None:
     images = bars(5, 1, 0.5).images
     redrawn = explainer.reconstruct(images)
     assert redrawn.shape == images.shape
-    assert float(redrawn.min()) >= explainer.space.low[0] - 1e-6
-    assert float(redrawn.max()) <= explainer.space.high[0] + 1e-6
+    assert float(redrawn.min()) >= explainer.surrogate.space.low[0] - 1e-6
+    assert float(redrawn.max()) <= explainer.surrogate.space.high[0] + 1e-6
     torch.testing.assert_close(explainer.logits(redrawn), classifier.logits(redrawn))
 
 
 def test_clipping_keeps_what_a_image_can_hold(trained) -> None:
     explainer, _, _ = trained
     images = bars(5, 1, 0.5).images
-    torch.testing.assert_close(explainer.clip(images), images)
-    (low,), (high,) = explainer.space.low, explainer.space.high
-    torch.testing.assert_close(explainer.clip(images + 9), torch.full_like(images, high))
-    torch.testing.assert_close(explainer.clip(images - 9), torch.full_like(images, low))
+    torch.testing.assert_close(explainer.surrogate.clip(images), images)
+    (low,), (high,) = explainer.surrogate.space.low, explainer.surrogate.space.high
+    torch.testing.assert_close(explainer.surrogate.clip(images + 9), torch.full_like(images, high))
+    torch.testing.assert_close(explainer.surrogate.clip(images - 9), torch.full_like(images, low))
 
 
 def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained) -> None:
@@ -68,7 +68,7 @@ def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained) -> Non
     joined = torch.randn(2, 8, requires_grad=True)
     explainer.logits(explainer.decode(Codes(joined[:, :2], joined[:, 2:5], joined[:, 5:])))[:, 0].sum().backward()
     assert bool(joined.grad.any())
-    assert not any(weight.requires_grad for weight in explainer.networks.parameters())
+    assert not any(weight.requires_grad for weight in explainer.surrogate.networks.parameters())
 
 
 def test_context_goes_to_deviations_and_back(trained) -> None:
@@ -88,14 +88,14 @@ def test_a_twin_is_loaded_as_it_was(trained, tmp_path: Path) -> None:
     for folder in (out, tmp_path):
         again = load(folder, classifier=classifier)
         assert torch.equal(again.reconstruct(images), explainer.reconstruct(images))
-        assert torch.equal(again.perceived_context(images), explainer.perceived_context(images))
-        assert (again.quality, again.options, again.sizes, again.space) == (
-            explainer.quality,
-            explainer.options,
-            explainer.sizes,
-            explainer.space,
+        assert torch.equal(again.surrogate.perceived_context(images), explainer.surrogate.perceived_context(images))
+        assert (again.surrogate.quality, again.surrogate.options, again.surrogate.sizes, again.surrogate.space) == (
+            explainer.surrogate.quality,
+            explainer.surrogate.options,
+            explainer.surrogate.sizes,
+            explainer.surrogate.space,
         )
-        assert again.finished
+        assert again.surrogate.finished
 
 
 def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trained) -> None:
@@ -116,7 +116,7 @@ def test_a_twin_of_another_classifier_is_refused(trained) -> None:
 
 
 def test_a_folder_without_a_twin_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no twin\.json"):
+    with pytest.raises(CheckpointError, match=r"no surrogate\.json"):
         load(tmp_path, classifier=classifier_of(small_cnn()))
 
 
@@ -159,7 +159,7 @@ def test_color_images_from_files_read_in_batches_give_the_twin_of_those_in_memor
         for name, size in (("held", 2**30), ("read", 0))
     )
     images = classifier.read(files[:3])
-    assert first.space.origin == "the classifier's preprocessing"
+    assert first.surrogate.space.origin == "the classifier's preprocessing"
     assert torch.equal(first.reconstruct(images), second.reconstruct(images))
 
 
@@ -243,9 +243,9 @@ def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path: P
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 3))
     classifier, data = classifier_of(network), bars(64, 0, 0.5)
     explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", layers=[], on_progress=None)
-    assert (explainer.features.length, explainer.features.black_box) == (20, False)
+    assert (explainer.surrogate.features.length, explainer.surrogate.features.black_box) == (20, False)
     again = load(tmp_path / "run", classifier=classifier)
-    assert again.features.length == 20
+    assert again.surrogate.features.length == 20
     images = data.images[:2].double()  # numpy's own kind
     torch.testing.assert_close(again.encode(images).to_vector(), explainer.encode(images.float()).to_vector())
 

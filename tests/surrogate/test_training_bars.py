@@ -59,7 +59,7 @@ def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path: Path)
     assert cue.determination >= 0.9
     assert other.determination >= 0.9
     assert max(cue.distance, other.distance) <= 0.02
-    assert min(min(judge) for judge in explainer.quality.predictor_r2) > 0.95
+    assert min(min(judge) for judge in explainer.surrogate.quality.predictor_r2) > 0.95
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from experiments.surrogate.idx import read_mnist
+from experiments.surrogate.shared.idx import read_mnist
 from scipy import ndimage
 from tests.synthetic.perturbed_digits import neighbor_counts
 

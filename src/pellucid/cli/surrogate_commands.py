@@ -52,8 +52,8 @@ def train(
     from pellucid.workflows import train_surrogate
 
     with resumable(lambda: _how_to_resume(out)), _training_progress() as show, stage_bars(as_json) as show_stage:
-        surrogate = train_surrogate(out, options, device=device, on_progress=show, on_stage=show_stage, on_note=note)
-    _report(surrogate, out, as_json)
+        explainer = train_surrogate(out, options, device=device, on_progress=show, on_stage=show_stage, on_note=note)
+    _report(explainer, out, as_json)
 
 
 def resume(run: Path, /, *, device: str | None = None, as_json: AsJson = False) -> None:
@@ -67,17 +67,17 @@ def resume(run: Path, /, *, device: str | None = None, as_json: AsJson = False) 
     from pellucid.workflows import resume_surrogate
 
     with resumable(lambda: _how_to_resume(run)), _training_progress() as show, stage_bars(as_json) as show_stage:
-        surrogate = resume_surrogate(run, device=device, on_progress=show, on_stage=show_stage, on_note=note)
-    _report(surrogate, run, as_json)
+        explainer = resume_surrogate(run, device=device, on_progress=show, on_stage=show_stage, on_note=note)
+    _report(explainer, run, as_json)
 
 
-def _report(surrogate: "SurrogateExplainer | None", out: Path, as_json: bool) -> None:
-    if surrogate is None or surrogate.assessment is None:  # another than the first of several processes
+def _report(explainer: "SurrogateExplainer | None", out: Path, as_json: bool) -> None:
+    if explainer is None or explainer.assessment is None:  # another than the first of several processes
         return
     if as_json:
-        print_json({"run": str(out), "steps": surrogate.steps, "assessment": surrogate.assessment})
+        print_json({"run": str(out), "steps": explainer.surrogate.steps, "assessment": explainer.assessment})
         return
-    print_assessment(surrogate.assessment)
+    print_assessment(explainer.assessment)
     print_line(f"surrogate: {out}")
     print_line(f"next: pellucid surrogate graph {out} --out graph.html")
 
@@ -138,12 +138,12 @@ def graph(
 
     files = check_suffixes(out, (".json", ".graphml", ".html"), "the name must end in .json, .graphml, .html")
     with stage_bars(as_json) as show:
-        surrogate = discover_graph(run, run_options, options, on_stage=show)
-    explanation = surrogate.global_explanation
+        explainer = discover_graph(run, run_options, options, on_stage=show)
+    explanation = explainer.global_explanation
     assert explanation is not None
     for file in files:
         if file.suffix.lower() == ".html":
-            write_surrogate_page(file, surrogate)
+            write_surrogate_page(file, explainer)
         elif file.suffix.lower() == ".graphml":
             write_atomically(file, explanation.perceived.to_graphml().encode())
         else:
@@ -151,7 +151,7 @@ def graph(
     if as_json:
         print_json({**to_record(explanation), "files": [str(file) for file in files]})
         return
-    print_global_explanation(explanation, surrogate.class_names)
+    print_global_explanation(explanation, explainer.class_names)
     print_files(files)
 
 
@@ -178,18 +178,18 @@ def explain(
 
     files, skipped = readable_images(images, warn_skipped)
     places = check_suffixes(out, ("", ".html", ".json"), "give x.html, x.json or a folder")
-    surrogate = open_any_surrogate(run, classifier)
+    explainer = open_any_surrogate(run, classifier)
     with stage_bars(as_json) as show:
         explained = explain_images_by_surrogate(
-            surrogate, files, options, on_image=lambda done, total: show("explaining", done, total)
+            explainer, files, options, on_image=lambda done, total: show("explaining", done, total)
         )
-    record = print_explained_images(surrogate, explained, places, {"run": str(run), "skipped": skipped}, as_json)
+    record = print_explained_images(explainer, explained, places, {"run": str(run), "skipped": skipped}, as_json)
     if as_json:
         print_json(record)
 
 
 def print_explained_images(
-    surrogate: "SurrogateExplainer",
+    explainer: "SurrogateExplainer",
     explained: "Sequence[ExplainedImage]",
     places: Sequence[Path],
     facts: dict[str, object],
@@ -198,7 +198,7 @@ def print_explained_images(
     """Write explanations to files and folders, and print them.
 
     Args:
-        surrogate: that explains.
+        explainer: that explains.
         explained: the images.
         places: x.html, x.json, or folders for both and the latent traversals.
         facts: what else belongs to the record.
@@ -209,8 +209,8 @@ def print_explained_images(
     """
     from pellucid.reports.surrogate.numbers import explanation_numbers
 
-    record = {**facts, "images": [explanation_numbers(surrogate, each) for each in explained]}
-    written = [file for place in places for file in _write(place, surrogate, explained, record)]
+    record = {**facts, "images": [explanation_numbers(explainer, each) for each in explained]}
+    written = [file for place in places for file in _write(place, explainer, explained, record)]
     if not quiet:
         for each in explained:
             print_explained_image(each)
@@ -219,7 +219,7 @@ def print_explained_images(
 
 
 def _write(
-    place: Path, surrogate: "SurrogateExplainer", explained: "Sequence[ExplainedImage]", record: dict[str, object]
+    place: Path, explainer: "SurrogateExplainer", explained: "Sequence[ExplainedImage]", record: dict[str, object]
 ) -> list[Path]:
     from pellucid.reports import write_surrogate_page
     from pellucid.reports.surrogate.image_parts import traversal_png
@@ -228,7 +228,7 @@ def _write(
     files = [place] if place.suffix else [place / "explanation.html", place / "explanation.json"]
     for file in files:
         if file.suffix.lower() == ".html":
-            write_surrogate_page(file, surrogate, explained)
+            write_surrogate_page(file, explainer, explained)
         else:
             write_json(file, to_json(record))
     if not place.suffix:
@@ -236,7 +236,7 @@ def _write(
         for each, folder in zip(explained, folders, strict=True):
             for traversal in each.explanation.traversals:
                 files.append(folder / f"{traversal.concept.replace('/', '-')}.png")
-                write_atomically(files[-1], traversal_png(surrogate, traversal.images))
+                write_atomically(files[-1], traversal_png(explainer, traversal.images))
     return files
 
 
@@ -263,11 +263,11 @@ def evaluate(
 
     with stage_bars(as_json) as show:
         result = assess_surrogate(run, run_options, options, on_stage=show)
-    assessment = result.surrogate.assessment
+    assessment = result.explainer.assessment
     assert assessment is not None
     files = [] if out is None else [out]
     for file in files:
-        write_surrogate_page(file, result.surrogate)
+        write_surrogate_page(file, result.explainer)
     if as_json:
         print_json({"run": run, "assessment": assessment, **result.context_r2, "files": files})
         return

@@ -9,9 +9,8 @@ from rich.table import Table
 from pellucid.cli.printing import note, print_line, screen, warn
 
 if TYPE_CHECKING:
-    from pellucid.surrogate.assess.assessment import Assessment
+    from pellucid.surrogate import Assessment, GlobalExplanation
     from pellucid.surrogate.causal import CausalGraph, Edge
-    from pellucid.surrogate.explain.global_explanation import GlobalExplanation
     from pellucid.workflows import ExplainedImage
 
 
@@ -22,7 +21,7 @@ def print_assessment(assessment: "Assessment", context_r2: Mapping[str, Mapping[
         assessment: of the surrogate.
         context_r2: R2 of each context by who predicts it.
     """
-    table = Table("fidelity", "", "what it is", title=f"{assessment.images} images", title_justify="left")
+    table = Table("fidelity", "", "what it is", title=f"{assessment.num_images} images", title_justify="left")
     for name, value, meaning in (
         ("agreement", f"{assessment.agreement:.1%}", "images that get the same class when they are reconstructed"),
         (
@@ -32,7 +31,11 @@ def print_assessment(assessment: "Assessment", context_r2: Mapping[str, Mapping[
         ),
         ("logit R2", f"{assessment.logit_r2:.3f}", "share of the variance of the logits that survives reconstruction"),
         ("head", f"{assessment.head_agreement:.1%}", "images whose class follows from the concepts alone"),
-        ("swaps", f"{assessment.swap_flips:.1%}", "images that change class with another's nuisance; 0 is perfect"),
+        (
+            "swaps",
+            f"{assessment.nuisance_flip_rate:.1%}",
+            "images that change class with another's nuisance; 0 is perfect",
+        ),
         (
             "feature cosine",
             f"{assessment.realism.cosine:.3f}",
@@ -48,18 +51,18 @@ def print_assessment(assessment: "Assessment", context_r2: Mapping[str, Mapping[
     screen.print(table)
     if not assessment.controls:
         return
-    where = ", residual transferred to the input image" if assessment.transferred else ""
+    where = ", residual transferred to the input image" if assessment.residual_transfer else ""
     control = Table(
         *("concept", "requested ~ measured", "slope", "leak into others, sd", "shown"),
         title=f"control of each concept, measured by {assessment.measured_by}{where}",
         title_justify="left",
     )
     for each in assessment.controls:
-        leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in each.leak.items()) or "none"
+        leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in each.leakage.items()) or "none"
         shown = "yes" if each.effective else "refused" if each.correlation == each.correlation else "not measured"
         correlation = f"{each.correlation:.2f}"
-        if each.measurable < 0.995:
-            correlation += f" ({1 - each.measurable:.1%} not measurable)"
+        if each.measurable_share < 0.995:
+            correlation += f" ({1 - each.measurable_share:.1%} not measurable)"
         control.add_row(escape(each.concept), correlation, f"{each.slope:.2f}", leak, shown)
     screen.print(control)
     if context_r2:
@@ -119,8 +122,8 @@ def print_global_explanation(explanation: "GlobalExplanation", class_names: Sequ
 
 
 def _print_edges(graph: "CausalGraph", title: str) -> None:
+    from pellucid.surrogate import DECISION_NODE
     from pellucid.surrogate.causal import CLASS_NODE
-    from pellucid.surrogate.explain.decision_effects import DECISION_NODE
 
     shown = [edge for edge in graph.edges if DECISION_NODE not in edge.pair and edge.source != CLASS_NODE]
     linked = [edge.target for edge in graph.edges if edge.source == CLASS_NODE]
@@ -157,10 +160,10 @@ def _print_difference(explanation: "GlobalExplanation") -> None:
 
 
 def _print_effects(explanation: "GlobalExplanation", target: str) -> None:
-    from pellucid.surrogate.explain.decision_effects import DECISION_NODE
+    from pellucid.surrogate import DECISION_NODE
 
     null = explanation.null
-    where = "transferred to the input images" if explanation.transferred else "on the reconstructions"
+    where = "transferred to the input images" if explanation.residual_transfer else "on the reconstructions"
     table = Table(
         *("concept", "moves the decision by, sd", "flips", "dose response, low to high value, sd", "p", ""),
         title=f"edges to the decision{target}, by intervention {where}",
@@ -171,12 +174,14 @@ def _print_effects(explanation: "GlobalExplanation", target: str) -> None:
     )
     edges = explanation.perceived.edges
     tentative = {edge.source for edge in edges if edge.target == DECISION_NODE and edge.tentative}
-    for effect in sorted(explanation.decisions, key=lambda effect: -effect.strength):
+    for effect in sorted(explanation.decision_effects, key=lambda effect: -effect.strength):
         verdict = "decides" if effect.significant else "not significant"
         verdict += ", not controlled" if effect.concept in tentative else ""
         p_value = "<0.001" if effect.p_value < 0.001 else f"{effect.p_value:.3f}"
-        dose = f"{effect.dose[0]:+.2f} to {effect.dose[-1]:+.2f}"
-        table.add_row(escape(effect.concept), f"{effect.strength:.3f}", f"{effect.flips:.1%}", dose, p_value, verdict)
+        dose = f"{effect.dose_response[0]:+.2f} to {effect.dose_response[-1]:+.2f}"
+        table.add_row(
+            escape(effect.concept), f"{effect.strength:.3f}", f"{effect.flip_rate:.1%}", dose, p_value, verdict
+        )
     screen.print(table)
 
 

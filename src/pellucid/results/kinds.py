@@ -13,6 +13,8 @@ KINDS: dict[str, str] = {
     "concepts": "pellucid.concepts:ConceptExplanation",
     "class_concepts": "pellucid.concepts:ClassExplanation",
     "tcav": "pellucid.concepts:TCAVResult",
+    "surrogate_global": "pellucid.surrogate:GlobalExplanation",
+    "surrogate_local": "pellucid.surrogate:LocalExplanation",
 }
 """kind -> "module:class"; a class is imported when a result of its kind is loaded."""
 

@@ -1,24 +1,27 @@
-"""The twin that comes with pellucid, of the digit classifier `digit_cnn`: something to ask at once."""
+"""The surrogate that comes with pellucid, of the digit classifier `digit_cnn`: explanations without any training."""
 
 from pathlib import Path
 
-from pellucid.surrogate.surrogate import SurrogateExplainer, load
+from pellucid.surrogate.explainer import SurrogateExplainer, load
 
 DIGITS = "digits"
 
 
 def pretrained_folder(name: str) -> Path:
-    """Where a twin of that name would lie in the package."""
-    return Path(__file__).with_name("twins") / name
+    """Where a surrogate of that name would lie in the package."""
+    return Path(__file__).with_name("pretrained_models") / name
 
 
 def digit_surrogate(device: str | None = None) -> SurrogateExplainer:
-    """The twin of `pellucid.load("digit_cnn")`, trained on Morpho-MNIST by `experiments/surrogate/train_digits.py`.
+    """Load the surrogate of `pellucid.load("digit_cnn")`, trained on Morpho-MNIST.
 
-    It knows thickness, intensity, slant and width, and has its marks and its graphs.
+    It knows thickness, intensity, slant and width, and comes with its reference, its assessment and its graphs.
 
     Args:
         device: where it runs.
+
+    >>> digit_surrogate().context_names
+    ('thickness', 'intensity', 'slant', 'width')
     """
     from pellucid.classifiers import load as load_classifier
 

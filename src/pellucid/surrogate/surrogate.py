@@ -1,4 +1,4 @@
-"""A trained twin surrogate: from images to codes and back, saved and loaded."""
+"""A trained surrogate: from images to codes and back, frozen, saved and loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
+from pellucid.errors import TargetError
 from pellucid.results import library_versions
 from pellucid.storage import RecordError, read_record, read_tensors, select_prefix, write_record, write_tensors
-from pellucid.surrogate.answers import Answers
 from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality
+from pellucid.surrogate.model.batches import batch_slices, map_batches
 from pellucid.surrogate.model.codes import Codes, name_latents
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
@@ -20,30 +21,42 @@ from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetw
 from pellucid.surrogate.training.checkpoint import CheckpointError
 from pellucid.surrogate.training_options import TrainingOptions
 
-FORMAT, VERSION = "pellucid surrogate", 1
-TENSORS, RECORD = "twin.safetensors", "twin.json"
+FORMAT, VERSION = "pellucid surrogate", 2
+TENSORS, RECORD = "surrogate.safetensors", "surrogate.json"
+_FORMER_RECORD = "twin.json"  # of version 1
+
+_BATCH = 128
 
 
-class SurrogateExplainer(Answers):
-    """The twin of a classifier (see `pellucid.surrogate.codes.SurrogateProtocol`), and the answers that it gives
-    (see `Answers`).
+class Surrogate:
+    """The frozen surrogate of a classifier: an encoder of what it sees, and a generator that it answers alike to.
 
     Images are (N, C, R, R) in the classifier's own input space; results are on the classifier's device.
 
-    Attributes:
-        features: the classifier and what it sees.
-        networks: encoders, head and generator, running means, frozen.
-        instruments: judges of context, perceived context, scales.
+    Args:
+        features: the classifier and what its layers see.
+        networks: encoders, head and generator; moving averages of the training.
+        auxiliary_models: attribute predictors, context probe and scales.
         space: display space of the generator.
-        sizes, options: of data and training.
-        quality: R^2 of the judges and of the perceived context.
+        sizes: of the data.
+        options: of the training.
+        quality: R2 of attribute predictors and context probe.
         span: (2, K_c), 2 % and 98 % quantiles of the standardized contexts seen in training.
-        steps: of training made.
-        context_names, latent_names: of the codes' columns.
+        steps: trained so far.
+
+    Attributes:
+        context_names, latent_names: of the columns of the codes.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> surrogate = digit_surrogate().surrogate
+    >>> codes = surrogate.encode(torch.full((1, 1, 32, 32), -1.0))
+    >>> codes.context.shape, codes.latent.shape, surrogate.decode(codes).shape
+    (torch.Size([1, 4]), torch.Size([1, 8]), torch.Size([1, 1, 32, 32]))
     """
 
     def __init__(
         self,
+        *,
         features: FeatureExtractor,
         networks: SurrogateNetworks,
         auxiliary_models: AuxiliaryModels,
@@ -67,80 +80,92 @@ class SurrogateExplainer(Answers):
         return self.features.classifier
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; a single logit has two sides."""
+        names = tuple(self.classifier.class_names)
+        return (f"not {names[0]}", names[0]) if len(names) == 1 else names
+
+    def class_index(self, target: int | str) -> int:
+        """The class of a name or index; of a single logit 0 is against it and 1 for it.
+
+        Raises:
+            TargetError: there is no such class.
+        """
+        if self.classifier.num_classes > 1:
+            return self.classifier.class_index(target)
+        if target in (0, 1):
+            return int(target)
+        if target not in self.class_names:
+            raise TargetError(f"no class {target!r}: {self.classifier.name} has {' and '.join(self.class_names)}")
+        return self.class_names.index(str(target))
+
+    @property
     def finished(self) -> bool:
-        """Whether the training was made to its end."""
+        """Whether the training reached its end."""
         return self.steps == self.options.steps
 
-    def encode(self, images: Tensor, max_batch: int = 128) -> Codes:
-        """The codes of images, without gradients, at most `max_batch` at a time."""
+    def encode(self, images: Tensor, max_batch: int = _BATCH) -> Codes:
+        """Encode images (N, C, R, R), without gradients, at most `max_batch` at a time."""
+        images = images.to(self.classifier.device, torch.float32)
         with torch.no_grad():
-            parts = [
-                self._encode(chunk)
-                for chunk in torch.split(images.to(self.classifier.device, torch.float32), max_batch)
-            ]
-        return Codes(*(torch.cat(blocks) for blocks in zip(*parts, strict=True)))
+            return Codes.concat([self._encode(images[rows]) for rows in batch_slices(len(images), max_batch)])
 
-    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shown = self.space.to_display(images)
+    def _encode(self, images: Tensor) -> Codes:
+        displayed = self.space.to_display(images)
         latent = self.networks.latent(self.auxiliary_models.standard_phi(self.features(images).phi))
-        return self.auxiliary_models.attribute_predictors(shown), latent, self.networks.nuisance(shown)
+        return Codes(self.auxiliary_models.attribute_predictors(displayed), latent, self.networks.nuisance(displayed))
 
     def decode(self, codes: Codes) -> Tensor:
-        """The images of codes; differentiable with respect to them."""
+        """Generate the images (N, C, R, R) of codes; differentiable with respect to them."""
         return self.space.from_display(self.networks.generate(codes))
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images as the twin redraws them, without gradients."""
-        codes = self.encode(images)
-        with torch.no_grad():
-            return torch.cat([self.decode(codes[rows]) for rows in torch.split(torch.arange(len(codes)), 128)])
+        """Encode and decode images (N, C, R, R), without gradients."""
+        return map_batches(self.decode, self.encode(images), size=_BATCH)
 
     def clip(self, images: Tensor) -> Tensor:
-        """Images cut to the range between black and full brightness; differentiable."""
+        """Clip images to the range between black and full brightness; differentiable."""
         return self.space.from_display(self.space.to_display(images).clamp(-1, 1))
 
     def logits(self, images: Tensor) -> Tensor:
-        """The classifier's logits (N, K); differentiable with respect to the images."""
+        """The classifier's logits (N, K) of images; differentiable with respect to them."""
         return self.classifier.logits(images)
 
     def head_logits(self, codes: Codes) -> Tensor:
-        """The logits (N, K) that the discriminative twin reads off context and latents alone."""
+        """The logits (N, K) that the surrogate's head predicts from context and latents alone."""
         predicted: Tensor = self.networks.head(codes.concept_coordinates())
         return predicted
 
     def pooled_features(self, images: Tensor) -> Tensor:
-        """What the classifier's layers make of images, (N, F), without gradients."""
-        with torch.no_grad():
-            return torch.cat([self.features(chunk).phi for chunk in torch.split(images, 128)])
+        """The classifier's pooled features (N, F) of images, without gradients."""
+        return map_batches(lambda chunk: self.features(chunk).phi, images, size=_BATCH)
 
     def perceived_context(self, images: Tensor) -> Tensor:
-        """The context that the classifier's own features tell of, (N, K_c), in standard deviations of the table."""
+        """The context (N, K_c) that the probe predicts from the classifier's features, in standard deviations."""
         phi = self.pooled_features(images.to(self.classifier.device))
         with torch.no_grad():
             perceived: Tensor = self.auxiliary_models.context_probe(self.auxiliary_models.standard_phi(phi))
         return perceived
 
     def predicted_context(self, images: Tensor) -> Tensor:
-        """Each judge's context of images, (judges, N, K_c), standardized; differentiable."""
+        """The context (P, N, K_c) that each attribute predictor predicts, in standard deviations; differentiable."""
         return self.auxiliary_models.attribute_predictors.predict_each(self.space.to_display(images))
 
     def standard_context(self, values: Tensor) -> Tensor:
-        """Context in the table's units (N, K_c) as the codes have it."""
+        """Context (N, K_c) in the table's units, as the codes have it: in standard deviations from the mean."""
         return self.auxiliary_models.standard_context(values.to(self.classifier.device))
 
     def context_values(self, standard: Tensor) -> Tensor:
-        """Context of codes (N, K_c) in the table's units."""
+        """Context (N, K_c) of codes in the table's units."""
         return self.auxiliary_models.context_values(standard)
 
     def save(self, folder: str | Path) -> None:
-        """Write the twin as `surrogate.safetensors` and `surrogate.json`, and what it knows of real images beside
-        them."""
+        """Write the surrogate into a folder, as `surrogate.safetensors` and `surrogate.json`."""
         path = Path(folder)
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
         tensors |= {f"auxiliary_models.{name}": value for name, value in self.auxiliary_models.state_dict().items()}
         write_tensors(path / TENSORS, tensors | {"span": self.span})
         write_record(path / RECORD, self._record(), kind=FORMAT, version=VERSION)
-        self.save_state(path)
 
     def _record(self) -> "SurrogateRecord":
         return SurrogateRecord(
@@ -156,12 +181,17 @@ class SurrogateExplainer(Answers):
 
     def __repr__(self) -> str:
         contexts = ", ".join(self.context_names) or "no context"
-        return f"SurrogateExplainer({self.classifier.name!r}, {contexts}, step {self.steps} of {self.options.steps})"
+        return f"Surrogate({self.classifier.name!r}, {contexts}, step {self.steps} of {self.options.steps})"
 
 
 @dataclass(frozen=True)
 class ClassifierIdentity:
-    """Which classifier a surrogate mimics: its name, and the digest of its weights."""
+    """Which classifier a surrogate mimics.
+
+    Attributes:
+        name: of the classifier.
+        weights: SHA-256 of its weights.
+    """
 
     name: str
     weights: str
@@ -178,8 +208,8 @@ class SurrogateRecord:
         options: of the training.
         quality: of the auxiliary models.
         sizes: of the data.
-        space: of the images.
-        steps: of the training so far.
+        space: display space of the images.
+        steps: trained so far.
     """
 
     classifier: ClassifierIdentity
@@ -192,51 +222,54 @@ class SurrogateRecord:
     steps: int
 
 
-def load(folder: str | Path, *, classifier: Classifier) -> SurrogateExplainer:
-    """The twin that was trained or saved in a folder; of an unfinished training the last checkpoint's.
+def load_surrogate(folder: str | Path, *, classifier: Classifier) -> Surrogate:
+    """Read what `Surrogate.save` wrote.
 
     Args:
-        folder: of the training, or of `SurrogateExplainer.save`.
-        classifier: the one that the twin mimics.
+        folder: of the training, or of `Surrogate.save`.
+        classifier: the one that the surrogate mimics.
 
     Raises:
-        CheckpointError: there is no twin, or it is another classifier's.
+        CheckpointError: there is no surrogate, or it is another classifier's.
     """
     path = Path(folder)
     record = _read_record(path / RECORD)
-    expected, given = record.classifier.weights, classifier.fingerprint()
-    if expected != given:
+    expected, fingerprint = record.classifier.weights, classifier.fingerprint()
+    if expected != fingerprint:
         raise CheckpointError(
             f"{path} holds the surrogate of {record.classifier.name} with weights {expected[:12]}; the classifier "
-            f"given, {classifier.name}, has weights {given[:12]}: its decisions are not the ones that were distilled"
+            f"given, {classifier.name}, has weights {fingerprint[:12]}: its decisions are not the ones that were "
+            "distilled"
         )
-    sizes, options = record.sizes, record.options
-    features = FeatureExtractor(classifier, record.layers)
     tensors = read_tensors(path / TENSORS)
+    sizes, options = record.sizes, record.options
     networks = SurrogateNetworks(sizes, options)
     networks.load_state_dict(select_prefix(tensors, "networks."))
     auxiliary_models = AuxiliaryModels(sizes.channels, sizes.features, len(sizes.context_names), options)
     auxiliary_models.load_state_dict(select_prefix(tensors, "auxiliary_models."))
     to_channels_last(networks, classifier.device)
     to_channels_last(auxiliary_models, classifier.device)
-    surrogate = SurrogateExplainer(
-        features,
-        networks,
-        auxiliary_models,
-        record.space,
-        sizes,
-        options,
-        record.quality,
-        tensors["span"],
-        record.steps,
+    return Surrogate(
+        features=FeatureExtractor(classifier, record.layers),
+        networks=networks,
+        auxiliary_models=auxiliary_models,
+        space=record.space,
+        sizes=sizes,
+        options=options,
+        quality=record.quality,
+        span=tensors["span"],
+        steps=record.steps,
     )
-    surrogate.load_state(path)
-    return surrogate
 
 
 def _read_record(path: Path) -> SurrogateRecord:
+    if not path.exists() and path.with_name(_FORMER_RECORD).exists():
+        raise CheckpointError(
+            f"{path.parent} holds a surrogate of an older format ({_FORMER_RECORD}), which this version of pellucid "
+            "does not read: train it again, or use the version that wrote it"
+        )
     if not path.exists():
-        raise CheckpointError(f"{path.parent} holds no surrogate: there is no {path.name}")
+        raise CheckpointError(f"{path.parent} does not hold a surrogate: there is no {path.name}")
     try:
         return read_record(path, SurrogateRecord, kind=FORMAT, version=VERSION)
     except RecordError as error:

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate import SurrogateExplainer, digit_surrogate, load
+from pellucid.surrogate import (
+    Counterfactual,
+    GlobalOptions,
+    LocalExplanation,
+    LocalOptions,
+    SurrogateExplainer,
+    digit_surrogate,
+    load,
+    r2_by_context,
+)
 from pellucid.surrogate.causal import BackgroundKnowledge, DiscoveryOptions
-from pellucid.surrogate.explain.counterfactual import Counterfactual
-from pellucid.surrogate.explain.global_explanation import r2_by_context
-from pellucid.surrogate.explain.local_explanation import LocalExplanation
-from pellucid.surrogate.pretrained import DIGITS
 from pellucid.workflows.inputs import load_classifier
 from pellucid.workflows.options import (
     AssessOptions,
@@ -79,13 +84,13 @@ def open_any_surrogate(run: Path, options: RunClassifierOptions = RunClassifierO
     >>> open_any_surrogate(Path("digits")).context_names
     ('thickness', 'intensity', 'slant', 'width')
     """
-    if str(run) == DIGITS and not run.exists():
+    if str(run) == "digits" and not run.exists():
         return digit_surrogate(options.device)
     return open_surrogate(run, options)
 
 
 def explain_images_by_surrogate(
-    surrogate: SurrogateExplainer,
+    explainer: SurrogateExplainer,
     files: Sequence[Path],
     options: ExplainSurrogateOptions = ExplainSurrogateOptions(),  # noqa: B008
     *,
@@ -94,7 +99,7 @@ def explain_images_by_surrogate(
     """Explain images: what counts, along which paths, what would flip the decision, and may it be believed.
 
     Args:
-        surrogate: of the classifier.
+        explainer: of the classifier.
         files: images.
         options: classes, interventions and effort.
         on_image: called with (images done, in all) before each image.
@@ -103,23 +108,25 @@ def explain_images_by_surrogate(
         PellucidError: an unknown class or concept, or a concept that the surrogate does not control.
     """
     do = numbers(options.do, "--set")
-    target, flip_to = class_index(surrogate, options.target), class_index(surrogate, options.flip_to)
+    target, flip_to = class_index(explainer, options.target), class_index(explainer, options.flip_to)
     explained = []
     for done, file in enumerate(files):
         if on_image is not None:
             on_image(done, len(files))
-        image = surrogate.classifier.read(file)
-        explanation = surrogate.explain(
+        image = explainer.classifier.read(file)
+        explanation = explainer.explain(
             image,
             target,
             flip_to=flip_to,
-            permutations=options.permutations,
-            values=options.values,
-            transferred=options.transferred,
-            seed=options.seed,
+            options=LocalOptions(
+                permutations=options.permutations,
+                levels=options.values,
+                residual_transfer=options.residual_transfer,
+                seed=options.seed,
+            ),
         )
-        counterfactual = surrogate.counterfactual(image, do, propagate=options.propagate) if do else None
-        explained.append(ExplainedImage(file.name, explanation, counterfactual, surrogate.class_names))
+        counterfactual = explainer.counterfactual(image, do, propagate=options.propagate) if do else None
+        explained.append(ExplainedImage(file.name, explanation, counterfactual, explainer.class_names))
     return explained
 
 
@@ -144,28 +151,29 @@ def discover_graph(
     Raises:
         PellucidError: unknown names, too few images, or no such run.
     """
-    search = DiscoveryOptions(method=discover.method, bootstraps=discover.bootstraps, seed=discover.seed)
-    knowledge = BackgroundKnowledge(
-        whole_numbers(discover.tier, "--tier"),
-        arrows(discover.required, "--required"),
-        arrows(discover.forbidden, "--forbidden"),
+    search = GlobalOptions(
+        knowledge=BackgroundKnowledge(
+            whole_numbers(discover.tier, "--tier"),
+            arrows(discover.required, "--required"),
+            arrows(discover.forbidden, "--forbidden"),
+        ),
+        discovery=DiscoveryOptions(method=discover.method, bootstraps=discover.bootstraps, seed=discover.seed),
+        max_interventions=discover.max_interventions,
+        residual_transfer=discover.residual_transfer,
+        seed=discover.seed,
     )
-    surrogate = open_surrogate(run, options)
-    target = class_index(surrogate, discover.target)
-    sample = choose_sample(run, surrogate, options)
-    surrogate.discover(
+    explainer = open_surrogate(run, options)
+    target = class_index(explainer, discover.target)
+    sample = choose_sample(run, explainer, options)
+    explainer.discover(
         sample.images,
         None if sample.context is None else sample.context.values.float(),
-        knowledge=knowledge,
-        options=search,
-        max_interventions=discover.intervened,
         target=target,
-        transferred=discover.transferred,
-        seed=discover.seed,
+        options=search,
         on_progress=on_stage,
     )
-    surrogate.save_state(run)
-    return surrogate
+    explainer.save_state(run)
+    return explainer
 
 
 @dataclass(frozen=True)
@@ -173,13 +181,13 @@ class SurrogateAssessment:
     """How far a surrogate may be believed.
 
     Attributes:
-        surrogate: with its `assessment`.
+        explainer: with its `assessment`.
         context_r2: R2 of each context by who predicts it: "predictors" of the surrogate, a "probe" of the classifier's
             features, and the same probe on an "untrained" classifier, measured on training images; empty without
             context.
     """
 
-    surrogate: SurrogateExplainer
+    explainer: SurrogateExplainer
     context_r2: dict[str, dict[str, float]]
 
 
@@ -201,37 +209,37 @@ def assess_surrogate(
     Raises:
         PellucidError: no such run, or images that do not fit it.
     """
-    surrogate = open_surrogate(run, options)
-    sample = choose_sample(run, surrogate, options)
+    explainer = open_surrogate(run, options)
+    sample = choose_sample(run, explainer, options)
     recorded = TrainCommand.load(run).measure if (run / TRAIN_COMMAND).exists() else "predictors"
     measure = assess.measure or recorded
     if assess.keep:
-        surrogate.set_reference(sample.images)
-    surrogate.assess(
+        explainer.set_reference(sample.images)
+    explainer.assess(
         sample.images,
-        find_measure(measure, surrogate, sample),
+        find_measure(measure, explainer, sample),
         measured_by=MEASURE_DESCRIPTIONS[measure],
-        transferred=assess.transferred,
+        residual_transfer=assess.residual_transfer,
         seed=assess.seed,
         on_progress=None if on_stage is None else lambda done, total: on_stage("measuring control", done, total),
     )
     if assess.keep:
-        surrogate.save_state(run)
-    return SurrogateAssessment(surrogate, _context_r2(surrogate, sample))
+        explainer.save_state(run)
+    return SurrogateAssessment(explainer, _context_r2(explainer, sample))
 
 
-def _context_r2(surrogate: SurrogateExplainer, sample: ImageSample) -> dict[str, dict[str, float]]:
+def _context_r2(explainer: SurrogateExplainer, sample: ImageSample) -> dict[str, dict[str, float]]:
     if sample.context is None:
         return {}
-    table, names = surrogate.standard_context(sample.context.values.float()), surrogate.context_names
+    table, names = explainer.standard_context(sample.context.values.float()), explainer.context_names
     return {
-        "predictors": r2_by_context(names, surrogate.encode(sample.images).context, table),
-        "probe": r2_by_context(names, surrogate.perceived_context(sample.images), table),
-        "untrained": dict(zip(names, surrogate.quality.untrained_baseline, strict=False)),
+        "predictors": r2_by_context(names, explainer.encode(sample.images).context, table),
+        "probe": r2_by_context(names, explainer.surrogate.perceived_context(sample.images), table),
+        "untrained": dict(zip(names, explainer.surrogate.quality.untrained_baseline, strict=False)),
     }
 
 
-def class_index(surrogate: SurrogateExplainer, text: str | None) -> int | None:
+def class_index(explainer: SurrogateExplainer, text: str | None) -> int | None:
     """The class of a name, or of an index in digits; None for none.
 
     Raises:
@@ -239,35 +247,35 @@ def class_index(surrogate: SurrogateExplainer, text: str | None) -> int | None:
     """
     if text is None:
         return None
-    return surrogate.class_index(int(text) if text.isdecimal() else text)
+    return explainer.class_index(int(text) if text.isdecimal() else text)
 
 
-def choose_sample(run: Path, surrogate: SurrogateExplainer, options: RunOptions) -> ImageSample:
+def choose_sample(run: Path, explainer: SurrogateExplainer, options: RunOptions) -> ImageSample:
     """The images that are given, with their context, or those that the training held out.
 
     Args:
         run: folder of the training.
-        surrogate: that was trained there.
+        explainer: that was trained there.
         options: folder of images and their context, if given.
 
     Raises:
         PellucidError: a context without images, or images that are no longer those of the training.
     """
-    if options.context is not None and not surrogate.context_names:
+    if options.context is not None and not explainer.context_names:
         raise PellucidError(
             "the surrogate was trained without context, so there is nothing to take from --context: leave it out"
         )
     if options.images is not None:
-        files, table = find_images_with_context(options.images, options.context, surrogate.context_names)
-        return read_sample(surrogate.classifier, files, table, range(len(files)))
+        files, table = find_images_with_context(options.images, options.context, explainer.context_names)
+        return read_sample(explainer.classifier, files, table, range(len(files)))
     if options.context is not None:
         raise PellucidError("--context is the table of --images; give both, or neither for the held-out images")
     command = TrainCommand.load(run)
-    files, table = find_images_with_context(command.data, command.context, surrogate.context_names)
+    files, table = find_images_with_context(command.data, command.context, explainer.context_names)
     if command.listing != digest_of_files(files):
         raise PellucidError(
             f"{command.data} no longer holds the images that the training began with, so those held out cannot be "
             "told from the others: give --images (and --context) with some that it has not seen"
         )
     _, held_out = split_rows(len(files), command.held_out, command.seed)
-    return read_sample(surrogate.classifier, files, table, held_out)
+    return read_sample(explainer.classifier, files, table, held_out)

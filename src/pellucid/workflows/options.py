@@ -262,7 +262,7 @@ class ExplainSurrogateOptions:
         propagate: let the effects of what `do` sets respond, along the graph.
         permutations: behind the importances of each image; even.
         values: images in a latent traversal.
-        transferred: measure effects with the changes transferred to the input image, not on the reconstruction.
+        residual_transfer: measure effects with the residual transferred to the input image, not on the reconstruction.
         seed: of everything drawn.
     """
 
@@ -272,7 +272,7 @@ class ExplainSurrogateOptions:
     propagate: bool = False
     permutations: int = 64
     values: int = 9
-    transferred: bool = False
+    residual_transfer: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -289,9 +289,9 @@ class DiscoverOptions:
         forbidden: "a->b": a cannot cause b.
         method: pc; fci, which allows for hidden common causes; or ges.
         bootstraps: resamples behind the confidence of each edge.
-        intervened: images that are intervened on, at most.
+        max_interventions: images that are intervened on, at most.
         target: class that the edges to the decision are for; none for each image's own, and the second of two.
-        transferred: measure effects with the changes transferred to the input image, not on the reconstruction.
+        residual_transfer: measure effects with the residual transferred to the input image, not on the reconstruction.
         seed: of everything drawn.
     """
 
@@ -300,13 +300,13 @@ class DiscoverOptions:
     forbidden: tuple[str, ...] = ()
     method: Literal["pc", "fci", "ges"] = "pc"
     bootstraps: int = 50
-    intervened: int = 200
+    max_interventions: int = 200
     target: str | None = None
-    transferred: bool = False
+    residual_transfer: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_minimum(self, bootstraps=0, intervened=20, seed=0)
+        _check_minimum(self, bootstraps=0, max_interventions=20, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,13 +315,13 @@ class AssessOptions:
 
     Attributes:
         measure: what re-measures generated images; none for what the training used.
-        transferred: measure effects with the changes transferred to the input image, not on the reconstruction.
+        residual_transfer: measure effects with the residual transferred to the input image, not on the reconstruction.
         keep: let this assessment decide what is refused, and explain against these images.
         seed: of everything drawn.
     """
 
     measure: MeasureName | None = None
-    transferred: bool = False
+    residual_transfer: bool = False
     keep: bool = False
     seed: int = 0
 

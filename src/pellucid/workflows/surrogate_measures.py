@@ -8,10 +8,15 @@ from torch import Tensor
 from pellucid.classifiers import Classifier
 from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
-from pellucid.surrogate import Rerender, SurrogateExplainer
-from pellucid.surrogate.assess.leakage import Measure
-from pellucid.surrogate.assess.morphometry import digit_measure, digit_rerender, measure_digits
-from pellucid.surrogate.explain.global_explanation import r2_by_context
+from pellucid.surrogate import (
+    Measure,
+    Rerender,
+    SurrogateExplainer,
+    digit_measure,
+    digit_rerender,
+    measure_digits,
+    r2_by_context,
+)
 from pellucid.surrogate.model import DisplaySpace
 from pellucid.synthetic.morphomnist import MEASURES, SETTABLE
 from pellucid.workflows.surrogate_images import ImageSample
@@ -53,30 +58,32 @@ def check_measures(measure: str, rerender: str, contexts: Sequence[str]) -> None
             )
 
 
-def find_measure(name: str, surrogate: SurrogateExplainer, sample: ImageSample) -> Measure | None:
+def find_measure(name: str, explainer: SurrogateExplainer, sample: ImageSample) -> Measure | None:
     """What re-measures images; None for the surrogate's own attribute predictors.
 
     Args:
         name: "predictors" or "morphomnist".
-        surrogate: whose contexts are measured.
+        explainer: whose contexts are measured.
         sample: images, with the context that measuring them must give.
 
     Raises:
         PellucidError: an unknown name, or measuring the given images does not give what their table says.
     """
-    check_measures(name, "none", surrogate.context_names)
+    check_measures(name, "none", explainer.context_names)
     if name != MORPHOMNIST:
         return None
     if sample.context is not None:
-        _check_units(surrogate, sample.images, sample.context)
-    return digit_measure(surrogate)
+        _check_units(explainer, sample.images, sample.context)
+    return digit_measure(explainer.surrogate)
 
 
-def _check_units(surrogate: SurrogateExplainer, images: Tensor, context: ContextTable) -> None:
-    table = surrogate.standard_context(context.values.float())
-    measured = surrogate.standard_context(measure_digits(surrogate.space.to_display(images), surrogate.context_names))
+def _check_units(explainer: SurrogateExplainer, images: Tensor, context: ContextTable) -> None:
+    table = explainer.standard_context(context.values.float())
+    measured = explainer.standard_context(
+        measure_digits(explainer.surrogate.space.to_display(images), explainer.context_names)
+    )
     known = measured.isfinite().all(1)
-    r2 = r2_by_context(surrogate.context_names, measured[known], table[known])
+    r2 = r2_by_context(explainer.context_names, measured[known], table[known])
     if poor := {name: share for name, share in r2.items() if not share >= _MIN_R2}:
         values = ", ".join(f"{name} R2 {share:.2f}" for name, share in poor.items())
         raise PellucidError(

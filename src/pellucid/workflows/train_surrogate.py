@@ -153,7 +153,7 @@ def _train(
         on_note("no --context: the surrogate has unexplained latents only, and no concept gets a name")
     classifier = load_classifier(ClassifierOptions(model=command.model, weights=command.weights, device=device))
     examples = read_sample(classifier, files, None, rows[:64]).images
-    surrogate = train(
+    explainer = train(
         classifier,
         [files[row] for row in rows],
         context,
@@ -167,16 +167,16 @@ def _train(
     if not is_main_process():
         return None
     sample = read_sample(classifier, files, table, held_out)
-    surrogate.set_reference(sample.images)
-    surrogate.assess(
+    explainer.set_reference(sample.images)
+    explainer.assess(
         sample.images,
-        find_measure(command.measure, surrogate, sample),
+        find_measure(command.measure, explainer, sample),
         measured_by=MEASURE_DESCRIPTIONS[command.measure],
         seed=command.seed,
         on_progress=None if on_stage is None else lambda done, total: on_stage("measuring control", done, total),
     )
-    surrogate.save_state(out)
-    return surrogate
+    explainer.save_state(out)
+    return explainer
 
 
 def make_training_options(options: TrainSurrogateOptions) -> TrainingOptions:

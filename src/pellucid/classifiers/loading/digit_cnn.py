@@ -10,7 +10,7 @@ from pellucid.data import Preprocess
 
 DIGIT_CNN = "digit_cnn"
 DIGIT_WEIGHTS = Path(__file__).with_name("digit_cnn.safetensors")
-"""Made by `experiments/surrogate/train_digits.py` on 8,500 digits of Morpho-MNIST (thickness -> intensity)."""
+"""Made by `experiments/surrogate/digits/train.py` on 8,500 digits of Morpho-MNIST (thickness -> intensity)."""
 
 _SIDE = 32
 

@@ -4,10 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pellucid.reports.shared.html import percent
-from pellucid.surrogate.assess.assessment import Control
-from pellucid.surrogate.assess.realism import Realism
-from pellucid.surrogate.explain.global_explanation import MIN_PROBE_R2
-from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS
+from pellucid.surrogate import MIN_EFFECTIVENESS, MIN_PROBE_R2, Control, Realism
 
 if TYPE_CHECKING:
     from pellucid.surrogate import SurrogateExplainer
@@ -29,9 +26,16 @@ _MARKS = (
     ("kl", "KL divergence", False, 0.05, 0.5, "How far apart are its two answers, in nats? 0 is the same answer."),
     ("logit_r2", "Logits kept", True, 0.95, 0.7, "How much of what its logits tell survives redrawing (R²)?"),
     ("head_agreement", "Concepts suffice", True, 0.98, 0.90, "Do contexts and latents alone tell the class?"),
-    ("swap_flips", "Nuisance is idle", False, 0.01, 0.05, "How many images change class with another's nuisance?"),
+    (
+        "nuisance_flip_rate",
+        "Nuisance is idle",
+        False,
+        0.01,
+        0.05,
+        "How many images change class with another's nuisance?",
+    ),
 )
-_IN_PERCENT = ("agreement", "head_agreement", "swap_flips")
+_IN_PERCENT = ("agreement", "head_agreement", "nuisance_flip_rate")
 
 
 def is_trustworthy(explainer: "SurrogateExplainer") -> bool:
@@ -75,10 +79,10 @@ def fidelity_view(explainer: "SurrogateExplainer") -> dict[str, Any]:
         "concepts": [_concept(explainer, column, control) for column, control in enumerate(marks.controls)],
         "names": [control.concept for control in marks.controls],
         "realism": _realism(marks.realism),
-        "images": marks.images,
+        "images": marks.num_images,
         "measured_by": marks.measured_by,
-        "transferred": marks.transferred,
-        "own_judges": "judges" in marks.measured_by,
+        "transferred": marks.residual_transfer,
+        "own_judges": "attribute predictors" in marks.measured_by,
         "verdict": _verdict(explainer),
         "leak": _LEAK,
         "least": MIN_EFFECTIVENESS,
@@ -121,7 +125,7 @@ def _verdict(explainer: "SurrogateExplainer") -> dict[str, str]:
 
 
 def _concept(explainer: "SurrogateExplainer", column: int, control: Control) -> dict[str, Any]:
-    quality = explainer.quality
+    quality = explainer.surrogate.quality
     judged = [judge[column] for judge in quality.predictor_r2]
     perceived = quality.probe_r2[column] if quality.probe_r2 else math.nan
     measured = not math.isnan(control.correlation)
@@ -137,7 +141,7 @@ def _concept(explainer: "SurrogateExplainer", column: int, control: Control) -> 
         "seen": perceived >= MIN_PROBE_R2,
         "shown": control.effective,
         "verdict": _shown(control, measured, perceived),
-        "kind": "good" if control.effective and max(control.leak.values(), default=0) <= _LEAK else
+        "kind": "good" if control.effective and max(control.leakage.values(), default=0) <= _LEAK else
         "fair" if control.effective or not measured else "poor",
     }  # fmt: skip
 
@@ -145,7 +149,7 @@ def _concept(explainer: "SurrogateExplainer", column: int, control: Control) -> 
 def _leak(control: Control, name: str) -> dict[str, Any]:
     if name == control.concept:
         return {"text": "", "share": 0, "own": True}
-    value = control.leak[name]
+    value = control.leakage[name]
     if math.isnan(value):
         return {"text": "?", "share": 0, "own": False}
     return {"text": f"{value:.2f}", "share": round(min(100, 70 * value / _LEAK)), "own": False}
@@ -154,10 +158,14 @@ def _leak(control: Control, name: str) -> dict[str, Any]:
 def _shown(control: Control, measured: bool, perceived: float) -> str:
     if not measured:
         return "Shown, but what is drawn could not be measured: take it with care."
-    lost = "" if control.measurable > 0.995 else f" {percent(1 - control.measurable)} of it cannot be measured."
+    lost = (
+        ""
+        if control.measurable_share > 0.995
+        else f" {percent(1 - control.measurable_share)} of it cannot be measured."
+    )
     if not control.effective:
         return f"Refused: what is drawn follows what was asked with {control.correlation:.2f} only.{lost}"
-    leaks = [name for name, value in control.leak.items() if value > _LEAK]
+    leaks = [name for name, value in control.leakage.items() if value > _LEAK]
     said = f"Shown, but setting it also moves {' and '.join(leaks)}." if leaks else "Shown."
     said += lost
     if not math.isnan(perceived) and perceived < MIN_PROBE_R2:

@@ -13,10 +13,8 @@ from pellucid.reports.surrogate.graph_layout import (
     assign_layers,
     lay_out,
 )
+from pellucid.surrogate import DECISION_NODE, GlobalExplanation, Proportion
 from pellucid.surrogate.causal import CLASS_NODE, CausalGraph, Edge, GraphDifference
-from pellucid.surrogate.explain.decision_effects import DECISION_NODE
-from pellucid.surrogate.explain.global_explanation import GlobalExplanation
-from pellucid.surrogate.explain.necessity import Proportion
 
 ORIENTATION_SOURCES = {
     "knowledge": "direction from what you said beforehand",
@@ -94,10 +92,10 @@ def _below(name: str, graph: CausalGraph, global_explanation: GlobalExplanation)
         return "margin of the class"
     if name not in graph.nodes:
         return "not perceived" if graph is global_explanation.perceived else "not in the table"
-    if name in global_explanation.unread and graph is global_explanation.perceived:
+    if name in global_explanation.unmodeled_concepts and graph is global_explanation.perceived:
         return "not perceived; decides"
-    if name in global_explanation.perceives and graph is global_explanation.perceived:
-        return f"perceived, R² {global_explanation.perceives[name]:.2f}"
+    if name in global_explanation.probe_r2 and graph is global_explanation.perceived:
+        return f"perceived, R² {global_explanation.probe_r2[name]:.2f}"
     return (
         "measured"
         if graph is global_explanation.data
@@ -134,7 +132,9 @@ def _drawn(edge: Edge, layout: GraphLayout, most: float, story: str = "") -> dic
 def _decided(edge: Edge, layout: GraphLayout, most: float, global_explanation: GlobalExplanation) -> dict[str, Any]:
     """An edge to the decision: without a sign where images do not agree on one."""
     drawn = _drawn(edge, layout, most)
-    agreed = next((each.agreement for each in global_explanation.decisions if each.concept == edge.source), 1.0)
+    agreed = next(
+        (each.sign_agreement for each in global_explanation.decision_effects if each.concept == edge.source), 1.0
+    )
     fact = f"{percent(agreed)} of the images agree on the direction" if agreed == agreed else "it moves none of them"
     return drawn | {"sign": drawn["sign"] if agreed >= _AGREED else "none", "tips": [*drawn["tips"], fact]}
 
@@ -207,7 +207,7 @@ def _difference(global_explanation: GlobalExplanation, layout: GraphLayout) -> d
 
 def _read_nodes(global_explanation: GlobalExplanation) -> set[str]:
     """The nodes that were discovered, not only drawn because they decide."""
-    return set(global_explanation.perceived.nodes) - set(global_explanation.unread)
+    return set(global_explanation.perceived.nodes) - set(global_explanation.unmodeled_concepts)
 
 
 def _among_concepts(told: GraphDifference) -> GraphDifference:
@@ -241,15 +241,15 @@ def _differences(global_explanation: GlobalExplanation) -> list[str] | None:
     assert global_explanation.data is not None
     lines += [
         f"{name}: in the table, but the classifier perceives it too badly (R² "
-        f"{global_explanation.perceives[name]:.2f}) to compare."
+        f"{global_explanation.probe_r2[name]:.2f}) to compare."
         for name in global_explanation.data.nodes
-        if name not in _read_nodes(global_explanation) and name in global_explanation.perceives
+        if name not in _read_nodes(global_explanation) and name in global_explanation.probe_r2
     ]
     return lines or ["No two contexts are joined in either graph."]
 
 
 def _decisions(global_explanation: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
-    most = max((edge.strength for edge in global_explanation.decisions), default=1.0)
+    most = max((edge.strength for edge in global_explanation.decision_effects), default=1.0)
     most = max(most, global_explanation.null.block, 1e-9)
     tentative = {
         edge.source for edge in global_explanation.perceived.edges if edge.target == DECISION_NODE and edge.tentative
@@ -260,27 +260,27 @@ def _decisions(global_explanation: GlobalExplanation, class_names: Sequence[str]
             "name": edge.concept,
             "strength": f"{edge.strength:.2f}",
             "share": round(100 * edge.strength / most, 1),
-            "flips": percent(edge.flips),
-            "dose": _dose(edge.dose),
-            "agreement": "" if math.isnan(edge.agreement) else percent(edge.agreement),
+            "flips": percent(edge.flip_rate),
+            "dose": _dose(edge.dose_response),
+            "agreement": "" if math.isnan(edge.sign_agreement) else percent(edge.sign_agreement),
             "p": format_p_value(edge.p_value),
             "significant": edge.significant,
             "tentative": edge.concept in tentative,
             "necessity": _share(needed[edge.concept].necessity) if needed else "",
             "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
         }
-        for edge in sorted(global_explanation.decisions, key=lambda each: -each.strength)
+        for edge in sorted(global_explanation.decision_effects, key=lambda each: -each.strength)
     ]
     return {
         "rows": rows,
         "target": None if global_explanation.target is None else class_names[global_explanation.target],
-        "transferred": global_explanation.transferred,
+        "transferred": global_explanation.residual_transfer,
         "needed": bool(needed),
         "null": f"{global_explanation.null.strongest:.3f}",
         "null_share": round(100 * global_explanation.null.strongest / most, 1),
         "block": f"{global_explanation.null.block:.3f}",
         "block_share": round(100 * global_explanation.null.block / most, 1),
-        "block_flips": percent(global_explanation.null.flips),
+        "block_flips": percent(global_explanation.null.flip_rate),
     }
 
 

@@ -43,8 +43,8 @@ def render_surrogate_page(explainer: "SurrogateExplainer", images: Sequence[Expl
         trusted=is_trustworthy(explainer),
         graph=graph,
         images=[image_view(explainer, each) for each in images],
-        crisp=explainer.options.resolution < 128,
-        black_box=not explainer.features.layers,
+        crisp=explainer.surrogate.options.resolution < 128,
+        black_box=not explainer.surrogate.features.layers,
         provenance=_provenance(explainer),
     )
 
@@ -55,15 +55,15 @@ def _provenance(explainer: "SurrogateExplainer") -> dict[str, Any]:
         "classifier": {
             "name": classifier.name,
             "weights": classifier.fingerprint(),
-            "seen at": ", ".join(explainer.features.layers) or "its logits only (black box)",
+            "seen at": ", ".join(explainer.surrogate.features.layers) or "its logits only (black box)",
         },
         "twin": {
-            "steps": f"{explainer.steps} of {explainer.options.steps}",
-            "resolution": explainer.options.resolution,
+            "steps": f"{explainer.surrogate.steps} of {explainer.surrogate.options.steps}",
+            "resolution": explainer.surrogate.options.resolution,
             "contexts": ", ".join(explainer.context_names) or "none",
-            "latents": explainer.options.latent_dim,
-            "nuisance": explainer.options.nuisance_dim,
-            "seed": explainer.options.seed,
+            "latents": explainer.surrogate.options.latent_dim,
+            "nuisance": explainer.surrogate.options.nuisance_dim,
+            "seed": explainer.surrogate.options.seed,
         },
         "versions": library_versions(),
     }

@@ -55,7 +55,7 @@ def traversal_png(explainer: "SurrogateExplainer", images: Tensor) -> bytes:
 
 def _bytes(explainer: "SurrogateExplainer", image: Tensor) -> NDArray[np.uint8]:
     """(H, W) where there is one channel, else (H, W, 3) of the first three."""
-    shown = ((explainer.space.to_display(image[None])[0].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    shown = ((explainer.surrogate.space.to_display(image[None])[0].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
     array: NDArray[np.uint8] = shown.permute(1, 2, 0).numpy()
     return array[..., 0] if array.shape[2] < 3 else np.ascontiguousarray(array[..., :3])
 

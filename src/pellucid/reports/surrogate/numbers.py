@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pellucid.reports.surrogate.why_page import redrawn_probabilities, values_of
-from pellucid.surrogate.explain.encoded_batch import probabilities
+from pellucid.surrogate import probabilities
 from pellucid.workflows import ExplainedImage
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def explanation_numbers(explainer: "SurrogateExplainer", each: ExplainedImage) -> dict[str, Any]:
     """All that is said of one image but the images; what is no number is null."""
     found, names = each.explanation, list(each.class_names)
-    seen = probabilities(found.batch.logits)[0]
+    seen = probabilities(found.logits)[0]
     shares = found.importance
     return {
         "file": each.name,
@@ -24,8 +24,8 @@ def explanation_numbers(explainer: "SurrogateExplainer", each: ExplainedImage) -
         "fidelity": {
             "reliable": bool(found.fidelity.reliable[0]),
             "kl": float(found.fidelity.kl[0]),
-            "agrees": bool(found.fidelity.agrees[0]),
-            "reason": found.fidelity.reason(0),
+            "agrees": bool(found.fidelity.same_class[0]),
+            "reason": found.fidelity.warning(0),
         },
         "importance": [
             {"concept": name, "value": value, "error": error, "percentile": place, "refused": name in found.refused}
@@ -34,7 +34,7 @@ def explanation_numbers(explainer: "SurrogateExplainer", each: ExplainedImage) -
                 strict=True,
             )
         ],
-        "transferred": found.transferred,
+        "transferred": found.residual_transfer,
         "margin": float(shares.margin[0]),
         "baseline": float(shares.baseline[0]),
         "effects": [
@@ -42,13 +42,13 @@ def explanation_numbers(explainer: "SurrogateExplainer", each: ExplainedImage) -
                 "concept": effect.concept,
                 "direct": effect.direct,
                 "total": list(effect.total),
-                "paths": [{"path": list(path), "effect": value} for path, value in effect.paths.items()],
+                "paths": [{"path": list(path.nodes), "effect": path.effect} for path in effect.paths],
                 "remainder": None if math.isnan(effect.remainder) else effect.remainder,
                 "supported": effect.in_distribution,
             }
             for effect in found.effects
         ],
-        "interactions": [{"pair": list(pair), "value": value} for pair, value in found.interactions.items()],
+        "interactions": [{"pair": list(pair.concepts), "value": pair.effect} for pair in found.interactions],
         "strips": [
             {
                 "concept": strip.concept,
@@ -67,16 +67,16 @@ def explanation_numbers(explainer: "SurrogateExplainer", each: ExplainedImage) -
 
 
 def _flip(each: ExplainedImage) -> dict[str, Any] | None:
-    flipped = each.explanation.flipped
+    flipped = each.explanation.minimal_counterfactual
     if flipped is None:
         return None
     change = _named(each.explanation.importance.names, flipped.change[0].tolist())
     return {
         "target": each.class_names[int(flipped.targets[0])],
         "valid": bool(flipped.valid[0]),
-        "raw_valid": bool(flipped.raw_valid[0]),
+        "raw_valid": bool(flipped.decoded_valid[0]),
         "change_sd": {name: by for name, by in change.items() if by},
-        "pixels": float(flipped.pixels[0]),
+        "pixels": float(flipped.pixel_change[0]),
     }
 
 

@@ -11,10 +11,7 @@ from pellucid.reports.shared.bars import Scale
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import percent
 from pellucid.reports.surrogate.image_parts import difference_uri, image_uri
-from pellucid.surrogate.explain.counterfactual import Counterfactual
-from pellucid.surrogate.explain.encoded_batch import probabilities
-from pellucid.surrogate.explain.local_explanation import ConceptEffect, LocalExplanation
-from pellucid.surrogate.explain.traversal import LatentTraversal
+from pellucid.surrogate import ConceptEffect, Counterfactual, LatentTraversal, LocalExplanation, probabilities
 from pellucid.workflows import ExplainedImage
 
 if TYPE_CHECKING:
@@ -28,16 +25,16 @@ _CURVES = 3
 def image_view(explainer: "SurrogateExplainer", each: ExplainedImage) -> dict[str, Any]:
     """What the template prints of one image."""
     found = each.explanation
-    batch, names = found.batch, each.class_names
+    names = each.class_names
     return {
         "name": each.name,
         "target": names[found.target],
-        "decided": names[int(batch.classes[0])],
-        "image": image_uri(explainer, batch.images[0]),
-        "redrawn": image_uri(explainer, batch.reconstructions[0]),
-        "missed": difference_uri(explainer, batch.images[0], batch.reconstructions[0]),
-        "warning": found.fidelity.reason(0),
-        "transferred": found.transferred,
+        "decided": names[found.decided_class],
+        "image": image_uri(explainer, found.images[0]),
+        "redrawn": image_uri(explainer, found.reconstructions[0]),
+        "missed": difference_uri(explainer, found.images[0], found.reconstructions[0]),
+        "warning": found.fidelity.warning(0),
+        "transferred": found.residual_transfer,
         "kl": f"{float(found.fidelity.kl[0]):.3f}",
         "classes": _classes(found, redrawn_probabilities(found), names),
         "sentences": [line for line in found.sentences if not line.startswith("Do not rely")],
@@ -62,8 +59,7 @@ def image_view(explainer: "SurrogateExplainer", each: ExplainedImage) -> dict[st
 
 def redrawn_probabilities(found: LocalExplanation) -> Tensor:
     """What the classifier says of the twin's redrawing, (K,)."""
-    with torch.no_grad():
-        return probabilities(found.batch.surrogate.logits(found.batch.reconstructions))[0]
+    return probabilities(found.reconstruction_logits)[0]
 
 
 def values_of(explainer: "SurrogateExplainer", concept: str, levels: Tensor) -> tuple[list[float], str]:
@@ -77,7 +73,7 @@ def values_of(explainer: "SurrogateExplainer", concept: str, levels: Tensor) -> 
 
 
 def _classes(found: LocalExplanation, redrawn: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    seen = probabilities(found.batch.logits)[0]
+    seen = probabilities(found.logits)[0]
     order = torch.maximum(seen, redrawn).argsort(descending=True).tolist()[:_CLASSES]
     return [
         {
@@ -125,7 +121,7 @@ def _strip(
 ) -> dict[str, Any]:
     values, unit = values_of(explainer, strip.concept, strip.levels)
     predicted, _ = values_of(explainer, strip.concept, strip.predicted)
-    own = float(found.batch.codes.concept_coordinates()[0, found.importance.names.index(strip.concept)])
+    own = float(found.codes.concept_coordinates()[0, found.importance.names.index(strip.concept)])
     ends = float(strip.levels[0]), float(strip.levels[-1])
     return {
         "name": strip.concept,
@@ -137,7 +133,7 @@ def _strip(
                 "value": _number(value),
                 "supported": bool(known),
             }
-            for image, raw, value, known in zip(strip.images, strip.raw, values, strip.in_distribution, strict=True)
+            for image, raw, value, known in zip(strip.images, strip.decoded, values, strip.in_distribution, strict=True)
         ],
         "curves": _curves(strip.probabilities, found.target, names),
         "own": round(100 * ((own - ends[0]) / (ends[1] - ends[0]) * (len(values) - 1) + 0.5) / len(values), 2),
@@ -179,13 +175,12 @@ def _said(strip: LatentTraversal, target: int, names: Sequence[str]) -> str:
 
 
 def _flip(explainer: "SurrogateExplainer", found: LocalExplanation, names: Sequence[str]) -> dict[str, Any] | None:
-    flipped = found.flipped
+    flipped = found.minimal_counterfactual
     if flipped is None:
         return None
-    batch = found.batch
     changes = {name: float(by) for name, by in zip(found.importance.names, flipped.change[0], strict=True) if by}
     scale = Scale.over(changes.values())
-    before, after = batch.codes.concept_coordinates()[0], flipped.codes.concept_coordinates()[0]
+    before, after = found.codes.concept_coordinates()[0], flipped.codes.concept_coordinates()[0]
     rows = []
     for name, by in sorted(changes.items(), key=lambda item: -abs(item[1])):
         column = found.importance.names.index(name)
@@ -204,17 +199,17 @@ def _flip(explainer: "SurrogateExplainer", found: LocalExplanation, names: Seque
     return {
         "goal": names[goal],
         "valid": bool(flipped.valid[0]),
-        "raw_valid": bool(flipped.raw_valid[0]),
+        "raw_valid": bool(flipped.decoded_valid[0]),
         "share": percent(float(said[goal])),
         "after": image_uri(explainer, flipped.images[0]),
-        "raw": image_uri(explainer, flipped.raw[0]),
-        "difference": difference_uri(explainer, batch.images[0], flipped.images[0]),
+        "raw": image_uri(explainer, flipped.decoded[0]),
+        "difference": difference_uri(explainer, found.images[0], flipped.images[0]),
         "rows": rows,
     }
 
 
 def _effects(effects: Sequence[ConceptEffect]) -> dict[str, Any]:
-    ends = [value for each in effects for value in (each.direct, *each.total, *each.paths.values())]
+    ends = [value for each in effects for value in (each.direct, *each.total, *(path.effect for path in each.paths))]
     scale = Scale.over(ends)
     rows = []
     for each in sorted(effects, key=lambda one: -max(map(abs, (one.direct, *one.total)))):
@@ -229,8 +224,12 @@ def _effects(effects: Sequence[ConceptEffect]) -> dict[str, Any]:
                 },
                 "open": low != high,
                 "paths": [
-                    {"name": " → ".join((*path, "decision")), "text": scale.write(value), "bar": scale.bar(value)}
-                    for path, value in each.paths.items()
+                    {
+                        "name": " → ".join((*path.nodes, "decision")),
+                        "text": scale.write(path.effect),
+                        "bar": scale.bar(path.effect),
+                    }
+                    for path in each.paths
                 ],
                 "remainder": None if math.isnan(each.remainder) or not each.paths else scale.write(each.remainder),
                 "supported": each.in_distribution,
@@ -240,10 +239,10 @@ def _effects(effects: Sequence[ConceptEffect]) -> dict[str, Any]:
 
 
 def _interactions(found: LocalExplanation) -> list[dict[str, Any]]:
-    scale = Scale.over(found.interactions.values())
+    scale = Scale.over([pair.effect for pair in found.interactions])
     return [
-        {"names": " and ".join(pair), "text": scale.write(value), "bar": scale.bar(value)}
-        for pair, value in sorted(found.interactions.items(), key=lambda item: -abs(item[1]))
+        {"names": " and ".join(pair.concepts), "text": scale.write(pair.effect), "bar": scale.bar(pair.effect)}
+        for pair in sorted(found.interactions, key=lambda pair: -abs(pair.effect))
     ]
 
 
@@ -254,8 +253,8 @@ def _asked(
     return {
         "do": ", ".join(f"{name} = {_number(value)}" for name, value in asked.do.items()),
         "image": image_uri(explainer, asked.images[0]),
-        "raw": image_uri(explainer, asked.raw[0]),
-        "difference": difference_uri(explainer, found.batch.images[0], asked.images[0]),
+        "raw": image_uri(explainer, asked.decoded[0]),
+        "difference": difference_uri(explainer, found.images[0], asked.images[0]),
         "before": f"{names[before]}, {percent(float(asked.before[0, before]))}",
         "after": f"{names[after]}, {percent(float(asked.after[0, after]))}",
         "changes": after != before,

@@ -1,4 +1,4 @@
-"""How good a twin is, measured on images it was not trained on: fidelity, and control over each context."""
+"""How good a surrogate is, on images it was not trained on: fidelity, and control of each concept."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -7,38 +7,43 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.assess.leakage import Measure, measure_baseline, measure_intervention
-from pellucid.surrogate.assess.realism import Realism, realism
-from pellucid.surrogate.explain.encoded_batch import EncodedBatch, chunks, predict_class
-from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS, fidelity
+from pellucid.surrogate.assess.leakage import ContextMeasurement, measure_baseline, measure_intervention
+from pellucid.surrogate.assess.realism import Realism, measure_realism
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, predict_class
+from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS, measure_fidelity
+from pellucid.surrogate.model.batches import map_batches
 from pellucid.surrogate.model.codes import Codes
 
+MIN_AGREEMENT = 0.95
+"""Share of images that keep their class on the reconstruction, below which effects on it need a warning."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Control:
-    """What happens when a context is set.
+    """How well the surrogate controls a concept: what is measured when a context is set.
 
     Attributes:
         concept: its name.
-        correlation: of the asked with the re-measured value on the generated image, over images.
-        slope: of the re-measured against the asked value; 1 is right.
-        leak: other context -> mean absolute change of its measured value against the image unchanged, in standard
+        correlation: of the requested with the measured value on the generated image, over images.
+        slope: of the measured against the requested value; 1 is right.
+        leakage: other context -> mean absolute change of its measured value against the unchanged image, in standard
             deviations.
-        images: how many could be measured before and after.
-        measurable: share of those measured before that could be measured after; NaN where nothing can be measured.
+        num_images: how many could be measured before and after.
+        measurable_share: of the images measured before, those that could be measured after, in [0, 1]; NaN where
+            nothing can be measured.
     """
 
     concept: str
     correlation: float
     slope: float
-    leak: Mapping[str, float]
-    images: int
-    measurable: float
+    leakage: Mapping[str, float]
+    num_images: int
+    measurable_share: float
 
     @property
     def effectiveness(self) -> float:
-        """The correlation, less for drawings that cannot be measured: they count as not following at all."""
-        return self.correlation * self.measurable
+        """The correlation, less for images that cannot be measured: they count as not following at all."""
+        return self.correlation * self.measurable_share
 
     @property
     def effective(self) -> bool:
@@ -46,142 +51,141 @@ class Control:
         return self.effectiveness >= MIN_EFFECTIVENESS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """A twin's marks.
+    """The scores of a surrogate.
 
     Attributes:
         agreement: share of images whose class the classifier keeps on the reconstruction.
         kl: mean KL divergence of the classifier's probabilities, image from reconstruction, in nats.
         logit_r2: share of the variance of the logits that the reconstructions keep.
-        head_agreement: share whose class the discriminative twin's head tells from context and latents alone.
-        swap_flips: share whose class changes when all nuisance is another image's.
-        pixels: mean absolute error of reconstructions, in units of the classifier's input.
-        realism: what the classifier's features say of the reconstructions.
+        head_agreement: share whose class the surrogate's head predicts from context and latents alone.
+        nuisance_flip_rate: share whose class changes when all nuisance is another image's.
+        pixel_error: mean absolute error of reconstructions, in units of the classifier's input.
+        realism: comparison of the classifier's features of images and reconstructions.
         controls: of each context.
-        measured_by: what re-measured the contexts.
-        transferred: whether it was measured with the changes laid on the images, not on the twin's own drawings.
-        images: how many were assessed.
-        seed: of the asked values and swaps.
+        measured_by: what measured the contexts.
+        residual_transfer: whether control was measured with the residual transferred to the input images, not on the
+            generated images.
+        num_images: how many were assessed.
+        seed: of the requested values and swaps.
     """
 
     agreement: float
     kl: float
     logit_r2: float
     head_agreement: float
-    swap_flips: float
-    pixels: float
+    nuisance_flip_rate: float
+    pixel_error: float
     realism: Realism
     controls: tuple[Control, ...]
     measured_by: str
-    transferred: bool
-    images: int
+    residual_transfer: bool
+    num_images: int
     seed: int
 
     @property
     def effectiveness(self) -> dict[str, float]:
-        """Context -> correlation of asked and re-measured value, less for drawings that cannot be measured."""
+        """Context -> correlation of requested and measured value, less for images that cannot be measured."""
         return {control.concept: control.effectiveness for control in self.controls}
 
 
 def assess(
     batch: EncodedBatch,
-    head: Callable[[Codes], Tensor],
-    features: Callable[[Tensor], Tensor],
+    head_logits: Callable[[Codes], Tensor],
+    pooled_features: Callable[[Tensor], Tensor],
     span: Tensor,
-    measure: Measure,
-    measured_by: str,
+    measurement: ContextMeasurement,
     *,
-    transferred: bool = False,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Assessment:
-    """Measure a twin on held-out images.
+    """Assess a surrogate on held-out images.
 
-    Each context in turn is asked to take a value drawn evenly from its span, all other codes held; the generated
-    images are then measured anew.
+    Each context in turn is set to a value drawn evenly from its span, all other codes held; the generated images are
+    then measured.
 
     Args:
-        painting: held-out images.
-        head: from codes to logits (N, K), the discriminative twin.
-        features: from images to the classifier's features (N, F).
-        span: (2, K_c) least and most asked of each context, in standard deviations.
-        measure: re-measures contexts; best by code that knows nothing of the twin.
-        measured_by: says what it is.
-        transferred: measure control with the changes laid on the images instead of on the twin's own drawings.
-        seed: of the asked values and of the swaps.
+        batch: held-out images.
+        head_logits: from codes to logits (N, K), the surrogate's head.
+        pooled_features: from images to the classifier's features (N, F).
+        span: (2, K_c) least and largest value requested of each context, in standard deviations.
+        measurement: of the contexts; best by code that knows nothing of the surrogate.
+        seed: of the requested values and of the swaps.
         on_progress: called with (contexts done, in all).
 
     Raises:
         PellucidError: no images.
     """
     if not len(batch):
-        raise PellucidError("there are no images to assess the twin on")
+        raise PellucidError("there are no images to assess the surrogate on")
     random = torch.Generator().manual_seed(seed)
-    trust = fidelity(batch)
-    with torch.no_grad():
-        batches = list(chunks(len(batch), batch.max_batch))
-        told = torch.cat([head(batch.codes[rows]) for rows in batches])
-        redrawn = torch.cat([batch.surrogate.logits(batch.reconstructions[rows]) for rows in batches])
-        real, drawn = (
-            torch.cat([features(seen[rows]) for rows in batches]) for seen in (batch.images, batch.reconstructions)
-        )
+    fidelity, size = measure_fidelity(batch), batch.max_batch
+    predicted = map_batches(head_logits, batch.codes, size=size)
+    reconstructed = map_batches(batch.surrogate.logits, batch.reconstructions, size=size)
+    features = [map_batches(pooled_features, images, size=size) for images in (batch.images, batch.reconstructions)]
     donors = torch.randperm(len(batch), generator=random)
-    swapped = batch.drawn(replace(batch.codes, nuisance=batch.codes.nuisance[donors]))
-    with torch.no_grad():
-        after = torch.cat([batch.surrogate.logits(swapped[rows]) for rows in batches])
-    factual = measure_baseline(batch, measure, transferred=transferred)
+    swapped = batch.decode(replace(batch.codes, nuisance=batch.codes.nuisance[donors]))
+    after_swap = map_batches(batch.surrogate.logits, swapped, size=size)
+    baseline = measure_baseline(batch, measurement)
     controls = []
-    for column in range(len(batch.surrogate.context_names)):
-        controls.append(_control(batch, column, span, measure, factual, transferred, random))
+    for column, (low, high) in enumerate(span.T.tolist()):
+        requested = torch.rand(len(batch), generator=random).to(batch.images) * (high - low) + low
+        measured = measure_intervention(batch, column, requested, measurement)
+        controls.append(_control(batch.surrogate.context_names, column, requested, measured, baseline))
         if on_progress:
             on_progress(column + 1, len(batch.surrogate.context_names))
     return Assessment(
-        agreement=float(trust.agrees.float().mean()),
-        kl=float(trust.kl.mean()),
-        logit_r2=_r2(batch.logits, redrawn),
-        head_agreement=float((predict_class(told) == batch.classes).float().mean()),
-        swap_flips=float((predict_class(after) != predict_class(redrawn)).float().mean()),
-        pixels=float(trust.pixels.mean()),
-        realism=realism(real, drawn, seed=seed),
+        agreement=float(fidelity.same_class.float().mean()),
+        kl=float(fidelity.kl.mean()),
+        logit_r2=_r2(batch.logits, reconstructed),
+        head_agreement=float((predict_class(predicted) == batch.classes).float().mean()),
+        nuisance_flip_rate=float((predict_class(after_swap) != predict_class(reconstructed)).float().mean()),
+        pixel_error=float(fidelity.pixel_error.mean()),
+        realism=measure_realism(*features, seed=seed),
         controls=tuple(controls),
-        measured_by=measured_by,
-        transferred=transferred,
-        images=len(batch),
+        measured_by=measurement.description,
+        residual_transfer=measurement.residual_transfer,
+        num_images=len(batch),
         seed=seed,
     )
 
 
-def _control(
-    batch: EncodedBatch,
-    column: int,
-    span: Tensor,
-    measure: Measure,
-    factual: Tensor,
-    transferred: bool,
-    random: torch.Generator,
-) -> Control:
-    names = batch.surrogate.context_names
-    low, high = span[:, column].tolist()
-    asked = torch.rand(len(batch), generator=random).to(batch.images) * (high - low) + low
-    seen = measure_intervention(batch, column, asked, measure, transferred=transferred)
-    before = torch.isfinite(factual).all(1)
-    known = torch.isfinite(seen).all(1) & before
-    measurable = float(known.sum() / before.sum())
-    if int(known.sum()) < 3:
-        nothing = {name: float("nan") for name in names if name != names[column]}
-        reached = float("nan") if int(before.sum()) < 3 else 0.0
-        return Control(names[column], reached, float("nan"), nothing, int(known.sum()), measurable)
-    wanted, got = asked[known].double(), seen[known, column].double()
-    covariance = torch.cov(torch.stack([wanted, got]))
-    moved = (seen - factual)[known].abs().mean(0)
-    leak = {name: float(moved[other]) for other, name in enumerate(names) if other != column}
-    spread = float((covariance[0, 0] * covariance[1, 1]).sqrt())
-    correlation = float(covariance[0, 1]) / spread if spread > 0 else 0.0
-    slope = float(covariance[0, 1] / covariance[0, 0])
-    return Control(names[column], correlation, slope, leak, int(known.sum()), measurable)
+def agreement_warnings(assessment: Assessment) -> list[str]:
+    """A warning where effects measured on reconstructions may be those of other images."""
+    if assessment.agreement >= MIN_AGREEMENT:
+        return []
+    return [
+        f"only {assessment.agreement:.1%} of images keep their class on the reconstruction, so effects measured on "
+        "reconstructions may be those of other images: compare with residual_transfer=True (--residual-transfer)"
+    ]
 
 
-def _r2(true: Tensor, found: Tensor) -> float:
-    true, found = true.double(), found.double()
-    return float(1 - (true - found).square().sum() / (true - true.mean(0)).square().sum())
+def _control(names: tuple[str, ...], column: int, requested: Tensor, measured: Tensor, baseline: Tensor) -> Control:
+    """Control of the context in a column, from requested values (N,) and contexts (N, K_c) after and before."""
+    before = torch.isfinite(baseline).all(1)
+    known = torch.isfinite(measured).all(1) & before
+    count, others = int(known.sum()), [name for name in names if name != names[column]]
+    if count < 3:
+        correlation = float("nan") if int(before.sum()) < 3 else 0.0
+        slope, leakage = float("nan"), dict.fromkeys(others, float("nan"))
+    else:
+        covariance = torch.cov(torch.stack([requested[known].double(), measured[known, column].double()]))
+        spread = float((covariance[0, 0] * covariance[1, 1]).sqrt())
+        correlation = float(covariance[0, 1]) / spread if spread > 0 else 0.0
+        slope = float(covariance[0, 1] / covariance[0, 0])
+        change = (measured - baseline)[known].abs().mean(0)
+        leakage = {name: float(change[names.index(name)]) for name in others}
+    return Control(
+        concept=names[column],
+        correlation=correlation,
+        slope=slope,
+        leakage=leakage,
+        num_images=count,
+        measurable_share=float(known.sum() / before.sum()),
+    )
+
+
+def _r2(true: Tensor, predicted: Tensor) -> float:
+    true, predicted = true.double(), predicted.double()
+    return float(1 - (true - predicted).square().sum() / (true - true.mean(0)).square().sum())

@@ -1,4 +1,4 @@
-"""What is measured to move when one coordinate of the code is set."""
+"""What is measured to change when one coordinate of the codes is set: control, and leakage into other contexts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,83 +13,116 @@ Measure = Callable[[Tensor], Tensor]
 """From images (N, C, H, W) in the classifier's input space to contexts (N, K_c), in standard deviations of the table;
 NaN rows where nothing can be measured."""
 
-ENDS = (0.05, 0.95)
-"""Quantiles that coordinates are set to."""
+_QUANTILES = (0.05, 0.95)
 
 
 @dataclass(frozen=True)
+class ContextMeasurement:
+    """How the contexts of generated images are measured.
+
+    Attributes:
+        measure: contexts of images; best by code that knows nothing of the surrogate.
+        description: of `measure`, in words.
+        residual_transfer: measure the input images with the residual transferred, as they are shown, instead of the
+            generated images.
+    """
+
+    measure: Measure
+    description: str = ""
+    residual_transfer: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConceptLeakage:
-    """What is measured to move when one coordinate of the code is set, all others held; (coordinates, contexts) each.
+    """What is measured to change when one coordinate of the codes is set, all others held.
+
+    Tables are (coordinates, contexts).
 
     Attributes:
         coordinates: names, contexts first, then latents.
         contexts: names of what is measured.
-        change: mean absolute change against the image unchanged, over both ends and all images, in standard
-            deviations of the table. A clean twin has zeros off the contexts' diagonal.
-        swing: mean of what is measured at the upper end minus that at the lower; signed, same unit.
-        images: for each coordinate, how many were measurable at both ends.
-        ends: quantiles of the coordinate that it was set to.
+        change: mean absolute change against the unchanged image, over both ends and all images, in standard
+            deviations of the table. A clean surrogate has zeros off the contexts' diagonal.
+        signed_change: mean of the measured value at the upper end minus that at the lower; signed, same unit.
+        num_images: for each coordinate, how many were measurable at both ends.
+        quantiles: of the coordinate, to which it was set.
     """
 
     coordinates: tuple[str, ...]
     contexts: tuple[str, ...]
     change: tuple[tuple[float, ...], ...]
     signed_change: tuple[tuple[float, ...], ...]
-    images: tuple[int, ...]
-    ends: tuple[float, float]
+    num_images: tuple[int, ...]
+    quantiles: tuple[float, float]
 
 
 def concept_leakage(
     batch: EncodedBatch,
-    measure: Measure,
+    measurement: ContextMeasurement,
     *,
-    ends: tuple[float, float] = ENDS,
-    transferred: bool = False,
+    quantiles: tuple[float, float] = _QUANTILES,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ConceptLeakage:
-    """Set each context and each latent to its lower and upper quantile, draw, and measure all contexts anew.
+    """Set each context and each latent to its lower and upper quantile, generate, and measure all contexts.
 
     Args:
-        painting: held-out images; their codes also give the quantiles.
-        measure: from images to contexts in standard deviations; best by code that knows nothing of the twin.
-        ends: the quantiles.
-        transferred: measure the images with the change transferred instead of the twin's own.
+        batch: held-out images; their codes also give the quantiles.
+        measurement: of the contexts.
+        quantiles: lower and upper.
         on_progress: called with (coordinates done, in all).
 
     Raises:
-        PellucidError: no images, or ends that are not two increasing quantiles.
+        PellucidError: no images, or quantiles that do not increase.
+
+    >>> from pellucid.surrogate import digit_measure, digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> batch = explainer.encode_batch(draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1)
+    >>> leakage = concept_leakage(batch, ContextMeasurement(digit_measure(explainer.surrogate)))
+    >>> leakage.coordinates[0], len(leakage.change), len(leakage.change[0])
+    ('thickness', 12, 4)
     """
-    if not len(batch) or not 0 <= ends[0] < ends[1] <= 1:
-        raise PellucidError(f"wanted images and two increasing quantiles, not {len(batch)} and {ends}")
-    names = (*batch.surrogate.context_names, *batch.surrogate.latent_names)
-    factual = measure_baseline(batch, measure, transferred=transferred)
-    bounds = torch.quantile(batch.codes.concept_coordinates(), torch.tensor(ends).to(batch.images), dim=0)
-    changes, swings, counts = [], [], []
-    for column, (low, high) in enumerate(bounds.T.tolist()):
-        seen = [measure_intervention(batch, column, end, measure, transferred=transferred) for end in (low, high)]
-        known = torch.stack([factual, *seen]).isfinite().all(2).all(0)
-        moved = torch.stack([each[known] - factual[known] for each in seen])
-        changes.append(tuple(moved.abs().mean((0, 1)).tolist()))
-        swings.append(tuple((moved[1] - moved[0]).mean(0).tolist()))
+    if not len(batch) or not 0 <= quantiles[0] < quantiles[1] <= 1:
+        raise PellucidError(f"give images and two increasing quantiles, not {len(batch)} images and {quantiles}")
+    baseline = measure_baseline(batch, measurement)
+    bounds = torch.quantile(batch.codes.concept_coordinates(), torch.tensor(quantiles).to(batch.images), dim=0)
+    changes, signed, counts = [], [], []
+    for column, ends in enumerate(bounds.T.tolist()):
+        measured = torch.stack([measure_intervention(batch, column, end, measurement) for end in ends])
+        known = torch.cat([baseline[None], measured]).isfinite().all(2).all(0)
+        change = measured[:, known] - baseline[known]
+        changes.append(tuple(change.abs().mean((0, 1)).tolist()))
+        signed.append(tuple((change[1] - change[0]).mean(0).tolist()))
         counts.append(int(known.sum()))
         if on_progress:
-            on_progress(column + 1, len(names))
+            on_progress(column + 1, len(batch.concept_names))
     return ConceptLeakage(
-        names, tuple(batch.surrogate.context_names), tuple(changes), tuple(swings), tuple(counts), ends
+        coordinates=batch.concept_names,
+        contexts=tuple(batch.surrogate.context_names),
+        change=tuple(changes),
+        signed_change=tuple(signed),
+        num_images=tuple(counts),
+        quantiles=quantiles,
     )
 
 
-def measure_baseline(batch: EncodedBatch, measure: Measure, *, transferred: bool = False) -> Tensor:
-    """What is measured (N, K_c) of what `measure_intervention` changes: the images themselves, or redrawn as they
-    are."""
-    return measure(batch.images if transferred else batch.reconstructions)
+def measure_baseline(batch: EncodedBatch, measurement: ContextMeasurement) -> Tensor:
+    """Contexts (N, K_c) of what `measure_intervention` changes: the input images, or their reconstructions."""
+    return measurement.measure(batch.images if measurement.residual_transfer else batch.reconstructions)
 
 
 def measure_intervention(
-    batch: EncodedBatch, column: int, values: Tensor | float, measure: Measure, *, transferred: bool = False
+    batch: EncodedBatch, column: int, values: Tensor | float, measurement: ContextMeasurement
 ) -> Tensor:
-    """What is measured (N, K_c) once a concept coordinate is set to values (N,) or to one, all other codes held."""
+    """Contexts (N, K_c) measured once one concept is set, all other codes held.
+
+    Args:
+        batch: N images.
+        column: of the concept among the concept coordinates.
+        values: (N,) or one for all, in standard deviations.
+        measurement: of the contexts.
+    """
     concepts = batch.codes.concept_coordinates().clone()
     concepts[:, column] = values
-    drawn = batch.drawn(batch.codes.replace_concepts(concepts))
-    return measure(batch.transferred(drawn) if transferred else drawn)
+    decoded = batch.decode(batch.codes.replace_concepts(concepts))
+    return measurement.measure(batch.apply_residual(decoded) if measurement.residual_transfer else decoded)

@@ -1,1 +1,1 @@
-"""Questions to a twin: what would the image look like, what counts, what flips it, and may it be believed."""
+"""Explanations of a classifier through its surrogate, local and global."""

@@ -1,33 +1,40 @@
-"""What comes of setting contexts: images, the classifier's answers to them, and whether to believe them."""
+"""Counterfactuals: what an image would be with contexts set to given values, and what the classifier says then."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from pellucid.surrogate.explain.validity import Fidelity
+from pellucid.errors import PellucidError
+from pellucid.surrogate.causal.graph import CausalGraph
+from pellucid.surrogate.explain.concept_effects import propagate_effects
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, encode_batch, probabilities
+from pellucid.surrogate.explain.reference_set import ReferenceSet
+from pellucid.surrogate.explain.traversal import difference_map
+from pellucid.surrogate.explain.validity import DataSupport, Fidelity, measure_fidelity
 from pellucid.surrogate.model.codes import Codes
+from pellucid.surrogate.surrogate import Surrogate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Counterfactual:
-    """Images as they would be, had some concepts other values.
+    """Images as they would be, had some contexts other values.
 
     Attributes:
-        do: context -> the value asked for, in the table's units.
+        do: context -> the value it was set to, in the table's units.
         codes: after the change.
-        raw: (N, C, H, W) as the twin draws them.
-        images: (N, C, H, W) the images themselves with the change transferred.
-        before, after: (N, K) probabilities that the classifier gives to the images and to `images`.
-        judged: (N, K_c) the contexts that the twin reads off `images`, in the table's units.
+        decoded: (N, C, H, W) as the surrogate generates them.
+        images: (N, C, H, W) the input images with the residual transferred.
+        before, after: (N, K) probabilities that the classifier gives to the input images and to `images`.
+        predicted: (N, K_c) the contexts as the surrogate's encoder predicts them from `images`, in the table's units.
         maps: (N, 1, H, W) where the images changed, >= 0, in input units: a map of evidence like any other.
-        supported: (N,) whether real images lie near the changed concepts.
-        fidelity: of the twin at the images.
+        in_distribution: (N,) whether real images lie near the changed concepts.
+        fidelity: of the surrogate at the input images.
     """
 
     do: Mapping[str, float]
     codes: Codes
-    raw: Tensor
+    decoded: Tensor
     images: Tensor
     before: Tensor
     after: Tensor
@@ -35,3 +42,60 @@ class Counterfactual:
     maps: Tensor
     in_distribution: Tensor
     fidelity: Fidelity
+
+
+def compute_counterfactual(
+    batch: EncodedBatch,
+    surrogate: Surrogate,
+    do: Mapping[str, float],
+    reference: ReferenceSet,
+    *,
+    graph: CausalGraph | None = None,
+) -> Counterfactual:
+    """Set contexts of images to values, with all else held or with their effects responding.
+
+    Args:
+        batch: N images.
+        surrogate: that encoded them.
+        do: context -> value in the table's units.
+        reference: real images.
+        graph: the perceived graph along which effects respond; None holds all else.
+
+    Raises:
+        PellucidError: an unknown context, or an open orientation where effects should respond.
+    """
+    if unknown := sorted(set(do) - set(surrogate.context_names)):
+        raise PellucidError(f"no context {unknown}; there are {list(surrogate.context_names)}")
+    requested = _to_standard(batch, surrogate, do)
+    if graph is not None:
+        concepts = propagate_effects(graph, batch, requested, reference.codes)
+    else:
+        concepts = batch.codes.concept_coordinates().clone()
+        for name, values in requested.items():
+            concepts[:, surrogate.context_names.index(name)] = values
+    codes = batch.codes.replace_concepts(concepts)
+    decoded = batch.decode(codes)
+    images = batch.apply_residual(decoded)
+    after = encode_batch(surrogate, images, max_batch=batch.max_batch)
+    return Counterfactual(
+        do=dict(do),
+        codes=codes,
+        decoded=decoded,
+        images=images,
+        before=probabilities(batch.logits),
+        after=probabilities(after.logits),
+        predicted=surrogate.context_values(after.codes.context),
+        maps=difference_map(batch, images),
+        in_distribution=DataSupport(reference.codes).in_distribution(concepts),
+        fidelity=measure_fidelity(batch),
+    )
+
+
+def _to_standard(batch: EncodedBatch, surrogate: Surrogate, do: Mapping[str, float]) -> dict[str, Tensor]:
+    """Context -> (N,) values in standard deviations."""
+    values = surrogate.context_values(batch.codes.context).clone()
+    columns = {name: surrogate.context_names.index(name) for name in do}
+    for name, column in columns.items():
+        values[:, column] = do[name]
+    standard = surrogate.standard_context(values)
+    return {name: standard[:, column] for name, column in columns.items()}

@@ -1,4 +1,4 @@
-"""Which concepts move the decision at all: interventions through generator and classifier against a nuisance null."""
+"""Which concepts move the decision: interventions through generator and classifier against a nuisance null."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.statistics import benjamini_hochberg
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin, predict_class
 from pellucid.surrogate.model.codes import Codes
 
 DECISION_NODE = "decision"
 DOSE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_LEVEL = 0.05
-_LEAST = 20
+"""Quantiles of a concept at which its dose response is measured."""
+
+_ALPHA = 0.05
+_MIN_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -27,30 +28,31 @@ class DecisionEffect:
         concept: its name.
         strength: mean absolute change of the margin followed, of each image's own class or of one, when the concept
             takes another image's value, in standard deviations of the margin.
-        flips: share of those swaps that change the class, in [0, 1].
-        dose: (5,) mean margin change when the concept is set to its 5, 25, 50, 75 and 95 % quantile, same unit.
-        agreement: share of images whose margin moves in the direction of the mean between 5 and 95 %, in [0, 1]; NaN
-            where it moves in none.
+        flip_rate: share of those swaps that change the class, in [0, 1].
+        dose_response: (5,) mean change of the margin when the concept is set to its 5, 25, 50, 75 and 95 % quantile,
+            same unit.
+        sign_agreement: share of images whose margin moves in the direction of the mean between 5 and 95 %, in [0, 1];
+            NaN where it moves in none.
         p_value: that swaps of the concept move the margin no more than swaps of the nuisance coordinate that moves it
             most, one-sided Wilcoxon over images, corrected over concepts (Benjamini-Hochberg); 1 without nuisance.
     """
 
     concept: str
     strength: float
-    flips: float
-    dose: tuple[float, ...]
-    agreement: float
+    flip_rate: float
+    dose_response: tuple[float, ...]
+    sign_agreement: float
     p_value: float
 
     @property
     def significant(self) -> bool:
-        """Whether the edge stands out of the null at 5 %."""
-        return self.p_value < _LEVEL
+        """Whether the effect stands out of the null at 5 %."""
+        return self.p_value < _ALPHA
 
     @property
     def sign(self) -> float:
         """+1 where more of the concept speaks for the class followed, -1 where against it."""
-        return 1.0 if self.dose[-1] >= self.dose[0] else -1.0
+        return 1.0 if self.dose_response[-1] >= self.dose_response[0] else -1.0
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,14 @@ class NuisanceNull:
     """What swaps of codes that must not count do, in standard deviations of the margin.
 
     Attributes:
-        block: mean absolute change when the whole block is another image's.
+        block: mean absolute change when the whole nuisance is another image's.
         single: (K_n,) the same for each coordinate alone.
-        flips: share of block swaps that change the class.
+        flip_rate: share of swaps of the whole nuisance that change the class, in [0, 1].
     """
 
     block: float
     single: tuple[float, ...]
-    flips: float
+    flip_rate: float
 
     @property
     def strongest(self) -> float:
@@ -81,107 +83,127 @@ def measure_decision_effects(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[DecisionEffect, ...], NuisanceNull]:
-    """Weigh every concept's edge to the decision by interventions.
+    """Measure the effect of every concept on the decision by interventions.
 
     Args:
-        painting: N images to intervene on, 20 or more; `reconstructed` for effects on the twin's own drawings.
+        batch: N images to intervene on, 20 or more; `reconstructed` for effects on the reconstruction.
         reference: codes of real images, for quantiles.
-        classes: (N,) whose margin is followed; the factual ones by default. With two classes these make doses cancel:
-            what speaks for one speaks against the other.
+        classes: (N,) whose margin is followed; by default the ones that the classifier decides on. With two classes
+            these make dose responses cancel: what speaks for one speaks against the other.
         seed: of the swaps.
         on_progress: called with (interventions done, in all).
 
     Returns:
-        An edge for each context and each latent, in their order; and the null.
+        An effect for each context and each latent, in their order; and the null.
 
     Raises:
         PellucidError: too few images, or a classifier whose margin never changes.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> digits = draw_digits(torch.arange(20) % 10, size=32, jitter=0.5)[:, None] / 127.5 - 1
+    >>> batch = digit_surrogate().encode_batch(digits)
+    >>> effects, null = measure_decision_effects(batch.reconstructed(), batch.codes)
+    >>> len(effects), max(effect.strength for effect in effects) > null.strongest
+    (12, True)
     """
-    if len(batch) < _LEAST:
-        raise PellucidError(f"{len(batch)} images are too few to weigh decision edges: give {_LEAST} or more")
-    classes, factual = batch.classes if classes is None else classes, batch.classes
-    before = margin(batch.logits, classes)
-    spread = float(before.std())
-    if not spread > 1e-6 * float(before.abs().max()):
-        raise PellucidError(
-            "the classifier gives the same margin to every image: there is no decision to explain. If it does not do "
-            "so for the images themselves, the twin's drawings are all alike: train it longer"
-        )
+    if len(batch) < _MIN_IMAGES:
+        raise PellucidError(f"{len(batch)} images are too few to measure decision effects: give {_MIN_IMAGES} or more")
+    interventions = _Interventions(batch, batch.classes if classes is None else classes, on_progress)
     donors = _derangement(len(batch), seed)
     nuisance, concepts = batch.codes.nuisance, batch.codes.concept_coordinates()
-    steps = (1 + len(DOSE_QUANTILES)) * concepts.shape[1] + nuisance.shape[1] + 1
-    done = 0
-
-    def moved(codes: Codes) -> tuple[Tensor, Tensor]:
-        nonlocal done
-        logits = batch.changed_logits(codes)
-        done += 1
-        if on_progress:
-            on_progress(done, steps)
-        return (margin(logits, classes) - before) / spread, predict_class(logits) != factual
-
-    block, block_flips = moved(replace(batch.codes, nuisance=nuisance[donors]))
-    single = [
-        moved(replace(batch.codes, nuisance=_set(nuisance, one, nuisance[donors, one])))[0].abs()
-        for one in range(nuisance.shape[1])
-    ]
-    idle = max(single, key=lambda swap: float(swap.mean()), default=torch.zeros_like(block))
+    block, block_flips = interventions.measure(replace(batch.codes, nuisance=nuisance[donors]))
+    single = []
+    for column in range(nuisance.shape[1]):
+        swapped = _set_column(nuisance, column, nuisance[donors, column])
+        single.append(interventions.measure(replace(batch.codes, nuisance=swapped))[0].abs())
+    null = max(single, key=lambda swap: float(swap.mean()), default=torch.zeros_like(block))
     measured = []
-    for one, name in enumerate((*batch.surrogate.context_names, *batch.surrogate.latent_names)):
-        swap, flips = moved(batch.codes.replace_concepts(_set(concepts, one, concepts[donors, one])))
-        levels = torch.quantile(reference.concept_coordinates()[:, one], torch.tensor(DOSE_QUANTILES).to(concepts))
-        doses = torch.stack([moved(batch.codes.replace_concepts(_set(concepts, one, level)))[0] for level in levels])
-        measured.append((name, swap, flips, doses))
-    untested = not nuisance.shape[1]
-    p_values = benjamini_hochberg(
-        [1.0 if untested else _one_sided(swap.abs(), idle) for _, swap, _, _ in measured]
-    ).tolist()
-    edges = tuple(
+    for column in range(concepts.shape[1]):
+        swap, flips = interventions.measure_concept(column, concepts[donors, column])
+        levels = torch.quantile(reference.concept_coordinates()[:, column], torch.tensor(DOSE_QUANTILES).to(concepts))
+        doses = torch.stack([interventions.measure_concept(column, level)[0] for level in levels])
+        measured.append((swap, flips, doses))
+    p_values = _correct([_one_sided_p(swap.abs(), null) if single else 1.0 for swap, _, _ in measured])
+    effects = tuple(
         DecisionEffect(
-            name,
-            float(swap.abs().mean()),
-            float(flips.float().mean()),
-            tuple(doses.mean(1).tolist()),
-            _agreement(doses[-1] - doses[0]),
-            p,
+            concept=name,
+            strength=float(swap.abs().mean()),
+            flip_rate=float(flips.float().mean()),
+            dose_response=tuple(doses.mean(1).tolist()),
+            sign_agreement=_sign_agreement(doses[-1] - doses[0]),
+            p_value=p,
         )
-        for (name, swap, flips, doses), p in zip(measured, p_values, strict=True)
+        for name, (swap, flips, doses), p in zip(batch.concept_names, measured, p_values, strict=True)
     )
-    return edges, NuisanceNull(
-        float(block.abs().mean()),
-        tuple(float(swap.mean()) for swap in single),
-        float(block_flips.float().mean()),
+    return effects, NuisanceNull(
+        block=float(block.abs().mean()),
+        single=tuple(float(swap.mean()) for swap in single),
+        flip_rate=float(block_flips.float().mean()),
     )
+
+
+class _Interventions:
+    """Changes of the margin of classes (N,) under changed codes, counted for the progress."""
+
+    def __init__(self, batch: EncodedBatch, classes: Tensor, on_progress: Callable[[int, int], None] | None) -> None:
+        self._batch, self._classes, self._on_progress = batch, classes, on_progress
+        self._before = margin(batch.logits, classes)
+        self._spread = float(self._before.std())
+        if not self._spread > 1e-6 * float(self._before.abs().max()):
+            raise PellucidError(
+                "the classifier gives the same margin to every image: there is no decision to explain. If it does not "
+                "do so for the images themselves, the reconstructions are all alike: train the surrogate longer"
+            )
+        nuisance, concepts = batch.codes.nuisance.shape[1], len(batch.concept_names)
+        self._done, self._total = 0, (1 + len(DOSE_QUANTILES)) * concepts + nuisance + 1
+
+    def measure(self, codes: Codes) -> tuple[Tensor, Tensor]:
+        """Change of the margin (N,) in its standard deviations, and whether the class changes (N,)."""
+        logits = self._batch.counterfactual_logits(codes)
+        self._done += 1
+        if self._on_progress:
+            self._on_progress(self._done, self._total)
+        change = (margin(logits, self._classes) - self._before) / self._spread
+        return change, predict_class(logits) != self._batch.classes
+
+    def measure_concept(self, column: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with one concept set to values (N,) or to one value ()."""
+        concepts = _set_column(self._batch.codes.concept_coordinates(), column, values)
+        return self.measure(self._batch.codes.replace_concepts(concepts))
 
 
 def add_decision_edges(
-    graph: CausalGraph, edges: tuple[DecisionEffect, ...], refused: Collection[str] = ()
+    graph: CausalGraph, effects: tuple[DecisionEffect, ...], refused: Collection[str] = ()
 ) -> CausalGraph:
-    """The perceived graph with the significant decision edges, grounded in interventions.
+    """The perceived graph with the significant effects as edges to the decision, oriented by interventions.
 
-    Edges of concepts that are refused, as the twin does not draw what is asked of them, are tentative.
+    Args:
+        graph: of the concepts.
+        effects: of the concepts on the decision.
+        refused: concepts that the surrogate does not control: their edges are tentative.
     """
-    drawn = tuple(
+    edges = tuple(
         Edge(
-            edge.concept,
+            effect.concept,
             DECISION_NODE,
             "tail",
             "arrow",
-            strength=edge.sign * edge.strength,
+            strength=effect.sign * effect.strength,
             orientation_source="intervention",
-            p_value=edge.p_value,
-            tentative=edge.concept in refused,
+            p_value=effect.p_value,
+            tentative=effect.concept in refused,
         )
-        for edge in edges
-        if edge.significant
+        for effect in effects
+        if effect.significant
     )
-    known = {name for edge in drawn for name in (edge.source,)} - set(graph.nodes)
-    nodes = (*graph.nodes, *(edge.concept for edge in edges if edge.concept in known), DECISION_NODE)
+    added = {edge.source for edge in edges} - set(graph.nodes)
+    nodes = (*graph.nodes, *(effect.concept for effect in effects if effect.concept in added), DECISION_NODE)
     note = "Edges to the decision come from interventions; their strength is in standard deviations of the margin."
-    return replace(graph, nodes=nodes, edges=graph.edges + drawn, notes=(*graph.notes, note))
+    return replace(graph, nodes=nodes, edges=graph.edges + edges, notes=(*graph.notes, note))
 
 
-def _set(block: Tensor, column: int, values: Tensor) -> Tensor:
+def _set_column(block: Tensor, column: int, values: Tensor) -> Tensor:
     changed = block.clone()
     changed[:, column] = values
     return changed
@@ -195,13 +217,19 @@ def _derangement(count: int, seed: int) -> Tensor:
     return donors
 
 
-def _one_sided(concept: Tensor, null: Tensor) -> float:
+def _one_sided_p(concept: Tensor, null: Tensor) -> float:
     from scipy.stats import wilcoxon
 
     difference = (concept - null).double().cpu().numpy()
     return 1.0 if not np.any(difference) else float(wilcoxon(difference, alternative="greater").pvalue)
 
 
-def _agreement(change: Tensor) -> float:
+def _correct(p_values: list[float]) -> list[float]:
+    from scipy.stats import false_discovery_control
+
+    return [float(p) for p in false_discovery_control(p_values)]
+
+
+def _sign_agreement(change: Tensor) -> float:
     moves = change != 0
     return float((change.sign() == change.mean().sign())[moves].float().mean())

@@ -1,198 +1,240 @@
-"""The local explanation of one image: what counts, along which paths, what would flip it, and may it be believed."""
+"""The local explanation of one image: what counts, along which paths, what would flip it, and is it reliable."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.causal.effects import PathEffects, interaction, path_effects
+from pellucid.results import Provenance, Receipt, Result
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.causal.mechanisms import FittedStructuralModel
-from pellucid.surrogate.explain.encoded_batch import EncodedBatch
-from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, MinimalCounterfactual, flip
-from pellucid.surrogate.explain.reference_set import ReferenceSet
-from pellucid.surrogate.explain.shapley import Importance, importance
-from pellucid.surrogate.explain.traversal import LatentTraversal, difference_map, strip
-from pellucid.surrogate.explain.validity import (
-    DataSupport,
-    Fidelity,
-    RefusedError,
-    check_effective,
-    fidelity,
+from pellucid.surrogate.explain.concept_effects import (
+    ConceptEffect,
+    Interaction,
+    fit_structural_models,
+    measure_concept_effect,
+    measure_interactions,
 )
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, classify, predict_class, unknown_provenance
+from pellucid.surrogate.explain.minimal_counterfactual import (
+    FlipOptions,
+    MinimalCounterfactual,
+    find_minimal_counterfactual,
+)
+from pellucid.surrogate.explain.reference_set import ReferenceSet
+from pellucid.surrogate.explain.shapley import Importance, shapley_importance
+from pellucid.surrogate.explain.traversal import LatentTraversal, difference_map, traverse_latent
+from pellucid.surrogate.explain.validity import DataSupport, Fidelity, find_refused, measure_fidelity
 from pellucid.surrogate.model.codes import Codes
 
-_PAIRED = 4
-_MOST_OPEN = 4  # undecided edges of which every orientation is tried: up to 16 models
+_PAIRED = 4  # concepts whose pairs are looked at
 
 
 @dataclass(frozen=True)
-class ConceptEffect:
-    """What one standard deviation more of a concept does to the margin of the class, in logits.
+class LocalOptions:
+    """How a local explanation is computed.
 
     Attributes:
-        concept: its name.
-        direct: the concept alone.
-        total: lowest and highest total effect over the orientations that the data leave open.
-        paths: each path of the graph -> effect along it; empty where orientations are open.
-        remainder: what acts only together; NaN where orientations are open.
-        supported: whether real images lie near the changed concepts.
+        permutations: of the Shapley values; even.
+        levels: of each latent traversal.
+        residual_transfer: measure importance and effects with the residual transferred to the input image, not on
+            the reconstruction.
+        search: of the minimal counterfactual.
+        seed: of everything sampled.
     """
 
-    concept: str
-    direct: float
-    total: tuple[float, float]
-    paths: Mapping[tuple[str, ...], float]
-    remainder: float
-    in_distribution: bool
+    permutations: int = 64
+    levels: int = 9
+    residual_transfer: bool = False
+    search: FlipOptions = field(default_factory=FlipOptions)
+    seed: int = 0
 
 
-@dataclass(frozen=True)
-class LocalExplanation:
-    """All that the twin says of one image.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocalExplanation(Result):
+    """Every local explanation of one image.
 
     Attributes:
-        painting: the image, its codes, its reconstruction and the classifier's logits.
-        fidelity: how well the twin stands for the classifier here.
+        images: (1, C, H, W), the image in the classifier's input space.
+        codes: of the image.
+        reconstructions: (1, C, H, W), the codes decoded.
+        logits: (1, K) that the classifier gives to the image.
+        reconstruction_logits: (1, K) that it gives to the reconstruction.
+        class_names: of the K classes; of a single logit, of its two sides.
+        fidelity: how well the surrogate stands for the classifier here.
         target: the class explained.
         importance: Shapley values of the concepts for the margin of that class.
-        effects: per concept that the twin controls.
-        strips: the same concepts moved over their range.
-        interactions: pairs of the concepts that count most and are controlled -> what one standard deviation more of
-            both does to the margin beyond what each does alone, in logits.
-        maps: concept -> (1, 1, H, W), where the image changes between both ends of its strip.
-        flipped: the smallest flip to the runner-up or the class asked for; None where every concept is refused.
+        effects: per concept that the surrogate controls.
+        traversals: the same concepts moved over their range.
+        interactions: of the concepts that count most and are controlled, in pairs.
+        maps: concept -> (1, 1, H, W), where the image changes between both ends of its traversal.
+        minimal_counterfactual: of the runner-up or the class requested; None where every concept is refused.
         refused: concept -> why its counterfactuals are not shown.
-        transferred: whether importance, effects and interactions were measured with the changes laid on the image,
-            not on the twin's own drawing of it.
-        percentiles: (K,) where each concept of this image lies among real images, in [0, 1].
+        residual_transfer: whether importance, effects and interactions were measured with the residual transferred to
+            the input image, not on the reconstruction.
+        percentiles: (K_c + K_u,) where each concept of this image lies among real images, in [0, 1].
         sentences: the same in words.
+        provenance: the classifier, the layers that the surrogate sees and the options.
+        receipt: what it cost, and how often the reconstructions of held-out images keep their class.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> digit = draw_digits(torch.tensor([3]), size=32)[:, None] / 127.5 - 1
+    >>> fast = LocalOptions(permutations=2, levels=2, search=FlipOptions(steps=5))
+    >>> explanation = digit_surrogate().explain(digit, options=fast)
+    >>> explanation.class_names[explanation.target], len(explanation.traversals)
+    ('3', 12)
     """
 
-    batch: EncodedBatch
+    kind: ClassVar[str] = "surrogate_local"
+
+    images: Tensor
+    codes: Codes
+    reconstructions: Tensor
+    logits: Tensor
+    reconstruction_logits: Tensor
+    class_names: tuple[str, ...]
     fidelity: Fidelity
     target: int
     importance: Importance
     effects: tuple[ConceptEffect, ...]
     traversals: tuple[LatentTraversal, ...]
-    interactions: Mapping[tuple[str, str], float]
+    interactions: tuple[Interaction, ...]
     maps: Mapping[str, Tensor]
-    flipped: MinimalCounterfactual | None
+    minimal_counterfactual: MinimalCounterfactual | None
     refused: Mapping[str, str]
-    transferred: bool
+    residual_transfer: bool
     percentiles: Tensor
     sentences: tuple[str, ...]
+    provenance: Provenance = field(default_factory=unknown_provenance)
+    receipt: Receipt = field(default_factory=Receipt)
+
+    @property
+    def decided_class(self) -> int:
+        """The class that the classifier decides on."""
+        return int(predict_class(self.logits)[0])
+
+    @property
+    def values(self) -> Mapping[str, Tensor]:
+        """`maps`: where each concept changes the image."""
+        return self.maps
+
+    @property
+    def scores(self) -> Tensor:
+        """(1,) the margin that is explained, in logits."""
+        return self.importance.margin
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The name of the class explained."""
+        return (self.class_names[self.target],)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why the explanation is not reliable, and why concepts are refused, as far as they are."""
+        warning = self.fidelity.warning(0)
+        return (*([warning] if warning else []), *self.refused.values())
+
+    def rows(self) -> list[dict[str, object]]:
+        """A mapping for each concept: its Shapley value with standard error, percentile and effects, in logits."""
+        effects = {effect.concept: effect for effect in self.effects}
+        rows: list[dict[str, object]] = []
+        for column, concept in enumerate(self.importance.names):
+            effect = effects.get(concept)
+            rows.append(
+                {
+                    "image": 0,
+                    "target": self.targets[0],
+                    "concept": concept,
+                    "importance": float(self.importance.values[0, column]),
+                    "standard_error": float(self.importance.errors[0, column]),
+                    "percentile": float(self.percentiles[column]),
+                    "direct_effect": None if effect is None else effect.direct,
+                    "lowest_total_effect": None if effect is None else effect.total[0],
+                    "highest_total_effect": None if effect is None else effect.total[1],
+                }
+            )
+        return rows
 
 
-def explain_locally(
+def compute_local_explanation(
     batch: EncodedBatch,
     reference: ReferenceSet,
     graph: CausalGraph | None = None,
     *,
     target: int | None = None,
     flip_to: int | None = None,
-    permutations: int = 64,
-    values: int = 9,
-    transferred: bool = False,
-    options: FlipOptions | None = None,
+    effectiveness: Mapping[str, float] | None = None,
     class_names: Sequence[str] | None = None,
-    seed: int = 0,
+    options: LocalOptions | None = None,
 ) -> LocalExplanation:
-    """Answer every local question about one image.
+    """Explain one image in every local way.
 
     Args:
-        painting: one image.
+        batch: one image.
         reference: real images.
         graph: perceived graph, for effects along paths; without it all effects are direct.
-        target: class explained; the factual one by default.
-        flip_to: class of the counterfactual; the runner-up by default.
-        permutations: of the Shapley values.
-        values: levels of each strip.
-        transferred: measure importance and effects with the changes laid on the image, not on the twin's own
-            drawing of it.
-        options: of the flip.
+        target: class explained; by default the one that the classifier decides on.
+        flip_to: class of the minimal counterfactual; the runner-up by default.
+        effectiveness: context -> how well the surrogate controls it; concepts that it does not control are refused.
         class_names: for the sentences; "class 0" ... by default.
-        seed: of everything drawn.
+        options: how much is computed, and how.
 
     Raises:
         PellucidError: more than one image, or classes that do not exist.
     """
     if len(batch) != 1:
         raise PellucidError(f"an explanation is of one image; {len(batch)} were given")
-    surrogate = batch.surrogate
-    names = (*surrogate.context_names, *surrogate.latent_names)
-    wanted = int(batch.classes[0]) if target is None else target
-    classes = torch.tensor([wanted], device=batch.logits.device)
-    refused = _refused(names, reference.effectiveness)
+    options = options or LocalOptions()
+    surrogate, names, codes = batch.surrogate, batch.concept_names, reference.codes
+    explained = int(batch.classes[0]) if target is None else target
+    classes = torch.tensor([explained], device=batch.logits.device)
+    refused = find_refused(effectiveness or {}, names)
     shown = [name for name in names if name not in refused]
-    support = DataSupport(reference.codes)
-    measured = batch if transferred else batch.reconstructed()
-    shares = importance(measured, reference.codes, classes=classes, permutations=permutations, seed=seed)
+    support = DataSupport(codes)
+    measured = batch if options.residual_transfer else batch.reconstructed()
+    importance = shapley_importance(
+        measured, reference, classes=classes, permutations=options.permutations, seed=options.seed
+    )
     models, open_edges = fit_structural_models(
-        graph, surrogate.context_names, surrogate.latent_names, reference.codes.concept_coordinates()
+        graph, surrogate.context_names, surrogate.latent_names, codes.concept_coordinates()
     )
-    traversals = tuple(strip(batch, name, reference.codes, values=values, support=support) for name in shown)
-    free = torch.tensor([name in shown for name in names])
-    goal = torch.tensor([_runner_up(batch.logits[0]) if flip_to is None else flip_to]).to(classes)
-    flipped = flip(batch, goal, reference.codes, allowed=free, options=options) if shown else None
-    trust = fidelity(batch)
-    percentiles = (reference.codes.concept_coordinates() < batch.codes.concept_coordinates()).float().mean(0)
+    traversals = tuple(traverse_latent(batch, name, codes, levels=options.levels, support=support) for name in shown)
+    allowed = torch.tensor([name in shown for name in names])
+    flip_target = torch.tensor([_runner_up(batch.logits[0]) if flip_to is None else flip_to]).to(classes)
+    minimal = (
+        find_minimal_counterfactual(batch, flip_target, codes, allowed=allowed, options=options.search)
+        if shown
+        else None
+    )
+    fidelity = measure_fidelity(batch)
+    percentiles = (codes.concept_coordinates() < batch.codes.concept_coordinates()).float().mean(0)
+    labels = tuple(class_names or (f"class {index}" for index in range(max(2, batch.logits.shape[1]))))
+    words = _Words(explained, labels, refused, percentiles)
     return LocalExplanation(
-        batch,
-        trust,
-        wanted,
-        shares,
-        tuple(_effect(measured, models, name, classes, reference.codes, support) for name in shown),
-        traversals,
-        _interactions(measured, classes, shares, shown, reference.codes),
-        {one.concept: _where(batch, one) for one in traversals},
-        flipped,
-        refused,
-        transferred,
-        percentiles,
-        tuple(
-            _sentences(trust, shares, flipped, percentiles, refused, _Labels(wanted, class_names))
-            + _left_out(open_edges)
+        images=batch.images,
+        codes=batch.codes,
+        reconstructions=batch.reconstructions,
+        logits=batch.logits,
+        reconstruction_logits=classify(surrogate, batch.reconstructions, batch.max_batch),
+        class_names=labels,
+        fidelity=fidelity,
+        target=explained,
+        importance=importance,
+        effects=tuple(
+            measure_concept_effect(measured, models, name, codes, classes=classes, support=support) for name in shown
         ),
+        traversals=traversals,
+        interactions=measure_interactions(measured, _most_important(importance, shown), codes, classes=classes),
+        maps={traversal.concept: _changed_pixels(batch, traversal) for traversal in traversals},
+        minimal_counterfactual=minimal,
+        refused=refused,
+        residual_transfer=options.residual_transfer,
+        percentiles=percentiles,
+        sentences=(*words.describe(fidelity, importance, minimal), *_describe_left_out(open_edges)),
     )
-
-
-def fit_structural_models(
-    graph: CausalGraph | None, contexts: tuple[str, ...], latents: tuple[str, ...], concepts: Tensor
-) -> tuple[tuple[FittedStructuralModel, ...], tuple[Edge, ...]]:
-    """A structural model of the concepts (R, K) for every orientation that the graph leaves open.
-
-    Edges of hidden common causes carry no effect, nor do those between two latents: their axes are arbitrary, so a
-    direction between them means nothing. Concepts that are no nodes have neither causes nor effects.
-
-    Returns:
-        The models, one or more; and the edges that are left out of all: the undecided ones where they are too many to
-        try, or every one where they fit no graph without a circle, as edges found in resamples may.
-    """
-    names = (*contexts, *latents)
-    firm = () if graph is None else graph.drop_tentative().edges
-    known = tuple(edge for edge in firm if edge.pair <= set(names) and not edge.pair <= set(latents))
-    directed = tuple(edge for edge in known if edge.directed)
-    undecided = tuple(edge for edge in known if edge.undecided)
-    left_out = undecided if len(undecided) > _MOST_OPEN else ()
-    extensions = CausalGraph(names, directed if left_out else directed + undecided).extensions()
-    if not extensions:
-        extensions, left_out = (CausalGraph(names, ()),), known
-    table = concepts.detach().double().cpu().numpy()
-    return tuple(FittedStructuralModel.fit(table, extension) for extension in extensions), left_out
-
-
-def _refused(names: tuple[str, ...], effectiveness: Mapping[str, float]) -> dict[str, str]:
-    refused = {}
-    for name in names:
-        try:
-            check_effective(effectiveness, name)
-        except RefusedError as error:
-            refused[name] = str(error)
-    return refused
 
 
 def _runner_up(logits: Tensor) -> int:
@@ -201,100 +243,62 @@ def _runner_up(logits: Tensor) -> int:
     return int(logits.argsort(descending=True)[1])
 
 
-def _effect(
-    batch: EncodedBatch,
-    models: tuple[FittedStructuralModel, ...],
-    name: str,
-    classes: Tensor,
-    reference: Codes,
-    support: DataSupport,
-) -> ConceptEffect:
-    concepts = batch.codes.concept_coordinates()
-    column = models[0].graph.nodes.index(name)
-    value = concepts[:, column] + reference.concept_coordinates()[:, column].std()
-    outcome = batch.outcome(classes)
-    found: list[PathEffects] = [path_effects(model, outcome, concepts, name, value) for model in models]
-    totals = [float(one.total) for one in found]
-    changed = concepts.clone()
-    changed[:, column] = value
-    decided = len(found) == 1
-    return ConceptEffect(
-        name,
-        float(found[0].direct),
-        (min(totals), max(totals)),
-        {path: float(effect) for path, effect in found[0].paths.items()} if decided else {},
-        float(found[0].remainder) if decided else float("nan"),
-        bool(support.in_distribution(changed)),
-    )
+def _most_important(importance: Importance, shown: Sequence[str]) -> list[str]:
+    """The concepts shown that count most."""
+    order = importance.values[0].abs().argsort(descending=True).tolist()
+    return [importance.names[column] for column in order if importance.names[column] in shown][:_PAIRED]
 
 
-def _interactions(
-    batch: EncodedBatch, classes: Tensor, shares: Importance, shown: Sequence[str], reference: Codes
-) -> dict[tuple[str, str], float]:
-    """The second difference of the margin for each pair of the concepts shown that count most."""
-    concepts, spread = batch.codes.concept_coordinates(), reference.concept_coordinates().std(0)
-    order = shares.values[0].abs().argsort(descending=True).tolist()
-    first = [column for column in order if shares.names[column] in shown][:_PAIRED]
-    set_to = {column: (column, float(concepts[0, column] + spread[column])) for column in first}
-    outcome = batch.outcome(classes)
-    return {
-        (shares.names[one], shares.names[other]): float(interaction(outcome, concepts, set_to[one], set_to[other]))
-        for one, other in combinations(first, 2)
-    }
-
-
-def _where(batch: EncodedBatch, shown: LatentTraversal) -> Tensor:
-    ends = shown.images[[0, -1]]
+def _changed_pixels(batch: EncodedBatch, traversal: LatentTraversal) -> Tensor:
+    ends = traversal.images[[0, -1]]
     return difference_map(batch.repeat(2), ends).mean(0, keepdim=True)
 
 
-def _left_out(edges: Sequence[Edge]) -> list[str]:
+def _describe_left_out(edges: Sequence[Edge]) -> list[str]:
     if not edges:
         return []
     named = ", ".join(map(str, edges))
     reason = "the data do not orient them" if any(edge.undecided for edge in edges) else "they form a circle"
-    return [f"Effects through {named} are left out: {reason}; knowledge of tiers would mend that."]
+    return [f"Effects through {named} are left out: {reason}; knowledge of tiers would fix that."]
 
 
 @dataclass(frozen=True)
-class _Labels:
-    """What classes are called in sentences."""
+class _Words:
+    """Sentences about one image."""
 
     target: int
-    names: Sequence[str] | None
+    class_names: Sequence[str]
+    refused: Mapping[str, str]
+    percentiles: Tensor
 
-    def __call__(self, index: int) -> str:
-        return f"class {index}" if self.names is None else self.names[index]
+    def describe(self, fidelity: Fidelity, importance: Importance, minimal: MinimalCounterfactual | None) -> list[str]:
+        warning = fidelity.warning(0)
+        lines = [f"Do not rely on what follows: {warning}."] if warning else []
+        strongest = importance.values[0].abs().argsort(descending=True).tolist()[:3]
+        lines += [self._describe_concept(importance, column) for column in strongest]
+        if minimal is not None:
+            lines.append(self._describe_flip(importance.names, minimal))
+        return lines + [f"Not shown: {reason}." for reason in self.refused.values()]
 
-
-def _sentences(
-    trust: Fidelity,
-    shares: Importance,
-    flipped: MinimalCounterfactual | None,
-    percentiles: Tensor,
-    refused: Mapping[str, str],
-    label: _Labels,
-) -> "list[str]":
-    reason = trust.reason(0)
-    said = [f"Do not rely on what follows: {reason}."] if reason else []
-    for column in shares.values[0].abs().argsort(descending=True).tolist()[:3]:
-        value, error = float(shares.values[0, column]), float(shares.errors[0, column])
-        speaks = f"speaks {'for' if value > 0 else 'against'} {label(label.target)}"
+    def _describe_concept(self, importance: Importance, column: int) -> str:
+        name, label = importance.names[column], self.class_names[self.target]
+        value, error = float(importance.values[0, column]), float(importance.errors[0, column])
+        verdict = f"speaks {'for' if value > 0 else 'against'} {label}"
         if abs(value) <= 2 * error:
-            speaks = f"cannot be shown to speak for or against {label(label.target)}"
-        doubt = (
-            "; but the twin does not control it, so this may be another's" if shares.names[column] in refused else ""
+            verdict = f"is not significant for {label}"
+        caution = (
+            "; but the surrogate does not control this concept, so it may be another's effect"
+            if name in self.refused
+            else ""
         )
-        said.append(
-            f"{shares.names[column]} (higher than in {float(percentiles[column]):.0%} of images) {speaks}: "
-            f"{value:+.2f} ± {error:.2f} logits{doubt}."
+        return (
+            f"{name} (higher than in {float(self.percentiles[column]):.0%} of images) {verdict}: "
+            f"{value:+.2f} ± {error:.2f} logits{caution}."
         )
-    if flipped is not None:
-        goal = label(int(flipped.targets[0]))
-        moved = [f"{name} {float(by):+.2f} sd" for name, by in zip(shares.names, flipped.change[0], strict=True) if by]
-        said.append(
-            f"It would be {goal} with {', '.join(moved)}."
-            if bool(flipped.valid[0])
-            else f"No change of the concepts was found that makes it {goal}."
-        )
-    return said + [f"Not shown: {text}." for text in refused.values()]
+
+    def _describe_flip(self, names: Sequence[str], minimal: MinimalCounterfactual) -> str:
+        label = self.class_names[int(minimal.targets[0])]
+        moved = [f"{name} {float(by):+.2f} sd" for name, by in zip(names, minimal.change[0], strict=True) if by]
+        if bool(minimal.valid[0]):
+            return f"It would be {label} with {', '.join(moved)}."
+        return f"No change of the concepts was found that makes it {label}."

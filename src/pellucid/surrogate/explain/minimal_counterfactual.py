@@ -1,4 +1,4 @@
-"""The smallest and sparsest change of concepts that flips the decision."""
+"""Minimal counterfactual: the smallest and sparsest change of concepts that flips the decision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.explain.encoded_batch import (
-    EncodedBatch,
-    chunks,
-    classify,
-    margin,
-    predict_class,
-)
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, classify, margin, predict_class
+from pellucid.surrogate.model.batches import batch_slices
 from pellucid.surrogate.model.codes import Codes
 
 _STRETCHES = (1.0, 1.5, 2.0, 3.0)
@@ -22,7 +17,7 @@ _STRETCHES = (1.0, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class FlipOptions:
-    """How a flip is looked for.
+    """How a minimal counterfactual is searched.
 
     Attributes:
         steps: of Adam.
@@ -30,7 +25,7 @@ class FlipOptions:
         sparsity: weight of the sum of absolute changes.
         plausibility: weight of the squared Mahalanobis distance of the changed concepts beyond that of 99 % of real
             images.
-        slack: the sparser of two changes is taken if it is at most so many times as long (sum of absolute changes).
+        slack: the sparser of two changes is taken if it is at most this many times as long (sum of absolute changes).
         halvings: of the change as a whole, towards the smallest that still flips.
     """
 
@@ -47,23 +42,23 @@ class MinimalCounterfactual:
     """Counterfactual images of another class.
 
     Attributes:
-        targets: (N,) the classes asked for.
+        targets: (N,) the classes requested.
         change: (N, K) of the concepts, in standard deviations of the reference; 0 where a concept stays.
         codes: of the counterfactuals.
-        raw: (N, C, H, W) as the twin draws them.
-        images: (N, C, H, W) the images themselves with the change transferred.
-        valid, raw_valid: (N,) whether the classifier gives the target class to `images` and to `raw`.
-        pixels: (N,) mean absolute change of the images, in units of the classifier's input.
+        decoded: (N, C, H, W) as the surrogate generates them.
+        images: (N, C, H, W) the input images with the residual transferred.
+        valid, decoded_valid: (N,) whether the classifier gives the target class to `images` and to `decoded`.
+        pixel_change: (N,) mean absolute change of the images, in units of the classifier's input.
     """
 
     targets: Tensor
     change: Tensor
     codes: Codes
-    raw: Tensor
+    decoded: Tensor
     images: Tensor
     valid: Tensor
-    raw_valid: Tensor
-    pixels: Tensor
+    decoded_valid: Tensor
+    pixel_change: Tensor
 
     @property
     def moved(self) -> Tensor:
@@ -71,7 +66,7 @@ class MinimalCounterfactual:
         return (self.change != 0).sum(1)
 
 
-def flip(
+def find_minimal_counterfactual(
     batch: EncodedBatch,
     targets: Tensor,
     reference: Codes,
@@ -80,44 +75,52 @@ def flip(
     options: FlipOptions | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> MinimalCounterfactual:
-    """Search the concepts for the smallest change after which the classifier says another class.
+    """Search the concepts for the smallest change after which the classifier decides on another class.
 
-    It must say so of the image with the change laid on it and of the twin's own drawing: either alone is easily
-    fooled, the first by remains of the old strokes, the second by what the twin does not draw.
+    It must do so with the residual transferred to the input image and on the generated image: either alone is easily
+    fooled, the first by remains of the old strokes, the second by what the surrogate does not generate.
     Gradients through classifier and generator find a change; then the fewest of its concepts are kept that still flip
     the image, and the whole is shortened as far as it stays flipped.
 
     Args:
-        painting: N images.
-        targets: (N,) classes wanted, other than the factual ones.
+        batch: N images.
+        targets: (N,) classes requested, other than the ones that the classifier decides on.
         reference: codes of real images, for scales and plausibility.
-        allowed: (K,) which concepts may change; all by default.
-        options: see `FlipOptions`.
+        allowed: (K,) bool, which concepts may change; all by default.
+        options: of the search.
         on_progress: called with (images done, in all).
 
     Raises:
-        PellucidError: a target that is the factual class or no class, or no concept that may change.
+        PellucidError: a target that is the decided class or not a class, or no concept that may change.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> batch = explainer.encode_batch(draw_digits(torch.tensor([3]), size=32)[:, None] / 127.5 - 1)
+    >>> fast = FlipOptions(steps=30, halvings=1)
+    >>> flip = find_minimal_counterfactual(batch, torch.tensor([8]), explainer.reference.codes, options=fast)
+    >>> bool(flip.valid[0]), int(flip.moved[0]) < 12
+    (True, True)
     """
     options = options or FlipOptions()
     count = 2 if batch.logits.shape[1] == 1 else batch.logits.shape[1]
     if bool((targets == batch.classes).any()) or bool(((targets < 0) | (targets >= count)).any()):
-        raise PellucidError(f"targets must be classes 0..{count - 1} other than the one the classifier says already")
+        raise PellucidError(f"targets must be classes 0..{count - 1} other than the one that the classifier decides on")
     known = reference.concept_coordinates()
     free = torch.ones(known.shape[1], dtype=torch.bool) if allowed is None else allowed
     if not bool(free.any()):
         raise PellucidError("no concept may change: every one is refused or excluded")
-    space = _Space(known, free.to(known.device))
-    parts = []
-    for rows in chunks(len(batch), batch.max_batch):
-        part = batch[rows]
-        change = _search(part, targets[rows], space, options)
-        parts.append(_shrink(part, targets[rows], _sparse(part, targets[rows], change, space, options), space, options))
+    space = _ConceptSpace(known, free.to(known.device))
+    changes = []
+    for rows in batch_slices(len(batch), batch.max_batch):
+        search = _Search(batch[rows], targets[rows], space, options)
+        changes.append(search.shorten(search.sparsify(search.descend())))
         if on_progress:
             on_progress(rows.stop, len(batch))
-    return _result(batch, targets, torch.cat(parts), space)
+    return _result(batch, targets, torch.cat(changes), space)
 
 
-class _Space:
+class _ConceptSpace:
     """Concepts in standard deviations, with how far from the mean real images lie."""
 
     def __init__(self, known: Tensor, free: Tensor) -> None:
@@ -137,85 +140,101 @@ class _Space:
         return (self._distance(concepts) / self._far - 1).clamp_min(0)
 
     def codes(self, batch: EncodedBatch, change: Tensor) -> Codes:
+        """The codes of a batch with concepts changed by (N, K), in standard deviations."""
         return batch.codes.replace_concepts(batch.codes.concept_coordinates() + change * self.scale)
 
 
-def _search(batch: EncodedBatch, targets: Tensor, space: _Space, options: FlipOptions) -> Tensor:
-    change = torch.zeros_like(batch.codes.concept_coordinates(), requires_grad=True)
-    adam = torch.optim.Adam([change], options.learning_rate)
-    best, least = torch.zeros_like(change), torch.full((len(batch),), torch.inf).to(change)
-    with torch.enable_grad():
-        for _ in range(options.steps):
-            codes = space.codes(batch, change * space.free)
-            drawn = batch.surrogate.decode(codes)
-            laid, own = batch.surrogate.logits(batch.transferred(drawn)), batch.surrogate.logits(drawn)
-            size = (change * space.free).abs().sum(1)
-            flipped = (predict_class(laid) == targets) & (predict_class(own) == targets) & (size.detach() < least)
-            best = torch.where(flipped[:, None], change.detach() * space.free, best)
-            least = torch.where(flipped, size.detach(), least)
-            loss = (_surprise(laid, targets) + _surprise(own, targets)) / 2 + options.sparsity * size
-            loss = loss + options.plausibility * space.excess(codes.concept_coordinates())
-            change.grad = torch.autograd.grad(loss.sum(), change)[0]
-            adam.step()
-    return torch.where(least.isfinite()[:, None], best, change.detach() * space.free)
+class _Search:
+    """The search for one batch: gradient descent, then sparser, then shorter."""
+
+    def __init__(self, batch: EncodedBatch, targets: Tensor, space: _ConceptSpace, options: FlipOptions) -> None:
+        self.batch, self.targets, self.space, self.options = batch, targets, space, options
+
+    def descend(self) -> Tensor:
+        """The shortest change (N, K) on the path of Adam that flips, or its end."""
+        batch, space, options = self.batch, self.space, self.options
+        change = torch.zeros_like(batch.codes.concept_coordinates(), requires_grad=True)
+        adam = torch.optim.Adam([change], options.learning_rate)
+        best, shortest = torch.zeros_like(change), torch.full((len(batch),), torch.inf).to(change)
+        with torch.enable_grad():
+            for _ in range(options.steps):
+                codes = space.codes(batch, change * space.free)
+                decoded = batch.surrogate.decode(codes)
+                logits = batch.surrogate.logits(batch.apply_residual(decoded)), batch.surrogate.logits(decoded)
+                length = (change * space.free).abs().sum(1)
+                better = self._is_target(*logits) & (length.detach() < shortest)
+                best = torch.where(better[:, None], change.detach() * space.free, best)
+                shortest = torch.where(better, length.detach(), shortest)
+                loss = (_cross_entropy(logits[0], self.targets) + _cross_entropy(logits[1], self.targets)) / 2
+                loss = loss + options.sparsity * length
+                loss = loss + options.plausibility * space.excess(codes.concept_coordinates())
+                change.grad = torch.autograd.grad(loss.sum(), change)[0]
+                adam.step()
+        return torch.where(shortest.isfinite()[:, None], best, change.detach() * space.free)
+
+    def sparsify(self, change: Tensor) -> Tensor:
+        """The fewest concepts that flip at a bounded length, those that gain most on their own first."""
+        gains = []
+        for column in torch.eye(change.shape[1]).to(change):
+            transferred, decoded = self._logits(change * column)
+            gains.append(margin(transferred, self.targets) + margin(decoded, self.targets))
+        rank = torch.stack(gains, 1).argsort(1, descending=True).argsort(1)
+        longest = self.options.slack * change.abs().sum(1)
+        best, searching = change, torch.ones(len(change), dtype=torch.bool, device=change.device)
+        for kept in range(1, change.shape[1]):
+            for stretch in _STRETCHES:
+                candidate = change * (rank < kept) * stretch
+                flips = self._flips(candidate) & (candidate.abs().sum(1) <= longest) & searching
+                best = torch.where(flips[:, None], candidate, best)
+                searching = searching & ~flips
+            if not bool(searching.any()):
+                break
+        return best
+
+    def shorten(self, change: Tensor) -> Tensor:
+        """Bisect the length of the change: the shortest that flips, where the whole one does."""
+        flips = self._flips(change)
+        low, high = torch.zeros(len(change)).to(change), torch.ones(len(change)).to(change)
+        for _ in range(self.options.halvings):
+            middle = (low + high) / 2
+            enough = self._flips(change * middle[:, None])
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return change * torch.where(flips, high, 1.0)[:, None]
+
+    def _flips(self, change: Tensor) -> Tensor:
+        return self._is_target(*self._logits(change))
+
+    def _is_target(self, transferred: Tensor, decoded: Tensor) -> Tensor:
+        return (predict_class(transferred) == self.targets) & (predict_class(decoded) == self.targets)
+
+    def _logits(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """With the residual transferred to the input images, and of the generated images."""
+        batch = self.batch
+        decoded = batch.decode(self.space.codes(batch, change))
+        transferred = classify(batch.surrogate, batch.apply_residual(decoded), batch.max_batch)
+        return transferred, classify(batch.surrogate, decoded, batch.max_batch)
 
 
-def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return F.softplus(torch.where(targets == 1, -logits[:, 0], logits[:, 0]))
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def _flips(batch: EncodedBatch, targets: Tensor, change: Tensor, space: _Space) -> Tensor:
-    laid, own = _logits(batch, change, space)
-    return (predict_class(laid) == targets) & (predict_class(own) == targets)
-
-
-def _logits(batch: EncodedBatch, change: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
-    """Of the images with the change laid on them, and of the twin's own drawings."""
-    drawn = batch.drawn(space.codes(batch, change))
-    laid = classify(batch.surrogate, batch.transferred(drawn), batch.max_batch)
-    return laid, classify(batch.surrogate, drawn, batch.max_batch)
-
-
-def _sparse(batch: EncodedBatch, targets: Tensor, change: Tensor, space: _Space, options: FlipOptions) -> Tensor:
-    """The fewest concepts that flip at a bounded length, those that gain most on their own first."""
-    columns = torch.eye(change.shape[1]).to(change)
-    gains = []
-    for one in columns:
-        laid, own = _logits(batch, change * one, space)
-        gains.append(margin(laid, targets) + margin(own, targets))
-    rank = torch.stack(gains, 1).argsort(1, descending=True).argsort(1)
-    longest = options.slack * change.abs().sum(1)
-    best, searching = change, torch.ones(len(change), dtype=torch.bool, device=change.device)
-    for kept in range(1, change.shape[1]):
-        for stretch in _STRETCHES:
-            tried = change * (rank < kept) * stretch
-            flips = _flips(batch, targets, tried, space) & (tried.abs().sum(1) <= longest) & searching
-            best = torch.where(flips[:, None], tried, best)
-            searching = searching & ~flips
-        if not bool(searching.any()):
-            break
-    return best
-
-
-def _shrink(batch: EncodedBatch, targets: Tensor, change: Tensor, space: _Space, options: FlipOptions) -> Tensor:
-    """Bisect the length of the change: the shortest that flips, where the whole one does."""
-    flipped = _flips(batch, targets, change, space)
-    low, high = torch.zeros(len(change)).to(change), torch.ones(len(change)).to(change)
-    for _ in range(options.halvings):
-        middle = (low + high) / 2
-        enough = _flips(batch, targets, change * middle[:, None], space)
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return change * torch.where(flipped, high, 1.0)[:, None]
-
-
-def _result(batch: EncodedBatch, targets: Tensor, change: Tensor, space: _Space) -> MinimalCounterfactual:
+def _result(batch: EncodedBatch, targets: Tensor, change: Tensor, space: _ConceptSpace) -> MinimalCounterfactual:
     codes = space.codes(batch, change)
-    raw = batch.drawn(codes)
-    images = batch.transferred(raw)
-    valid, raw_valid = (
-        predict_class(classify(batch.surrogate, seen, batch.max_batch)) == targets for seen in (images, raw)
+    decoded = batch.decode(codes)
+    images = batch.apply_residual(decoded)
+    valid, decoded_valid = (
+        predict_class(classify(batch.surrogate, each, batch.max_batch)) == targets for each in (images, decoded)
     )
-    pixels = (images - batch.images).abs().flatten(1).mean(1)
-    return MinimalCounterfactual(targets, change, codes, raw, images, valid, raw_valid, pixels)
+    return MinimalCounterfactual(
+        targets=targets,
+        change=change,
+        codes=codes,
+        decoded=decoded,
+        images=images,
+        valid=valid,
+        decoded_valid=decoded_valid,
+        pixel_change=(images - batch.images).abs().flatten(1).mean(1),
+    )

@@ -1,4 +1,4 @@
-"""Would the decision fall without a concept, and would adding it bring the decision about?"""
+"""Would the decision fall without a concept, and would adding the concept bring the decision about?"""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,13 @@ from pellucid.surrogate.explain.encoded_batch import EncodedBatch, predict_class
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of trials with Wilson's interval."""
+    """A share of trials with Wilson's 95 % interval.
+
+    Attributes:
+        estimate: successes over trials, in [0, 1].
+        low, high: of the interval.
+        trials: how many.
+    """
 
     estimate: float
     low: float
@@ -27,7 +33,7 @@ class Necessity:
 
     Attributes:
         concept: its name.
-        necessity: share of the class's images that leave it when the concept takes a contrast image's value.
+        necessity: share of the class's images that leave it when the concept takes the value of a contrast image.
         sufficiency: share of contrast images that become the class when the concept takes the value of one of its
             images.
     """
@@ -38,7 +44,16 @@ class Necessity:
 
 
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Proportion:
-    """A binomial share with Wilson's score interval (1927)."""
+    """A binomial proportion with Wilson's score interval (1927).
+
+    Args:
+        successes: how many trials succeeded.
+        trials: how many there were, 1 or more.
+        level: confidence of the interval.
+
+    >>> wilson_interval(0, 10).high < 0.3
+    True
+    """
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share = successes / trials
     center = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
@@ -46,37 +61,47 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Proport
     return Proportion(share, max(0.0, center - half), min(1.0, center + half), trials)
 
 
-def necessity(inside: EncodedBatch, contrast: EncodedBatch, *, seed: int = 0) -> tuple[Necessity, ...]:
-    """Necessity and sufficiency of every concept for one class.
+def estimate_necessity(batch: EncodedBatch, target: int, *, seed: int = 0) -> tuple[Necessity, ...]:
+    """Necessity and sufficiency of every concept for a class.
 
-    Source: Pearl (1999), probabilities of causation; both by interventions through the twin.
+    Source: Pearl (1999), probabilities of causation; both by interventions through the surrogate.
 
     Args:
-        inside: images that the classifier gives to one class.
-        contrast: images that it gives to others.
-        seed: of who gives its value to whom.
+        batch: images, some that the classifier gives to the class and some that it gives to others.
+        target: the class.
+        seed: of which image gives its value to which.
+
+    Returns:
+        One for each concept, contexts first.
 
     Raises:
-        PellucidError: either is empty, or `inside` holds several classes, or `contrast` that one.
+        PellucidError: there are no images of the class, or none of others.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> digits = draw_digits(torch.tensor([3, 3, 7, 7]), size=32, jitter=0.5)[:, None] / 127.5 - 1
+    >>> [each.concept for each in estimate_necessity(digit_surrogate().encode_batch(digits), target=3)][:2]
+    ['thickness', 'intensity']
     """
+    of_class = batch.classes == target
+    inside, contrast = (batch[rows.nonzero()[:, 0]] for rows in (of_class, ~of_class))
     if not len(inside) or not len(contrast):
-        raise PellucidError("necessity needs images of the class and images of others; one of the two is empty")
-    wanted = inside.classes[0]
-    if bool((inside.classes != wanted).any()) or bool((contrast.classes == wanted).any()):
-        raise PellucidError("wanted images decided as one class, and contrast images decided as any other")
+        raise PellucidError(
+            f"necessity needs images of the class and images of others: there are {len(inside)} and {len(contrast)}"
+        )
     random = torch.Generator().manual_seed(seed)
-    givers = torch.randint(len(contrast), (len(inside),), generator=random)
-    takers = torch.randint(len(inside), (len(contrast),), generator=random)
-    found = []
-    for column, name in enumerate((*inside.surrogate.context_names, *inside.surrogate.latent_names)):
-        removed = _decided_with(inside, column, contrast.codes.concept_coordinates()[givers, column])
-        added = _decided_with(contrast, column, inside.codes.concept_coordinates()[takers, column])
-        lost, won = int((removed != wanted).sum()), int((added == wanted).sum())
-        found.append(Necessity(name, wilson_interval(lost, len(inside)), wilson_interval(won, len(contrast))))
-    return tuple(found)
+    donors_outside = torch.randint(len(contrast), (len(inside),), generator=random)
+    donors_inside = torch.randint(len(inside), (len(contrast),), generator=random)
+    results = []
+    for column, name in enumerate(batch.concept_names):
+        removed = _classes_with(inside, column, contrast.codes.concept_coordinates()[donors_outside, column])
+        added = _classes_with(contrast, column, inside.codes.concept_coordinates()[donors_inside, column])
+        lost, won = int((removed != target).sum()), int((added == target).sum())
+        results.append(Necessity(name, wilson_interval(lost, len(inside)), wilson_interval(won, len(contrast))))
+    return tuple(results)
 
 
-def _decided_with(batch: EncodedBatch, column: int, values: Tensor) -> Tensor:
+def _classes_with(batch: EncodedBatch, column: int, values: Tensor) -> Tensor:
     concepts = batch.codes.concept_coordinates().clone()
     concepts[:, column] = values
-    return predict_class(batch.changed_logits(batch.codes.replace_concepts(concepts)))
+    return predict_class(batch.counterfactual_logits(batch.codes.replace_concepts(concepts)))

@@ -1,6 +1,5 @@
-"""Real images that a twin's explanations are drawn against, as codes."""
+"""The real images that explanations are made against, as codes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,48 +11,53 @@ from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch
 from pellucid.surrogate.model.codes import Codes
 
-_LEAST = 50
+_MIN_IMAGES = 50
 
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """Real images that explanations are drawn against.
+    """Real images that explanations are made against.
 
     Attributes:
         codes: of R images.
         classes: (R,) that the classifier gives them.
-        effectiveness: context -> correlation of asked and re-measured values; missing or NaN where it was not measured.
     """
 
     codes: Codes
     classes: Tensor
-    effectiveness: Mapping[str, float]
+
+    def __len__(self) -> int:
+        return len(self.codes)
 
     @classmethod
-    def of(cls, batch: EncodedBatch, effectiveness: Mapping[str, float], *, most: int = 2000) -> "ReferenceSet":
-        """The codes of images, evenly thinned to at most `most`.
+    def from_batch(cls, batch: EncodedBatch, *, max_images: int = 2000) -> "ReferenceSet":
+        """The codes of images, evenly thinned to at most `max_images`.
+
+        Args:
+            batch: 50 images or more.
+            max_images: kept.
 
         Raises:
             PellucidError: too few images.
         """
-        if len(batch) < _LEAST:
-            raise PellucidError(f"{len(batch)} images are too few to explain against: give {_LEAST} or more")
-        rows = torch.linspace(0, len(batch) - 1, min(most, len(batch))).long()
-        return cls(batch.codes[rows], batch.classes[rows], effectiveness)
+        if len(batch) < _MIN_IMAGES:
+            raise PellucidError(f"{len(batch)} images are too few to explain against: give {_MIN_IMAGES} or more")
+        rows = torch.linspace(0, len(batch) - 1, min(max_images, len(batch))).long()
+        return cls(batch.codes[rows], batch.classes[rows])
 
     def save(self, path: Path) -> None:
-        """Write the codes and classes as safetensors."""
+        """Write codes and classes as safetensors."""
         codes = {"context": self.codes.context, "latent": self.codes.latent, "nuisance": self.codes.nuisance}
         write_tensors(path, codes | {"classes": self.classes})
 
     @classmethod
-    def load(cls, path: Path, effectiveness: Mapping[str, float], device: torch.device | str = "cpu") -> "ReferenceSet":
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "ReferenceSet":
         """Read what `save` wrote.
 
         Raises:
             PellucidError: the file is missing or damaged.
         """
-        kept = {name: tensor.to(device) for name, tensor in read_tensors(path).items()}
-        if missing := {"context", "latent", "nuisance", "classes"} - set(kept):
-            raise PellucidError(f"{path} is no reference of a surrogate: it lacks {sorted(missing)}")
-        return cls(Codes(kept["context"], kept["latent"], kept["nuisance"]), kept["classes"], effectiveness)
+        tensors = {name: tensor.to(device) for name, tensor in read_tensors(path).items()}
+        if missing := {"context", "latent", "nuisance", "classes"} - set(tensors):
+            raise PellucidError(f"{path} is not a reference set of a surrogate: {sorted(missing)} are missing")
+        return cls(Codes(tensors["context"], tensors["latent"], tensors["nuisance"]), tensors["classes"])

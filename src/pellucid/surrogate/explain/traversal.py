@@ -1,4 +1,4 @@
-"""One concept of one image moved over its range: the images, what the classifier says, and where it shows."""
+"""Latent traversal: one concept of one image moved over its range, and what the classifier makes of it."""
 
 from dataclasses import dataclass
 
@@ -13,67 +13,75 @@ from pellucid.surrogate.model.codes import Codes
 
 @dataclass(frozen=True)
 class LatentTraversal:
-    """A concept moved over its range, V values.
+    """A concept moved over its range, V levels.
 
     Attributes:
         concept: its name.
-        levels: (V,) what it was set to, in standard deviations of the training table.
-        raw: (V, C, H, W) as the twin draws.
-        images: (V, C, H, W) the image itself with the change transferred.
+        levels: (V,) that it was set to, in standard deviations of the training table.
+        decoded: (V, C, H, W) as the surrogate generates them.
+        images: (V, C, H, W) the input image with the residual transferred.
         probabilities: (V, K) that the classifier gives to `images`.
-        judged: (V,) the value that the twin's encoder reads off `images`, same unit as `levels`; it should follow.
-        supported: (V,) whether real images lie near these concepts.
+        predicted: (V,) the concept as the surrogate's encoder predicts it from `images`, same unit as `levels`; it
+            should follow them.
+        in_distribution: (V,) whether real images lie near these concepts.
     """
 
     concept: str
     levels: Tensor
-    raw: Tensor
+    decoded: Tensor
     images: Tensor
     probabilities: Tensor
     predicted: Tensor
     in_distribution: Tensor
 
 
-def strip(
+def traverse_latent(
     batch: EncodedBatch,
     concept: str,
     reference: Codes,
     *,
-    values: int = 9,
+    levels: int = 9,
     support: DataSupport | None = None,
 ) -> LatentTraversal:
     """Move one concept of one image evenly between the 2 % and 98 % quantiles of real images.
 
     Args:
-        painting: one image.
+        batch: one image.
         concept: name of a context or latent.
         reference: codes of real images.
-        values: how many levels.
-        support: made of the reference by default.
+        levels: how many.
+        support: of the reference; computed from it by default.
 
     Raises:
         PellucidError: more than one image, or an unknown concept.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> batch = explainer.encode_batch(draw_digits(torch.tensor([3]), size=32)[:, None] / 127.5 - 1)
+    >>> traversal = traverse_latent(batch, "slant", explainer.reference.codes, levels=3)
+    >>> traversal.images.shape, bool((traversal.predicted.diff() > 0).all())
+    (torch.Size([3, 1, 32, 32]), True)
     """
     column = concept_column(batch, concept)
     if len(batch) != 1:
-        raise PellucidError(f"a strip is of one image; {len(batch)} were given")
+        raise PellucidError(f"a latent traversal is of one image; {len(batch)} were given")
     ends = torch.quantile(reference.concept_coordinates()[:, column], torch.tensor([0.02, 0.98]).to(batch.images))
-    levels = torch.linspace(0, 1, values).to(ends) * (ends[1] - ends[0]) + ends[0]
-    many = batch.repeat(values)
-    concepts = many.codes.concept_coordinates().clone()
-    concepts[:, column] = levels
-    codes = many.codes.replace_concepts(concepts)
-    raw = many.drawn(codes)
-    images = many.transferred(raw)
-    logits = classify(batch.surrogate, images, batch.max_batch)  # a EncodedBatch of them would redraw every one
+    values = torch.linspace(0, 1, levels).to(ends) * (ends[1] - ends[0]) + ends[0]
+    repeated = batch.repeat(levels)
+    concepts = repeated.codes.concept_coordinates().clone()
+    concepts[:, column] = values
+    decoded = repeated.decode(repeated.codes.replace_concepts(concepts))
+    images = repeated.apply_residual(decoded)
+    logits = classify(batch.surrogate, images, batch.max_batch)  # encode_batch would also reconstruct every one
     return LatentTraversal(
-        concept,
-        levels,
-        raw,
-        images,
-        probabilities(logits),
-        batch.surrogate.encode(images).concept_coordinates()[:, column],
-        (support or DataSupport(reference)).in_distribution(concepts),
+        concept=concept,
+        levels=values,
+        decoded=decoded,
+        images=images,
+        probabilities=probabilities(logits),
+        predicted=batch.surrogate.encode(images).concept_coordinates()[:, column],
+        in_distribution=(support or DataSupport(reference)).in_distribution(concepts),
     )
 
 
@@ -83,21 +91,25 @@ def concept_column(batch: EncodedBatch, concept: str) -> int:
     Raises:
         PellucidError: no such concept.
     """
-    names = (*batch.surrogate.context_names, *batch.surrogate.latent_names)
-    if concept not in names:
-        raise PellucidError(f"no concept {concept!r}; there are {list(names)}")
-    return names.index(concept)
+    if concept not in batch.concept_names:
+        raise PellucidError(f"no concept {concept!r}; there are {list(batch.concept_names)}")
+    return batch.concept_names.index(concept)
 
 
 def difference_map(batch: EncodedBatch, changed: Tensor, sign: Tensor | None = None) -> Tensor:
-    """Where a counterfactual differs from the image: |x' - x| summed over channels, (N, 1, H, W) in input units.
+    """Where counterfactuals differ from the images: |x' - x| summed over channels, (N, 1, H, W) in input units.
 
     It is a map of evidence like any other, so the evaluation package can score it.
 
     Args:
-        painting: N images.
+        batch: N images.
         changed: (N, C, H, W) their counterfactuals.
         sign: (N,) optional, to mark maps of changes that speak for (+1) or against (-1) the class.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> batch = digit_surrogate().encode_batch(torch.full((1, 1, 32, 32), -1.0))
+    >>> difference_map(batch, batch.images + 0.5).unique()
+    tensor([0.5000])
     """
-    where = (changed - batch.images).abs().sum(1, keepdim=True)
-    return where if sign is None else where * sign.view(-1, 1, 1, 1)
+    difference = (changed - batch.images).abs().sum(1, keepdim=True)
+    return difference if sign is None else difference * sign.view(-1, 1, 1, 1)

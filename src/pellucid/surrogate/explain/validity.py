@@ -1,4 +1,4 @@
-"""May an answer be believed? Fidelity at the very image, support in the data, and the gate of effectiveness."""
+"""May an explanation be believed? Fidelity at the image, support in the data, and control of each concept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,18 +7,14 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.surrogate.explain.encoded_batch import (
-    EncodedBatch,
-    chunks,
-    predict_class,
-    probabilities,
-)
+from pellucid.surrogate.explain.encoded_batch import EncodedBatch, predict_class, probabilities
+from pellucid.surrogate.model.batches import map_batches
 from pellucid.surrogate.model.codes import Codes
 
 MIN_EFFECTIVENESS = 0.7
-"""Correlation of asked and re-measured values below which a concept's counterfactuals are refused (GLANCE spec)."""
+"""Correlation of requested and measured values below which a concept's counterfactuals are refused."""
 
-_POOR_KL = 0.5
+_MAX_KL = 0.5
 
 
 class RefusedError(PellucidError):
@@ -27,90 +23,121 @@ class RefusedError(PellucidError):
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How well the twin stands for the classifier at each image.
+    """How well the surrogate stands for the classifier at each image.
 
     Attributes:
         kl: (N,) KL divergence in nats of the classifier's probabilities on the image from those on its
             reconstruction; 0 is perfect.
-        agrees: (N,) whether both get the same class.
-        pixels: (N,) mean absolute difference of image and reconstruction, in units of the classifier's input.
+        same_class: (N,) whether image and reconstruction get the same class.
+        pixel_error: (N,) mean absolute difference of image and reconstruction, in units of the classifier's input.
     """
 
     kl: Tensor
-    agrees: Tensor
-    pixels: Tensor
+    same_class: Tensor
+    pixel_error: Tensor
 
     @property
     def reliable(self) -> Tensor:
-        """(N,) False where the twin redraws an image that the classifier sees differently."""
-        return self.agrees & (self.kl <= _POOR_KL)
+        """(N,) False where the classifier sees the reconstruction differently from the image."""
+        return self.same_class & (self.kl <= _MAX_KL)
 
-    def reason(self, row: int) -> str | None:
-        """Why answers on an image are not to be believed, or None."""
-        if not bool(self.agrees[row]):
-            return "the classifier decides otherwise on the twin's redrawing of this image"
-        if float(self.kl[row]) > _POOR_KL:
-            return f"the classifier sees the twin's redrawing differently (KL {float(self.kl[row]):.2f} > {_POOR_KL})"
+    def warning(self, row: int) -> str | None:
+        """Why explanations of an image are not reliable, or None."""
+        if not bool(self.same_class[row]):
+            return "the classifier gives the reconstruction of this image another class"
+        if float(self.kl[row]) > _MAX_KL:
+            return (
+                f"the classifier sees the reconstruction differently (KL divergence {float(self.kl[row]):.2f}, "
+                f"above {_MAX_KL})"
+            )
         return None
 
 
-def fidelity(batch: EncodedBatch) -> Fidelity:
-    """Compare what the classifier says of images and of their reconstructions."""
-    batches = chunks(len(batch), batch.max_batch)
-    with torch.no_grad():
-        redrawn = torch.cat([batch.surrogate.logits(batch.reconstructions[rows]) for rows in batches])
-    said, seen = probabilities(batch.logits.double()), probabilities(redrawn.double())
-    kl = torch.xlogy(said, said / seen.clamp_min(1e-300)).sum(1)
-    pixels = (batch.images - batch.reconstructions).abs().flatten(1).mean(1)
-    return Fidelity(kl.float(), predict_class(batch.logits) == predict_class(redrawn), pixels)
+def measure_fidelity(batch: EncodedBatch) -> Fidelity:
+    """Compare the classifier's answers to images and to their reconstructions.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> measure_fidelity(digit_surrogate().encode_batch(digits)).same_class
+    tensor([True, True])
+    """
+    reconstructed = map_batches(batch.surrogate.logits, batch.reconstructions, size=batch.max_batch)
+    p, q = probabilities(batch.logits.double()), probabilities(reconstructed.double())
+    kl = torch.xlogy(p, p / q.clamp_min(1e-300)).sum(1)
+    pixel_error = (batch.images - batch.reconstructions).abs().flatten(1).mean(1)
+    return Fidelity(kl.float(), predict_class(batch.logits) == predict_class(reconstructed), pixel_error)
 
 
 class DataSupport:
-    """Where codes of real images lie, to tell when a counterfactual asks for what was never seen.
+    """Where the concepts of real images lie, to flag counterfactuals unlike any of them.
 
     Args:
-        reference: codes of real images; rows beyond `rows` are left out, evenly.
-        neighbors: distance to the so-many-th neighbor is what counts.
-        rows: real images kept, at most.
+        reference: codes of real images; rows beyond `max_rows` are left out, evenly.
+        neighbors: the distance to the neighbor of this rank is what counts.
+        max_rows: real images kept, at most.
+
+    Raises:
+        PellucidError: no more real images than neighbors.
+
+    >>> concepts = torch.linspace(-1, 1, 101)[:, None]
+    >>> support = DataSupport(Codes(concepts, concepts[:, :0], concepts[:, :0]))
+    >>> support.in_distribution(torch.tensor([[0.3], [9.0]]))
+    tensor([ True, False])
     """
 
-    def __init__(self, reference: Codes, *, neighbors: int = 10, rows: int = 2000) -> None:
+    def __init__(self, reference: Codes, *, neighbors: int = 10, max_rows: int = 2000) -> None:
         known = reference.concept_coordinates()
         if len(known) <= neighbors:
-            raise PellucidError(f"{len(known)} reference images are too few; wanted more than {neighbors}")
-        known = known[torch.linspace(0, len(known) - 1, min(rows, len(known))).long()]
+            raise PellucidError(f"{len(known)} reference images are too few; more than {neighbors} are needed")
+        known = known[torch.linspace(0, len(known) - 1, min(max_rows, len(known))).long()]
         self._scale = known.std(0).clamp_min(1e-6)
         self._known = known / self._scale
         self._neighbors = neighbors
-        own = torch.cdist(self._known, self._known).kthvalue(neighbors + 1, dim=1).values
-        self._own = own.sort().values
+        distances = torch.cdist(self._known, self._known).kthvalue(neighbors + 1, dim=1).values
+        self._distances = distances.sort().values
 
     def percentile(self, concepts: Tensor) -> Tensor:
-        """Share (N,) of real images closer to their neighbors than these concepts (N, K) are; 1 is off the data."""
+        """Share (N,) of real images closer to their neighbors than concepts (N, K) are; 1 is off the data."""
         distance = torch.cdist(concepts / self._scale, self._known).kthvalue(self._neighbors, dim=1).values
-        return torch.searchsorted(self._own, distance) / len(self._own)
+        return torch.searchsorted(self._distances, distance) / len(self._distances)
 
     def in_distribution(self, concepts: Tensor) -> Tensor:
-        """(N,) whether concepts lie where 99 % of real images do."""
+        """(N,) whether concepts (N, K) lie where 99 % of real images do."""
         return self.percentile(concepts) <= 0.99
 
 
-def check_effective(names: Mapping[str, float], wanted: str) -> None:
-    """Refuse a concept that the twin does not control.
+def check_control(effectiveness: Mapping[str, float], concept: str) -> None:
+    """Refuse a concept that the surrogate does not control.
 
     Args:
-        names: concept -> correlation of asked and independently re-measured values, less for drawings that cannot be
-            measured; NaN where nothing can measure it.
-        wanted: the concept to be set.
+        effectiveness: concept -> correlation of requested and independently measured values, less for images that
+            cannot be measured; missing or NaN where nothing can measure it.
+        concept: to be set.
 
     Raises:
         RefusedError: it was measured and is too low.
     """
-    reached = names.get(wanted, float("nan"))
+    reached = effectiveness.get(concept, float("nan"))
     if reached < MIN_EFFECTIVENESS:
         raise RefusedError(
-            f"counterfactuals of {wanted!r} are refused: asked for a value, the twin draws one that correlates only "
-            f"{reached:.2f} with it when re-measured, drawings that cannot be measured counted as failures (wanted "
-            f"{MIN_EFFECTIVENESS}); train longer, or with images in "
-            f"which {wanted!r} varies on its own"
+            f"counterfactuals of {concept!r} are refused: the surrogate does not control this concept. Requested "
+            f"values and those measured on the result correlate only {reached:.2f} (at least {MIN_EFFECTIVENESS} is "
+            "needed; images that cannot be measured count as failures). Train longer, or with images in which "
+            f"{concept!r} varies on its own"
         )
+
+
+def find_refused(effectiveness: Mapping[str, float], concepts: tuple[str, ...]) -> dict[str, str]:
+    """The concepts that the surrogate does not control, with the reason.
+
+    >>> sorted(find_refused({"slant": 0.99, "width": 0.4}, ("slant", "width", "latent 1")))
+    ['width']
+    """
+    refused = {}
+    for concept in concepts:
+        try:
+            check_control(effectiveness, concept)
+        except RefusedError as error:
+            refused[concept] = str(error)
+    return refused

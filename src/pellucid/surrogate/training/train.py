@@ -35,7 +35,7 @@ from pellucid.surrogate.training.training_progress import ProgressCallback, Trai
 from pellucid.surrogate.training_options import Rerender, TrainingOptions, get_preset
 
 if TYPE_CHECKING:
-    from pellucid.surrogate.surrogate import SurrogateExplainer
+    from pellucid.surrogate.explainer import SurrogateExplainer
 
 
 def train(
@@ -187,17 +187,19 @@ def _identity(
 def _surrogate(
     trainer: Trainer, extractor: FeatureExtractor, space: DisplaySpace, sizes: DataSizes
 ) -> "SurrogateExplainer":
-    from pellucid.surrogate.surrogate import SurrogateExplainer
+    from pellucid.surrogate.explainer import SurrogateExplainer
+    from pellucid.surrogate.surrogate import Surrogate
 
-    data = trainer.data
     return SurrogateExplainer(
-        extractor,
-        trainer.averaged_networks,
-        data.auxiliary_models,
-        space,
-        sizes,
-        trainer.options,
-        data.quality,
-        data.span,
-        trainer.steps,
+        Surrogate(
+            features=extractor,
+            networks=trainer.averaged_networks,
+            auxiliary_models=trainer.data.auxiliary_models,
+            space=space,
+            sizes=sizes,
+            options=trainer.options,
+            quality=trainer.data.quality,
+            span=trainer.data.span,
+            steps=trainer.steps,
+        )
     )

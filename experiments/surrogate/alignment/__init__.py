@@ -1,0 +1,1 @@
+"""Do the coordinates of the codes agree with what is measured?"""

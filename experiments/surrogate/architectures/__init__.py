@@ -1,0 +1,1 @@
+"""One surrogate for every architecture."""

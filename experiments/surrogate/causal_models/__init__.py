@@ -1,0 +1,1 @@
+"""Graphs and effects against known causal models."""

@@ -1,0 +1,1 @@
+"""The surrogate of a published CIFAR-10 network."""

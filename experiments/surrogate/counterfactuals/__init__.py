@@ -1,0 +1,1 @@
+"""Counterfactuals against StylEx and plain latent descent."""

@@ -1,0 +1,1 @@
+"""The surrogate of a digit classifier: data, training, evaluation."""

@@ -1,0 +1,50 @@
+"""Print the tables of README_digits.md from results/digits.json: python -m experiments.surrogate.digits.tables"""
+
+import json
+from typing import Any
+
+from experiments.surrogate.digits.data import CONTEXTS
+from experiments.surrogate.digits.train import RESULTS
+
+_TARGETS = (
+    ("classifier agreement on reconstructions", "agreement", ">= 98 %", True),
+    ("KL, nats", "kl", "<= 0.05", False),
+    ("agreement of the twin's head", "head_agreement", ">= 98 %", True),
+    ("label changed by another's nuisance", "swap_flips", "<= 1 %", True),
+    ("logits kept (R2)", "logit_r2", "", False),
+)
+
+
+def main() -> None:
+    """Print them."""
+    found = json.loads((RESULTS / "digits.json").read_text())
+    marks = found["assessment"]
+    print("| | reached | target |\n|---|---|---|")
+    for title, name, target, share in _TARGETS:
+        value = f"{100 * marks[name]:.1f} %" if share else f"{marks[name]:.3f}"
+        print(f"| {title} | {value} | {target} |")
+    seen = marks["realism"]
+    print(
+        f"| features of the classifier: cosine; Fréchet distance (two halves of real digits) | {seen['cosine']:.3f}; "
+        f"{seen['frechet']:.1f} ({seen['floor']:.1f}) | |"
+    )
+    columns = ("set", "follows (correlation)", "slope", *CONTEXTS, "oracle")
+    print("\n| " + " | ".join(columns) + " |")
+    print("|---|---|---|---|---|---|---|---|")
+    for control in marks["controls"]:
+        print(_control(control, found["oracle_agreement"][control["concept"]]))
+    print(f"\nnull: strongest nuisance {max(found['null']['single']):.2f}, whole block {found['null']['block']:.2f}")
+    for edge in sorted(found["decisions"], key=lambda one: -one["strength"]):
+        print(f"{edge['concept']}: {edge['strength']:.2f} sd, flips {edge['flips']:.1%}, p {edge['p_value']:.2g}")
+
+
+def _control(control: dict[str, Any], oracle: dict[str, float]) -> str:
+    leak = [f"{control['leak'][name]:.2f}" if name in control["leak"] else "" for name in CONTEXTS]
+    return (
+        f"| {control['concept']} | {control['correlation']:.3f} | {control['slope']:.2f} | {' | '.join(leak)} "
+        f"| {oracle['correlation']:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Classifiers of which the decisive cue is known."""

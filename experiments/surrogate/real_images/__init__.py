@@ -1,0 +1,1 @@
+"""What is asked of the surrogate of a classifier of real images."""

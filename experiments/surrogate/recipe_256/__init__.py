@@ -1,0 +1,1 @@
+"""The recipe for images of 256 pixels."""

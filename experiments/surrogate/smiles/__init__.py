@@ -1,0 +1,1 @@
+"""The surrogate of a classifier of faces."""

@@ -1,0 +1,231 @@
+"""Questions to a trained twin: the gate, composition, what responds, and what is kept in the folder."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.surrogate.support import bars, classifier_of, small_cnn
+from tests.surrogate.test_checkpoint import TINY
+from torch import nn
+
+from pellucid import Classifier, PellucidError
+from pellucid.classifiers import reinitialize, replace_module
+from pellucid.errors import TargetError
+from pellucid.storage import to_record
+from pellucid.surrogate import GlobalOptions, LocalOptions, load, train
+from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
+from pellucid.surrogate.explain.decision_effects import NuisanceNull
+from pellucid.surrogate.explain.global_explanation import GlobalExplanation
+from pellucid.surrogate.explain.validity import RefusedError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("answers") / "run"
+    data = bars(64, 0, 0.5)
+    torch.set_num_threads(1)
+    train(classifier_of(small_cnn()), data.images, data.context, TINY, out, on_progress=None)
+    return out
+
+
+@pytest.fixture
+def explainer(run):
+    loaded = load(run, classifier=classifier_of(small_cnn()))
+    loaded.set_reference(bars(80, 1, 0.5).images)
+    return loaded
+
+
+def explanation_of(edge: Edge) -> GlobalExplanation:
+    return GlobalExplanation(
+        data=None,
+        perceived=CausalGraph(("thickness", "intensity"), (edge,)),
+        unmodeled_concepts=(),
+        probe_r2={},
+        decision_effects=(),
+        null=NuisanceNull(0.0, (), 0.0),
+        necessity=(),
+        target=None,
+        residual_transfer=False,
+        notes=(),
+    )
+
+
+def with_control(explainer, **correlations):
+    marks = explainer.assess(bars(60, 2, 0.5).images)
+    controls = tuple(replace(each, correlation=correlations.get(each.concept, 0.9)) for each in marks.controls)
+    explainer.assessment = replace(marks, controls=controls)
+    explainer.set_reference(bars(80, 1, 0.5).images)
+
+
+def test_a_context_that_the_twin_does_not_control_cannot_be_set(explainer):
+    with_control(explainer, thickness=0.56)
+    image = bars(1, 3, 0.5).images
+    with pytest.raises(RefusedError, match=r"'thickness' are refused: .* 0\.56"):
+        explainer.counterfactual(image, {"thickness": 4.0})
+    assert explainer.counterfactual(image, {"intensity": 0.5}).images.shape == image.shape
+    found = explainer.explain(image, options=LocalOptions(permutations=2, levels=3))
+    assert set(found.refused) == {"thickness"}
+    assert "thickness" not in [traversal.concept for traversal in found.traversals]
+    assert found.minimal_counterfactual.change[0, 0] == 0
+
+
+def test_scores_taken_after_the_reference_was_set_reach_what_is_explained(explainer):
+    assert explainer.effectiveness == {}
+    assessment = explainer.assess(bars(60, 2, 0.5).images)
+    assert explainer.effectiveness == assessment.effectiveness
+
+
+def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer):
+    image = bars(1, 3, 0.5).images
+    values = explainer.context_values(explainer.encode(image).context)[0].tolist()
+    found = explainer.counterfactual(image, dict(zip(explainer.context_names, values, strict=True)))
+    torch.testing.assert_close(found.images, image, rtol=0, atol=2e-4)
+    torch.testing.assert_close(found.after, found.before, rtol=0, atol=1e-3)
+    assert float(found.maps.max()) < 2e-4
+
+
+def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer):
+    explainer.global_explanation = explanation_of(Edge("thickness", "intensity", "tail", "arrow"))
+    image = bars(1, 3, 0.5).images
+    before = explainer.encode(image).concept_coordinates()
+    alone = explainer.counterfactual(image, {"thickness": 6.5}).codes.concept_coordinates()
+    responding = explainer.counterfactual(image, {"thickness": 6.5}, propagate=True).codes.concept_coordinates()
+    assert float(alone[0, 0]) == pytest.approx(float(responding[0, 0]), abs=1e-5)
+    assert float(alone[0, 0]) != pytest.approx(float(before[0, 0]), abs=0.1)
+    assert torch.equal(alone[:, 1:], before[:, 1:])
+    assert float(responding[0, 1]) != pytest.approx(float(before[0, 1]), abs=1e-4)
+    torch.testing.assert_close(responding[:, 2:], before[:, 2:], rtol=0, atol=1e-6)
+
+
+def test_an_effect_is_not_propagated_along_an_open_direction(explainer):
+    explainer.global_explanation = explanation_of(Edge("thickness", "intensity"))
+    with pytest.raises(PellucidError, match="leaves orientations open"):
+        explainer.counterfactual(bars(1, 3, 0.5).images, {"thickness": 5.0}, propagate=True)
+
+
+def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer):
+    explainer.global_explanation = explanation_of(Edge("thickness", "intensity"))
+    image = bars(1, 3, 0.5).images
+    both = explainer.counterfactual(image, {"thickness": 5.0, "intensity": 0.5}, propagate=True)
+    alone = explainer.counterfactual(image, {"thickness": 5.0, "intensity": 0.5})
+    torch.testing.assert_close(both.images, alone.images)
+
+
+def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(explainer):
+    pytest.importorskip("causallearn")
+    data = bars(120, 4, 0.9)
+    options = DiscoveryOptions(bootstraps=2)
+    values = data.context.values.float()
+    with pytest.raises(PellucidError, match=r"\['thicknes'\], which are not concepts"):
+        explainer.discover(data.images, values, options=GlobalOptions(BackgroundKnowledge({"thicknes": 0}), options))
+    knowledge = BackgroundKnowledge({"thickness": 0, "intensity": 1})
+    explanation = explainer.discover(
+        data.images, values, options=GlobalOptions(knowledge, options, max_interventions=20)
+    )
+    assert explanation.data.edge("thickness", "intensity").directed
+    assert explainer.graph is explanation.perceived
+
+
+def test_what_the_twin_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path):
+    with_control(explainer, thickness=0.2)
+    explainer.global_explanation = explanation_of(Edge("thickness", "intensity", "tail", "arrow", confidence=0.9))
+    explainer.save(tmp_path)
+    again = load(tmp_path, classifier=classifier_of(small_cnn()))
+    assert again.assessment == explainer.assessment
+    assert to_record(again.global_explanation) == to_record(explainer.global_explanation)
+    assert torch.equal(again.reference.codes.to_vector(), explainer.reference.codes.to_vector())
+    assert torch.equal(again.reference.classes, explainer.reference.classes)
+    with pytest.raises(RefusedError):
+        again.counterfactual(bars(1, 3, 0.5).images, {"thickness": 4.0})
+
+
+def test_what_is_not_known_yet_is_said(run):
+    fresh = load(run, classifier=classifier_of(small_cnn()))
+    image = bars(1, 3, 0.5).images
+    with pytest.raises(PellucidError, match=r"call set_reference\(images\) first"):
+        fresh.explain(image)
+    with pytest.raises(PellucidError, match="there is no graph yet"):
+        _ = fresh.graph
+    with pytest.raises(PellucidError, match="49 images are too few"):
+        fresh.set_reference(bars(49, 0, 0.5).images)
+
+
+def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(explainer):
+    image = bars(1, 3, 0.5).images
+    with pytest.raises(PellucidError, match=r"no context \['hue'\]; there are \['thickness', 'intensity'\]"):
+        explainer.counterfactual(image, {"hue": 1.0})
+    with pytest.raises(TargetError):
+        explainer.explain(image, "zebra")
+    with pytest.raises(PellucidError, match="2 targets were given for 1 images"):
+        explainer.flip(image, [0, 1])
+    with pytest.raises(PellucidError, match="other than the one that the classifier decides on"):
+        explainer.flip(image, int(explainer.logits(image).argmax()))
+
+
+def test_a_single_logit_has_two_sides_with_names(tmp_path):
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+    ).eval()
+    classifier = Classifier(network, input_size=(1, 16, 16), class_names=["smile"])
+    data = bars(64, 0, 0.5)
+    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", on_progress=None)
+    assert explainer.class_names == ("not smile", "smile")
+    assert (explainer.class_index("smile"), explainer.class_index("not smile"), explainer.class_index(0)) == (1, 0, 0)
+    with pytest.raises(TargetError, match="not smile and smile"):
+        explainer.class_index("frown")
+
+
+def test_necessity_is_asked_of_images_of_a_class_and_of_others(explainer):
+    drawn = bars(20, 4, 0.5).images
+    images = torch.cat([drawn, -drawn, 5 * drawn, 5 * torch.randn(drawn.shape, generator=torch.manual_seed(0))])
+    classes = explainer.encode_batch(images).classes
+    first = int(classes[0])
+    assert not bool((classes == first).all())
+    found = explainer.necessity(images, first, residual_transfer=True)
+    assert [each.concept for each in found] == [*explainer.context_names, *explainer.latent_names]
+    assert {each.necessity.trials for each in found} == {int((classes == first).sum())}
+    assert {each.sufficiency.trials for each in found} == {int((classes != first).sum())}
+    with pytest.raises(PellucidError, match="images of the class and images of others"):
+        explainer.necessity(images[classes == first], first, residual_transfer=True)
+
+
+def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(explainer, tmp_path):
+    pytest.importorskip("causallearn")
+    classifier = classifier_of(small_cnn())
+    forgotten = reinitialize(classifier.module, seed=TINY.seed)
+    data = bars(64, 0, 0.5)
+    unlearnt = train(
+        replace_module(classifier, forgotten), data.images, data.context, TINY, tmp_path / "run", on_progress=None
+    )
+    assert explainer.surrogate.quality.untrained_baseline == unlearnt.surrogate.quality.probe_r2
+    assert explainer.surrogate.quality.untrained_baseline != explainer.surrogate.quality.probe_r2
+    explainer.surrogate.quality = replace(
+        explainer.surrogate.quality, probe_r2=(0.95, 0.9), untrained_baseline=(0.85, 0.89)
+    )
+    options = GlobalOptions(discovery=DiscoveryOptions(bootstraps=0), max_interventions=20)
+    notes = explainer.discover(bars(80, 4, 0.5).images, options=options).notes
+    assert any(note.startswith("intensity: with random weights the classifier's features predict") for note in notes)
+    assert not any(note.startswith("thickness: with random weights") for note in notes)
+    assert not any("keep their class on the reconstruction" in note for note in notes)
+    explainer.assess(bars(60, 2, 0.5).images)
+    explainer.assessment = replace(explainer.assessment, agreement=0.8)
+    for residual_transfer in (False, True):
+        notes = explainer.discover(
+            bars(80, 4, 0.5).images, options=replace(options, residual_transfer=residual_transfer)
+        ).notes
+        assert any("only 80.0% of images keep their class" in note for note in notes) != residual_transfer
+
+
+def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path):
+    class Brightness(nn.Module):
+        def forward(self, x):
+            gray = torch.nn.functional.avg_pool2d(x, 4)
+            return torch.cat([-gray.mean((2, 3)), gray.amax((2, 3))], 1)
+
+    classifier = Classifier(Brightness().eval(), input_size=(1, 16, 16), class_names=["dark", "bright"])
+    data = bars(64, 0, 0.5)
+    explainer = train(classifier, data.images, data.context, TINY, tmp_path / "run", layers="logits", on_progress=None)
+    assert explainer.surrogate.quality.untrained_baseline == ()
+    assert len(explainer.surrogate.quality.probe_r2) == 2
