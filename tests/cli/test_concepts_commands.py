@@ -90,38 +90,38 @@ QUICK = (*TINY, "--permutations", "19")
 
 
 def test_fit_writes_cavs_that_can_be_listed_and_loaded(pellucid: Pellucid, sets: Path, tmp_path: Path) -> None:
-    code, said, _ = pellucid("concepts", "fit", "--concepts", sets, *TINY, "--out", tmp_path / "cavs", "--json")
-    told = json.loads(said)
+    code, output, _ = pellucid("concepts", "fit", "--concepts", sets, *TINY, "--out", tmp_path / "cavs", "--json")
+    result = json.loads(output)
     assert code == 0
-    assert [Path(file).relative_to(tmp_path / "cavs").as_posix() for file in told["files"]] == [
+    assert [Path(file).relative_to(tmp_path / "cavs").as_posix() for file in result["files"]] == [
         *("1/dotted.safetensors", "1/striped.safetensors", "3/dotted.safetensors", "3/striped.safetensors")
     ]
     cavs = load_cavs(tmp_path / "cavs")
-    assert [(cav.layer, cav.name) for cav in cavs] == [(c["layer"], c["name"]) for c in told["cavs"]]
+    assert [(cav.layer, cav.name) for cav in cavs] == [(c["layer"], c["name"]) for c in result["cavs"]]
     one, other = (cav.direction for cav in cavs[:2])
     cosine = float(torch.nn.functional.cosine_similarity(one, other, dim=0))
-    assert told["cosines"]["1"]["dotted"]["striped"] == pytest.approx(cosine, abs=1e-6)
-    assert all(0 <= c["auc"] <= 1 and c["images"] == 12 for c in told["cavs"])
+    assert result["cosines"]["1"]["dotted"]["striped"] == pytest.approx(cosine, abs=1e-6)
+    assert all(0 <= c["auc"] <= 1 and c["images"] == 12 for c in result["cavs"])
 
-    code, said, _ = pellucid("concepts", "list", tmp_path / "cavs", "--json")
+    code, output, _ = pellucid("concepts", "list", tmp_path / "cavs", "--json")
     assert code == 0
-    assert [receipt["file"] for receipt in json.loads(said)["cavs"]] == told["files"]
-    code, said, _ = pellucid("concepts", "list", tmp_path / "cavs")
+    assert [receipt["file"] for receipt in json.loads(output)["cavs"]] == result["files"]
+    code, output, _ = pellucid("concepts", "list", tmp_path / "cavs")
     assert code == 0
-    assert "held-out AUC" in said
-    assert f"{cavs[0].auc:.2f}" in said
+    assert "held-out AUC" in output
+    assert f"{cavs[0].auc:.2f}" in output
 
 
 def test_what_can_be_drawn_is_listed_and_can_be_fitted_with_every_estimator(pellucid: Pellucid, tmp_path: Path) -> None:
-    code, said, _ = pellucid("concepts", "list", "--json")
+    code, output, _ = pellucid("concepts", "list", "--json")
     assert code == 0
-    assert {"striped", "dotted"} <= set(json.loads(said)["textures"])
-    code, said, _ = pellucid(
+    assert {"striped", "dotted"} <= set(json.loads(output)["textures"])
+    code, output, _ = pellucid(
         "concepts", "fit", "--builtin", "striped,red", "--count", "12", "--estimator", "ridge", *TINY, "--json"
     )
-    told = json.loads(said)
+    result = json.loads(output)
     assert code == 0
-    assert {(c["name"], c["estimator"]) for c in told["cavs"]} == {("striped", "ridge"), ("red", "ridge")}
+    assert {(c["name"], c["estimator"]) for c in result["cavs"]} == {("striped", "ridge"), ("red", "ridge")}
     assert load_cavs("pellucid-cavs")[0].sources[0] == "drawn red 0 of seed 0"
 
 
@@ -129,25 +129,25 @@ def test_explain_gives_the_same_numbers_as_json_parquet_and_on_stdout(
     pellucid: Pellucid, sets: Path, images: Path, tmp_path: Path
 ) -> None:
     image = images / "00.png"
-    code, said, _ = pellucid(
+    code, output, _ = pellucid(
         "concepts", "explain", image, "--concepts", sets, *QUICK, "--target", "zebra", "--target", "0",
         "--out", "x.json", "--out", "x.parquet", "--out", "x.html", "--json",
     )  # fmt: skip
-    told = json.loads(said)
+    result = json.loads(output)
     assert code == 0
-    assert told["files"] == ["x.json", "x.parquet", "x.html"]
+    assert result["files"] == ["x.json", "x.parquet", "x.html"]
     table = pq.read_table("x.parquet")
     assert table.column_names == list(COLUMNS)
-    assert table.to_pylist() == told["rows"] == json.loads(Path("x.json").read_text())["rows"]
-    signed = [row for row in told["rows"] if row["number"] == "signed"]
+    assert table.to_pylist() == result["rows"] == json.loads(Path("x.json").read_text())["rows"]
+    signed = [row for row in result["rows"] if row["number"] == "signed"]
     assert {(row["layer"], row["concept"], row["target"]) for row in signed} == {
         (layer, concept, target) for layer in "13" for concept in ("striped", "dotted") for target in ("zebra", "bee")
     }
-    keys = [tuple(row[name] for name in ("image", "layer", "concept", "target", "number")) for row in told["rows"]]
+    keys = [tuple(row[name] for name in ("image", "layer", "concept", "target", "number")) for row in result["rows"]]
     assert len(set(keys)) == len(keys)
-    assert told["about"]["classifier"]["name"]
-    assert told["about"]["images"][0]["passes"]["3"]["prefix_forward"] == 0  # layer 3 goes on from layer 1
-    assert told["about"]["images"][0]["passes"]["1"]["prefix_forward"] == 1
+    assert result["about"]["classifier"]["name"]
+    assert result["about"]["images"][0]["passes"]["3"]["prefix_forward"] == 0  # layer 3 goes on from layer 1
+    assert result["about"]["images"][0]["passes"]["1"]["prefix_forward"] == 1
     assert "striped" in Path("x.html").read_text()
     for row in signed:
         assert row["low"] <= row["high"]
@@ -167,62 +167,62 @@ def test_fitted_cavs_explain_as_the_images_they_were_fitted_to(
 
 def test_several_images_get_a_page_each_and_one_table(pellucid: Pellucid, sets: Path, images: Path) -> None:
     (images / "99.png").write_text("no image")
-    code, said, errors = pellucid("concepts", "explain", images, "--concepts", sets, *QUICK, "--out", "found")
+    code, output, errors = pellucid("concepts", "explain", images, "--concepts", sets, *QUICK, "--out", "found")
     assert code == 0
     assert "skipped" in errors
     assert len(list(Path("found").glob("*/concepts.html"))) == 6
     rows = pq.read_table("found/concepts.parquet").to_pylist()
     assert len({row["image"] for row in rows} - {None}) == 6
-    assert "evidence for" in said
+    assert "evidence for" in output
 
 
 def test_rank_orders_the_concepts_with_intervals_and_paired_leads(pellucid: Pellucid, sets: Path, images: Path) -> None:
-    code, said, _ = pellucid(
+    code, output, _ = pellucid(
         "concepts", "rank", images, "--target", "zebra", "--concepts", sets, *QUICK,
         "--out", "r.html", "--out", "r.parquet", "--json",
     )  # fmt: skip
-    told = json.loads(said)
+    result = json.loads(output)
     assert code == 0
-    for ranking in told["about"]["rankings"]:
+    for ranking in result["about"]["rankings"]:
         first, second = ranking["ranking"]
         assert first["mean"] >= second["mean"]
         assert first["lead"] == pytest.approx(first["mean"] - second["mean"], abs=1e-5)
-        rows = [r for r in told["rows"] if r["layer"] == ranking["layer"] and r["concept"] == first["concept"]]
+        rows = [r for r in result["rows"] if r["layer"] == ranking["layer"] and r["concept"] == first["concept"]]
         values = [r["value"] for r in rows if r["number"] == ranking["score"]]
         (mean,) = [r for r in rows if r["number"] == f"{ranking['score']}_mean"]
         assert len(values) == 6
         assert mean["value"] == pytest.approx(sum(values) / 6, abs=1e-5)
         assert mean["low"] <= mean["value"] <= mean["high"]
-    assert told["about"]["passes"]["3"]["prefix_forward"] == 0
+    assert result["about"]["passes"]["3"]["prefix_forward"] == 0
     assert "zebra" in Path("r.html").read_text()
-    code, said, _ = pellucid("concepts", "rank", images, "--target", "zebra", "--concepts", sets, *QUICK)
+    code, output, _ = pellucid("concepts", "rank", images, "--target", "zebra", "--concepts", sets, *QUICK)
     assert code == 0
-    assert "ahead of the next by" in said
+    assert "ahead of the next by" in output
 
 
 def test_tcav_scores_are_tested_against_random_sets(pellucid: Pellucid, sets: Path, images: Path) -> None:
-    code, said, _ = pellucid(
+    code, output, _ = pellucid(
         "concepts", "tcav", images, "--target", "zebra", "--concepts", sets, *QUICK, "--out", "t.json", "--json"
     )
-    told = json.loads(said)
+    result = json.loads(output)
     assert code == 0
     for layer in "13":
-        rows = [r for r in told["rows"] if r["layer"] == layer and r["concept"] == "striped"]
+        rows = [r for r in result["rows"] if r["layer"] == layer and r["concept"] == "striped"]
         sensitivities = [r["value"] for r in rows if r["number"] == "sensitivity"]
         (score,) = [r["value"] for r in rows if r["number"] == "tcav"]
         assert score == pytest.approx(sum(s > 0 for s in sensitivities) / 6)
         assert {"p_values", "relabeled_p_values", "tcav_chance"} <= {r["number"] for r in rows}
-    code, said, _ = pellucid("concepts", "tcav", images, "--target", "1", "--concepts", sets, *QUICK)
+    code, output, _ = pellucid("concepts", "tcav", images, "--target", "1", "--concepts", sets, *QUICK)
     assert code == 0
-    assert "over random sets" in said
+    assert "over random sets" in output
 
 
 def test_explain_with_concepts_writes_a_second_page(pellucid: Pellucid, sets: Path, images: Path) -> None:
-    code, said, _ = pellucid(
+    code, output, _ = pellucid(
         "explain", images / "00.png", "--concepts", sets, "--model", "tinynets:three", "--methods", "GradCAM",
         "--layers", "input,3", "--out", "out", "--json",
     )  # fmt: skip
-    (image,) = json.loads(said)["images"]
+    (image,) = json.loads(output)["images"]
     assert code == 0
     assert Path(image["page"]).parent == Path(image["concepts"]["page"]).parent
     assert "00.png · concepts in" in Path(image["concepts"]["page"]).read_text()
@@ -231,39 +231,39 @@ def test_explain_with_concepts_writes_a_second_page(pellucid: Pellucid, sets: Pa
 
 def test_two_classes_and_one_logit_are_explained_on_both_sides(pellucid: Pellucid, sets: Path, images: Path) -> None:
     for model, expected in (("tinynets:two", {"yes", "no"}), ("tinynets:one", {"smile", "not smile"})):
-        code, said, errors = pellucid(
+        code, output, errors = pellucid(
             "concepts", "explain", images / "00.png", "--concepts", sets, "--model", model, "--layers", "3",
             "--permutations", "9", "--json",
         )  # fmt: skip
         assert code == 0, errors
-        assert {r["target"] for r in json.loads(said)["rows"] if r["number"] == "signed"} == expected
-    code, said, _ = pellucid(
+        assert {r["target"] for r in json.loads(output)["rows"] if r["number"] == "signed"} == expected
+    code, output, _ = pellucid(
         "concepts", "explain", images / "00.png", "--concepts", sets, "--model", "tinynets:one", "--layers", "3",
         "--permutations", "9", "--target", "not smile", "--json",
     )  # fmt: skip
     assert code == 0
-    assert {r["target"] for r in json.loads(said)["rows"] if r["number"] == "signed"} == {"not smile"}
+    assert {r["target"] for r in json.loads(output)["rows"] if r["number"] == "signed"} == {"not smile"}
 
 
-def test_a_layer_without_spatial_extent_works_and_says_so(pellucid: Pellucid, sets: Path, images: Path) -> None:
-    code, said, _ = pellucid(
+def test_a_layer_without_spatial_extent_works_and_message_so(pellucid: Pellucid, sets: Path, images: Path) -> None:
+    code, output, _ = pellucid(
         "concepts", "explain", images / "00.png", "--concepts", sets, "--model", "tinynets:three", "--layers", "4",
         "--permutations", "9", "--out", "x.html", "--json",
     )  # fmt: skip
-    told = json.loads(said)
+    result = json.loads(output)
     assert code == 0
-    assert any("no spatial extent" in note for note in told["about"]["images"][0]["notes"])
+    assert any("no spatial extent" in note for note in result["about"]["images"][0]["notes"])
     assert "no rows and columns" in Path("x.html").read_text()
 
 
 def test_tiny_sets_are_warned_of(pellucid: Pellucid, sets: Path, tmp_path: Path) -> None:
     for file in sorted((sets / "striped").iterdir())[3:]:
         file.unlink()
-    code, said, errors = pellucid("concepts", "fit", "--concepts", sets, *TINY, "--json")
+    code, output, errors = pellucid("concepts", "fit", "--concepts", sets, *TINY, "--json")
     assert code == 0
     assert errors.count("concept 'striped': 3 images only") == 2  # once per layer
     assert "Warning" not in errors
-    assert any("3 images only" in r for c in json.loads(said)["cavs"] for r in c["remarks"])
+    assert any("3 images only" in r for c in json.loads(output)["cavs"] for r in c["remarks"])
 
 
 def test_drawn_negatives_for_given_images_are_warned_of(pellucid: Pellucid, sets: Path) -> None:
@@ -300,9 +300,9 @@ def test_a_damaged_file_among_cavs_is_told_by_list_and_refused_by_explain(
 ) -> None:
     pellucid("concepts", "fit", "--concepts", sets, *TINY, "--out", "cavs")
     Path("cavs/1/dotted.safetensors").write_bytes(b"nonsense")
-    code, said, errors = pellucid("concepts", "list", "cavs", "--json")
+    code, output, errors = pellucid("concepts", "list", "cavs", "--json")
     assert code == 0
-    assert list(json.loads(said)["damaged"]) == ["cavs/1/dotted.safetensors"]
+    assert list(json.loads(output)["damaged"]) == ["cavs/1/dotted.safetensors"]
     assert "damaged" in errors
     code, _, errors = pellucid("concepts", "explain", images, "--concepts", "cavs", "--model", "tinynets:three")
     assert code == 2
@@ -310,7 +310,7 @@ def test_a_damaged_file_among_cavs_is_told_by_list_and_refused_by_explain(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["fit", "--concepts", "nowhere"], "nowhere: no such folder"),
         (["fit", "--concepts", "images"], "holds no folders"),
@@ -339,7 +339,7 @@ def test_a_damaged_file_among_cavs_is_told_by_list_and_refused_by_explain(
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    pellucid: Pellucid, sets: Path, images: Path, tmp_path: Path, arguments: list[str], says: str
+    pellucid: Pellucid, sets: Path, images: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (sets.parent / "hollow" / "striped").mkdir(parents=True)
     (sets / "empty").mkdir() if "{sets}/empty" in arguments else None
@@ -353,7 +353,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     if "--layers" not in filled and filled[0] != "list":
         filled += ["--layers", "3"]
     code, _, errors = pellucid("concepts", *filled)
-    assert says in refusal(code, errors)
+    assert message in refusal(code, errors)
     assert len(errors.strip().splitlines()) == 1
 
 

@@ -34,14 +34,14 @@ def evaluate(squares: Path) -> Command:
 
 
 def test_a_run_is_printed_as_json_for_machines(evaluate: Command, squares: Path, tmp_path: Path) -> None:
-    code, said, told = evaluate(
+    code, output, errors = evaluate(
         "--out", tmp_path / "run", "--settings", "gridpg,DiFull", "--layers", "input,final", "--grids", "3", "--smooth",
         "3,5", "--methods", "grad-cam,RISE", "--option", "RISE.masks=20", "--json", "--randomize", "fc",
     )  # fmt: skip
     assert code == 0
-    found = json.loads(said)
-    assert found["skipped"] == {"red/bad.png": found["skipped"]["red/bad.png"]}
-    lines = {(e["variant"], e["setting"], e["layer"], e["name"]): e for e in found["summary"]}
+    record = json.loads(output)
+    assert record["skipped"] == {"red/bad.png": record["skipped"]["red/bad.png"]}
+    lines = {(e["variant"], e["setting"], e["layer"], e["name"]): e for e in record["summary"]}
     assert len(lines) == 2 * 2 * 2 * (2 * 3 + 5)
     line = lines["trained", "DiFull", "final", "GradCAM smoothed over 3"]
     assert line["median"]["grids"] == 3
@@ -50,20 +50,20 @@ def test_a_run_is_printed_as_json_for_machines(evaluate: Command, squares: Path,
     assert lines["trained", "GridPG", "final", "GradCAM"]["mirror"] is None
     assert any(variant == "random down to fc (1 of 1)" for variant, *_ in lines)
     run = Run.load(tmp_path / "run")
-    assert Path(found["table"]).is_file()
+    assert Path(record["table"]).is_file()
     assert run.plan.options.kernel_sizes == (3, 5)
     assert '"masks": 20' in run.plan.methods[1].options
-    assert "images of the data set that could not be used: 1" in told
+    assert "images of the data set that could not be used: 1" in errors
 
 
 def test_a_run_is_printed_as_a_table_for_people(evaluate: Command, tmp_path: Path) -> None:
-    code, said, told = evaluate("--out", tmp_path / "run", *FAST, "--n", "2x3")
+    code, output, errors = evaluate("--out", tmp_path / "run", *FAST, "--n", "2x3")
     assert code == 0
-    assert "GridPG of colors" in said
-    (row,) = [line for line in said.splitlines() if "GradCAM" in line]
+    assert "GridPG of colors" in output
+    (row,) = [line for line in output.splitlines() if "GradCAM" in line]
     assert "[" in row
-    assert "(OracleMask)" in said
-    assert "skipped: red/bad.png: is not an image" in told
+    assert "(OracleMask)" in output
+    assert "skipped: red/bad.png: is not an image" in errors
     assert Run.load(tmp_path / "run").plan.options.grid == (2, 3)
 
 
@@ -96,31 +96,31 @@ def test_the_same_command_again_only_reads(evaluate: Command, tmp_path: Path) ->
 def test_bad_input_is_one_line_and_exit_code_2(
     evaluate: Command, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    code, said, told = evaluate("--out", tmp_path / "run", *FAST, *arguments)
-    assert (code, said.strip()) == (2, "")
-    assert [words in line for line in told.splitlines() if line.startswith("error:")] == [True], told
+    code, output, errors = evaluate("--out", tmp_path / "run", *FAST, *arguments)
+    assert (code, output.strip()) == (2, "")
+    assert [words in line for line in errors.splitlines() if line.startswith("error:")] == [True], errors
 
 
 def test_another_runs_folder_is_refused_with_the_difference(evaluate: Command, tmp_path: Path) -> None:
     evaluate("--out", tmp_path / "run", *FAST)
-    code, _, told = evaluate("--out", tmp_path / "run", *FAST, "--seed", "3")
+    code, _, errors = evaluate("--out", tmp_path / "run", *FAST, "--seed", "3")
     assert code == 2
-    assert "seed: 0 there, 3 now" in told
+    assert "seed: 0 there, 3 now" in errors
 
 
 def test_a_method_that_cannot_explain_is_told_and_the_others_go_on(evaluate: Command, tmp_path: Path) -> None:
     common = ("--settings", "GridPG", "--layers", "relu2", "--grids", "2", "--json")
     model = "tests.evaluation.sweep_support:detached_classifier"
-    code, said, told = evaluate("--out", tmp_path / "two", *common, "--methods", "GradCAM,Occlusion", model=model)
+    code, output, errors = evaluate("--out", tmp_path / "two", *common, "--methods", "GradCAM,Occlusion", model=model)
     assert code == 0
-    status = {line["name"]: line["status"] for line in json.loads(said)["summary"]}
+    status = {line["name"]: line["status"] for line in json.loads(output)["summary"]}
     assert status["GradCAM"] == {"refused": 8}
     assert status["Occlusion"] == status["Uniform"] == {"ok": 8}
-    assert "not explained: GradCAM at relu2 in GridPG: no gradient flows" in told
-    assert "maps that could not be made and have no score: 8 (GradCAM at relu2)" in told
-    code, _, told = evaluate("--out", tmp_path / "one", *common, "--methods", "GradCAM", model=model)
+    assert "not explained: GradCAM at relu2 in GridPG: no gradient flows" in errors
+    assert "maps that could not be made and have no score: 8 (GradCAM at relu2)" in errors
+    code, _, errors = evaluate("--out", tmp_path / "one", *common, "--methods", "GradCAM", model=model)
     assert code == 2
-    assert "no method could be scored: no gradient flows" in told
+    assert "no method could be scored: no gradient flows" in errors
 
 
 def test_ctrl_c_says_how_to_go_on(squares: Path, tmp_path: Path) -> None:
@@ -139,21 +139,21 @@ def test_ctrl_c_says_how_to_go_on(squares: Path, tmp_path: Path) -> None:
         assert time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
+    _, errors = process.communicate()
     assert process.returncode == 130
-    assert "give the same command again to continue" in told
+    assert "give the same command again to continue" in errors
     assert not Run.load(out).is_complete
 
 
 def test_metrics_of_single_images_are_measured_and_printed(evaluate: Command, tmp_path: Path) -> None:
     arguments = ("--metrics", "deletion,random-logit", "--metric-options", "deletion.steps=3", "--images", "2", *FAST)
-    code, said, _ = evaluate("--out", tmp_path / "run", *arguments)
+    code, output, _ = evaluate("--out", tmp_path / "run", *arguments)
     assert code == 0
-    assert "metrics on single images" in said
-    assert f"metrics: {tmp_path / 'run' / 'metrics.parquet'}" in said
+    assert "metrics on single images" in output
+    assert f"metrics: {tmp_path / 'run' / 'metrics.parquet'}" in output
     assert (tmp_path / "run" / "report.html").is_file()
-    code, said, _ = evaluate("--out", tmp_path / "run", *arguments, "--json")
-    lines = json.loads(said)["metrics"]
+    code, output, _ = evaluate("--out", tmp_path / "run", *arguments, "--json")
+    lines = json.loads(output)["metrics"]
     assert {(line["metric"], line["method"]) for line in lines} >= {
         ("deletion", "GradCAM"),
         ("random_logit", "GradCAM"),

@@ -24,14 +24,14 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_explain_writes_a_page_overlays_and_maps_and_says_it_all_in_json(photograph: Path, tmp_path: Path) -> None:
+def test_explain_writes_a_page_overlays_and_maps_and_message_it_all_in_json(photograph: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, said, _ = pellucid(
+    code, output, _ = pellucid(
         "explain", photograph, "--methods", "grad-cam,IntegratedGradients", "--layers", "middle,final", "--json",
         "--target", "tiger cat", "--target", "281", "--option", "IntegratedGradients.steps=4", "--out", out,
     )  # fmt: skip
     assert code == 0
-    (image,) = json.loads(said)["images"]
+    (image,) = json.loads(output)["images"]
     assert image["predictions"][0]["name"] == "tiger cat"
     assert [(e["method"], e["layer"]) for e in image["explanations"]] == [
         ("GradCAM", "blocks.4"),
@@ -63,11 +63,11 @@ def test_explain_writes_a_page_overlays_and_maps_and_says_it_all_in_json(photogr
 
 
 def test_explain_prints_the_predictions(photograph: Path, tmp_path: Path) -> None:
-    code, said, _ = pellucid("explain", photograph, *FAST, "--out", tmp_path, "--top", "3")
+    code, output, _ = pellucid("explain", photograph, *FAST, "--out", tmp_path, "--top", "3")
     assert code == 0
-    assert "tiger cat" in said
-    assert "40.8%" in said
-    assert said.count("%") == 3
+    assert "tiger cat" in output
+    assert "40.8%" in output
+    assert output.count("%") == 3
 
 
 def test_a_folder_run_goes_on_and_lists_what_it_skipped(photograph: Path, tmp_path: Path) -> None:
@@ -76,11 +76,11 @@ def test_a_folder_run_goes_on_and_lists_what_it_skipped(photograph: Path, tmp_pa
     (folder / "a.jpg").write_text("no image")
     (folder / "b.png").write_bytes(photograph.read_bytes())
     (folder / "c.png").write_bytes(photograph.read_bytes()[:2000])
-    code, said, errors = pellucid("explain", folder, *FAST, "--json", "--out", tmp_path / "out")
-    told = json.loads(said)
+    code, output, errors = pellucid("explain", folder, *FAST, "--json", "--out", tmp_path / "out")
+    result = json.loads(output)
     assert code == 0
-    assert [Path(image["file"]).name for image in told["images"]] == ["b.png"]
-    assert [Path(skipped["file"]).name for skipped in told["skipped"]] == ["a.jpg", "c.png"]
+    assert [Path(image["file"]).name for image in result["images"]] == ["b.png"]
+    assert [Path(skipped["file"]).name for skipped in result["skipped"]] == ["a.jpg", "c.png"]
     assert "2 of 3 images were skipped" in errors
 
 
@@ -88,14 +88,14 @@ def test_images_of_one_name_get_folders_of_their_own(photograph: Path, tmp_path:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.png").write_bytes(photograph.read_bytes())
-    code, said, _ = pellucid("explain", tmp_path / "x", tmp_path / "y", *FAST, "--json", "--out", tmp_path / "out")
-    pages = [Path(image["page"]).parent.name for image in json.loads(said)["images"]]
+    code, output, _ = pellucid("explain", tmp_path / "x", tmp_path / "y", *FAST, "--json", "--out", tmp_path / "out")
+    pages = [Path(image["page"]).parent.name for image in json.loads(output)["images"]]
     assert code == 0
     assert pages == ["same", "same-2"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["explain", "missing.jpg"], "missing.jpg: no such file"),
         (["explain", "{cat}", "--target", "unicorn"], "no class 'unicorn'"),
@@ -117,12 +117,12 @@ def test_images_of_one_name_get_folders_of_their_own(photograph: Path, tmp_path:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    photograph: Path, tmp_path: Path, arguments: list[str], says: str
+    photograph: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     filled = [a.format(cat=photograph, empty=tmp_path / "empty") for a in arguments]
     code, _, errors = pellucid(*filled, *(["--out", tmp_path / "out"] if filled[0] == "explain" else []))
-    assert says in refusal(code, errors)
+    assert message in refusal(code, errors)
     assert len(errors.strip().splitlines()) == 1
 
 
@@ -135,23 +135,23 @@ def test_an_output_folder_that_cannot_be_written_is_said(photograph: Path, tmp_p
 
 
 def test_layers_lists_names_and_aliases() -> None:
-    code, said, _ = pellucid("layers", "--json")
-    infos = {info["name"]: info for info in json.loads(said)}
+    code, output, _ = pellucid("layers", "--json")
+    infos = {info["name"]: info for info in json.loads(output)}
     assert code == 0
     assert infos["input"]["shape"] == [3, 224, 224]
     assert infos["head"] == {"name": "head", "kind": "ConvUnit", "shape": [1280, 7, 7], "clean": True, "alias": "final"}
     assert infos["blocks.4"]["alias"] == "middle"
     assert not infos["blocks.4.expand.conv"]["clean"]  # the block's shortcut crosses the cut too
-    code, said, _ = pellucid("layers", "--clean", "--json")
-    clean = {info["name"] for info in json.loads(said)}
+    code, output, _ = pellucid("layers", "--clean", "--json")
+    clean = {info["name"] for info in json.loads(output)}
     assert clean == {name for name, info in infos.items() if info["clean"]}
     assert "blocks.4.expand.conv" not in clean
 
 
 def test_models_lists_what_can_be_loaded() -> None:
-    code, said, _ = pellucid("models", "--json")
+    code, output, _ = pellucid("models", "--json")
     assert code == 0
-    assert {"efficientnet_lite0", "torchvision:NAME", "timm:NAME"} <= {entry["name"] for entry in json.loads(said)}
+    assert {"efficientnet_lite0", "torchvision:NAME", "timm:NAME"} <= {entry["name"] for entry in json.loads(output)}
 
 
 def test_a_factory_beside_the_user_is_found(photograph: Path, tmp_path: Path) -> None:
@@ -179,22 +179,22 @@ def test_the_demo_explains_photographs_by_maps_and_concepts_tests_the_maps_and_a
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     code, out, errors = pellucid("demo", "--out", tmp_path, "--json")
     assert code == 0, errors
-    told = json.loads(out)
-    tops = [image["predictions"][0]["name"] for image in told["images"]]
+    result = json.loads(out)
+    tops = [image["predictions"][0]["name"] for image in result["images"]]
     assert tops == ["tiger cat", "espresso", "missile"]
-    for image in told["images"]:
+    for image in result["images"]:
         assert Path(image["page"]).stat().st_size < 3_000_000
         assert np.isfinite([e["scores"][0] for e in image["explanations"]]).all()
         concepts = {row["concept"] for row in image["concepts"]["rows"]} - {None}
         assert concepts == {"striped", "dotted", "chequered", "zigzagged"}
         assert Path(image["concepts"]["page"]).is_file()
-    medians = {(line["setting"], line["layer"], line["name"]): line for line in told["evaluation"]["summary"]}
+    medians = {(line["setting"], line["layer"], line["name"]): line for line in result["evaluation"]["summary"]}
     assert medians["DiFull", "input", "InputXGradient"]["median"]["estimate"] == 1
     assert medians["DiFull", "final", "GradCAM"]["median"]["estimate"] < 0.7  # both mopeds light up
-    assert Path(told["evaluation"]["report"]).is_file()
-    for digit in told["why"]["images"]:
+    assert Path(result["evaluation"]["report"]).is_file()
+    for digit in result["why"]["images"]:
         assert f"{digit['target']}.png" == digit["file"]
         assert digit["fidelity"]["reliable"]
         assert digit["flip"]["valid"]
         assert digit["refused"] == {}
-    assert [Path(file).name for file in told["why"]["files"]] == ["why.html"]
+    assert [Path(file).name for file in result["why"]["files"]] == ["why.html"]

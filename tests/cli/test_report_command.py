@@ -16,9 +16,9 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_evaluation_ends_with_its_page(squares: Path, tmp_path: Path) -> None:
-    code, said, _ = pellucid("evaluate", squares, "--out", tmp_path / "run", *FAST)
+    code, output, _ = pellucid("evaluate", squares, "--out", tmp_path / "run", *FAST)
     assert code == 0
-    assert f"report: {tmp_path / 'run' / 'report.html'}" in said
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in output
     assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
@@ -28,9 +28,9 @@ def test_the_page_can_be_left_out_and_made_later(squares: Path, tmp_path: Path) 
     assert (code, json.loads(first)["report"]) == (0, None)
     assert not (out / "report.html").exists()
     table = (out / "table.parquet").read_bytes()
-    code, said, _ = pellucid("report", out, "--out", tmp_path / "pages" / "page.html")
+    code, output, _ = pellucid("report", out, "--out", tmp_path / "pages" / "page.html")
     assert code == 0
-    assert f"report: {tmp_path / 'pages' / 'page.html'}" in said
+    assert f"report: {tmp_path / 'pages' / 'page.html'}" in output
     assert (tmp_path / "pages" / "page.html").exists()
     assert (out / "table.parquet").read_bytes() == table
     _, again, _ = pellucid("report", out, "--json")
@@ -38,6 +38,6 @@ def test_the_page_can_be_left_out_and_made_later(squares: Path, tmp_path: Path) 
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    code, said, told = pellucid("report", tmp_path)
-    assert (code, said) == (2, "")
-    assert "is not a run" in told
+    code, output, errors = pellucid("report", tmp_path)
+    assert (code, output) == (2, "")
+    assert "is not a run" in errors
