@@ -43,10 +43,7 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_method_of_the_contributing_guide_works() -> None:
     (block,) = code_blocks("CONTRIBUTING.md")
-    imports = (
-        "from dataclasses import dataclass\nfrom typing import ClassVar\n"
-        "from pellucid.attribution import Attribution, Case, Method, View\n"
-    )
+    imports = "from dataclasses import dataclass\nfrom pellucid.attribution import Attribution, Case, Method, View\n"
     names: dict[str, object] = {}
     exec(imports + block, names)
     method = names["PositiveInputXGradient"]

@@ -209,7 +209,7 @@ class _DiFullView(GridSettingView):
         composition, base = Composition(), self.base
         assert base.suffix is not None
         activation = composition.input("activation")
-        side_inputs = [composition.input(f"carried_{index}") for index in range(len(self.side_input_names))]
+        side_inputs = [composition.input(f"side_input_{index}") for index in range(len(self.side_input_names))]
         leading: Any = side_inputs.pop() if base.layout.tokens else None
         crops = cut_blocks(activation, self.classifier.grid, self.classifier.head_numbers)
         logits = composition.run(base.suffix, base.layout.unfold(crops, leading), *side_inputs)
