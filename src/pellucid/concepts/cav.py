@@ -59,12 +59,12 @@ class CAV:
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark, name="bright")
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
         >>> cav.name, cav.layer, tuple(cav.direction.shape), cav.is_weak
-        ('bright', '1', (4,), False)
+        ('bright', '0', (4,), False)
     """
 
     name: str
@@ -171,10 +171,10 @@ def null_directions(cav: CAV, count: int, seed: int = 0, null: Null = "centered"
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark)
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark)
         >>> directions = null_directions(cav, 5)
         >>> bool(torch.allclose(directions.norm(dim=1), cav.direction.norm()))
         True
@@ -199,6 +199,16 @@ def check_cavs(view: View, cavs: Sequence[CAV]) -> None:
 
     Raises:
         PellucidError: no CAVs, two of one name, or one of another layer or of other weights.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2}, dark)
+        >>> check_cavs(view.classifier.at("input"), cavs)
+        Traceback (most recent call last):
+        pellucid.errors.PellucidError: CAV 'bright' was fitted at layer '0', this view is at 'input'
     """
     if not cavs:
         raise PellucidError("no concepts to explain with: give one CAV or more, see fit_cavs")
@@ -232,6 +242,16 @@ def save_cavs(cavs: Sequence[CAV], folder: str | Path) -> list[Path]:
 
     Raises:
         PellucidError: the folder cannot be written.
+
+    Example:
+        >>> import tempfile, torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2}, dark)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(save_cavs(cavs, folder)[0].name, len(load_cavs(folder)), len(cav_files(folder)))
+        bright.safetensors 1 1
     """
     files = [Path(folder) / _file_name(cav.layer) / f"{_file_name(cav.name)}.safetensors" for cav in cavs]
     for cav, file in zip(cavs, files, strict=True):
@@ -305,7 +325,12 @@ class CavCache:
             return None
 
     def keep(self, cav: CAV, concept: Sequence[str], negatives: Sequence[str]) -> None:
-        """Write a CAV; a folder that cannot be written to raises a warning, and changes no result."""
+        """Write a CAV; a folder that cannot be written to raises a warning, and changes no result.
+
+        Args:
+            cav: the CAV.
+            concept, negatives: digests of its images, as in `path`.
+        """
         try:
             cav.save(self.path(concept, negatives))
         except PellucidError as error:

@@ -51,10 +51,10 @@ def fit_cav(
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> cav = fit_cav(classifier.at("1"), bright + 2, dark, "lda", name="bright")
+        >>> cav = fit_cav(view, bright + 2, dark, "lda", name="bright")
         >>> cav.estimator, cav.auc > 0.9
         ('lda', True)
     """
@@ -114,12 +114,12 @@ def fit_cavs(
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> cavs = fit_cavs([classifier.at("input"), classifier.at("1")], {"bright": bright + 2}, dark)
+        >>> cavs = fit_cavs([view.classifier.at("input"), view], {"bright": bright + 2}, dark)
         >>> [(cav.layer, len(cav.direction)) for (cav,) in cavs]
-        [('input', 3), ('1', 4)]
+        [('input', 3), ('0', 4)]
     """
     every = views if isinstance(views, Sequence) else [views]
     options = options or FitOptions()

@@ -128,6 +128,17 @@ class ClassExplanation(ConceptResult):
         notes: remarks on the whole.
         provenance: the model, the layer, and the explainer's options.
         receipt: what it cost, and the largest completeness gap.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2, "dim": bright + 1}, dark)
+        >>> explainer = pl.concepts.VisualTCAV(view, cavs, permutations=9)
+        >>> result = pl.concepts.explain_class(explainer, bright, targets=1)
+        >>> tuple(result.reference.mean.shape), len(result.ranking(score="signed"))
+        ((2, 1), 2)
     """
 
     kind: ClassVar[str] = "class_concepts"

@@ -84,10 +84,9 @@ class ConceptExplanation(ConceptResult):
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> view = classifier.at("1")
         >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
         >>> explanation = pl.concepts.VisualTCAV(view, [cav], permutations=9)(bright[:3], targets=[0, 1])
         >>> tuple(explanation.maps.shape), tuple(explanation.signed.shape)
@@ -275,7 +274,20 @@ class ConceptExplanation(ConceptResult):
 
 
 def score_p_values(scores: Tensor, nulls: Tensor, *, two_sided: bool = False) -> Tensor:
-    """Rank scores (..., D, T) among those of null directions (..., D, P, T): p-values (..., D, T)."""
+    """Rank scores among those of null directions.
+
+    Args:
+        scores: (..., D, T).
+        nulls: (..., D, P, T).
+        two_sided: compare sizes, whatever the sign.
+
+    Returns:
+        p-values (..., D, T).
+
+    Example:
+        >>> score_p_values(torch.tensor([[2.0]]), torch.tensor([[[1.0], [3.0], [0.0]]])).item()
+        0.5
+    """
     return rank_p_value(scores, nulls.movedim(-2, -1), two_sided=two_sided)
 
 
@@ -291,6 +303,16 @@ def adjust_over_layers(explanations: Sequence[ConceptExplanation], correction: s
 
     Raises:
         PellucidError: an explanation has no p-values.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2}, dark)
+        >>> result = pl.concepts.VisualTCAV(view, cavs, permutations=9)(bright[:2], targets=1)
+        >>> [tuple(adjusted.shape) for adjusted in adjust_over_layers([result])]
+        [(2, 1, 1)]
     """
     p_values = [explanation.p_values for explanation in explanations]
     known = [values.flatten(1) for values in p_values if values is not None]

@@ -297,7 +297,12 @@ def _to_items(images: Images) -> tuple[list[OneImage], list[str]]:
 
 
 def number_images(count: int, first: int = 0) -> list[str]:
-    """Names of images that have none: "image 0", "image 1", and so on."""
+    """Name images that have no name: "image 0", "image 1", and so on.
+
+    Example:
+        >>> number_images(2)
+        ['image 0', 'image 1']
+    """
     return [f"image {index}" for index in range(first, first + count)]
 
 

@@ -92,7 +92,17 @@ def at_index(values: Tensor | None, index: tuple[int, ...]) -> float | None:
 
 
 def cav_rows(cavs: Sequence[CAV]) -> Iterator[Row]:
-    """Rows of what is known of each CAV of a layer, and of its cosine to each of the others."""
+    """Rows of what is known of each CAV of a layer, and of its cosine to each of the others.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2}, dark)
+        >>> [row["number"] for row in cav_rows(cavs)]
+        ['auc', 'auc_deviation', 'stability', 'emblem_low', 'emblem_high']
+    """
     gram = gram_matrix(torch.stack([cav.direction for cav in cavs]))
     for index, cav in enumerate(cavs):
         key = {"layer": cav.layer, "concept": cav.name}

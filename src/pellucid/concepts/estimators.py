@@ -45,7 +45,12 @@ class Estimator(ABC):
 
 @dataclass(frozen=True)
 class DifferenceOfMeans(Estimator):
-    """Mean with the concept minus mean without it: signed, not normalized; Visual-TCAV's reference."""
+    """Mean with the concept minus mean without it: signed, not normalized; Visual-TCAV's reference.
+
+    Example:
+        >>> DifferenceOfMeans().fit(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]), dimensions=2).tolist()
+        [2.0, 0.0]
+    """
 
     def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
         """Fit the direction."""

@@ -103,9 +103,9 @@ def gather_evidence(
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
-        >>> evidence = gather_evidence(classifier.at("1"), torch.rand(2, 3, 8, 8), target=[0, 1])
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> evidence = gather_evidence(view, torch.rand(2, 3, 8, 8), target=[0, 1])
         >>> tuple(evidence.reference.shape), evidence.labels[0]
         ((2, 2, 4, 6, 6), ('class 0', 'class 1'))
     """
@@ -155,6 +155,16 @@ def compute_concept_maps(activation: Tensor, cavs: Sequence[CAV]) -> tuple[Tenso
 
     Returns:
         Concept maps and negative concept maps, (N, D, h, w) each, in [0, 1].
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2}, dark)
+        >>> maps, negative_maps = compute_concept_maps(view.activation(bright), cavs)
+        >>> tuple(maps.shape)
+        (12, 1, 6, 6)
     """
     directions = torch.stack([cav.direction for cav in cavs])
     low, high = torch.tensor([cav.emblems for cav in cavs]).T
@@ -177,6 +187,14 @@ def score_directions(
 
     Returns:
         Scores (N, S, T).
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> evidence = gather_evidence(view, torch.rand(2, 3, 8, 8), target=[0, 1])
+        >>> tuple(score_directions(evidence, torch.eye(4), low=0.0, high=1.0).signed.shape)
+        (2, 4, 2)
     """
     reference, signed = [], []
     directions = directions.to(evidence.activation)

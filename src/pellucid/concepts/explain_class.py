@@ -70,10 +70,9 @@ def explain_class(
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> view = classifier.at("1")
         >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2}, dark)
         >>> result = explain_class(pl.concepts.VisualTCAV(view, cavs, permutations=9), bright, targets=1)
         >>> tuple(result.signed.values.shape), [place.concept for place in result.ranking()]

@@ -59,14 +59,24 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class PartialFit:
-    """A concept after the first pass over its images: directions, but no emblems yet."""
+    """A concept after the first pass over its images: directions, but no emblems yet.
+
+    Attributes:
+        activations: of its images.
+        features: (n1, F).
+        direction: (F,).
+        divisions: of the B bootstrap resamples.
+        resamples: (B, F) their directions.
+        aucs: held out, one for each split.
+        remarks: on the set.
+    """
 
     activations: LayerActivations
-    features: Tensor  # (n1, F)
-    direction: Tensor  # (F,)
-    divisions: list[Division]  # of the B bootstrap resamples
-    resamples: Tensor  # (B, F)
-    aucs: Tensor  # (splits,)
+    features: Tensor
+    direction: Tensor
+    divisions: list[Division]
+    resamples: Tensor
+    aucs: Tensor
     remarks: list[str]
 
 
@@ -89,7 +99,13 @@ class LayerFit:
     def fit(
         self, concepts: Sequence[LayerActivations], remarks: Sequence[list[str]], folder: str | Path | None
     ) -> list[CAV]:
-        """CAVs of the concepts, from the cache in `folder` where they are in it; warns of what is against them."""
+        """Fit the CAVs, or read them from the cache; emit a `ConceptWarning` for what is against them.
+
+        Args:
+            concepts: activations of each concept's images.
+            remarks: on each concept's set.
+            folder: of the cache; None for no cache.
+        """
         cache = None if folder is None else CavCache(folder, self.view, self.fit_config)
         absent = self.negatives.inputs.digests
         cavs: dict[int, CAV] = {}
@@ -129,7 +145,13 @@ class LayerFit:
         }
 
     def quality_warnings(self, concept: ConceptSet, direction: Tensor, auc: float) -> list[str]:
-        """What the fit itself says against the CAV."""
+        """Find what the fit itself says against a CAV.
+
+        Args:
+            concept: the set it was fitted to.
+            direction: (F,).
+            auc: held out.
+        """
         what = f"CAV {concept.name!r} at {self.view.layer!r}"
         if not bool(direction.any()):
             return [f"{what}: no direction, images with and without the concept activate it alike: AUC {auc:.2f}"]

@@ -44,10 +44,9 @@ class TCAVResult(ConceptResult):
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> view = classifier.at("1")
         >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
         >>> result = tcav(view, [cav], bright, target=1, permutations=9)
         >>> result.concepts, tuple(result.sensitivities.shape), sorted(result.adjusted)
@@ -152,6 +151,16 @@ def tcav(
     Raises:
         TargetError: no such class, or several targets.
         PellucidError: no images, or CAVs that do not belong here.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cavs = pl.concepts.fit_cavs(view, {"bright": bright + 2}, dark)
+        >>> result = tcav(view, cavs, bright, target=1, permutations=9)
+        >>> 0 <= result.scores.item() <= 1, result.target
+        (True, 'class 1')
     """
     check_cavs(view, cavs)
     if not len(class_images):

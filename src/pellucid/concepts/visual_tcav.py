@@ -76,10 +76,9 @@ class VisualTCAV:
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> view = classifier.at("1")
         >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
         >>> explanation = VisualTCAV(view, [cav], permutations=9)(bright[:2], targets=1)
         >>> tuple(explanation.reference.shape), tuple(explanation.p_values.shape)
@@ -137,7 +136,12 @@ class VisualTCAV:
         return self.explain(images, targets)
 
     def explain(self, images: Tensor, targets: TargetLike = None, *, resample: bool = False) -> ConceptExplanation:
-        """Explain as calling it does; `resample` adds the scores under the bootstrap resamples of the CAVs."""
+        """Explain images as calling this does, with more about the CAVs.
+
+        Args:
+            images, targets: as in `__call__`.
+            resample: add the scores under the bootstrap resamples of the CAVs, for `ConceptExplanation.interval`.
+        """
         return explain_layers([self], images, targets, resample=resample)[0]
 
     def _gather(self, images: Tensor, targets: TargetLike, budget: BatchBudget, activation: Activation) -> Evidence:
@@ -287,6 +291,17 @@ def explain_layers(
         PellucidError: no explainers, or no images.
         TargetError: no such class.
         ModelError: NaN or infinite activations or logits.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> views = [view.classifier.at("input"), view]
+        >>> cavs = pl.concepts.fit_cavs(views, {"bright": bright + 2}, dark)
+        >>> explainers = [VisualTCAV(*pair, permutations=0) for pair in zip(views, cavs)]
+        >>> [(result.layer, result.targets[0]) for result in explain_layers(explainers, bright[:1], targets=0)]
+        [('input', ('class 0',)), ('0', ('class 0',))]
     """
     if not explainers:
         raise PellucidError("no layers to explain at: give one explainer or more")

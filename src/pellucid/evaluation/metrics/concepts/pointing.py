@@ -138,11 +138,11 @@ def concept_evidence(
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark)
-        >>> tuple(concept_evidence(classifier.at("1"), bright[:2], [cav], target=1).shape)
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark)
+        >>> tuple(concept_evidence(view, bright[:2], [cav], target=1).shape)
         (2, 1, 1, 6, 6)
     """
     check_cavs(view, cavs)

@@ -85,11 +85,11 @@ def remove_concepts(
 
     Example:
         >>> import torch, pellucid as pl
-        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        >>> classifier = pl.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(), input_size=(3, 8, 8))
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
         >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
-        >>> cav = pl.concepts.fit_cav(classifier.at("1"), bright + 2, dark)
-        >>> curves = remove_concepts(classifier.at("1"), bright[:2], [cav], target=1, steps=4)
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark)
+        >>> curves = remove_concepts(view, bright[:2], [cav], target=1, steps=4)
         >>> tuple(curves.scores.shape), tuple(curves.deletion_area.shape)
         ((2, 1, 1, 5), (2, 1, 1))
     """
@@ -123,6 +123,15 @@ def concept_amounts(activation: Tensor, cav: CAV) -> Tensor:
 
     Raises:
         PellucidError: a CAV of flattened features, or of length zero.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> view = pl.Classifier(network.eval(), input_size=8).at("0")
+        >>> dark, bright = torch.rand(2, 12, 3, 8, 8)
+        >>> cav = pl.concepts.fit_cav(view, bright + 2, dark)
+        >>> tuple(concept_amounts(view.activation(bright), cav).shape)
+        (12, 6, 6)
     """
     squared = float(cav.direction.double().square().sum())
     if not cav.is_pooled or squared == 0:
@@ -145,6 +154,13 @@ def deletion_rank_correlation(attributions: Tensor, curves: ConceptCurves) -> Te
 
     Raises:
         PellucidError: attributions of another shape than the areas.
+
+    Example:
+        >>> areas = torch.tensor([3.0, 1.0]).reshape(1, 2, 1, 1).expand(1, 2, 1, 2).double()
+        >>> ends, unclamped = torch.tensor([0.0, 1.0]).double(), torch.tensor([False])
+        >>> curves = ConceptCurves(("a", "b"), (("cat",),), ends, areas, unclamped, Passes())
+        >>> round(deletion_rank_correlation(torch.tensor([0.1, 0.9]).reshape(1, 2, 1), curves).item(), 6)
+        -1.0
     """
     areas = curves.deletion_area
     if attributions.shape != areas.shape:
