@@ -105,14 +105,25 @@ def localization_score(
 
 
 def localize(values: Tensor, n: Grid = 2, size: tuple[int, int] | None = None) -> Localization:
-    """Measure the positive mass of maps in all cells at once; arguments and errors as in `localization_score`.
+    """Measure the positive mass of maps in all cells at once.
+
+    Maps without negative values are never up-sampled: their mass is r^T A c, with r and c the column sums of the
+    one-dimensional interpolation matrices over the rows and columns of a cell. Others are up-sampled a few at a time.
+
+    Args:
+        values: (N, 1, h, w) or (N, h, w), signed, already summed over channels.
+        n: n for n x n cells, or (rows, columns).
+        size: (H, W) of the grid image; None measures at the maps' own resolution.
+
+    Returns:
+        `Localization`, mass (N, cells).
+
+    Raises:
+        PellucidError: the grid does not divide the maps or the image.
 
     >>> result = localize(torch.tensor([[[3.0, 1.0], [-2.0, 0.0]]]), n=2)
     >>> result.shares
     tensor([[0.7500, 0.2500, 0.0000, 0.0000]], dtype=torch.float64)
-
-    Maps without negative values are never up-sampled: their mass is r^T A c, with r and c the column sums of the
-    one-dimensional interpolation matrices over the rows and columns of a cell. Others are up-sampled a few at a time.
     """
     maps = as_maps(values)
     grid = grid_shape(n)

@@ -67,6 +67,11 @@ def input_magnitude(inputs: Tensor) -> Tensor:
 def oracle_mask(inputs: Tensor, n: Grid = 2, cell: int = 0) -> Tensor:
     """One in the cell and zero elsewhere: (N, C, h, w) -> (N, 1, h, w). It scores what can be attained at the layer.
 
+    Args:
+        inputs: what the layer sees.
+        n: n for n x n cells, or (rows, columns), which divides (h, w).
+        cell: number of the cell, row by row.
+
     >>> oracle_mask(torch.zeros(1, 3, 2, 2), n=2, cell=3)[0, 0]
     tensor([[0., 0.],
             [0., 1.]])
@@ -124,7 +129,16 @@ class ControlMap(Method):
 
 
 def grid_controls(grid: tuple[int, int], cells: tuple[int, ...], seed: int) -> tuple[Method, ...]:
-    """All controls for targets in these cells."""
+    """All controls for targets in the cells of grids.
+
+    Args:
+        grid: (rows, columns).
+        cells: the cell of each target.
+        seed: of the random map.
+
+    >>> [method.label for method in grid_controls((2, 2), (0, 3), seed=0)]
+    ['Uniform', 'Random', 'SobelEdges', 'InputMagnitude', 'OracleMask']
+    """
     return tuple(ControlMap(control=control, grid=grid, cells=cells, seed=seed) for control in CONTROLS)
 
 

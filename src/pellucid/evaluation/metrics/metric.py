@@ -45,7 +45,13 @@ class ExplainedImages(MeasuredImages):
     output: Output = "logit"
 
     def explain_again(self, view: View, images: Tensor, target: TargetLike) -> Explanation:
-        """Explain these images as the maps were made, with the same random numbers, of another view or target."""
+        """Explain these images as the maps were made, with the same random numbers, of another view or target.
+
+        Args:
+            view: the classifier or another one, seen from the layer.
+            images: (N, C, H, W).
+            target: as `Method.__call__` takes it.
+        """
         batches = cases(view, images, target, [self.method], offset=self.offset)
         return Explanation.join([explain_case(case, self.method) for case in batches])
 

@@ -63,7 +63,16 @@ class RegionFiles:
         return _sample(self._mask_path(file), geometry, across, down)
 
     def masks(self, classifier: Classifier, root: Path, files: Sequence[str]) -> Tensor:
-        """The regions (N, H, W) bool of N files below `root`, at the pixels of the classifier's input."""
+        """The regions of several images at the pixels of the classifier's input.
+
+        Args:
+            classifier: whose preprocessing cuts the images.
+            root: folder of the data set.
+            files: N names in the data set.
+
+        Returns:
+            (N, H, W) bool, see `mask`.
+        """
         size = (classifier.input_shape[1], classifier.input_shape[2])
         return torch.stack([self.mask(file, _geometry(classifier, root / file), size) for file in files])
 

@@ -64,15 +64,16 @@ class Regions:
             raise PellucidError("the metric 'regions' needs boxes or masks of the images; give them with regions=")
         known = torch.nonzero(explained.masks.flatten(1).any(1))[:, 0]
         values, masks = as_maps(explained.values)[known], explained.masks[known]
+        games: dict[str, Callable[[], RegionScores]] = {
+            "pointing game": lambda: pointing_game(values, masks, tolerance=self.tolerance),
+            "relevance mass": lambda: relevance_mass_accuracy(values, masks),
+            "relevance rank": lambda: relevance_rank_accuracy(values, masks),
+        }
         results = []
-        for quantity, score in (
-            ("pointing game", lambda: pointing_game(values, masks, tolerance=self.tolerance)),
-            ("relevance mass", lambda: relevance_mass_accuracy(values, masks)),
-            ("relevance rank", lambda: relevance_rank_accuracy(values, masks)),
-        ):
+        for quantity, play in games.items():
             scores, chance = torch.full((2, len(explained.masks)), torch.nan, dtype=torch.float64)
             if len(known):
-                region = score()
+                region = play()
                 scores[known], chance[known] = region.scores.cpu(), region.chance.cpu()
             results.append(MetricScores(quantity, scores, chance))
         return tuple(results)

@@ -16,7 +16,16 @@ def divides(grid: tuple[int, int], maps: Tensor) -> bool:
 
 
 def check_divides(grid: tuple[int, int], maps: Tensor, layer: str) -> None:
-    """Raise a LayerError with the sizes if it does not."""
+    """Check that a grid divides the maps of a layer.
+
+    Args:
+        grid: (rows, columns).
+        maps: (N, C, H, W).
+        layer: its name, for the message.
+
+    Raises:
+        LayerError: it does not; the message has the sizes.
+    """
     if not divides(grid, maps):
         raise LayerError(
             f"the map of {layer!r} is {maps.shape[2]} x {maps.shape[3]}, which {grid[0]} x {grid[1]} cells do not "
@@ -40,7 +49,16 @@ def cut_blocks(maps: Any, grid: tuple[int, int], cells: Sequence[int]) -> Any:
 
 
 def select_blocks(maps: Tensor, grid: tuple[int, int], pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """The blocks (M, C, h, w) of M pairs of a map and a cell, given as maps (M,) and cells (M,)."""
+    """Cut one block for each pair of a map and a cell.
+
+    Args:
+        maps: (N, C, rows * h, columns * w).
+        grid: (rows, columns).
+        pairs: the map and the cell of each block, (M,) and (M,).
+
+    Returns:
+        (M, C, h, w).
+    """
     rows, cells = pairs
     selected: Tensor = _view_as_blocks(maps, grid)[rows, cells // grid[1], cells % grid[1]]
     return selected.contiguous()
@@ -52,7 +70,19 @@ def _view_as_blocks(maps: Any, grid: tuple[int, int]) -> Any:
 
 
 def block_masks(grid: tuple[int, int], cells: Sequence[int], height: int, width: int) -> Tensor:
-    """Masks (len(cells), height, width) that are True in the block of each cell."""
+    """Mark the block of each cell.
+
+    Args:
+        grid: (rows, columns).
+        cells: which cells, numbered row by row.
+        height, width: of the masks.
+
+    Returns:
+        (len(cells), height, width) bool.
+
+    >>> block_masks((1, 2), [1], 1, 4).int()
+    tensor([[[0, 0, 1, 1]]], dtype=torch.int32)
+    """
     masks = torch.zeros(len(cells), height, width, dtype=torch.bool)
     for mask, cell in zip(masks, cells, strict=True):
         mask[cell_slices(cell, grid, (height, width))] = True
@@ -60,5 +90,17 @@ def block_masks(grid: tuple[int, int], cells: Sequence[int], height: int, width:
 
 
 def slide_windows(maps: Any, height: Any, width: Any) -> Any:
-    """All windows of maps (N, C, H, W), or of an fx.Proxy of maps, with stride 1: (N * L, C, height, width)."""
+    """Cut all windows out of maps, or out of an fx.Proxy of maps, with stride 1.
+
+    Args:
+        maps: (N, C, H, W).
+        height, width: of a window.
+
+    Returns:
+        (N * L, C, height, width), the L windows of one map after the other.
+
+    >>> slide_windows(torch.arange(3.0).view(1, 1, 1, 3), 1, 2).flatten(1)
+    tensor([[0., 1.],
+            [1., 2.]])
+    """
     return maps.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).contiguous()

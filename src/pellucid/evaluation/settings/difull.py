@@ -17,7 +17,12 @@ from pellucid.evaluation.settings.grid_setting import GridSetting, GridSettingVi
 
 
 class CellCache:
-    """The cells of N grid images at a layer, and the logits of two states of each: as it was, and empty (all zero).
+    """The cells of N grid images at a layer, and the logits of two states of each: unchanged, and empty (all zero).
+
+    Args:
+        activation: (N, C, rows * h, columns * w).
+        grid: (rows, columns).
+        classes: K.
 
     Attributes:
         activation: (N, C, rows * h, columns * w), as it was before anything was changed.
@@ -34,7 +39,16 @@ class CellCache:
         self.known = torch.zeros(self.logits.shape[:3], dtype=torch.bool)
 
     def states(self, activation: Tensor, images: Tensor, cells: Sequence[int]) -> Tensor:
-        """The state of each of the cells in R rows that belong to `images` (R,): (R * len(cells),)."""
+        """Compare cells with what they were.
+
+        Args:
+            activation: (R, C, rows * h, columns * w).
+            images: (R,) which of the N images each row belongs to.
+            cells: which cells, numbered row by row.
+
+        Returns:
+            (R * len(cells),) UNCHANGED, EMPTY or CHANGED.
+        """
         values = activation.detach()
         originals = self.activation[images[:1] if bool((images == images[0]).all()) else images]
         states = torch.full((len(activation) * len(cells),), self.CHANGED)
@@ -43,7 +57,15 @@ class CellCache:
         return states
 
     def missing(self, states: Tensor, images: Tensor, cells: Tensor) -> Tensor:
-        """Which of M cells must be run: changed ones, and of those in one unknown state the first; (M,) bool."""
+        """Which of M cells must be run: changed ones, and of those in one unknown state the first.
+
+        Args:
+            states: (M,) from `states`.
+            images, cells: (M,) where they belong.
+
+        Returns:
+            (M,) bool.
+        """
         missing = states == self.CHANGED
         unknown = ~missing & ~self.known[states, images, cells]
         first = {
@@ -54,7 +76,13 @@ class CellCache:
         return missing
 
     def store(self, states: Tensor, images: Tensor, cells: Tensor, logits: Tensor) -> None:
-        """Remember logits (M, K) of M cells, unless they are changed ones."""
+        """Remember the logits of M cells, unless they are changed ones.
+
+        Args:
+            states: (M,) from `states`.
+            images, cells: (M,) where they belong.
+            logits: (M, K).
+        """
         same = states != self.CHANGED
         position = (states[same], images[same], cells[same])
         self.logits[position] = logits[same.to(logits.device)]

@@ -32,6 +32,11 @@ class GridSetting(ABC):
 
     Passes are counted in cells, which cost what an image of the classifier costs, so that settings compare.
 
+    Args:
+        classifier: of the cells.
+        n: n for n x n cells, or (rows, columns).
+        cell_size: (h, w) of the cells that the self-tests are run on; by default the classifier's input size.
+
     Attributes:
         classifier: of the cells.
         grid: (rows, columns).

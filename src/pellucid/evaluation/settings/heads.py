@@ -147,7 +147,16 @@ def _logits_or_none(view: LayerView, maps: Tensor) -> Tensor | None:
 
 
 def probe_images(classifier: Classifier, size: tuple[int, int], count: int) -> Tensor:
-    """Random images (count, C, h, w), always the same."""
+    """Draw images, always the same.
+
+    Args:
+        classifier: whose channels and device they have.
+        size: (h, w).
+        count: how many.
+
+    Returns:
+        (count, C, h, w), standard normal.
+    """
     shape = (count, classifier.input_shape[0], *size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(classifier.device)
 
@@ -160,15 +169,34 @@ def probe_maps(view: LayerView, images: Tensor) -> Tensor:
 
 
 def logits_match(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether logits (2, K) are the expected ones, to `tolerance` of how far those of the two maps are apart."""
+    """Whether the logits of two maps are the expected ones.
+
+    Args:
+        logits, expected: (2, K).
+        tolerance: largest error, as a share of how far the expected logits of the two maps are apart.
+
+    >>> logits_match(torch.tensor([[0.0], [10.1]]), torch.tensor([[0.0], [10.0]]), tolerance=0.1)
+    True
+    """
     return float((logits - expected).abs().max()) <= tolerance * float((expected[0] - expected[1]).abs().max())
 
 
 def mean_over_windows(head: Callable[[Any], Any], maps: Any, height: Any, width: Any) -> Any:
-    """Mean (N, K) of the logits of all windows of maps (N, C, H, W), or of an fx.Proxy of maps, with stride 1.
+    """Average the logits of all windows of maps, or of an fx.Proxy of maps, with stride 1.
 
     With windows as large as what a flattening head was made for, this is the head with its first fully connected layer
     read as a convolution and the others as 1 x 1 convolutions, averaged over positions.
+
+    Args:
+        head: windows (R, C, height, width) -> logits (R, K).
+        maps: (N, C, H, W).
+        height, width: of a window.
+
+    Returns:
+        (N, K).
+
+    >>> mean_over_windows(lambda windows: windows.sum((1, 2, 3))[:, None], torch.ones(1, 1, 2, 3), 2, 2)
+    tensor([[4.]])
     """
     if isinstance(maps, fx.Proxy):
         return head(slide_windows(maps, height, width)).unflatten(0, (maps.size(0), -1)).mean(1)

@@ -26,6 +26,12 @@ HeadFunction = Callable[[Any], Any]
 class WholeGridSetting(GridSetting):
     """A setting whose heads read one map of the whole grid.
 
+    Args:
+        classifier: of the cells.
+        n: n for n x n cells, or (rows, columns).
+        cell_size: (h, w) of the cells that the self-tests are run on; by default the classifier's input size.
+        head: name of the layer with the last spatial map; None to find it.
+
     Attributes:
         head: the part of the classifier after its last spatial map.
     """

@@ -80,7 +80,8 @@ def evaluate(
     """Evaluate attribution methods over a data set, or resume a run that was interrupted.
 
     The images that the models are sure of make the grids of every setting. Each shard, a few grids of a setting at a
-    layer, is explained with every method, scored beside the controls, and written before the next. A run that was
+    layer, is explained with every method, scored beside the controls, and written before the next. Metrics of single
+    images are measured likewise, on the images of the grids first. A run that was
     killed resumes with the shards that are missing, and ends with the table that it would have had. Source: Rao et al.,
     Towards Better Understanding Attribution Methods, CVPR 2022.
 

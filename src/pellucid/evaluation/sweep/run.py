@@ -110,11 +110,30 @@ class Run:
     def compare(
         self, setting: str, layer: str, *, model: str | None = None, variant: str = "trained"
     ) -> tuple[Comparison, ...]:
-        """Every pair of methods on the same attributions (see `compare_methods`)."""
+        """Compare every pair of methods on the same attributions (see `compare_methods`).
+
+        Args:
+            setting: by name.
+            layer: as it was requested.
+            model: by name; None for the only one.
+            variant: "trained", or what the table calls a randomized network.
+
+        Raises:
+            PellucidError: the table has no such rows.
+        """
         return compare_scores(self.table(), setting=setting, layer=layer, model=self._model(model), variant=variant)
 
     def correlate(self, setting: str, *, model: str | None = None, variant: str = "trained") -> Correlations:
-        """Spearman's rank correlation of scores between methods and layers."""
+        """Spearman's rank correlation of scores between methods and layers.
+
+        Args:
+            setting: by name.
+            model: by name; None for the only one.
+            variant: "trained", or what the table calls a randomized network.
+
+        Raises:
+            PellucidError: the table has no such rows.
+        """
         return correlate_scores(self.table(), setting=setting, model=self._model(model), variant=variant)
 
     def grid_set(self, setting: str, *, model: str | None = None) -> GridSet:
@@ -126,6 +145,14 @@ class Run:
         self, setting: str, layer: str, method: str, *, cell: int = 0, kernel_size: int = 1, model: str | None = None
     ) -> Iterator[StoredMap]:
         """The maps of a method in one cell, grid by grid, as they were kept (see `StoredMap`).
+
+        Args:
+            setting: by name.
+            layer: as it was requested, or its own name.
+            method: what the table calls it.
+            cell: the cell that is explained.
+            kernel_size: of the Gaussian; 1 for none.
+            model: by name; None for the only one.
 
         Raises:
             PellucidError: no maps of that cell were kept.

@@ -56,7 +56,14 @@ def evaluate_shard(
 
 
 class ShardResult:
-    """The rows and maps of a shard in the making."""
+    """The rows and maps of a shard in the making.
+
+    Args:
+        plan: of the run.
+        shard: which grids, where.
+        grids: the set that they belong to.
+        methods: of the plan's methods.
+    """
 
     def __init__(self, plan: Plan, shard: Shard, grids: GridSet, methods: tuple[Method, ...]) -> None:
         planned = plan.models[shard.model]
@@ -77,7 +84,15 @@ class ShardResult:
         )
 
     def explain(self, label: str, method: Method, case: Case, rows: slice, shared: Cost) -> None:
-        """Explain a case with one method, and score the maps, with every kernel from the same ones."""
+        """Explain a case with one method, and score the maps, with every kernel from the same ones.
+
+        Args:
+            label: what the table calls the method.
+            method: with its options.
+            case: some of the shard's grids.
+            rows: which of them.
+            shared: what all methods share.
+        """
         started = time.perf_counter()
         try:
             explanation = explain_case(case, method)
@@ -161,7 +176,13 @@ class ShardResult:
 
 
 def prepare_case(case: Case, differentiate: bool, started: float) -> Cost:
-    """Run what all methods share, and say what it cost since `started`."""
+    """Run what all methods share, and measure its cost.
+
+    Args:
+        case: some grids or images.
+        differentiate: whether a method needs the gradient.
+        started: when the case was begun, by `time.perf_counter`.
+    """
     if differentiate:
         with suppress(PellucidError):  # those methods that need the gradient will say why there is none
             _ = case.gradients

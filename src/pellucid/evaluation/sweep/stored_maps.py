@@ -70,7 +70,14 @@ class MapRows:
 
 
 def read_maps(path: Path, method: str, kernel_size: int, cell: int) -> Iterator[StoredMap]:
-    """The maps of a method in one shard, one for each grid."""
+    """Read the maps of a method in one shard, one for each grid.
+
+    Args:
+        path: the file of the shard's maps.
+        method: what the table calls it.
+        kernel_size: of the Gaussian; 1 for none.
+        cell: the cell that is explained.
+    """
     filters = [("method", "=", method), ("kernel_size", "=", kernel_size), ("cell", "=", cell)]
     for row in read_table(path, filters=filters).to_pylist():
         shape = (row["planes"], row["height"], row["width"])

@@ -39,7 +39,13 @@ def parquet() -> Any:
 
 
 def encode_table(table: pa.Table, tags: Mapping[str, str], rows_per_group: int | None = None) -> bytes:
-    """A table as a Parquet file, tagged with what it belongs to; the same table always gives the same bytes."""
+    """A table as a Parquet file, tagged with what it belongs to; the same table always gives the same bytes.
+
+    Args:
+        table: any.
+        tags: the file's metadata.
+        rows_per_group: rows that are read together; by default all.
+    """
     tagged = table.replace_schema_metadata(dict(tags))
     # Neither a dictionary nor the least and largest value is of use for the bytes of a map.
     indexed = [field.name for field in table.schema if field.type != arrow().binary()]
@@ -266,7 +272,16 @@ class ScoreRows:
     def add_refused(
         self, reason: str, grids: Sequence[int], cells: Sequence[int], labels: Any, *, same_class: bool, **columns: Any
     ) -> None:
-        """Add rows without scores: the method cannot explain these grids, for this reason."""
+        """Add rows without scores: the method cannot explain these grids.
+
+        Args:
+            reason: why.
+            grids: N numbers.
+            cells: T cells.
+            labels: N lists of T class indices.
+            same_class: whether the grids have a same-class pair of cells.
+            columns: the same for all these rows.
+        """
         nothing = dict.fromkeys(("score", "score_native", "attainable", "positive_mass", "cell_mass"), float("nan"))
         state = {
             "status": "refused",
