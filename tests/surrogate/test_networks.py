@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.encoders import ConvEncoder
 from pellucid.surrogate.model.generator import Generator
-from pellucid.surrogate.model.layers import (
+from pellucid.surrogate.model.network_layers import (
     ModulatedConv,
     ScaledConv,
     ScaledLinear,

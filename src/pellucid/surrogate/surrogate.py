@@ -16,7 +16,7 @@ from pellucid.surrogate.model.batches import batch_slices, map_batches
 from pellucid.surrogate.model.codes import Codes, name_latents
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.layers import to_channels_last
+from pellucid.surrogate.model.network_layers import to_channels_last
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks
 from pellucid.surrogate.training.checkpoint import CheckpointError
 from pellucid.surrogate.training_options import TrainingOptions

@@ -12,7 +12,7 @@ from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.generator import Generator
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.layers import (
+from pellucid.surrogate.model.network_layers import (
     ModulatedConv,
     channels_at,
     modulated_conv,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.surrogate.model.encoders import MLP, ConvEncoder, fit_regressor
-from pellucid.surrogate.model.layers import temporary_seed
+from pellucid.surrogate.model.network_layers import temporary_seed
 from pellucid.surrogate.training_options import TrainingOptions
 
 FOLDS = 3

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.model.layers import ACTIVATION_GAIN, ScaledConv, ScaledLinear, channels_at, resolutions_up_to
+from pellucid.surrogate.model.network_layers import (
+    ACTIVATION_GAIN,
+    ScaledConv,
+    ScaledLinear,
+    channels_at,
+    resolutions_up_to,
+)
 
 
 class Discriminator(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pellucid.surrogate.model.layers import (
+from pellucid.surrogate.model.network_layers import (
     ModulatedConv,
     ScaledLinear,
     activate,

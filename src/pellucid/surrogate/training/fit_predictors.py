@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from pellucid.surrogate.model.auxiliary_models import AttributePredictors
 from pellucid.surrogate.model.encoders import fit_regressor, r2_score
-from pellucid.surrogate.model.layers import temporary_seed, to_channels_last
+from pellucid.surrogate.model.network_layers import temporary_seed, to_channels_last
 from pellucid.surrogate.training.image_datasets import gather_images
 from pellucid.surrogate.training.sampling import draw_rows
 from pellucid.surrogate.training_options import TrainingOptions

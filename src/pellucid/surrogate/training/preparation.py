@@ -15,7 +15,7 @@ from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, Auxiliary
 from pellucid.surrogate.model.encoders import r2_score
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.layers import to_channels_last
+from pellucid.surrogate.model.network_layers import to_channels_last
 from pellucid.surrogate.training.checkpoint import CheckpointError
 from pellucid.surrogate.training.distributed import is_main_process, wait_for_all
 from pellucid.surrogate.training.fit_predictors import fit_attribute_predictors, map_in_batches

@@ -11,7 +11,7 @@ from pellucid.surrogate.model.codes import Codes
 from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.features import ClassifierFeatures, FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.layers import call_frozen
+from pellucid.surrogate.model.network_layers import call_frozen
 from pellucid.surrogate.model.surrogate_networks import SurrogateNetworks
 from pellucid.surrogate.training.batches import Batch, InterventionBatch, intervene
 from pellucid.surrogate.training.distributed import all_gather

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 from pellucid.storage import select_prefix
 from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
-from pellucid.surrogate.model.layers import to_channels_last
+from pellucid.surrogate.model.network_layers import to_channels_last
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
 from pellucid.surrogate.training.batches import draw_batch
 from pellucid.surrogate.training.distributed import all_gather, average_gradients, process_rank, world_size
