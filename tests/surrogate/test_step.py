@@ -13,10 +13,10 @@ from pellucid.surrogate.model.codes import Codes
 from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks
-from pellucid.surrogate.training.batches import draw_batch, intervene
 from pellucid.surrogate.training.image_datasets import InMemory
 from pellucid.surrogate.training.preparation import prepare
 from pellucid.surrogate.training.step import StepLosses
+from pellucid.surrogate.training.training_batches import draw_batch, intervene
 
 SPAN = torch.tensor([[5.0, 7.0], [6.0, 8.0]])  # of contexts that no code below has by itself
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pellucid.surrogate.model.auxiliary_models import AttributePredictors
+from pellucid.surrogate.model.batches import map_batches
 from pellucid.surrogate.model.encoders import fit_regressor, r2_score
 from pellucid.surrogate.model.network_layers import temporary_seed, to_channels_last
 from pellucid.surrogate.training.image_datasets import gather_images
@@ -54,11 +55,11 @@ def fit_attribute_predictors(
 
         fit_regressor(member, draw_batch, steps=options.predictor_steps, learning_rate=options.predictor_lr)
     rows = draw_rows(weights * tested, min(2000, int(tested.sum())), random)
-    predicted = map_in_batches(predictors.predict_each, images, rows, device, dim=1)
+    predicted = map_images(predictors.predict_each, images, rows, device, dim=1)
     return predictors, torch.stack([r2_score(each, context[rows]) for each in predicted])
 
 
-def map_in_batches(
+def map_images(
     function: Callable[[Tensor], Tensor], images: Dataset[Tensor], rows: Tensor, device: torch.device, dim: int = 0
 ) -> Tensor:
     """`function` of the images in `rows`, 128 at a time and without gradients, joined along `dim` on the CPU.
@@ -70,10 +71,7 @@ def map_in_batches(
         device: Where `function` runs.
         dim: Dimension of the result that runs over the images.
     """
-    with torch.no_grad():
-        return torch.cat(
-            [function(gather_images(images, chunk).to(device)).cpu() for chunk in torch.split(rows, 128)], dim=dim
-        )
+    return map_batches(lambda chunk: function(gather_images(images, chunk).to(device)).cpu(), rows, size=128, dim=dim)
 
 
 def _add_noise(images: Tensor, random: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.network_layers import to_channels_last
 from pellucid.surrogate.training.checkpoint import CheckpointError
 from pellucid.surrogate.training.distributed import is_main_process, wait_for_all
-from pellucid.surrogate.training.fit_predictors import fit_attribute_predictors, map_in_batches
+from pellucid.surrogate.training.fit_predictors import fit_attribute_predictors, map_images
 from pellucid.surrogate.training.image_datasets import FileDataset, InMemory, gather_images
 from pellucid.surrogate.training.sampling import decorrelating_weights, mix_weights
 from pellucid.surrogate.training_options import Rerender, TrainingOptions
@@ -93,7 +93,7 @@ def prepare(
     weights = _draw_weights(table, len(images), options)
     models, quality = preparation.auxiliary_models(everything, table, phi, weights, len(images))
     device = extractor.classifier.device
-    predicted = map_in_batches(models.attribute_predictors, everything, torch.arange(len(table)), device)
+    predicted = map_images(models.attribute_predictors, everything, torch.arange(len(table)), device)
     standard_phi = models.standard_phi(phi.to(device)).cpu()
     return TrainingData(
         images=everything,
@@ -151,7 +151,7 @@ class _Preparation:
             features = extractor(self.space.from_display(shown))
             return torch.cat([features.phi, features.logits], dim=1)
 
-        extracted = map_in_batches(phi_and_logits, images, torch.arange(count), extractor.classifier.device)
+        extracted = map_images(phi_and_logits, images, torch.arange(count), extractor.classifier.device)
         return extracted[:, : extractor.length], extracted[:, extractor.length :]
 
     def auxiliary_models(

@@ -13,7 +13,6 @@ from pellucid.surrogate.model.features import ClassifierFeatures, FeatureExtract
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.network_layers import call_frozen
 from pellucid.surrogate.model.surrogate_networks import SurrogateNetworks
-from pellucid.surrogate.training.batches import Batch, InterventionBatch, intervene
 from pellucid.surrogate.training.distributed import all_gather
 from pellucid.surrogate.training.losses import (
     brightness_divergence,
@@ -28,6 +27,7 @@ from pellucid.surrogate.training.losses import (
     row_distance,
 )
 from pellucid.surrogate.training.preparation import TrainingData
+from pellucid.surrogate.training.training_batches import Batch, InterventionBatch, intervene
 from pellucid.surrogate.training_options import TrainingOptions
 
 

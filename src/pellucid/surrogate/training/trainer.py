@@ -11,10 +11,10 @@ from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.network_layers import to_channels_last
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
-from pellucid.surrogate.training.batches import draw_batch
 from pellucid.surrogate.training.distributed import all_gather, average_gradients, process_rank, world_size
 from pellucid.surrogate.training.preparation import TrainingData
 from pellucid.surrogate.training.step import StepLosses, sum_losses
+from pellucid.surrogate.training.training_batches import draw_batch
 from pellucid.surrogate.training_options import TrainingOptions
 
 BETAS = (0.0, 0.99)
