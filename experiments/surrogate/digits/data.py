@@ -15,8 +15,7 @@ from experiments.surrogate.shared.idx import read_mnist
 from pellucid.classifiers import digit_cnn
 from pellucid.data import ContextTable
 from pellucid.storage import read_tensors, write_tensors
-from pellucid.surrogate import digit_rerender
-from pellucid.surrogate.model import DisplaySpace
+from pellucid.surrogate import DisplaySpace, digit_rerender
 from pellucid.synthetic.morphomnist import measure
 
 __all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "gray_of", "input_of", "load_digits", "redraw_anew"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pellucid as pl
-from pellucid.surrogate.model import DisplaySpace
+from pellucid.surrogate import DisplaySpace
 
 __all__ = [
     "STATISTICS",

@@ -9,6 +9,7 @@ from pellucid.classifiers import Classifier
 from pellucid.data import ContextTable
 from pellucid.errors import PellucidError
 from pellucid.surrogate import (
+    DisplaySpace,
     Measure,
     Rerender,
     SurrogateExplainer,
@@ -17,7 +18,6 @@ from pellucid.surrogate import (
     measure_digits,
     r2_by_context,
 )
-from pellucid.surrogate.model import DisplaySpace
 from pellucid.synthetic.morphomnist import MEASURES, SETTABLE
 from pellucid.workflows.surrogate_images import ImageSample
 
