@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=208, help="of the twin's training, a third of them warm-up")
+    parser.add_argument("--steps", type=int, default=208, help="of the surrogate's training, a third of them warm-up")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -99,7 +99,7 @@ At 32 px the widths of cpu-32 (64 channels up to 8 px, then 32 and 16), at 64 px
 _EXPLANATIONS = """
 ## One local explanation
 
-{concepts} concepts and {styles} styles of a twin after {steps} steps of training, which is no good twin: costs hang on that only
+{concepts} concepts and {styles} styles of a surrogate after {steps} steps of training, which is no good surrogate: costs hang on that only
 where a flip is looked for. Passes are counted by hooks, in images there + back. The search is StylEx's for one
 image: one coordinate and one direction at a time, then those that gain most together until the class changes. It
 yields one number for each coordinate; they were found equal to those of pellucid's own search in batches.

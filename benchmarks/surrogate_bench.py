@@ -90,7 +90,7 @@ class PassCounter:
 
 @dataclass(frozen=True)
 class Bench:
-    """Images (N, 1, 32, 32) in [-1, 1], the trainers of both generators on the same data, and a twin."""
+    """Images (N, 1, 32, 32) in [-1, 1], the trainers of both generators on the same data, and a surrogate."""
 
     images: Tensor
     ours: Trainer
@@ -100,7 +100,7 @@ class Bench:
 
 
 def make_bench(options: TrainingOptions) -> Bench:
-    """Draw, train the classifier, then a twin with pellucid's generator."""
+    """Draw, train the classifier, then a surrogate with pellucid's generator."""
     random = torch.Generator().manual_seed(0)
     labels = torch.randint(10, (DIGITS + HELD_OUT,), generator=random)
     values = LOW + (HIGH - LOW) * torch.rand(len(labels), len(CONTEXTS), generator=random)

@@ -97,12 +97,12 @@ def test_denormalize_refuses_another_number_of_channels() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "P", "CMYK"])
-def test_a_image_of_another_mode_is_refused_with_the_mend(mode: str) -> None:
+def test_an_image_of_another_mode_is_refused_with_the_mend(mode: str) -> None:
     with pytest.raises(ImageError, match=f"mode '{mode}'.*to_rgb"):
         SQUASH(Image.new(mode, (9, 9)))
 
 
-def test_a_image_too_long_to_resize_is_refused() -> None:
+def test_an_image_too_long_to_resize_is_refused() -> None:
     with pytest.raises(ImageError, match="2 x 900000 would become 256 x 115200000"):
         Preprocess.imagenet()(Image.new("L", (2, 900_000)))
 

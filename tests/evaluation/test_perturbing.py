@@ -108,7 +108,7 @@ def test_a_small_map_is_brought_to_the_image() -> None:
     )
 
 
-def test_a_image_has_the_same_curves_in_any_batch() -> None:
+def test_an_image_has_the_same_curves_in_any_batch() -> None:
     x, values = images(3), torch.zeros(3, 6, 8)  # ties everywhere: all order is the seed's
     whole = Deletion(seed=2, max_batch=7).curves(logits, x, values, torch.tensor([0, 1, 0]))
     last = Deletion(seed=4, max_batch=1).curves(logits, x[2:], values[2:], torch.tensor([0]))

@@ -58,7 +58,7 @@ def test_underscores_stand_for_spaces(tmp_path: Path) -> None:
     assert read_data_set(tmp_path, spaced).labels == (4,)
 
 
-def test_a_image_outside_the_class_folders_is_listed_as_skipped(tmp_path: Path, classifier: Classifier) -> None:
+def test_an_image_outside_the_class_folders_is_listed_as_skipped(tmp_path: Path, classifier: Classifier) -> None:
     touch(tmp_path / "red" / "a.png", tmp_path / "stray.png")
     found = read_data_set(tmp_path, classifier)
     assert found.files == ("red/a.png",)
@@ -146,7 +146,7 @@ def test_only_images_that_the_model_is_sure_and_right_about_are_used(tmp_path: P
     assert confident_candidates(table, sure[-1] + 1e-9) == ()
 
 
-def test_a_image_that_gives_no_logits_is_listed(tmp_path: Path) -> None:
+def test_an_image_that_gives_no_logits_is_listed(tmp_path: Path) -> None:
     write_squares(tmp_path, per_class=1)
     network = color_network()
     broken = Classifier(

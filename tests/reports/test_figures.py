@@ -307,7 +307,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(
     assert os.listdir(tmp_path) == ["page.html"]
 
 
-def test_a_image_a_few_pixels_wide_has_a_readable_key(tmp_path: Path) -> None:
+def test_an_image_a_few_pixels_wide_has_a_readable_key(tmp_path: Path) -> None:
     thin = grey_image(size=(20, 1500))
     save_overlay(tmp_path / "thin.png", thin, torch.ones(1500, 20))
     with Image.open(tmp_path / "thin.png") as figure:

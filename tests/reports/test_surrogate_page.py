@@ -143,7 +143,7 @@ def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, 
     assert first == pytest.approx(wanted, abs=0.01)
 
 
-def test_a_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer) -> None:
+def test_an_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer) -> None:
     trust = run[1].fidelity
     good = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.01]))
     assert "Do not rely on this explanation" not in render_surrogate_page(

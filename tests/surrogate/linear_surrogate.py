@@ -1,4 +1,4 @@
-"""A twin whose every answer is known: images are linear in the codes, the classifier is linear in the concepts."""
+"""A surrogate whose every answer is known: images are linear in the codes, the classifier is linear in the concepts."""
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ def random_codes(count: int, seed: int = 0) -> Codes:
 
 
 def encoded(surrogate: LinearSurrogate, count: int, seed: int = 0) -> EncodedBatch:
-    """Images that the twin does not redraw to the last pixel: there is something outside its basis."""
+    """Images that the surrogate does not redraw to the last pixel: there is something outside its basis."""
     outside = torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed + 1))
     images = (random_codes(count, seed).to_vector() @ surrogate.basis).view(-1, 1, 4, 4)
     outside = outside.flatten(1) - outside.flatten(1) @ surrogate.basis.T @ surrogate.basis

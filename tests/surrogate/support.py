@@ -1,4 +1,4 @@
-"""Small classifiers, and the twin of a planted classifier of bars, judged against true counterfactual images."""
+"""Small classifiers, and the surrogate of a planted classifier of bars, judged against true counterfactual images."""
 
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ class Bars:
 
     @property
     def context(self) -> ContextTable:
-        """What the twin is told; the position is not."""
+        """What the surrogate is told; the position is not."""
         return self.drawn_from.select(CONTEXTS)
 
 
@@ -52,7 +52,7 @@ def small_cnn(channels: int = 1) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Effect:
-    """What setting one context to five values does to the decision, by the twin and in truth.
+    """What setting one context to five values does to the decision, by the surrogate and in truth.
 
     Attributes:
         reach, true_reach: range over the values of the mean margin.

@@ -32,7 +32,7 @@ def assessed(surrogate, residual_transfer=False, seed=0) -> Assessment:
     )
 
 
-def test_a_perfect_twin_gets_full_marks():
+def test_a_perfect_surrogate_gets_full_marks():
     marks = assessed(LinearSurrogate())
     assert (marks.agreement, marks.head_agreement, marks.nuisance_flip_rate) == (1, 1, 0)
     assert marks.kl == pytest.approx(0, abs=1e-6)
@@ -55,7 +55,7 @@ def test_half_a_slope_and_a_leak_are_measured_as_such():
     assert width.leakage["gray"] == pytest.approx(float(asked_minus_factual), rel=0.15)
 
 
-def test_a_twin_that_ignores_what_is_asked_is_not_effective():
+def test_a_surrogate_that_ignores_what_is_asked_is_not_effective():
     marks = assessed(LinearSurrogate(blind=True))
     assert not any(control.effective for control in marks.controls)
     assert marks.agreement < 1

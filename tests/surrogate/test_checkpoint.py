@@ -86,7 +86,7 @@ def usual_interrupts():
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at_step, times=1) -> None:
-    """Press Ctrl-C when the step's twin is a step ahead of its discriminator."""
+    """Press Ctrl-C when the step's surrogate is a step ahead of its discriminator."""
     original = StepLosses.discriminator_losses
 
     def discriminator(self, adversary, batch, fakes, step):
@@ -247,7 +247,7 @@ def healthy(**changes):
     return {"pixel": 0.5, "real": 0.7, "fake": 0.7, **changes}
 
 
-@pytest.mark.parametrize("name", ["pixel", "real", "twin_gradient"])
+@pytest.mark.parametrize("name", ["pixel", "real", "surrogate_gradient"])
 def test_nan_and_infinity_are_noticed_at_once(name: str) -> None:
     assert name in DivergenceMonitor().check(healthy(**{name: float("inf")}))
 

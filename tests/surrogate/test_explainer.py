@@ -1,4 +1,4 @@
-"""Questions to a trained twin: the gate, composition, what responds, and what is kept in the folder."""
+"""Questions to a trained surrogate: the gate, composition, what responds, and what is kept in the folder."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def with_control(explainer, **correlations):
     explainer.set_reference(bars(80, 1, 0.5).images)
 
 
-def test_a_context_that_the_twin_does_not_control_cannot_be_set(explainer):
+def test_a_context_that_the_surrogate_does_not_control_cannot_be_set(explainer):
     with_control(explainer, thickness=0.56)
     image = bars(1, 3, 0.5).images
     with pytest.raises(RefusedError, match=r"'thickness' are refused: .* 0\.56"):
@@ -127,7 +127,7 @@ def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_re
     assert explainer.graph is explanation.perceived
 
 
-def test_what_the_twin_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path):
+def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path):
     with_control(explainer, thickness=0.2)
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity", "tail", "arrow", confidence=0.9))
     explainer.save(tmp_path)

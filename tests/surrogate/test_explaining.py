@@ -27,7 +27,7 @@ def signed(batch):
     return batch.classes * 2 - 1
 
 
-def test_a_image_whose_codes_do_not_change_stays_itself_to_the_last_bit():
+def test_an_image_whose_codes_do_not_change_stays_itself_to_the_last_bit():
     batch = encoded(LinearSurrogate(), 20)
     assert torch.equal(batch.apply_residual(batch.decode(batch.codes)), batch.images)
     assert torch.equal(batch.counterfactual_logits(batch.codes), batch.logits)
@@ -187,7 +187,7 @@ def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it():
         traverse_latent(batch, "height", random_codes(300, 3))
 
 
-def test_fidelity_is_perfect_for_a_perfect_twin_and_says_why_a_blind_one_is_not_believed():
+def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is_not_believed():
     good = measure_fidelity(encoded(LinearSurrogate(), 10))
     assert good.reliable.all()
     assert float(good.kl.max()) < 1e-6
@@ -225,14 +225,14 @@ def test_a_constant_classifier_and_too_few_images_are_refused():
 
 
 class Smudged(LinearSurrogate):
-    """Its classifier also reads what the twin cannot draw, as it reads the width."""
+    """Its classifier also reads what the surrogate cannot draw, as it reads the width."""
 
     def read(self, images):
         outside = images.flatten(1) - images.flatten(1) @ self.basis.T @ self.basis
         return super().read(images) + 3 * outside.sum(1)
 
 
-def test_a_flip_turns_the_image_and_the_twins_own_drawing_of_it():
+def test_a_flip_turns_the_image_and_the_surrogates_own_drawing_of_it():
     batch = encoded(Smudged((2.0, 0.0, 0.5)), 12)
     assert not torch.equal(batch.classes, batch.reconstructed().classes)
     flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(600, 3))

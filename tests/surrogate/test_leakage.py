@@ -1,4 +1,4 @@
-"""What is measured to move against what a linear twin must move."""
+"""What is measured to move against what a linear surrogate must move."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pellucid.surrogate.assess.leakage import ContextMeasurement, concept_leakag
 from pellucid.surrogate.model.codes import Codes
 
 
-def test_in_a_clean_twin_only_what_is_set_moves_and_by_as_much_as_asked():
+def test_in_a_clean_surrogate_only_what_is_set_moves_and_by_as_much_as_asked():
     surrogate = LinearSurrogate()
     batch = encoded(surrogate, 60)
     moved = concept_leakage(batch, ContextMeasurement(surrogate.perceived_context))

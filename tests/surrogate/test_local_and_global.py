@@ -78,7 +78,7 @@ def test_an_open_orientation_gives_a_range_and_no_paths():
     assert width.paths == ()
 
 
-def test_concepts_that_the_twin_does_not_control_are_refused_and_do_not_move():
+def test_concepts_that_the_surrogate_does_not_control_are_refused_and_do_not_move():
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
     found = compute_local_explanation(
         encoded(surrogate, 1),
@@ -92,7 +92,7 @@ def test_concepts_that_the_twin_does_not_control_are_refused_and_do_not_move():
     assert any("refused" in sentence for sentence in found.sentences)
 
 
-def test_a_image_that_the_twin_redraws_wrongly_comes_with_a_warning_first():
+def test_an_image_that_the_surrogate_redraws_wrongly_comes_with_a_warning_first():
     surrogate = LinearSurrogate((3.0, 0.0, 0.0), blind=True)
     batch = encoded(surrogate, 12)
     row = int(batch.classes.argmax())
@@ -127,7 +127,7 @@ def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_
 
 
 class Crowded(LinearSurrogate):
-    """Its classifier saturates, and also reads what the twin cannot draw."""
+    """Its classifier saturates, and also reads what the surrogate cannot draw."""
 
     def logits(self, images):
         outside = (images.flatten(1) - images.flatten(1) @ self.basis.T @ self.basis).sum(1)
@@ -145,7 +145,7 @@ def explain_globally(batch, *, target=None, refused=(), **options):
     return compute_global_explanation(batch, None, options, target=target, refused=refused)
 
 
-def test_effects_are_those_of_the_twins_own_drawings_unless_asked_otherwise(crowded):
+def test_effects_are_those_of_the_surrogates_own_drawings_unless_asked_otherwise(crowded):
     ones = torch.ones(80, dtype=torch.long)
     own, laid = explain_globally(crowded), explain_globally(crowded, residual_transfer=True)
     assert own.decision_effects == measure_decision_effects(crowded.reconstructed(), crowded.codes, classes=ones)[0]

@@ -94,7 +94,7 @@ def test_every_coordinate_of_the_code_moves_the_image() -> None:
         assert float((generator(moved) - generator(code)).detach().abs().max()) > 1e-3
 
 
-def test_a_image_does_not_depend_on_the_others_in_its_batch() -> None:
+def test_an_image_does_not_depend_on_the_others_in_its_batch() -> None:
     generator = Generator(4, 16, 1, channel_base=128, max_channels=8, noise_inputs=True)
     codes = torch.randn(6, 4)
     torch.testing.assert_close(generator(codes)[2:3], generator(codes[2:3]), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The experiments on planted cues and architectures: their measures against twins and images that are known."""
+"""The experiments on planted cues and architectures: their measures against surrogates and images that are known."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pellucid.surrogate.model.features import FeatureExtractor
 
 
 class ScaledSurrogate(LinearSurrogate):
-    """The linear twin, its contexts told in units of a table: twice as large, and one more."""
+    """The linear surrogate, its contexts told in units of a table: twice as large, and one more."""
 
     def context_values(self, standard):
         return 2 * standard + 1
@@ -44,7 +44,7 @@ def drawn_truly(explainer, batch, values):
     return found
 
 
-def test_the_effects_of_a_perfect_twin_are_the_true_ones() -> None:
+def test_the_effects_of_a_perfect_surrogate_are_the_true_ones() -> None:
     explainer = ScaledSurrogate((2.0, 0.0, 1.0))
     batch = encoded(explainer, 40)
     values = dict(zip(explainer.context_names, explainer.context_values(batch.codes.context).T, strict=True))

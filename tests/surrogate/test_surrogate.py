@@ -1,4 +1,4 @@
-"""The trained twin: encode, decode, save and load; and what is wrong with what was given."""
+"""The trained surrogate: encode, decode, save and load; and what is wrong with what was given."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pellucid.surrogate.model.image_space import DisplaySpace
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory):
-    out = tmp_path_factory.mktemp("twin") / "run"
+    out = tmp_path_factory.mktemp("surrogate") / "run"
     data = bars(64, 0, 0.5)
     classifier = classifier_of(small_cnn())
     return train(classifier, data.images, data.context, TINY, out, on_progress=None), classifier, out
@@ -63,7 +63,7 @@ def test_clipping_keeps_what_a_image_can_hold(trained) -> None:
     torch.testing.assert_close(explainer.surrogate.clip(images - 9), torch.full_like(images, low))
 
 
-def test_decoding_has_gradients_for_codes_and_the_twin_is_frozen(trained) -> None:
+def test_decoding_has_gradients_for_codes_and_the_surrogate_is_frozen(trained) -> None:
     explainer, _, _ = trained
     joined = torch.randn(2, 8, requires_grad=True)
     explainer.logits(explainer.decode(Codes(joined[:, :2], joined[:, 2:5], joined[:, 5:])))[:, 0].sum().backward()
@@ -81,7 +81,7 @@ def test_context_goes_to_deviations_and_back(trained) -> None:
     )
 
 
-def test_a_twin_is_loaded_as_it_was(trained, tmp_path: Path) -> None:
+def test_a_surrogate_is_loaded_as_it_was(trained, tmp_path: Path) -> None:
     explainer, classifier, out = trained
     images = bars(5, 1, 0.5).images
     explainer.save(tmp_path)
@@ -107,7 +107,7 @@ def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trai
     assert all(weight.requires_grad and weight.grad is None for weight in classifier.module.parameters())
 
 
-def test_a_twin_of_another_classifier_is_refused(trained) -> None:
+def test_a_surrogate_of_another_classifier_is_refused(trained) -> None:
     _, _, out = trained
     other = small_cnn()
     nn.init.zeros_(other[-1].bias)
@@ -115,7 +115,7 @@ def test_a_twin_of_another_classifier_is_refused(trained) -> None:
         load(out, classifier=classifier_of(other))
 
 
-def test_a_folder_without_a_twin_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_surrogate_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no surrogate\.json"):
         load(tmp_path, classifier=classifier_of(small_cnn()))
 
@@ -128,7 +128,7 @@ def test_preview_and_log_are_written(trained) -> None:
         assert preview.size == (16 * 16 * 2, 7 * 16 * 2)  # given, redrawn, two contexts low and high, other nuisance
 
 
-def test_without_context_a_twin_has_latents_only(tmp_path: Path) -> None:
+def test_without_context_a_surrogate_has_latents_only(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
     explainer = train(classifier_of(small_cnn()), data.images, None, TINY, tmp_path / "run", on_progress=None)
     assert explainer.encode(data.images[:3]).context.shape == (3, 0)
@@ -144,7 +144,7 @@ def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_
     assert torch.equal(explainer.reconstruct(data.images[:3]), explainer.reconstruct(data.images[:3]))
 
 
-def test_color_images_from_files_read_in_batches_give_the_twin_of_those_in_memory(tmp_path: Path) -> None:
+def test_color_images_from_files_read_in_batches_give_the_surrogate_of_those_in_memory(tmp_path: Path) -> None:
     from PIL import Image
 
     gray = (bars(24, 0, 0.5).images[:, 0] * 255).round().byte().numpy()

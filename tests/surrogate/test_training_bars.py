@@ -1,4 +1,4 @@
-"""Twins of classifiers with a planted cue: the cue must be found, its tied companion must not.
+"""Surrogates of classifiers with a planted cue: the cue must be found, its tied companion must not.
 
 Each training takes about 30 CPU-seconds. Measured with seeds 0 and 1 (in truth):
 
@@ -33,8 +33,8 @@ def versions(images, random):
     return draw_bars(torch.cat([drawn_from, place[:, None]], dim=1), SIDE), drawn_from
 
 
-def twin_of(network, correlation, out, rerender=None):
-    """A twin, and bars that it was not trained on."""
+def surrogate_of(network, correlation, out, rerender=None):
+    """A surrogate, and bars that it was not trained on."""
     data = bars(2000, 0, correlation)
     explainer = train(
         classifier_of(network),
@@ -51,7 +51,7 @@ def twin_of(network, correlation, out, rerender=None):
 
 @pytest.mark.slow
 def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path: Path) -> None:
-    explainer, test = twin_of(ThicknessClassifier(), 0.91, tmp_path / "run", versions)
+    explainer, test = surrogate_of(ThicknessClassifier(), 0.91, tmp_path / "run", versions)
     cue, other = effect_of(explainer, test, "thickness"), effect_of(explainer, test, "intensity")
     assert agreement(explainer, test) >= 0.95
     assert cue.reach >= 4 * other.reach
@@ -64,8 +64,8 @@ def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="a second training of 30 CPU-seconds: set PELLUCID_LONG_TESTS=1")
-def test_without_versions_a_twin_finds_out_that_only_the_intensity_decides(tmp_path: Path) -> None:
-    explainer, test = twin_of(IntensityClassifier(), 0.5, tmp_path / "run")
+def test_without_versions_a_surrogate_finds_out_that_only_the_intensity_decides(tmp_path: Path) -> None:
+    explainer, test = surrogate_of(IntensityClassifier(), 0.5, tmp_path / "run")
     cue, other = effect_of(explainer, test, "intensity"), effect_of(explainer, test, "thickness")
     assert agreement(explainer, test) >= 0.95
     assert cue.reach >= 4 * other.reach

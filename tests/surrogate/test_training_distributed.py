@@ -32,8 +32,8 @@ weight = torch.nn.Parameter(torch.zeros(2))
 weight.grad = torch.tensor([1.0, 10.0]) * (1 + process_rank())
 average_gradients([weight])
 data = bars(64, 0, 0.5)
-twin = train(classifier_of(small_cnn()), data.images, data.context, TINY, sys.argv[1], on_progress=None)
-sums = {name: float(value.double().sum()) for name, value in twin.networks.state_dict().items()}
+surrogate = train(classifier_of(small_cnn()), data.images, data.context, TINY, sys.argv[1], on_progress=None)
+sums = {name: float(value.double().sum()) for name, value in surrogate.surrogate.networks.state_dict().items()}
 with open(f"{sys.argv[1]}-{process_rank()}.json", "w") as file:
     json.dump({"gradient": weight.grad.tolist(), "sums": sums}, file)
 torch.distributed.destroy_process_group()
@@ -47,7 +47,7 @@ def free_port():
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_twin(tmp_path: Path) -> None:
+def test_two_processes_train_one_surrogate(tmp_path: Path) -> None:
     out = tmp_path / "run"
     common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     common["OMP_NUM_THREADS"] = "1"

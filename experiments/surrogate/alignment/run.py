@@ -1,8 +1,8 @@
-"""Do the twin's coordinates say what morphometry measures, each on its own, and what moves when one of them is set?
+"""Do the surrogate's coordinates say what morphometry measures, each on its own, and what moves when one of them is set?
 
-python -m experiments.surrogate.alignment.run --data DIR --work DIR [--twin NAME] [--out DIR]
+python -m experiments.surrogate.alignment.run --data DIR --work DIR [--surrogate NAME] [--out DIR]
 
-The folder --work is that of `experiments.surrogate.digits.train`, with the classifier and the trained twin in it. All
+The folder --work is that of `experiments.surrogate.digits.train`, with the classifier and the trained surrogate in it. All
 marks are of held-out digits. Parts that are done are kept there, so that a run that was broken off goes on; the results
 are alignment.json and alignment.md.
 """
@@ -52,7 +52,7 @@ def main() -> None:
     classifier = digit_classifier(digits.rows(0, TRAINING), chosen.work)
     explainer = load(chosen.work / chosen.explainer, classifier=classifier)
     weights = sha256((chosen.work / chosen.explainer / "surrogate.safetensors").read_bytes()).hexdigest()
-    settings = {"twin": weights, "moved": chosen.moved, "torch": torch.__version__, "pellucid": pl.__version__}
+    settings = {"surrogate": weights, "moved": chosen.moved, "torch": torch.__version__, "pellucid": pl.__version__}
     parts = Parts(chosen.work / "alignment", settings)
     found = measured(explainer, digits, chosen.moved, parts)
     found |= {"settings": settings | {"scikit-learn": version("scikit-learn"), "steps": explainer.surrogate.steps}}
@@ -124,7 +124,7 @@ def _readings(explainer: SurrogateExplainer, digits: Digits, parts: Parts) -> di
 def _read(
     explainer: SurrogateExplainer, classifier: pl.Classifier, layers: Sequence[str] | str, digits: Digits
 ) -> list[list[float]]:
-    """What readers fitted in the twin's way read off a classifier, on the held-out digits."""
+    """What readers fitted in the surrogate's way read off a classifier, on the held-out digits."""
     features = FeatureExtractor(classifier, layers)
     with torch.no_grad():
         phi = torch.cat([features(chunk).phi for chunk in torch.split(digits.images, 128)])
@@ -215,8 +215,8 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with morphomnist_ti")
-    parser.add_argument("--work", type=Path, required=True, help="folder with the classifier and the trained twin")
-    parser.add_argument("--twin", default="twin", help="name of the twin's folder in it")
+    parser.add_argument("--work", type=Path, required=True, help="folder with the classifier and the trained surrogate")
+    parser.add_argument("--surrogate", default="surrogate", help="name of the surrogate's folder in it")
     parser.add_argument("--moved", type=int, default=300, help="held-out digits whose coordinates are set")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the results")
     return parser.parse_args()

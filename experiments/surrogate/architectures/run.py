@@ -3,8 +3,8 @@
 python -m experiments.surrogate.architectures.run --work DIR [--only NAME ...]
 
 The digits are drawn from strokes at 16 pixels, thick ones tend to be bright, so that nothing is downloaded and the true
-image of every intervention is known. Networks, twins and measurements are kept in DIR, so that a run that was broken
-off goes on; the results are results/architectures.json and results/architectures.md. A network and its twin take two to
+image of every intervention is known. Networks, surrogates and measurements are kept in DIR, so that a run that was broken
+off goes on; the results are results/architectures.json and results/architectures.md. A network and its surrogate take two to
 four minutes of one core.
 """
 
@@ -145,7 +145,7 @@ def measurements(case: str, training: Strokes, held_out: Strokes, work: Path) ->
             return dict(kept["row"])
     classifier = classifier_of(CASES[case], training, work)
     layers = LOGITS_ONLY if case == _BLACK_BOX else None
-    out, rerender = work / f"twin-{_slug(case)}", versions_of(training)
+    out, rerender = work / f"surrogate-{_slug(case)}", versions_of(training)
     explainer = train(classifier, training.images, training.context, OPTIONS, out, layers=layers, rerender=rerender)
     row = _judged(explainer, held_out)
     write_atomically(file, json.dumps({"settings": settings, "row": row}, indent=1).encode())
@@ -210,11 +210,11 @@ def _ceiling(held_out: Strokes) -> dict[str, float]:
 def _effects(
     explainer: SurrogateExplainer, shown: EncodedBatch, batch: EncodedBatch, held_out: Strokes
 ) -> dict[str, dict[str, float]]:
-    """What another digit's value of a context does to the margin, by the twin and by drawing the digit anew.
+    """What another digit's value of a context does to the margin, by the surrogate and by drawing the digit anew.
 
     Args:
-        twin: of the classifier.
-        shown: how the twin's interventions are shown: laid on the images, or drawn.
+        surrogate: of the classifier.
+        shown: how the surrogate's interventions are shown: with the residual transferred to the input images, or drawn.
         painting: of the images.
         held_out: the same images with all that they are drawn from.
 
@@ -232,7 +232,7 @@ def _effects(
         codes = batch.codes.replace_concepts(torch.cat([context, batch.codes.latent], dim=1))
         ours = margin(shown.counterfactual_logits(codes), batch.classes) - before
         true = margin(explainer.logits(held_out.redrawn(values)), batch.classes) - own
-        sizes = {"twin": float(ours.abs().mean() / own.std()), "truth": float(true.abs().mean() / own.std())}
+        sizes = {"surrogate": float(ours.abs().mean() / own.std()), "truth": float(true.abs().mean() / own.std())}
         found[name] = sizes | {"correlation": _correlation(ours, true)}
     return found
 
@@ -264,12 +264,12 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def effects_markdown(rows: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    """The table of effects, the twin's beside the true ones with their correlation over images, and of the edges."""
+    """The table of effects, the surrogate's beside the true ones with their correlation over images, and of the edges."""
     head = ["network", *CONTEXTS, "strongest decision edge", "nuisance: one, all", "edges that stand out"]
     lines = [_line(head), _line(["---"] * len(head))]
     for name, row in rows.items():
         told = row[kind]
-        cells = ["{twin:.2f} / {truth:.2f}, r = {correlation:.2f}".format(**told["effects"][c]) for c in CONTEXTS]
+        cells = ["{surrogate:.2f} / {truth:.2f}, r = {correlation:.2f}".format(**told["effects"][c]) for c in CONTEXTS]
         edges = [
             f"{told['top']} {told['strengths'][told['top']]:.2f}",
             "{strongest:.2f}, {block:.2f}".format(**told["null"]),
@@ -286,7 +286,7 @@ def _line(cells: list[str]) -> str:
 def main() -> None:
     """Train, measure and report what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for networks, twins and measurements")
+    parser.add_argument("--work", type=Path, required=True, help="folder for networks, surrogates and measurements")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), help="rows to make")
     chosen = parser.parse_args()
@@ -309,8 +309,8 @@ def report(rows: Mapping[str, Mapping[str, Any]], held_out: Strokes, out: Path) 
         "rows": rows,
     }
     tables = [markdown(rows)]
-    for kind, shown in (("drawn", "the twin's own drawings"), ("transferred", "changes laid on the image")):
-        tables.append(f"Effects twin / truth, {shown}:\n\n{effects_markdown(rows, kind)}")
+    for kind, shown in (("drawn", "the reconstructions"), ("transferred", "residual transferred to the input image")):
+        tables.append(f"Effects surrogate / truth, {shown}:\n\n{effects_markdown(rows, kind)}")
     write_atomically(out / "architectures.json", json.dumps(summary, indent=1).encode())
     write_atomically(out / "architectures.md", "\n".join(tables).encode())
 

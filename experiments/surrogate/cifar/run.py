@@ -1,4 +1,4 @@
-"""A color classifier that was not made here: the twin of CIFAR-10's published ResNet-20, with concepts as context.
+"""A color classifier that was not made here: the surrogate of CIFAR-10's published ResNet-20, with concepts as context.
 
 python -m experiments.surrogate.cifar.run --data DIR --work DIR [--out DIR] [--steps N]
 
@@ -59,7 +59,7 @@ def run(data: Path, work: Path, options: TrainingOptions, questions: Questions) 
         images[:TRAINING],
         training,
         options,
-        work / "twin",
+        work / "surrogate",
         rerender=_versions(concepts, training, classifier),
     )
     held_out = HeldOut(images[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
@@ -73,7 +73,7 @@ def run(data: Path, work: Path, options: TrainingOptions, questions: Questions) 
         questions,
         lambda line: print(line, flush=True),
     )
-    explainer.save(work / "twin")
+    explainer.save(work / "surrogate")
     quality = {cav.name: {"auc": cav.auc, "stability": cav.stability} for cav in cavs}
     return found | {"concepts": {"layer": LAYER, "cavs": quality}, "training_images": TRAINING}
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with cifar10, cifar10_resnets and concept sets"
     )
-    parser.add_argument("--work", type=Path, required=True, help="folder for contexts, checkpoints and the twin")
+    parser.add_argument("--work", type=Path, required=True, help="folder for contexts, checkpoints and the surrogate")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder for the numbers"
     )

@@ -232,7 +232,7 @@ def main() -> None:
     torch.set_num_threads(1)
     digits = load_digits(chosen.data, chosen.work)
     training, held_out = digits.rows(0, TRAINING), digits.rows(TRAINING)
-    explainer = load(chosen.work / "twin", classifier=digit_classifier(training, chosen.work))
+    explainer = load(chosen.work / "surrogate", classifier=digit_classifier(training, chosen.work))
     other = digit_classifier(training, chosen.work, seed=1)
     batch = explainer.encode_batch(held_out.images[:_IMAGES])
     targets = batch.logits.topk(2).indices[:, 1]

@@ -1,4 +1,4 @@
-"""How good the twin of a digit classifier is, beyond `pellucid surrogate evaluate`: against real digits redrawn."""
+"""How good the surrogate of a digit classifier is, beyond `pellucid surrogate evaluate`: against real digits redrawn."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ _INSIDE = torch.tensor([0.05, 0.95])  # quantiles between which values are asked
 def oracle_agreement(
     explainer: SurrogateExplainer, digits: Digits, names: Sequence[str] = CONTEXTS
 ) -> dict[str, dict[str, float]]:
-    """The decision's change by the twin's interventions against its change when the real digits are redrawn.
+    """The decision's change by the surrogate's interventions against its change when the real digits are redrawn.
 
     The margin is the logit of the class that the classifier gives the unchanged image over the best other one. A
     context is set to its 5 % and 95 % quantile; what is compared is the difference, over images.
 
     Returns:
-        For each context: `correlation`, `slope` of the change of the twin's own drawings on the true one, and the
-        standard deviations of both (`ours`, `true`), in logits; and the first two for changes laid on the digits.
+        For each context: `correlation`, `slope` of the change of the reconstructions on the true one, and the
+        standard deviations of both (`ours`, `true`), in logits; and the first two for residual transferred to the input digits.
     """
     batch = explainer.encode_batch(digits.images)
     reconstructed = batch.reconstructed()

@@ -9,7 +9,7 @@ from experiments.surrogate.digits.train import RESULTS
 _TARGETS = (
     ("classifier agreement on reconstructions", "agreement", ">= 98 %", True),
     ("KL, nats", "kl", "<= 0.05", False),
-    ("agreement of the twin's head", "head_agreement", ">= 98 %", True),
+    ("agreement of the surrogate's head", "head_agreement", ">= 98 %", True),
     ("label changed by another's nuisance", "swap_flips", "<= 1 %", True),
     ("logits kept (R2)", "logit_r2", "", False),
 )

@@ -1,8 +1,8 @@
-"""Train the twin of a digit classifier on Morpho-MNIST (thickness -> intensity) at 32 pixels, and judge it.
+"""Train the surrogate of a digit classifier on Morpho-MNIST (thickness -> intensity) at 32 pixels, and judge it.
 
 python -m experiments.surrogate.digits.train --data DIR --work DIR
 
-Goes on where it was. `--ship` also puts classifier and twin into the package, as `digit_cnn` and `digits`.
+Goes on where it was. `--ship` also puts classifier and surrogate into the package, as `digit_cnn` and `digits`.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def options_of(steps: int) -> TrainingOptions:
 
 
 def answered(explainer: SurrogateExplainer, held_out: Digits) -> None:
-    """Let the twin remember, be measured on, and discover from digits that nothing was trained on."""
+    """Let the surrogate remember, be measured on, and discover from digits that nothing was trained on."""
     explainer.set_reference(held_out.images)
     explainer.assess(held_out.images, digit_measure(explainer.surrogate), measured_by=MORPHOMETRY)
     options = GlobalOptions(KNOWLEDGE, DiscoveryOptions(bootstraps=_BOOTSTRAPS))
@@ -56,7 +56,7 @@ def answered(explainer: SurrogateExplainer, held_out: Digits) -> None:
 
 
 def results_of(explainer: SurrogateExplainer, held_out: Digits) -> dict[str, Any]:
-    """All numbers of a twin that has answered."""
+    """All numbers of a surrogate that has answered."""
     assert explainer.assessment is not None
     assert explainer.global_explanation is not None
     assert explainer.global_explanation.data is not None
@@ -85,7 +85,7 @@ def main() -> None:
     digits = load_digits(chosen.data, chosen.work)
     training, held_out = digits.rows(0, TRAINING), digits.rows(TRAINING)
     classifier = digit_classifier(training, chosen.work)
-    out = chosen.work / "twin"
+    out = chosen.work / "surrogate"
     if chosen.judge_only:
         explainer = load(out, classifier=classifier)
     else:
@@ -108,7 +108,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=PRESETS["cpu-32"].steps)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--judge-only", action="store_true", help="judge the last checkpoint of a training")
-    parser.add_argument("--ship", action="store_true", help="put the twin into the package, the numbers into results")
+    parser.add_argument("--ship", action="store_true", help="put the surrogate into the package, the numbers into results")
     return parser.parse_args()
 
 

@@ -26,11 +26,11 @@ OPTIONS = PRESETS["ci-16"].replace(steps=2000)
 _SIDE, _TRAINING, _HELD_OUT = 16, 2000, 300
 _CUES: Mapping[str, type[nn.Module]] = {"thickness": ThicknessClassifier, "intensity": IntensityClassifier}
 BARS = tuple((cue, versions) for cue in _CUES for versions in (False, True))
-"""The cases: what decides, and whether the twin may learn from bars drawn anew."""
+"""The cases: what decides, and whether the surrogate may learn from bars drawn anew."""
 
 
 def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
-    """Train the twin of a planted classifier in `out`, and compare what it says with the truth."""
+    """Train the surrogate of a planted classifier in `out`, and compare what it says with the truth."""
     classifier = pl.Classifier(_CUES[cue]().eval(), input_size=(1, _SIDE, _SIDE), name=f"bars by {cue}")
     training, test = (bars_model().sample(count, seed=seed) for seed, count in ((0, _TRAINING), (1, _HELD_OUT)))
     images, shown = draw_bars(training, _SIDE), draw_bars(test, _SIDE)

@@ -216,12 +216,12 @@ def correlation_ratio(scores: Tensor, group: Tensor) -> float:
 
 
 def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -> dict[str, Any]:
-    """Train a planted classifier and its twin, and compare what the twin says with the truth."""
+    """Train a planted classifier and its surrogate, and compare what the surrogate says with the truth."""
     rerender = remembered(redraw_anew, work / "redrawn")
     classifier, seen = planted_classifier(cue, training, rerender, work), oracle(held_out, work)
     fresh = versions(held_out, rerender, seed=2)
     wanted = fresh[2] if cue == DIGIT else (planted_margin(cue, fresh[1], training.context) > 0).long()
-    explainer = train(classifier, training.images, training.context, OPTIONS, work / f"twin-{cue}", rerender=rerender)
+    explainer = train(classifier, training.images, training.context, OPTIONS, work / f"surrogate-{cue}", rerender=rerender)
     marks = explainer.assess(
         seen.digits.images, digit_measure(explainer.surrogate), measured_by="Morpho-MNIST morphometry"
     )

@@ -1,4 +1,4 @@
-"""What setting a context does to a decision: by the twin, in truth, and as plain correlation would have it."""
+"""What setting a context does to a decision: by the surrogate, in truth, and as plain correlation would have it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -63,10 +63,10 @@ def causal_effects(
     truth: Mapping[str, Tensor],
     usable: Tensor,
 ) -> dict[str, dict[str, float]]:
-    """The twin's effect of every context beside the true one.
+    """The surrogate's effect of every context beside the true one.
 
     Args:
-        shown: how the twin's interventions are shown: `batch` itself, or it `reconstructed`.
+        shown: how the surrogate's interventions are shown: `batch` itself, or it `reconstructed`.
         painting: of N images.
         standard: from contexts (N, K) in the table's units to the codes'.
         context: name -> (N,) measured values of all contexts, in the codes' order.

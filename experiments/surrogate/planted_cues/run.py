@@ -3,9 +3,9 @@
 python -m experiments.surrogate.planted_cues.run --data DIR --work DIR [--only bars|digits ...]
 
 bars: analytic classifiers of drawn bars that read the thickness or the intensity alone (tied at r = 0.91); a minute and
-a half of one core for each of four twins. digits: CNNs of real Morpho-MNIST digits at 32 pixels that were trained to
+a half of one core for each of four surrogates. digits: CNNs of real Morpho-MNIST digits at 32 pixels that were trained to
 use the intensity, the thickness or the digit alone; some twenty minutes of one core for each. Redrawn digits, networks,
-twins and measurements are kept in the work folder, so that a run that was broken off goes on; the results are
+surrogates and measurements are kept in the work folder, so that a run that was broken off goes on; the results are
 results/planted_cues.json and results/planted_cues.md.
 """
 
@@ -65,8 +65,8 @@ def digits(data: Path, work: Path) -> Iterator[dict[str, Any]]:
         yield kept(work / f"digits-{cue}.json", partial(explained_digits, cue, training, held_out, work))
 
 
-KINDS = {"transferred": "change laid on the image", "drawn": "twin's own drawing"}
-"""How the twin's intervention is shown to the classifier: the first is how explanations are made."""
+KINDS = {"transferred": "residual transferred to the input image", "drawn": "reconstruction"}
+"""How the surrogate's intervention is shown to the classifier: the first is how explanations are made."""
 
 
 def ratios(row: Row, kind: str) -> dict[str, float]:
@@ -107,7 +107,7 @@ def bars_markdown(rows: Sequence[Row]) -> str:
 
 
 def digits_markdown(row: Row) -> str:
-    """A planted classifier, concept by concept: the twin's word in both ways, the truth, and plain correlation."""
+    """A planted classifier, concept by concept: the surrogate's word in both ways, the truth, and plain correlation."""
     head = ["concept", "share of the margin", "plain correlation", "true strength"]
     for kind in KINDS:
         head += [f"{kind}: strength", "flips (true)", "r with the true change", "decision edge", "importance (place)"]
@@ -154,7 +154,7 @@ def _pair(effect: Row, key: str) -> str:
 
 
 def marks_markdown(rows: Sequence[Row]) -> str:
-    """How good each twin of digits is, and how far the cue is ahead of its tied companion."""
+    """How good each surrogate of digits is, and how far the cue is ahead of its tied companion."""
     keys = ("agreement", "kl", "head_agreement", "swap_flips")
     head = ["what decides", "accuracy", "agreement", "KL", "head agreement", "swap flips", "effectiveness T, I, S, W"]
     head += [f"edge, importance: cue over other, {kind}" for kind in KINDS] + ["in truth", "by correlation"]
@@ -180,7 +180,7 @@ def main() -> None:
     """Train, measure and report what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with morphomnist_ti")
-    parser.add_argument("--work", type=Path, required=True, help="folder for networks, twins and measurements")
+    parser.add_argument("--work", type=Path, required=True, help="folder for networks, surrogates and measurements")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", nargs="+", default=["bars", "digits"], choices=["bars", "digits"])
     chosen = parser.parse_args()

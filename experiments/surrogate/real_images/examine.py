@@ -1,4 +1,4 @@
-"""All that is asked of a twin of a classifier of real images, as numbers."""
+"""All that is asked of a surrogate of a classifier of real images, as numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,13 +28,13 @@ Setter = Callable[[Tensor, str, float], Tensor]
 """(images in the classifier's input space, context, value in the table's units) -> the images with that context set
 by code and the others held."""
 
-_LOW, _HIGH = 0.05, 0.95  # quantiles between which code and twin move a context
+_LOW, _HIGH = 0.05, 0.95  # quantiles between which code and surrogate move a context
 _SHOWN = 3  # strips of an example
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images that the twin was not trained on, in the classifier's input space, with classes and measured context."""
+    """Images that the surrogate was not trained on, in the classifier's input space, with classes and measured context."""
 
     images: Tensor
     labels: Tensor
@@ -77,10 +77,10 @@ def examine(
     questions: Questions,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Assess the twin, discover its graphs, hold it against code and explain some images.
+    """Assess the surrogate, discover its graphs, hold it against code and explain some images.
 
     Args:
-        twin: trained.
+        surrogate: trained.
         held_out: images.
         measure: (N, C, H, W) in the classifier's input space -> context (N, K) in the table's units.
         measured_by: says what that is.
@@ -89,7 +89,7 @@ def examine(
         questions: how much is asked.
         tell: told what is being done.
     """
-    tell("assessing the twin")
+    tell("assessing the surrogate")
     explainer.assess(
         held_out.images[: questions.measured],
         lambda drawn: explainer.standard_context(measure(drawn)),
@@ -104,10 +104,10 @@ def examine(
     )
     batch = explainer.encode_batch(held_out.images)
     part = batch[: questions.max_interventions]
-    tell("asking code and twin the same")
+    tell("asking code and surrogate the same")
     return {
         "made_with": {"pellucid": pellucid.__version__, "torch": torch.__version__},
-        "twin": {
+        "surrogate": {
             "steps": explainer.surrogate.steps,
             "parameters": _parameters(explainer),
             "options": to_record(explainer.surrogate.options),
@@ -228,9 +228,9 @@ def changes(
     *,
     transferred: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """How far the margin of each image's class moves from a context's 5 % to its 95 % quantile, by code and twin.
+    """How far the margin of each image's class moves from a context's 5 % to its 95 % quantile, by code and surrogate.
 
-    By the twin on its own drawings, or `transferred` with the changes laid on the images.
+    By the surrogate on its own drawings, or `transferred` with the residual transferred to the input images.
     """
     column = explainer.context_names.index(name)
     shown = batch if transferred else batch.reconstructed()
@@ -256,9 +256,9 @@ def _against_code(
         "laid_on_correlation": float(torch.corrcoef(torch.stack([wanted, laid_on]))[0, 1]),
         "same_sign": float((wanted.sign() == found.sign()).float().mean()),
         "mean_by_code": float(wanted.mean()),
-        "mean_by_twin": float(found.mean()),
+        "mean_by_surrogate": float(found.mean()),
         "size_by_code": float(wanted.abs().mean()),
-        "size_by_twin": float(found.abs().mean()),
+        "size_by_surrogate": float(found.abs().mean()),
         "spread_of_margin": float(margin(batch.logits, batch.classes).std()),
         "images": len(batch),
     }

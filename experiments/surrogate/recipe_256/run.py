@@ -76,7 +76,7 @@ def cost(preset: str) -> dict[str, Any]:
         "preset": preset,
         "torch": torch.__version__,
         "parameters": {
-            "twin": _parameters(explainer),
+            "surrogate": _parameters(explainer),
             "generator": _parameters(explainer.generator),
             "discriminator": _parameters(discriminator),
         },

@@ -1,4 +1,4 @@
-"""Faces: twins of a smile classifier, and of one with a planted shortcut: a frame that is bright where they smile.
+"""Faces: surrogates of a smile classifier, and of one with a planted shortcut: a frame that is bright where they smile.
 
 python -m experiments.surrogate.smiles.run --data DIR --work DIR [--kinds honest shortcut] [--out DIR] [--steps N]
 
@@ -59,7 +59,7 @@ _MEASURED_BY = "code (detail, contrast, brightness, frame) and published face ne
 
 
 def run(kind: Kind, data: Path, work: Path, options: TrainingOptions, questions: Questions) -> dict[str, Any]:
-    """Train the classifier and its twin, or go on training, and examine."""
+    """Train the classifier and its surrogate, or go on training, and examine."""
     faces, labels = load_faces(data)
     faces, labels = faces[: TRAINING + HELD_OUT], labels[: TRAINING + HELD_OUT]
     levels = frame_levels(kind, labels)
@@ -70,7 +70,7 @@ def run(kind: Kind, data: Path, work: Path, options: TrainingOptions, questions:
     instruments = Faces(classifier, data)
     context = _context(instruments, faces, work).with_columns({"frame": levels})
     training = context.subset(slice(0, TRAINING))
-    out = work / kind / "twin"
+    out = work / kind / "surrogate"
     explainer = train(
         classifier, images[:TRAINING], training, options, out, rerender=instruments.versions(*_bounds(training))
     )
@@ -132,10 +132,10 @@ _FRAME_ROWS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "importance, logits": lambda frame: f"{frame['importance']['mean_absolute_logits']:.2f}",
     "its rank among the contexts ": lambda frame: f"{frame['importance']['rank']} of {frame['importance']['contexts']}",
     "bright frame, margin of smiles, by code": lambda frame: f"{frame['by_class']['smile']['by_code']:+.2f}",
-    "the same by the twin": lambda frame: f"{frame['by_class']['smile']['by_twin']:+.2f}",
+    "the same by the surrogate": lambda frame: f"{frame['by_class']['smile']['by_surrogate']:+.2f}",
     "bright frame, margin of no smiles, by code": lambda frame: f"{frame['by_class']['no smile']['by_code']:+.2f}",
-    "the same by the twin ": lambda frame: f"{frame['by_class']['no smile']['by_twin']:+.2f}",
-    "correlation of twin and code": lambda frame: f"{frame['against_code']['correlation']:.2f}",
+    "the same by the surrogate ": lambda frame: f"{frame['by_class']['no smile']['by_surrogate']:+.2f}",
+    "correlation of surrogate and code": lambda frame: f"{frame['against_code']['correlation']:.2f}",
 }
 
 
@@ -197,11 +197,11 @@ def _by_class(
 ) -> dict[str, dict[str, float]]:
     """How far a frame that becomes bright moves the margin of images that the classifier gives to each class."""
     batch = explainer.encode_batch(held_out.images[:images])
-    by_code, by_twin = changes(explainer, batch, held_out.context, "frame", instruments.set_by_code)
+    by_code, by_surrogate = changes(explainer, batch, held_out.context, "frame", instruments.set_by_code)
     return {
         name: {
             "by_code": float(by_code[mine].mean()),
-            "by_twin": float(by_twin[mine].mean()),
+            "by_surrogate": float(by_surrogate[mine].mean()),
             "images": int(mine.sum()),
         }
         for index, name in enumerate(explainer.class_names)
@@ -217,7 +217,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with smiles_64 and faceapi_models")
-    parser.add_argument("--work", type=Path, required=True, help="folder for weights, contexts, checkpoints and twins")
+    parser.add_argument("--work", type=Path, required=True, help="folder for weights, contexts, checkpoints and surrogates")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder for the numbers"
     )
