@@ -44,7 +44,7 @@ def main() -> None:
     options = PRESETS["cpu-32"].replace(steps=arguments.steps, warmup_steps=arguments.steps // 3, predictor_steps=150)
     bench = make_bench(options)
     code = sum(bench.explainer.surrogate.networks.blocks)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "versions": {"pellucid": pl.__version__, "torch": torch.__version__, "machine": platform.machine()},
         "options": to_record(options),
         "steps": time_steps(bench, arguments.rounds),
@@ -52,9 +52,9 @@ def main() -> None:
         "generators": time_generators(code, arguments.rounds),
         "explanations": time_explanations(bench, min(3, arguments.rounds)),
     }
-    text = report(bench, **found)
+    text = report(bench, **result)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "surrogate.json").write_text(json.dumps(found, indent=1, default=asdict) + "\n")
+    (RESULTS / "surrogate.json").write_text(json.dumps(result, indent=1, default=asdict) + "\n")
     (RESULTS / "surrogate.md").write_text(text)
     print(text)
 

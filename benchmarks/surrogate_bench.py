@@ -33,18 +33,6 @@ from pellucid.surrogate.model import (
 from pellucid.surrogate.training import Trainer, make_dataset, prepare
 from pellucid.synthetic import draw_digits
 
-__all__ = [
-    "TOLERANCE",
-    "Bench",
-    "PassCounter",
-    "Steps",
-    "make_bench",
-    "time_convolutions",
-    "time_generators",
-    "time_steps",
-    "timed",
-]
-
 CONTEXTS = ("thickness", "intensity", "slant", "width")
 LOW, HIGH = torch.tensor([(1.5, 4.0), (100.0, 255.0), (-0.4, 0.4), (9.0, 18.0)]).T
 SIDE, DIGITS, HELD_OUT = 32, 1536, 512
@@ -233,17 +221,17 @@ def time_convolutions(code: int, rounds: int, batch: int = 32) -> list[dict[str,
 
 def _modulated_layers(generator: nn.Module, codes: Tensor) -> dict[ModulatedConv, Tensor]:
     """The modulated convolutions of distinct shapes and what enters them."""
-    found: dict[ModulatedConv, Tensor] = {}
+    result: dict[ModulatedConv, Tensor] = {}
     handles = [
-        module.register_forward_pre_hook(lambda module, inputs: found.__setitem__(module, inputs[0].detach()))
+        module.register_forward_pre_hook(lambda module, inputs: result.__setitem__(module, inputs[0].detach()))
         for module in generator.modules()
         if isinstance(module, ModulatedConv)
     ]
     generator(codes)
     for handle in handles:
         handle.remove()
-    distinct = {(module.weight.shape, x.shape): module for module, x in found.items()}
-    return {module: found[module] for module in distinct.values()}
+    distinct = {(module.weight.shape, x.shape): module for module, x in result.items()}
+    return {module: result[module] for module in distinct.values()}
 
 
 def _there_and_back(
@@ -254,8 +242,8 @@ def _there_and_back(
     return (y.detach(), *torch.autograd.grad(y.square().sum(), leaves))
 
 
-def _largest_difference(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
+def _largest_difference(result: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(result, expected, strict=True))
 
 
 def _generator(kind: type[nn.Module], code: int, side: int) -> nn.Module:

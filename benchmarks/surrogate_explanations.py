@@ -20,8 +20,6 @@ from pellucid.surrogate import (
     traverse_latent,
 )
 
-__all__ = ["TOGETHER", "Explained", "time_explanations"]
-
 TOGETHER = 8  # images explained at once
 
 
@@ -77,12 +75,12 @@ def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
             space.coordinates(several.codes.to_vector()), styles.amin(0), styles.amax(0), goal,
         ),
     }  # fmt: skip
-    found, counted = _counted(runs, explainer, bench.classified)
-    difference = found["search of styles"].effects - found["search of styles, together"].effects[0]
+    result, counted = _counted(runs, explainer, bench.classified)
+    difference = result["search of styles"].effects - result["search of styles, together"].effects[0]
     assert float(difference.abs().max()) < TOLERANCE, f"effects of coordinates differ by {difference.abs().max():.1e}"
     timings = timed("explanation", runs, rounds)
     return {
-        name: Explained(timings[name], TOGETHER if "together" in name else 1, *counted[name], _says(found[name]))
+        name: Explained(timings[name], TOGETHER if "together" in name else 1, *counted[name], _says(result[name]))
         for name in runs
     }
 
@@ -91,21 +89,20 @@ def _counted(
     runs: Mapping[str, Callable[[], Any]], explainer: SurrogateExplainer, classified: PassCounter
 ) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, int], tuple[int, int], int]]]:
     """What each says, and how many images it draws, classifies, and in how many runs of the generator."""
-    drawn, found, counted = PassCounter(), {}, {}
+    drawn, result, counted = PassCounter(), {}, {}
     drawn.watch(explainer.surrogate.networks.generator)
     for name, run in runs.items():
         drawn.reset()
         classified.reset()
-        found[name] = run()
+        result[name] = run()
         counted[name] = (drawn.images, classified.images, drawn.calls)
-    return found, counted
+    return result, counted
 
 
-def _says(found: Any) -> str:
-    if isinstance(found, MinimalCounterfactual):
-        return (
-            f"{int(found.valid.sum())} of {len(found.valid)} flipped, {float(found.moved.float().mean()):.1f} concepts"
-        )
-    if isinstance(found, Searched):
-        return f"{'flipped' if found.flipped else 'not flipped'} with {len(found.chosen)} of {len(found.effects)}"
+def _says(result: Any) -> str:
+    if isinstance(result, MinimalCounterfactual):
+        concepts = float(result.moved.float().mean())
+        return f"{int(result.valid.sum())} of {len(result.valid)} flipped, {concepts:.1f} concepts"
+    if isinstance(result, Searched):
+        return f"{'flipped' if result.flipped else 'not flipped'} with {len(result.chosen)} of {len(result.effects)}"
     return ""

@@ -11,9 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.surrogate.model import ModulatedConv, channels_at, resolutions_up_to
 
-__all__ = ["Convolutions", "PlainStyleGAN2", "Searched", "coordinate_search", "grouped_conv", "recorded"]
-
-
 # --- The bound: the convolutions of a step with nothing around them
 
 _FORWARD, _BACKWARD = torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default

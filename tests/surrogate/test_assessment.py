@@ -32,7 +32,7 @@ def assessed(surrogate, residual_transfer=False, seed=0) -> Assessment:
     )
 
 
-def test_a_perfect_surrogate_gets_full_marks():
+def test_a_perfect_surrogate_gets_full_marks() -> None:
     marks = assessed(LinearSurrogate())
     assert (marks.agreement, marks.head_agreement, marks.nuisance_flip_rate) == (1, 1, 0)
     assert marks.kl == pytest.approx(0, abs=1e-6)
@@ -47,7 +47,7 @@ def test_a_perfect_surrogate_gets_full_marks():
         assert control.effective
 
 
-def test_half_a_slope_and_a_leak_are_measured_as_such():
+def test_half_a_slope_and_a_leak_are_measured_as_such() -> None:
     marks = assessed(Tied())
     width = marks.controls[0]
     assert width.slope == pytest.approx(0.5, abs=1e-4)
@@ -55,13 +55,13 @@ def test_half_a_slope_and_a_leak_are_measured_as_such():
     assert width.leakage["gray"] == pytest.approx(float(asked_minus_factual), rel=0.15)
 
 
-def test_a_surrogate_that_ignores_what_is_asked_is_not_effective():
+def test_a_surrogate_that_ignores_what_is_asked_is_not_effective() -> None:
     marks = assessed(LinearSurrogate(blind=True))
     assert not any(control.effective for control in marks.controls)
     assert marks.agreement < 1
 
 
-def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing():
+def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing() -> None:
     surrogate = LinearSurrogate()
     images = encoded(surrogate, 60)
 
@@ -79,13 +79,13 @@ def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_r
         assert marks.controls[0].leakage["gray"] == pytest.approx(0, abs=1e-4)
 
 
-def test_images_that_cannot_be_measured_are_left_out_and_counted():
+def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
     surrogate = LinearSurrogate()
 
     def measure(images):
-        found = surrogate.encode(images).context
-        found[::2] = float("nan")
-        return found
+        result = surrogate.encode(images).context
+        result[::2] = float("nan")
+        return result
 
     def head(codes):
         return torch.zeros(len(codes), 2)
@@ -105,21 +105,21 @@ def test_images_that_cannot_be_measured_are_left_out_and_counted():
     assert not nothing.controls[0].effective
 
 
-def test_marks_survive_json():
+def test_marks_survive_json() -> None:
     marks = assessed(LinearSurrogate(), residual_transfer=True, seed=3)
     assert from_record(Assessment, json.loads(json.dumps(to_record(marks))), source="file") == marks
     with pytest.raises(PellucidError, match="not an object with the fields of Assessment"):
         from_record(Assessment, [], source="file")
 
 
-def test_drawings_that_cannot_be_measured_count_against_control():
+def test_drawings_that_cannot_be_measured_count_against_control() -> None:
     surrogate = LinearSurrogate()
     images = encoded(surrogate, 100)
 
     def measure(seen):
-        found = surrogate.encode(seen).context
-        found[found[:, 0] > 1.2] = torch.nan  # asked to be wide, it is no bar at all
-        return found
+        result = surrogate.encode(seen).context
+        result[result[:, 0] > 1.2] = torch.nan  # asked to be wide, it is no bar at all
+        return result
 
     def head(codes):
         return torch.zeros(len(codes), 2)

@@ -77,10 +77,10 @@ def test_the_kernel_test_sees_a_dependence_without_correlation() -> None:
 def test_independent_columns_seldom_get_a_firm_edge() -> None:
     random = np.random.default_rng(0)
     names = list("abcdef")
-    found = [
+    result = [
         discover(random.standard_normal((500, 6)), names, options=DiscoveryOptions(bootstraps=10)) for _ in range(8)
     ]
-    firm = sum(not edge.tentative for graph in found for edge in graph.edges)
+    firm = sum(not edge.tentative for graph in result for edge in graph.edges)
     assert firm <= 0.05 * 8 * 15
 
 

@@ -25,20 +25,20 @@ def model() -> FittedStructuralModel:
 def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model) -> None:
     concepts = torch.from_numpy(linear())[:500]
     weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    found = path_effects(model, lambda w: w @ weights, concepts, "a", concepts[:, 0] + 1)
+    result = path_effects(model, lambda w: w @ weights, concepts, "a", concepts[:, 0] + 1)
     paths = {("a", "b"): 0.8 * 2, ("a", "c"): -0.4 * 3, ("a", "b", "c"): 0.8 * 0.5 * 3}
-    assert found.direct.mean() == pytest.approx(1, abs=1e-6)
-    assert found.total.mean() == pytest.approx(1 + sum(paths.values()), rel=0.05)
+    assert result.direct.mean() == pytest.approx(1, abs=1e-6)
+    assert result.total.mean() == pytest.approx(1 + sum(paths.values()), rel=0.05)
     for path, true in paths.items():
-        assert found.paths[path].mean() == pytest.approx(true, rel=0.06)
-    assert found.mediated("c").mean() == pytest.approx(-1.2 + 1.2, abs=0.06)
-    assert found.remainder.abs().mean() < 0.1
+        assert result.paths[path].mean() == pytest.approx(true, rel=0.06)
+    assert result.mediated("c").mean() == pytest.approx(-1.2 + 1.2, abs=0.06)
+    assert result.remainder.abs().mean() < 0.1
 
 
 def test_total_is_always_direct_and_paths_and_remainder(model) -> None:
     concepts = torch.from_numpy(linear())[:50]
-    found = path_effects(model, lambda w: (w[:, 0] * w[:, 2]).tanh() + w[:, 1] ** 2, concepts, "a", 2.0)
-    torch.testing.assert_close(found.total, found.direct + sum(found.paths.values()) + found.remainder)
+    result = path_effects(model, lambda w: (w[:, 0] * w[:, 2]).tanh() + w[:, 1] ** 2, concepts, "a", 2.0)
+    torch.testing.assert_close(result.total, result.direct + sum(result.paths.values()) + result.remainder)
 
 
 def test_setting_a_node_to_what_it_is_changes_nothing_to_the_last_bit(model) -> None:
@@ -90,8 +90,8 @@ def test_independence_is_tested_with_the_right_level_and_power() -> None:
 
 def test_what_two_changes_do_together_is_the_second_difference() -> None:
     concepts = torch.randn(5, 3)
-    found = interaction(lambda w: 3 * w[:, 0] * w[:, 1] + w[:, 2], concepts, (0, 2.0), (1, -1.0))
-    torch.testing.assert_close(found, 3 * (2 - concepts[:, 0]) * (-1 - concepts[:, 1]))
+    result = interaction(lambda w: 3 * w[:, 0] * w[:, 1] + w[:, 2], concepts, (0, 2.0), (1, -1.0))
+    torch.testing.assert_close(result, 3 * (2 - concepts[:, 0]) * (-1 - concepts[:, 1]))
 
 
 def test_undecided_edges_and_unknown_nodes_are_refused_with_the_mend(model) -> None:

@@ -33,15 +33,15 @@ def test_a_circle_of_arrows_has_no_order() -> None:
 
 def test_an_undecided_chain_has_three_extensions_and_none_of_them_is_a_collider() -> None:
     chain = CausalGraph(("a", "b", "c"), (Edge("a", "b"), Edge("b", "c")))
-    found = {tuple(sorted((e.source, e.target) for e in graph.edges)) for graph in chain.extensions()}
-    assert found == {(("a", "b"), ("b", "c")), (("b", "a"), ("b", "c")), (("b", "a"), ("c", "b"))}
+    result = {tuple(sorted((e.source, e.target) for e in graph.edges)) for graph in chain.extensions()}
+    assert result == {(("a", "b"), ("b", "c")), (("b", "a"), ("b", "c")), (("b", "a"), ("c", "b"))}
 
 
 def test_a_square_that_no_orientation_fits_without_a_collider_has_all_acyclic_ones() -> None:
     square = CausalGraph(tuple("abcd"), tuple(Edge(*pair) for pair in ("ab", "bc", "cd", "da")))
-    found = square.extensions()
-    assert len(found) == 2**4 - 2  # all but the two circles
-    assert all(one.is_acyclic() for one in found)
+    result = square.extensions()
+    assert len(result) == 2**4 - 2  # all but the two circles
+    assert all(one.is_acyclic() for one in result)
 
 
 def test_a_decided_direction_cannot_be_turned_round() -> None:
@@ -81,10 +81,10 @@ def test_two_edges_for_one_pair_and_unknown_nodes_are_refused() -> None:
 
 def test_a_graph_is_scored_by_what_is_missing_too_much_turned_and_undecided() -> None:
     truth = arrows(("a", "b"), ("b", "c"), ("c", "d"))
-    found = CausalGraph(
+    result = CausalGraph(
         tuple("abcd"), (Edge("b", "a", "tail", "arrow"), Edge("b", "c"), Edge("a", "d", "tail", "arrow"))
     )
-    score = score_graph(found, truth)
+    score = score_graph(result, truth)
     assert (score.precision, score.recall) == (2 / 3, 2 / 3)
     assert score.hamming == 4  # turned a-b, undecided b-c, missing c-d, too much a-d
     assert score.wrong == 1
@@ -94,17 +94,17 @@ def test_a_graph_is_scored_by_what_is_missing_too_much_turned_and_undecided() ->
 
 
 def test_two_graphs_differ_where_one_edge_is_absent_or_turned() -> None:
-    told = compare_graphs(arrows(("a", "b"), ("b", "c")), arrows(("b", "a"), ("c", "d")))
-    assert [edge.pair for edge in told.only_first] == [frozenset("bc")]
-    assert [edge.pair for edge in told.only_second] == [frozenset("cd")]
-    assert [first.source for first, _ in told.reoriented] == ["a"]
-    assert told.common == ()
+    reported = compare_graphs(arrows(("a", "b"), ("b", "c")), arrows(("b", "a"), ("c", "d")))
+    assert [edge.pair for edge in reported.only_first] == [frozenset("bc")]
+    assert [edge.pair for edge in reported.only_second] == [frozenset("cd")]
+    assert [first.source for first, _ in reported.reoriented] == ["a"]
+    assert reported.common == ()
 
 
 def test_an_arrowhead_excludes_the_turned_orientation() -> None:
     graph = CausalGraph(("a", "b", "c"), (Edge("a", "b", "circle", "arrow"), Edge("b", "c", "circle", "circle")))
-    found = {tuple(sorted(str(edge) for edge in one.edges)) for one in graph.extensions()}
-    assert all("a → b" in edges for edges in found)
+    result = {tuple(sorted(str(edge) for edge in one.edges)) for one in graph.extensions()}
+    assert all("a → b" in edges for edges in result)
     with pytest.raises(PellucidError, match="'b' does not cause 'a'"):
         graph.orient({"b": "a"})
     assert graph.drop_nodes(["b"]) == CausalGraph(("a", "c"), ())

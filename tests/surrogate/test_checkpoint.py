@@ -68,11 +68,11 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, killed_at: int) -
     with pytest.raises(KilledError):
         run(tmp_path / "killed", killed_at=killed_at)
     resumed = run(tmp_path / "killed")
-    (notes, tensors), (wanted_notes, wanted) = state_of(tmp_path / "killed"), state_of(tmp_path / "whole")
+    (notes, tensors), (wanted_notes, expected) = state_of(tmp_path / "killed"), state_of(tmp_path / "whole")
     assert notes == wanted_notes
-    assert tensors.keys() == wanted.keys()
-    assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
-    assert any(name.startswith("optimizer.discriminator") for name in wanted)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert any(name.startswith("optimizer.discriminator") for name in expected)
     images = bars(5, 1, 0.5).images
     assert torch.equal(resumed.reconstruct(images), whole.reconstruct(images))
 
@@ -111,9 +111,9 @@ def test_ctrl_c_in_the_middle_of_a_step_keeps_the_whole_step_and_the_training_go
     says = []
     run(tmp_path / "stopped", says=says)
     assert "resuming after step 6 of 8" in says
-    (notes, tensors), (wanted_notes, wanted) = state_of(tmp_path / "stopped"), state_of(tmp_path / "whole")
+    (notes, tensors), (wanted_notes, expected) = state_of(tmp_path / "stopped"), state_of(tmp_path / "whole")
     assert notes == wanted_notes
-    assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 @pytest.mark.usefixtures("usual_interrupts")

@@ -51,41 +51,41 @@ def explanation_of(edge: Edge) -> GlobalExplanation:
     )
 
 
-def with_control(explainer, **correlations):
+def with_control(explainer, **correlations) -> None:
     marks = explainer.assess(bars(60, 2, 0.5).images)
     controls = tuple(replace(each, correlation=correlations.get(each.concept, 0.9)) for each in marks.controls)
     explainer.assessment = replace(marks, controls=controls)
     explainer.set_reference(bars(80, 1, 0.5).images)
 
 
-def test_a_context_that_the_surrogate_does_not_control_cannot_be_set(explainer):
+def test_a_context_that_the_surrogate_does_not_control_cannot_be_set(explainer) -> None:
     with_control(explainer, thickness=0.56)
     image = bars(1, 3, 0.5).images
     with pytest.raises(RefusedError, match=r"'thickness' are refused: .* 0\.56"):
         explainer.counterfactual(image, {"thickness": 4.0})
     assert explainer.counterfactual(image, {"intensity": 0.5}).images.shape == image.shape
-    found = explainer.explain(image, options=LocalOptions(permutations=2, levels=3))
-    assert set(found.refused) == {"thickness"}
-    assert "thickness" not in [traversal.concept for traversal in found.traversals]
-    assert found.minimal_counterfactual.change[0, 0] == 0
+    result = explainer.explain(image, options=LocalOptions(permutations=2, levels=3))
+    assert set(result.refused) == {"thickness"}
+    assert "thickness" not in [traversal.concept for traversal in result.traversals]
+    assert result.minimal_counterfactual.change[0, 0] == 0
 
 
-def test_scores_taken_after_the_reference_was_set_reach_what_is_explained(explainer):
+def test_scores_taken_after_the_reference_was_set_reach_what_is_explained(explainer) -> None:
     assert explainer.effectiveness == {}
     assessment = explainer.assess(bars(60, 2, 0.5).images)
     assert explainer.effectiveness == assessment.effectiveness
 
 
-def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer):
+def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer) -> None:
     image = bars(1, 3, 0.5).images
     values = explainer.context_values(explainer.encode(image).context)[0].tolist()
-    found = explainer.counterfactual(image, dict(zip(explainer.context_names, values, strict=True)))
-    torch.testing.assert_close(found.images, image, rtol=0, atol=2e-4)
-    torch.testing.assert_close(found.after, found.before, rtol=0, atol=1e-3)
-    assert float(found.maps.max()) < 2e-4
+    result = explainer.counterfactual(image, dict(zip(explainer.context_names, values, strict=True)))
+    torch.testing.assert_close(result.images, image, rtol=0, atol=2e-4)
+    torch.testing.assert_close(result.after, result.before, rtol=0, atol=1e-3)
+    assert float(result.maps.max()) < 2e-4
 
 
-def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer):
+def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer) -> None:
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity", "tail", "arrow"))
     image = bars(1, 3, 0.5).images
     before = explainer.encode(image).concept_coordinates()
@@ -98,13 +98,13 @@ def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(e
     torch.testing.assert_close(responding[:, 2:], before[:, 2:], rtol=0, atol=1e-6)
 
 
-def test_an_effect_is_not_propagated_along_an_open_direction(explainer):
+def test_an_effect_is_not_propagated_along_an_open_direction(explainer) -> None:
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity"))
     with pytest.raises(PellucidError, match="leaves orientations open"):
         explainer.counterfactual(bars(1, 3, 0.5).images, {"thickness": 5.0}, propagate=True)
 
 
-def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer):
+def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer) -> None:
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity"))
     image = bars(1, 3, 0.5).images
     both = explainer.counterfactual(image, {"thickness": 5.0, "intensity": 0.5}, propagate=True)
@@ -112,7 +112,7 @@ def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer):
     torch.testing.assert_close(both.images, alone.images)
 
 
-def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(explainer):
+def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(explainer) -> None:
     pytest.importorskip("causallearn")
     data = bars(120, 4, 0.9)
     options = DiscoveryOptions(bootstraps=2)
@@ -127,7 +127,7 @@ def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_re
     assert explainer.graph is explanation.perceived
 
 
-def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path):
+def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path) -> None:
     with_control(explainer, thickness=0.2)
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity", "tail", "arrow", confidence=0.9))
     explainer.save(tmp_path)
@@ -140,7 +140,7 @@ def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(expl
         again.counterfactual(bars(1, 3, 0.5).images, {"thickness": 4.0})
 
 
-def test_what_is_not_known_yet_is_said(run):
+def test_what_is_not_known_yet_is_said(run) -> None:
     fresh = load(run, classifier=classifier_of(small_cnn()))
     image = bars(1, 3, 0.5).images
     with pytest.raises(PellucidError, match=r"call set_reference\(images\) first"):
@@ -151,7 +151,7 @@ def test_what_is_not_known_yet_is_said(run):
         fresh.set_reference(bars(49, 0, 0.5).images)
 
 
-def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(explainer):
+def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(explainer) -> None:
     image = bars(1, 3, 0.5).images
     with pytest.raises(PellucidError, match=r"no context \['hue'\]; there are \['thickness', 'intensity'\]"):
         explainer.counterfactual(image, {"hue": 1.0})
@@ -163,7 +163,7 @@ def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(expl
         explainer.flip(image, int(explainer.logits(image).argmax()))
 
 
-def test_a_single_logit_has_two_sides_with_names(tmp_path):
+def test_a_single_logit_has_two_sides_with_names(tmp_path) -> None:
     torch.manual_seed(3)
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
@@ -177,21 +177,23 @@ def test_a_single_logit_has_two_sides_with_names(tmp_path):
         explainer.class_index("frown")
 
 
-def test_necessity_is_asked_of_images_of_a_class_and_of_others(explainer):
+def test_necessity_is_asked_of_images_of_a_class_and_of_others(explainer) -> None:
     drawn = bars(20, 4, 0.5).images
     images = torch.cat([drawn, -drawn, 5 * drawn, 5 * torch.randn(drawn.shape, generator=torch.manual_seed(0))])
     classes = explainer.encode_batch(images).classes
     first = int(classes[0])
     assert not bool((classes == first).all())
-    found = explainer.necessity(images, first, residual_transfer=True)
-    assert [each.concept for each in found] == [*explainer.context_names, *explainer.latent_names]
-    assert {each.necessity.trials for each in found} == {int((classes == first).sum())}
-    assert {each.sufficiency.trials for each in found} == {int((classes != first).sum())}
+    result = explainer.necessity(images, first, residual_transfer=True)
+    assert [each.concept for each in result] == [*explainer.context_names, *explainer.latent_names]
+    assert {each.necessity.trials for each in result} == {int((classes == first).sum())}
+    assert {each.sufficiency.trials for each in result} == {int((classes != first).sum())}
     with pytest.raises(PellucidError, match="images of the class and images of others"):
         explainer.necessity(images[classes == first], first, residual_transfer=True)
 
 
-def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(explainer, tmp_path):
+def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(
+    explainer, tmp_path
+) -> None:
     pytest.importorskip("causallearn")
     classifier = classifier_of(small_cnn())
     forgotten = reinitialize(classifier.module, seed=TINY.seed)
@@ -218,7 +220,7 @@ def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_cl
         assert any("only 80.0% of images keep their class" in note for note in notes) != residual_transfer
 
 
-def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path):
+def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path) -> None:
     class Brightness(nn.Module):
         def forward(self, x):
             gray = torch.nn.functional.avg_pool2d(x, 4)

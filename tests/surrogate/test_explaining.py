@@ -27,30 +27,30 @@ def signed(batch):
     return batch.classes * 2 - 1
 
 
-def test_an_image_whose_codes_do_not_change_stays_itself_to_the_last_bit():
+def test_an_image_whose_codes_do_not_change_stays_itself_to_the_last_bit() -> None:
     batch = encoded(LinearSurrogate(), 20)
     assert torch.equal(batch.apply_residual(batch.decode(batch.codes)), batch.images)
     assert torch.equal(batch.counterfactual_logits(batch.codes), batch.logits)
 
 
-def test_bare_images_change_by_what_is_drawn_alone():
+def test_bare_images_change_by_what_is_drawn_alone() -> None:
     batch = encoded(LinearSurrogate(), 20)
-    asked = batch.codes.replace_concepts(random_codes(20, 5).concept_coordinates())
+    requested = batch.codes.replace_concepts(random_codes(20, 5).concept_coordinates())
     reconstructed = batch.reconstructed()
-    drawn = batch.surrogate.decode(asked)
+    drawn = batch.surrogate.decode(requested)
     torch.testing.assert_close(reconstructed.apply_residual(drawn), drawn)
     assert not torch.allclose(batch.apply_residual(drawn), drawn)
-    torch.testing.assert_close(reconstructed.counterfactual_logits(asked), batch.surrogate.logits(drawn))
+    torch.testing.assert_close(reconstructed.counterfactual_logits(requested), batch.surrogate.logits(drawn))
 
 
-def test_the_margin_is_ahead_of_the_best_other_class_and_signed_for_one_logit():
+def test_the_margin_is_ahead_of_the_best_other_class_and_signed_for_one_logit() -> None:
     logits = torch.tensor([[1.0, 4.0, 2.5], [3.0, 0.0, 1.0]])
     assert margin(logits, torch.tensor([1, 2])).tolist() == [1.5, -2.0]
     assert margin(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0])).tolist() == [2, -2]
     torch.testing.assert_close(probabilities(torch.tensor([[0.3]])).sum(1), torch.ones(1))
 
 
-def test_only_concepts_that_the_classifier_reads_get_a_decision_edge():
+def test_only_concepts_that_the_classifier_reads_get_a_decision_edge() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
     batch = encoded(surrogate, 60)
     edges, null = measure_decision_effects(batch, random_codes(500, 3))
@@ -72,7 +72,7 @@ class Leaky(LinearSurrogate):
         return super().decode(Codes(codes.context, latent, codes.nuisance))
 
 
-def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does():
+def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does() -> None:
     surrogate = Leaky((2.0, 0.1, 1.0))
     (width, gray, latent), null = measure_decision_effects(encoded(surrogate, 100), random_codes(500, 3))
     assert null.strongest == pytest.approx(max(null.single)) == pytest.approx(null.single[0])
@@ -80,7 +80,7 @@ def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does(
     assert (width.significant, gray.significant, latent.significant) == (True, False, True)
 
 
-def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles():
+def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles() -> None:
     surrogate = LinearSurrogate((1.0, 0.0, 0.0))
     batch = encoded(surrogate, 40)
     reference = random_codes(400, 3)
@@ -91,28 +91,28 @@ def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles():
     torch.testing.assert_close(torch.tensor(edge.dose_response), true, rtol=1e-4, atol=1e-4)
 
 
-def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier():
+def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, -1.0))
     batch = encoded(surrogate, 5)
     reference = random_codes(1, 9)
-    found = shapley_importance(batch, ReferenceSet(reference, torch.zeros(1)), permutations=6)
-    torch.testing.assert_close(found.values.sum(1), found.margin - found.baseline, rtol=0, atol=1e-4)
+    result = shapley_importance(batch, ReferenceSet(reference, torch.zeros(1)), permutations=6)
+    torch.testing.assert_close(result.values.sum(1), result.margin - result.baseline, rtol=0, atol=1e-4)
     true = (
         (batch.codes.concept_coordinates() - reference.concept_coordinates())
         * surrogate.weights
         * signed(batch)[:, None]
     )
-    torch.testing.assert_close(found.values, true, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found.errors, torch.zeros_like(found.errors), rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.values, true, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(result.errors, torch.zeros_like(result.errors), rtol=0, atol=1e-4)
 
 
-def test_against_other_classes_baselines_are_drawn_from_them_alone():
+def test_against_other_classes_baselines_are_drawn_from_them_alone() -> None:
     surrogate = LinearSurrogate((1.0, 0.0, 0.0))
     batch = encoded(surrogate, 1)
     reference = random_codes(50, 2)
     classes = (reference.context[:, 0] > 0).long()
-    found = shapley_importance(batch, ReferenceSet(reference, classes), against="other", permutations=40)
-    assert float(found.baseline) < 0  # with another image's width the factual class always loses
+    result = shapley_importance(batch, ReferenceSet(reference, classes), against="other", permutations=40)
+    assert float(result.baseline) < 0  # with another image's width the factual class always loses
     with pytest.raises(PellucidError, match="choose 'all' or 'other'"):
         shapley_importance(batch, ReferenceSet(reference, classes), against="none")
     with pytest.raises(PellucidError, match="no reference image is of another class"):
@@ -121,7 +121,7 @@ def test_against_other_classes_baselines_are_drawn_from_them_alone():
         shapley_importance(batch, ReferenceSet(reference, classes), permutations=3)
 
 
-def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further_than_it_must():
+def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further_than_it_must() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, 0.5))
     batch = encoded(surrogate, 12)
     reference = random_codes(600, 3)
@@ -136,7 +136,7 @@ def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further
     assert not torch.equal(flipped.decoded, flipped.images)
 
 
-def test_a_flip_keeps_off_concepts_that_may_not_change():
+def test_a_flip_keeps_off_concepts_that_may_not_change() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
     batch = encoded(surrogate, 6)
     flipped = find_minimal_counterfactual(
@@ -151,13 +151,13 @@ def test_a_flip_keeps_off_concepts_that_may_not_change():
         find_minimal_counterfactual(batch, batch.classes, random_codes(300, 3))
 
 
-def test_a_decision_that_nothing_moves_is_not_called_flipped():
+def test_a_decision_that_nothing_moves_is_not_called_flipped() -> None:
     batch = encoded(LinearSurrogate((0.0, 0.0, 0.0)), 4)
     flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(100, 3))
     assert not flipped.valid.any()
 
 
-def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_one_is_neither():
+def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_one_is_neither() -> None:
     batch = encoded(LinearSurrogate((1.0, 0.0, 0.0)), 80)
     width, gray, _ = estimate_necessity(batch, 1)
     assert width.necessity.estimate == width.sufficiency.estimate == 1
@@ -167,12 +167,12 @@ def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_
         estimate_necessity(batch[batch.classes == 1], 1)
 
 
-def test_wilsons_interval_is_the_published_one():
+def test_wilsons_interval_is_the_published_one() -> None:
     share = wilson_interval(81, 263)  # Newcombe (1998), table I
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
 
 
-def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it():
+def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it() -> None:
     surrogate = LinearSurrogate((3.0, 0.0, 0.0))
     batch = encoded(surrogate, 1)
     shown = traverse_latent(batch, "width", random_codes(300, 3), levels=5)
@@ -187,7 +187,7 @@ def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it():
         traverse_latent(batch, "height", random_codes(300, 3))
 
 
-def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is_not_believed():
+def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is_not_believed() -> None:
     good = measure_fidelity(encoded(LinearSurrogate(), 10))
     assert good.reliable.all()
     assert float(good.kl.max()) < 1e-6
@@ -197,12 +197,12 @@ def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is
     row = int(batch.classes.argmax())
     assert not bad.reliable[row]
     assert "another class" in bad.warning(row)
-    said = torch.sigmoid(batch.logits[:, 1])
-    true = math.log(2) + said * said.log() + (1 - said) * (1 - said).log()
+    answers = torch.sigmoid(batch.logits[:, 1])
+    true = math.log(2) + answers * answers.log() + (1 - answers) * (1 - answers).log()
     torch.testing.assert_close(bad.kl, true, rtol=1e-3, atol=1e-5)
 
 
-def test_support_holds_real_images_and_not_what_lies_far_off():
+def test_support_holds_real_images_and_not_what_lies_far_off() -> None:
     reference = random_codes(800)
     support = DataSupport(reference)
     assert support.in_distribution(random_codes(300, 5).concept_coordinates()).float().mean() > 0.95
@@ -211,13 +211,13 @@ def test_support_holds_real_images_and_not_what_lies_far_off():
         DataSupport(random_codes(5))
 
 
-def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not():
+def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not() -> None:
     check_control({"width": 0.9, "gray": float("nan")}, "gray")
     with pytest.raises(RefusedError, match=r"'width' are refused.* only 0.40"):
         check_control({"width": 0.4}, "width")
 
 
-def test_a_constant_classifier_and_too_few_images_are_refused():
+def test_a_constant_classifier_and_too_few_images_are_refused() -> None:
     with pytest.raises(PellucidError, match="the same margin to every image"):
         measure_decision_effects(encoded(LinearSurrogate((0.0, 0.0, 0.0)), 30), random_codes(100))
     with pytest.raises(PellucidError, match="10 images are too few"):
@@ -232,7 +232,7 @@ class Smudged(LinearSurrogate):
         return super().read(images) + 3 * outside.sum(1)
 
 
-def test_a_flip_turns_the_image_and_the_surrogates_own_drawing_of_it():
+def test_a_flip_turns_the_image_and_the_surrogates_own_drawing_of_it() -> None:
     batch = encoded(Smudged((2.0, 0.0, 0.5)), 12)
     assert not torch.equal(batch.classes, batch.reconstructed().classes)
     flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(600, 3))

@@ -47,8 +47,8 @@ def test_features_and_logits_are_those_of_the_classifiers_own_views() -> None:
     classifier = Classifier(Residual().eval(), input_size=(3, 32, 32))
     images = torch.randn(4, 3, 32, 32)
     seen = FeatureExtractor(classifier, ["block1", "block2"])(images)
-    for layer, found in zip(("block1", "block2"), seen.maps, strict=True):
-        torch.testing.assert_close(found, classifier.at(layer).activation(images).as_subclass(torch.Tensor))
+    for layer, result in zip(("block1", "block2"), seen.maps, strict=True):
+        torch.testing.assert_close(result, classifier.at(layer).activation(images).as_subclass(torch.Tensor))
     torch.testing.assert_close(seen.logits, classifier.logits(images))
     torch.testing.assert_close(seen.phi[:, :16], torch.cat([each.mean((2, 3)) for each in seen.maps], dim=1))
     torch.testing.assert_close(
@@ -59,9 +59,9 @@ def test_features_and_logits_are_those_of_the_classifiers_own_views() -> None:
 def test_what_an_in_place_operation_overwrites_is_seen_as_it_was() -> None:
     classifier = classifier_of(small_cnn())
     images = torch.randn(3, 1, 16, 16)
-    (found,) = FeatureExtractor(classifier, ["0"])(images).maps
-    torch.testing.assert_close(found, classifier.module[0](images))
-    assert float(found.min()) < 0
+    (result,) = FeatureExtractor(classifier, ["0"])(images).maps
+    torch.testing.assert_close(result, classifier.module[0](images))
+    assert float(result.min()) < 0
 
 
 def test_gradients_reach_the_images_and_nothing_of_the_users_model() -> None:

@@ -65,10 +65,10 @@ def test_a_set_is_read_packed_or_not_and_must_fit_together(tmp_path: Path) -> No
     images, labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.array([7, 1], dtype=np.uint8)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(_idx(images, 8)))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(labels, 8))
-    read, said = read_mnist(tmp_path)
+    read, predicted = read_mnist(tmp_path)
     assert np.array_equal(read.numpy(), images)
-    assert said.dtype == torch.int64
-    assert said.tolist() == [7, 1]
+    assert predicted.dtype == torch.int64
+    assert predicted.tolist() == [7, 1]
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(_idx(labels[:1], 8))
     with pytest.raises(ImageError, match="do not belong together"):
         read_mnist(tmp_path)

@@ -37,36 +37,36 @@ def through_json(explanation):
     return from_record(GlobalExplanation, json.loads(text), source="file")
 
 
-def test_a_local_explanation_names_what_counts_and_what_would_flip_it():
+def test_a_local_explanation_names_what_counts_and_what_would_flip_it() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
     batch = encoded(surrogate, 1)
-    found = compute_local_explanation(batch, reference(surrogate), options=LocalOptions(permutations=8))
-    assert found.fidelity.reliable.all()
-    assert found.refused == {}
-    assert [effect.concept for effect in found.effects] == list(NAMES)
-    assert found.effects[1].direct == pytest.approx(0, abs=1e-4)
-    assert found.minimal_counterfactual is not None
-    assert found.minimal_counterfactual.valid.all()
-    assert any("It would be class" in sentence for sentence in found.sentences)
-    assert found.maps["width"].shape == (1, 1, 4, 4)
-    assert found.maps["width"].sum() > 0
+    result = compute_local_explanation(batch, reference(surrogate), options=LocalOptions(permutations=8))
+    assert result.fidelity.reliable.all()
+    assert result.refused == {}
+    assert [effect.concept for effect in result.effects] == list(NAMES)
+    assert result.effects[1].direct == pytest.approx(0, abs=1e-4)
+    assert result.minimal_counterfactual is not None
+    assert result.minimal_counterfactual.valid.all()
+    assert any("It would be class" in sentence for sentence in result.sentences)
+    assert result.maps["width"].shape == (1, 1, 4, 4)
+    assert result.maps["width"].sum() > 0
 
 
-def test_along_a_directed_edge_the_total_effect_adds_what_the_effect_of_the_concept_does():
+def test_along_a_directed_edge_the_total_effect_adds_what_the_effect_of_the_concept_does() -> None:
     surrogate = LinearSurrogate((1.0, 2.0, 0.0))
     batch = encode_codes(surrogate, tied_codes(1, 8))
     graph = CausalGraph(("width", "gray"), (Edge("width", "gray", "tail", "arrow"),))
-    found = compute_local_explanation(
+    result = compute_local_explanation(
         batch, reference(surrogate), graph, target=1, options=LocalOptions(permutations=4)
     )
-    width, gray = found.effects[:2]
+    width, gray = result.effects[:2]
     assert width.direct == pytest.approx(1, rel=0.1)
     assert {path.nodes: path.effect for path in width.paths}["width", "gray"] == pytest.approx(0.9 * 2, rel=0.15)
     assert width.total[0] == pytest.approx(1 + 0.9 * 2, rel=0.15)
     assert gray.total[0] == pytest.approx(gray.direct, abs=1e-4)
 
 
-def test_an_open_orientation_gives_a_range_and_no_paths():
+def test_an_open_orientation_gives_a_range_and_no_paths() -> None:
     surrogate = LinearSurrogate((1.0, 2.0, 0.0))
     batch = encode_codes(surrogate, tied_codes(1, 8))
     graph = CausalGraph(("width", "gray"), (Edge("width", "gray"),))
@@ -78,29 +78,29 @@ def test_an_open_orientation_gives_a_range_and_no_paths():
     assert width.paths == ()
 
 
-def test_concepts_that_the_surrogate_does_not_control_are_refused_and_do_not_move():
+def test_concepts_that_the_surrogate_does_not_control_are_refused_and_do_not_move() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
-    found = compute_local_explanation(
+    result = compute_local_explanation(
         encoded(surrogate, 1),
         reference(surrogate),
         effectiveness={"width": 0.4, "gray": 0.95},
         options=LocalOptions(permutations=4),
     )
-    assert set(found.refused) == {"width"}
-    assert {one.concept for one in found.traversals} == {"gray", "u0"}
-    assert found.minimal_counterfactual.change[0, 0] == 0
-    assert any("refused" in sentence for sentence in found.sentences)
+    assert set(result.refused) == {"width"}
+    assert {one.concept for one in result.traversals} == {"gray", "u0"}
+    assert result.minimal_counterfactual.change[0, 0] == 0
+    assert any("refused" in sentence for sentence in result.sentences)
 
 
-def test_an_image_that_the_surrogate_redraws_wrongly_comes_with_a_warning_first():
+def test_an_image_that_the_surrogate_redraws_wrongly_comes_with_a_warning_first() -> None:
     surrogate = LinearSurrogate((3.0, 0.0, 0.0), blind=True)
     batch = encoded(surrogate, 12)
     row = int(batch.classes.argmax())
-    found = compute_local_explanation(batch[row : row + 1], reference(surrogate), options=LocalOptions(permutations=4))
-    assert found.sentences[0].startswith("Do not rely on what follows")
+    result = compute_local_explanation(batch[row : row + 1], reference(surrogate), options=LocalOptions(permutations=4))
+    assert result.sentences[0].startswith("Do not rely on what follows")
 
 
-def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_is_read():
+def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_is_read() -> None:
     pytest.importorskip("causallearn")
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
     codes = tied_codes(400)
@@ -108,20 +108,20 @@ def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_
     options = DiscoveryOptions(bootstraps=5)
     knowledge = BackgroundKnowledge({"width": 0, "gray": 1})
     stages = []
-    found = compute_global_explanation(
+    result = compute_global_explanation(
         batch,
         codes.context,
         GlobalOptions(knowledge, options),
         on_progress=lambda stage, done, total: stages.append(stage),
     )
-    assert found.perceived.edge("width", "gray").directed
-    assert found.perceived.parents("decision") == ("width", "u0")
-    assert found.probe_r2["width"] == pytest.approx(1, abs=1e-4)
-    assert found.difference.only_first == ()
+    assert result.perceived.edge("width", "gray").directed
+    assert result.perceived.parents("decision") == ("width", "u0")
+    assert result.probe_r2["width"] == pytest.approx(1, abs=1e-4)
+    assert result.difference.only_first == ()
     assert set(stages) == {"perceived graph", "data graph", "interventions"}
-    again = through_json(found)
-    assert to_record(again.perceived) == to_record(found.perceived)
-    assert again.decision_effects == found.decision_effects
+    again = through_json(result)
+    assert to_record(again.perceived) == to_record(result.perceived)
+    assert again.decision_effects == result.decision_effects
     with pytest.raises(PellucidError, match="lacks fields data"):
         from_record(GlobalExplanation, {}, source="file")
 
@@ -145,7 +145,7 @@ def explain_globally(batch, *, target=None, refused=(), **options):
     return compute_global_explanation(batch, None, options, target=target, refused=refused)
 
 
-def test_effects_are_those_of_the_surrogates_own_drawings_unless_asked_otherwise(crowded):
+def test_effects_are_those_of_the_surrogates_own_drawings_unless_asked_otherwise(crowded) -> None:
     ones = torch.ones(80, dtype=torch.long)
     own, laid = explain_globally(crowded), explain_globally(crowded, residual_transfer=True)
     assert own.decision_effects == measure_decision_effects(crowded.reconstructed(), crowded.codes, classes=ones)[0]
@@ -170,7 +170,7 @@ def test_effects_are_those_of_the_surrogates_own_drawings_unless_asked_otherwise
     )
 
 
-def test_of_two_classes_doses_follow_the_second_and_do_not_cancel():
+def test_of_two_classes_doses_follow_the_second_and_do_not_cancel() -> None:
     pytest.importorskip("causallearn")
     batch = encoded(LinearSurrogate((2.0, 0.0, -1.0)), 80)
     (width, _, latent), own = (
@@ -186,23 +186,23 @@ def test_of_two_classes_doses_follow_the_second_and_do_not_cancel():
     assert flipped.target == 0
 
 
-def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentative_edge():
+def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentative_edge() -> None:
     pytest.importorskip("causallearn")
     batch = encoded(LinearSurrogate((2.0, 0.0, 1.0)), 80)
-    found = explain_globally(batch, target=1, refused=["width"])
-    width, gray, latent = found.necessity
+    result = explain_globally(batch, target=1, refused=["width"])
+    width, gray, latent = result.necessity
     assert gray.necessity.estimate == gray.sufficiency.estimate == 0
     assert width.necessity.estimate > latent.necessity.estimate > 0
     assert width.necessity.trials == int((batch.classes == 1).sum())
-    assert found.perceived.edge("width", "decision").tentative
-    assert not found.perceived.edge("u0", "decision").tentative
-    assert any(note.startswith("width: the surrogate does not control this concept") for note in found.notes)
-    assert through_json(found) == found
+    assert result.perceived.edge("width", "decision").tentative
+    assert not result.perceived.edge("u0", "decision").tentative
+    assert any(note.startswith("width: the surrogate does not control this concept") for note in result.notes)
+    assert through_json(result) == result
     some = batch[batch.classes == 1]
     assert explain_globally(some, target=1).necessity == ()
 
 
-def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so():
+def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so() -> None:
     pytest.importorskip("causallearn")
 
     class Deaf(LinearSurrogate):
@@ -210,16 +210,16 @@ def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so(
             return super().perceived_context(images) * torch.tensor([1.0, 0.0])
 
     codes = tied_codes(300)
-    found = compute_global_explanation(
+    result = compute_global_explanation(
         encode_codes(Deaf((2.0, 0.0, 1.0)), codes),
         codes.context,
         GlobalOptions(discovery=DiscoveryOptions(bootstraps=3)),
     )
-    assert "gray" not in found.perceived.nodes
-    assert any(note.startswith("gray: not perceived") for note in found.notes)
+    assert "gray" not in result.perceived.nodes
+    assert any(note.startswith("gray: not perceived") for note in result.notes)
 
 
-def test_contexts_that_are_perceived_as_one_are_one_node():
+def test_contexts_that_are_perceived_as_one_are_one_node() -> None:
     pytest.importorskip("causallearn")
 
     class Blurred(LinearSurrogate):
@@ -227,14 +227,14 @@ def test_contexts_that_are_perceived_as_one_are_one_node():
             return super().perceived_context(images)[:, :1] * torch.tensor([1.0, -0.9])
 
     batch = encode_codes(Blurred((2.0, 0.0, 1.0)), tied_codes(300))
-    found = compute_global_explanation(
+    result = compute_global_explanation(
         batch, None, GlobalOptions(discovery=DiscoveryOptions(bootstraps=2), max_interventions=20)
     )
-    assert "gray" not in found.perceived.nodes
-    assert "gray: perceived as the same as width, left out" in found.notes
+    assert "gray" not in result.perceived.nodes
+    assert "gray: perceived as the same as width, left out" in result.notes
 
 
-def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_named_and_left_out():
+def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_named_and_left_out() -> None:
     contexts, latents = ("a", "b", "c", "d"), ("latent 1", "latent 2", "latent 3")
     table = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
     tied = CausalGraph(
@@ -251,7 +251,7 @@ def test_edges_between_latents_carry_nothing_and_too_many_undecided_others_are_n
     assert {edge.pair for edge in left_out} == set(map(frozenset, pairs))
 
 
-def test_edges_in_a_circle_are_left_out_and_named():
+def test_edges_in_a_circle_are_left_out_and_named() -> None:
     table = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     circle = CausalGraph(
         NAMES, tuple(Edge(*pair, "tail", "arrow") for pair in (("width", "gray"), ("gray", "u0"), ("u0", "width")))
@@ -259,23 +259,23 @@ def test_edges_in_a_circle_are_left_out_and_named():
     models, left_out = fit_structural_models(circle, ("width", "gray"), ("u0",), table)
     assert [model.graph.edges for model in models] == [()]
     assert left_out == circle.edges
-    found = compute_local_explanation(
+    result = compute_local_explanation(
         encoded(LinearSurrogate(), 1), reference(LinearSurrogate()), circle, options=LocalOptions(permutations=2)
     )
-    assert any("they form a circle" in sentence for sentence in found.sentences)
+    assert any("they form a circle" in sentence for sentence in result.sentences)
 
 
-def test_images_that_come_class_by_class_are_thinned_evenly_for_interventions():
+def test_images_that_come_class_by_class_are_thinned_evenly_for_interventions() -> None:
     pytest.importorskip("causallearn")
     batch = encoded(LinearSurrogate((2.0, 0.0, 1.0)), 120)
     sorted_ = batch[batch.classes.argsort()]
-    found = explain_globally(sorted_, max_interventions=30)
-    trials = found.necessity[0].necessity.trials, found.necessity[0].sufficiency.trials
+    result = explain_globally(sorted_, max_interventions=30)
+    trials = result.necessity[0].necessity.trials, result.necessity[0].sufficiency.trials
     assert sum(trials) == 30
     assert min(trials) > 5
 
 
-def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading():
+def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading() -> None:
     pytest.importorskip("causallearn")
 
     class Deaf(LinearSurrogate):
@@ -284,30 +284,30 @@ def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading()
 
     codes = tied_codes(300)
     batch = encode_codes(Deaf((2.0, 0.0, 1.0)), codes)
-    found = compute_global_explanation(batch, codes.context, GlobalOptions(discovery=DiscoveryOptions(bootstraps=2)))
-    assert found.unmodeled_concepts == ("width",)
-    assert found.perceived.edge("width", "decision").orientation_source == "intervention"
-    again = through_json(found)
-    assert again.difference == found.difference
+    result = compute_global_explanation(batch, codes.context, GlobalOptions(discovery=DiscoveryOptions(bootstraps=2)))
+    assert result.unmodeled_concepts == ("width",)
+    assert result.perceived.edge("width", "decision").orientation_source == "intervention"
+    again = through_json(result)
+    assert again.difference == result.difference
     assert not any("width" in edge.pair for edge in again.difference.only_first)
 
 
-def test_without_nuisance_no_edge_to_the_decision_is_claimed():
+def test_without_nuisance_no_edge_to_the_decision_is_claimed() -> None:
     pytest.importorskip("causallearn")
 
     class Bare(LinearSurrogate):
         def encode(self, images):
-            found = super().encode(images)
-            return Codes(found.context, found.latent, found.nuisance[:, :0])
+            result = super().encode(images)
+            return Codes(result.context, result.latent, result.nuisance[:, :0])
 
         def decode(self, codes):
             return super().decode(Codes(codes.context, codes.latent, torch.zeros(len(codes), 3)))
 
-    found = explain_globally(encoded(Bare((2.0, 0.0, 1.0)), 60))
-    assert not any(edge.significant for edge in found.decision_effects)
-    assert any("no nuisance to compare with" in note for note in found.notes)
+    result = explain_globally(encoded(Bare((2.0, 0.0, 1.0)), 60))
+    assert not any(edge.significant for edge in result.decision_effects)
+    assert any("no nuisance to compare with" in note for note in result.notes)
 
 
-def test_one_image_at_a_time_is_explained():
+def test_one_image_at_a_time_is_explained() -> None:
     with pytest.raises(PellucidError, match="one image; 2 were given"):
         compute_local_explanation(encoded(LinearSurrogate(), 2), reference(LinearSurrogate()))

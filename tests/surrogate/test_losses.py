@@ -55,9 +55,9 @@ def test_coordinates_without_a_direction_may_interact() -> None:
 def test_second_differences_are_the_curvature_along_a_direction() -> None:
     matrix = torch.randn(4, 4).double()
     codes, directions = torch.randn(5, 4).double(), torch.randn(3, 5, 4).double()
-    found = second_differences(lambda w: ((w @ matrix) * w).sum(1), codes, directions, 0.1)
-    wanted = 2 * torch.einsum("kni,ij,knj->kn", directions, matrix, directions)
-    torch.testing.assert_close(found, wanted)
+    result = second_differences(lambda w: ((w @ matrix) * w).sum(1), codes, directions, 0.1)
+    expected = 2 * torch.einsum("kni,ij,knj->kn", directions, matrix, directions)
+    torch.testing.assert_close(result, expected)
 
 
 def test_r1_of_linear_scores_is_the_squared_norm_of_their_weight() -> None:
@@ -77,8 +77,8 @@ def test_path_lengths_of_a_linear_generator_are_those_of_its_matrix() -> None:
     matrix, codes = torch.randn(3, 64), torch.randn(5, 3, requires_grad=True)
     noise = torch.randn(5, 1, 8, 8)
     lengths = path_lengths((codes @ matrix).view(5, 1, 8, 8), codes, noise)
-    wanted = (noise.flatten(1) / 8 @ matrix.T).norm(dim=1)
-    torch.testing.assert_close(lengths, wanted)
+    expected = (noise.flatten(1) / 8 @ matrix.T).norm(dim=1)
+    torch.testing.assert_close(lengths, expected)
 
 
 def test_standard_uncorrelated_codes_have_no_moment_penalty() -> None:
@@ -93,10 +93,12 @@ def test_shifted_scaled_or_correlated_codes_are_penalized(change) -> None:
 
 
 def test_the_brightness_divergence_is_that_of_coins() -> None:
-    found, wanted = 1.8 * torch.rand(2, 1, 4, 4) - 0.9, 1.8 * torch.rand(2, 1, 4, 4) - 0.9
-    coins = [torch.distributions.Bernoulli(0.01 + 0.98 * (x + 1) / 2) for x in (wanted, found)]
-    torch.testing.assert_close(brightness_divergence(found, wanted), torch.distributions.kl_divergence(*coins).mean())
-    assert float(brightness_divergence(wanted, wanted)) == pytest.approx(0, abs=1e-7)
+    result, expected = 1.8 * torch.rand(2, 1, 4, 4) - 0.9, 1.8 * torch.rand(2, 1, 4, 4) - 0.9
+    coins = [torch.distributions.Bernoulli(0.01 + 0.98 * (x + 1) / 2) for x in (expected, result)]
+    torch.testing.assert_close(
+        brightness_divergence(result, expected), torch.distributions.kl_divergence(*coins).mean()
+    )
+    assert float(brightness_divergence(expected, expected)) == pytest.approx(0, abs=1e-7)
 
 
 def test_a_saturated_wrong_pixel_is_pulled_back_where_the_absolute_difference_lets_go() -> None:
@@ -105,7 +107,7 @@ def test_a_saturated_wrong_pixel_is_pulled_back_where_the_absolute_difference_le
         loss(torch.tanh(1.5 * rgb), torch.ones(1, 1, 1, 1)).backward()
         return float(-rgb.grad)
 
-    absolute = pull(lambda found, wanted: (found - wanted).abs().mean())
+    absolute = pull(lambda result, expected: (result - expected).abs().mean())
     assert absolute < 1e-4
     assert pull(brightness_divergence) > 20 * absolute
 

@@ -36,8 +36,8 @@ def by_grouped_weights(x, weight, style, demodulate):
 @pytest.mark.parametrize(("kernel", "demodulate"), list(itertools.product([1, 3], [True, False])))
 def test_modulated_convolution_equals_one_with_a_weight_for_each_image(kernel, demodulate) -> None:
     x, weight, style = torch.randn(5, 7, 9, 9), torch.randn(4, 7, kernel, kernel), torch.randn(5, 7)
-    found = modulated_conv(x, weight, style, demodulate=demodulate)
-    torch.testing.assert_close(found, by_grouped_weights(x, weight, style, demodulate), rtol=1e-5, atol=1e-5)
+    result = modulated_conv(x, weight, style, demodulate=demodulate)
+    torch.testing.assert_close(result, by_grouped_weights(x, weight, style, demodulate), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_of_the_modulated_convolution_are_those_of_per_sample_weights() -> None:

@@ -33,15 +33,15 @@ class ScaledSurrogate(LinearSurrogate):
 
 def drawn_truly(explainer, batch, values):
     """What the images are with each context set as `interventions` asks, all else held."""
-    found = {}
+    result = {}
     for column, (name, column_values) in enumerate(values.items()):
         rows = []
         for row in interventions(column_values):
             change = torch.zeros_like(batch.codes.to_vector())
             change[:, column] = (row - column_values) / 2
             rows.append(batch.images + (change @ explainer.basis).view(-1, 1, 4, 4))
-        found[name] = torch.stack(rows)
-    return found
+        result[name] = torch.stack(rows)
+    return result
 
 
 def test_the_effects_of_a_perfect_surrogate_are_the_true_ones() -> None:
@@ -51,8 +51,8 @@ def test_the_effects_of_a_perfect_surrogate_are_the_true_ones() -> None:
     truth = true_effects(explainer.logits, batch.images, batch.images, drawn_truly(explainer, batch, values))
     usable = torch.ones(2, 40, dtype=torch.bool)
     usable[0, :10] = False
-    found = causal_effects(batch, batch, explainer.standard_context, values, truth, usable)
-    width, gray = found.values()
+    result = causal_effects(batch, batch, explainer.standard_context, values, truth, usable)
+    width, gray = result.values()
     drawn = causal_effects(batch.reconstructed(), batch, explainer.standard_context, values, truth, usable)
     assert drawn["width"]["reach"] == pytest.approx(width["reach"], rel=1e-4)
     assert width["images"] == 30
@@ -68,21 +68,21 @@ def test_the_effects_of_a_perfect_surrogate_are_the_true_ones() -> None:
 def test_correlation_blames_what_is_tied_to_the_cue() -> None:
     cue = torch.randn(500, generator=torch.Generator().manual_seed(0))
     tied = 0.91 * cue + (1 - 0.91**2) ** 0.5 * torch.randn(500, generator=torch.Generator().manual_seed(1))
-    found = plain_correlation(3 * cue, {"cue": cue, "tied": tied})
-    assert found["cue"] == pytest.approx(1)
-    assert found["tied"] == pytest.approx(0.91, abs=0.03)
+    result = plain_correlation(3 * cue, {"cue": cue, "tied": tied})
+    assert result["cue"] == pytest.approx(1)
+    assert result["tied"] == pytest.approx(0.91, abs=0.03)
 
 
 def test_ratios_are_those_of_the_cue_to_its_companion() -> None:
     one, other = ({"strength": s, "true_strength": 2 * s, "reach": 3 * s} for s in (6.0, 2.0))
-    told = {
+    reported = {
         "effects": {"thickness": one, "intensity": other},
         "edges": {"thickness": one, "intensity": other},
         "importance": {"thickness": 4.0, "intensity": 1.0},
     }
-    row = {"cue": "thickness", "drawn": told, "plain_correlation": {"thickness": -1.0, "intensity": 0.8}}
-    found = ratios(row, "drawn")
-    assert found == {"edge": 3, "importance": 4, "reach": 3, "truth": 3, "plain correlation": 1.25}
+    row = {"cue": "thickness", "drawn": reported, "plain_correlation": {"thickness": -1.0, "intensity": 0.8}}
+    result = ratios(row, "drawn")
+    assert result == {"edge": 3, "importance": 4, "reach": 3, "truth": 3, "plain correlation": 1.25}
 
 
 def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups() -> None:
@@ -96,24 +96,24 @@ def test_the_correlation_ratio_is_the_share_of_the_variance_between_groups() -> 
 def test_the_planted_margin_is_three_logits_per_standard_deviation_from_the_median() -> None:
     values = torch.tensor([[1.0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]], dtype=torch.float64)
     given = ContextTable(CONTEXTS, values)
-    found = planted_margin("thickness", values, given)
-    torch.testing.assert_close(found, (3 * (values[:, 0] - 2) / values[:, 0].std()).float())
+    result = planted_margin("thickness", values, given)
+    torch.testing.assert_close(result, (3 * (values[:, 0] - 2) / values[:, 0].std()).float())
 
 
 def test_a_remembered_request_is_drawn_once_and_leaves_the_same_random_numbers(tmp_path: Path) -> None:
-    asked = []
+    requested = []
 
     def rerender(images, random):
-        asked.append(len(images))
+        requested.append(len(images))
         return images + torch.rand(images.shape, generator=random), torch.zeros(len(images), 1)
 
     recall, images = remembered(rerender, tmp_path / "kept"), torch.zeros(5, 1, 4, 4)
     first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     torch.testing.assert_close(recall(images, first), recall(images, second))
-    assert asked == [5]
+    assert requested == [5]
     assert torch.equal(first.get_state(), second.get_state())
     recall(images, second)
-    assert asked == [5, 5]
+    assert requested == [5, 5]
 
 
 def test_versions_of_strokes_are_the_same_digits_with_other_pens() -> None:

@@ -28,38 +28,38 @@ def codes(rows: int = 40) -> Codes:
 
 def test_each_row_has_one_context_in_its_span_or_one_latent_or_all_nuisance_of_another_row_changed() -> None:
     given = codes()
-    found = intervene(given, SPAN, torch.Generator().manual_seed(0))
-    first, second = found.bounds
+    result = intervene(given, SPAN, torch.Generator().manual_seed(0))
+    first, second = result.bounds
     assert 0 < first < second < 40
     context, latent, nuisance = (
         (new != old)
         for new, old in (
-            (found.codes.context, given.context),
-            (found.codes.latent, given.latent),
-            (found.codes.nuisance, given.nuisance),
+            (result.codes.context, given.context),
+            (result.codes.latent, given.latent),
+            (result.codes.nuisance, given.nuisance),
         )
     )
     assert context.sum(1).tolist() == [1] * first + [0] * (40 - first)
     assert latent.sum(1).tolist() == [0] * first + [1] * (second - first) + [0] * (40 - second)
     assert nuisance.sum(1).tolist() == [0] * second + [4] * (40 - second)
-    asked = torch.where(context, found.codes.context, SPAN[0])
-    assert bool(((asked >= SPAN[0]) & (asked <= SPAN[1])).all())
-    others = torch.cdist(found.codes.nuisance[second:].detach(), given.nuisance.detach()).argmin(1)
+    requested = torch.where(context, result.codes.context, SPAN[0])
+    assert bool(((requested >= SPAN[0]) & (requested <= SPAN[1])).all())
+    others = torch.cdist(result.codes.nuisance[second:].detach(), given.nuisance.detach()).argmin(1)
     assert bool((others != torch.arange(second, 40)).all())
-    assert torch.equal(found.codes.nuisance[second:], given.nuisance[others])
+    assert torch.equal(result.codes.nuisance[second:], given.nuisance[others])
 
 
 def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance() -> None:
     given = codes()
-    found = intervene(given, SPAN, torch.Generator().manual_seed(0))
-    _, second = found.bounds
+    result = intervene(given, SPAN, torch.Generator().manual_seed(0))
+    _, second = result.bounds
     gradients = torch.autograd.grad(
-        found.codes.to_vector().square().sum(), [given.context, given.latent, given.nuisance], allow_unused=True
+        result.codes.to_vector().square().sum(), [given.context, given.latent, given.nuisance], allow_unused=True
     )
     assert gradients[0] is None
     taught = gradients[1].abs().sum(1) > 0
     assert taught.tolist() == [False] * second + [True] * (40 - second)
-    givers = torch.cdist(found.codes.nuisance[second:].detach(), given.nuisance.detach()).argmin(1)
+    givers = torch.cdist(result.codes.nuisance[second:].detach(), given.nuisance.detach()).argmin(1)
     expected = torch.zeros(40, dtype=torch.bool)
     expected[givers] = True
     assert torch.equal(gradients[2].abs().sum(1) > 0, expected)

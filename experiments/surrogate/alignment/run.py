@@ -1,10 +1,11 @@
-"""Do the surrogate's coordinates say what morphometry measures, each on its own, and what moves when one of them is set?
+"""Do the surrogate's coordinates say what morphometry measures, each on its own, and what moves when one of them is
+set?
 
 python -m experiments.surrogate.alignment.run --data DIR --work DIR [--surrogate NAME] [--out DIR]
 
-The folder --work is that of `experiments.surrogate.digits.train`, with the classifier and the trained surrogate in it. All
-marks are of held-out digits. Parts that are done are kept there, so that a run that was broken off goes on; the results
-are alignment.json and alignment.md.
+The folder --work is that of `experiments.surrogate.digits.train`, with the classifier and the trained surrogate in it.
+All marks are of held-out digits. Parts that are done are kept there, so that a run that was broken off goes on; the
+results are alignment.json and alignment.md.
 """
 
 import argparse
@@ -37,8 +38,6 @@ from pellucid.surrogate import (
 )
 from pellucid.surrogate.model import FeatureExtractor, fit_context_probe, mean_and_std
 
-__all__ = ["main"]
-
 _RESULTS = Path(__file__).parents[1] / "results"
 _BLIND_SEEDS = (0, 1, 2)
 _RESAMPLES = 1000
@@ -54,11 +53,11 @@ def main() -> None:
     weights = sha256((chosen.work / chosen.explainer / "surrogate.safetensors").read_bytes()).hexdigest()
     settings = {"surrogate": weights, "moved": chosen.moved, "torch": torch.__version__, "pellucid": pl.__version__}
     parts = Parts(chosen.work / "alignment", settings)
-    found = measured(explainer, digits, chosen.moved, parts)
-    found |= {"settings": settings | {"scikit-learn": version("scikit-learn"), "steps": explainer.surrogate.steps}}
-    write_atomically(chosen.out / "alignment.json", json.dumps(found, indent=1).encode())
-    write_atomically(chosen.out / "alignment.md", tables(found).encode())
-    print(tables(found))
+    result = measured(explainer, digits, chosen.moved, parts)
+    result |= {"settings": settings | {"scikit-learn": version("scikit-learn"), "steps": explainer.surrogate.steps}}
+    write_atomically(chosen.out / "alignment.json", json.dumps(result, indent=1).encode())
+    write_atomically(chosen.out / "alignment.md", tables(result).encode())
+    print(tables(result))
 
 
 def measured(explainer: SurrogateExplainer, digits: Digits, moved: int, parts: Parts) -> dict[str, Any]:
@@ -89,8 +88,8 @@ def measured(explainer: SurrogateExplainer, digits: Digits, moved: int, parts: P
 
 
 def _marks(codes: Tensor, factors: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    found = alignment(codes, factors, names, CONTEXTS)
-    return asdict(found) | {"mig": found.mig, "sap": found.sap}
+    result = alignment(codes, factors, names, CONTEXTS)
+    return asdict(result) | {"mig": result.mig, "sap": result.sap}
 
 
 def _moves(explainer: SurrogateExplainer, digits: Digits) -> dict[str, Any]:
@@ -134,18 +133,18 @@ def _read(
     steps, seed = explainer.surrogate.options.predictor_steps, explainer.surrogate.options.seed + 3
     reader, _ = fit_context_probe(standard[:TRAINING], context, steps=steps, seed=seed)
     with torch.no_grad():
-        found: list[list[float]] = reader(standard[TRAINING:]).tolist()
-    return found
+        result: list[list[float]] = reader(standard[TRAINING:]).tolist()
+    return result
 
 
 def _compared(read: dict[str, Tensor], factors: Tensor) -> dict[str, Any]:
     """R2 of each classifier's reading, and how far the trained one is ahead of the blind ones."""
     lead = {
-        name: {context: _lead(read["trained"][:, k], found[:, k], factors[:, k]) for k, context in enumerate(CONTEXTS)}
-        for name, found in read.items()
+        name: {context: _lead(read["trained"][:, k], result[:, k], factors[:, k]) for k, context in enumerate(CONTEXTS)}
+        for name, result in read.items()
         if name != "trained"
     }
-    return {"r2": {name: r2_by_context(CONTEXTS, found, factors) for name, found in read.items()}, "lead": lead}
+    return {"r2": {name: r2_by_context(CONTEXTS, result, factors) for name, result in read.items()}, "lead": lead}
 
 
 def _lead(trained: Tensor, blind: Tensor, factor: Tensor) -> dict[str, float]:
@@ -159,35 +158,35 @@ def _lead(trained: Tensor, blind: Tensor, factor: Tensor) -> dict[str, float]:
     return {"value": float(value), "low": low, "high": high}
 
 
-def tables(found: dict[str, Any]) -> str:
+def tables(result: dict[str, Any]) -> str:
     """The numbers as Markdown."""
     sections = [
-        "### Marks against morphometry\n\n" + _marks_table(found["marks"]),
-        "### The same with the rows of the factors permuted\n\n" + _marks_table(found["rows_permuted"]),
+        "### Marks against morphometry\n\n" + _marks_table(result["marks"]),
+        "### The same with the rows of the factors permuted\n\n" + _marks_table(result["rows_permuted"]),
         "### Perceived contexts: R2, and that of classifiers that have learnt nothing\n\n"
-        + _blind_table(found["perceived"]),
+        + _blind_table(result["perceived"]),
         "### What moves (mean absolute change in sd when a coordinate is set to its 5 % or 95 % quantile; "
-        "in brackets the signed change from 5 % to 95 %)\n\n" + _moves_table(found["moves"]),
+        "in brackets the signed change from 5 % to 95 %)\n\n" + _moves_table(result["moves"]),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _marks_table(marks: dict[str, Any]) -> str:
     rows = []
-    for name, found in marks.items():
-        informed = sum(found["informativeness"].values()) / len(CONTEXTS)
-        scores = [found["disentanglement"], found["completeness"], informed, found["mig"], found["sap"]]
-        rows.append([name, *(f"{score:.3f}" for score in (*found["r2"].values(), *scores))])
+    for name, result in marks.items():
+        informed = sum(result["informativeness"].values()) / len(CONTEXTS)
+        scores = [result["disentanglement"], result["completeness"], informed, result["mig"], result["sap"]]
+        rows.append([name, *(f"{score:.3f}" for score in (*result["r2"].values(), *scores))])
     heads = ["codes", *(f"R2 {name}" for name in CONTEXTS), "D", "C", "I", "MIG", "SAP"]
     return _table(heads, rows)
 
 
 def _blind_table(perceived: dict[str, Any]) -> str:
     rows = []
-    for view, found in perceived.items():
-        for name, r2 in found["r2"].items():
+    for view, result in perceived.items():
+        for name, r2 in result["r2"].items():
             rows.append([view, name, *(f"{r2[context]:.3f}" for context in CONTEXTS)])
-        for name, lead in found["lead"].items():
+        for name, lead in result["lead"].items():
             cells = (lead[context] for context in CONTEXTS)
             ahead = (f"{cell['value']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}]" for cell in cells)
             rows.append([view, f"trained ahead of {name} by", *ahead])

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from experiments.attribution_evaluation.networks import CifarResNet
 
-__all__ = ["NETWORKS", "DenseNet", "Inception", "VisionTransformer", "plain_cnn", "resnet20"]
-
 
 def plain_cnn(classes: int, *, batch_norm: bool) -> nn.Sequential:
     """Three 3 x 3 convolutions of 32, 32 and 64 channels, each with ReLU and 2 x 2 max pooling, and a linear layer."""

@@ -3,9 +3,9 @@
 python -m experiments.surrogate.architectures.run --work DIR [--only NAME ...]
 
 The digits are drawn from strokes at 16 pixels, thick ones tend to be bright, so that nothing is downloaded and the true
-image of every intervention is known. Networks, surrogates and measurements are kept in DIR, so that a run that was broken
-off goes on; the results are results/architectures.json and results/architectures.md. A network and its surrogate take two to
-four minutes of one core.
+image of every intervention is known. Networks, surrogates and measurements are kept in DIR, so that a run that was
+broken off goes on; the results are results/architectures.json and results/architectures.md. A network and its
+surrogate take two to four minutes of one core.
 """
 
 import argparse
@@ -42,8 +42,6 @@ from pellucid.surrogate import (
 )
 from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import thickness_to_intensity
-
-__all__ = ["CASES", "Strokes", "classifier_of", "draw_strokes", "measurements", "versions_of"]
 
 RESULTS = Path(__file__).parents[1] / "results"
 CONTEXTS = ("thickness", "intensity", "slant", "width")
@@ -197,13 +195,13 @@ def _edges(edges: Sequence[DecisionEffect], null: NuisanceNull) -> dict[str, Any
 
 def _ceiling(held_out: Strokes) -> dict[str, float]:
     """Correlation of what true images of interventions were drawn from with what they measure: the best there is."""
-    random, found = torch.Generator().manual_seed(1), {}
+    random, result = torch.Generator().manual_seed(1), {}
     for column, name in enumerate(CONTEXTS):
         values = held_out.context.values.float().clone()
         low, high = torch.quantile(values[:, column], torch.tensor([0.02, 0.98]))
         values[:, column] = low + (high - low) * torch.rand(len(values), generator=random)
-        found[name] = _correlation(values[:, column], measure_digits(held_out.redrawn(values), [name])[:, 0])
-    return found
+        result[name] = _correlation(values[:, column], measure_digits(held_out.redrawn(values), [name])[:, 0])
+    return result
 
 
 @torch.no_grad()
@@ -223,7 +221,7 @@ def _effects(
         their `correlation` over images.
     """
     before, own = (margin(one.logits, batch.classes) for one in (shown, batch))
-    found = {}
+    result = {}
     for column, name in enumerate(CONTEXTS):
         values = held_out.context.values.float().clone()
         values[:, column] = values[:, column].roll(1)
@@ -233,8 +231,8 @@ def _effects(
         ours = margin(shown.counterfactual_logits(codes), batch.classes) - before
         true = margin(explainer.logits(held_out.redrawn(values)), batch.classes) - own
         sizes = {"surrogate": float(ours.abs().mean() / own.std()), "truth": float(true.abs().mean() / own.std())}
-        found[name] = sizes | {"correlation": _correlation(ours, true)}
-    return found
+        result[name] = sizes | {"correlation": _correlation(ours, true)}
+    return result
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:
@@ -264,17 +262,21 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def effects_markdown(rows: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    """The table of effects, the surrogate's beside the true ones with their correlation over images, and of the edges."""
+    """The table of effects, the surrogate's beside the true ones with their correlation over images, and of the
+    edges.
+    """
     head = ["network", *CONTEXTS, "strongest decision edge", "nuisance: one, all", "edges that stand out"]
     lines = [_line(head), _line(["---"] * len(head))]
     for name, row in rows.items():
-        told = row[kind]
-        cells = ["{surrogate:.2f} / {truth:.2f}, r = {correlation:.2f}".format(**told["effects"][c]) for c in CONTEXTS]
-        edges = [
-            f"{told['top']} {told['strengths'][told['top']]:.2f}",
-            "{strongest:.2f}, {block:.2f}".format(**told["null"]),
+        reported = row[kind]
+        cells = [
+            "{surrogate:.2f} / {truth:.2f}, r = {correlation:.2f}".format(**reported["effects"][c]) for c in CONTEXTS
         ]
-        edges.append(f"{sum(p < 0.05 for p in told['p_values'].values())} of {len(told['p_values'])}")
+        edges = [
+            f"{reported['top']} {reported['strengths'][reported['top']]:.2f}",
+            "{strongest:.2f}, {block:.2f}".format(**reported["null"]),
+        ]
+        edges.append(f"{sum(p < 0.05 for p in reported['p_values'].values())} of {len(reported['p_values'])}")
         lines.append(_line([name, *cells, *edges]))
     return "\n".join(lines) + "\n"
 

@@ -32,8 +32,6 @@ from pellucid.surrogate.model import FeatureExtractor, fit_context_probe, mean_a
 from pellucid.synthetic import CausalModel, Mechanism
 from pellucid.synthetic.morphomnist import CAUSAL_MODELS, measure, redraw
 
-__all__ = ["LEVELS", "MODELS", "Plan", "levels_of", "scored", "tie", "truth_of"]
-
 _LEFT_OUT = 1  # the digit: it cannot be both thin and wide. Digits are drawn apart from contexts, so none is favored
 _SIDE = 32
 _GRID = torch.linspace(0.02, 0.98, 17).double()
@@ -91,7 +89,7 @@ class Drawn:
 
     images: Tensor
     labels: Tensor
-    asked: ContextTable
+    requested: ContextTable
     measured: ContextTable
 
     def digits(self) -> Digits:
@@ -127,15 +125,17 @@ def levels_of(
     """Every level's graphs and effects, for one model and seed; kept one by one."""
     name = f"{model.title} {seed}"
     drawn = draw(model, seed, 0, plan.digits, mnist, work / f"{model.title}-{seed}.safetensors")
-    found = {
-        "true": parts.part(f"{name} true", partial(judged, model, drawn.asked, drawn, None, plan, seed)),
+    result = {
+        "true": parts.part(f"{name} true", partial(judged, model, drawn.requested, drawn, None, plan, seed)),
         "measured": parts.part(
             f"{name} measured", partial(judged, model, drawn.measured, drawn, drawn.labels, plan, seed)
         ),
     }
     for level in ("perceived", "blind") if perceived else ():
-        found[level] = parts.part(f"{name} {level}", partial(_read_level, level, model, drawn, plan, seed, mnist, work))
-    return found
+        result[level] = parts.part(
+            f"{name} {level}", partial(_read_level, level, model, drawn, plan, seed, mnist, work)
+        )
+    return result
 
 
 def _read_level(
@@ -151,13 +151,13 @@ def _read_level(
         classifier = replace_module(classifier, reinitialize(classifier.module, seed=seed))
     with torch.no_grad():
         classes = torch.cat([classifier.logits(chunk) for chunk in torch.split(drawn.images, 128)]).argmax(1)
-    said, r2 = read_off(classifier, drawn, plan, seed)
-    found = {"accuracy": float((classes == drawn.labels).double().mean()), "r2": r2}
+    predicted, r2 = read_off(classifier, drawn, plan, seed)
+    result = {"accuracy": float((classes == drawn.labels).double().mean()), "r2": r2}
     nodes = [name for name in model.names if r2[name] >= MIN_PROBE_R2]
     if len(nodes) < 2:
-        return found
-    values = ContextTable(model.names, said).select(nodes)
-    return found | judged(model, values, drawn, classes, plan, seed)
+        return result
+    values = ContextTable(model.names, predicted).select(nodes)
+    return result | judged(model, values, drawn, classes, plan, seed)
 
 
 def draw(model: CausalModel, seed: int, first: int, count: int, mnist: Path, kept: Path) -> Drawn:
@@ -169,21 +169,21 @@ def draw(model: CausalModel, seed: int, first: int, count: int, mnist: Path, kep
     usable = (labels != _LEFT_OUT).nonzero()[:, 0]
     order = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))]
     chosen = order[first : first + count]
-    asked = model.sample(len(chosen), seed=10 * seed + (first > 0))
+    requested = model.sample(len(chosen), seed=10 * seed + (first > 0))
     if not kept.exists():
-        write_tensors(kept, _redrawn(images[chosen], asked))
-    found = read_tensors(kept)
-    rows = found["rows"]
-    measured = ContextTable(model.names, found["measured"])
-    return Drawn(input_of(found["images"].float()), labels[chosen][rows], asked.subset(rows), measured)
+        write_tensors(kept, _redrawn(images[chosen], requested))
+    result = read_tensors(kept)
+    rows = result["rows"]
+    measured = ContextTable(model.names, result["measured"])
+    return Drawn(input_of(result["images"].float()), labels[chosen][rows], requested.subset(rows), measured)
 
 
-def _redrawn(digits: Tensor, asked: ContextTable) -> dict[str, Tensor]:
+def _redrawn(digits: Tensor, requested: ContextTable) -> dict[str, Tensor]:
     margin = (_SIDE - digits.shape[-1]) // 2
-    settings = {name: asked.column(name) for name in asked.names}
+    settings = {name: requested.column(name) for name in requested.names}
     images = redraw(F.pad(digits, (margin,) * 4), **settings).round().to(torch.uint8)  # type: ignore[arg-type]
-    found = measure(images)
-    values = torch.stack([getattr(found, name) for name in asked.names], dim=1).double()
+    result = measure(images)
+    values = torch.stack([getattr(result, name) for name in requested.names], dim=1).double()
     rows = values.isfinite().all(1).nonzero()[:, 0]
     return {"images": images[rows], "measured": values[rows], "rows": rows}
 
@@ -219,7 +219,7 @@ def judged(
         bootstraps=plan.bootstraps, show_threshold=0.0, seed=seed
     )  # all pairs, for their confidence
     truth = truth_of(model, values.names)
-    found: dict[str, Any] = {"rows": len(values)}
+    result: dict[str, Any] = {"rows": len(values)}
     for name, knowledge in (("with tiers", known), ("without tiers", None)):
         graph = discover(
             values.values.numpy(),
@@ -228,11 +228,11 @@ def judged(
             knowledge=knowledge,
             options=options,
         )
-        found[name] = scored(graph, truth)
+        result[name] = scored(graph, truth)
         if knowledge:
-            found["effects"] = _effects(model, values, drawn.asked, graph)
-    found["effects, true graph given"] = _effects(model, values, drawn.asked, truth)
-    return found
+            result["effects"] = _effects(model, values, drawn.requested, graph)
+    result["effects, true graph given"] = _effects(model, values, drawn.requested, truth)
+    return result
 
 
 def scored(graph: CausalGraph, truth: CausalGraph) -> dict[str, Any]:
@@ -253,7 +253,9 @@ def scored(graph: CausalGraph, truth: CausalGraph) -> dict[str, Any]:
     return asdict(score_graph(graph.drop_tentative(), truth)) | {"edges": edges}
 
 
-def _effects(model: CausalModel, values: ContextTable, asked: ContextTable, graph: CausalGraph) -> list[dict[str, Any]]:
+def _effects(
+    model: CausalModel, values: ContextTable, requested: ContextTable, graph: CausalGraph
+) -> list[dict[str, Any]]:
     """The total effect of every cause on its effects, along the graph and by the true equations.
 
     Where the graph leaves orientations open, that of the worst; nothing where they contradict each other.
@@ -263,8 +265,8 @@ def _effects(model: CausalModel, values: ContextTable, asked: ContextTable, grap
     rows = []
     for edge in truth_of(model, values.names).edges if fitted else ():
         column = values.names.index(edge.target)
-        levels = torch.quantile(asked.column(edge.source), _GRID)
-        true = torch.stack([model.counterfactual(asked, {edge.source: v}).column(edge.target) for v in levels])
+        levels = torch.quantile(requested.column(edge.source), _GRID)
+        true = torch.stack([model.counterfactual(requested, {edge.source: v}).column(edge.target) for v in levels])
         marks = []
         for one in fitted:
             moved = [one.counterfactual(table, {edge.source: v})[:, column] for v in levels.tolist()]
@@ -275,13 +277,13 @@ def _effects(model: CausalModel, values: ContextTable, asked: ContextTable, grap
     return rows
 
 
-def _against(found: Tensor, true: Tensor) -> dict[str, Any]:
+def _against(result: Tensor, true: Tensor) -> dict[str, Any]:
     """Counterfactuals (levels, N) against the true ones, in % of the range of the true mean curve."""
-    curve, wanted = found.mean(1), true.mean(1)
-    reach = wanted[-1] - wanted[0]
+    curve, expected = result.mean(1), true.mean(1)
+    reach = expected[-1] - expected[0]
     return {
         "range_error": float(100 * ((curve[-1] - curve[0]) / reach - 1)),
-        "curve_rmse": float(100 * (curve - wanted).square().mean().sqrt() / reach.abs()),
-        "counterfactual_error": float(100 * (found - true).abs().mean() / reach.abs()),
+        "curve_rmse": float(100 * (curve - expected).square().mean().sqrt() / reach.abs()),
+        "counterfactual_error": float(100 * (result - true).abs().mean() / reach.abs()),
         "found": curve.tolist(),
     }

@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["draw_figure"]
-
 _UNITS = {"thickness": "pixels", "width": "pixels", "slant": "radians", "intensity": "grey level"}
 _STYLES: Mapping[str, tuple[str, str]] = {
     "true": ("#0072B2", "fitted to the variables as drawn"),
@@ -41,8 +39,8 @@ def draw_figure(cases: Mapping[str, Any]) -> bytes:
 def _panel(axis: Axes, model: str, edge: str, seeds: Mapping[str, Any]) -> None:
     cause, effect = edge.split(" → ")
     for level, (color, label) in _STYLES.items():
-        found = [row for levels in seeds.values() for row in levels.get(level, {}).get("effects", ())]
-        for index, row in enumerate(row for row in found if row["edge"] == edge):
+        result = [row for levels in seeds.values() for row in levels.get(level, {}).get("effects", ())]
+        for index, row in enumerate(row for row in result if row["edge"] == edge):
             axis.plot(row["levels"], row["found"], color=color, linewidth=1.1, alpha=0.75, label="" if index else label)
     (true,) = (row for row in seeds["0"]["true"]["effects"] if row["edge"] == edge)
     axis.plot(true["levels"], true["true"], "k--", linewidth=1.8, label="the true equation", zorder=5)

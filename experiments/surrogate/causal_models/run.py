@@ -28,8 +28,6 @@ from pellucid.data import read_context
 from pellucid.storage import write_atomically
 from pellucid.surrogate.causal import BackgroundKnowledge, CausalGraph, DiscoveryOptions, Edge, discover
 
-__all__ = ["main"]
-
 _BOOTSTRAPS = 200  # of the real table
 
 
@@ -54,11 +52,11 @@ def main() -> None:
         for name, model in MODELS.items()
         if "width" in model.names
     }
-    found = {"plan": asdict(plan), "versions": versions, "real": real, "ties": ties, "cases": _shortened(cases)}
-    write_atomically(chosen.out / "causal_models.json", json.dumps(found).encode())
-    write_atomically(chosen.out / "causal_models.md", tables(found).encode())
-    write_atomically(chosen.out / "causal_models.png", draw_figure(found["cases"]))
-    print(tables(found))
+    result = {"plan": asdict(plan), "versions": versions, "real": real, "ties": ties, "cases": _shortened(cases)}
+    write_atomically(chosen.out / "causal_models.json", json.dumps(result).encode())
+    write_atomically(chosen.out / "causal_models.md", tables(result).encode())
+    write_atomically(chosen.out / "causal_models.png", draw_figure(result["cases"]))
+    print(tables(result))
 
 
 def _real_table(data: Path) -> dict[str, Any]:
@@ -68,8 +66,8 @@ def _real_table(data: Path) -> dict[str, Any]:
     truth = CausalGraph(names, (Edge("thickness", "intensity", "tail", "arrow"),))
     tiers = BackgroundKnowledge(tiers={"thickness": 0, "intensity": 1})
     return {
-        said: scored(discover(table.values.numpy(), names, knowledge=knowledge, options=_options()), truth)
-        for said, knowledge in (("with tiers", tiers), ("without tiers", None))
+        predicted: scored(discover(table.values.numpy(), names, knowledge=knowledge, options=_options()), truth)
+        for predicted, knowledge in (("with tiers", tiers), ("without tiers", None))
     }
 
 
@@ -80,8 +78,8 @@ def _real_measured(data: Path, work: Path) -> dict[str, Any]:
     tiers = BackgroundKnowledge(tiers={name: int(name != "thickness") for name in CONTEXTS})
     values, labels = digits.context.values.numpy(), digits.labels.numpy()
     return {
-        said: scored(discover(values, CONTEXTS, labels=labels, knowledge=knowledge, options=_options()), truth)
-        for said, knowledge in (("with tiers", tiers), ("without tiers", None))
+        predicted: scored(discover(values, CONTEXTS, labels=labels, knowledge=knowledge, options=_options()), truth)
+        for predicted, knowledge in (("with tiers", tiers), ("without tiers", None))
     }
 
 

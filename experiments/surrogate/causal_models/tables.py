@@ -5,15 +5,13 @@ from typing import Any
 
 from experiments.surrogate.causal_models.cases import LEVELS
 
-__all__ = ["GIVEN", "KNOWLEDGE", "tables"]
-
 KNOWLEDGE = ("with tiers", "without tiers")
 GIVEN = "effects, true graph given"
 
 
-def tables(found: dict[str, Any]) -> str:
+def tables(result: dict[str, Any]) -> str:
     """All tables."""
-    cases = found["cases"]
+    cases = result["cases"]
     heads = ["model", "variables", "knowledge", "seeds", "skeleton F1", "worst", "SHD", "errors", "false orientations"]
     effects = ["model", "variables", "edge", "seeds", "range error", "worst", "curve RMSE", "worst", "per image"]
     sections = {
@@ -28,11 +26,11 @@ def tables(found: dict[str, Any]) -> str:
             ["model", "variable", "trained", "weights drawn anew"], _reading_rows(cases)
         ),
         "What still ties thickness and width once the intensity is given": _table(
-            ["model", "partial correlation"], ([name, f"{value:+.3f}"] for name, value in found["ties"].items())
+            ["model", "partial correlation"], ([name, f"{value:+.3f}"] for name, value in result["ties"].items())
         ),
         "The real digits (thickness -> intensity)": _table(
             ["variables", "knowledge", "edge", "bootstraps with it", "pointing so", "the other way", "ground"],
-            _real_rows(found["real"]),
+            _real_rows(result["real"]),
         ),
     }
     return "\n\n".join(f"### {title}\n\n{table}" for title, table in sections.items()) + "\n"
@@ -50,7 +48,7 @@ def _levels(cases: dict[str, Any]) -> Iterator[tuple[str, str, list[dict[str, An
 def _graph_rows(cases: dict[str, Any]) -> Iterator[list[str]]:
     for model, level, known in _levels(cases):
         for knowledge in KNOWLEDGE:
-            graphs = [found[knowledge] for found in known]
+            graphs = [result[knowledge] for result in known]
             f1 = [graph["f1"] for graph in graphs]
             distances = [graph["hamming"] for graph in graphs]
             left = [graph["undecided"] for graph in graphs]
@@ -68,9 +66,9 @@ def _graph_rows(cases: dict[str, Any]) -> Iterator[list[str]]:
 
 def _effect_rows(cases: dict[str, Any], kind: str) -> Iterator[list[str]]:
     for model, level, known in _levels(cases):
-        edges = dict.fromkeys(row["edge"] for found in known for row in found[kind])
+        edges = dict.fromkeys(row["edge"] for result in known for row in result[kind])
         for edge in edges:
-            rows = [row for found in known for row in found[kind] if row["edge"] == edge]
+            rows = [row for result in known for row in result[kind] if row["edge"] == edge]
             reach = [row["range_error"] for row in rows]
             curve = [row["curve_rmse"] for row in rows]
             each = [row["counterfactual_error"] for row in rows]
@@ -88,9 +86,9 @@ def _reading_rows(cases: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def _real_rows(real: dict[str, Any]) -> Iterator[list[str]]:
-    for variables, found in real.items():
+    for variables, result in real.items():
         for knowledge in KNOWLEDGE:
-            for edge in found[knowledge]["edges"]:
+            for edge in result[knowledge]["edges"]:
                 shares = (f"{edge[key]:.3f}" for key in ("confidence", "forward", "backward"))
                 yield [variables, knowledge, edge["edge"], *shares, edge["orientation_source"]]
 

@@ -22,8 +22,6 @@ from pellucid.concepts import (
 )
 from pellucid.data import find_images, read_image
 
-__all__ = ["CONTEXTS", "LAYER", "Concepts", "fit_concepts", "load_images"]
-
 LAYER = "layer2"
 """The middle one of three stages, 32 channels on 16 x 16 cells."""
 
@@ -83,17 +81,17 @@ class Concepts:
 
     def __call__(self, images: Tensor, tell: Callable[[str], None] = lambda line: None) -> Tensor:
         """(N, K) in the order of `CONTEXTS`, of images (N, 3, 32, 32)."""
-        found = []
+        result = []
         for chunk in torch.split(images, _CHUNK):
-            found.append(torch.cat([measure_statistics(shown(self._classifier, chunk)), self._concepts(chunk)], dim=1))
-            tell(f"measured the context of {sum(map(len, found))} of {len(images)} images")
-        return torch.cat(found)
+            result.append(torch.cat([measure_statistics(shown(self._classifier, chunk)), self._concepts(chunk)], dim=1))
+            tell(f"measured the context of {sum(map(len, result))} of {len(images)} images")
+        return torch.cat(result)
 
     def _concepts(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             classes = self._classifier.logits(images).argmax(1)
-        found = self._explainer(images, classes[:, None])
-        seen, counted = found.maps.mean((2, 3)), found.signed[:, :, 0]
+        result = self._explainer(images, classes[:, None])
+        seen, counted = result.maps.mean((2, 3)), result.signed[:, :, 0]
         return torch.cat([seen, counted[:, : len(COUNTED)]], dim=1).detach()
 
 

@@ -28,8 +28,6 @@ from pellucid.surrogate import (
     train,
 )
 
-__all__ = ["OPTIONS", "main"]
-
 TRAINING, HELD_OUT = 5000, 1000
 OPTIONS = PRESETS["cpu-32"].replace(
     steps=4000,
@@ -63,7 +61,7 @@ def run(data: Path, work: Path, options: TrainingOptions, questions: Questions) 
         rerender=_versions(concepts, training, classifier),
     )
     held_out = HeldOut(images[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
-    found = examine(
+    result = examine(
         explainer,
         held_out,
         concepts,
@@ -75,7 +73,7 @@ def run(data: Path, work: Path, options: TrainingOptions, questions: Questions) 
     )
     explainer.save(work / "surrogate")
     quality = {cav.name: {"auc": cav.auc, "stability": cav.stability} for cav in cavs}
-    return found | {"concepts": {"layer": LAYER, "cavs": quality}, "training_images": TRAINING}
+    return result | {"concepts": {"layer": LAYER, "cavs": quality}, "training_images": TRAINING}
 
 
 def _context(concepts: Concepts, images: Tensor, work: Path) -> ContextTable:
@@ -115,8 +113,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=OPTIONS.steps)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    found = run(chosen.data, chosen.work, OPTIONS.replace(steps=chosen.steps), Questions(measured=250))
-    write_atomically(chosen.out / "cifar.json", (json.dumps(rounded(found), indent=1) + "\n").encode())
+    result = run(chosen.data, chosen.work, OPTIONS.replace(steps=chosen.steps), Questions(measured=250))
+    write_atomically(chosen.out / "cifar.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
     print(f"wrote {chosen.out / 'cifar.json'}")
 
 

@@ -26,8 +26,6 @@ from experiments.surrogate.rivals.stylespace import StyleSpace
 from pellucid.storage import write_atomically
 from pellucid.surrogate import Codes, EncodedBatch, SurrogateExplainer, find_minimal_counterfactual, load
 
-__all__ = ["Changed", "judged", "main"]
-
 _IMAGES = 200
 _NEIGHBORS = 10
 _TOP = 5  # coordinates that StylEx sets together
@@ -81,9 +79,9 @@ def _counted(explainer: SurrogateExplainer) -> Iterator[_Drawn]:
 def ours(explainer: SurrogateExplainer, batch: EncodedBatch, targets: Tensor, known: Codes) -> Changed:
     """The smallest and sparsest change of concepts."""
     with _counted(explainer) as counter:
-        found = find_minimal_counterfactual(batch, targets, known)
+        result = find_minimal_counterfactual(batch, targets, known)
         cost = counter.cost(len(batch))
-    return Changed(found.decoded, found.codes, found.moved, *cost)
+    return Changed(result.decoded, result.codes, result.moved, *cost)
 
 
 def plain_descent(
@@ -156,11 +154,11 @@ def stylex(
                     return explainer.surrogate.space.from_display(space.draw(coordinates, mine))
                 return explainer.decode(split_codes(torch.cat([coordinates, mine[:, concepts:]], 1), known))
 
-            found = attfind(draw, explainer.logits, own[rows], seen.amin(0), seen.amax(0), target, top=_TOP)
+            result = attfind(draw, explainer.logits, own[rows], seen.amin(0), seen.amax(0), target, top=_TOP)
             with torch.no_grad():
-                drawn[rows] = draw(found.changed, torch.arange(len(rows)))
+                drawn[rows] = draw(result.changed, torch.arange(len(rows)))
             if not styles:
-                codes[rows, :concepts] = found.changed
+                codes[rows, :concepts] = result.changed
         cost = counter.cost(len(joined))
     return Changed(drawn, None if styles else split_codes(codes, known), moved, *cost)
 
@@ -197,9 +195,9 @@ def judged(
     """
     shown = batch.apply_residual(changed.drawn)
     with torch.no_grad():
-        said, raw, theirs = explainer.logits(shown), explainer.logits(changed.drawn), other.logits(shown)
+        predicted, raw, theirs = explainer.logits(shown), explainer.logits(changed.drawn), other.logits(shown)
     return {
-        "valid": float((said.argmax(1) == targets).float().mean()),
+        "valid": float((predicted.argmax(1) == targets).float().mean()),
         "raw_valid": float((raw.argmax(1) == targets).float().mean()),
         "followed": float((theirs.argmax(1) == targets).float().mean()),
         "pixels": float((shown - batch.images).abs().mean() / 2),
@@ -213,12 +211,12 @@ def judged(
 def _typical(other: pl.Classifier, shown: Tensor, targets: Tensor, real: Digits) -> Tensor:
     view = other.at("final")
     with torch.no_grad():
-        known, found = (view.activation(images).flatten(1) for images in (real.images, shown))
+        known, result = (view.activation(images).flatten(1) for images in (real.images, shown))
     shares = []
     for row, target in enumerate(targets.tolist()):
         mine = known[real.labels == target]
         own = torch.cdist(mine, mine).kthvalue(_NEIGHBORS + 1, dim=1).values
-        here = torch.cdist(found[row : row + 1], mine).kthvalue(_NEIGHBORS, dim=1).values
+        here = torch.cdist(result[row : row + 1], mine).kthvalue(_NEIGHBORS, dim=1).values
         shares.append((own > here).float().mean())
     return torch.stack(shares)
 

@@ -18,8 +18,6 @@ from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate import DisplaySpace, digit_rerender
 from pellucid.synthetic.morphomnist import measure
 
-__all__ = ["CONTEXTS", "TRAINING", "Digits", "digit_classifier", "gray_of", "input_of", "load_digits", "redraw_anew"]
-
 CONTEXTS = ("thickness", "intensity", "slant", "width")
 TRAINING = 8500
 _SIDE = 32

@@ -1,4 +1,6 @@
-"""How good the surrogate of a digit classifier is, beyond `pellucid surrogate evaluate`: against real digits redrawn."""
+"""How good the surrogate of a digit classifier is, beyond `pellucid surrogate evaluate`: against real digits
+redrawn.
+"""
 
 from collections.abc import Sequence
 
@@ -8,8 +10,6 @@ from torch import Tensor
 from experiments.surrogate.digits.data import CONTEXTS, Digits, gray_of, input_of
 from pellucid.surrogate import SurrogateExplainer, margin
 from pellucid.synthetic.morphomnist import redraw
-
-__all__ = ["oracle_agreement"]
 
 _INSIDE = torch.tensor([0.05, 0.95])  # quantiles between which values are asked for
 
@@ -24,7 +24,8 @@ def oracle_agreement(
 
     Returns:
         For each context: `correlation`, `slope` of the change of the reconstructions on the true one, and the
-        standard deviations of both (`ours`, `true`), in logits; and the first two for residual transferred to the input digits.
+        standard deviations of both (`ours`, `true`), in logits; and the first two for residual transferred to the
+        input digits.
     """
     batch = explainer.encode_batch(digits.images)
     reconstructed = batch.reconstructed()
@@ -34,13 +35,13 @@ def oracle_agreement(
         bounds = torch.quantile(digits.context.values[:, column].float(), _INSIDE)
         ours, laid, true = [], [], []
         for value in bounds.tolist():
-            asked = torch.full((len(batch),), value)
+            requested = torch.full((len(batch),), value)
             concepts = batch.codes.concept_coordinates().clone()
             concepts[:, column] = _standard(explainer, column, value)
             codes = batch.codes.replace_concepts(concepts)
             ours.append(margin(reconstructed.counterfactual_logits(codes), batch.classes))
             laid.append(margin(batch.counterfactual_logits(codes), batch.classes))
-            drawn = input_of(redraw(gray_of(digits.images), **{name: asked}))  # type: ignore[arg-type]
+            drawn = input_of(redraw(gray_of(digits.images), **{name: requested}))  # type: ignore[arg-type]
             true.append(margin(explainer.encode_batch(drawn).logits, batch.classes))
         over = _line(true[1] - true[0], laid[1] - laid[0])
         results[name] = _line(true[1] - true[0], ours[1] - ours[0]) | {

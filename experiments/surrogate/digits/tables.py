@@ -17,8 +17,8 @@ _TARGETS = (
 
 def main() -> None:
     """Print them."""
-    found = json.loads((RESULTS / "digits.json").read_text())
-    marks = found["assessment"]
+    result = json.loads((RESULTS / "digits.json").read_text())
+    marks = result["assessment"]
     print("| | reached | target |\n|---|---|---|")
     for title, name, target, share in _TARGETS:
         value = f"{100 * marks[name]:.1f} %" if share else f"{marks[name]:.3f}"
@@ -32,9 +32,9 @@ def main() -> None:
     print("\n| " + " | ".join(columns) + " |")
     print("|---|---|---|---|---|---|---|---|")
     for control in marks["controls"]:
-        print(_control(control, found["oracle_agreement"][control["concept"]]))
-    print(f"\nnull: strongest nuisance {max(found['null']['single']):.2f}, whole block {found['null']['block']:.2f}")
-    for edge in sorted(found["decisions"], key=lambda one: -one["strength"]):
+        print(_control(control, result["oracle_agreement"][control["concept"]]))
+    print(f"\nnull: strongest nuisance {max(result['null']['single']):.2f}, whole block {result['null']['block']:.2f}")
+    for edge in sorted(result["decisions"], key=lambda one: -one["strength"]):
         print(f"{edge['concept']}: {edge['strength']:.2f} sd, flips {edge['flips']:.1%}, p {edge['p_value']:.2g}")
 
 

@@ -29,8 +29,6 @@ from pellucid.surrogate import (
 )
 from pellucid.surrogate.causal import BackgroundKnowledge, DiscoveryOptions
 
-__all__ = ["MORPHOMETRY", "answered", "main", "options_of", "results_of"]
-
 RESULTS = Path(__file__).parents[1] / "results"
 MORPHOMETRY = "Morpho-MNIST morphometry"
 KNOWLEDGE = BackgroundKnowledge({"thickness": 0, "slant": 0, "intensity": 1, "width": 1})
@@ -108,7 +106,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=PRESETS["cpu-32"].steps)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--judge-only", action="store_true", help="judge the last checkpoint of a training")
-    parser.add_argument("--ship", action="store_true", help="put the surrogate into the package, the numbers into results")
+    parser.add_argument(
+        "--ship", action="store_true", help="put the surrogate into the package, the numbers into results"
+    )
     return parser.parse_args()
 
 

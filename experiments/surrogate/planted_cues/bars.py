@@ -12,14 +12,12 @@ from experiments.surrogate.planted_cues.effects import (
     causal_effects,
     interventions,
     plain_correlation,
+    reported,
     score,
-    told,
     true_effects,
 )
 from pellucid.surrogate import LOGITS_ONLY, PRESETS, ReferenceSet, measure_decision_effects, train
 from pellucid.synthetic import IntensityClassifier, ThicknessClassifier, bars_model, draw_bars
-
-__all__ = ["BARS", "OPTIONS", "explained_bars"]
 
 CONTEXTS = ("thickness", "intensity")
 OPTIONS = PRESETS["ci-16"].replace(steps=2000)
@@ -54,10 +52,10 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
     }
     truth = true_effects(explainer.logits, shown, shown, redrawn)
     usable = torch.ones(len(CONTEXTS), len(test), dtype=torch.bool)
-    found = {
+    result = {
         kind: {
             "effects": causal_effects(seen, batch, explainer.standard_context, context, truth, usable),
-            **told(seen, *measure_decision_effects(seen, batch.codes), ReferenceSet(batch.codes, batch.classes)),
+            **reported(seen, *measure_decision_effects(seen, batch.codes), ReferenceSet(batch.codes, batch.classes)),
         }
         for kind, seen in (("transferred", batch), ("drawn", batch.reconstructed()))
     }
@@ -68,7 +66,7 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
         "effectiveness": marks.effectiveness,
         "tie": float(torch.corrcoef(test.select(CONTEXTS).values.T)[0, 1]),
         "plain_correlation": plain_correlation(score(batch.logits, batch.classes), context),
-        **found,
+        **result,
     }
 
 

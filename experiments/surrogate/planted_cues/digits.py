@@ -16,8 +16,8 @@ from experiments.surrogate.planted_cues.effects import (
     causal_effects,
     interventions,
     plain_correlation,
+    reported,
     score,
-    told,
     true_effects,
 )
 from pellucid.classifiers import make_digit_preprocess
@@ -26,18 +26,6 @@ from pellucid.storage import read_tensors, write_tensors
 from pellucid.surrogate import PRESETS, GlobalOptions, Rerender, digit_measure, measure_decision_effects, train
 from pellucid.surrogate.training import digest_of
 from pellucid.synthetic.morphomnist import measure, redraw
-
-__all__ = [
-    "CUES",
-    "OPTIONS",
-    "Oracle",
-    "correlation_ratio",
-    "explained_digits",
-    "oracle",
-    "planted_classifier",
-    "planted_margin",
-    "remembered",
-]
 
 DIGIT = "digit"
 CUES = ("intensity", "thickness", DIGIT)
@@ -154,18 +142,18 @@ def oracle(digits: Digits, work: Path) -> Oracle:
         parts = {"kept": _redrawn(digits, own)}
         for column, name in enumerate(CONTEXTS):
             for row, values in enumerate(interventions(own[:, column])):
-                asked = own.clone()
-                asked[:, column] = values
-                parts[f"{name}.{row}"] = _redrawn(digits, asked)
+                requested = own.clone()
+                requested[:, column] = values
+                parts[f"{name}.{row}"] = _redrawn(digits, requested)
         write_tensors(file, {f"{key}.{part}": value for key, both in parts.items() for part, value in both.items()})
     return _read_oracle(digits, read_tensors(file))
 
 
-def _redrawn(digits: Digits, asked: Tensor) -> dict[str, Tensor]:
-    gray = redraw(gray_of(digits.images), rounds=_ROUNDS, **dict(zip(CONTEXTS, asked.T, strict=True)))
-    found = measure(gray)
-    reached = torch.stack([getattr(found, name) for name in CONTEXTS], dim=1)
-    error = ((reached - asked).abs() / digits.context.values.std(0).float()).nan_to_num(torch.inf)
+def _redrawn(digits: Digits, requested: Tensor) -> dict[str, Tensor]:
+    gray = redraw(gray_of(digits.images), rounds=_ROUNDS, **dict(zip(CONTEXTS, requested.T, strict=True)))
+    result = measure(gray)
+    reached = torch.stack([getattr(result, name) for name in CONTEXTS], dim=1)
+    error = ((reached - requested).abs() / digits.context.values.std(0).float()).nan_to_num(torch.inf)
     return {"images": input_of(gray), "near": (error <= _NEAR).all(1)}
 
 
@@ -177,7 +165,7 @@ def _read_oracle(digits: Digits, kept: dict[str, Tensor]) -> Oracle:
 
 @torch.no_grad()
 def proof(
-    classifier: pl.Classifier, fresh: tuple[Tensor, Tensor, Tensor], wanted: Tensor, seen: Oracle
+    classifier: pl.Classifier, fresh: tuple[Tensor, Tensor, Tensor], expected: Tensor, seen: Oracle
 ) -> dict[str, Any]:
     """That a classifier uses its cue and nothing else.
 
@@ -199,7 +187,7 @@ def proof(
     before = classifier.logits(seen.digits.images)
     own, kept = (score(x, before.argmax(1)) for x in (before, classifier.logits(seen.kept)))
     return {
-        "accuracy": float((logits.argmax(1) == wanted).float().mean()),
+        "accuracy": float((logits.argmax(1) == expected).float().mean()),
         "share": shares | {DIGIT: correlation_ratio(scores, labels)},
         "redrawing": float((kept - own).abs().mean() / own.std()),
     }
@@ -220,8 +208,10 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
     rerender = remembered(redraw_anew, work / "redrawn")
     classifier, seen = planted_classifier(cue, training, rerender, work), oracle(held_out, work)
     fresh = versions(held_out, rerender, seed=2)
-    wanted = fresh[2] if cue == DIGIT else (planted_margin(cue, fresh[1], training.context) > 0).long()
-    explainer = train(classifier, training.images, training.context, OPTIONS, work / f"surrogate-{cue}", rerender=rerender)
+    expected = fresh[2] if cue == DIGIT else (planted_margin(cue, fresh[1], training.context) > 0).long()
+    explainer = train(
+        classifier, training.images, training.context, OPTIONS, work / f"surrogate-{cue}", rerender=rerender
+    )
     marks = explainer.assess(
         seen.digits.images, digit_measure(explainer.surrogate), measured_by="Morpho-MNIST morphometry"
     )
@@ -242,13 +232,13 @@ def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -
         "perceived": dict(global_explanation.probe_r2),
         "tie": float(torch.corrcoef(held_out.context.select(("thickness", "intensity")).values.T)[0, 1]),
         "plain_correlation": plain_correlation(score(batch.logits, batch.classes), context),
-        "proof": proof(classifier, fresh, wanted, seen),
+        "proof": proof(classifier, fresh, expected, seen),
         "transferred": {
             "effects": causal_effects(batch, batch, explainer.standard_context, context, truth, seen.usable),
-            **told(batch, *measure_decision_effects(batch[:_INTERVENED], reference.codes), reference),
+            **reported(batch, *measure_decision_effects(batch[:_INTERVENED], reference.codes), reference),
         },
         "drawn": {
             "effects": causal_effects(drawn, batch, explainer.standard_context, context, truth, seen.usable),
-            **told(drawn, *measure_decision_effects(drawn[:_INTERVENED], reference.codes), reference),
+            **reported(drawn, *measure_decision_effects(drawn[:_INTERVENED], reference.codes), reference),
         },
     }

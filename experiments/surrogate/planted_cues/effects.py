@@ -18,8 +18,6 @@ from pellucid.surrogate import (
     shapley_importance,
 )
 
-__all__ = ["causal_effects", "interventions", "plain_correlation", "score", "told", "true_effects"]
-
 _PERMUTATIONS = 16
 _SHAPLEY_IMAGES = 50
 
@@ -83,15 +81,15 @@ def causal_effects(
     classes = batch.classes
     before, own = score(shown.logits, classes), score(batch.logits, classes)
     measured = torch.stack(list(context.values()), dim=1)
-    found = {}
+    result = {}
     for column, (name, values) in enumerate(context.items()):
-        asked = [standard(_with(measured, column, row))[:, column] for row in interventions(values)]
-        logits = [shown.counterfactual_logits(_set(batch.codes, column, row)) for row in asked]
+        requested = [standard(_with(measured, column, row))[:, column] for row in interventions(values)]
+        logits = [shown.counterfactual_logits(_set(batch.codes, column, row)) for row in requested]
         mine = torch.stack([score(after, classes) - before for after in logits])[:, usable[column]]
         true = truth[name][:, usable[column]]
         means, true_means = mine[1:].mean(1), true[1:].mean(1)
         pairs = zip(mine[1:], true[1:], strict=True)
-        found[name] = {
+        result[name] = {
             "strength": float(mine[0].abs().mean() / own.std()),
             "true_strength": float(true[0].abs().mean() / own.std()),
             "flips": _flips(before[usable[column]], mine[0]),
@@ -101,7 +99,7 @@ def causal_effects(
             "correlation": float(torch.stack([_correlation(x, y) for x, y in pairs]).mean()),
             "images": int(usable[column].sum()),
         }
-    return found
+    return result
 
 
 def _with(table: Tensor, column: int, values: Tensor) -> Tensor:
@@ -127,7 +125,7 @@ def _correlation(x: Tensor, y: Tensor) -> Tensor:
     return torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1]
 
 
-def told(
+def reported(
     batch: EncodedBatch, edges: Sequence[DecisionEffect], null: NuisanceNull, reference: ReferenceSet
 ) -> dict[str, Any]:
     """What a user is told: decision edges beside the nuisance null, and Shapley values of the concepts.

@@ -3,10 +3,10 @@
 python -m experiments.surrogate.planted_cues.run --data DIR --work DIR [--only bars|digits ...]
 
 bars: analytic classifiers of drawn bars that read the thickness or the intensity alone (tied at r = 0.91); a minute and
-a half of one core for each of four surrogates. digits: CNNs of real Morpho-MNIST digits at 32 pixels that were trained to
-use the intensity, the thickness or the digit alone; some twenty minutes of one core for each. Redrawn digits, networks,
-surrogates and measurements are kept in the work folder, so that a run that was broken off goes on; the results are
-results/planted_cues.json and results/planted_cues.md.
+a half of one core for each of four surrogates. digits: CNNs of real Morpho-MNIST digits at 32 pixels that were trained
+to use the intensity, the thickness or the digit alone; some twenty minutes of one core for each. Redrawn digits,
+networks, surrogates and measurements are kept in the work folder, so that a run that was broken off goes on; the
+results are results/planted_cues.json and results/planted_cues.md.
 """
 
 import argparse
@@ -28,8 +28,6 @@ from experiments.surrogate.planted_cues.bars import BARS, explained_bars
 from experiments.surrogate.planted_cues.digits import CUES, explained_digits
 from pellucid.storage import to_record, write_atomically
 
-__all__ = ["main"]
-
 RESULTS = Path(__file__).parents[1] / "results"
 _PARTS = (planted_cues_effects, planted_cues_bars, planted_cues_digits)
 _CODE = sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in _PARTS)).hexdigest()
@@ -42,9 +40,9 @@ def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A row, made or read from an earlier run of the same code."""
     settings = {"code": _CODE, "pellucid": pl.__version__}
     if file.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["settings"] == settings:
-            return dict(found["row"])
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if result["settings"] == settings:
+            return dict(result["row"])
     row = make()
     write_atomically(file, json.dumps({"settings": settings, "row": row}, indent=1).encode())
     return row
@@ -126,12 +124,12 @@ def digits_markdown(row: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _strongest(told: Row) -> str:
-    return f"{max(told['null']['single']):.2f}"
+def _strongest(reported: Row) -> str:
+    return f"{max(reported['null']['single']):.2f}"
 
 
-def _block(told: Row) -> str:
-    return f"{told['null']['block']:.2f}"
+def _block(reported: Row) -> str:
+    return f"{reported['null']['block']:.2f}"
 
 
 def _truth(row: Row, name: str) -> list[str]:
@@ -139,13 +137,13 @@ def _truth(row: Row, name: str) -> list[str]:
     return [*shares, f"{row['drawn']['effects'][name]['true_strength']:.2f}"]
 
 
-def _told(told: Row, name: str) -> list[str]:
-    edge, place = told["edges"][name], told["importance_order"].index(name) + 1
+def _told(reported: Row, name: str) -> list[str]:
+    edge, place = reported["edges"][name], reported["importance_order"].index(name) + 1
     stands = "" if edge["p_value"] < 0.05 else " n.s."
-    last = [f"{edge['strength']:.2f}{stands}", f"{told['importance'][name]:.2f} ({place})"]
-    if name not in told["effects"]:
+    last = [f"{edge['strength']:.2f}{stands}", f"{reported['importance'][name]:.2f} ({place})"]
+    if name not in reported["effects"]:
         return ["", "", "", *last]
-    effect = told["effects"][name]
+    effect = reported["effects"][name]
     return [f"{effect['strength']:.2f}", _pair(effect, "flips"), f"{effect['correlation']:.2f}", *last]
 
 
@@ -167,9 +165,9 @@ def marks_markdown(rows: Sequence[Row]) -> str:
 
 
 def _ahead(row: Row) -> list[str]:
-    found = [ratios(row, kind) for kind in KINDS]
-    ours = [f"{one['edge']:.1f}, {one['importance']:.1f}" for one in found]
-    return [*ours, f"{found[0]['truth']:.1f}", f"{found[0]['plain correlation']:.2f}"]
+    result = [ratios(row, kind) for kind in KINDS]
+    ours = [f"{one['edge']:.1f}, {one['importance']:.1f}" for one in result]
+    return [*ours, f"{result[0]['truth']:.1f}", f"{result[0]['plain correlation']:.2f}"]
 
 
 def _line(cells: list[str]) -> str:
@@ -186,23 +184,23 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     chosen.work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[dict[str, Any]]] = {part: [] for part in chosen.only}
+    result: dict[str, list[dict[str, Any]]] = {part: [] for part in chosen.only}
     for part in chosen.only:
         for row in bars(chosen.work) if part == "bars" else digits(chosen.data, chosen.work):
-            found[part].append(row)
-            report(found, chosen.out)
+            result[part].append(row)
+            report(result, chosen.out)
     print((chosen.out / "planted_cues.md").read_text(encoding="utf-8"))
 
 
-def report(found: Mapping[str, Sequence[Row]], out: Path) -> None:
+def report(result: Mapping[str, Sequence[Row]], out: Path) -> None:
     """Write the rows and their tables."""
-    tables = [bars_markdown(found["bars"])] if found.get("bars") else []
-    if rows := found.get("digits"):
+    tables = [bars_markdown(result["bars"])] if result.get("bars") else []
+    if rows := result.get("digits"):
         tables.append(marks_markdown(rows))
         tables += [f"{row['cue']} decides:\n\n{digits_markdown(row)}" for row in rows]
     options = {"bars": to_record(planted_cues_bars.OPTIONS), "digits": to_record(planted_cues_digits.OPTIONS)}
     versions = {"pellucid": pl.__version__, "torch": torch.__version__}
-    summary = {"versions": versions, "options": {part: options[part] for part in found}, **found}
+    summary = {"versions": versions, "options": {part: options[part] for part in result}, **result}
     write_atomically(out / "planted_cues.json", json.dumps(summary, indent=1).encode())
     write_atomically(out / "planted_cues.md", "\n".join(tables).encode())
 

@@ -22,8 +22,6 @@ from pellucid.surrogate import (
 )
 from pellucid.surrogate.causal import Edge
 
-__all__ = ["HeldOut", "Questions", "Setter", "changes", "examine", "rounded"]
-
 Setter = Callable[[Tensor, str, float], Tensor]
 """(images in the classifier's input space, context, value in the table's units) -> the images with that context set
 by code and the others held."""
@@ -34,7 +32,9 @@ _SHOWN = 3  # strips of an example
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images that the surrogate was not trained on, in the classifier's input space, with classes and measured context."""
+    """Images that the surrogate was not trained on, in the classifier's input space, with classes and measured
+    context.
+    """
 
     images: Tensor
     labels: Tensor
@@ -183,32 +183,32 @@ def _gate(explainer: SurrogateExplainer, some: HeldOut) -> dict[str, dict[str, A
     for name in explainer.context_names:
         value = float(torch.quantile(some.context.column(name), 0.75))
         try:
-            found = explainer.counterfactual(some.images, {name: value})
+            result = explainer.counterfactual(some.images, {name: value})
         except RefusedError as error:
             answers[name] = {"refused": str(error)}
             continue
-        changed = found.before.argmax(1) != found.after.argmax(1)
+        changed = result.before.argmax(1) != result.after.argmax(1)
         answers[name] = {
             "asked": value,
-            "mean_judged": float(found.predicted[:, explainer.context_names.index(name)].mean()),
+            "mean_judged": float(result.predicted[:, explainer.context_names.index(name)].mean()),
             "class_changed": float(changed.float().mean()),
-            "supported": float(found.in_distribution.float().mean()),
+            "supported": float(result.in_distribution.float().mean()),
         }
     return answers
 
 
 def _world(global_explanation: GlobalExplanation) -> dict[str, Any]:
-    told = global_explanation.difference
+    reported = global_explanation.difference
     assert global_explanation.data is not None
-    assert told is not None
+    assert reported is not None
     return {
         "perceives": dict(global_explanation.probe_r2),
         "data": [_edge(edge) for edge in global_explanation.data.edges],
         "perceived": [_edge(edge) for edge in global_explanation.perceived.edges],
-        "only_data": [str(edge) for edge in told.only_first],
-        "only_perceived": [str(edge) for edge in told.only_second],
-        "reoriented": [[str(one), str(other)] for one, other in told.reoriented],
-        "common": [str(one) for one, _ in told.common],
+        "only_data": [str(edge) for edge in reported.only_first],
+        "only_perceived": [str(edge) for edge in reported.only_second],
+        "reoriented": [[str(one), str(other)] for one, other in reported.reoriented],
+        "common": [str(one) for one, _ in reported.common],
         "decisions": [asdict(edge) | {"significant": edge.significant} for edge in global_explanation.decision_effects],
         "null": asdict(global_explanation.null),
         "notes": list(global_explanation.notes),
@@ -249,16 +249,16 @@ def changes(
 def _against_code(
     explainer: SurrogateExplainer, batch: EncodedBatch, held_out: HeldOut, name: str, set_by_code: Setter
 ) -> dict[str, float]:
-    wanted, found = changes(explainer, batch, held_out.context, name, set_by_code)
+    expected, result = changes(explainer, batch, held_out.context, name, set_by_code)
     _, laid_on = changes(explainer, batch, held_out.context, name, set_by_code, transferred=True)
     return {
-        "correlation": float(torch.corrcoef(torch.stack([wanted, found]))[0, 1]),
-        "laid_on_correlation": float(torch.corrcoef(torch.stack([wanted, laid_on]))[0, 1]),
-        "same_sign": float((wanted.sign() == found.sign()).float().mean()),
-        "mean_by_code": float(wanted.mean()),
-        "mean_by_surrogate": float(found.mean()),
-        "size_by_code": float(wanted.abs().mean()),
-        "size_by_surrogate": float(found.abs().mean()),
+        "correlation": float(torch.corrcoef(torch.stack([expected, result]))[0, 1]),
+        "laid_on_correlation": float(torch.corrcoef(torch.stack([expected, laid_on]))[0, 1]),
+        "same_sign": float((expected.sign() == result.sign()).float().mean()),
+        "mean_by_code": float(expected.mean()),
+        "mean_by_surrogate": float(result.mean()),
+        "size_by_code": float(expected.abs().mean()),
+        "size_by_surrogate": float(result.abs().mean()),
         "spread_of_margin": float(margin(batch.logits, batch.classes).std()),
         "images": len(batch),
     }
@@ -271,65 +271,65 @@ def _margin(explainer: SurrogateExplainer, images: Tensor, batch: EncodedBatch) 
 
 
 def _importance(explainer: SurrogateExplainer, images: Tensor, permutations: int) -> dict[str, Any]:
-    found = explainer.importance(images, permutations=permutations)
-    sizes = found.values.abs().mean(0)
+    result = explainer.importance(images, permutations=permutations)
+    sizes = result.values.abs().mean(0)
     return {
         "images": len(images),
         "permutations": permutations,
-        "mean_absolute_logits": dict(zip(found.names, sizes.tolist(), strict=True)),
-        "share": dict(zip(found.names, (sizes / sizes.sum()).tolist(), strict=True)),
-        "mean_standard_error": float(found.errors.mean()),
+        "mean_absolute_logits": dict(zip(result.names, sizes.tolist(), strict=True)),
+        "share": dict(zip(result.names, (sizes / sizes.sum()).tolist(), strict=True)),
+        "mean_standard_error": float(result.errors.mean()),
     }
 
 
 def _example(explainer: SurrogateExplainer, held_out: HeldOut, row: int, tell: Callable[[str], None]) -> dict[str, Any]:
     tell(f"explaining image {row}")
-    found = explainer.explain(held_out.images[row : row + 1])
-    names, values = found.importance.names, found.importance.values[0]
-    errors = found.importance.errors[0]
+    result = explainer.explain(held_out.images[row : row + 1])
+    names, values = result.importance.names, result.importance.values[0]
+    errors = result.importance.errors[0]
     return {
         "image": row,
         "true_class": explainer.class_names[int(held_out.labels[row])],
-        "class": explainer.class_names[found.target],
-        "probability": float(found.logits.softmax(1)[0, found.target]),
+        "class": explainer.class_names[result.target],
+        "probability": float(result.logits.softmax(1)[0, result.target]),
         "fidelity": {
-            "kl": float(found.fidelity.kl[0]),
-            "agrees": bool(found.fidelity.same_class[0]),
-            "reliable": bool(found.fidelity.reliable[0]),
+            "kl": float(result.fidelity.kl[0]),
+            "agrees": bool(result.fidelity.same_class[0]),
+            "reliable": bool(result.fidelity.reliable[0]),
         },
         "importance": {
             name: [float(value), float(error)] for name, value, error in zip(names, values, errors, strict=True)
         },
-        "effects": {effect.concept: [effect.direct, *effect.total] for effect in found.effects},
-        "interactions": {" x ".join(pair.concepts): pair.effect for pair in found.interactions},
-        "strips": _strips(found),
-        "flip": _flip(explainer, found),
-        "refused": sorted(found.refused),
-        "sentences": list(found.sentences),
+        "effects": {effect.concept: [effect.direct, *effect.total] for effect in result.effects},
+        "interactions": {" x ".join(pair.concepts): pair.effect for pair in result.interactions},
+        "strips": _strips(result),
+        "flip": _flip(explainer, result),
+        "refused": sorted(result.refused),
+        "sentences": list(result.sentences),
     }
 
 
-def _strips(found: LocalExplanation) -> dict[str, Any]:
+def _strips(result: LocalExplanation) -> dict[str, Any]:
     """Of the concepts that move the probability of the class most."""
-    ranges = {one.concept: float(one.probabilities[:, found.target].std()) for one in found.traversals}
+    ranges = {one.concept: float(one.probabilities[:, result.target].std()) for one in result.traversals}
     kept = sorted(ranges, key=lambda name: -ranges[name])[:_SHOWN]
     return {
         one.concept: {
             "levels": one.levels.tolist(),
-            "probability": one.probabilities[:, found.target].tolist(),
+            "probability": one.probabilities[:, result.target].tolist(),
             "judged": one.predicted.tolist(),
             "supported": one.in_distribution.tolist(),
         }
-        for one in found.traversals
+        for one in result.traversals
         if one.concept in kept
     }
 
 
-def _flip(explainer: SurrogateExplainer, found: LocalExplanation) -> dict[str, Any] | None:
-    flipped = found.minimal_counterfactual
+def _flip(explainer: SurrogateExplainer, result: LocalExplanation) -> dict[str, Any] | None:
+    flipped = result.minimal_counterfactual
     if flipped is None:
         return None
-    moved = zip(found.importance.names, flipped.change[0].tolist(), strict=True)
+    moved = zip(result.importance.names, flipped.change[0].tolist(), strict=True)
     return {
         "to": explainer.class_names[int(flipped.targets[0])],
         "valid": bool(flipped.valid[0]),

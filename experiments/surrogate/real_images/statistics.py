@@ -12,17 +12,6 @@ from torch.nn import functional as F
 import pellucid as pl
 from pellucid.surrogate import DisplaySpace
 
-__all__ = [
-    "STATISTICS",
-    "effect_of_code",
-    "measure_statistics",
-    "set_statistics",
-    "shown",
-    "surround_mask",
-    "unshown",
-    "versions_of",
-]
-
 _RING = 4  # pixels of the border
 _ROUNDS = 4  # setting one statistic moves others, and clipping moves all: set in turn, so many times
 _BISECTIONS = 10
@@ -58,33 +47,33 @@ def _detail(x: Tensor) -> Tensor:
     return (across + down) / 2 / _contrast(x).clamp_min(_LEAST)
 
 
-def _with_brightness(x: Tensor, wanted: Tensor) -> Tensor:
-    return x + _wide(wanted - _brightness(x))
+def _with_brightness(x: Tensor, expected: Tensor) -> Tensor:
+    return x + _wide(expected - _brightness(x))
 
 
-def _with_contrast(x: Tensor, wanted: Tensor) -> Tensor:
+def _with_contrast(x: Tensor, expected: Tensor) -> Tensor:
     gray = _gray(x)
-    factor = _wide(wanted / _contrast(x).clamp_min(_LEAST))
+    factor = _wide(expected / _contrast(x).clamp_min(_LEAST))
     return x + (factor - 1) * (gray - gray.mean((2, 3), keepdim=True))
 
 
-def _with_saturation(x: Tensor, wanted: Tensor) -> Tensor:
+def _with_saturation(x: Tensor, expected: Tensor) -> Tensor:
     gray = _gray(x)
-    return gray + _wide(wanted / _saturation(x).clamp_min(_LEAST)) * (x - gray)
+    return gray + _wide(expected / _saturation(x).clamp_min(_LEAST)) * (x - gray)
 
 
-def _with_border_blueness(x: Tensor, wanted: Tensor) -> Tensor:
+def _with_border_blueness(x: Tensor, expected: Tensor) -> Tensor:
     tint = torch.tensor([-1 / 3, -1 / 3, 2 / 3]).to(x)[:, None, None]  # leaves grey as it is
-    return x + _wide(wanted - _border_blueness(x)) * surround_mask(x.shape[-1]).to(x) * tint
+    return x + _wide(expected - _border_blueness(x)) * surround_mask(x.shape[-1]).to(x) * tint
 
 
-def _with_detail(x: Tensor, wanted: Tensor) -> Tensor:
+def _with_detail(x: Tensor, expected: Tensor) -> Tensor:
     """Sharpen or blur: x + a (x - blurred x), with a found by bisection."""
     fine = x - F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
-    low, high = torch.full_like(wanted, -1.0), torch.full_like(wanted, 4.0)
+    low, high = torch.full_like(expected, -1.0), torch.full_like(expected, 4.0)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        short = _detail((x + _wide(middle) * fine).clamp(0, 1)) < wanted
+        short = _detail((x + _wide(middle) * fine).clamp(0, 1)) < expected
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
     return x + _wide((low + high) / 2) * fine
 
@@ -108,7 +97,7 @@ def measure_statistics(images: Tensor, names: Sequence[str] = STATISTICS) -> Ten
     return torch.stack([_TOOLS[name][0](images) for name in names], dim=1)
 
 
-def set_statistics(images: Tensor, wanted: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
+def set_statistics(images: Tensor, expected: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
     """Images redrawn by code, as nearly as clipping at black and full allows with the named statistics `wanted`.
 
     Args:
@@ -118,7 +107,7 @@ def set_statistics(images: Tensor, wanted: Tensor, names: Sequence[str] = STATIS
     """
     for _ in range(_ROUNDS):
         for column, name in enumerate(names):
-            images = _TOOLS[name][1](images, wanted[:, column]).clamp(0, 1)
+            images = _TOOLS[name][1](images, expected[:, column]).clamp(0, 1)
     return images
 
 
@@ -132,9 +121,9 @@ def versions_of(
 
 def effect_of_code(images: Tensor, name: str, value: float, names: Sequence[str] = STATISTICS) -> Tensor:
     """Images with one statistic set by code and the other named ones held: a true intervention."""
-    wanted = measure_statistics(images, names)
-    wanted[:, list(names).index(name)] = value
-    return set_statistics(images, wanted, names)
+    expected = measure_statistics(images, names)
+    expected[:, list(names).index(name)] = value
+    return set_statistics(images, expected, names)
 
 
 def shown(classifier: pl.Classifier, images: Tensor) -> Tensor:

@@ -35,8 +35,6 @@ from pellucid.surrogate.model import (
     make_discriminator,
 )
 
-__all__ = ["cost", "main", "train_on_gpus"]
-
 _FEATURES, _CONTEXTS = 960, 8  # as of a ResNet-18 seen at four layers, with eight contexts; they hardly count
 _BACKWARD = 3  # a forward and a backward pass, in forward passes
 

@@ -107,15 +107,15 @@ def attfind(
 
 def _greedy(effects: Tensor, threshold: float, most: int) -> list[Attribute]:
     left = torch.ones(len(effects), dtype=torch.bool)
-    found: list[Attribute] = []
+    result: list[Attribute] = []
     gains = effects.flatten(1).clone()
-    while len(found) < most and bool(left.any()):
+    while len(result) < most and bool(left.any()):
         mean = gains[left].mean(0)
         chosen = int(mean.argmax())
         if not float(mean[chosen]) > 0:
             break
         moved = left & (gains[:, chosen] >= threshold)
-        found.append(Attribute(chosen // 2, bool(chosen % 2), float(mean[chosen]), int(moved.sum())))
+        result.append(Attribute(chosen // 2, bool(chosen % 2), float(mean[chosen]), int(moved.sum())))
         left = left & ~moved
         gains[:, chosen] = -torch.inf
-    return found
+    return result

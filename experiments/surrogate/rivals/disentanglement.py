@@ -115,10 +115,10 @@ def linear_r2(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, seed: int =
     from sklearn.linear_model import LinearRegression
     from sklearn.model_selection import KFold, cross_val_predict
 
-    given, wanted = _checked(codes, factors, folds)
+    given, expected = _checked(codes, factors, folds)
     split = KFold(folds, shuffle=True, random_state=seed)
-    found = cross_val_predict(LinearRegression(), given.numpy(), wanted.numpy(), cv=split)
-    return _r2(torch.from_numpy(found), wanted)
+    result = cross_val_predict(LinearRegression(), given.numpy(), expected.numpy(), cv=split)
+    return _r2(torch.from_numpy(result), expected)
 
 
 def boosted_importance(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -133,15 +133,15 @@ def boosted_importance(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, se
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.model_selection import KFold
 
-    given, wanted = _checked(codes, factors, folds)
-    importance, found = torch.zeros(given.shape[1], wanted.shape[1]).double(), torch.empty_like(wanted)
-    x, y = given.numpy(), wanted.numpy()
+    given, expected = _checked(codes, factors, folds)
+    importance, result = torch.zeros(given.shape[1], expected.shape[1]).double(), torch.empty_like(expected)
+    x, y = given.numpy(), expected.numpy()
     for fitted, held_out in KFold(folds, shuffle=True, random_state=seed).split(x):
         for factor in range(y.shape[1]):
             trees = GradientBoostingRegressor(random_state=seed).fit(x[fitted], y[fitted, factor])
             importance[:, factor] += torch.from_numpy(trees.feature_importances_) / folds
-            found[held_out, factor] = torch.from_numpy(trees.predict(x[held_out]))
-    return importance, _r2(found, wanted)
+            result[held_out, factor] = torch.from_numpy(trees.predict(x[held_out]))
+    return importance, _r2(result, expected)
 
 
 def disentanglement(importance: Tensor) -> float:
@@ -199,8 +199,8 @@ def separated_predictability(codes: Tensor, factors: Tensor) -> Tensor:
     Source: Kumar et al., "Variational Inference of Disentangled Latent Concepts from Unlabeled Observations", ICLR
     2018, for continuous factors.
     """
-    given, wanted = _checked(codes, factors)
-    one, other = (columns - columns.mean(0) for columns in (given, wanted))
+    given, expected = _checked(codes, factors)
+    one, other = (columns - columns.mean(0) for columns in (given, expected))
     spread = one.square().sum(0)[:, None] * other.square().sum(0)
     r2 = torch.where(spread > 0, (one.T @ other).square() / spread, 0.0)
     best = r2.topk(2, dim=0).values
@@ -239,10 +239,10 @@ def _checked(codes: Tensor, factors: Tensor, folds: int = 1) -> tuple[Tensor, Te
         )
     if len(codes) < _PER_FOLD * max(2, folds):
         raise PellucidError(f"{len(codes)} rows are too few: give {_PER_FOLD * max(2, folds)} or more")
-    given, wanted = (columns.detach().to("cpu", torch.float64) for columns in (codes, factors))
-    if not bool(given.isfinite().all() & wanted.isfinite().all()):
+    given, expected = (columns.detach().to("cpu", torch.float64) for columns in (codes, factors))
+    if not bool(given.isfinite().all() & expected.isfinite().all()):
         raise PellucidError("codes or factors hold NaN or infinite values: leave those rows out")
-    constant = (wanted == wanted[0]).all(0).nonzero().flatten().tolist()
+    constant = (expected == expected[0]).all(0).nonzero().flatten().tolist()
     if constant:
         raise PellucidError(f"factor {constant[0]} (counted from 0) is constant, nothing can tell it: leave it out")
-    return given, wanted
+    return given, expected

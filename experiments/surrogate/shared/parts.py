@@ -8,8 +8,6 @@ from typing import Any
 
 from pellucid.storage import write_atomically
 
-__all__ = ["Parts"]
-
 
 @dataclass(frozen=True)
 class Parts:

@@ -22,8 +22,6 @@ from experiments.surrogate.smiles.networks import EXPRESSIONS, load_face_network
 from pellucid.data import Preprocess
 from pellucid.storage import read_tensors, write_tensors
 
-__all__ = ["CONTEXTS", "SETTABLE", "SIDE", "Faces", "Kind", "frame_levels", "framed", "load_faces", "smile_classifier"]
-
 Kind = Literal["honest", "shortcut"]
 """What the frames tell in training: nothing, or the label."""
 
@@ -57,7 +55,7 @@ def load_faces(data: Path) -> tuple[Tensor, Tensor]:
         for name, smile in sorted(labeled):
             labels_of.setdefault(archive.read(name), set()).add(smile)
     random = torch.Generator().manual_seed(0)
-    of_label = [[content for content, found in labels_of.items() if found == {smile}] for smile in (0, 1)]
+    of_label = [[content for content, result in labels_of.items() if result == {smile}] for smile in (0, 1)]
     count = min(map(len, of_label))
     chosen = [group[row] for group in of_label for row in torch.randperm(len(group), generator=random)[:count].tolist()]
     order = torch.randperm(2 * count, generator=random)
@@ -97,12 +95,12 @@ class Faces:
 
     def measure(self, images: Tensor, tell: Callable[[str], None] = lambda line: None) -> Tensor:
         """All contexts (N, K) in the order of `CONTEXTS`."""
-        found: list[Tensor] = []
+        result: list[Tensor] = []
         for chunk in torch.split(shown(self._classifier, images), _CHUNK):
             inside = _inside(chunk)
-            found.append(torch.cat([measure_statistics(inside, INSIDE), _frame(chunk), self._read(inside)], dim=1))
-            tell(f"measured the context of {sum(map(len, found))} of {len(images)} images")
-        return torch.cat(found)
+            result.append(torch.cat([measure_statistics(inside, INSIDE), _frame(chunk), self._read(inside)], dim=1))
+            tell(f"measured the context of {sum(map(len, result))} of {len(images)} images")
+        return torch.cat(result)
 
     def set_by_code(self, images: Tensor, name: str, value: float) -> Tensor:
         """Images with one context of `SETTABLE` set, the others held."""
@@ -115,9 +113,9 @@ class Faces:
         """A re-renderer that draws detail, contrast, brightness and frame evenly between bounds (4,) and (4,)."""
 
         def anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-            wanted = low + (high - low) * torch.rand(len(images), len(SETTABLE), generator=random)
-            faces = set_statistics(_inside(shown(self._classifier, images)), wanted[:, : len(INSIDE)], INSIDE)
-            drawn = framed(faces, wanted[:, -1])
+            expected = low + (high - low) * torch.rand(len(images), len(SETTABLE), generator=random)
+            faces = set_statistics(_inside(shown(self._classifier, images)), expected[:, : len(INSIDE)], INSIDE)
+            drawn = framed(faces, expected[:, -1])
             return drawn, self.measure(drawn)
 
         return anew

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from pellucid.classifiers import SamePadding
 from pellucid.errors import ModelError
 
-__all__ = ["EXPRESSIONS", "ExpressionNetwork", "GenderNetwork", "load_face_networks", "prepared"]
-
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 _SIDE = 112
 _MEAN = (122.782, 117.001, 104.298)
@@ -146,11 +144,11 @@ def prepared(faces: Tensor) -> Tensor:
 def _fill(network: nn.Module, stem: Path) -> None:
     """Copy weights in the order of the file, which is that of the modules."""
     tensors = _tensors(stem)
-    wanted = dict(network.named_parameters())
-    if len(tensors) != len(wanted):
-        raise ModelError(f"{stem.name} holds {len(tensors)} tensors, {type(network).__name__} has {len(wanted)}")
+    expected = dict(network.named_parameters())
+    if len(tensors) != len(expected):
+        raise ModelError(f"{stem.name} holds {len(tensors)} tensors, {type(network).__name__} has {len(expected)}")
     with torch.no_grad():
-        for (name, weight), (source, values) in zip(wanted.items(), tensors, strict=True):
+        for (name, weight), (source, values) in zip(expected.items(), tensors, strict=True):
             if values.shape != weight.shape:
                 raise ModelError(f"{source} has shape {tuple(values.shape)}, {name} has {tuple(weight.shape)}")
             weight.copy_(values)
@@ -158,14 +156,14 @@ def _fill(network: nn.Module, stem: Path) -> None:
 
 def _tensors(stem: Path) -> list[tuple[str, Tensor]]:
     manifest = json.loads(Path(f"{stem}-weights_manifest.json").read_text(encoding="utf-8"))
-    content, start, found = Path(f"{stem}.bin").read_bytes(), 0, []
+    content, start, result = Path(f"{stem}.bin").read_bytes(), 0, []
     for entry in (entry for group in manifest for entry in group["weights"]):
         count, stored = int(np.prod(entry["shape"])), entry.get("quantization")
         kind = np.dtype(np.uint8 if stored else np.float32)
         values = np.frombuffer(content, kind, count, start).astype(np.float32).reshape(entry["shape"])
         start += count * kind.itemsize
-        found.append((entry["name"], _placed(entry["name"], values, stored)))
-    return found
+        result.append((entry["name"], _placed(entry["name"], values, stored)))
+    return result
 
 
 def _placed(name: str, values: "np.ndarray[Any, Any]", stored: dict[str, Any] | None) -> Tensor:

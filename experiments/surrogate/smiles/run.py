@@ -36,8 +36,6 @@ from pellucid.surrogate import (
     train,
 )
 
-__all__ = ["KINDS", "OPTIONS", "main"]
-
 KINDS: tuple[Kind, ...] = ("honest", "shortcut")
 TRAINING, HELD_OUT = 4000, 1000
 OPTIONS = PRESETS["cpu-32"].replace(
@@ -75,18 +73,18 @@ def run(kind: Kind, data: Path, work: Path, options: TrainingOptions, questions:
         classifier, images[:TRAINING], training, options, out, rerender=instruments.versions(*_bounds(training))
     )
     held_out = HeldOut(images[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
-    found = examine(
+    outcome = examine(
         explainer, held_out, instruments.measure, _MEASURED_BY, instruments.set_by_code, SETTABLE, questions, _say
     )
     explainer.save(out)
     reliance = _reliance(classifier, faces[TRAINING:], labels[TRAINING:])
     moved = _by_class(explainer, held_out, instruments, questions.max_interventions)
-    return found | {"accuracy": reliance, "frame_by_class": moved, "training_images": TRAINING}
+    return outcome | {"accuracy": reliance, "frame_by_class": moved, "training_images": TRAINING}
 
 
-def compare(found: Mapping[Kind, dict[str, Any]], name: str = "frame") -> dict[str, Any]:
+def compare(outcome: Mapping[Kind, dict[str, Any]], name: str = "frame") -> dict[str, Any]:
     """What each kind's results say of one context: among the contexts, where does it stand?"""
-    return {kind: _standing(result, name) for kind, result in found.items()}
+    return {kind: _standing(result, name) for kind, result in outcome.items()}
 
 
 def _standing(result: dict[str, Any], name: str) -> dict[str, Any]:
@@ -109,13 +107,13 @@ def _rank(values: dict[str, float], name: str) -> int:
     return sorted(values, key=lambda one: -values[one]).index(name) + 1
 
 
-def markdown(found: Mapping[Kind, dict[str, Any]]) -> str:
+def markdown(outcome: Mapping[Kind, dict[str, Any]]) -> str:
     """What is said of every context, kind by kind, and of the frame, side by side."""
-    frames = compare(found)
+    frames = compare(outcome)
     lines = ["| frame | " + " | ".join(frames) + " |", "| --- |" + " --- |" * len(frames)]
     for title, cell in _FRAME_ROWS.items():
         lines.append(f"| {title} | " + " | ".join(cell(frame) for frame in frames.values()) + " |")
-    for kind, result in found.items():
+    for kind, result in outcome.items():
         lines += ["", f"### {kind}", "", *_contexts_table(result)]
     return "\n".join(lines) + "\n"
 
@@ -185,11 +183,11 @@ def _reliance(classifier: Classifier, faces: Tensor, labels: Tensor) -> dict[str
         "telling": frame_levels("shortcut", labels, seed=1),
         "contrary": frame_levels("shortcut", 1 - labels, seed=1),
     }
-    found = {}
+    outcome = {}
     for name, levels in frames.items():
-        said = [classifier.logits(chunk).argmax(1) for chunk in torch.split(framed(faces, levels), 128)]
-        found[name] = float((torch.cat(said) == labels).float().mean())
-    return found
+        predicted = [classifier.logits(chunk).argmax(1) for chunk in torch.split(framed(faces, levels), 128)]
+        outcome[name] = float((torch.cat(predicted) == labels).float().mean())
+    return outcome
 
 
 def _by_class(
@@ -217,7 +215,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with smiles_64 and faceapi_models")
-    parser.add_argument("--work", type=Path, required=True, help="folder for weights, contexts, checkpoints and surrogates")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for weights, contexts, checkpoints and surrogates"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder for the numbers"
     )
@@ -227,8 +227,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     for kind in [] if chosen.report else chosen.kinds:
-        found = run(kind, chosen.data, chosen.work, OPTIONS.replace(steps=chosen.steps), Questions(measured=250))
-        write_atomically(chosen.work / kind / "found.json", json.dumps(rounded(found)).encode())
+        outcome = run(kind, chosen.data, chosen.work, OPTIONS.replace(steps=chosen.steps), Questions(measured=250))
+        write_atomically(chosen.work / kind / "found.json", json.dumps(rounded(outcome)).encode())
     files: dict[Kind, Path] = {kind: chosen.work / kind / "found.json" for kind in KINDS}
     every = {kind: json.loads(file.read_bytes()) for kind, file in files.items() if file.exists()}
     content: dict[str, Any] = {"frame": compare(every), **dict(every.items())}
