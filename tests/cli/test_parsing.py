@@ -170,3 +170,10 @@ def test_each_command_and_option_that_a_message_names_exists() -> None:
     assert named - known - {"--force-reinstall"} == set()  # pip's
     calls = set(re.findall(r"pellucid ((?:concepts |surrogate )?[a-z]+)(?=[ `]| --)", text))
     assert {call for call in calls if f"`pellucid {call}" in text and call not in (*COMMANDS, *GROUPS)} == set()
+
+
+def test_completion_knows_commands_options_and_choices() -> None:
+    script = app.generate_completion(shell="zsh")
+    assert [path for path in COMMANDS if path.split()[-1] not in script] == []
+    assert "--layers" in script
+    assert "classify_first" in script
