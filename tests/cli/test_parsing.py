@@ -12,7 +12,7 @@ import pytest
 from cyclopts import App
 from tests.cli.command import pellucid, refusal
 
-from pellucid.cli import app
+from pellucid.cli import _RENAMED, app
 
 ROOT = Path(__file__).parents[2]
 GROUPS = ("concepts", "surrogate")
@@ -166,10 +166,18 @@ def literals() -> str:
 def test_each_command_and_option_that_a_message_names_exists() -> None:
     text = literals()
     known = {name for path in COMMANDS for name in options(path)} | {"--help", "--version", "--install-completion"}
+    known |= set(_RENAMED)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text))
     assert named - known - {"--force-reinstall"} == set()  # pip's
     calls = set(re.findall(r"pellucid ((?:concepts |surrogate )?[a-z]+)(?=[ `]| --)", text))
     assert {call for call in calls if f"`pellucid {call}" in text and call not in (*COMMANDS, *GROUPS)} == set()
+
+
+def test_options_that_were_renamed_still_work_and_are_noted() -> None:
+    code, _, errors = pellucid("surrogate", "graph", "nowhere", "--intervened=30", "--transferred", "--method", "pcc")
+    assert "'pcc'" in refusal(code, errors)
+    assert "note: --intervened is now --max-interventions" in errors
+    assert "note: --transferred is now --residual-transfer" in errors
 
 
 def test_completion_knows_commands_options_and_choices() -> None:

@@ -89,11 +89,11 @@ def place(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def begun(place):
-    code, said, err = pellucid(
+    code, output, err = pellucid(
         "train", "images", "--context", "context.csv", "--model", "barnets:net", "--out", "run", *BEGIN, "--json"
     )
     assert code == 0, err
-    return json.loads(said)
+    return json.loads(output)
 
 
 @pytest.fixture
@@ -130,28 +130,28 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
         )
     assert code == 130
     assert f"pellucid surrogate resume {out}" in err
-    code, said, err = pellucid("resume", out, "--json")
+    code, output, err = pellucid("resume", out, "--json")
     assert code == 0, err
     assert "resuming after step 4 of 8" in err
-    assert json.loads(said)["assessment"] == begun["assessment"]
+    assert json.loads(output)["assessment"] == begun["assessment"]
 
 
 def test_evaluate_prints_fidelity_control_and_leaks(run) -> None:
-    code, said, _ = pellucid("evaluate", run, "--out", run / "marks.html")
+    code, output, _ = pellucid("evaluate", run, "--out", run / "marks.html")
     assert code == 0
     for word in ("agreement", "swaps", "leak", "probe", "intensity"):  # a narrow screen wraps longer ones
-        assert word in said
+        assert word in output
     assert "Does each concept obey?" in (run / "marks.html").read_text()
 
 
 def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_when_asked(run, place) -> None:
     before = (run / "assessment.json").read_text()
     arguments = ("evaluate", run, "--images", "images", "--context", "context.csv", "--json")
-    code, said, _ = pellucid(*arguments)
-    told = json.loads(said)
+    code, output, _ = pellucid(*arguments)
+    result = json.loads(output)
     assert code == 0
-    assert told["assessment"]["num_images"] == 130
-    assert set(told["predictors"]) == {"thickness", "intensity"}
+    assert result["assessment"]["num_images"] == 130
+    assert set(result["predictors"]) == {"thickness", "intensity"}
     assert (run / "assessment.json").read_text() == before
     pellucid(*arguments, "--keep")
     assert json.loads((run / "assessment.json").read_text())["num_images"] == 130
@@ -161,7 +161,7 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
     pytest.importorskip("causallearn")
     files = [run / f"graph{suffix}" for suffix in (".json", ".graphml", ".html")]
     outs = [word for file in files for word in ("--out", file)]
-    code, said, err = pellucid(
+    code, output, err = pellucid(
         "graph",
         run,
         "--tier",
@@ -175,7 +175,7 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
         *outs,
     )
     assert code == 0, err
-    assert "edges to the decision, by intervention" in said
+    assert "edges to the decision, by intervention" in output
     assert {"thickness", "intensity"} <= set(json.loads(files[0].read_text())["data"]["nodes"])
     assert "<graphml" in files[1].read_text()
     assert "What the classifier perceives" in files[2].read_text()
@@ -201,9 +201,9 @@ def test_graph_refuses_what_it_does_not_know(run, arguments, message: str) -> No
 
 
 def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run) -> None:
-    code, said, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--residual-transfer")
+    code, output, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--residual-transfer")
     assert code == 0, err
-    assert "edges to the decision for thick, by intervention transferred to the input images" in said
+    assert "edges to the decision for thick, by intervention transferred to the input images" in output
     global_explanation = json.loads((run / "global_explanation.json").read_text())
     assert (global_explanation["target"], global_explanation["residual_transfer"]) == (2, True)
 
@@ -221,15 +221,15 @@ def test_explain_writes_a_page_numbers_and_strips(run, place) -> None:
     marks = json.loads((run / "assessment.json").read_text())
     marks["controls"][0]["correlation"], marks["controls"][1]["correlation"] = 0.95, 0.3
     (run / "assessment.json").write_text(json.dumps(marks))
-    code, said, err = pellucid(
+    code, output, err = pellucid(
         "explain", run, "images/003.png", "--set", "thickness=4.5", "--permutations", "2", "--values", "3",
         "--out", run / "why", "--json",
     )  # fmt: skip
     assert code == 0, err
-    (told,) = json.loads(said)["images"]
-    assert told["counterfactual"]["do"] == {"thickness": 4.5}
-    assert set(told["refused"]) == {"intensity"}
-    assert [strip["concept"] for strip in told["strips"]] == ["thickness", "latent 1", "latent 2", "latent 3"]
+    (result,) = json.loads(output)["images"]
+    assert result["counterfactual"]["do"] == {"thickness": 4.5}
+    assert set(result["refused"]) == {"intensity"}
+    assert [strip["concept"] for strip in result["strips"]] == ["thickness", "latent 1", "latent 2", "latent 3"]
     assert "003.png" in (run / "why" / "explanation.html").read_text()
     assert json.loads((run / "why" / "explanation.json").read_text())["images"][0]["file"] == "003.png"
     with Image.open(run / "why" / "003" / "thickness.png") as strip:
@@ -346,9 +346,10 @@ def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_unit
 def test_redrawn_digits_have_other_contexts_which_are_told() -> None:
     digits = DrawnDigits()
     anew = find_rerender("morphomnist", digits.classifier, digits.table, digits.images)
-    drawn, told = anew(digits.images, torch.Generator().manual_seed(1))
+    drawn, contexts = anew(digits.images, torch.Generator().manual_seed(1))
     assert drawn.shape == digits.images.shape
     again = measure(digits.space.to_display(drawn)[:, 0].add(1).mul(127.5)).table(*digits.context_names).values.float()
-    torch.testing.assert_close(told, again, rtol=0.05, atol=0.05)
-    assert abs(float(torch.corrcoef(torch.stack([told[:, 0], digits.table.column("thickness").float()]))[0, 1])) < 0.5
+    torch.testing.assert_close(contexts, again, rtol=0.05, atol=0.05)
+    thickness = torch.stack([contexts[:, 0], digits.table.column("thickness").float()])
+    assert abs(float(torch.corrcoef(thickness)[0, 1])) < 0.5
     assert find_rerender("none", digits.classifier, digits.table, digits.images) is None

@@ -5,7 +5,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from pellucid.cli.parsing import new_app
-from pellucid.cli.printing import fail
+from pellucid.cli.printing import fail, note
 from pellucid.errors import PellucidError
 
 __all__ = ["app", "main"]
@@ -82,6 +82,15 @@ _COMMANDS = {
     ),
 }
 
+# Options that had another name before the first release.
+_RENAMED = {
+    "--intervened": "--max-interventions",
+    "--pictures": "--images",
+    "--randomise": "--randomize",
+    "--transferred": "--residual-transfer",
+    "--twin-grids": "--same-class-grids",
+}
+
 
 def _program() -> App:
     program = new_app("pellucid", _HELP, version=_version, help_epilogue=_EPILOGUE)
@@ -107,7 +116,7 @@ app = _program()
 def main() -> None:
     """Run the command line."""
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
+        app(_rename(sys.argv[1:]), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         fail(_usage(error))
     except PellucidError as error:
@@ -121,6 +130,17 @@ def main() -> None:
         if "memory" not in str(error).lower():
             raise
         fail(f"too little memory ({str(error).splitlines()[0]}); lower --max-batch")
+
+
+def _rename(words: list[str]) -> list[str]:
+    """The words of a command with the options' present names."""
+    renamed = []
+    for word in words:
+        name, *value = word.split("=", 1)
+        if name in _RENAMED:
+            note(f"{name} is now {_RENAMED[name]}")
+        renamed.append("=".join([_RENAMED.get(name, name), *value]))
+    return renamed
 
 
 def _usage(error: CycloptsError) -> str:

@@ -177,13 +177,13 @@ def explain(
     from pellucid.workflows import explain_images_by_surrogate, open_any_surrogate, readable_images
 
     files, skipped = readable_images(images, warn_skipped)
-    places = check_suffixes(out, ("", ".html", ".json"), "give x.html, x.json or a folder")
+    outputs = check_suffixes(out, ("", ".html", ".json"), "give x.html, x.json or a folder")
     explainer = open_any_surrogate(run, classifier)
     with stage_bars(as_json) as show:
         explained = explain_images_by_surrogate(
             explainer, files, options, on_image=lambda done, total: show("explaining", done, total)
         )
-    record = print_explained_images(explainer, explained, places, {"run": str(run), "skipped": skipped}, as_json)
+    record = print_explained_images(explainer, explained, outputs, {"run": str(run), "skipped": skipped}, as_json)
     if as_json:
         print_json(record)
 
@@ -191,7 +191,7 @@ def explain(
 def print_explained_images(
     explainer: "SurrogateExplainer",
     explained: "Sequence[ExplainedImage]",
-    places: Sequence[Path],
+    outputs: Sequence[Path],
     facts: dict[str, object],
     quiet: bool,
 ) -> dict[str, object]:
@@ -200,41 +200,40 @@ def print_explained_images(
     Args:
         explainer: that explains.
         explained: the images.
-        places: x.html, x.json, or folders for both and the latent traversals.
+        outputs: x.html, x.json, or folders for both and the latent traversals.
         facts: what else belongs to the record.
         quiet: do not print.
 
     Returns:
         All numbers, and the files that were written, as JSON has them.
     """
-    from pellucid.reports.surrogate.numbers import explanation_numbers
+    from pellucid.reports.surrogate import explanation_numbers
 
-    record = {**facts, "images": [explanation_numbers(explainer, each) for each in explained]}
-    written = [file for place in places for file in _write(place, explainer, explained, record)]
+    record = {**facts, "images": [explanation_numbers(explainer, image) for image in explained]}
+    written = [file for output in outputs for file in _write(output, explainer, explained, record)]
     if not quiet:
-        for each in explained:
-            print_explained_image(each)
+        for image in explained:
+            print_explained_image(image)
         print_files(written)
     return {**record, "files": [str(file) for file in written]}
 
 
 def _write(
-    place: Path, explainer: "SurrogateExplainer", explained: "Sequence[ExplainedImage]", record: dict[str, object]
+    output: Path, explainer: "SurrogateExplainer", explained: "Sequence[ExplainedImage]", record: dict[str, object]
 ) -> list[Path]:
-    from pellucid.reports import write_surrogate_page
-    from pellucid.reports.surrogate.image_parts import traversal_png
+    from pellucid.reports.surrogate import traversal_png, write_surrogate_page
     from pellucid.storage import to_json, write_atomically, write_json
 
-    files = [place] if place.suffix else [place / "explanation.html", place / "explanation.json"]
+    files = [output] if output.suffix else [output / "explanation.html", output / "explanation.json"]
     for file in files:
         if file.suffix.lower() == ".html":
             write_surrogate_page(file, explainer, explained)
         else:
             write_json(file, to_json(record))
-    if not place.suffix:
-        folders = image_folders([Path(each.name) for each in explained], place)
-        for each, folder in zip(explained, folders, strict=True):
-            for traversal in each.explanation.traversals:
+    if not output.suffix:
+        folders = image_folders([Path(image.name) for image in explained], output)
+        for image, folder in zip(explained, folders, strict=True):
+            for traversal in image.explanation.traversals:
                 files.append(folder / f"{traversal.concept.replace('/', '-')}.png")
                 write_atomically(files[-1], traversal_png(explainer, traversal.images))
     return files

@@ -57,13 +57,13 @@ def print_assessment(assessment: "Assessment", context_r2: Mapping[str, Mapping[
         title=f"control of each concept, measured by {assessment.measured_by}{where}",
         title_justify="left",
     )
-    for each in assessment.controls:
-        leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in each.leakage.items()) or "none"
-        shown = "yes" if each.effective else "refused" if each.correlation == each.correlation else "not measured"
-        correlation = f"{each.correlation:.2f}"
-        if each.measurable_share < 0.995:
-            correlation += f" ({1 - each.measurable_share:.1%} not measurable)"
-        control.add_row(escape(each.concept), correlation, f"{each.slope:.2f}", leak, shown)
+    for row in assessment.controls:
+        leak = ", ".join(f"{escape(name)} {value:.2f}" for name, value in row.leakage.items()) or "none"
+        shown = "yes" if row.effective else "refused" if row.correlation == row.correlation else "not measured"
+        correlation = f"{row.correlation:.2f}"
+        if row.measurable_share < 0.995:
+            correlation += f" ({1 - row.measurable_share:.1%} not measurable)"
+        control.add_row(escape(row.concept), correlation, f"{row.slope:.2f}", leak, shown)
     screen.print(control)
     if context_r2:
         _print_context_r2(context_r2)
@@ -193,7 +193,7 @@ def _print_necessity(explanation: "GlobalExplanation", target: str) -> None:
         title=f"how necessary and how sufficient{target}, with 95 % intervals",
         title_justify="left",
     )
-    for each in sorted(explanation.necessity, key=lambda each: -each.necessity.estimate):
-        shares = (f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in (each.necessity, each.sufficiency))
-        table.add_row(escape(each.concept), *(escape(share) for share in shares))
+    for row in sorted(explanation.necessity, key=lambda row: -row.necessity.estimate):
+        shares = (f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in (row.necessity, row.sufficiency))
+        table.add_row(escape(row.concept), *(escape(share) for share in shares))
     screen.print(table)

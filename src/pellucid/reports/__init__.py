@@ -5,7 +5,7 @@ from pellucid.reports.concepts import render_class_page, render_concept_page, wr
 from pellucid.reports.evaluation import render_evaluation, write_evaluation
 from pellucid.reports.shared.colors import ReportError, robust_scale
 from pellucid.reports.shared.overlays import color_bar, overlay, save_overlay
-from pellucid.reports.surrogate.graph_page import render_surrogate_page, write_surrogate_page
+from pellucid.reports.surrogate import render_surrogate_page, write_surrogate_page
 
 __all__ = [
     "PageInput",

@@ -44,7 +44,7 @@ def check_measures(measure: str, rerender: str, contexts: Sequence[str]) -> None
     >>> check_measures("morphomnist", "none", ["thickness", "slant"])
     >>> check_measures("morphomnist", "none", ["age"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    pellucid.errors.PellucidError: --measure morphomnist knows thickness, ...; the context has age
+    pellucid.errors.PellucidError: --measure morphomnist knows area, ...; the context has age
     """
     if measure not in MEASURE_DESCRIPTIONS or rerender not in ("none", MORPHOMNIST):
         raise PellucidError(
