@@ -85,7 +85,7 @@ PLAIN: Mapping[str, Any] = {"permutations": 0, "tolerance": None}
 
 def check_visual_tcav(bench: Bench) -> float:
     """Largest difference between pellucid's published scores and the straightforward ones, over the largest score."""
-    ours = torch.stack([found.reference[0, :, :1] for found in local(bench, PLAIN)])
+    ours = torch.stack([result.reference[0, :, :1] for result in local(bench, PLAIN)])
     theirs = straightforward(bench)
     difference = float((ours - theirs).abs().max() / theirs.abs().max())
     assert difference < 1e-3, f"the two sides disagree: {difference}"
@@ -199,7 +199,7 @@ def main() -> None:
         },
         max(1, arguments.rounds - 2),
     )
-    passes = sum((found.passes for found in local(bench, PLAIN)), Passes())
+    passes = sum((result.passes for result in local(bench, PLAIN)), Passes())
     text = report(bench, difference, locally, globally, passes, one_more_concept(bench, 2 * arguments.rounds + 1))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "concepts.md").write_text(text)

@@ -44,12 +44,12 @@ def straightforward_scores(
 def _path_gradients(
     network: nn.Module, module: nn.Module, image: Tensor, activation: Tensor, target: int, steps: int
 ) -> Tensor:
-    found = []
+    result = []
     for alphas in torch.split(torch.arange(steps + 1) / steps, BATCH):
         points = (alphas[:, None, None, None] * activation).requires_grad_()
         logits = _replaced(network, module, image, points)
-        found += torch.autograd.grad(logits[:, target].sum(), points)
-    return torch.cat(found)
+        result += torch.autograd.grad(logits[:, target].sum(), points)
+    return torch.cat(result)
 
 
 def _replaced(network: nn.Module, module: nn.Module, image: Tensor, output: Tensor) -> Tensor:
@@ -104,10 +104,10 @@ def captum_tcav(
     pairs = [[concept, concepts[-1]] for concept in concepts[:-1]]
     positive = {layer: torch.zeros(len(pairs)) for layer in layers}
     for chunk in torch.split(images, CHUNK):
-        found = rival.interpret(chunk, pairs, target=target)
+        result = rival.interpret(chunk, pairs, target=target)
         for layer, counts in positive.items():
             for index in range(len(pairs)):
-                counts[index] += len(chunk) * found[f"{index}-{len(pairs)}"][layer]["sign_count"][0]
+                counts[index] += len(chunk) * result[f"{index}-{len(pairs)}"][layer]["sign_count"][0]
     return {layer: counts / len(images) for layer, counts in positive.items()}
 
 

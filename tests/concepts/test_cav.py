@@ -69,7 +69,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(PellucidError, match=r"cannot be written \(Permission denied\)"):
         make_cav(torch.ones(3), name="new").save(path)
     assert CAV.load(path).name == "old"
-    assert [found.name for found in tmp_path.iterdir()] == ["cav.safetensors"]
+    assert [result.name for result in tmp_path.iterdir()] == ["cav.safetensors"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of tensors", None])
@@ -125,8 +125,8 @@ def test_the_same_fit_is_answered_from_the_cache_without_running_the_network(
 def test_a_cached_cav_takes_the_name_that_it_is_asked_for_by(tmp_path: Path) -> None:
     view = curved_view()
     fit_cav(view, CONCEPT, NEGATIVES, cache=tmp_path, name="old")
-    found = fit_cav(view, CONCEPT, NEGATIVES, cache=tmp_path, name="new")
-    assert found.name == "new"
+    result = fit_cav(view, CONCEPT, NEGATIVES, cache=tmp_path, name="new")
+    assert result.name == "new"
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -187,13 +187,13 @@ def test_another_transform_of_the_same_files_is_fitted_anew(tmp_path: Path) -> N
     pixels = [generator.integers(0, 255, (9, 9, 3), dtype=np.uint8) // (1 + index // 11) for index in range(22)]
     images = [Image.fromarray(one) for one in pixels]
     net = Function(lambda x: x.mean((2, 3))[:, :2])
-    found = []
+    result = []
     for size in (8, 6):
         preprocess = pl.data.Preprocess((8, 8), crop_fraction=size / 9)
         view = pl.Classifier(net.eval(), preprocess=preprocess).at("input")
-        found.append(fit_cav(view, images[:11], images[11:], cache=tmp_path / "cache"))
+        result.append(fit_cav(view, images[:11], images[11:], cache=tmp_path / "cache"))
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert not torch.equal(found[0].direction, found[1].direction)
+    assert not torch.equal(result[0].direction, result[1].direction)
 
 
 def test_a_corrupt_cache_file_is_told_of_and_replaced(tmp_path: Path) -> None:

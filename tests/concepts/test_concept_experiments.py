@@ -110,8 +110,8 @@ def test_another_gauge_of_the_logits_moves_the_published_score_and_not_the_signe
     (zebras,) = class_images(shared_data, Sizes(per_class=1, classes=1)).values()
     striped = [concept for concept in concepts if concept.name in ("striped", "dotted")]
     with pytest.warns(pl.concepts.ConceptWarning):
-        found = gauge(Bench(classifier, striped, negatives, negatives, classifier.read(zebras), torch.empty(0)))
-    trained, _, no_zebra = found["gauges"]
+        result = gauge(Bench(classifier, striped, negatives, negatives, classifier.read(zebras), torch.empty(0)))
+    trained, _, no_zebra = result["gauges"]
     assert no_zebra["largest_change_of_a_probability"] < 1e-5
     assert trained["reference_striped"] > 0
     assert no_zebra["reference_striped"] == 0

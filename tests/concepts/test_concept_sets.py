@@ -21,9 +21,9 @@ def _write(folder: Path, names: list[str]) -> Path:
 
 def test_a_folder_is_read_in_sorted_order_and_the_files_are_recorded(tmp_path: Path) -> None:
     folder = _write(tmp_path / "striped", ["c.png", "a.png", "b.png"])
-    found = concept_set(folder, "striped")
-    assert [Path(source).name for source in found.sources] == ["a.png", "b.png", "c.png"]
-    assert found.images == tuple(folder / name for name in ("a.png", "b.png", "c.png"))
+    result = concept_set(folder, "striped")
+    assert [Path(source).name for source in result.sources] == ["a.png", "b.png", "c.png"]
+    assert result.images == tuple(folder / name for name in ("a.png", "b.png", "c.png"))
 
 
 def test_a_list_of_files_is_sorted_too(tmp_path: Path) -> None:
@@ -47,21 +47,21 @@ def test_a_sample_larger_than_the_set_is_an_error(tmp_path: Path) -> None:
 
 def test_arrays_and_pillow_images_become_upright_rgb() -> None:
     gray, color = np.zeros((4, 6), np.uint8), np.full((4, 6, 3), 7, np.uint8)
-    found = concept_set([gray, color, Image.new("L", (3, 3))])
-    assert [image.mode for image in found.images] == ["RGB"] * 3  # type: ignore[union-attr]
-    assert found.sources == ("image 0", "image 1", "image 2")
+    result = concept_set([gray, color, Image.new("L", (3, 3))])
+    assert [image.mode for image in result.images] == ["RGB"] * 3  # type: ignore[union-attr]
+    assert result.sources == ("image 0", "image 1", "image 2")
     assert len(concept_set(np.zeros((5, 4, 6, 3), np.uint8))) == 5
 
 
 def test_a_tensor_is_already_in_the_input_space() -> None:
     images = torch.randn(3, 3, 4, 5)
-    found = concept_set(images)
-    assert all(torch.equal(one, other) for one, other in zip(found.images, images, strict=True))  # type: ignore[arg-type]
+    result = concept_set(images)
+    assert all(torch.equal(one, other) for one, other in zip(result.images, images, strict=True))  # type: ignore[arg-type]
 
 
 def test_a_concept_set_is_taken_as_it_is() -> None:
-    given = ConceptSet("mine", (torch.zeros(3, 2, 2),), ("here",))
-    assert concept_set(given, "other") is given
+    passed = ConceptSet("mine", (torch.zeros(3, 2, 2),), ("here",))
+    assert concept_set(passed, "other") is passed
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_box_is_the_mask_of_the_pixels_whose_centre_it_holds() -> None:
-    found = concept_set([np.zeros((4, 6), np.uint8)], boxes=[(1, 0.5, 3.4, 2)])
-    assert found.masks is not None
+    result = concept_set([np.zeros((4, 6), np.uint8)], boxes=[(1, 0.5, 3.4, 2)])
+    assert result.masks is not None
     expected = torch.zeros(4, 6)
     expected[0:2, 1:3] = 1
-    assert torch.equal(found.masks[0], expected)
+    assert torch.equal(result.masks[0], expected)
 
 
 def test_masks_follow_their_images_into_the_sample() -> None:
     images = torch.arange(10.0)[:, None, None, None].expand(10, 3, 2, 2)
     masks = [torch.full((2, 2), index / 10) for index in range(10)]
-    found = concept_set(images, masks=masks, count=4, seed=5)
-    assert found.masks is not None
-    for image, mask in zip(found.images, found.masks, strict=True):
+    result = concept_set(images, masks=masks, count=4, seed=5)
+    assert result.masks is not None
+    for image, mask in zip(result.images, result.masks, strict=True):
         assert float(image[0, 0, 0]) / 10 == pytest.approx(float(mask[0, 0]))  # type: ignore[index]
 
 

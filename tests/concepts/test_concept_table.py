@@ -46,9 +46,9 @@ def _folder(path: Path, count: int = 3) -> Path:
 
 
 def test_a_drawn_set_holds_the_drawn_images_and_says_which_they_are() -> None:
-    found = draw_concept_set("dotted", 3, size=20, seed=4)
-    assert found.sources == tuple(f"drawn dotted {index} of seed 4" for index in range(3))
-    for image, expected in zip(found.images, draw_images("dotted", 3, 20, 4), strict=True):
+    result = draw_concept_set("dotted", 3, size=20, seed=4)
+    assert result.sources == tuple(f"drawn dotted {index} of seed 4" for index in range(3))
+    for image, expected in zip(result.images, draw_images("dotted", 3, 20, 4), strict=True):
         assert isinstance(image, Image.Image)
         assert np.array_equal(np.asarray(image), np.asarray(expected))
 
@@ -56,12 +56,12 @@ def test_a_drawn_set_holds_the_drawn_images_and_says_which_they_are() -> None:
 def test_folders_and_drawn_concepts_come_together_with_the_folders_own_negatives(tmp_path: Path) -> None:
     for name in ("zebra", "apple", "negatives"):
         _folder(tmp_path / name)
-    told: list[str] = []
-    sets, negatives = collect_sets(tmp_path, ["striped"], count=2, size=20, on_set=told.append)
+    reported: list[str] = []
+    sets, negatives = collect_sets(tmp_path, ["striped"], count=2, size=20, on_set=reported.append)
     assert [each.name for each in sets] == ["apple", "zebra", "striped"]
     assert [len(each) for each in (*sets, negatives)] == [2, 2, 2, 2]
     assert all(str(tmp_path / "negatives") in source for source in negatives.sources)
-    assert told == ["apple", "zebra", "striped", "negatives"]
+    assert reported == ["apple", "zebra", "striped", "negatives"]
     other = _folder(tmp_path / "elsewhere" / "plain")
     assert collect_sets(None, ["striped"], other, count=2, size=20)[1].sources[0].startswith(str(other))
 
@@ -89,8 +89,8 @@ def test_cavs_are_found_again_whatever_they_are_called(tmp_path: Path) -> None:
     files = save_cavs(cavs, tmp_path / "cavs")
     assert len(set(files)) == len(files)
     assert all(file.resolve().is_relative_to((tmp_path / "cavs").resolve()) for file in files)
-    found = load_cavs(tmp_path / "cavs")
-    assert {(cav.name, cav.layer) for cav in found} == {(cav.name, cav.layer) for cav in cavs}
+    result = load_cavs(tmp_path / "cavs")
+    assert {(cav.name, cav.layer) for cav in result} == {(cav.name, cav.layer) for cav in cavs}
 
 
 def test_a_folder_without_cavs_or_with_a_damaged_one_is_an_error(tmp_path: Path) -> None:
@@ -102,23 +102,23 @@ def test_a_folder_without_cavs_or_with_a_damaged_one_is_an_error(tmp_path: Path)
 
 
 def test_every_local_number_has_one_row_of_its_own() -> None:
-    found = VisualTCAV(VIEW, CAVS, permutations=9).explain(IMAGES, [0, 2], resample=True)
+    result = VisualTCAV(VIEW, CAVS, permutations=9).explain(IMAGES, [0, 2], resample=True)
     names = ["a.png", "b.png", "c.png"]
-    rows = list(concept_rows([found], names))
+    rows = list(concept_rows([result], names))
     keys = [tuple(row[key] for key in ("image", "layer", "concept", "target", "number")) for row in rows]
     assert len(set(keys)) == len(keys)
     assert all(tuple(row) == COLUMNS for row in rows)
     table = dict(zip(keys, rows, strict=True))
-    interval, adjusted = found.interval(), adjust_over_layers([found])[0]
+    interval, adjusted = result.interval(), adjust_over_layers([result])[0]
     assert interval is not None
     for n, image in enumerate(names):
         for d, concept in enumerate(("one", "other")):
             for t, target in enumerate(("class 0", "class 2")):
                 row = table[image, "input", concept, target, "signed"]
-                assert row["value"] == float(found.signed[n, d, t])
+                assert row["value"] == float(result.signed[n, d, t])
                 assert (row["low"], row["high"]) == tuple(interval[:, n, d, t].tolist())
                 assert row["adjusted_p_value"] == float(adjusted[n, d, t])
-                assert row["status"] == found.signed_status[n, d, t]
+                assert row["status"] == result.signed_status[n, d, t]
                 key = (image, "input", concept, target)
                 parts = table[*key, "positive"]["value"] + table[*key, "negative"]["value"]
                 assert parts == pytest.approx(row["value"], abs=1e-5)
@@ -129,15 +129,15 @@ def test_every_local_number_has_one_row_of_its_own() -> None:
 
 def test_several_layers_adjust_their_p_values_together() -> None:
     explainers = [VisualTCAV(VIEW, CAVS, permutations=9), VisualTCAV(VIEW, CAVS[:1], permutations=9)]
-    found = explain_layers(explainers, IMAGES, [0])
-    rows = [row["adjusted_p_value"] for row in concept_rows(found, "abc") if row["number"] == "signed"]
-    expected = [float(p) for layer in adjust_over_layers(found) for p in layer.flatten()]
+    result = explain_layers(explainers, IMAGES, [0])
+    rows = [row["adjusted_p_value"] for row in concept_rows(result, "abc") if row["number"] == "signed"]
+    expected = [float(p) for layer in adjust_over_layers(result) for p in layer.flatten()]
     assert rows == expected
 
 
 def test_global_and_tcav_rows_hold_means_and_what_they_are_means_of() -> None:
-    found = explain_class(VisualTCAV(VIEW, CAVS, permutations=9), IMAGES, [1])
-    rows = [row for row in class_rows([found]) if row["concept"] == "one"]
+    results = explain_class(VisualTCAV(VIEW, CAVS, permutations=9), IMAGES, [1])
+    rows = [row for row in class_rows([results]) if row["concept"] == "one"]
     values = [row["value"] for row in rows if row["number"] == "signed"]
     (mean,) = [row for row in rows if row["number"] == "signed_mean"]
     assert mean["value"] == pytest.approx(sum(values) / 3, abs=1e-6)
@@ -154,10 +154,10 @@ def test_json_and_parquet_hold_the_same_rows_and_numbers_that_are_none_are_null(
     rows = [dict.fromkeys(COLUMNS) | {"number": "gap", "value": value} for value in (0.5, float("inf"), float("nan"))]
     for suffix in (".json", ".parquet"):
         write_table(tmp_path / f"x{suffix}", rows, {"seed": 3})
-    told = json.loads((tmp_path / "x.json").read_text())
-    assert [row["value"] for row in told["rows"]] == [0.5, None, None]
+    reported = json.loads((tmp_path / "x.json").read_text())
+    assert [row["value"] for row in reported["rows"]] == [0.5, None, None]
     table = pq.read_table(tmp_path / "x.parquet")
-    assert table.to_pylist() == told["rows"]
-    assert json.loads(table.schema.metadata[b"about"]) == told["about"] == {"seed": 3}
+    assert table.to_pylist() == reported["rows"]
+    assert json.loads(table.schema.metadata[b"about"]) == reported["about"] == {"seed": 3}
     with pytest.raises(PellucidError, match=r"\.json or \.parquet, not '\.csv'"):
         write_table(tmp_path / "x.csv", rows, {})

@@ -102,9 +102,9 @@ def test_a_network_with_one_logit_has_a_class_and_its_opposite() -> None:
 @pytest.mark.parametrize("target", [1, "not class 0", [1], torch.tensor([1, 1]), Target("Not Class 0")])
 def test_the_opposite_class_of_one_logit_can_be_asked_for(target: object) -> None:
     view = view_of(Function(_one_logit), (4, 3, 5))
-    found, both = gather_evidence(view, IMAGES, target), gather_evidence(view, IMAGES, None)
-    torch.testing.assert_close(found.reference[:, 0], both.reference[:, 1])
-    torch.testing.assert_close(found.scores[:, 0], both.scores[:, 1])
+    result, both = gather_evidence(view, IMAGES, target), gather_evidence(view, IMAGES, None)
+    torch.testing.assert_close(result.reference[:, 0], both.reference[:, 1])
+    torch.testing.assert_close(result.scores[:, 0], both.scores[:, 1])
 
 
 @pytest.mark.parametrize("target", [2, -1, "zebra", Target(0, output="log_probability"), torch.tensor([0, 2])])

@@ -39,17 +39,17 @@ def test_the_published_interval_is_never_negative() -> None:
     view = view_of(LinearHead(torch.eye(4)[:2], torch.zeros(2)), (4, 3, 5))
     once = torch.zeros(3, 4, 3, 5)
     once[0, 0] = 1.0  # evidence in one image of three: two standard errors reach below zero
-    found = explain_class(VisualTCAV(view, [cav_for(view, torch.eye(4)[0])], permutations=0), once, 0)
-    assert found.reference.standard_errors[0].item() < 0
-    torch.testing.assert_close(found.published_interval[:, 0, 0], torch.tensor([0.0, 1 / 3 + 2 * (2 / 27) ** 0.5]))
+    result = explain_class(VisualTCAV(view, [cav_for(view, torch.eye(4)[0])], permutations=0), once, 0)
+    assert result.reference.standard_errors[0].item() < 0
+    torch.testing.assert_close(result.published_interval[:, 0, 0], torch.tensor([0.0, 1 / 3 + 2 * (2 / 27) ** 0.5]))
 
 
 def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> None:
-    found, local = explain_class(EXPLAINER, IMAGES, [0, 2]), EXPLAINER(IMAGES, [0, 2])
+    result, local = explain_class(EXPLAINER, IMAGES, [0, 2]), EXPLAINER(IMAGES, [0, 2])
     assert local.nulls is not None
     for estimate, values, nulls, two_sided in (
-        (found.reference, local.reference, local.nulls.reference, False),
-        (found.signed, local.signed, local.nulls.signed, True),
+        (result.reference, local.reference, local.nulls.reference, False),
+        (result.signed, local.signed, local.nulls.signed, True),
     ):
         torch.testing.assert_close(estimate.mean, values.mean(0), atol=1e-6, rtol=1e-4)
         torch.testing.assert_close(estimate.deviation, values.std(0, correction=0), atol=1e-6, rtol=1e-4)
@@ -58,19 +58,19 @@ def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> Non
         torch.testing.assert_close(estimate.high, high, atol=1e-6, rtol=1e-4)
         p_values = score_p_values(values.mean(0), nulls.mean(0), two_sided=two_sided)
         torch.testing.assert_close(estimate.p_values, p_values)
-    torch.testing.assert_close(found.share_seen, (local.maps.amax((2, 3)) >= 0.5).double().mean(0))
-    assert found.status.tolist() == local.status.tolist()
-    assert found.targets == ("class 0", "class 2")
-    assert found.passes.prefix_forward == 20
+    torch.testing.assert_close(result.share_seen, (local.maps.amax((2, 3)) >= 0.5).double().mean(0))
+    assert result.status.tolist() == local.status.tolist()
+    assert result.targets == ("class 0", "class 2")
+    assert result.passes.prefix_forward == 20
 
 
 def test_the_ranking_goes_down_and_compares_neighbors_image_by_image() -> None:
-    found = explain_class(EXPLAINER, IMAGES, 0)
-    ranking = found.ranking(score="signed")
-    means = {cav.name: float(found.signed.mean[d, 0]) for d, cav in enumerate(CAVS)}
+    result = explain_class(EXPLAINER, IMAGES, 0)
+    ranking = result.ranking(score="signed")
+    means = {cav.name: float(result.signed.mean[d, 0]) for d, cav in enumerate(CAVS)}
     assert [place.concept for place in ranking] == sorted(means, key=lambda name: -means[name])
-    index = [found.concepts.index(place.concept) for place in ranking]
-    leads = found.signed.values[:, index[:-1], 0] - found.signed.values[:, index[1:], 0]
+    index = [result.concepts.index(place.concept) for place in ranking]
+    leads = result.signed.values[:, index[:-1], 0] - result.signed.values[:, index[1:], 0]
     adjusted = holm(sign_flip_p_value(leads))
     for place, lead, p_value in zip(ranking[:-1], leads.T, adjusted, strict=True):
         assert place.lead == pytest.approx(float(lead.mean()), rel=1e-4)
@@ -78,7 +78,7 @@ def test_the_ranking_goes_down_and_compares_neighbors_image_by_image() -> None:
         assert place.lead_p_value == pytest.approx(float(p_value))
     assert ranking[-1].lead is None
     with pytest.raises(PellucidError, match="unknown score 'both'"):
-        found.ranking(score="both")
+        result.ranking(score="both")
 
 
 def test_one_concept_can_be_ranked() -> None:
@@ -100,10 +100,10 @@ def _streams() -> list[object]:
 
 @pytest.mark.parametrize("index", range(3))
 def test_images_may_come_in_batches_of_any_size(index: int) -> None:
-    found = explain_class(EXPLAINER, _streams()[index], 1)  # type: ignore[arg-type]
+    result = explain_class(EXPLAINER, _streams()[index], 1)  # type: ignore[arg-type]
     expected = explain_class(EXPLAINER, IMAGES, 1)
-    torch.testing.assert_close(found.signed.values, expected.signed.values, atol=1e-6, rtol=1e-4)
-    assert found.sources == tuple(f"image {n}" for n in range(20))
+    torch.testing.assert_close(result.signed.values, expected.signed.values, atol=1e-6, rtol=1e-4)
+    assert result.sources == tuple(f"image {n}" for n in range(20))
 
 
 def test_files_are_read_batch_by_batch_and_named(tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_files_are_read_batch_by_batch_and_named(tmp_path: Path) -> None:
         files.append(tmp_path / f"{n}.png")
         Image.fromarray(np.random.default_rng(n).integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(files[-1])
     explainer = VisualTCAV(view, [cav_for(view, torch.ones(3))], permutations=0, max_batch=2)
-    found = explain_class(explainer, files, "class 1")
-    assert found.sources == tuple(map(str, files))
+    result = explain_class(explainer, files, "class 1")
+    assert result.sources == tuple(map(str, files))
     expected = explain_class(explainer, classifier.read(files), 1)
-    torch.testing.assert_close(found.signed.values, expected.signed.values)
+    torch.testing.assert_close(result.signed.values, expected.signed.values)
 
 
 def test_the_table_has_a_row_for_each_score_concept_and_target() -> None:

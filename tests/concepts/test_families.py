@@ -28,9 +28,9 @@ def explained(classifier: pl.Classifier, layer: str, shape: tuple[int, int, int]
     view = classifier.at(layer)
     cavs = fit_cavs(view, sets, negatives, options=FitOptions(splits=2, resamples=2))
     x = torch.randn(2, *shape, generator=generator) + 0.5
-    found = VisualTCAV(view, cavs, permutations=9, max_steps=50)(x, [0, 1])
+    result = VisualTCAV(view, cavs, permutations=9, max_steps=50)(x, [0, 1])
     activation = view.activation(x)
-    assert found.maps.shape == (2, 2, *activation.shape[2:])
+    assert result.maps.shape == (2, 2, *activation.shape[2:])
     assert activation.shape[2] > 1
     gradients = torch.stack([step_by_step(view, activation, k) for k in (0, 1)], dim=1)
     empty = view.logits(activation.as_subclass(Tensor) * 0, activation.side_inputs)
@@ -47,17 +47,17 @@ def explained(classifier: pl.Classifier, layer: str, shape: tuple[int, int, int]
         for cav in cavs
         for t in range(2)
     ]
-    torch.testing.assert_close(found.reference, torch.stack(expected).view(2, 2, 2), atol=1e-5, rtol=1e-3)
-    assert float(found.maps.max()) > 0
+    torch.testing.assert_close(result.reference, torch.stack(expected).view(2, 2, 2), atol=1e-5, rtol=1e-3)
+    assert float(result.maps.max()) > 0
 
 
 def step_by_step(view: LayerView, activation: Activation, target: int, steps: int = 50) -> Tensor:
     """Integrated gradients (N, C, h, w) by the trapezoid rule, one step at a time."""
-    found = []
+    result = []
     for step in range(steps + 1):
         scaled = (activation.as_subclass(Tensor) * (step / steps)).detach().requires_grad_()
-        found.append(torch.autograd.grad(view.logits(scaled, activation.side_inputs)[:, target].sum(), scaled)[0])
-    mean = sum((one + other) / 2 for one, other in pairwise(found)) / steps
+        result.append(torch.autograd.grad(view.logits(scaled, activation.side_inputs)[:, target].sum(), scaled)[0])
+    mean = sum((one + other) / 2 for one, other in pairwise(result)) / steps
     return mean * activation.as_subclass(Tensor)
 
 

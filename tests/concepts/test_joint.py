@@ -20,8 +20,8 @@ DIRECTIONS = torch.randn(3, 4, generator=GENERATOR).double()
 
 def _share(directions: Tensor, method: str = "least_squares") -> tuple[Tensor, Tensor]:
     rule = sharing_rule(gram_matrix(directions), method)  # type: ignore[arg-type]
-    found = joint_attribution(DIFFERENCE, GRADIENT, directions, DELTA, rule)
-    return found.contributions, found.residual
+    result = joint_attribution(DIFFERENCE, GRADIENT, directions, DELTA, rule)
+    return result.contributions, result.residual
 
 
 def _in_span(directions: Tensor) -> Tensor:
@@ -92,10 +92,10 @@ def test_a_basis_of_channel_space_explains_all_but_the_completeness_gap() -> Non
     view, images = curved_view(), torch.randn(2, 4, 3, 5)
     path = path_integral(Case(view, images, [0, 2]), torch.zeros(()), steps=400)
     basis = torch.linalg.qr(torch.randn(4, 4))[0]
-    found = joint_attribution(path.difference, path.mean, basis, path.delta)
+    result = joint_attribution(path.difference, path.mean, basis, path.delta)
     expected = view.logits(images) - view.logits(torch.zeros_like(images))
-    torch.testing.assert_close(found.contributions.sum(1), expected[:, [0, 2]], atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.residual, path.delta - path.values.sum((2, 3, 4)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.contributions.sum(1), expected[:, [0, 2]], atol=1e-4, rtol=0)
+    torch.testing.assert_close(result.residual, path.delta - path.values.sum((2, 3, 4)), atol=1e-5, rtol=0)
 
 
 def test_too_many_concepts_for_shapley_and_unknown_methods_are_errors() -> None:

@@ -24,9 +24,9 @@ def test_stripes_count_most_for_zebras_and_are_seen_in_them(shared_data: Path, l
     sets = [concept_set(draw_images(name, 16), name) for name in names]
     cavs = fit_cavs(view, sets, concept_set(draw_images(NEGATIVES, 24), "negatives"))
     zebras = classifier.read(sorted((shared_data / "zebra").glob("*.jpg"))[:8])
-    found = explain_class(VisualTCAV(view, cavs, permutations=0), zebras, "zebra")
+    result = explain_class(VisualTCAV(view, cavs, permutations=0), zebras, "zebra")
     for score in ("reference", "signed"):
-        first, second = found.ranking(score=score)[:2]
+        first, second = result.ranking(score=score)[:2]
         assert first.concept == "striped"
         assert first.low > second.high
         assert first.share_seen > 0.7

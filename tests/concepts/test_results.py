@@ -49,7 +49,7 @@ def differences(first: object, second: object, name: str = "") -> list[str]:
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(first, second, strict=True))]
     else:
         return [] if first == second or first != first else [name]
-    return [found for key, *pair in pairs for found in differences(*pair, f"{name}.{key}")]
+    return [result for key, *pair in pairs for result in differences(*pair, f"{name}.{key}")]
 
 
 @pytest.mark.parametrize("make", [explain_images, explain_a_class, score_tcav])

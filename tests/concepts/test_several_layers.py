@@ -101,13 +101,13 @@ def test_layers_that_follow_on_each_other_cost_one_pass(
 def test_explanations_are_those_of_each_layer_alone(classifier: pl.Classifier) -> None:
     explainers = [_explainer(classifier.at(name), seed) for seed, name in enumerate(("joined", "stem"))]
     together = explain_layers(explainers, IMAGES, [0, 2], resample=True)
-    for explainer, found in zip(explainers, together, strict=True):
+    for explainer, result in zip(explainers, together, strict=True):
         alone = explainer.explain(IMAGES, [0, 2], resample=True)
-        for item in fields(found):
-            if isinstance(getattr(found, item.name), Tensor):
-                torch.testing.assert_close(getattr(found, item.name), getattr(alone, item.name), msg=item.name)
-        assert found.status.tolist() == alone.status.tolist()
-        assert found.passes.suffix_backward == alone.passes.suffix_backward
+        for item in fields(result):
+            if isinstance(getattr(result, item.name), Tensor):
+                torch.testing.assert_close(getattr(result, item.name), getattr(alone, item.name), msg=item.name)
+        assert result.status.tolist() == alone.status.tolist()
+        assert result.passes.suffix_backward == alone.passes.suffix_backward
 
 
 def test_default_classes_are_the_same_at_every_layer(classifier: pl.Classifier) -> None:
@@ -124,9 +124,9 @@ def test_one_logit_is_explained_on_both_sides_at_every_layer() -> None:
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
     classifier = pl.Classifier(nn.Sequential(*net, nn.Linear(4, 1)).eval(), input_size=(3, 12, 10))
-    found = explain_layers([_explainer(classifier.at(name), 0) for name in ("1", "3")], IMAGES)
-    assert {each.targets[0] for each in found} == {("class 0", "not class 0")}
-    torch.testing.assert_close(found[1].signed[..., 0], -found[1].signed[..., 1])
+    result = explain_layers([_explainer(classifier.at(name), 0) for name in ("1", "3")], IMAGES)
+    assert {each.targets[0] for each in result} == {("class 0", "not class 0")}
+    torch.testing.assert_close(result[1].signed[..., 0], -result[1].signed[..., 1])
 
 
 def test_class_explanations_are_those_of_each_layer_with_p_values_adjusted_over_all(classifier: pl.Classifier) -> None:
@@ -134,15 +134,15 @@ def test_class_explanations_are_those_of_each_layer_with_p_values_adjusted_over_
     counted: list[int] = []
     together = explain_class(explainers, IMAGES.split(2), [1], on_images=counted.append)
     assert counted == [2, 2, 1]
-    for explainer, found in zip(explainers, together, strict=True):
+    for explainer, result in zip(explainers, together, strict=True):
         alone = explain_class(explainer, IMAGES, [1])
-        torch.testing.assert_close(found.signed.values, alone.signed.values)
-        torch.testing.assert_close(found.signed.p_values, alone.signed.p_values)
-        torch.testing.assert_close(found.reference.low, alone.reference.low)
-    family = torch.cat([found.signed.p_values.flatten() for found in together])  # type: ignore[union-attr]
-    adjusted = torch.cat([found.signed.adjusted_p_values.flatten() for found in together])  # type: ignore[union-attr]
+        torch.testing.assert_close(result.signed.values, alone.signed.values)
+        torch.testing.assert_close(result.signed.p_values, alone.signed.p_values)
+        torch.testing.assert_close(result.reference.low, alone.reference.low)
+    family = torch.cat([result.signed.p_values.flatten() for result in together])  # type: ignore[union-attr]
+    adjusted = torch.cat([result.signed.adjusted_p_values.flatten() for result in together])  # type: ignore[union-attr]
     torch.testing.assert_close(adjusted, correct(family, "benjamini_hochberg"))
-    assert [found.passes.prefix_forward for found in together] == [5, 0]
+    assert [result.passes.prefix_forward for result in together] == [5, 0]
 
 
 def test_nothing_to_explain_is_an_error(classifier: pl.Classifier) -> None:
@@ -155,12 +155,12 @@ def test_nothing_to_explain_is_an_error(classifier: pl.Classifier) -> None:
 
 
 def test_local_intervals_are_quantiles_over_the_resamples(classifier: pl.Classifier) -> None:
-    (found,) = explain_layers([_explainer(classifier.at("stem"), 0)], IMAGES, [0, 1], resample=True)
-    assert found.resamples is not None
-    interval = found.interval("signed", 0.5)
+    (result,) = explain_layers([_explainer(classifier.at("stem"), 0)], IMAGES, [0, 1], resample=True)
+    assert result.resamples is not None
+    interval = result.interval("signed", 0.5)
     assert interval is not None
     for n, d, t in ((0, 0, 0), (4, 1, 1)):
-        samples = sorted(found.resamples.signed[n, d, :, t].tolist())  # four of them
+        samples = sorted(result.resamples.signed[n, d, :, t].tolist())  # four of them
         low = samples[0] + 0.75 * (samples[1] - samples[0])
         high = samples[2] + 0.25 * (samples[3] - samples[2])
         assert interval[:, n, d, t].tolist() == pytest.approx([low, high], rel=1e-5)

@@ -34,23 +34,23 @@ def _slow_sensitivity(image: Tensor, direction: Tensor, target: int) -> float:
 
 
 def test_sensitivities_are_directional_derivatives_of_the_logit() -> None:
-    found = tcav(VIEW, [CAV], IMAGES, 1)
+    result = tcav(VIEW, [CAV], IMAGES, 1)
     slow = [_slow_sensitivity(image, CAV.direction, 1) for image in IMAGES]
-    torch.testing.assert_close(found.sensitivities[:, 0], torch.tensor(slow), atol=2e-3, rtol=1e-2)
-    assert float(found.scores[0]) == pytest.approx(sum(value > 0 for value in slow) / 15)
+    torch.testing.assert_close(result.sensitivities[:, 0], torch.tensor(slow), atol=2e-3, rtol=1e-2)
+    assert float(result.scores[0]) == pytest.approx(sum(value > 0 for value in slow) / 15)
     positive = sum(max(value, 0.0) for value in slow)
-    assert float(found.magnitudes[0]) == pytest.approx(positive / sum(map(abs, slow)), abs=5e-3)
-    assert float(found.mean_sensitivities[0]) == pytest.approx(sum(slow) / 15, abs=2e-3)
+    assert float(result.magnitudes[0]) == pytest.approx(positive / sum(map(abs, slow)), abs=5e-3)
+    assert float(result.mean_sensitivities[0]) == pytest.approx(sum(slow) / 15, abs=2e-3)
 
 
 def test_a_linear_head_has_the_sensitivity_of_its_weights_in_every_image() -> None:
     weight = torch.tensor([[2.0, -1.0, 0.0, 0.5], [0.0, 1.0, 1.0, -1.0]])
     view = view_of(LinearHead(weight, torch.zeros(2)), (4, 3, 5))
     direction = torch.tensor([0.0, 3.0, 0.0, -4.0])
-    found = tcav(view, [cav_for(view, direction)], IMAGES, 1, random_sets=2)
+    result = tcav(view, [cav_for(view, direction)], IMAGES, 1, random_sets=2)
     expected = float(weight[1] @ direction / 5)
-    torch.testing.assert_close(found.sensitivities[:, 0], torch.full((15,), expected))
-    assert (float(found.scores), float(found.magnitudes)) == (1.0, 1.0)
+    torch.testing.assert_close(result.sensitivities[:, 0], torch.full((15,), expected))
+    assert (float(result.scores), float(result.magnitudes)) == (1.0, 1.0)
 
 
 def test_one_pass_serves_all_concepts_sets_and_relabellings() -> None:
@@ -60,7 +60,7 @@ def test_one_pass_serves_all_concepts_sets_and_relabellings() -> None:
 
 
 def test_random_sets_are_parts_of_the_negatives_each_used_once() -> None:
-    found = tcav(VIEW, [CAV], IMAGES, 0, random_sets=4, seed=2)
+    result = tcav(VIEW, [CAV], IMAGES, 0, random_sets=4, seed=2)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
     pooled, concept = NEGATIVES.mean((2, 3)), CONCEPT.mean((0, 2, 3))
     parts = [pooled[part].mean(0) for part in order.tensor_split(4)]
@@ -69,24 +69,24 @@ def test_random_sets_are_parts_of_the_negatives_each_used_once() -> None:
     for index in range(4):
         own = (gradients @ (concept - parts[index]) > 0).double().mean()
         other = (gradients @ (parts[index] - parts[(index + 1) % 4]) > 0).double().mean()
-        assert float(found.random_scores[0][index]) == pytest.approx(float(own))
-        assert float(found.baseline_scores[0][index]) == pytest.approx(float(other))
+        assert float(result.random_scores[0][index]) == pytest.approx(float(own))
+        assert float(result.baseline_scores[0][index]) == pytest.approx(float(other))
 
 
 def test_the_random_set_test_compares_the_concepts_scores_with_those_of_the_random_sets() -> None:
-    found = tcav(VIEW, [CAV], IMAGES, 0, random_sets=4, seed=2)
-    expected = permutation_p_value(found.random_scores[0], found.baseline_scores[0], seed=2)
-    assert float(found.p_values[0]) == expected
+    result = tcav(VIEW, [CAV], IMAGES, 0, random_sets=4, seed=2)
+    expected = permutation_p_value(result.random_scores[0], result.baseline_scores[0], seed=2)
+    assert float(result.p_values[0]) == expected
 
 
 def test_the_relabelled_test_ranks_the_score_among_those_of_null_directions() -> None:
-    found = tcav(VIEW, [CAV], IMAGES, 0, permutations=59, seed=1)
+    result = tcav(VIEW, [CAV], IMAGES, 0, permutations=59, seed=1)
     leaf = IMAGES.clone().requires_grad_()
     gradients = torch.autograd.grad(VIEW.logits(leaf)[:, 0].sum(), leaf)[0].sum((2, 3))
     derivatives = gradients @ null_directions(CAV, 59, seed=1).T
     away = ((derivatives > 0).double().mean(0) - 0.5).abs()
-    expected = (1 + int((away >= abs(float(found.scores[0]) - 0.5) - 1e-9).sum())) / 60
-    assert float(found.relabeled_p_values[0]) == pytest.approx(expected)
+    expected = (1 + int((away >= abs(float(result.scores[0]) - 0.5) - 1e-9).sum())) / 60
+    assert float(result.relabeled_p_values[0]) == pytest.approx(expected)
 
 
 def test_a_concept_that_the_class_uses_is_told_from_chance_and_a_chance_concept_is_not() -> None:
@@ -102,15 +102,15 @@ def test_a_concept_that_the_class_uses_is_told_from_chance_and_a_chance_concept_
         concept_features=pool[12:24].mean((2, 3)),
         negative_features=pool[24:].mean((2, 3)),
     )
-    found = tcav(view, [real, chance], IMAGES, 0)
-    assert float(found.adjusted["sensitivity_p_values"][0]) < 0.05 < float(found.adjusted["sensitivity_p_values"][1])
+    result = tcav(view, [real, chance], IMAGES, 0)
+    assert float(result.adjusted["sensitivity_p_values"][0]) < 0.05 < float(result.adjusted["sensitivity_p_values"][1])
 
 
 def test_p_values_are_adjusted_for_the_number_of_concepts() -> None:
     cavs = fit_cavs(VIEW, {"a": CONCEPT, "b": -CONCEPT}, NEGATIVES)
-    found = tcav(VIEW, cavs, IMAGES, 0, correction="bonferroni")
-    torch.testing.assert_close(found.adjusted["p_values"], (2 * found.p_values).clamp(max=1))
-    torch.testing.assert_close(found.adjusted["relabeled_p_values"], (2 * found.relabeled_p_values).clamp(max=1))
+    result = tcav(VIEW, cavs, IMAGES, 0, correction="bonferroni")
+    torch.testing.assert_close(result.adjusted["p_values"], (2 * result.p_values).clamp(max=1))
+    torch.testing.assert_close(result.adjusted["relabeled_p_values"], (2 * result.relabeled_p_values).clamp(max=1))
 
 
 def test_the_result_is_the_same_for_the_same_seed_and_every_batch_size() -> None:
@@ -122,10 +122,10 @@ def test_the_result_is_the_same_for_the_same_seed_and_every_batch_size() -> None
 
 def test_cavs_of_flattened_activations_step_differently_in_every_cell() -> None:
     cav = fit_cav(VIEW, CONCEPT, NEGATIVES, "ridge", options=FitOptions(features="flattened", resamples=2))
-    found = tcav(VIEW, [cav], IMAGES, Target(2), random_sets=4)
+    result = tcav(VIEW, [cav], IMAGES, Target(2), random_sets=4)
     leaf = IMAGES.clone().requires_grad_()
     gradients = torch.autograd.grad(VIEW.logits(leaf)[:, 2].sum(), leaf)[0].flatten(1)
-    torch.testing.assert_close(found.sensitivities[:, 0], gradients @ cav.direction / cav.direction.norm())
+    torch.testing.assert_close(result.sensitivities[:, 0], gradients @ cav.direction / cav.direction.norm())
 
 
 def test_bad_input_is_an_error() -> None:

@@ -45,7 +45,7 @@ def test_soft_iou_and_balanced_mse_are_their_definitions_cell_by_cell() -> None:
                 both, either = both + m * g, either + m + g - m * g
                 if g in errors:
                     errors[g].append((m - g) ** 2)
-        expected = sum(sum(found) / len(found) for found in errors.values()) / 2
+        expected = sum(sum(result) / len(result) for result in errors.values()) / 2
         assert float(soft_iou(maps, masks)[index]) == pytest.approx(both / either)
         assert float(balanced_mse(maps, masks)[index]) == pytest.approx(expected)
 
@@ -63,9 +63,9 @@ def test_a_perfect_map_scores_one_and_zero_and_its_opposite_zero_and_one() -> No
 @pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
 def test_no_uniform_map_has_a_balanced_error_below_a_quarter(level: float) -> None:
     _, masks = random_case()
-    found = balanced_mse(torch.full((6, 3, 4), level), masks)
-    torch.testing.assert_close(found, torch.full((6,), (level**2 + (1 - level) ** 2) / 2, dtype=torch.float64))
-    assert bool((found >= 0.25).all())
+    result = balanced_mse(torch.full((6, 3, 4), level), masks)
+    torch.testing.assert_close(result, torch.full((6,), (level**2 + (1 - level) ** 2) / 2, dtype=torch.float64))
+    assert bool((result >= 0.25).all())
 
 
 def test_a_small_mask_weighs_as_much_as_its_large_surroundings() -> None:

@@ -51,8 +51,8 @@ def test_grids_hold_the_concept_once_among_different_others(shape: int | tuple[i
     for row, place, image in zip(cells, places.tolist(), shown, strict=True):
         assert torch.equal(row[place], image)
         rest = [cell for index, cell in enumerate(row) if index != place]
-        found = [[torch.equal(cell, other) for other in others].index(True) for cell in rest]
-        assert len(set(found)) == len(rest) == cells.shape[1] - 1
+        result = [[torch.equal(cell, other) for other in others].index(True) for cell in rest]
+        assert len(set(result)) == len(rest) == cells.shape[1] - 1
     assert len(set(places.tolist())) > 1
     again = concept_grids(shown, others, shape, seed=3)
     assert torch.equal(again[0], grids)
@@ -73,10 +73,10 @@ def test_a_concept_that_is_seen_perfectly_wins_the_pointing_game(kind: type[Grid
     shown, others = red_and_others()
     classifier = pl.Classifier(Detector().eval(), input_size=CELL)
     grids, places = concept_grids(shown, others)
-    found = concept_pointing_game(kind(classifier).at("relu"), grids, [red_cav(classifier)], places)
-    assert found.scores[:, 0].tolist() == [pytest.approx(1.0)] * 8
-    assert found.strongest[:, 0].tolist() == [pytest.approx(1.0)] * 8
-    assert found.chance == 0.25
+    result = concept_pointing_game(kind(classifier).at("relu"), grids, [red_cav(classifier)], places)
+    assert result.scores[:, 0].tolist() == [pytest.approx(1.0)] * 8
+    assert result.strongest[:, 0].tolist() == [pytest.approx(1.0)] * 8
+    assert result.chance == 0.25
     wrong = concept_pointing_game(kind(classifier).at("relu"), grids, [red_cav(classifier)], (places + 1) % 4)
     assert not wrong.scores.any()
     assert not wrong.strongest.any()
@@ -92,13 +92,13 @@ def test_scores_are_shares_of_the_maps_mass_for_every_concept_in_its_own_cell() 
         cav_for(classifier.at("middle"), torch.randn(channels, generator=generator), 0.05, 0.4, name=name)
         for name in ("one", "other")
     ]
-    found = concept_pointing_game(view, grids, cavs, cells)
-    large = torch.nn.functional.interpolate(found.maps.double(), size=(24, 24), mode="bilinear")
+    result = concept_pointing_game(view, grids, cavs, cells)
+    large = torch.nn.functional.interpolate(result.maps.double(), size=(24, 24), mode="bilinear")
     parts = split_cells(large, 2).sum((3, 4))  # (3, cells, 2)
     shares = parts / parts.sum(1, keepdim=True)
     for n in range(3):
         for d in range(2):
-            assert float(found.scores[n, d]) == pytest.approx(float(shares[n, cells[n, d], d]))
+            assert float(result.scores[n, d]) == pytest.approx(float(shares[n, cells[n, d], d]))
 
 
 def test_cells_that_do_not_fit_the_grids_are_refused() -> None:
@@ -135,13 +135,13 @@ def test_a_concept_in_one_cell_contributes_to_the_head_of_that_cell_alone() -> N
     classifier = pl.Classifier(Detector().eval(), input_size=CELL)
     grids, places = concept_grids(shown, others)
     explainer = VisualTCAV(DiFull(classifier).at("relu"), [red_cav(classifier)], permutations=0)
-    found = explainer(grids, targets=[(head, 0) for head in range(4)])
+    result = explainer(grids, targets=[(head, 0) for head in range(4)])
     own = torch.nn.functional.one_hot(places, 4).bool()
     # 16 red pixels of 144, each worth the head's weight of 1.
-    torch.testing.assert_close(found.signed[:, 0][own], torch.full((8,), 16 / 144))
-    assert not found.signed[:, 0][~own].any()
-    assert not found.reference[:, 0][~own].any()
-    assert bool((found.reference[:, 0][own] > 0.1).all())
+    torch.testing.assert_close(result.signed[:, 0][own], torch.full((8,), 16 / 144))
+    assert not result.signed[:, 0][~own].any()
+    assert not result.reference[:, 0][~own].any()
+    assert bool((result.reference[:, 0][own] > 0.1).all())
 
 
 def test_evidence_adds_up_to_the_signed_contribution_batch_by_batch() -> None:
@@ -154,7 +154,7 @@ def test_evidence_adds_up_to_the_signed_contribution_batch_by_batch() -> None:
         for seed in (5, 6)
     ]
     targets = torch.tensor([0, 1, 2, 3, 4])
-    found = concept_evidence(view, images, cavs, targets, max_batch=2)
+    result = concept_evidence(view, images, cavs, targets, max_batch=2)
     explained = VisualTCAV(view, cavs, tolerance=None, permutations=0)(images, targets)
-    torch.testing.assert_close(found.sum((3, 4)), explained.signed, rtol=1e-4, atol=1e-6)
-    assert bool((found != 0).flatten(2).any(2).any())
+    torch.testing.assert_close(result.sum((3, 4)), explained.signed, rtol=1e-4, atol=1e-6)
+    assert bool((result != 0).flatten(2).any(2).any())

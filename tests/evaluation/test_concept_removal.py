@@ -33,12 +33,12 @@ def component(image: Tensor, cav: CAV) -> Tensor:
     p = cav.direction.double()
     usual = sum(float(features.double() @ p / (p @ p)) for features in cav.negative_features)
     usual /= len(cav.negative_features)
-    found = torch.zeros(image.shape, dtype=torch.float64)
+    result = torch.zeros(image.shape, dtype=torch.float64)
     for row in range(image.shape[1]):
         for column in range(image.shape[2]):
             alpha = float(image[:, row, column].double() @ p / (p @ p))
-            found[:, row, column] = max(alpha - usual, 0.0) * p
-    return found
+            result[:, row, column] = max(alpha - usual, 0.0) * p
+    return result
 
 
 def test_areas_on_a_linear_suffix_have_their_closed_form() -> None:
@@ -139,11 +139,11 @@ def test_the_ranks_of_true_attributions_are_those_of_the_areas_reversed() -> Non
     half[:, [0, 1]] = half[:, [1, 0]]
     from scipy.stats import spearmanr
 
-    found = deletion_rank_correlation(half, curves)
+    result = deletion_rank_correlation(half, curves)
     for n in range(4):
         for t in range(2):
             expected = spearmanr(half[n, :, t].numpy(), curves.deletion_area[n, :, t].numpy()).statistic
-            assert float(found[n, t]) == pytest.approx(expected)
+            assert float(result[n, t]) == pytest.approx(expected)
     assert bool(deletion_rank_correlation(torch.ones(4, 3, 2), curves).isnan().all())
 
 

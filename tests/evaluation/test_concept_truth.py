@@ -77,8 +77,8 @@ def test_tags_agree_as_often_as_asked_and_name_all_others_alike(agreement: float
 
 def table_of(said: dict[str, list[float]], true: list[float]) -> dict[tuple[str, str, str], np.ndarray]:
     blank = {("final" if own else "input", "tag", name): np.ones(len(true)) for name, own in MEASURES}
-    given = {("final", "tag", name): np.array(values) for name, values in said.items()}
-    return {**blank, **given, ("truth", "tag", "logit removed"): np.array(true)}
+    passed = {("final", "tag", name): np.array(values) for name, values in said.items()}
+    return {**blank, **passed, ("truth", "tag", "logit removed"): np.array(true)}
 
 
 def test_correlations_are_scipys_and_saturation_costs_them() -> None:
@@ -88,13 +88,13 @@ def test_correlations_are_scipys_and_saturation_costs_them() -> None:
     signed = [-0.8, 0.0, 0.3, 1.2, 2.2, 4.0, 6.5, 6.0]
     saturated = [0.0, 0.4, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     rows = compare(table_of({"Visual-TCAV signed": signed, "TCAV": saturated}, true), "tag", "final")
-    found = {row["measure"]: row for row in rows}
+    result = {row["measure"]: row for row in rows}
     for name, values in (("Visual-TCAV signed", signed), ("TCAV", saturated)):
-        assert found[name]["pearson"]["value"] == pytest.approx(pearsonr(true, values).statistic)
-        assert found[name]["spearman"]["value"] == pytest.approx(spearmanr(true, values).statistic)
-    lead = found["Visual-TCAV signed"]["pearson_lead"]
+        assert result[name]["pearson"]["value"] == pytest.approx(pearsonr(true, values).statistic)
+        assert result[name]["spearman"]["value"] == pytest.approx(spearmanr(true, values).statistic)
+    lead = result["Visual-TCAV signed"]["pearson_lead"]
     assert lead["value"] == pytest.approx(pearsonr(true, signed).statistic - pearsonr(true, saturated).statistic)
     assert 0 < lead["low"] < lead["value"] < lead["high"]
-    assert found["TCAV"]["pearson_lead"]["value"] == 0
-    assert np.isnan(found["Grad-CAM mass"]["pearson"]["value"])
-    assert found["Grad-CAM mass"]["pearson"]["resamples"] == 0
+    assert result["TCAV"]["pearson_lead"]["value"] == 0
+    assert np.isnan(result["Grad-CAM mass"]["pearson"]["value"])
+    assert result["Grad-CAM mass"]["pearson"]["resamples"] == 0

@@ -35,17 +35,17 @@ def run(data: Path, out: Path, sizes: Sizes = FULL) -> dict[str, Any]:
     mixed = [file for _, file in few_images(data, classifier, sizes)]
     *textures, placebo = concepts
     bench = Bench(classifier, textures, placebo, negatives, classifier.read(zebras), classifier.read(mixed))
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for case in (silent_zeros, hidden_sign, baselines, gauge, correlated, chance):
         started = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConceptWarning)
-            found[case.__name__] = case(bench)
+            result[case.__name__] = case(bench)
         print(f"{case.__name__}: {time.process_time() - started:.0f} s", flush=True)
-    found = json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.6g}"))
-    write_atomically(out / "failures.json", (json.dumps(found, indent=1) + "\n").encode())
-    draw_figure(found, out / "failures.png")
-    return found
+    result = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
+    write_atomically(out / "failures.json", (json.dumps(result, indent=1) + "\n").encode())
+    draw_figure(result, out / "failures.png")
+    return result
 
 
 def main() -> None:

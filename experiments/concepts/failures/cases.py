@@ -69,9 +69,9 @@ def silent_zeros(bench: Bench) -> Result:
     """How many published scores are exactly 0, and why; what the signed contribution says of the same cells."""
     rows = []
     for layer in ("blocks.15.expand.bn", SIGNED, "head.bn", RECTIFIED):
-        found = bench.explain(layer, bench.mixed, tolerance=None)
-        zero = found.reference == 0
-        reasons = Counter(str(status) for status in found.status[zero.numpy()])
+        result = bench.explain(layer, bench.mixed, tolerance=None)
+        zero = result.reference == 0
+        reasons = Counter(str(status) for status in result.status[zero.numpy()])
         rows.append(
             {
                 "layer": layer,
@@ -80,11 +80,11 @@ def silent_zeros(bench: Bench) -> Result:
                 "zeros": int(zero.sum()),
                 "reasons": dict(reasons.most_common()),
                 "zeros_without_reason": reasons.get("ok", 0),
-                "zeros_with_signed_contribution": int((zero & (found.signed != 0)).sum()),
+                "zeros_with_signed_contribution": int((zero & (result.signed != 0)).sum()),
                 "negative_map_seen_where_map_is_empty": int(
-                    ((found.maps.amax((2, 3)) == 0) & (found.negative_maps.amax((2, 3)) > 0)).sum()
+                    ((result.maps.amax((2, 3)) == 0) & (result.negative_maps.amax((2, 3)) > 0)).sum()
                 ),
-                "empty_maps": int((found.maps.amax((2, 3)) == 0).sum()),
+                "empty_maps": int((result.maps.amax((2, 3)) == 0).sum()),
             }
         )
     return {"images": len(bench.mixed), "concepts": len(bench.concepts), "targets": 3, "layers": rows}
@@ -97,23 +97,23 @@ def hidden_sign(bench: Bench) -> Result:
         published = bench.explain(layer, bench.zebras, LOOK_ALIKES).reference.mean(0)
         for output in ("logit", "log_probability"):
             target = Target(LOOK_ALIKES, output)
-            found = bench.explain(layer, bench.zebras, target)
+            result = bench.explain(layer, bench.zebras, target)
             truth = bench.effects(layer, bench.zebras, target).mean(0)
             scores = {
                 "reference": published,
-                "signed": found.signed.mean(0),
-                "joint": found.joint.contributions.mean(0),
+                "signed": result.signed.mean(0),
+                "joint": result.joint.contributions.mean(0),
             }
-            rows.append(_signs(found, scores, truth) | {"output": output})
+            rows.append(_signs(result, scores, truth) | {"output": output})
     return {"images": len(bench.zebras), "concepts": len(bench.concepts), "rows": rows}
 
 
-def _signs(found: ConceptExplanation, scores: dict[str, Tensor], truth: Tensor) -> Result:
+def _signs(result: ConceptExplanation, scores: dict[str, Tensor], truth: Tensor) -> Result:
     """Scores (D, T) against what taking a concept out does: sign, rank, and stripes class by class."""
-    against, stripes = truth < 0, found.concepts.index("striped")
+    against, stripes = truth < 0, result.concepts.index("striped")
     place = (scores["reference"] > scores["reference"][stripes]).sum(0) + 1
     return {
-        "layer": found.layer,
+        "layer": result.layer,
         "cells": truth.numel(),
         "against": int(against.sum()),
         "against_and_said_so": {name: int((against & (values < 0)).sum()) for name, values in scores.items()},
@@ -143,11 +143,11 @@ def baselines(bench: Bench) -> Result:
         ordinary = _ordinary_logits(bench, layer)
         truth = bench.effects(layer, bench.mixed, _three_most_likely(bench))
         for name in ("zero", "negatives"):
-            found = bench.explain(layer, bench.mixed, _three_most_likely(bench), baseline=name, tolerance=None)
+            result = bench.explain(layer, bench.mixed, _three_most_likely(bench), baseline=name, tolerance=None)
             cells = torch.zeros_like(mean) if name == "zero" else mean
             with torch.no_grad():
                 logits = bench.classifier.at(layer).logits(
-                    cells[None, :, None, None].expand(1, -1, *found.maps.shape[2:]).clone()
+                    cells[None, :, None, None].expand(1, -1, *result.maps.shape[2:]).clone()
                 )[0]
             best = logits.softmax(0).max(0)
             rows.append(
@@ -157,11 +157,11 @@ def baselines(bench: Bench) -> Result:
                     "oddness": _oddness(logits, ordinary),
                     "most_likely_class": bench.classifier.class_names[int(best.indices)],
                     "its_probability": float(best.values),
-                    "classes_not_above_baseline": int((found.delta <= 0).sum()),
-                    "classes": found.delta.numel(),
-                    "rank_correlation_with_removal": _mean_spearman(found.signed, truth),
-                    "sign_agreement_with_removal": float((found.signed.sign() == truth.sign()).double().mean()),
-                    "median_gap": float(found.gap.median()),
+                    "classes_not_above_baseline": int((result.delta <= 0).sum()),
+                    "classes": result.delta.numel(),
+                    "rank_correlation_with_removal": _mean_spearman(result.signed, truth),
+                    "sign_agreement_with_removal": float((result.signed.sign() == truth.sign()).double().mean()),
+                    "median_gap": float(result.gap.median()),
                 }
             )
     return {"images": len(bench.mixed), "layers": rows}
@@ -191,8 +191,8 @@ def gauge(bench: Bench) -> Result:
                 "reference_striped": float(reference[stripes]),
                 "reference_first": names[int(reference.argmax())] if float(reference.max()) > 0 else None,
                 "status": Counter(str(one) for one in by_target["logit"].status[:, stripes, 0]).most_common(1)[0][0],
-                "signed_striped": {out: float(found.signed.mean(0)[stripes, 0]) for out, found in by_target.items()},
-                "signed": {out: found.signed.mean(0)[:, 0].tolist() for out, found in by_target.items()},
+                "signed_striped": {out: float(result.signed.mean(0)[stripes, 0]) for out, result in by_target.items()},
+                "signed": {out: result.signed.mean(0)[:, 0].tolist() for out, result in by_target.items()},
                 "reference": reference.tolist(),
             }
         )
@@ -213,20 +213,20 @@ def correlated(bench: Bench) -> Result:
     rows = []
     for label, cavs in (("once", [whole]), ("twice", twice)):
         for method in ("least_squares", "shapley"):
-            found = VisualTCAV(view, [*cavs, *others], permutations=0, joint=method)(bench.zebras, "zebra")
-            own, delta = len(cavs), float(found.delta.mean())
-            joint = found.joint.contributions.mean(0)[:, 0]
+            result = VisualTCAV(view, [*cavs, *others], permutations=0, joint=method)(bench.zebras, "zebra")
+            own, delta = len(cavs), float(result.delta.mean())
+            joint = result.joint.contributions.mean(0)[:, 0]
             rows.append(
                 {
                     "striped": label,
                     "joint": method,
                     "delta": delta,
-                    "single_striped": float(found.signed.mean(0)[:own, 0].sum()),
-                    "single_total": float(found.signed.mean(0)[:, 0].sum()),
+                    "single_striped": float(result.signed.mean(0)[:own, 0].sum()),
+                    "single_total": float(result.signed.mean(0)[:, 0].sum()),
                     "joint_striped": float(joint[:own].sum()),
                     "joint_each": joint[:own].tolist(),
                     "joint_total": float(joint.sum()),
-                    "residual": float(found.joint.residual.mean()),
+                    "residual": float(result.joint.residual.mean()),
                 }
             )
     gram = gram_matrix(torch.stack([cav.direction for cav in [*twice, *bench.cavs(SIGNED)]]))
@@ -284,9 +284,9 @@ def _spearman(one: Tensor, other: Tensor) -> float:
 
 def _mean_spearman(scores: Tensor, truth: Tensor) -> float:
     """Mean over images and targets of the rank correlation over the concepts (N, D, T); constant ones left out."""
-    found = [
+    result = [
         _spearman(scores[n, :, t], truth[n, :, t])
         for n, t in np.ndindex(scores.shape[0], scores.shape[2])
         if len(torch.unique(scores[n, :, t])) > 1 and len(torch.unique(truth[n, :, t])) > 1
     ]
-    return float(np.mean(found))
+    return float(np.mean(result))

@@ -28,8 +28,8 @@ def chance(bench: Bench) -> Result:
     rows = []
     for d, cav in enumerate(cavs):
         for name, directions in chance_directions(cav).items():
-            found = [score_directions(one, directions, *cav.emblems).reference for one in evidence]
-            null = torch.cat(found).mean(0)[:, 0]
+            result = [score_directions(one, directions, *cav.emblems).reference for one in evidence]
+            null = torch.cat(result).mean(0)[:, 0]
             cosines = torch.nn.functional.cosine_similarity(directions, cav.direction[None]).abs()
             rows.append(
                 {

@@ -16,7 +16,7 @@ _REASONS = {
 }
 
 
-def draw_figure(found: Mapping[str, Any], path: Path) -> None:
+def draw_figure(result: Mapping[str, Any], path: Path) -> None:
     """One figure of six panels."""
     import matplotlib.pyplot as plt
 
@@ -30,14 +30,14 @@ def draw_figure(found: Mapping[str, Any], path: Path) -> None:
         "chance": _chance,
     }
     for axis, (key, panel) in zip(axes.flat, panels.items(), strict=True):
-        panel(axis, found[key])
+        panel(axis, result[key])
         axis.tick_params(labelsize=8)
     figure.suptitle("Ways in which concept scores mislead, on EfficientNet-Lite0, and their mends", fontsize=13)
     save_figure(figure, path)
 
 
-def _zeros(axis: Any, found: Mapping[str, Any]) -> None:
-    rows = found["layers"]
+def _zeros(axis: Any, result: Mapping[str, Any]) -> None:
+    rows = result["layers"]
     left = [0.0] * len(rows)
     for reason, color in _REASONS.items():
         shares = [row["reasons"].get(reason, 0) / row["cells"] for row in rows]
@@ -52,8 +52,8 @@ def _zeros(axis: Any, found: Mapping[str, Any]) -> None:
     axis.set_title("1 Silent zeros", fontsize=11)
 
 
-def _sign(axis: Any, found: Mapping[str, Any]) -> None:
-    row = next(row for row in found["rows"] if row["output"] == "log_probability")
+def _sign(axis: Any, result: Mapping[str, Any]) -> None:
+    row = next(row for row in result["rows"] if row["output"] == "log_probability")
     classes = [one["class"] for one in row["striped"]]
     bars = {
         "published score x 10": ([10 * one["reference"] for one in row["striped"]], _BEFORE),
@@ -65,10 +65,10 @@ def _sign(axis: Any, found: Mapping[str, Any]) -> None:
     axis.set_ylabel(f"at {row['layer']}")
 
 
-def _baseline(axis: Any, found: Mapping[str, Any]) -> None:
-    layers = list(dict.fromkeys(row["layer"] for row in found["layers"]))
+def _baseline(axis: Any, result: Mapping[str, Any]) -> None:
+    layers = list(dict.fromkeys(row["layer"] for row in result["layers"]))
     bars = {
-        label: ([row["oddness"] for row in found["layers"] if row["baseline"] == name], color)
+        label: ([row["oddness"] for row in result["layers"] if row["baseline"] == name], color)
         for label, name, color in (("zero", "zero", _BEFORE), ("mean of ordinary images", "negatives", _MEND))
     }
     _grouped(axis, layers, bars)
@@ -77,8 +77,8 @@ def _baseline(axis: Any, found: Mapping[str, Any]) -> None:
     axis.set_title("3 Baseline", fontsize=11)
 
 
-def _gauge(axis: Any, found: Mapping[str, Any]) -> None:
-    rows = found["gauges"]
+def _gauge(axis: Any, result: Mapping[str, Any]) -> None:
+    rows = result["gauges"]
     bars = {
         "published score x 10": ([10 * row["reference_striped"] for row in rows], _BEFORE),
         "signed, logit": ([row["signed_striped"]["logit"] for row in rows], _THIRD),
@@ -90,8 +90,8 @@ def _gauge(axis: Any, found: Mapping[str, Any]) -> None:
     axis.set_ylabel("striped for zebra")
 
 
-def _correlated(axis: Any, found: Mapping[str, Any]) -> None:
-    by_key = {(row["striped"], row["joint"]): row for row in found["rows"]}
+def _correlated(axis: Any, result: Mapping[str, Any]) -> None:
+    by_key = {(row["striped"], row["joint"]): row for row in result["rows"]}
     counts = ("once", "twice")
     bars = {
         "single scores, added": ([by_key[count, "least_squares"]["single_striped"] for count in counts], _BEFORE),
@@ -101,14 +101,14 @@ def _correlated(axis: Any, found: Mapping[str, Any]) -> None:
     _grouped(axis, ["striped once", "striped twice\n(two halves of the images)"], bars, turned=False)
     axis.set_ylabel("all that striped gets, in logits of zebra")
     axis.set_ylim(0, 6.6)
-    axis.set_title(f"5 Correlated concepts (cosine {found['cosine_of_halves']:.2f})", fontsize=11)
+    axis.set_title(f"5 Correlated concepts (cosine {result['cosine_of_halves']:.2f})", fontsize=11)
 
 
-def _chance(axis: Any, found: Mapping[str, Any]) -> None:
-    concepts = list(dict.fromkeys(row["concept"] for row in found["rows"]))
-    kinds = dict.fromkeys(row["chance"] for row in found["rows"])
+def _chance(axis: Any, result: Mapping[str, Any]) -> None:
+    concepts = list(dict.fromkeys(row["concept"] for row in result["rows"]))
+    kinds = dict.fromkeys(row["chance"] for row in result["rows"])
     for (kind, color), marker in zip(zip(kinds, (_BEFORE, _TRUTH, _MEND, _THIRD), strict=True), "svo.", strict=True):
-        p_values = [row["p_value"] for row in found["rows"] if row["chance"] == kind]
+        p_values = [row["p_value"] for row in result["rows"] if row["chance"] == kind]
         axis.plot(p_values, marker, color=color, ms=6, label=kind)
     axis.axhline(0.05, color="black", lw=0.7, ls=":")
     axis.set_yscale("log")

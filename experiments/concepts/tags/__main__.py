@@ -64,8 +64,8 @@ def measurements(recipe: Recipe, exhibits: Exhibits, out: Path) -> list[dict[str
     with warnings.catch_warnings():
         # The AUC of every CAV is among the measurements.
         warnings.simplefilter("ignore", ConceptWarning)
-        found = measure(classifier_for(recipe, out / "networks"), exhibits)
-    rows = [{"network": recipe.name, "agreement": recipe.agreement, "seed": recipe.seed, **row} for row in found]
+        result = measure(classifier_for(recipe, out / "networks"), exhibits)
+    rows = [{"network": recipe.name, "agreement": recipe.agreement, "seed": recipe.seed, **row} for row in result]
     write_atomically(file, json.dumps({"settings": settings, "rows": rows}).encode())
     return rows
 

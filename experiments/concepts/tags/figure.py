@@ -100,8 +100,8 @@ def _lines(axes: Axes, lines: Mapping[str, Any], agreements: Sequence[float]) ->
     levels = np.unique(agreements)
     for label, values in lines.items():
         of_level = [values[np.array(agreements) == level] for level in levels]
-        (line,) = axes.plot(levels, [found.mean() for found in of_level], marker="o", label=label)
-        lowest, highest = [found.min() for found in of_level], [found.max() for found in of_level]
+        (line,) = axes.plot(levels, [result.mean() for result in of_level], marker="o", label=label)
+        lowest, highest = [result.min() for result in of_level], [result.max() for result in of_level]
         axes.fill_between(levels, lowest, highest, color=line.get_color(), alpha=0.15)
     axes.legend(fontsize=8)
 
@@ -127,7 +127,7 @@ def _scatter(
     return dots
 
 
-def _text(found: Mapping[str, float]) -> str:
-    if not np.isfinite(found["value"]):
+def _text(result: Mapping[str, float]) -> str:
+    if not np.isfinite(result["value"]):
         return "not defined"
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    return f"{result['value']:.2f} [{result['low']:.2f}, {result['high']:.2f}]"

@@ -121,11 +121,11 @@ def measure(classifier: pl.Classifier, exhibits: Exhibits, layers: Sequence[str]
         for index, name in enumerate(SHAPES):
             own, trained = ([cavs[index], cavs[index + len(SHAPES)]] for cavs in (differences, linear))
             images = exhibits.images["right"][exhibits.classes == index]
-            found = {**_visual_tcav(view, own, images, index), **_tcav(view, trained, images, index)}
-            found |= _seen(view, own, exhibits, index) | _contrasted(view, exhibits, index)
+            result = {**_visual_tcav(view, own, images, index), **_tcav(view, trained, images, index)}
+            result |= _seen(view, own, exhibits, index) | _contrasted(view, exhibits, index)
             rows += [
                 {"layer": layer, "part": part, "measure": kind, "class": name, "value": value}
-                for (part, kind), value in found.items()
+                for (part, kind), value in result.items()
             ]
     return rows
 
@@ -133,15 +133,15 @@ def measure(classifier: pl.Classifier, exhibits: Exhibits, layers: Sequence[str]
 def _interventions(classifier: pl.Classifier, exhibits: Exhibits) -> Values:
     with torch.no_grad():
         logits = {name: classifier.logits(images) for name, images in exhibits.images.items()}
-    own = {name: found.gather(1, exhibits.classes[:, None])[:, 0] for name, found in logits.items()}
-    right = {name: (found.argmax(1) == exhibits.classes).double() for name, found in logits.items()}
-    found: dict[tuple[str, str], Iterable[float]] = {}
+    own = {name: result.gather(1, exhibits.classes[:, None])[:, 0] for name, result in logits.items()}
+    right = {name: (result.argmax(1) == exhibits.classes).double() for name, result in logits.items()}
+    result: dict[tuple[str, str], Iterable[float]] = {}
     for part in PARTS:
-        found[part, "accuracy right"] = _by_class(right["right"])
+        result[part, "accuracy right"] = _by_class(right["right"])
         for change in ("removed", "swapped"):
-            found[part, f"accuracy {change}"] = _by_class(right[f"{part} {change}"])
-            found[part, f"logit {change}"] = _by_class(own["right"] - own[f"{part} {change}"])
-    return found
+            result[part, f"accuracy {change}"] = _by_class(right[f"{part} {change}"])
+            result[part, f"logit {change}"] = _by_class(own["right"] - own[f"{part} {change}"])
+    return result
 
 
 def _input_gradients(classifier: pl.Classifier, exhibits: Exhibits) -> Values:
@@ -172,14 +172,14 @@ def _visual_tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: i
         replace(cav, name=f"random {cav.name}", direction=null_directions(cav, 1, target, "relabel")[0]) for cav in cavs
     ]
     explainer = VisualTCAV(view, [*cavs, *chance], permutations=99, null="relabel", max_batch=32)
-    found = explain_class(explainer, images, target, bootstrap=Bootstrap(repeats=1))
-    assert found.signed.p_values is not None
+    result = explain_class(explainer, images, target, bootstrap=Bootstrap(repeats=1))
+    assert result.signed.p_values is not None
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):
-        scores[part, "Visual-TCAV signed"] = float(found.signed.mean[index, 0])
-        scores[part, "Visual-TCAV reference"] = float(found.reference.mean[index, 0])
-        scores[part, "random CAV signed"] = float(found.signed.mean[index + len(cavs), 0])
-        trusted = bool(found.signed.p_values[index, 0] <= SIGNIFICANT) and not cavs[index].is_weak
+        scores[part, "Visual-TCAV signed"] = float(result.signed.mean[index, 0])
+        scores[part, "Visual-TCAV reference"] = float(result.reference.mean[index, 0])
+        scores[part, "random CAV signed"] = float(result.signed.mean[index + len(cavs), 0])
+        trusted = bool(result.signed.p_values[index, 0] <= SIGNIFICANT) and not cavs[index].is_weak
         scores[part, "Visual-TCAV tested"] = trusted * scores[part, "Visual-TCAV signed"]
         scores[part, "Visual-TCAV trusted"] = float(trusted)
     return scores
@@ -187,14 +187,14 @@ def _visual_tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: i
 
 def _tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: int) -> dict[tuple[str, str], float]:
     """TCAV with logistic CAVs: the sign fraction, the same with 0.5 where it is not significant, mean sensitivity."""
-    found = tcav(view, cavs, images, target, permutations=1, max_batch=32)
+    result = tcav(view, cavs, images, target, permutations=1, max_batch=32)
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):
-        score, passed = float(found.scores[index]), bool(found.adjusted["p_values"][index] <= SIGNIFICANT)
+        score, passed = float(result.scores[index]), bool(result.adjusted["p_values"][index] <= SIGNIFICANT)
         scores[part, "TCAV"] = score
         scores[part, "TCAV tested"] = score if passed else 0.5
         scores[part, "TCAV significant"] = float(passed)
-        scores[part, "TCAV mean sensitivity"] = float(found.mean_sensitivities[index])
+        scores[part, "TCAV mean sensitivity"] = float(result.mean_sensitivities[index])
     return scores
 
 
@@ -203,16 +203,16 @@ def _seen(view: LayerView, cavs: Sequence[CAV], exhibits: Exhibits, target: int)
     rows = exhibits.classes == target
     explainer = VisualTCAV(view, cavs, permutations=0, max_batch=32)
     curves = remove_concepts(view, exhibits.images["right"][rows], cavs, target, max_batch=64)
-    found = explainer(exhibits.images["right"][rows], target)
+    result = explainer(exhibits.images["right"][rows], target)
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):
         absent = explainer(exhibits.images[f"{part} removed"][rows], target).maps
         scores[part, "concept deletion"] = float(
             (curves.scores[:, index, 0, 0] - curves.scores[:, index, 0, -1]).mean()
         )
-        scores[part, "Visual-TCAV joint"] = float(found.joint.contributions[:, index, 0].mean())
+        scores[part, "Visual-TCAV joint"] = float(result.joint.contributions[:, index, 0].mean())
         scores[part, "CAV AUC"] = cavs[index].auc
-        scores[part, "Soft-IoU"] = float(soft_iou(found.maps[:, index], exhibits.masks[part][rows]).nanmean())
+        scores[part, "Soft-IoU"] = float(soft_iou(result.maps[:, index], exhibits.masks[part][rows]).nanmean())
         scores[part, "false alarm"] = float(false_alarm(absent[:, index]).mean())
     return scores
 
@@ -229,11 +229,11 @@ def _contrasted(view: LayerView, exhibits: Exhibits, target: int) -> dict[tuple[
         )
         cavs.append(fit_cav(view, own, negatives, options=_DIRECTION_ONLY))
     explainer = VisualTCAV(view, cavs, permutations=0, max_batch=32)
-    found = explainer(exhibits.images["right"][exhibits.classes == target], target)
+    result = explainer(exhibits.images["right"][exhibits.classes == target], target)
     return {
         (part, f"Visual-TCAV {score}, contrasted"): float(values[:, index, 0].mean())
         for index, part in enumerate(PARTS)
-        for score, values in (("signed", found.signed), ("reference", found.reference))
+        for score, values in (("signed", result.signed), ("reference", result.reference))
     }
 
 

@@ -38,7 +38,7 @@ def by_network(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[
     for row in rows:
         key = row["layer"], row["part"], row["measure"]
         collected.setdefault(key, {}).setdefault(row["network"], []).append(row["value"])
-    return {key: np.array([np.mean(found[name]) for name in names]) for key, found in collected.items()}
+    return {key: np.array([np.mean(result[name]) for name in names]) for key, result in collected.items()}
 
 
 def compare(table: Table, part: str, layer: str, truth: str = "logit removed", seed: int = 0) -> list[dict[str, Any]]:
@@ -55,25 +55,25 @@ def compare(table: Table, part: str, layer: str, truth: str = "logit removed", s
     true = table["truth", part, truth]
     drawn = np.random.default_rng(seed).integers(len(true), size=(_RESAMPLES, len(true)))
     draws = np.concatenate([np.arange(len(true))[None], drawn])  # row 0: the networks as they are
-    found = {
+    result = {
         name: {kind: _correlations(true[draws], said[draws], ranked=kind == "spearman") for kind in _KINDS}
         for name, said in ((name, table[layer if own else "input", part, name]) for name, own in MEASURES)
     }
-    return [_row(name, found) | {"part": part, "layer": layer, "truth": truth} for name in found]
+    return [_row(name, result) | {"part": part, "layer": layer, "truth": truth} for name in result]
 
 
 _KINDS = ("pearson", "spearman")
 
 
-def _row(name: str, found: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
+def _row(name: str, result: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
     row: dict[str, Any] = {"measure": name}
     for kind in _KINDS:
-        lead = np.nan_to_num(found[name][kind]) - np.nan_to_num(found[RIVAL][kind])
-        for suffix, values in (("", found[name][kind]), ("_lead", lead)):
+        lead = np.nan_to_num(result[name][kind]) - np.nan_to_num(result[RIVAL][kind])
+        for suffix, values in (("", result[name][kind]), ("_lead", lead)):
             finite = values[1:][np.isfinite(values[1:])]
             low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
             row[kind + suffix] = {"value": float(values[0]), "low": float(low), "high": float(high)}
-        row[kind]["resamples"] = int(np.isfinite(found[name][kind][1:]).sum())
+        row[kind]["resamples"] = int(np.isfinite(result[name][kind][1:]).sum())
     return row
 
 
@@ -99,7 +99,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _interval(found: Mapping[str, float], sign: str = "") -> str:
-    if not np.isfinite(found["value"]):
+def _interval(result: Mapping[str, float], sign: str = "") -> str:
+    if not np.isfinite(result["value"]):
         return "not defined"
-    return f"{found['value']:{sign}.2f} [{found['low']:{sign}.2f}, {found['high']:{sign}.2f}]"
+    return f"{result['value']:{sign}.2f} [{result['low']:{sign}.2f}, {result['high']:{sign}.2f}]"

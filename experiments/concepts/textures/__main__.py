@@ -142,13 +142,13 @@ def _many(
 ) -> tuple[list[Row], list[Row]]:
     """A class with many images: those that the classifier gets right, with intervals and tests."""
     every = classifier.read(list(files))
-    predicted = [found[0].name for found in classifier.predict(every, top=1)]
+    predicted = [result[0].name for result in classifier.predict(every, top=1)]
     right = [index for index, label in enumerate(predicted) if label == name]
     if len(right) < FEWEST:
         print(f"{name}: {len(right)} of {len(files)} images are recognized, left out", flush=True)
         return [], []
     images, view = every[right], classifier.at(explainer.view.layer)
-    found = explain_class(explainer, images, name, bootstrap=Bootstrap(hierarchical=True))
+    result = explain_class(explainer, images, name, bootstrap=Bootstrap(hierarchical=True))
     tests = tcav(view, explainer.cavs, images, name, permutations=explainer.permutations)
     classes = [
         {
@@ -160,24 +160,24 @@ def _many(
             "low": float(estimate.low[d, 0]),
             "high": float(estimate.high[d, 0]),
             "p_value": None if estimate.p_values is None else float(estimate.p_values[d, 0]),
-            "share_seen": float(found.share_seen[d]),
+            "share_seen": float(result.share_seen[d]),
             "class": name,
             "given": len(files),
             "tcav": float(tests.scores[d]),
             "tcav_p_value": float(tests.relabeled_p_values[d]),
         }
-        for score, estimate in (("reference", found.reference), ("signed", found.signed))
-        for d, concept in enumerate(found.concepts)
+        for score, estimate in (("reference", result.reference), ("signed", result.signed))
+        for d, concept in enumerate(result.concepts)
     ]
-    scores = found.reference.values[:, :, 0], found.signed.values[:, :, 0], found.strongest, tests.sensitivities
+    scores = result.reference.values[:, :, 0], result.signed.values[:, :, 0], result.strongest, tests.sensitivities
     names = [(name, files[index].name, predicted[index]) for index in right]
-    return classes, _image_rows(names, found.concepts, found.status[:, :, 0], found.gap[:, 0], *scores, few=False)
+    return classes, _image_rows(names, result.concepts, result.status[:, :, 0], result.gap[:, 0], *scores, few=False)
 
 
 def _few(explainer: VisualTCAV, classifier: Classifier, labeled: Sequence[tuple[str, Path]]) -> list[Row]:
     """Classes with one or two images: each image explained on its own, for its true class."""
     images = classifier.read([file for _, file in labeled])
-    predicted = [found[0].name for found in classifier.predict(images, top=1)]
+    predicted = [result[0].name for result in classifier.predict(images, top=1)]
     targets = torch.tensor([classifier.class_index(name) for name, _ in labeled])
     local = VisualTCAV(explainer.view, explainer.cavs, permutations=0)(images, targets)
     along = _sensitivities(classifier.at(local.layer), explainer.cavs, images, targets)
@@ -189,11 +189,11 @@ def _few(explainer: VisualTCAV, classifier: Classifier, labeled: Sequence[tuple[
 def _sensitivities(view: LayerView, cavs: Sequence[CAV], images: Tensor, targets: Tensor) -> Tensor:
     """Derivatives (N, D) of each image's own class along each CAV of length 1: what TCAV counts the signs of."""
     directions = torch.nn.functional.normalize(torch.stack([cav.direction for cav in cavs]), dim=1)
-    found = []
+    result = []
     for rows in torch.split(torch.arange(len(images)), 8):
         case = Case(view, images[rows], targets[rows], differentiate=True)
-        found.append(case.gradients[:, 0].sum((2, 3)) @ directions.T)
-    return torch.cat(found)
+        result.append(case.gradients[:, 0].sum((2, 3)) @ directions.T)
+    return torch.cat(result)
 
 
 def _image_rows(

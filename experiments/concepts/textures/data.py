@@ -90,11 +90,11 @@ def load_classifier(name: str, data: Path) -> Classifier:
     """A classifier of `LAYERS` with its published weights, at the 224 pixels that it was trained for."""
     if name == "efficientnet_lite0":
         return pl.load(name)
-    found = load_model(name, data)
-    assert isinstance(found.preprocess, Preprocess)
-    resize = None if found.preprocess.resize is None else 256
-    preprocess = replace(found.preprocess, input_size=(224, 224), resize=resize)
-    return Classifier(found.module, preprocess=preprocess, class_names=found.class_names, name=name)
+    result = load_model(name, data)
+    assert isinstance(result.preprocess, Preprocess)
+    resize = None if result.preprocess.resize is None else 256
+    preprocess = replace(result.preprocess, input_size=(224, 224), resize=resize)
+    return Classifier(result.module, preprocess=preprocess, class_names=result.class_names, name=name)
 
 
 def photo_sets(data: Path, classifier: Classifier, sizes: Sizes) -> tuple[list[ConceptSet], ConceptSet]:
@@ -125,23 +125,23 @@ def drawn_sets(sizes: Sizes) -> tuple[list[ConceptSet], ConceptSet]:
 
 def class_images(data: Path, sizes: Sizes) -> dict[str, list[Path]]:
     """Files of the classes of which there are many, a seeded sample."""
-    found = {}
+    result = {}
     for name in list(_MANY)[: sizes.classes]:
         files = find_images(data / _MANY[name])
         chosen = concept_set(files, name, count=min(sizes.per_class, len(files)))
-        found[name] = [path for path in chosen.images if isinstance(path, Path)]
-    return found
+        result[name] = [path for path in chosen.images if isinstance(path, Path)]
+    return result
 
 
 def few_images(data: Path, classifier: Classifier, sizes: Sizes) -> list[tuple[str, Path]]:
     """The one or two images of each class in `EXPECTED`, and of honeycombs: (class, file)."""
     samples, labeled = _samples(data), find_images(data / "foolbox_imagenet20")
-    found = []
+    result = []
     for name in (*list(EXPECTED)[: sizes.pairs], HONEYCOMB):
         index = classifier.class_index(name)
         files = [samples[index], *(file for file in labeled if file.stem.endswith(f"_{index}"))]
-        found += [(name, file) for file in files]
-    return found
+        result += [(name, file) for file in files]
+    return result
 
 
 def _samples(data: Path) -> Sequence[Path]:

@@ -41,12 +41,12 @@ def _draw_zebra(tables: Tables, path: Path) -> None:
     )
     for column, (model, layer) in enumerate(at):
         for line, score in enumerate(_LABELS):
-            found = {row["concept"]: row for row in
+            result = {row["concept"]: row for row in
                      select(tables["classes"], model=model, layer=layer, score=score, class_="zebra")}  # fmt: skip
-            _dots(axes[line, column], [found[name] for name in names])
+            _dots(axes[line, column], [result[name] for name in names])
             if column == 0:
                 axes[line, 0].set_ylabel(_LABELS[score])
-        axes[0, column].set_title(f"{model}\n{layer}, {found[PLACEBO]['images']} images", fontsize=9)
+        axes[0, column].set_title(f"{model}\n{layer}, {result[PLACEBO]['images']} images", fontsize=9)
     figure.suptitle(
         "How much each texture counts for the class zebra: mean and 95 % interval over images and resampled CAVs",
         fontsize=11,

@@ -43,9 +43,9 @@ def read_tables(out: Path) -> Tables:
     return {name: pq.read_table(out / f"{name}.parquet").to_pylist() for name in _TABLES}
 
 
-def select(rows: Sequence[Row], **wanted: object) -> list[Row]:
+def select(rows: Sequence[Row], **expected: object) -> list[Row]:
     """Rows with these values; `class_` stands for the column class."""
-    values = {key.rstrip("_"): value for key, value in wanted.items()}
+    values = {key.rstrip("_"): value for key, value in expected.items()}
     return [row for row in rows if all(row[key] == value for key, value in values.items())]
 
 
@@ -96,7 +96,7 @@ def _quality(tables: Tables, model: str, layer: str) -> Row:
 
 def _many(tables: Tables) -> list[Row]:
     """Classes with many images; p-values adjusted over concepts x classes x layers of a model, for each score."""
-    found = []
+    result = []
     for model, score in product(dict.fromkeys(model for model, _ in places(tables)), ("reference", "signed")):
         family = [
             row | {"placebo_test": _against_placebo(tables, row)}
@@ -107,10 +107,10 @@ def _many(tables: Tables) -> list[Row]:
             adjusted = correct(torch.tensor([row[name] for row in family], dtype=torch.float64), "benjamini_hochberg")
             family = [row | {f"adjusted_{name}": float(p)} for row, p in zip(family, adjusted, strict=True)]
         layers, classes = ({row[key]: None for row in family} for key in ("layer", "class"))
-        found += [
+        result += [
             _class(tables, select(family, layer=layer, class_=name), score) for layer, name in product(layers, classes)
         ]
-    return found
+    return result
 
 
 def _values(tables: Tables, row: Row, concept: str) -> torch.Tensor:
@@ -209,11 +209,13 @@ def _drawn(tables: Tables, model: str, layer: str, score: str) -> Row:
     classes, photographed = few_ranks(tables, model, layer, score, shared)
     _, twins = few_ranks(tables, model, layer, score, [drawn_name(name) for name in shared])
     _, among_drawn = few_ranks(tables, model, layer, score, drawn)
-    wanted = {name: drawn_name(texture) for name, texture in EXPECTED.items()} | {HONEYCOMB: drawn_name("honeycombed")}
+    expected = {name: drawn_name(texture) for name, texture in EXPECTED.items()} | {
+        HONEYCOMB: drawn_name("honeycombed")
+    }
     own = {
-        name: float(among_drawn[index, drawn.index(wanted[name])])
+        name: float(among_drawn[index, drawn.index(expected[name])])
         for index, name in enumerate(classes)
-        if wanted[name] in drawn
+        if expected[name] in drawn
     }
     return {
         "model": model,
