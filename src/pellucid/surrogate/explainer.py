@@ -397,7 +397,7 @@ class SurrogateExplainer:
                 value=self.assessment.agreement,
                 count=self.assessment.num_images,
             )
-        return Receipt(passes=counter.passes, fidelity=fidelity)
+        return Receipt(passes=counter.passes, seconds=counter.seconds, fidelity=fidelity)
 
     def _require_reference(self) -> ReferenceSet:
         if self.reference is None:
@@ -439,6 +439,10 @@ def load(folder: str | Path, *, classifier: Classifier) -> SurrogateExplainer:
 
     Raises:
         CheckpointError: there is no surrogate, or it is another classifier's.
+
+    >>> import pellucid as pl
+    >>> load(pl.surrogate.pretrained_folder("digits"), classifier=pl.load("digit_cnn")).class_names[:2]
+    ('0', '1')
     """
     path = Path(folder)
     return SurrogateExplainer(

@@ -8,7 +8,11 @@ DIGITS = "digits"
 
 
 def pretrained_folder(name: str) -> Path:
-    """Where a surrogate of that name would lie in the package."""
+    """Where a surrogate of that name would lie in the package.
+
+    >>> pretrained_folder("digits").name
+    'digits'
+    """
     return Path(__file__).with_name("pretrained_models") / name
 
 

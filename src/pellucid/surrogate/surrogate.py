@@ -231,6 +231,11 @@ def load_surrogate(folder: str | Path, *, classifier: Classifier) -> Surrogate:
 
     Raises:
         CheckpointError: there is no surrogate, or it is another classifier's.
+
+    >>> import pellucid as pl
+    >>> folder = pl.surrogate.pretrained_folder("digits")
+    >>> load_surrogate(folder, classifier=pl.load("digit_cnn")).finished
+    True
     """
     path = Path(folder)
     record = _read_record(path / RECORD)

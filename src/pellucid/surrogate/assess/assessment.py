@@ -31,6 +31,11 @@ class Control:
         num_images: how many could be measured before and after.
         measurable_share: of the images measured before, those that could be measured after, in [0, 1]; NaN where
             nothing can be measured.
+
+    >>> Control(
+    ...     concept="width", correlation=0.9, slope=1.0, leakage={}, num_images=100, measurable_share=0.5
+    ... ).effective  # half of the images cannot be measured
+    False
     """
 
     concept: str
@@ -69,6 +74,11 @@ class Assessment:
             generated images.
         num_images: how many were assessed.
         seed: of the requested values and swaps.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> assessment = digit_surrogate().assessment
+    >>> round(assessment.agreement, 2), min(assessment.effectiveness.values()) > MIN_EFFECTIVENESS
+    (0.99, True)
     """
 
     agreement: float
@@ -152,7 +162,12 @@ def assess(
 
 
 def agreement_warnings(assessment: Assessment) -> list[str]:
-    """A warning where effects measured on reconstructions may be those of other images."""
+    """A warning where effects measured on reconstructions may be those of other images.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> agreement_warnings(digit_surrogate().assessment)
+    []
+    """
     if assessment.agreement >= MIN_AGREEMENT:
         return []
     return [

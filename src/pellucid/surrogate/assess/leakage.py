@@ -25,6 +25,9 @@ class ContextMeasurement:
         description: of `measure`, in words.
         residual_transfer: measure the input images with the residual transferred, as they are shown, instead of the
             generated images.
+
+    >>> ContextMeasurement(lambda images: images.mean((2, 3)), description="mean brightness").residual_transfer
+    False
     """
 
     measure: Measure
@@ -121,6 +124,15 @@ def measure_intervention(
         column: of the concept among the concept coordinates.
         values: (N,) or one for all, in standard deviations.
         measurement: of the contexts.
+
+    >>> from pellucid.surrogate import digit_measure, digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> batch = explainer.encode_batch(draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1)
+    >>> measurement = ContextMeasurement(digit_measure(explainer.surrogate))
+    >>> slant = [measure_intervention(batch, 2, value, measurement)[:, 2].mean() for value in (-1.0, 1.0)]
+    >>> bool(slant[0] < slant[1])
+    True
     """
     concepts = batch.codes.concept_coordinates().clone()
     concepts[:, column] = values

@@ -36,7 +36,14 @@ def measure_digits(displayed: Tensor, names: Sequence[str], background: float = 
 
 
 def digit_measure(surrogate: Surrogate) -> Measure:
-    """What measures the digits that a surrogate generates; all its contexts must be measures of digits."""
+    """What measures the digits that a surrogate generates; all its contexts must be measures of digits.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> digit_measure(digit_surrogate().surrogate)(digits).shape
+    torch.Size([2, 4])
+    """
 
     def measure_context(images: Tensor) -> Tensor:
         displayed = surrogate.space.to_display(images)
@@ -52,6 +59,14 @@ def digit_rerender(names: Sequence[str], low: Tensor, high: Tensor, space: Displ
         names: of `pellucid.synthetic.morphomnist.SETTABLE`.
         low, high: (K,) bounds.
         space: display space of the images.
+
+    >>> space = DisplaySpace((-1.0,), (1.0,), "digits")
+    >>> rerender = digit_rerender(["slant"], torch.tensor([-0.3]), torch.tensor([0.3]), space)
+    >>> from pellucid.synthetic import draw_digits
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> images, context = rerender(digits, torch.Generator().manual_seed(0))
+    >>> images.shape, context.shape
+    (torch.Size([2, 1, 32, 32]), torch.Size([2, 1]))
     """
 
     def rerender(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,9 @@ class EffectPath:
     Attributes:
         nodes: names of the concepts from the one that is changed to the one that acts on the decision.
         effect: of one standard deviation more of the first, in logits.
+
+    >>> EffectPath(("thickness", "intensity"), effect=0.5).nodes[-1]
+    'intensity'
     """
 
     nodes: tuple[str, ...]
@@ -38,6 +41,9 @@ class Interaction:
     Attributes:
         concepts: their names.
         effect: of one standard deviation more of both, in logits; 0 where their effects simply add up.
+
+    >>> Interaction(("thickness", "width"), effect=0.0).concepts
+    ('thickness', 'width')
     """
 
     concepts: tuple[str, str]
@@ -81,6 +87,12 @@ def fit_structural_models(
     Returns:
         The models, one or more; and the edges that are left out of all: the undecided ones where they are too many to
         try, or every one where they fit no graph without a circle, as edges found in resamples may.
+
+    >>> graph = CausalGraph(("a", "b"), (Edge("a", "b", "tail", "arrow"),))
+    >>> cause = torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
+    >>> models, left_out = fit_structural_models(graph, ("a", "b"), (), torch.cat([cause, cause**3], 1))
+    >>> len(models), left_out
+    (1, ())
     """
     names = (*contexts, *latents)
     firm = () if graph is None else graph.drop_tentative().edges
@@ -106,6 +118,16 @@ def propagate_effects(graph: CausalGraph, batch: EncodedBatch, do: Mapping[str, 
 
     Raises:
         PellucidError: the graph leaves orientations open on which the answer depends.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> batch = explainer.encode_batch(digits)
+    >>> do = {"thickness": torch.tensor([2.0, 2.0])}
+    >>> concepts = propagate_effects(explainer.graph, batch, do, explainer.reference.codes)
+    >>> concepts[:, 0].tolist(), bool((concepts[:, 1] > batch.codes.context[:, 1]).all())  # brighter, too
+    ([2.0, 2.0], True)
     """
     names = batch.surrogate.context_names, batch.surrogate.latent_names
     models, left_out = fit_structural_models(graph, *names, reference.concept_coordinates())
@@ -174,6 +196,15 @@ def measure_interactions(
 
     Returns:
         One for each pair.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> batch, reference = explainer.encode_batch(digits[:1]), explainer.reference.codes
+    >>> (pair,) = measure_interactions(batch, ["slant", "width"], reference, classes=batch.classes)
+    >>> pair.concepts
+    ('slant', 'width')
     """
     values, spread = batch.codes.concept_coordinates(), reference.concept_coordinates().std(0)
     columns = {name: batch.concept_names.index(name) for name in concepts}

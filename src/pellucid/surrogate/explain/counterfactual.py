@@ -63,6 +63,16 @@ def compute_counterfactual(
 
     Raises:
         PellucidError: an unknown context, or an open orientation where effects should respond.
+
+    >>> import torch
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> batch = explainer.encode_batch(digits)
+    >>> upright = compute_counterfactual(batch, explainer.surrogate, {"slant": 0.0}, explainer.reference)
+    >>> upright.images.shape, bool((upright.predicted[:, 2].abs() < 0.1).all())
+    (torch.Size([2, 1, 32, 32]), True)
     """
     if unknown := sorted(set(do) - set(surrogate.context_names)):
         raise PellucidError(f"no context {unknown}; there are {list(surrogate.context_names)}")

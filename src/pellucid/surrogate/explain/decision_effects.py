@@ -35,6 +35,10 @@ class DecisionEffect:
             NaN where it moves in none.
         p_value: that swaps of the concept move the margin no more than swaps of the nuisance coordinate that moves it
             most, one-sided Wilcoxon over images, corrected over concepts (Benjamini-Hochberg); 1 without nuisance.
+
+    >>> effect = DecisionEffect("width", 0.5, 0.1, (-0.2, -0.1, 0.0, 0.1, 0.2), sign_agreement=0.9, p_value=0.001)
+    >>> effect.significant, effect.sign
+    (True, 1.0)
     """
 
     concept: str
@@ -63,6 +67,9 @@ class NuisanceNull:
         block: mean absolute change when the whole nuisance is another image's.
         single: (K_n,) the same for each coordinate alone.
         flip_rate: share of swaps of the whole nuisance that change the class, in [0, 1].
+
+    >>> NuisanceNull(block=0.1, single=(0.02, 0.03), flip_rate=0.0).strongest
+    0.03
     """
 
     block: float
@@ -182,6 +189,10 @@ def add_decision_edges(
         graph: of the concepts.
         effects: of the concepts on the decision.
         refused: concepts that the surrogate does not control: their edges are tentative.
+
+    >>> effect = DecisionEffect("width", 0.5, 0.1, (-0.2, -0.1, 0.0, 0.1, 0.2), sign_agreement=0.9, p_value=0.001)
+    >>> [str(edge) for edge in add_decision_edges(CausalGraph(("width",), ()), (effect,)).edges]
+    ['width → decision']
     """
     edges = tuple(
         Edge(

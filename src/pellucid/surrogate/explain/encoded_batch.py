@@ -111,7 +111,11 @@ class EncodedBatch:
 
 
 def unknown_provenance() -> Provenance:
-    """The provenance of an explanation that does not know its classifier yet."""
+    """The provenance of an explanation that does not know its classifier yet.
+
+    >>> unknown_provenance().method
+    'surrogate'
+    """
     return Provenance(model="", layers=(), method=METHOD)
 
 
@@ -125,6 +129,13 @@ def encode_batch(surrogate: SurrogateProtocol, images: Tensor, *, max_batch: int
 
     Raises:
         PellucidError: the classifier's logits are not finite.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> encode_batch(explainer.surrogate, digits).logits.shape
+    torch.Size([2, 10])
     """
     with torch.no_grad():
         codes = Codes.concat([surrogate.encode(images[rows]) for rows in batch_slices(len(images), max_batch)])
@@ -143,6 +154,13 @@ def classify(surrogate: SurrogateProtocol, images: Tensor, max_batch: int) -> Te
 
     Raises:
         PellucidError: some are not finite.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> classify(explainer.surrogate, digits, max_batch=1).argmax(1)
+    tensor([3, 7])
     """
     logits = map_batches(surrogate.logits, images, size=max_batch)
     if not bool(logits.isfinite().all()):

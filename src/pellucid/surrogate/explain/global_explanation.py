@@ -49,6 +49,9 @@ class GlobalOptions:
             reconstructions. Effects then come out too small wherever the reconstruction is imperfect; where it is
             poor, they may still follow the single image better.
         seed: of the swaps.
+
+    >>> GlobalOptions(knowledge=BackgroundKnowledge(tiers={"thickness": 0})).discovery.method
+    'pc'
     """
 
     knowledge: BackgroundKnowledge = field(default_factory=BackgroundKnowledge)
@@ -246,7 +249,12 @@ def r2_by_context(names: tuple[str, ...], predicted: Tensor, measured: Tensor) -
 
 
 def probe_warnings(names: Sequence[str], quality: AuxiliaryQuality) -> list[str]:
-    """A warning for each context that the classifier's features predict whether or not it has learnt anything."""
+    """A warning for each context that the classifier's features predict whether or not it has learnt anything.
+
+    >>> quality = AuxiliaryQuality(predictor_r2=(), probe_r2=(0.95,), untrained_baseline=(0.94,))
+    >>> len(probe_warnings(["thickness"], quality))
+    1
+    """
     return [
         f"{name}: with random weights the classifier's features predict it nearly as well (R2 {untrained:.2f}; trained "
         f"{trained:.2f}), so that it is perceived does not show that it was learnt"

@@ -43,6 +43,9 @@ class LocalOptions:
             the reconstruction.
         search: of the minimal counterfactual.
         seed: of everything sampled.
+
+    >>> LocalOptions(permutations=16).levels
+    9
     """
 
     permutations: int = 64

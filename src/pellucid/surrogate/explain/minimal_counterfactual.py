@@ -27,6 +27,9 @@ class FlipOptions:
             images.
         slack: the sparser of two changes is taken if it is at most this many times as long (sum of absolute changes).
         halvings: of the change as a whole, towards the smallest that still flips.
+
+    >>> FlipOptions(steps=120).sparsity
+    0.15
     """
 
     steps: int = 60
@@ -49,6 +52,14 @@ class MinimalCounterfactual:
         images: (N, C, H, W) the input images with the residual transferred.
         valid, decoded_valid: (N,) whether the classifier gives the target class to `images` and to `decoded`.
         pixel_change: (N,) mean absolute change of the images, in units of the classifier's input.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> flip = explainer.flip(digits[:1], "8", options=FlipOptions(steps=5, halvings=1))
+    >>> flip.images.shape, flip.targets
+    (torch.Size([1, 1, 32, 32]), tensor([8]))
     """
 
     targets: Tensor

@@ -19,6 +19,9 @@ class Proportion:
         estimate: successes over trials, in [0, 1].
         low, high: of the interval.
         trials: how many.
+
+    >>> Proportion(estimate=0.5, low=0.24, high=0.76, trials=10).trials
+    10
     """
 
     estimate: float
@@ -36,6 +39,10 @@ class Necessity:
         necessity: share of the class's images that leave it when the concept takes the value of a contrast image.
         sufficiency: share of contrast images that become the class when the concept takes the value of one of its
             images.
+
+    >>> never = wilson_interval(0, 10)
+    >>> Necessity("width", necessity=never, sufficiency=never).necessity.estimate
+    0.0
     """
 
     concept: str

@@ -1,4 +1,6 @@
-"""What an explanation costs: the images that went through the classifier."""
+"""What an explanation costs: the images that went through the classifier, and the time."""
+
+from time import perf_counter
 
 from torch import Tensor
 
@@ -11,16 +13,31 @@ class PassCounter:
 
     Args:
         surrogate: that does the work.
+
+    >>> import torch
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> counter = PassCounter(explainer.surrogate)
+    >>> _ = counter.logits(digits)
+    >>> counter.passes.network_forward
+    2
     """
 
     def __init__(self, surrogate: SurrogateProtocol) -> None:
-        self._surrogate, self._images = surrogate, 0
+        self._surrogate, self._images, self._start = surrogate, 0, perf_counter()
         self.context_names, self.latent_names = surrogate.context_names, surrogate.latent_names
 
     @property
     def passes(self) -> Passes:
         """Images so far; encoding takes one pass of an image, as do its logits and its perceived context."""
         return Passes(network_forward=self._images)
+
+    @property
+    def seconds(self) -> float:
+        """Since the counter was made."""
+        return perf_counter() - self._start
 
     def encode(self, images: Tensor) -> Codes:
         """`Surrogate.encode`."""

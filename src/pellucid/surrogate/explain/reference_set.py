@@ -21,6 +21,10 @@ class ReferenceSet:
     Attributes:
         codes: of R images.
         classes: (R,) that the classifier gives them.
+
+    >>> empty = torch.zeros(3, 0)
+    >>> len(ReferenceSet(Codes(torch.zeros(3, 2), empty, empty), classes=torch.zeros(3)))
+    3
     """
 
     codes: Codes

@@ -26,6 +26,14 @@ class Importance:
         margin: (N,) with nothing replaced.
         baseline: (N,) mean margin with all concepts from the baseline images.
         against: what concepts were replaced by: "all" real images, or those of "other" classes.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> importance = explainer.importance(digits, permutations=2)
+    >>> importance.values.shape, importance.names[0]
+    (torch.Size([2, 12]), 'thickness')
     """
 
     names: tuple[str, ...]

@@ -24,6 +24,14 @@ class LatentTraversal:
         predicted: (V,) the concept as the surrogate's encoder predicts it from `images`, same unit as `levels`; it
             should follow them.
         in_distribution: (V,) whether real images lie near these concepts.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> traversal = traverse_latent(explainer.encode_batch(digits[:1]), "width", explainer.reference.codes, levels=2)
+    >>> traversal.concept, traversal.probabilities.shape
+    ('width', torch.Size([2, 10]))
     """
 
     concept: str
@@ -90,6 +98,13 @@ def concept_column(batch: EncodedBatch, concept: str) -> int:
 
     Raises:
         PellucidError: no such concept.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> concept_column(explainer.encode_batch(digits), "latent 1")
+    4
     """
     if concept not in batch.concept_names:
         raise PellucidError(f"no concept {concept!r}; there are {list(batch.concept_names)}")

@@ -18,7 +18,12 @@ _MAX_KL = 0.5
 
 
 class RefusedError(PellucidError):
-    """The surrogate is not good enough at this to be presented as an explanation."""
+    """The surrogate is not good enough at this to be presented as an explanation.
+
+    >>> check_control({"width": 0.4}, "width")
+    Traceback (most recent call last):
+    pellucid.surrogate.explain.validity.RefusedError: counterfactuals of 'width' are refused: ...
+    """
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Fidelity:
             reconstruction; 0 is perfect.
         same_class: (N,) whether image and reconstruction get the same class.
         pixel_error: (N,) mean absolute difference of image and reconstruction, in units of the classifier's input.
+
+    >>> fidelity = Fidelity(torch.tensor([0.9]), same_class=torch.tensor([True]), pixel_error=torch.tensor([0.1]))
+    >>> fidelity.warning(0)
+    'the classifier sees the reconstruction differently (KL divergence 0.90, above 0.5)'
     """
 
     kl: Tensor
@@ -117,6 +126,8 @@ def check_control(effectiveness: Mapping[str, float], concept: str) -> None:
 
     Raises:
         RefusedError: it was measured and is too low.
+
+    >>> check_control({"width": 0.9}, "width")
     """
     reached = effectiveness.get(concept, float("nan"))
     if reached < MIN_EFFECTIVENESS:
