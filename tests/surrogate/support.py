@@ -1,4 +1,4 @@
-"""Small classifiers, and the surrogate of a planted classifier of bars, judged against true counterfactual images."""
+"""Small classifiers, and the surrogate of a planted classifier of bars, compared with true counterfactual images."""
 
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ class Bars:
 
     @property
     def context(self) -> ContextTable:
-        """What the surrogate is told; the position is not."""
+        """What the surrogate is trained with; the position is withheld."""
         return self.drawn_from.select(CONTEXTS)
 
 

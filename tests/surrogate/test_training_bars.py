@@ -7,8 +7,8 @@ Each training takes about 30 CPU-seconds. Measured with seeds 0 and 1 (in truth)
     intensity decides: agreement .98, .98; reach of the cue 9.6, 9.4 (12.1), of the other .17, .25 (.02);
                        R^2 of the cue .87, .81, of the other .99, .99; distance .025, .024
 
-Agreement and the ratio of reaches are not enough. Without versions, noises, decorrelation and the terms
-`asked_context`, `kept_latent` and `kept_nuisance` they are .98 and 7.5 where thickness decides (seed 0), yet the reach
+Agreement and the ratio of reaches are not enough. Without versions, noises, decorrelation, `context_consistency`,
+`latent_consistency` and `nuisance_consistency` they are .98 and 7.5 where thickness decides (seed 0), yet the reach
 is 6.3, the R^2 of the cue .26, of the other .86, and the distance .036.
 """
 
@@ -59,7 +59,7 @@ def test_with_versions_of_known_context_tied_concepts_come_apart(tmp_path: Path)
     assert cue.determination >= 0.9
     assert other.determination >= 0.9
     assert max(cue.distance, other.distance) <= 0.02
-    assert min(min(judge) for judge in explainer.surrogate.quality.predictor_r2) > 0.95
+    assert min(min(predictor) for predictor in explainer.surrogate.quality.predictor_r2) > 0.95
 
 
 @pytest.mark.slow
