@@ -1,6 +1,6 @@
 """Make docs/page.jpg and docs/why.jpg: the demo's pages of a cat and of drawn digits, as a browser shows them.
 
-python docs/make_page_picture.py   (needs playwright and a Chromium at CHROMIUM or /usr/bin/chromium)
+python docs/make_page_image.py   (needs playwright and a Chromium at CHROMIUM or /usr/bin/chromium)
 """
 
 import io
@@ -27,7 +27,7 @@ def main() -> None:
         page.goto(Path(folder, "chelsea", "index.html").as_uri())
         _save(page.screenshot(full_page=True), "page.jpg")
         page.goto(Path(folder, "digits", "why.html").as_uri())
-        _save(page.screenshot(full_page=True), "why.jpg", (0, _top(page, "#picture-1"), 1280, _bottom(page, ".films")))
+        _save(page.screenshot(full_page=True), "why.jpg", (0, _top(page, "#image-1"), 1280, _bottom(page, ".films")))
         browser.close()
 
 
@@ -44,8 +44,8 @@ def _bottom(page: Page, selector: str) -> float:
 
 
 def _save(shot: bytes, name: str, box: tuple[float, float, float, float] | None = None) -> None:
-    with Image.open(io.BytesIO(shot)) as picture:
-        picture.crop(box).convert("RGB").save(HERE / name, quality=88, subsampling=0)
+    with Image.open(io.BytesIO(shot)) as image:
+        image.crop(box).convert("RGB").save(HERE / name, quality=88, subsampling=0)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ class TCAVScores:
     def to_dict(self, **more: object) -> dict[str, Any]:
         """All numbers as plain JSON: "about", to which `more` is added, and tidy "rows"."""
         rows = list(tcav_rows(self.results, [str(file) for file in self.files]))
-        whole: dict[str, Any] = to_json({"about": {**self.about, **more}, "rows": rows})
+        about: dict[str, Any] = {**self.about, **more}
+        whole: dict[str, Any] = to_json({"about": about, "rows": rows})
         return whole
 
 
