@@ -195,6 +195,6 @@ def test_the_demo_explains_photographs_by_maps_and_concepts_tests_the_maps_and_a
     for digit in result["why"]["images"]:
         assert f"{digit['target']}.png" == digit["file"]
         assert digit["fidelity"]["reliable"]
-        assert digit["flip"]["valid"]
+        assert digit["minimal_counterfactual"]["valid"]
         assert digit["refused"] == {}
     assert [Path(file).name for file in result["why"]["files"]] == ["why.html"]

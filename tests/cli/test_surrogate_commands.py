@@ -137,11 +137,11 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
 
 
 def test_evaluate_prints_fidelity_control_and_leaks(run) -> None:
-    code, output, _ = pellucid("evaluate", run, "--out", run / "marks.html")
+    code, output, _ = pellucid("evaluate", run, "--out", run / "assessment.html")
     assert code == 0
     for word in ("agreement", "swaps", "leak", "probe", "intensity"):  # a narrow screen wraps longer ones
         assert word in output
-    assert "Does each concept obey?" in (run / "marks.html").read_text()
+    assert "Control of each concept" in (run / "assessment.html").read_text()
 
 
 def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_when_asked(run, place) -> None:
@@ -229,7 +229,7 @@ def test_explain_writes_a_page_numbers_and_strips(run, place) -> None:
     (result,) = json.loads(output)["images"]
     assert result["counterfactual"]["do"] == {"thickness": 4.5}
     assert set(result["refused"]) == {"intensity"}
-    assert [strip["concept"] for strip in result["strips"]] == ["thickness", "latent 1", "latent 2", "latent 3"]
+    assert [strip["concept"] for strip in result["traversals"]] == ["thickness", "latent 1", "latent 2", "latent 3"]
     assert "003.png" in (run / "why" / "explanation.html").read_text()
     assert json.loads((run / "why" / "explanation.json").read_text())["images"][0]["file"] == "003.png"
     with Image.open(run / "why" / "003" / "thickness.png") as strip:

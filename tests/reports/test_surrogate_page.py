@@ -1,4 +1,4 @@
-"""The surrogate's page: offline, honest about the twin, and its graph drawn as it was found."""
+"""The surrogate's page: offline, honest about the surrogate, and its graph drawn as it was discovered."""
 
 import base64
 import io
@@ -13,11 +13,10 @@ from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 
 from pellucid.reports.shared.html import script_hash
+from pellucid.reports.surrogate import render_surrogate_page, traversal_png
+from pellucid.reports.surrogate.display_images import difference_uri, image_uri
 from pellucid.reports.surrogate.graph_figure import graph_views
 from pellucid.reports.surrogate.graph_layout import assign_layers, lay_out
-from pellucid.reports.surrogate.graph_page import render_surrogate_page
-from pellucid.reports.surrogate.image_parts import difference_uri, image_uri, traversal_png
-from pellucid.reports.surrogate.numbers import explanation_numbers
 from pellucid.surrogate import (
     DecisionEffect,
     GlobalExplanation,
@@ -29,7 +28,8 @@ from pellucid.surrogate import (
     train,
 )
 from pellucid.surrogate.causal import CausalGraph, Edge
-from pellucid.workflows import ExplainedImage
+from pellucid.workflows import ExplainedImage, describe_surrogate
+from pellucid.workflows.surrogate_report import attach_flip_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,12 @@ def explainer(run):
     return load(run[0], classifier=classifier)
 
 
-def explained(run, explainer, **changes):
-    return ExplainedImage("a <b>&.png", replace(run[1], **changes), None, explainer.class_names)
+def explained(run, explainer, **changes) -> ExplainedImage:
+    return attach_flip_probabilities(explainer, "a <b>&.png", replace(run[1], **changes), None)
+
+
+def render(explainer, images=()) -> str:
+    return render_surrogate_page(describe_surrogate(explainer), images)
 
 
 CLASSES = ("thin", "thick")
@@ -100,7 +104,7 @@ def global_explanation() -> GlobalExplanation:
 
 def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, explainer) -> None:
     explainer.global_explanation = global_explanation()
-    page = render_surrogate_page(explainer, [explained(run, explainer)])
+    page = render(explainer, [explained(run, explainer)])
     assert "net &lt;b&gt;&amp;" in page
     assert "a &lt;b&gt;&amp;.png" in page
     assert "<b>&" not in page
@@ -125,16 +129,16 @@ def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run
         necessity=(Necessity("intensity", share, replace(share, estimate=0.4)),),
         perceived=replace(global_explanation().perceived, edges=tuple(edges)),
     )
-    page = render_surrogate_page(explainer, [])
+    page = render(explainer, [])
     assert f"the margin of <b>{explainer.class_names[1]}</b> move" in page
-    assert "on the twin's own drawings?" in page
+    assert "on the reconstruction?" in page
     assert "<td>25 % [10, 50]</td><td>40 % [10, 50]</td>" in page
-    assert "but the twin does not control it" in page
-    assert "tentative: the twin does not control this concept" in page
+    assert "but the surrogate does not control it" in page
+    assert "tentative: the surrogate does not control this concept" in page
 
 
-def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, explainer) -> None:
-    page = render_surrogate_page(explainer, [explained(run, explainer)])
+def test_every_traversal_has_its_images_and_a_curve_of_the_classifiers_answers(run, explainer) -> None:
+    page = render(explainer, [explained(run, explainer)])
     assert page.count('<div class="film">') == len(run[1].traversals) == 5
     assert "3 unexplained latents" in page
     curves = re.findall(r'<svg viewBox="0 0 100 100" preserveAspectRatio="none"><polyline points="([^"]*)"', page)
@@ -143,21 +147,19 @@ def test_every_strip_has_its_images_and_a_curve_of_the_classifiers_answers(run, 
     assert first == pytest.approx(wanted, abs=0.01)
 
 
-def test_an_image_that_is_redrawn_wrongly_begins_with_a_warning(run, explainer) -> None:
+def test_an_image_that_is_reconstructed_wrongly_begins_with_a_warning(run, explainer) -> None:
     trust = run[1].fidelity
     good = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.01]))
-    assert "Do not rely on this explanation" not in render_surrogate_page(
-        explainer, [explained(run, explainer, fidelity=good)]
-    )
+    assert "Do not rely on this explanation" not in render(explainer, [explained(run, explainer, fidelity=good)])
     bad = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.8]))
-    page = render_surrogate_page(explainer, [explained(run, explainer, fidelity=bad)])
+    page = render(explainer, [explained(run, explainer, fidelity=bad)])
     assert "Do not rely on this explanation" in page
     assert "KL divergence 0.80, above 0.5" in page
 
 
-def test_a_twin_that_was_never_measured_is_not_to_be_relied_on(explainer) -> None:
-    assert "Do not rely on this twin" in render_surrogate_page(explainer)
-    assert "never measured" in render_surrogate_page(explainer)
+def test_a_surrogate_that_was_never_assessed_is_not_to_be_relied_on(explainer) -> None:
+    assert "Do not rely on this surrogate" in render(explainer)
+    assert "never assessed" in render(explainer)
 
 
 def test_refused_concepts_are_named_with_the_reason(run, explainer) -> None:
@@ -168,7 +170,7 @@ def test_refused_concepts_are_named_with_the_reason(run, explainer) -> None:
         marks, agreement=1.0, kl=0.0, logit_r2=1.0, head_agreement=1.0, nuisance_flip_rate=0.0,
         controls=(replace(one, correlation=0.4), replace(other, correlation=0.9, leakage={"thickness": 0.6})),
     )  # fmt: skip
-    page = render_surrogate_page(explainer, [explained(run, explainer, refused={"thickness": "it is <refused>"})])
+    page = render(explainer, [explained(run, explainer, refused={"thickness": "it is <refused>"})])
     assert "Counterfactuals of thickness are refused" in page
     assert "it is &lt;refused&gt;" in page
     assert "setting it also moves thickness" in page
@@ -192,7 +194,7 @@ def test_each_kind_of_edge_is_drawn_with_its_own_marks() -> None:
     assert not any("class" in label for label in edges)
 
 
-def test_the_difference_of_the_graphs_is_drawn_and_told() -> None:
+def test_the_difference_of_the_graphs_is_drawn_and_described() -> None:
     views = graph_views(global_explanation(), CLASSES)
     assert [view["name"] for view in views["views"]] == [
         "What the classifier perceives",
@@ -213,8 +215,8 @@ def test_the_difference_of_the_graphs_is_drawn_and_told() -> None:
 
 
 def test_a_direction_that_images_do_not_agree_on_has_no_color() -> None:
-    told = global_explanation()
-    unsure = replace(told, decision_effects=(replace(told.decision_effects[0], sign_agreement=0.52),))
+    explanation = global_explanation()
+    unsure = replace(explanation, decision_effects=(replace(explanation.decision_effects[0], sign_agreement=0.52),))
     (edge,) = [
         edge for edge in graph_views(unsure, CLASSES)["views"][0]["edges"] if edge["label"] == "intensity → decision"
     ]
@@ -251,37 +253,35 @@ def decoded(uri: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_differences_are_green_where_brighter_magenta_where_darker_and_grey_elsewhere(explainer) -> None:
+def test_differences_are_green_where_brighter_magenta_where_darker_and_gray_elsewhere(explainer) -> None:
     before = torch.full((1, 16, 16), 0.5)
     after = before.clone()
     after[0, :4], after[0, -4:] = 0.8, 0.2
-    red, green, blue = decoded(difference_uri(explainer, before, after)).astype(int).transpose(2, 0, 1)
+    red, green, blue = decoded(difference_uri(explainer.surrogate.space, before, after)).astype(int).transpose(2, 0, 1)
     assert (green[:4] > red[:4]).all()
     assert (red[-4:] > green[-4:]).all()
     assert ((red == green) & (green == blue))[4:-4].all()
-    same = decoded(difference_uri(explainer, before, before)).astype(int)
+    same = decoded(difference_uri(explainer.surrogate.space, before, before)).astype(int)
     assert (same == same[..., :1]).all()
 
 
-def test_grey_and_color_images_are_shown_pixel_for_pixel(explainer) -> None:
-    levels = torch.linspace(explainer.surrogate.space.low[0], explainer.surrogate.space.high[0], 256).view(1, 16, 16)
-    assert decoded(image_uri(explainer, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
-    color = replace(
-        explainer.surrogate.space, low=explainer.surrogate.space.low * 3, high=explainer.surrogate.space.high * 3
-    )
-    explainer.surrogate.space = color
-    red = torch.cat(
-        [levels, levels * 0 + explainer.surrogate.space.low[0], levels * 0 + explainer.surrogate.space.low[0]]
-    )
-    assert decoded(image_uri(explainer, red))[..., 0].tolist() == np.arange(256).reshape(16, 16).tolist()
-    assert decoded(image_uri(explainer, red)).shape == (16, 16, 3)
-    with Image.open(io.BytesIO(traversal_png(explainer, torch.stack([red, red])))) as strip:
+def test_gray_and_color_images_are_shown_pixel_for_pixel(explainer) -> None:
+    gray = explainer.surrogate.space
+    levels = torch.linspace(gray.low[0], gray.high[0], 256).view(1, 16, 16)
+    assert decoded(image_uri(gray, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
+    color = replace(gray, low=gray.low * 3, high=gray.high * 3)
+    red = torch.cat([levels, levels * 0 + gray.low[0], levels * 0 + gray.low[0]])
+    assert decoded(image_uri(color, red))[..., 0].tolist() == np.arange(256).reshape(16, 16).tolist()
+    assert decoded(image_uri(color, red)).shape == (16, 16, 3)
+    with Image.open(io.BytesIO(traversal_png(color, torch.stack([red, red])))) as strip:
         assert strip.size == (2 * 96, 96)
 
 
 def test_the_numbers_are_those_of_the_explanation(run, explainer) -> None:
-    told = explanation_numbers(explainer, explained(run, explainer))
-    assert [row["value"] for row in told["importance"]] == run[1].importance.values[0].tolist()
-    assert sum(row["value"] for row in told["importance"]) + told["baseline"] == pytest.approx(told["margin"], abs=1e-3)
-    assert sum(told["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert told["counterfactual"] is None
+    numbers = explained(run, explainer).to_dict(describe_surrogate(explainer))
+    assert [row["value"] for row in numbers["importance"]] == run[1].importance.values[0].tolist()
+    assert sum(row["value"] for row in numbers["importance"]) + numbers["baseline"] == pytest.approx(
+        numbers["margin"], abs=1e-3
+    )
+    assert sum(numbers["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert numbers["counterfactual"] is None

@@ -31,7 +31,7 @@ from pellucid.workflows import (
 if TYPE_CHECKING:
     from pellucid.surrogate import SurrogateExplainer
     from pellucid.surrogate.training import TrainingProgress
-    from pellucid.workflows import ExplainedImage
+    from pellucid.workflows import ExplainedImage, SurrogateFacts
 
 
 def train(
@@ -134,7 +134,7 @@ def graph(
     """
     from pellucid.reports import write_surrogate_page
     from pellucid.storage import to_record, write_atomically, write_json
-    from pellucid.workflows import discover_graph
+    from pellucid.workflows import describe_surrogate, discover_graph
 
     files = check_suffixes(out, (".json", ".graphml", ".html"), "the name must end in .json, .graphml, .html")
     with stage_bars(as_json) as show:
@@ -143,7 +143,7 @@ def graph(
     assert explanation is not None
     for file in files:
         if file.suffix.lower() == ".html":
-            write_surrogate_page(file, explainer)
+            write_surrogate_page(file, describe_surrogate(explainer))
         elif file.suffix.lower() == ".graphml":
             write_atomically(file, explanation.perceived.to_graphml().encode())
         else:
@@ -207,10 +207,11 @@ def print_explained_images(
     Returns:
         All numbers, and the files that were written, as JSON has them.
     """
-    from pellucid.reports.surrogate import explanation_numbers
+    from pellucid.workflows import describe_surrogate
 
-    record = {**facts, "images": [explanation_numbers(explainer, image) for image in explained]}
-    written = [file for output in outputs for file in _write(output, explainer, explained, record)]
+    surrogate = describe_surrogate(explainer)
+    record = {**facts, "images": [image.to_dict(surrogate) for image in explained]}
+    written = [file for output in outputs for file in _write(output, surrogate, explained, record)]
     if not quiet:
         for image in explained:
             print_explained_image(image)
@@ -219,7 +220,7 @@ def print_explained_images(
 
 
 def _write(
-    output: Path, explainer: "SurrogateExplainer", explained: "Sequence[ExplainedImage]", record: dict[str, object]
+    output: Path, surrogate: "SurrogateFacts", explained: "Sequence[ExplainedImage]", record: dict[str, object]
 ) -> list[Path]:
     from pellucid.reports.surrogate import traversal_png, write_surrogate_page
     from pellucid.storage import to_json, write_atomically, write_json
@@ -227,7 +228,7 @@ def _write(
     files = [output] if output.suffix else [output / "explanation.html", output / "explanation.json"]
     for file in files:
         if file.suffix.lower() == ".html":
-            write_surrogate_page(file, explainer, explained)
+            write_surrogate_page(file, surrogate, explained)
         else:
             write_json(file, to_json(record))
     if not output.suffix:
@@ -235,7 +236,7 @@ def _write(
         for image, folder in zip(explained, folders, strict=True):
             for traversal in image.explanation.traversals:
                 files.append(folder / f"{traversal.concept.replace('/', '-')}.png")
-                write_atomically(files[-1], traversal_png(explainer, traversal.images))
+                write_atomically(files[-1], traversal_png(surrogate.space, traversal.images))
     return files
 
 
@@ -258,7 +259,7 @@ def evaluate(
         as_json: print JSON for machines.
     """
     from pellucid.reports import write_surrogate_page
-    from pellucid.workflows import assess_surrogate
+    from pellucid.workflows import assess_surrogate, describe_surrogate
 
     with stage_bars(as_json) as show:
         result = assess_surrogate(run, run_options, options, on_stage=show)
@@ -266,7 +267,7 @@ def evaluate(
     assert assessment is not None
     files = [] if out is None else [out]
     for file in files:
-        write_surrogate_page(file, result.explainer)
+        write_surrogate_page(file, describe_surrogate(result.explainer))
     if as_json:
         print_json({"run": run, "assessment": assessment, **result.context_r2, "files": files})
         return

@@ -93,7 +93,7 @@ def print_explained_image(image: "ExplainedImage") -> None:
             print_line(f"  {sentence}")
     if image.counterfactual is None:
         return
-    result, names = image.counterfactual, image.class_names
+    result, names = image.counterfactual, image.explanation.class_names
     values = ", ".join(f"{name} = {value:g}" for name, value in result.do.items())
     before, after = int(result.before[0].argmax()), int(result.after[0].argmax())
     doubt = "" if bool(result.in_distribution[0]) else " (no real images are like that: do not rely on it)"

@@ -32,6 +32,7 @@ from pellucid.surrogate.explain.shapley import Importance, shapley_importance
 from pellucid.surrogate.explain.traversal import LatentTraversal, traverse_latent
 from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS, Fidelity, RefusedError, measure_fidelity
 from pellucid.surrogate.explainer import SurrogateExplainer, load
+from pellucid.surrogate.model.auxiliary_models import AuxiliaryQuality
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
 from pellucid.surrogate.model.features import LOGITS_ONLY
 from pellucid.surrogate.model.image_space import DisplaySpace
@@ -48,6 +49,7 @@ __all__ = [
     "MIN_PROBE_R2",
     "PRESETS",
     "Assessment",
+    "AuxiliaryQuality",
     "CheckpointError",
     "Codes",
     "ConceptEffect",

@@ -27,7 +27,6 @@ from pellucid.workflows.explain_concepts import (
 )
 from pellucid.workflows.explain_images import ImageExplanation, explain_image, explain_images
 from pellucid.workflows.explain_surrogate import (
-    ExplainedImage,
     SurrogateAssessment,
     assess_surrogate,
     discover_graph,
@@ -61,6 +60,7 @@ from pellucid.workflows.options import (
     TCAVOptions,
     TrainSurrogateOptions,
 )
+from pellucid.workflows.surrogate_report import ExplainedImage, SurrogateFacts, describe_surrogate
 from pellucid.workflows.train_surrogate import TRAIN_COMMAND, resume_surrogate, train_surrogate
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "RunClassifierOptions",
     "RunOptions",
     "SurrogateAssessment",
+    "SurrogateFacts",
     "TCAVOptions",
     "TCAVScores",
     "TrainSurrogateOptions",
@@ -97,6 +98,7 @@ __all__ = [
     "compare_cavs",
     "concept_targets",
     "describe_cavs",
+    "describe_surrogate",
     "discover_graph",
     "evaluate",
     "explain_class",

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate import (
-    Counterfactual,
     GlobalOptions,
-    LocalExplanation,
     LocalOptions,
     SurrogateExplainer,
     digit_surrogate,
@@ -33,25 +31,9 @@ from pellucid.workflows.surrogate_images import (
     split_rows,
 )
 from pellucid.workflows.surrogate_measures import MEASURE_DESCRIPTIONS, find_measure
+from pellucid.workflows.surrogate_report import ExplainedImage, attach_flip_probabilities
 from pellucid.workflows.text_options import arrows, numbers, whole_numbers
 from pellucid.workflows.train_surrogate import TRAIN_COMMAND, OnStage, TrainCommand
-
-
-@dataclass(frozen=True)
-class ExplainedImage:
-    """An image with its explanation by a surrogate.
-
-    Attributes:
-        name: of its file.
-        explanation: every local answer.
-        counterfactual: of values that the user asked for, or None.
-        class_names: what the classes are called.
-    """
-
-    name: str
-    explanation: LocalExplanation
-    counterfactual: Counterfactual | None
-    class_names: Sequence[str]
 
 
 def open_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:  # noqa: B008
@@ -126,7 +108,7 @@ def explain_images_by_surrogate(
             ),
         )
         counterfactual = explainer.counterfactual(image, do, propagate=options.propagate) if do else None
-        explained.append(ExplainedImage(file.name, explanation, counterfactual, explainer.class_names))
+        explained.append(attach_flip_probabilities(explainer, file.name, explanation, counterfactual))
     return explained
 
 

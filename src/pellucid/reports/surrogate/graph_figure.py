@@ -1,4 +1,4 @@
-"""The causal graphs of a surrogate as drawings: perceived, in the data, and what the two tell differently."""
+"""The causal graphs of a surrogate as drawings: perceived, in the data, and how the two differ."""
 
 import math
 from collections.abc import Sequence
@@ -7,20 +7,21 @@ from typing import Any
 from pellucid.reports.shared.bars import format_p_value
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
+from pellucid.reports.surrogate.decision_table import decision_table
 from pellucid.reports.surrogate.graph_layout import (
     GraphLayout,
     Route,
     assign_layers,
     lay_out,
 )
-from pellucid.surrogate import DECISION_NODE, GlobalExplanation, Proportion
+from pellucid.surrogate import DECISION_NODE, GlobalExplanation
 from pellucid.surrogate.causal import CLASS_NODE, CausalGraph, Edge, GraphDifference
 
 ORIENTATION_SOURCES = {
-    "knowledge": "direction from what you said beforehand",
+    "knowledge": "direction from what you stated beforehand",
     "collider": "direction from the data: a collider, or what follows from one",
     "intervention": "by intervention through the generator",
-    "undecided": "direction open: the data cannot tell",
+    "undecided": "direction open: the data do not orient it",
 }
 _LONGEST = 17
 _ARROW, _CIRCLE = 9, 4.5
@@ -31,7 +32,12 @@ Pair = tuple[str, str]
 
 
 def graph_views(global_explanation: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
-    """What the template draws: one layout, and a view of it for each graph."""
+    """What the template draws: one layout, and a view of it for each graph.
+
+    Args:
+        global_explanation: with the perceived graph, and that of the data if there is one.
+        class_names: what the classes are called.
+    """
     graphs = [global_explanation.perceived, *([] if global_explanation.data is None else [global_explanation.data])]
     nodes = [name for name in distinct(name for graph in graphs for name in graph.nodes) if name != CLASS_NODE]
     if DECISION_NODE not in nodes:
@@ -50,7 +56,7 @@ def graph_views(global_explanation: GlobalExplanation, class_names: Sequence[str
         "height": layout.height,
         "views": views,
         "rows": [row for graph, name in zip(graphs, ("perceived", "data"), strict=False) for row in _rows(graph, name)],
-        "decisions": _decisions(global_explanation, class_names),
+        "decisions": decision_table(global_explanation, class_names),
         "notes": [*global_explanation.notes, *global_explanation.perceived.notes],
         "differences": _differences(global_explanation),
     }
@@ -164,14 +170,14 @@ def describe_edge(edge: Edge) -> list[str]:
         if not math.isnan(edge.forward + edge.backward):
             one, other = percent(edge.forward), percent(edge.backward)
             ways = f" ({edge.source} causes {edge.target} in {one}, the other way in {other})"
-        facts.append(f"found in {percent(edge.confidence)} of the bootstraps{ways}")
+        facts.append(f"in {percent(edge.confidence)} of the bootstraps{ways}")
     if not math.isnan(edge.strength):
         unit = "sd of the margin" if edge.orientation_source == "intervention" else "partial correlation"
         if edge.source == CLASS_NODE:
             unit = "share of variance"
         facts.append(f"strength {'+' if edge.strength > 0 else ''}{format_number(round(edge.strength, 3))}, {unit}")
     facts.append(
-        "found by a test of the classes" if edge.source == CLASS_NODE else ORIENTATION_SOURCES[edge.orientation_source]
+        "by a test of the classes" if edge.source == CLASS_NODE else ORIENTATION_SOURCES[edge.orientation_source]
     )
     if not math.isnan(edge.p_value):
         facts.append(format_p_value(edge.p_value))
@@ -180,9 +186,9 @@ def describe_edge(edge: Edge) -> list[str]:
     if "circle" in (edge.source_mark, edge.target_mark):
         facts.append("circle: that end may be a cause or an effect")
     doubt = (
-        "the twin does not control this concept"
+        "the surrogate does not control this concept"
         if edge.orientation_source == "intervention"
-        else "less sure than asked for"
+        else "less sure than requested"
     )
     return [*facts, f"tentative: {doubt}"] if edge.tentative else facts
 
@@ -190,11 +196,13 @@ def describe_edge(edge: Edge) -> list[str]:
 def _difference(global_explanation: GlobalExplanation, layout: GraphLayout) -> dict[str, Any]:
     assert global_explanation.difference is not None
     assert global_explanation.data is not None
-    told = _among_concepts(global_explanation.difference)
-    drawn = [_drawn(edge, layout, 1.0, "only in the data") for edge in told.only_first]
-    drawn += [_drawn(edge, layout, 1.0, "only perceived") for edge in told.only_second]
-    drawn += [_drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in told.reoriented]
-    drawn += [_drawn(edge, layout, 1.0, "in both") for edge, _ in told.common]
+    difference = _among_concepts(global_explanation.difference)
+    drawn = [_drawn(edge, layout, 1.0, "only in the data") for edge in difference.only_first]
+    drawn += [_drawn(edge, layout, 1.0, "only perceived") for edge in difference.only_second]
+    drawn += [
+        _drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in difference.reoriented
+    ]
+    drawn += [_drawn(edge, layout, 1.0, "in both") for edge, _ in difference.common]
     shared = CausalGraph(
         tuple(name for name in global_explanation.data.nodes if name in _read_nodes(global_explanation)), ()
     )
@@ -210,13 +218,13 @@ def _read_nodes(global_explanation: GlobalExplanation) -> set[str]:
     return set(global_explanation.perceived.nodes) - set(global_explanation.unmodeled_concepts)
 
 
-def _among_concepts(told: GraphDifference) -> GraphDifference:
+def _among_concepts(difference: GraphDifference) -> GraphDifference:
     """The difference without the edges of the class label, which both graphs have as a root."""
     return GraphDifference(
-        tuple(edge for edge in told.only_first if CLASS_NODE not in edge.pair),
-        tuple(edge for edge in told.only_second if CLASS_NODE not in edge.pair),
-        tuple(pair for pair in told.reoriented if CLASS_NODE not in pair[0].pair),
-        tuple(pair for pair in told.common if CLASS_NODE not in pair[0].pair),
+        tuple(edge for edge in difference.only_first if CLASS_NODE not in edge.pair),
+        tuple(edge for edge in difference.only_second if CLASS_NODE not in edge.pair),
+        tuple(pair for pair in difference.reoriented if CLASS_NODE not in pair[0].pair),
+        tuple(pair for pair in difference.common if CLASS_NODE not in pair[0].pair),
     )
 
 
@@ -224,20 +232,21 @@ def _differences(global_explanation: GlobalExplanation) -> list[str] | None:
     """The difference in sentences; None without a data graph."""
     if global_explanation.difference is None:
         return None
-    told = _among_concepts(global_explanation.difference)
+    difference = _among_concepts(global_explanation.difference)
     lines = [
         f"{edge}: in the data, but not in what the classifier perceives. It does not see, or does not use, "
         "that the two go together."
-        for edge in told.only_first
+        for edge in difference.only_first
     ]
     lines += [
         f"{edge}: perceived, but not in the data. It may confuse the two, or read one off the other."
-        for edge in told.only_second
+        for edge in difference.only_second
     ]
     lines += [
-        f"{one} in the data, {other} as perceived: joined in both, told differently." for one, other in told.reoriented
+        f"{one} in the data, {other} as perceived: joined in both, but different."
+        for one, other in difference.reoriented
     ]
-    lines += [f"{one}: the same in both." for one, _ in told.common]
+    lines += [f"{one}: the same in both." for one, _ in difference.common]
     assert global_explanation.data is not None
     lines += [
         f"{name}: in the table, but the classifier perceives it too badly (R² "
@@ -246,57 +255,6 @@ def _differences(global_explanation: GlobalExplanation) -> list[str] | None:
         if name not in _read_nodes(global_explanation) and name in global_explanation.probe_r2
     ]
     return lines or ["No two contexts are joined in either graph."]
-
-
-def _decisions(global_explanation: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
-    most = max((edge.strength for edge in global_explanation.decision_effects), default=1.0)
-    most = max(most, global_explanation.null.block, 1e-9)
-    tentative = {
-        edge.source for edge in global_explanation.perceived.edges if edge.target == DECISION_NODE and edge.tentative
-    }
-    needed = {each.concept: each for each in global_explanation.necessity}
-    rows = [
-        {
-            "name": edge.concept,
-            "strength": f"{edge.strength:.2f}",
-            "share": round(100 * edge.strength / most, 1),
-            "flips": percent(edge.flip_rate),
-            "dose": _dose(edge.dose_response),
-            "agreement": "" if math.isnan(edge.sign_agreement) else percent(edge.sign_agreement),
-            "p": format_p_value(edge.p_value),
-            "significant": edge.significant,
-            "tentative": edge.concept in tentative,
-            "necessity": _share(needed[edge.concept].necessity) if needed else "",
-            "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
-        }
-        for edge in sorted(global_explanation.decision_effects, key=lambda each: -each.strength)
-    ]
-    return {
-        "rows": rows,
-        "target": None if global_explanation.target is None else class_names[global_explanation.target],
-        "transferred": global_explanation.residual_transfer,
-        "needed": bool(needed),
-        "null": f"{global_explanation.null.strongest:.3f}",
-        "null_share": round(100 * global_explanation.null.strongest / most, 1),
-        "block": f"{global_explanation.null.block:.3f}",
-        "block_share": round(100 * global_explanation.null.block / most, 1),
-        "block_flips": percent(global_explanation.null.flip_rate),
-    }
-
-
-def _share(share: Proportion) -> str:
-    return f"{100 * share.estimate:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
-
-
-def _dose(dose: Sequence[float]) -> dict[str, Any]:
-    """A little curve: the margin at five values of the concept, on a scale of its own around zero."""
-    most = max(0.05, *(abs(value) for value in dose))
-    points = [(20 * place + 4, 14 - 12 * value / most) for place, value in enumerate(dose)]
-    return {
-        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
-        "text": f"{dose[0]:+.2f} to {dose[-1]:+.2f}".replace("-", "−"),
-        "sign": "for" if dose[-1] >= dose[0] else "against",
-    }
 
 
 def _rows(graph: CausalGraph, name: str) -> list[dict[str, Any]]:

@@ -1,0 +1,61 @@
+"""What moves the decision: the effect of each concept, beside those of the nuisance."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pellucid.reports.shared.bars import format_p_value
+from pellucid.reports.shared.html import percent
+from pellucid.surrogate import DECISION_NODE, GlobalExplanation, Proportion
+
+
+def decision_table(global_explanation: GlobalExplanation, class_names: Sequence[str]) -> dict[str, Any]:
+    """What the template prints of the concepts that move the decision, from the strongest down."""
+    most = max((edge.strength for edge in global_explanation.decision_effects), default=1.0)
+    most = max(most, global_explanation.null.block, 1e-9)
+    tentative = {
+        edge.source for edge in global_explanation.perceived.edges if edge.target == DECISION_NODE and edge.tentative
+    }
+    needed = {each.concept: each for each in global_explanation.necessity}
+    rows = [
+        {
+            "name": edge.concept,
+            "strength": f"{edge.strength:.2f}",
+            "share": round(100 * edge.strength / most, 1),
+            "flips": percent(edge.flip_rate),
+            "dose": _dose(edge.dose_response),
+            "agreement": "" if math.isnan(edge.sign_agreement) else percent(edge.sign_agreement),
+            "p": format_p_value(edge.p_value),
+            "significant": edge.significant,
+            "tentative": edge.concept in tentative,
+            "necessity": _share(needed[edge.concept].necessity) if needed else "",
+            "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
+        }
+        for edge in sorted(global_explanation.decision_effects, key=lambda each: -each.strength)
+    ]
+    return {
+        "rows": rows,
+        "target": None if global_explanation.target is None else class_names[global_explanation.target],
+        "transferred": global_explanation.residual_transfer,
+        "needed": bool(needed),
+        "null": f"{global_explanation.null.strongest:.3f}",
+        "null_share": round(100 * global_explanation.null.strongest / most, 1),
+        "block": f"{global_explanation.null.block:.3f}",
+        "block_share": round(100 * global_explanation.null.block / most, 1),
+        "block_flips": percent(global_explanation.null.flip_rate),
+    }
+
+
+def _share(share: Proportion) -> str:
+    return f"{100 * share.estimate:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def _dose(dose: Sequence[float]) -> dict[str, Any]:
+    """A little curve: the margin at five values of the concept, on a scale of its own around zero."""
+    most = max(0.05, *(abs(value) for value in dose))
+    points = [(20 * place + 4, 14 - 12 * value / most) for place, value in enumerate(dose)]
+    return {
+        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        "text": f"{dose[0]:+.2f} to {dose[-1]:+.2f}".replace("-", "−"),
+        "sign": "for" if dose[-1] >= dose[0] else "against",
+    }

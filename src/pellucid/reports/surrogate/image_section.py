@@ -1,0 +1,245 @@
+"""One image on a surrogate's page: what counts, along which paths, and what would change the answer."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.reports.shared.bars import Scale
+from pellucid.reports.shared.colors import format_number
+from pellucid.reports.shared.html import distinct, percent
+from pellucid.reports.surrogate.display_images import difference_uri, image_uri
+from pellucid.surrogate import ConceptEffect, Counterfactual, LatentTraversal, LocalExplanation, probabilities
+from pellucid.workflows import ExplainedImage, SurrogateFacts
+
+_CLASSES = 5
+_CURVES = 3
+
+
+def image_view(surrogate: SurrogateFacts, image: ExplainedImage) -> dict[str, Any]:
+    """What the template prints of one image."""
+    explanation, names, space = image.explanation, image.explanation.class_names, surrogate.space
+    traversals = [
+        (traversal.concept, _traversal(surrogate, explanation, traversal)) for traversal in explanation.traversals
+    ]
+    counterfactual = image.counterfactual
+    return {
+        "name": image.name,
+        "target": names[explanation.target],
+        "decided": names[explanation.decided_class],
+        "image": image_uri(space, explanation.images[0]),
+        "reconstructed": image_uri(space, explanation.reconstructions[0]),
+        "missed": difference_uri(space, explanation.images[0], explanation.reconstructions[0]),
+        "warning": explanation.fidelity.warning(0),
+        "transferred": explanation.residual_transfer,
+        "kl": f"{float(explanation.fidelity.kl[0]):.3f}",
+        "classes": _classes(explanation),
+        "sentences": [line for line in explanation.sentences if not line.startswith("Do not rely")],
+        "importance": _importance(explanation),
+        "traversals": [view for concept, view in traversals if concept in surrogate.context_names],
+        "latents": [view for concept, view in traversals if concept in surrogate.latent_names],
+        "refused": dict(explanation.refused),
+        "flip": _flip(surrogate, image),
+        "effects": _effects(explanation.effects),
+        "interactions": _interactions(explanation),
+        "requested": None if counterfactual is None else _requested(surrogate, explanation, counterfactual),
+    }
+
+
+def _classes(explanation: LocalExplanation) -> list[dict[str, Any]]:
+    seen, reconstructed = (
+        probabilities(logits)[0] for logits in (explanation.logits, explanation.reconstruction_logits)
+    )
+    order = torch.maximum(seen, reconstructed).argsort(descending=True).tolist()[:_CLASSES]
+    return [
+        {
+            "name": explanation.class_names[index],
+            "here": round(100 * float(seen[index]), 2),
+            "here_text": percent(float(seen[index])),
+            "reconstructed": round(100 * float(reconstructed[index]), 2),
+            "reconstructed_text": percent(float(reconstructed[index])),
+        }
+        for index in order
+    ]
+
+
+def _importance(explanation: LocalExplanation) -> dict[str, Any]:
+    shares = explanation.importance
+    values, errors = shares.values[0].tolist(), shares.errors[0].tolist()
+    ranges = [(value - 2 * error, value + 2 * error) for value, error in zip(values, errors, strict=True)]
+    scale = Scale.over([end for ends in ranges for end in ends])
+    rows = []
+    for column in sorted(range(len(values)), key=lambda at: -abs(values[at])):
+        value, error, name = values[column], errors[column], shares.names[column]
+        doubt = "not controlled by the surrogate" if name in explanation.refused else ""
+        if abs(value) <= 2 * error:
+            doubt = "not significant"
+        rows.append(
+            {
+                "name": name,
+                "text": scale.write(value),
+                "error": scale.write(error, signed=False),
+                "bar": scale.bar(value, value - 2 * error, value + 2 * error),
+                "doubt": doubt,
+                "place": round(100 * float(explanation.percentiles[column])),
+            }
+        )
+    return {
+        "rows": rows,
+        "ticks": scale.ticks,
+        "margin": _number(float(shares.margin[0])),
+        "baseline": _number(float(shares.baseline[0])),
+    }
+
+
+def _traversal(surrogate: SurrogateFacts, explanation: LocalExplanation, traversal: LatentTraversal) -> dict[str, Any]:
+    concept, levels, names = traversal.concept, traversal.levels, explanation.class_names
+    values, unit = surrogate.to_units(concept, levels)
+    predicted, _ = surrogate.to_units(concept, traversal.predicted)
+    own = float(explanation.codes.concept_coordinates()[0, explanation.importance.names.index(concept)])
+    ends = float(levels[0]), float(levels[-1])
+    shots = zip(traversal.images, traversal.decoded, values, traversal.in_distribution, strict=True)
+    return {
+        "name": concept,
+        "unit": unit,
+        "images": [
+            {
+                "uri": image_uri(surrogate.space, image),
+                "raw": image_uri(surrogate.space, decoded),
+                "value": _number(value),
+                "supported": bool(known),
+            }
+            for image, decoded, value, known in shots
+        ],
+        "curves": _curves(traversal.probabilities, explanation.target, names),
+        "own": round(100 * ((own - ends[0]) / (ends[1] - ends[0]) * (len(values) - 1) + 0.5) / len(values), 2),
+        "own_text": _number(surrogate.to_units(concept, torch.tensor([own]))[0][0]),
+        "predicted": f"{_number(predicted[0])} to {_number(predicted[-1])}",
+        "requested": f"{_number(values[0])} to {_number(values[-1])}",
+        "where": difference_uri(surrogate.space, traversal.images[0], traversal.images[-1]),
+        "sentence": _sentence(traversal, explanation.target, names),
+    }
+
+
+def _curves(shares: Tensor, target: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Probability of the explained class and of the likeliest others at each level, in an SVG of 100 x 100."""
+    others = [index for index in shares.amax(0).argsort(descending=True).tolist() if index != target]
+    count = len(shares)
+    chosen = [target, *(index for index in others[: _CURVES - 1] if float(shares[:, index].max()) > 0.01)]
+    return [
+        {
+            "name": names[index],
+            "points": " ".join(
+                f"{100 * (place + 0.5) / count:.2f},{100 - 100 * share:.2f}"
+                for place, share in enumerate(shares[:, index].tolist())
+            ),
+        }
+        for index in chosen
+    ]
+
+
+def _sentence(traversal: LatentTraversal, target: int, names: Sequence[str]) -> str:
+    shares = traversal.probabilities[:, target]
+    answers = distinct(names[index] for index in traversal.probabilities.argmax(1).tolist())
+    run = f"{names[target]} goes from {percent(float(shares[0]))} to {percent(float(shares[-1]))}"
+    if len(answers) == 1:
+        return f"{run}; the answer stays {answers[0]}."
+    return f"{run}; the answer runs through {', '.join(answers)}."
+
+
+def _flip(surrogate: SurrogateFacts, image: ExplainedImage) -> dict[str, Any] | None:
+    explanation, flip = image.explanation, image.explanation.minimal_counterfactual
+    if flip is None or image.flip_probabilities is None:
+        return None
+    concepts, names = explanation.importance.names, explanation.class_names
+    changes = {name: float(by) for name, by in zip(concepts, flip.change[0], strict=True) if by}
+    scale = Scale.over(changes.values())
+    before, after = explanation.codes.concept_coordinates()[0], flip.codes.concept_coordinates()[0]
+    rows = []
+    for name, by in sorted(changes.items(), key=lambda item: -abs(item[1])):
+        column = concepts.index(name)
+        (old, new), unit = surrogate.to_units(name, torch.stack([before[column], after[column]]))
+        rows.append(
+            {
+                "name": name,
+                "by": scale.write(by),
+                "bar": scale.bar(by),
+                "values": f"{_number(old)} → {_number(new)}{' sd' if unit else ''}",
+            }
+        )
+    goal = int(flip.targets[0])
+    return {
+        "goal": names[goal],
+        "valid": bool(flip.valid[0]),
+        "decoded_valid": bool(flip.decoded_valid[0]),
+        "share": percent(float(image.flip_probabilities[goal])),
+        "after": image_uri(surrogate.space, flip.images[0]),
+        "raw": image_uri(surrogate.space, flip.decoded[0]),
+        "difference": difference_uri(surrogate.space, explanation.images[0], flip.images[0]),
+        "rows": rows,
+    }
+
+
+def _effects(effects: Sequence[ConceptEffect]) -> dict[str, Any]:
+    ends = [value for each in effects for value in (each.direct, *each.total, *(path.effect for path in each.paths))]
+    scale = Scale.over(ends)
+    rows = []
+    for each in sorted(effects, key=lambda one: -max(map(abs, (one.direct, *one.total)))):
+        low, high = each.total
+        rows.append(
+            {
+                "name": each.concept,
+                "direct": {"text": scale.write(each.direct), "bar": scale.bar(each.direct)},
+                "total": {
+                    "text": scale.write(low) if low == high else f"{scale.write(low)} to {scale.write(high)}",
+                    "bar": scale.bar(low if abs(low) > abs(high) else high),
+                },
+                "open": low != high,
+                "paths": [
+                    {
+                        "name": " → ".join((*path.nodes, "decision")),
+                        "text": scale.write(path.effect),
+                        "bar": scale.bar(path.effect),
+                    }
+                    for path in each.paths
+                ],
+                "remainder": None if math.isnan(each.remainder) or not each.paths else scale.write(each.remainder),
+                "supported": each.in_distribution,
+            }
+        )
+    return {"rows": rows, "ticks": scale.ticks}
+
+
+def _interactions(explanation: LocalExplanation) -> list[dict[str, Any]]:
+    scale = Scale.over([pair.effect for pair in explanation.interactions])
+    return [
+        {"names": " and ".join(pair.concepts), "text": scale.write(pair.effect), "bar": scale.bar(pair.effect)}
+        for pair in sorted(explanation.interactions, key=lambda pair: -abs(pair.effect))
+    ]
+
+
+def _requested(
+    surrogate: SurrogateFacts, explanation: LocalExplanation, counterfactual: Counterfactual
+) -> dict[str, Any]:
+    do, names, space = counterfactual.do, explanation.class_names, surrogate.space
+    after, before = int(counterfactual.after[0].argmax()), int(counterfactual.before[0].argmax())
+    return {
+        "do": ", ".join(f"{name} = {_number(value)}" for name, value in do.items()),
+        "image": image_uri(space, counterfactual.images[0]),
+        "raw": image_uri(space, counterfactual.decoded[0]),
+        "difference": difference_uri(space, explanation.images[0], counterfactual.images[0]),
+        "before": f"{names[before]}, {percent(float(counterfactual.before[0, before]))}",
+        "after": f"{names[after]}, {percent(float(counterfactual.after[0, after]))}",
+        "changes": after != before,
+        "supported": bool(counterfactual.in_distribution[0]),
+        "rows": [
+            {"name": name, "requested": _number(do[name]) if name in do else "", "predicted": _number(float(value))}
+            for name, value in zip(surrogate.context_names, counterfactual.predicted[0], strict=True)
+        ],
+    }
+
+
+def _number(value: float) -> str:
+    return format_number(value if abs(value) >= 5e-4 else 0.0)
