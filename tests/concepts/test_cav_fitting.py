@@ -14,12 +14,11 @@ from pellucid.classifiers import LayerView
 from pellucid.concepts import (
     ConceptWarning,
     FitOptions,
-    contraharmonic_mean,
     fit_cav,
     fit_cavs,
-    sample_median,
 )
 from pellucid.concepts import cav_fitting as module
+from pellucid.concepts.concept_scores import contraharmonic_mean, sample_median
 from pellucid.concepts.estimators import ESTIMATORS, Ridge
 from pellucid.errors import PellucidError
 

@@ -8,11 +8,10 @@ from tests.concepts.support import HAND_F, HAND_P
 
 from pellucid.concepts import (
     concept_map,
-    contraharmonic_mean,
     negative_concept_map,
     project_activation,
-    sample_median,
 )
+from pellucid.concepts.concept_scores import contraharmonic_mean, sample_median
 from pellucid.errors import PellucidError
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.classifiers import LayerView
-from pellucid.concepts import concept_set, contraharmonic_mean
+from pellucid.concepts import concept_set
 from pellucid.concepts import layer_activations as module
+from pellucid.concepts.concept_scores import contraharmonic_mean
 from pellucid.concepts.layer_activations import Inputs, LayerActivations
 from pellucid.data import Preprocess
 from pellucid.errors import ModelError, PellucidError

@@ -9,12 +9,10 @@ from pellucid.concepts.concept_scores import (
     binary_class_weights,
     class_weights,
     concept_map,
-    contraharmonic_mean,
     direction_weights,
     negative_concept_map,
     project_activation,
     reference_attribution,
-    sample_median,
     signed_contribution,
 )
 from pellucid.concepts.concept_sets import (
@@ -26,7 +24,7 @@ from pellucid.concepts.concept_sets import (
     concept_set,
     draw_concept_set,
 )
-from pellucid.concepts.concept_table import COLUMNS, TABLE_SUFFIXES, cav_rows, write_table
+from pellucid.concepts.concept_table import COLUMNS, cav_rows, write_table
 from pellucid.concepts.estimators import ESTIMATORS, Estimator, fit_directions
 from pellucid.concepts.evidence import Evidence, compute_concept_maps, gather_evidence, score_directions
 from pellucid.concepts.explain_class import explain_class
@@ -44,7 +42,6 @@ __all__ = [
     "ESTIMATORS",
     "FEW_IMAGES",
     "SEEN",
-    "TABLE_SUFFIXES",
     "WEAK_AUC",
     "Bootstrap",
     "ClassExplanation",
@@ -74,7 +71,6 @@ __all__ = [
     "concept_map",
     "concept_rows",
     "concept_set",
-    "contraharmonic_mean",
     "direction_weights",
     "draw_concept_set",
     "explain_class",
@@ -90,7 +86,6 @@ __all__ = [
     "null_directions",
     "project_activation",
     "reference_attribution",
-    "sample_median",
     "save_cavs",
     "score_directions",
     "signed_contribution",
