@@ -27,11 +27,11 @@ from pellucid.concepts.concept_sets import (
 from pellucid.concepts.concept_table import COLUMNS, cav_rows, write_table
 from pellucid.concepts.estimators import ESTIMATORS, Estimator, fit_directions
 from pellucid.concepts.evidence import Evidence, compute_concept_maps, gather_evidence, score_directions
-from pellucid.concepts.explain_class import explain_class
+from pellucid.concepts.global_visual_tcav import explain_class
 from pellucid.concepts.joint import JointAttribution, gram_matrix, joint_attribution
 from pellucid.concepts.layer_fit import FitOptions
 from pellucid.concepts.status import Status
-from pellucid.concepts.tcav import TCAVResult, tcav, tcav_rows
+from pellucid.concepts.tcav_scores import TCAVResult, tcav, tcav_rows
 from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
 from pellucid.statistics import CORRECTIONS
 
