@@ -200,7 +200,9 @@ def test_rank_orders_the_concepts_with_intervals_and_paired_leads(pellucid: Pell
     assert "ahead of the next by" in output
 
 
-def test_tcav_scores_are_tested_against_random_sets(pellucid: Pellucid, sets: Path, images: Path) -> None:
+def test_tcav_shows_scores_over_random_sets_and_the_test_of_the_mean_sensitivity(
+    pellucid: Pellucid, sets: Path, images: Path
+) -> None:
     code, output, _ = pellucid(
         "concepts", "tcav", images, "--target", "zebra", "--concepts", sets, *QUICK, "--out", "t.json", "--json"
     )
@@ -215,6 +217,8 @@ def test_tcav_scores_are_tested_against_random_sets(pellucid: Pellucid, sets: Pa
     code, output, _ = pellucid("concepts", "tcav", images, "--target", "1", "--concepts", sets, *QUICK)
     assert code == 0
     assert "over random sets" in output
+    assert "permutation test of the concept's images" in " ".join(output.split())
+    assert "relabeled" not in output
 
 
 def test_explain_with_concepts_writes_a_second_page(pellucid: Pellucid, sets: Path, images: Path) -> None:

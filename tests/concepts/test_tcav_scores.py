@@ -1,7 +1,9 @@
 """TCAV: scores in closed form, tests that hold, and one backward pass for everything."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tests.concepts.support import LinearHead, cav_for, curved_view, make_cav, view_of
 from torch import Tensor
 
@@ -14,7 +16,6 @@ from pellucid.concepts import (
     tcav,
 )
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics import permutation_p_value
 
 VIEW = curved_view()
 IMAGES = torch.randn(15, 4, 3, 5, generator=torch.Generator().manual_seed(3))
@@ -73,10 +74,49 @@ def test_random_sets_are_parts_of_the_negatives_each_used_once() -> None:
         assert float(result.baseline_scores[0][index]) == pytest.approx(float(other))
 
 
-def test_the_random_set_test_compares_the_concepts_scores_with_those_of_the_random_sets() -> None:
-    result = tcav(VIEW, [CAV], IMAGES, 0, random_sets=4, seed=2)
-    expected = permutation_p_value(result.random_scores[0], result.baseline_scores[0], seed=2)
-    assert float(result.p_values[0]) == expected
+def _welch(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+    return stats.ttest_ind(first, second, axis=axis, equal_var=False).statistic
+
+
+def test_the_p_value_compares_concept_and_negatives_along_the_mean_gradient_of_all_images() -> None:
+    shift = torch.tensor([0.3, 0.0, 0.2, 0.0])[:, None, None]
+    concept = torch.randn(12, 4, 3, 5, generator=torch.Generator().manual_seed(8)) + shift
+    cav = fit_cav(VIEW, concept, NEGATIVES)
+    result = tcav(VIEW, [cav], IMAGES, 0, permutations=4999, seed=2)
+    leaf = IMAGES.clone().requires_grad_()
+    gradients = torch.autograd.grad(VIEW.logits(leaf)[:, 0].sum(), leaf)[0].sum((2, 3))
+
+    def expected(gradient: Tensor) -> float:
+        along = [(images.mean((2, 3)) @ gradient).numpy() for images in (concept, NEGATIVES)]
+        return float(stats.permutation_test(along, _welch, vectorized=True, n_resamples=20_000, rng=1).pvalue)
+
+    assert float(result.p_values[0]) == pytest.approx(expected(gradients.mean(0)), abs=0.025)
+    assert abs(float(result.p_values[0]) - expected(gradients[0])) > 0.1
+    assert torch.equal(result.p_values, result.sensitivity_p_values)
+
+
+def test_a_sensitivity_of_zero_is_no_step_towards_the_class() -> None:
+    weight = torch.tensor([[2.0, -1.0, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0]])
+    view = view_of(LinearHead(weight, torch.zeros(2)), (4, 3, 5))
+    result = tcav(view, [cav_for(view, torch.tensor([0.0, 3.0, 0.0, -4.0]))], IMAGES, 1, random_sets=2)
+    assert float(result.sensitivities.abs().max()) == 0
+    assert float(result.scores) == 0
+    assert result.random_scores[0].tolist() == result.baseline_scores[0].tolist() == [0, 0]
+    assert (float(result.p_values), float(result.relabeled_p_values)) == (1.0, 1.0)
+
+
+def test_without_relabelings_there_are_no_p_values() -> None:
+    result = tcav(VIEW, [CAV], IMAGES, 0, permutations=0)
+    assert torch.isnan(torch.cat([result.p_values, result.relabeled_p_values, *result.adjusted.values()])).all()
+
+
+def test_a_cav_that_points_against_its_own_images_is_noted() -> None:
+    view = view_of(LinearHead(torch.eye(4)[:2], torch.zeros(2)), (4, 3, 5))
+    raised = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)) + torch.tensor([5.0, 0, 0, 0])
+    features = {"concept_features": raised, "negative_features": NEGATIVES.mean((2, 3))}
+    along, against = (cav_for(view, sign * torch.eye(4)[0], **features) for sign in (1, -1))
+    assert not tcav(view, [along], IMAGES, 0).notes
+    assert "the p-value is that of the images" in tcav(view, [against], IMAGES, 0).notes[0]
 
 
 def test_the_relabelled_test_ranks_the_score_among_those_of_null_directions() -> None:
@@ -103,7 +143,7 @@ def test_a_concept_that_the_class_uses_is_told_from_chance_and_a_chance_concept_
         negative_features=pool[24:].mean((2, 3)),
     )
     result = tcav(view, [real, chance], IMAGES, 0)
-    assert float(result.adjusted["sensitivity_p_values"][0]) < 0.05 < float(result.adjusted["sensitivity_p_values"][1])
+    assert float(result.adjusted["p_values"][0]) < 0.05 < float(result.adjusted["p_values"][1])
 
 
 def test_p_values_are_adjusted_for_the_number_of_concepts() -> None:

@@ -187,7 +187,7 @@ def _visual_tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: i
 
 def _tcav(view: LayerView, cavs: Sequence[CAV], images: Tensor, target: int) -> dict[tuple[str, str], float]:
     """TCAV with logistic CAVs: the sign fraction, the same with 0.5 where it is not significant, mean sensitivity."""
-    result = tcav(view, cavs, images, target, permutations=1, max_batch=32)
+    result = tcav(view, cavs, images, target, permutations=99, max_batch=32)
     scores: dict[tuple[str, str], float] = {}
     for index, part in enumerate(PARTS):
         score, passed = float(result.scores[index]), bool(result.adjusted["p_values"][index] <= SIGNIFICANT)

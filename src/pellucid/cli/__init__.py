@@ -57,7 +57,7 @@ _COMMANDS = {
     ),
     "concepts tcav": (
         "concepts_commands:tcav",
-        "TCAV scores of a class with random-set tests: for how many images a step towards a concept raises its logit.",
+        "TCAV scores of a class, tested: for how many images a step towards a concept raises its logit.",
     ),
     "surrogate train": (
         "surrogate_commands:train",

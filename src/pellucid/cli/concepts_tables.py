@@ -123,12 +123,13 @@ def print_ranking(result: "ClassExplanation", t: int) -> None:
 
 
 def print_tcav(result: "TCAVResult") -> None:
-    """The scores at a layer with both tests."""
+    """The scores at a layer, with the test of the mean sensitivity."""
     table = Table(
-        *("concept", "TCAV", "over random sets", "by chance", "p, random sets", "p, relabeled", "mean sensitivity"),
+        *("concept", "TCAV", "over random sets", "by chance", "mean sensitivity", "p, mean sensitivity"),
         title=escape(f"{result.target} at {result.layer}: {len(result.sensitivities)} images"),
         title_justify="left",
-        caption="p-values Holm-adjusted over the concepts; the test over random sets is lenient, see the next",
+        caption="p: permutation test of the concept's images against the negatives along the class's mean gradient, "
+        "Holm-adjusted over the concepts; a score near 0 or 1 over all random sets is no evidence by itself",
         caption_justify="left",
     )
     for d, concept in enumerate(result.concepts):
@@ -138,8 +139,7 @@ def print_tcav(result: "TCAVResult") -> None:
             f"{float(result.scores[d]):.2f}",
             f"{float(scores.mean()):.2f} ({float(scores.min()):.2f} to {float(scores.max()):.2f})",
             f"{float(chance.mean()):.2f} ({float(chance.min()):.2f} to {float(chance.max()):.2f})",
-            f"{float(result.adjusted['p_values'][d]):.3g}",
-            f"{float(result.adjusted['relabeled_p_values'][d]):.3g}",
             f"{float(result.mean_sensitivities[d]):+.3g}",
+            f"{float(result.adjusted['p_values'][d]):.3g}",
         )
     screen.print(table)

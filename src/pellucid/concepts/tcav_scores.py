@@ -31,13 +31,14 @@ class TCAVResult(ConceptResult):
             unit of activation.
         random_scores: D tensors (R,): the score with each random set in place of all negatives.
         baseline_scores: D tensors (R,): the scores of each random set against another one.
-        p_values: (D,) two-sided test that the concept's scores over the random sets and the random sets' own scores
-            have the same mean.
-        relabeled_p_values: (D,) how often CAVs of relabeled images give a score as far from 0.5. Scores over random
-            sets share the concept's images, so that they agree even for a chance concept; this test allows for that.
-        sensitivity_p_values: (D,) the same for the mean sensitivity, which tells concepts apart where every score, by
-            chance or not, is 0 or 1.
-        adjusted: the three p-values by name, each adjusted for the D concepts.
+        p_values: (D,) two-sided test that the images of the concept and the negatives are alike along the class's mean
+            gradient, so that a step from the negatives to the concept leaves the logit as it is on average: a
+            permutation test of the images' projections (`permutation_p_value`), whatever the estimator of the CAV. It
+            holds its level; the scores over random sets are shown without a test, since they share the concept's images
+            and agree even for a chance concept.
+        relabeled_p_values: (D,) how often CAVs of relabeled images give a score as far from 0.5. Valid, but nearly
+            blind: by chance too most scores are close to 0 or 1.
+        adjusted: both p-values by name, each adjusted for the D concepts.
         notes: remarks.
         provenance: the model, the layer, and the options.
         receipt: what it cost.
@@ -50,7 +51,7 @@ class TCAVResult(ConceptResult):
         >>> cav = pl.concepts.fit_cav(view, bright + 2, dark, name="bright")
         >>> result = tcav(view, [cav], bright, target=1, permutations=9)
         >>> result.concepts, tuple(result.sensitivities.shape), sorted(result.adjusted)
-        (('bright',), (12, 1), ['p_values', 'relabeled_p_values', 'sensitivity_p_values'])
+        (('bright',), (12, 1), ['p_values', 'relabeled_p_values'])
     """
 
     kind: ClassVar[str] = "tcav"
@@ -62,7 +63,6 @@ class TCAVResult(ConceptResult):
     baseline_scores: tuple[Tensor, ...]
     p_values: Tensor
     relabeled_p_values: Tensor
-    sensitivity_p_values: Tensor
     adjusted: Mapping[str, Tensor]
     notes: tuple[str, ...]
     provenance: Provenance
@@ -82,6 +82,11 @@ class TCAVResult(ConceptResult):
     def scores(self) -> Tensor:
         """(D,) share of the images whose sensitivity is positive: TCAV's score."""
         return _sign_share(self.sensitivities)
+
+    @property
+    def sensitivity_p_values(self) -> Tensor:
+        """(D,) `p_values`, which test the mean sensitivity and not the score."""
+        return self.p_values
 
     @property
     def magnitudes(self) -> Tensor:
@@ -140,7 +145,7 @@ def tcav(
         class_images: (N, C, H, W) images of the class, in the classifier's own input space.
         target: class index or name, or a `Target`; its logit is differentiated, not the loss.
         random_sets: number of parts that the negatives are divided into at random; fewer if the negatives are few.
-        permutations: relabelings for `relabeled_p_values`.
+        permutations: relabelings for the p-values, which are NaN with 0.
         correction: how p-values are adjusted, "holm", "bonferroni" or "benjamini_hochberg".
         seed: of division and relabelings.
         max_batch: images that go through the network at once.
@@ -170,13 +175,10 @@ def tcav(
         raise TargetError(f"tcav scores one class for all images; {classes!r} is not one, call it once per class")
     gradients, label, passes = _gradients(view, class_images, target, max_batch)
     divided = [_random_set_scores(cav, gradients, random_sets, seed) for cav in cavs]
-    chance = torch.stack([_along(gradients, null_directions(cav, permutations, seed)) for cav in cavs])  # (D, N, P)
     sensitivities = torch.cat([_along(gradients, cav.direction[None]) for cav in cavs], dim=1)
-    null_scores = (chance > 0).double().mean(1)
     p_values = {
-        "p_values": torch.tensor([permutation_p_value(*pair, seed=seed) for pair in divided], dtype=torch.float64),
-        "relabeled_p_values": rank_p_value(_sign_share(sensitivities) - 0.5, null_scores - 0.5, two_sided=True),
-        "sensitivity_p_values": rank_p_value(sensitivities.mean(0), chance.mean(1), two_sided=True),
+        name: torch.tensor([test(cav, gradients, permutations, seed) for cav in cavs], dtype=torch.float64)
+        for name, test in (("p_values", _projection_test), ("relabeled_p_values", _score_test))
     }
     return TCAVResult(
         cavs=tuple(cavs),
@@ -186,7 +188,7 @@ def tcav(
         baseline_scores=tuple(other for _, other in divided),
         **p_values,
         adjusted={name: correct(values, correction) for name, values in p_values.items()},
-        notes=tuple(remark for cav in cavs for remark in cav.remarks),
+        notes=(*(remark for cav in cavs for remark in cav.remarks), *_opposed(cavs, gradients, sensitivities)),
         provenance=Provenance(
             model=view.classifier.name,
             layers=(view.layer,),
@@ -208,16 +210,50 @@ def _gradients(view: View, images: Tensor, target: TargetLike, max_batch: int) -
     return torch.cat(gradients), label, passes
 
 
+def _at_features(gradients: Tensor, width: int) -> Tensor:
+    """Gradients (N, F) in the space of features of that width: summed over the cells if they are pooled."""
+    return gradients.sum((2, 3)) if width == gradients.shape[1] else gradients.flatten(1)
+
+
 def _along(gradients: Tensor, directions: Tensor) -> Tensor:
     """Derivatives (N, L) along directions (L, C), a step in every cell, or (L, C * h * w); of length 1."""
-    pooled = directions.shape[1] == gradients.shape[1]
-    flat = gradients.sum((2, 3)) if pooled else gradients.flatten(1)
-    derivatives: Tensor = flat @ torch.nn.functional.normalize(directions, dim=1).T
+    derivatives: Tensor = _at_features(gradients, directions.shape[1]) @ torch.nn.functional.normalize(directions).T
     return derivatives
 
 
 def _sign_share(sensitivities: Tensor) -> Tensor:
     return (sensitivities > 0).double().mean(0)
+
+
+def _projections(cav: CAV, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """The concept's images (n1,) and the negatives (n0,) along the mean gradient of all images of the class."""
+    mean = _at_features(gradients, len(cav.direction)).double().mean(0)
+    return cav.concept_features.double() @ mean, cav.negative_features.double() @ mean
+
+
+def _projection_test(cav: CAV, gradients: Tensor, permutations: int, seed: int) -> float:
+    return permutation_p_value(*_projections(cav, gradients), repeats=permutations, seed=seed)
+
+
+def _score_test(cav: CAV, gradients: Tensor, permutations: int, seed: int) -> float:
+    if not permutations:
+        return float("nan")
+    null = _sign_share(_along(gradients, null_directions(cav, permutations, seed)))
+    score = _sign_share(_along(gradients, cav.direction[None]))[0]
+    return float(rank_p_value(score - 0.5, null - 0.5, two_sided=True))
+
+
+def _opposed(cavs: Sequence[CAV], gradients: Tensor, sensitivities: Tensor) -> list[str]:
+    """Remarks on CAVs that point the other way along the gradient than the images that are tested."""
+    notes = []
+    for cav, mean in zip(cavs, sensitivities.double().mean(0).tolist(), strict=True):
+        concept, negatives = _projections(cav, gradients)
+        if float(concept.mean() - negatives.mean()) * mean < 0:
+            notes.append(
+                f"concept {cav.name!r}: its images raise the logit by their mean where the CAV lowers it, or the other "
+                "way round; the p-value is that of the images, not of the CAV"
+            )
+    return notes
 
 
 def _random_set_scores(cav: CAV, gradients: Tensor, random_sets: int, seed: int) -> tuple[Tensor, Tensor]:

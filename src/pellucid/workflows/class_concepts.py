@@ -165,7 +165,7 @@ def score_tcav(
     cavs: CavsByLayer | None = None,
     on_layer: Callable[[], None] = lambda: None,
 ) -> TCAVScores:
-    """TCAV scores of a class with random-set tests: for how many images a step towards a concept raises its logit.
+    """TCAV scores of a class, tested: for how many images a step towards a concept raises its logit.
 
     Args:
         classifier: made with `preprocess`.

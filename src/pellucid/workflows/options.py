@@ -117,7 +117,7 @@ class ExplainConceptsOptions(ConceptOptions):
     Attributes:
         target: class names or indices; none for the three most likely classes.
         baseline: where integrated gradients start: zero, or the mean of the negatives.
-        permutations: relabeled CAVs behind the p-values; 0 for no p-values.
+        permutations: relabelings behind the p-values; 0 for no p-values.
         max_bytes: most bytes that the tensors of one pass may take.
     """
 
@@ -149,7 +149,7 @@ class TCAVOptions(FitConceptsOptions):
     Attributes:
         target: class name or index.
         random_sets: parts of the negatives that each stand in for all of them, at least 2.
-        permutations: relabeled CAVs behind the p-values; 0 for no p-values.
+        permutations: relabelings behind the p-values; 0 for no p-values.
     """
 
     target: str
