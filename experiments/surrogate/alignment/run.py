@@ -67,7 +67,7 @@ def measured(explainer: SurrogateExplainer, digits: Digits, moved: int, parts: P
     codes = explainer.encode(held_out.images)
     sets = {
         "morphometry itself": (factors, CONTEXTS),
-        "judged contexts": (codes.context, explainer.context_names),
+        "predicted contexts": (codes.context, explainer.context_names),
         "perceived contexts": (explainer.surrogate.perceived_context(held_out.images), explainer.context_names),
         "latents": (codes.latent, explainer.latent_names),
         "contexts and latents": (codes.concept_coordinates(), (*explainer.context_names, *explainer.latent_names)),
@@ -148,7 +148,7 @@ def _compared(read: dict[str, Tensor], factors: Tensor) -> dict[str, Any]:
 
 
 def _lead(trained: Tensor, blind: Tensor, factor: Tensor) -> dict[str, float]:
-    """R2 of the trained minus that of the blind classifier, with the 95 % interval over images drawn anew."""
+    """R2 of the trained minus that of the blind classifier, with the 95 % interval over images redrawn."""
     errors = torch.stack([(trained - factor).square(), (blind - factor).square(), (factor - factor.mean()).square()])
     random = torch.Generator().manual_seed(0)
     draws = torch.randint(len(factor), (_RESAMPLES, len(factor)), generator=random)

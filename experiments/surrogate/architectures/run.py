@@ -91,7 +91,7 @@ def _drawn(labels: Tensor, values: Tensor, seed: int) -> Tensor:
 
 
 def versions_of(strokes: Strokes) -> Rerender:
-    """Draws digits of a set with pens of any kind; which digits they are is told by their pixels."""
+    """Draws digits of a set with pens of any kind; which digits they are follows from their pixels."""
 
     def rerender(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = torch.cdist(images.flatten(1), strokes.images.flatten(1)).argmin(1)
@@ -145,7 +145,7 @@ def measurements(case: str, training: Strokes, held_out: Strokes, work: Path) ->
     layers = LOGITS_ONLY if case == _BLACK_BOX else None
     out, rerender = work / f"surrogate-{_slug(case)}", versions_of(training)
     explainer = train(classifier, training.images, training.context, OPTIONS, out, layers=layers, rerender=rerender)
-    row = _judged(explainer, held_out)
+    row = _evaluate(explainer, held_out)
     write_atomically(file, json.dumps({"settings": settings, "row": row}, indent=1).encode())
     return row
 
@@ -154,7 +154,7 @@ def _code() -> str:
     return sha256(b"".join(Path(part).read_bytes() for part in (__file__, str(networks.__file__)))).hexdigest()
 
 
-def _judged(explainer: SurrogateExplainer, held_out: Strokes) -> dict[str, Any]:
+def _evaluate(explainer: SurrogateExplainer, held_out: Strokes) -> dict[str, Any]:
     marks = explainer.assess(held_out.images, digit_measure(explainer.surrogate), measured_by="morphometry")
     batch = explainer.encode_batch(held_out.images)
     global_explanation = explainer.discover(
@@ -173,7 +173,9 @@ def _judged(explainer: SurrogateExplainer, held_out: Strokes) -> dict[str, Any]:
         "head_agreement": marks.head_agreement,
         "swap_flips": marks.nuisance_flip_rate,
         "pixels": marks.pixel_error / 2,
-        "judged": [dict(zip(CONTEXTS, judge, strict=True)) for judge in explainer.surrogate.quality.predictor_r2],
+        "predicted": [
+            dict(zip(CONTEXTS, predictor, strict=True)) for predictor in explainer.surrogate.quality.predictor_r2
+        ],
         "effectiveness": marks.effectiveness,
         "perceived": dict(global_explanation.probe_r2),
         "transferred": {
@@ -208,12 +210,12 @@ def _ceiling(held_out: Strokes) -> dict[str, float]:
 def _effects(
     explainer: SurrogateExplainer, shown: EncodedBatch, batch: EncodedBatch, held_out: Strokes
 ) -> dict[str, dict[str, float]]:
-    """What another digit's value of a context does to the margin, by the surrogate and by drawing the digit anew.
+    """What another digit's value of a context does to the margin, by the surrogate and by drawing the digit again.
 
     Args:
         surrogate: of the classifier.
         shown: how the surrogate's interventions are shown: with the residual transferred to the input images, or drawn.
-        painting: of the images.
+        batch: of the images.
         held_out: the same images with all that they are drawn from.
 
     Returns:

@@ -126,9 +126,9 @@ def levels_of(
     name = f"{model.title} {seed}"
     drawn = draw(model, seed, 0, plan.digits, mnist, work / f"{model.title}-{seed}.safetensors")
     result = {
-        "true": parts.part(f"{name} true", partial(judged, model, drawn.requested, drawn, None, plan, seed)),
+        "true": parts.part(f"{name} true", partial(evaluate_graphs, model, drawn.requested, drawn, None, plan, seed)),
         "measured": parts.part(
-            f"{name} measured", partial(judged, model, drawn.measured, drawn, drawn.labels, plan, seed)
+            f"{name} measured", partial(evaluate_graphs, model, drawn.measured, drawn, drawn.labels, plan, seed)
         ),
     }
     for level in ("perceived", "blind") if perceived else ():
@@ -141,7 +141,7 @@ def levels_of(
 def _read_level(
     level: str, model: CausalModel, drawn: Drawn, plan: Plan, seed: int, mnist: Path, work: Path
 ) -> dict[str, Any]:
-    """Graphs of what a CNN trained on further digits of the model tells, or of one whose weights are drawn anew."""
+    """Graphs of what a CNN trained on further digits of the model tells, or of one whose weights are redrawn."""
     name = f"{model.title}-{seed}"
     further = draw(model, seed, plan.digits, plan.training, mnist, work / f"{name}-training.safetensors")
     folder = work / f"{name}-classifier"
@@ -157,7 +157,7 @@ def _read_level(
     if len(nodes) < 2:
         return result
     values = ContextTable(model.names, predicted).select(nodes)
-    return result | judged(model, values, drawn, classes, plan, seed)
+    return result | evaluate_graphs(model, values, drawn, classes, plan, seed)
 
 
 def draw(model: CausalModel, seed: int, first: int, count: int, mnist: Path, kept: Path) -> Drawn:
@@ -200,7 +200,7 @@ def read_off(classifier: pl.Classifier, drawn: Drawn, plan: Plan, seed: int) -> 
     return scale.unstandardize(unseen), r2_by_context(drawn.measured.names, unseen, context)
 
 
-def judged(
+def evaluate_graphs(
     model: CausalModel, values: ContextTable, drawn: Drawn, labels: Tensor | None, plan: Plan, seed: int
 ) -> dict[str, Any]:
     """Graphs of a table with and without knowledge of tiers, held against the truth; and effects by these graphs.

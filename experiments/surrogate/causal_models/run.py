@@ -4,7 +4,7 @@ python -m experiments.surrogate.causal_models.run --data DIR --work DIR [--model
 
 Contexts are drawn from TI, IT, TS and TSWI (`pellucid.synthetic.morphomnist.CAUSAL_MODELS`) and MNIST digits are
 redrawn to them. Graphs are looked for among the variables as drawn, as measured on the digits, as read off a small CNN
-trained on further digits, and off the same CNN with weights drawn anew. Digits and parts that are done are kept in
+trained on further digits, and off the same CNN with weights drawn again. Digits and parts that are done are kept in
 --work, so that a run that was broken off goes on; the results are causal_models.json, .md and .png.
 """
 

@@ -23,7 +23,7 @@ def tables(result: dict[str, Any]) -> str:
         ),
         "Effects with the true graph given": _table(effects, _effect_rows(cases, GIVEN)),
         "How well variables are read off classifiers (R2, means over seeds)": _table(
-            ["model", "variable", "trained", "weights drawn anew"], _reading_rows(cases)
+            ["model", "variable", "trained", "weights drawn again"], _reading_rows(cases)
         ),
         "What still ties thickness and width once the intensity is given": _table(
             ["model", "partial correlation"], ([name, f"{value:+.3f}"] for name, value in result["ties"].items())

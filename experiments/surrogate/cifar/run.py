@@ -85,15 +85,15 @@ def _context(concepts: Concepts, images: Tensor, work: Path) -> ContextTable:
 
 
 def _versions(concepts: Concepts, training: ContextTable, classifier: Classifier) -> Rerender:
-    """Versions whose statistics code draws independently; all contexts are measured anew."""
+    """Versions whose statistics code draws independently; all contexts are measured again."""
     statistics = training.select(STATISTICS).values.float()
     low, high = torch.quantile(statistics, torch.tensor(_BOUNDS), dim=0)
 
-    def anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def rerender(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         drawn = unshown(classifier, versions_of(shown(classifier, images), low, high, random))
         return drawn, concepts(drawn)
 
-    return anew
+    return rerender
 
 
 def _setter(classifier: Classifier) -> Any:

@@ -176,7 +176,7 @@ def _of_codes(
     return Changed(batch.decode(codes), codes, moved, *cost)
 
 
-def judged(
+def evaluate(
     explainer: SurrogateExplainer,
     other: pl.Classifier,
     batch: EncodedBatch,
@@ -246,7 +246,7 @@ def main() -> None:
     }
     results: dict[str, Any] = {"steps": explainer.surrogate.steps, "images": _IMAGES, "top": _TOP, "methods": {}}
     for name, run in methods.items():
-        results["methods"][name] = judged(explainer, other, batch, targets, reference, run())
+        results["methods"][name] = evaluate(explainer, other, batch, targets, reference, run())
         print(name, {key: round(value, 3) for key, value in results["methods"][name].items()}, flush=True)
     write_atomically(RESULTS / "counterfactuals.json", json.dumps(results, indent=1).encode())
 

@@ -50,7 +50,7 @@ def load_digits(data: Path, work: Path) -> Digits:
 
 
 _LOW, _HIGH = torch.tensor([_RANGES[name] for name in CONTEXTS]).T
-redraw_anew = digit_rerender(CONTEXTS, _LOW, _HIGH, DisplaySpace((-1.0,), (1.0,), "digits"))
+redraw_digits = digit_rerender(CONTEXTS, _LOW, _HIGH, DisplaySpace((-1.0,), (1.0,), "digits"))
 """Versions of digits with thickness, intensity, slant and width drawn independently, and what they measure then."""
 
 

@@ -45,8 +45,8 @@ def oracle_agreement(
             true.append(margin(explainer.encode_batch(drawn).logits, batch.classes))
         over = _line(true[1] - true[0], laid[1] - laid[0])
         results[name] = _line(true[1] - true[0], ours[1] - ours[0]) | {
-            "laid_on_correlation": over["correlation"],
-            "laid_on_slope": over["slope"],
+            "residual_correlation": over["correlation"],
+            "residual_slope": over["slope"],
         }
     return results
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from experiments.surrogate.digits.data import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits, redraw_anew
+from experiments.surrogate.digits.data import CONTEXTS, TRAINING, Digits, digit_classifier, load_digits, redraw_digits
 from experiments.surrogate.digits.evaluation import oracle_agreement
 from pellucid.classifiers import DIGIT_WEIGHTS
 from pellucid.storage import to_record, write_atomically
@@ -63,7 +63,9 @@ def results_of(explainer: SurrogateExplainer, held_out: Digits) -> dict[str, Any
         "steps": explainer.surrogate.steps,
         "options": to_record(explainer.surrogate.options),
         "classifier_accuracy": float(accurate),
-        "judges": dict(zip(CONTEXTS, torch.tensor(explainer.surrogate.quality.predictor_r2).T.tolist(), strict=True)),
+        "predictor_r2": dict(
+            zip(CONTEXTS, torch.tensor(explainer.surrogate.quality.predictor_r2).T.tolist(), strict=True)
+        ),
         "perceived": dict(zip(CONTEXTS, explainer.surrogate.quality.probe_r2, strict=True)),
         "assessment": asdict(explainer.assessment),
         "decisions": [asdict(edge) for edge in explainer.global_explanation.decision_effects],
@@ -88,7 +90,7 @@ def main() -> None:
         explainer = load(out, classifier=classifier)
     else:
         options = options_of(chosen.steps)
-        explainer = train(classifier, training.images, training.context, options, out, rerender=redraw_anew)
+        explainer = train(classifier, training.images, training.context, options, out, rerender=redraw_digits)
     answered(explainer, held_out)
     explainer.save(out)
     text = json.dumps(results_of(explainer, held_out), indent=1)

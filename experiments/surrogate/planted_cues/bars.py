@@ -24,7 +24,7 @@ OPTIONS = PRESETS["ci-16"].replace(steps=2000)
 _SIDE, _TRAINING, _HELD_OUT = 16, 2000, 300
 _CUES: Mapping[str, type[nn.Module]] = {"thickness": ThicknessClassifier, "intensity": IntensityClassifier}
 BARS = tuple((cue, versions) for cue in _CUES for versions in (False, True))
-"""The cases: what decides, and whether the surrogate may learn from bars drawn anew."""
+"""The cases: what decides, and whether the surrogate may learn from bars redrawn."""
 
 
 def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
         OPTIONS,
         out,
         layers=LOGITS_ONLY,
-        rerender=drawn_anew if versions else None,
+        rerender=rerender_bars if versions else None,
     )
     marks = explainer.assess(
         shown, lambda drawn: explainer.standard_context(_measured(drawn)), measured_by="ink and maximum"
@@ -70,7 +70,7 @@ def explained_bars(cue: str, versions: bool, out: Path) -> dict[str, Any]:
     }
 
 
-def drawn_anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def rerender_bars(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Bars of any thickness and intensity at the place where the given ones are."""
     values = torch.rand(len(images), 2, generator=random) * torch.tensor([5.0, 0.7]) + torch.tensor([2.0, 0.3])
     ink = images[:, 0].sum(1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import pellucid as pl
 from experiments.surrogate.architectures.networks import plain_cnn
-from experiments.surrogate.digits.data import CONTEXTS, Digits, gray_of, input_of, redraw_anew
+from experiments.surrogate.digits.data import CONTEXTS, Digits, gray_of, input_of, redraw_digits
 from experiments.surrogate.planted_cues.effects import (
     causal_effects,
     interventions,
@@ -172,7 +172,7 @@ def proof(
     Args:
         classifier: with a planted cue.
         fresh: images, context and labels of held-out digits redrawn with independent contexts.
-        wanted: (N,) the classes that these should be given.
+        expected: (N,) the classes that these should be given.
         seen: true interventions.
 
     Returns:
@@ -205,7 +205,7 @@ def correlation_ratio(scores: Tensor, group: Tensor) -> float:
 
 def explained_digits(cue: str, training: Digits, held_out: Digits, work: Path) -> dict[str, Any]:
     """Train a planted classifier and its surrogate, and compare what the surrogate says with the truth."""
-    rerender = remembered(redraw_anew, work / "redrawn")
+    rerender = remembered(redraw_digits, work / "redrawn")
     classifier, seen = planted_classifier(cue, training, rerender, work), oracle(held_out, work)
     fresh = versions(held_out, rerender, seed=2)
     expected = fresh[2] if cue == DIGIT else (planted_margin(cue, fresh[1], training.context) > 0).long()

@@ -42,8 +42,8 @@ def true_effects(
     Args:
         logits: the classifier.
         images: (N, C, H, W).
-        kept: the same drawn anew with nothing set.
-        redrawn: context -> (1 + 5, N, C, H, W), drawn anew with what `interventions` sets.
+        kept: the same redrawn with nothing set.
+        redrawn: context -> (1 + 5, N, C, H, W), redrawn with what `interventions` sets.
 
     Returns:
         context -> (1 + 5, N).
@@ -65,7 +65,7 @@ def causal_effects(
 
     Args:
         shown: how the surrogate's interventions are shown: `batch` itself, or it `reconstructed`.
-        painting: of N images.
+        batch: of N images.
         standard: from contexts (N, K) in the table's units to the codes'.
         context: name -> (N,) measured values of all contexts, in the codes' order.
         truth: of `true_effects`.
@@ -128,10 +128,10 @@ def _correlation(x: Tensor, y: Tensor) -> Tensor:
 def reported(
     batch: EncodedBatch, edges: Sequence[DecisionEffect], null: NuisanceNull, reference: ReferenceSet
 ) -> dict[str, Any]:
-    """What a user is told: decision edges beside the nuisance null, and Shapley values of the concepts.
+    """What a user reads: decision edges beside the nuisance null, and Shapley values of the concepts.
 
     Args:
-        painting: held-out images; the first of them get Shapley values.
+        batch: held-out images; the first of them get Shapley values.
         edges, null: of `measure_decision_effects`.
         reference: real images.
     """

@@ -112,12 +112,12 @@ def digits_markdown(row: Row) -> str:
     lines = [_line(head), _line(["---"] * len(head))]
     contexts = list(row["drawn"]["effects"])
     lines += [
-        _line([name, *_truth(row, name), *(x for kind in KINDS for x in _told(row[kind], name))]) for name in contexts
+        _line([name, *_truth(row, name), *(x for kind in KINDS for x in _cells(row[kind], name))]) for name in contexts
     ]
     edges = row["drawn"]["edges"]
     first = max((name for name in edges if name not in contexts), key=lambda name: float(edges[name]["strength"]))
     lines.append(
-        _line([f"strongest latent ({first})", "", "", "", *(x for kind in KINDS for x in _told(row[kind], first))])
+        _line([f"strongest latent ({first})", "", "", "", *(x for kind in KINDS for x in _cells(row[kind], first))])
     )
     for title, null in (("strongest nuisance coordinate", _strongest), ("all nuisance", _block)):
         lines.append(_line([title, "", "", "", *(x for kind in KINDS for x in ("", "", "", null(row[kind]), ""))]))
@@ -137,7 +137,7 @@ def _truth(row: Row, name: str) -> list[str]:
     return [*shares, f"{row['drawn']['effects'][name]['true_strength']:.2f}"]
 
 
-def _told(reported: Row, name: str) -> list[str]:
+def _cells(reported: Row, name: str) -> list[str]:
     edge, place = reported["edges"][name], reported["importance_order"].index(name) + 1
     stands = "" if edge["p_value"] < 0.05 else " n.s."
     last = [f"{edge['strength']:.2f}{stands}", f"{reported['importance'][name]:.2f} ({place})"]

@@ -87,7 +87,7 @@ def examine(
         set_by_code: the oracle.
         settable: contexts that it sets.
         questions: how much is asked.
-        tell: told what is being done.
+        tell: called with what is being done.
     """
     tell("assessing the surrogate")
     explainer.assess(
@@ -113,7 +113,7 @@ def examine(
             "options": to_record(explainer.surrogate.options),
         },
         "classifier": _classifier(explainer, batch, held_out),
-        "judges": dict(
+        "predictor_r2": dict(
             zip(explainer.context_names, zip(*explainer.surrogate.quality.predictor_r2, strict=True), strict=True)
         ),
         "fidelity": _fidelity(explainer, batch),
@@ -190,7 +190,7 @@ def _gate(explainer: SurrogateExplainer, some: HeldOut) -> dict[str, dict[str, A
         changed = result.before.argmax(1) != result.after.argmax(1)
         answers[name] = {
             "asked": value,
-            "mean_judged": float(result.predicted[:, explainer.context_names.index(name)].mean()),
+            "mean_predicted": float(result.predicted[:, explainer.context_names.index(name)].mean()),
             "class_changed": float(changed.float().mean()),
             "supported": float(result.in_distribution.float().mean()),
         }
@@ -250,10 +250,10 @@ def _against_code(
     explainer: SurrogateExplainer, batch: EncodedBatch, held_out: HeldOut, name: str, set_by_code: Setter
 ) -> dict[str, float]:
     expected, result = changes(explainer, batch, held_out.context, name, set_by_code)
-    _, laid_on = changes(explainer, batch, held_out.context, name, set_by_code, transferred=True)
+    _, with_residual = changes(explainer, batch, held_out.context, name, set_by_code, transferred=True)
     return {
         "correlation": float(torch.corrcoef(torch.stack([expected, result]))[0, 1]),
-        "laid_on_correlation": float(torch.corrcoef(torch.stack([expected, laid_on]))[0, 1]),
+        "residual_correlation": float(torch.corrcoef(torch.stack([expected, with_residual]))[0, 1]),
         "same_sign": float((expected.sign() == result.sign()).float().mean()),
         "mean_by_code": float(expected.mean()),
         "mean_by_surrogate": float(result.mean()),
@@ -317,7 +317,7 @@ def _strips(result: LocalExplanation) -> dict[str, Any]:
         one.concept: {
             "levels": one.levels.tolist(),
             "probability": one.probabilities[:, result.target].tolist(),
-            "judged": one.predicted.tolist(),
+            "predicted": one.predicted.tolist(),
             "supported": one.in_distribution.tolist(),
         }
         for one in result.traversals

@@ -98,11 +98,11 @@ def measure_statistics(images: Tensor, names: Sequence[str] = STATISTICS) -> Ten
 
 
 def set_statistics(images: Tensor, expected: Tensor, names: Sequence[str] = STATISTICS) -> Tensor:
-    """Images redrawn by code, as nearly as clipping at black and full allows with the named statistics `wanted`.
+    """Images redrawn by code, as nearly as clipping at black and full allows with the named statistics `expected`.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        wanted: (N, K).
+        expected: (N, K).
         names: of the K statistics.
     """
     for _ in range(_ROUNDS):

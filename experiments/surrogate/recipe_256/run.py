@@ -57,16 +57,16 @@ def cost(preset: str) -> dict[str, Any]:
     options = PRESETS[preset]
     sizes = DataSizes(3, _FEATURES, 2, tuple(f"context {number}" for number in range(_CONTEXTS)))
     explainer, discriminator = SurrogateNetworks(sizes, options), make_discriminator(sizes, options)
-    judges = AttributePredictors(3, _CONTEXTS, options)
+    predictors = AttributePredictors(3, _CONTEXTS, options)
     side = options.resolution
     image, code = torch.zeros(4, 3, side, side), torch.zeros(4, sum(explainer.blocks))
     forward = {
         "generator": _operations(explainer.generator, code),
         "discriminator": _operations(discriminator, image, torch.zeros(4, _FEATURES)),
-        "judges": _operations(judges, image),
+        "predictor_r2": _operations(predictors, image),
         "nuisance encoder": _operations(explainer.nuisance, image),
     }
-    drawn = 1.5 * (forward["generator"] + forward["discriminator"]) + 0.5 * forward["judges"]
+    drawn = 1.5 * (forward["generator"] + forward["discriminator"]) + 0.5 * forward["predictor_r2"]
     read = forward["nuisance encoder"] * 1.5
     step = _BACKWARD * (drawn + read + 2.5 * forward["discriminator"])
     images = options.steps * options.batch_size

@@ -70,7 +70,7 @@ def attfind(
         logits: classifier.
         coordinates: (N, S) of images that are not of the target class.
         low, high: (S,) extremes over the data.
-        target: class wanted.
+        target: class requested.
         threshold: gain of probability from which an image counts as explained.
         most: attributes looked for.
         top: coordinates set together per image for `flipped`.

@@ -28,7 +28,7 @@ class Alignment:
         r2: of a linear regression on all codes, over rows it was not fitted to; 1 is all, 0 or less nothing.
         informativeness: the same of gradient-boosted trees (DCI).
         disentanglement: 1 where each code tells of one factor only (DCI), in [0, 1].
-        completeness: 1 where each factor is told by one code only (DCI), in [0, 1].
+        completeness: 1 where each factor is predicted by one code only (DCI), in [0, 1].
         importance: (codes, factors), what each code counts in the trees; every factor's column sums to 1.
         gap: lead of the best code over the second in mutual information, as a share of the factor's entropy (MIG).
         separation: the same lead in the R2 of a linear regression on one code (SAP).
@@ -73,7 +73,7 @@ def alignment(
     """All marks of codes (N, D) against factors (N, K).
 
     Args:
-        codes: what is judged; a constant column tells nothing and may be there.
+        codes: what is measured; a constant column predicts nothing and may be there.
         factors: what is known.
         code_names, factor_names: D and K names.
         bins: of equal numbers of rows, for the mutual information.
@@ -111,7 +111,7 @@ def alignment(
 
 
 def linear_r2(codes: Tensor, factors: Tensor, *, folds: int = FOLDS, seed: int = 0) -> Tensor:
-    """R2 (K,) of each factor by least squares on all codes (N, D), each row told by a fit that never saw it."""
+    """R2 (K,) of each factor by least squares on all codes (N, D), each row predicted by a fit that never saw it."""
     from sklearn.linear_model import LinearRegression
     from sklearn.model_selection import KFold, cross_val_predict
 
@@ -153,7 +153,7 @@ def disentanglement(importance: Tensor) -> float:
 
 
 def completeness(importance: Tensor) -> float:
-    """One minus the entropy (base D) of each factor's share among the D codes, factors weighed by what is told of them.
+    """One minus the entropy (base D) of each factor's share among the D codes, factors weighed by their importance.
 
     C of Eastwood and Williams (2018) for importance (D, K), in [0, 1].
     """
@@ -235,7 +235,7 @@ def _checked(codes: Tensor, factors: Tensor, folds: int = 1) -> tuple[Tensor, Te
         )
     if min(codes.shape[1], factors.shape[1]) < 2:
         raise PellucidError(
-            f"{codes.shape[1]} codes and {factors.shape[1]} factors are too few to be told apart: two or more of each"
+            f"{codes.shape[1]} codes and {factors.shape[1]} factors are too few: give two or more of each"
         )
     if len(codes) < _PER_FOLD * max(2, folds):
         raise PellucidError(f"{len(codes)} rows are too few: give {_PER_FOLD * max(2, folds)} or more")

@@ -45,7 +45,7 @@ def read_idx(path: str | os.PathLike[str], *, max_bytes: int = 2**31) -> Tensor:
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise ImageError(f"{path}: cannot be read ({error}); check the path, or copy the file anew") from error
+        raise ImageError(f"{path}: cannot be read ({error}); check the path, or copy the file again") from error
 
 
 def read_mnist(folder: str | os.PathLike[str], split: str = "train") -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ def _read_array(file: BinaryIO, max_bytes: int) -> Tensor:
         raise ImageError(f"declares {shape} = {size:,} bytes, more than max_bytes = {max_bytes:,}; raise it if right")
     content = _read_exactly(file, size)
     if file.read(1):
-        raise ImageError(f"goes on after the {size:,} bytes of its {shape} numbers; download it anew")
+        raise ImageError(f"goes on after the {size:,} bytes of its {shape} numbers; download it again")
     array = np.frombuffer(content, kind).reshape(shape)
     return torch.from_numpy(array.astype(kind.newbyteorder("=")))
 
@@ -99,5 +99,5 @@ def _read_array(file: BinaryIO, max_bytes: int) -> Tensor:
 def _read_exactly(file: BinaryIO, size: int) -> bytes:
     content = file.read(size)
     if len(content) < size:
-        raise ImageError(f"is cut short: {size:,} bytes were to come, {len(content):,} did; download it anew")
+        raise ImageError(f"is cut short: {size:,} bytes were to come, {len(content):,} did; download it again")
     return content

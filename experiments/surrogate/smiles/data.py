@@ -112,13 +112,13 @@ class Faces:
     def versions(self, low: Tensor, high: Tensor) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
         """A re-renderer that draws detail, contrast, brightness and frame evenly between bounds (4,) and (4,)."""
 
-        def anew(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        def rerender(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
             expected = low + (high - low) * torch.rand(len(images), len(SETTABLE), generator=random)
             faces = set_statistics(_inside(shown(self._classifier, images)), expected[:, : len(INSIDE)], INSIDE)
             drawn = framed(faces, expected[:, -1])
             return drawn, self.measure(drawn)
 
-        return anew
+        return rerender
 
     @torch.no_grad()
     def _read(self, faces: Tensor) -> Tensor:

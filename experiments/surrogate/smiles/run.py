@@ -65,20 +65,20 @@ def run(kind: Kind, data: Path, work: Path, options: TrainingOptions, questions:
     classifier = smile_classifier(
         images[:TRAINING], labels[:TRAINING], work / kind / "classifier.safetensors", f"{kind} smile CNN"
     )
-    instruments = Faces(classifier, data)
-    context = _context(instruments, faces, work).with_columns({"frame": levels})
+    measures = Faces(classifier, data)
+    context = _context(measures, faces, work).with_columns({"frame": levels})
     training = context.subset(slice(0, TRAINING))
     out = work / kind / "surrogate"
     explainer = train(
-        classifier, images[:TRAINING], training, options, out, rerender=instruments.versions(*_bounds(training))
+        classifier, images[:TRAINING], training, options, out, rerender=measures.versions(*_bounds(training))
     )
     held_out = HeldOut(images[TRAINING:], labels[TRAINING:], context.subset(slice(TRAINING, None)))
     outcome = examine(
-        explainer, held_out, instruments.measure, _MEASURED_BY, instruments.set_by_code, SETTABLE, questions, _say
+        explainer, held_out, measures.measure, _MEASURED_BY, measures.set_by_code, SETTABLE, questions, _say
     )
     explainer.save(out)
     reliance = _reliance(classifier, faces[TRAINING:], labels[TRAINING:])
-    moved = _by_class(explainer, held_out, instruments, questions.max_interventions)
+    moved = _by_class(explainer, held_out, measures, questions.max_interventions)
     return outcome | {"accuracy": reliance, "frame_by_class": moved, "training_images": TRAINING}
 
 
@@ -145,26 +145,26 @@ def _contexts_table(result: dict[str, Any]) -> list[str]:
         f"{result['fidelity']['assessed']['head_agreement']:.1%}; another's nuisance moves the margin by "
         f"{null['block']:.2f} sd, its strongest coordinate by {max(null['single']):.2f}.",
         "",
-        "| context | judges | perceived | asked with re-measured | slope | gate | decision edge | importance |",
+        "| context | predictors | perceived | asked with re-measured | slope | gate | decision edge | importance |",
         "| --- |" + " --- |" * 7,
     ]
     for name, control in result["control"].items():
-        judges = ", ".join(f"{value:.2f}" for value in result["judges"][name])
+        predictors = ", ".join(f"{value:.2f}" for value in result["predictor_r2"][name])
         gate = "refused" if "refused" in result["gate"][name] else "shown"
         size = result["importance"]["mean_absolute_logits"][name]
         lines.append(
-            f"| {name} | {judges} | {result['global_explanation']['perceives'][name]:.2f} | "
+            f"| {name} | {predictors} | {result['global_explanation']['perceives'][name]:.2f} | "
             f"{control['correlation']:.2f} "
             f"| {control['slope']:.2f} | {gate} | {edges[name]['strength']:.2f} | {size:.2f} |"
         )
     return lines
 
 
-def _context(instruments: Faces, faces: Tensor, work: Path) -> ContextTable:
+def _context(measures: Faces, faces: Tensor, work: Path) -> ContextTable:
     """Measured once for all kinds, in black frames, then kept."""
     kept = work / "context.safetensors"
     if not kept.exists():
-        write_tensors(kept, {"context": instruments.measure(framed(faces, torch.zeros(len(faces))), _say)})
+        write_tensors(kept, {"context": measures.measure(framed(faces, torch.zeros(len(faces))), _say)})
     return ContextTable(CONTEXTS, read_tensors(kept)["context"])
 
 
@@ -191,11 +191,11 @@ def _reliance(classifier: Classifier, faces: Tensor, labels: Tensor) -> dict[str
 
 
 def _by_class(
-    explainer: SurrogateExplainer, held_out: HeldOut, instruments: Faces, images: int
+    explainer: SurrogateExplainer, held_out: HeldOut, measures: Faces, images: int
 ) -> dict[str, dict[str, float]]:
     """How far a frame that becomes bright moves the margin of images that the classifier gives to each class."""
     batch = explainer.encode_batch(held_out.images[:images])
-    by_code, by_surrogate = changes(explainer, batch, held_out.context, "frame", instruments.set_by_code)
+    by_code, by_surrogate = changes(explainer, batch, held_out.context, "frame", measures.set_by_code)
     return {
         name: {
             "by_code": float(by_code[mine].mean()),

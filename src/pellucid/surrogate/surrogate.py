@@ -23,7 +23,6 @@ from pellucid.surrogate.training_options import TrainingOptions
 
 FORMAT, VERSION = "pellucid surrogate", 2
 TENSORS, RECORD = "surrogate.safetensors", "surrogate.json"
-_FORMER_RECORD = "twin.json"  # of version 1
 
 _BATCH = 128
 
@@ -268,13 +267,11 @@ def load_surrogate(folder: str | Path, *, classifier: Classifier) -> Surrogate:
 
 
 def _read_record(path: Path) -> SurrogateRecord:
-    if not path.exists() and path.with_name(_FORMER_RECORD).exists():
-        raise CheckpointError(
-            f"{path.parent} holds a surrogate of an older format ({_FORMER_RECORD}), which this version of pellucid "
-            "does not read: train it again, or use the version that wrote it"
-        )
     if not path.exists():
-        raise CheckpointError(f"{path.parent} does not hold a surrogate: there is no {path.name}")
+        raise CheckpointError(
+            f"{path.parent} does not hold a surrogate: there is no {path.name}. One that pellucid 0.1 wrote has to be "
+            "trained again, or used with that version"
+        )
     try:
         return read_record(path, SurrogateRecord, kind=FORMAT, version=VERSION)
     except RecordError as error:

@@ -18,7 +18,7 @@ import torch
 from experiments.surrogate.rivals.stylespace import StyleSpace
 
 import pellucid as pl
-from benchmarks.surrogate_bench import (
+from benchmarks.surrogate.bench import (
     TOLERANCE,
     Bench,
     Steps,
@@ -27,11 +27,11 @@ from benchmarks.surrogate_bench import (
     time_generators,
     time_steps,
 )
-from benchmarks.surrogate_explanations import TOGETHER, Explained, time_explanations
+from benchmarks.surrogate.explanations import TOGETHER, Explained, time_explanations
 from pellucid.storage import to_record
 from pellucid.surrogate import PRESETS
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ interleaved runs; torch {torch}, {machine}.
 
 ## Training, full loss
 
-A step as pellucid makes it, after the warm-up: generator, discriminator, encoders, judges, classifier. The rival is the
+A step as pellucid makes it, after the warm-up: generator, discriminator, encoders, predictors, classifier. The rival is the
 same step with a plain StyleGAN2 in place of the generator: a weight for each image, convolutions with a group for
 each image, transposed convolutions to grow (a quarter of the multiplications of ours, which doubles the maps first),
 blur by depthwise convolutions. The bound: exactly the convolutions that the step runs, forward and backward, as the

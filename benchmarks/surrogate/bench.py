@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pellucid as pl
-from benchmarks.surrogate_rivals import (
+from benchmarks.surrogate.rivals import (
     PlainStyleGAN2,
     grouped_conv,
     recorded,
@@ -281,7 +281,7 @@ def _drawn_and_back(generator: nn.Module, codes: Tensor) -> object:
 
 
 def timed(what: str, runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Interleaved timings, told of as they are there."""
+    """Interleaved timings, printed as they come."""
     timings = interleaved(runs, rounds)
     for name, timing in timings.items():
         print(f"{what} of {name}: {1000 * timing.median:.1f} ms, spread {timing.spread:.2f}", flush=True)

@@ -206,7 +206,7 @@ def coordinate_search(
         logits: the classifier.
         coordinates: (1, S), the image's.
         low, high: (S,) extremes over the data.
-        target: class wanted.
+        target: class requested.
         most: coordinates set together, at most.
     """
 

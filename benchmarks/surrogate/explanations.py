@@ -8,8 +8,8 @@ from experiments.surrogate.rivals.attfind import attfind
 from experiments.surrogate.rivals.stylespace import StyleSpace
 from torch import Tensor
 
-from benchmarks.surrogate_bench import TOLERANCE, Bench, PassCounter, timed
-from benchmarks.surrogate_rivals import Searched, coordinate_search
+from benchmarks.surrogate.bench import TOLERANCE, Bench, PassCounter, timed
+from benchmarks.surrogate.rivals import Searched, coordinate_search
 from benchmarks.timing import Timing
 from pellucid.surrogate import (
     Codes,
