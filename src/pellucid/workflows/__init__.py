@@ -25,15 +25,7 @@ from pellucid.workflows.explain_concepts import (
     explain_image_by_concepts,
     explain_images_by_concepts,
 )
-from pellucid.workflows.explain_images import ImageExplanation, explain_image, explain_images
-from pellucid.workflows.explain_surrogate import (
-    SurrogateAssessment,
-    assess_surrogate,
-    discover_graph,
-    explain_images_by_surrogate,
-    open_any_surrogate,
-    open_surrogate,
-)
+from pellucid.workflows.image_explanations import ImageExplanation, explain_image, explain_images
 from pellucid.workflows.inputs import (
     ImageFacts,
     class_indices,
@@ -60,8 +52,16 @@ from pellucid.workflows.options import (
     TCAVOptions,
     TrainSurrogateOptions,
 )
+from pellucid.workflows.surrogate_explanations import (
+    SurrogateAssessment,
+    assess_surrogate,
+    discover_graph,
+    explain_images_by_surrogate,
+    open_any_surrogate,
+    open_surrogate,
+)
 from pellucid.workflows.surrogate_report import ExplainedImage, SurrogateFacts, describe_surrogate
-from pellucid.workflows.train_surrogate import TRAIN_COMMAND, resume_surrogate, train_surrogate
+from pellucid.workflows.surrogate_training import TRAIN_COMMAND, resume_surrogate, train_surrogate
 
 __all__ = [
     "TRAIN_COMMAND",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pellucid.errors import PellucidError
 from pellucid.evaluation import ModelSource, Run, SweepOptions
+from pellucid.evaluation import evaluate as run_sweep
 from pellucid.evaluation.sweep import SweepProgress
-from pellucid.evaluation.sweep import evaluate as run_sweep
 from pellucid.workflows.inputs import select_methods
 from pellucid.workflows.options import EvaluateOptions
 

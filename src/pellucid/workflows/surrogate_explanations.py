@@ -32,8 +32,8 @@ from pellucid.workflows.surrogate_images import (
 )
 from pellucid.workflows.surrogate_measures import MEASURE_DESCRIPTIONS, find_measure
 from pellucid.workflows.surrogate_report import ExplainedImage, attach_flip_probabilities
+from pellucid.workflows.surrogate_training import TRAIN_COMMAND, OnStage, TrainCommand
 from pellucid.workflows.text_options import arrows, numbers, whole_numbers
-from pellucid.workflows.train_surrogate import TRAIN_COMMAND, OnStage, TrainCommand
 
 
 def open_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:  # noqa: B008
