@@ -186,7 +186,7 @@ def test_the_table_has_a_row_per_number_with_the_options() -> None:
 
 
 def test_every_registered_kind_can_be_imported_and_names_itself() -> None:
-    from pellucid.results.kinds import class_of_kind
+    from pellucid.results.saved import class_of_kind
 
     for kind in set(KINDS) - {"maps"}:
         result = class_of_kind(kind, "here")

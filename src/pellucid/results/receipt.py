@@ -74,7 +74,7 @@ class Measurement:
         count: over how many cases it was measured.
         higher_is_better: whether more is better.
 
-    >>> Measurement(test="right cell of a 2 x 2 grid", value=0.93, chance=0.25, count=100).beats_chance
+    >>> Measurement(test="right cell of a 2 x 2 grid", value=0.93, chance=0.25, count=100).higher_is_better
     True
     """
 
@@ -83,13 +83,6 @@ class Measurement:
     chance: float | None = None
     count: int = 1
     higher_is_better: bool = True
-
-    @property
-    def beats_chance(self) -> bool | None:
-        """Whether the score is better than chance; None where chance has no score."""
-        if self.chance is None:
-            return None
-        return self.value > self.chance if self.higher_is_better else self.value < self.chance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,51 @@
-"""Results on disk: `result.json` (kind, schema version, record) and `tensors.safetensors`, whole or not at all."""
+"""Results on disk, of every kind: `result.json` (kind, schema version, record) and `tensors.safetensors`."""
 
 import json
 import os
 from contextlib import suppress
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.results.kinds import ResultError, class_of_kind
 from pellucid.results.result import SCHEMA_VERSION, Result
 from pellucid.storage import from_record, read_tensors, to_record, write_atomically, write_tensors
 
 RECORD, TENSORS = "result.json", "tensors.safetensors"
+
+KINDS: dict[str, str] = {
+    "attribution": "pellucid.attribution:Explanation",
+    "concepts": "pellucid.concepts:ConceptExplanation",
+    "class_concepts": "pellucid.concepts:ClassExplanation",
+    "tcav": "pellucid.concepts:TCAVResult",
+    "surrogate_global": "pellucid.surrogate:GlobalExplanation",
+    "surrogate_local": "pellucid.surrogate:LocalExplanation",
+}
+"""kind -> "module:class"; a class is imported when a result of its kind is loaded."""
+
+
+class ResultError(PellucidError):
+    """A folder holds no result, or one that cannot be read."""
+
+
+def class_of_kind(kind: str, source: str) -> "type[Result]":
+    """The class of a kind of result.
+
+    Args:
+        kind: a key of `KINDS`.
+        source: where the kind was read, for the error.
+
+    Raises:
+        ResultError: no such kind.
+    """
+    if kind not in KINDS:
+        raise ResultError(f"{source}: unknown kind of result {kind!r}; this version knows {', '.join(sorted(KINDS))}")
+    module, _, name = KINDS[kind].partition(":")
+    result_class: type[Result] = getattr(import_module(module), name)
+    return result_class
 
 
 def save(result: Result, folder: str | os.PathLike[str]) -> Path:
@@ -68,7 +99,7 @@ def load(folder: str | os.PathLike[str]) -> Result:
 
     >>> load("no/such/folder")
     Traceback (most recent call last):
-    pellucid.results.kinds.ResultError: no/such/folder holds no result: there is no result.json in it
+    pellucid.results.saved.ResultError: no/such/folder holds no result: there is no result.json in it
     """
     folder = Path(folder)
     whole = _read(folder)

@@ -3,10 +3,11 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pellucid.concepts import ClassExplanation, Status
-from pellucid.reports.concepts.examples import example_views
+from pellucid.data import Geometry
 from pellucid.reports.concepts.parts import (
     SIGNIFICANT,
     cosine_table,
@@ -16,9 +17,10 @@ from pellucid.reports.concepts.parts import (
 )
 from pellucid.reports.shared.bars import Scale, format_p_value
 from pellucid.reports.shared.html import data_uri, render_html
+from pellucid.reports.shared.overlays import map_uri
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
-from pellucid.workflows import ClassConcepts
+from pellucid.workflows import ClassConcepts, ClassExamples, extreme_images
 
 
 def write_class_page(path: str | os.PathLike[str], report: ClassConcepts) -> None:
@@ -97,6 +99,39 @@ def _layer_view(report: ClassConcepts, result: ClassExplanation, scales: Sequenc
         "quality": quality_rows(result.cavs),
         "cosines": cosine_table(result.cavs),
         "notes": result.notes,
+    }
+
+
+def example_views(examples: ClassExamples, result: ClassExplanation, t: int, scale: Scale) -> list[dict[str, Any]]:
+    """What the template prints of each concept's examples at a layer, concepts in the order of their means.
+
+    Args:
+        examples: the images with their concept maps.
+        result: the layer's result.
+        t: index of the target.
+        scale: on which evidence is written.
+    """
+    views = []
+    for d in result.signed.mean[:, t].argsort(descending=True, stable=True).tolist():
+        highest, lowest = extreme_images(result, d, t)
+        shots = {
+            name: [_shot(examples, result, (n, d, t), scale) for n in chosen]
+            for name, chosen in (("highest", highest), ("lowest", lowest))
+        }
+        views.append({"name": result.concepts[d], **shots})
+    return views
+
+
+def _shot(examples: ClassExamples, result: ClassExplanation, at: tuple[int, int, int], scale: Scale) -> dict[str, Any]:
+    """One image; `at` is its index, the concept's and the target's."""
+    n, d, _ = at
+    whole = Geometry(*examples.size, box=(0, 0, *examples.size))
+    return {
+        "image": n,
+        "name": Path(result.sources[n]).name,
+        "map": map_uri(examples.maps[result.layer, n][d], whole, examples.size),
+        "text": scale.write(float(result.signed.values[at])),
+        "seen": f"{float(result.strongest[n, d]):.2f}",
     }
 
 

@@ -121,12 +121,12 @@ def _columns(nodes: Sequence[str], chains: Mapping[Pair, list[str]], layers: Map
 
 
 def _neighbors(chains: Mapping[Pair, list[str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    neighbors: dict[str, list[str]] = {}
     for chain in chains.values():
-        for one, other in pairwise(chain):
-            found.setdefault(one, []).append(other)
-            found.setdefault(other, []).append(one)
-    return found
+        for first, second in pairwise(chain):
+            neighbors.setdefault(first, []).append(second)
+            neighbors.setdefault(second, []).append(first)
+    return neighbors
 
 
 def _order(column: list[str], columns: Sequence[Sequence[str]], neighbors: Mapping[str, list[str]]) -> None:
@@ -188,12 +188,12 @@ def _ports(
             (chain[-1], chain[-2], "right" if level else "left"),
         ):
             sides.setdefault((name, side), []).append((boxes[towards].y + boxes[towards].height / 2, pair))
-    found = {}
+    heights = {}
     for (name, _), edges in sides.items():
         box = boxes[name]
         for place, (_, pair) in enumerate(sorted(edges)):
-            found[pair, name] = box.y + box.height / 2 + (place - (len(edges) - 1) / 2) * _PORT
-    return found
+            heights[pair, name] = box.y + box.height / 2 + (place - (len(edges) - 1) / 2) * _PORT
+    return heights
 
 
 def _through(start: tuple[float, float], between: Sequence[NodeBox], end: tuple[float, float]) -> str:
