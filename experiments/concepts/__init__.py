@@ -1,1 +1,1 @@
-"""Experiments on concepts: known truth, real textures, and the failures of the published algorithm with their mends."""
+"""Experiments on concepts: known truth, real textures, and the failures of the published algorithm with their fixes."""

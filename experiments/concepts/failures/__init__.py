@@ -1,1 +1,1 @@
-"""Ways in which concept scores mislead, and their mends."""
+"""Ways in which concept scores mislead, and what fixes them."""

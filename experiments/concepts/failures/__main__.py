@@ -1,4 +1,4 @@
-"""Five ways in which concept scores mislead, on a real classifier, each with its mend.
+"""Five ways in which concept scores mislead, on a real classifier, each with its fix.
 
 python -m experiments.concepts.failures --data DIR [--out DIR]
 

@@ -1,4 +1,4 @@
-"""The five failures, measured before and after the mend. All results are plain numbers for JSON."""
+"""The five failures, measured before and after the fix. All results are plain numbers for JSON."""
 
 from collections import Counter
 from copy import deepcopy

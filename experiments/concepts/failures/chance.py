@@ -50,16 +50,16 @@ def chance(bench: Bench) -> Result:
 def chance_directions(cav: CAV) -> dict[str, Tensor]:
     """Random directions (199, C) by name; all but the first have the CAV's length.
 
-    Relabelling mixes the images of the concept into both sides. What sets these apart from others then dominates
-    what the sides differ in, so that many of the directions are the CAV's own, or its opposite. Centred images, and
+    Relabeling mixes the images of the concept into both sides. What sets these apart from others then dominates
+    what the sides differ in, so that many of the directions are the CAV's own, or its opposite. Centered images, and
     halves of the negatives, know nothing of that.
     """
     shown, absent = cav.concept_features.double(), cav.negative_features.double()
     halves = torch.nn.functional.normalize(_random_sides(absent, len(absent) // 2), dim=1)
     return {
-        "relabelled, own length": _random_sides(torch.cat([shown, absent]), len(shown)),
-        "relabelled": null_directions(cav, _DRAWS, null="relabel"),
-        "relabelled after centring": null_directions(cav, _DRAWS, null="centered"),
+        "relabeled, own length": _random_sides(torch.cat([shown, absent]), len(shown)),
+        "relabeled": null_directions(cav, _DRAWS, null="relabel"),
+        "relabeled after centering": null_directions(cav, _DRAWS, null="centered"),
         "halves of the negatives": halves * cav.direction.norm(),
     }
 

@@ -1,4 +1,4 @@
-"""The figure of the failures: one panel each, what misleads beside the mend."""
+"""The figure of the failures: one panel each, what misleads beside the fix."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.concepts.textures.figures import save_figure
 
-_BEFORE, _MEND, _TRUTH, _THIRD = "#999999", "#4477aa", "#d55e00", "#228833"
+_BEFORE, _FIX, _TRUTH, _THIRD = "#999999", "#4477aa", "#d55e00", "#228833"
 _REASONS = {
     "class weight zero": "#bbbbbb",
     "empty map": "#66ccee",
@@ -32,7 +32,7 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
     for axis, (key, panel) in zip(axes.flat, panels.items(), strict=True):
         panel(axis, result[key])
         axis.tick_params(labelsize=8)
-    figure.suptitle("Ways in which concept scores mislead, on EfficientNet-Lite0, and their mends", fontsize=13)
+    figure.suptitle("Ways in which concept scores mislead, on EfficientNet-Lite0, and what fixes them", fontsize=13)
     save_figure(figure, path)
 
 
@@ -57,7 +57,7 @@ def _sign(axis: Any, result: Mapping[str, Any]) -> None:
     classes = [one["class"] for one in row["striped"]]
     bars = {
         "published score x 10": ([10 * one["reference"] for one in row["striped"]], _BEFORE),
-        "signed, log-probability": ([one["signed"] for one in row["striped"]], _MEND),
+        "signed, log-probability": ([one["signed"] for one in row["striped"]], _FIX),
         "truth: loss by removal": ([one["effect_of_removal"] for one in row["striped"]], _TRUTH),
     }
     _grouped(axis, classes, bars)
@@ -69,7 +69,7 @@ def _baseline(axis: Any, result: Mapping[str, Any]) -> None:
     layers = list(dict.fromkeys(row["layer"] for row in result["layers"]))
     bars = {
         label: ([row["oddness"] for row in result["layers"] if row["baseline"] == name], color)
-        for label, name, color in (("zero", "zero", _BEFORE), ("mean of ordinary images", "negatives", _MEND))
+        for label, name, color in (("zero", "zero", _BEFORE), ("mean of ordinary images", "negatives", _FIX))
     }
     _grouped(axis, layers, bars)
     axis.axhline(1, color="black", lw=0.7, ls=":")
@@ -82,7 +82,7 @@ def _gauge(axis: Any, result: Mapping[str, Any]) -> None:
     bars = {
         "published score x 10": ([10 * row["reference_striped"] for row in rows], _BEFORE),
         "signed, logit": ([row["signed_striped"]["logit"] for row in rows], _THIRD),
-        "signed, log-probability": ([row["signed_striped"]["log_probability"] for row in rows], _MEND),
+        "signed, log-probability": ([row["signed_striped"]["log_probability"] for row in rows], _FIX),
     }
     _grouped(axis, [f"logits minus\n{row['logits_minus']}" if place else row["logits_minus"]
                     for place, row in enumerate(rows)], bars, turned=False)  # fmt: skip
@@ -95,7 +95,7 @@ def _correlated(axis: Any, result: Mapping[str, Any]) -> None:
     counts = ("once", "twice")
     bars = {
         "single scores, added": ([by_key[count, "least_squares"]["single_striped"] for count in counts], _BEFORE),
-        "joint, least squares": ([by_key[count, "least_squares"]["joint_striped"] for count in counts], _MEND),
+        "joint, least squares": ([by_key[count, "least_squares"]["joint_striped"] for count in counts], _FIX),
         "joint, Shapley": ([by_key[count, "shapley"]["joint_striped"] for count in counts], _THIRD),
     }
     _grouped(axis, ["striped once", "striped twice\n(two halves of the images)"], bars, turned=False)
@@ -107,7 +107,7 @@ def _correlated(axis: Any, result: Mapping[str, Any]) -> None:
 def _chance(axis: Any, result: Mapping[str, Any]) -> None:
     concepts = list(dict.fromkeys(row["concept"] for row in result["rows"]))
     kinds = dict.fromkeys(row["chance"] for row in result["rows"])
-    for (kind, color), marker in zip(zip(kinds, (_BEFORE, _TRUTH, _MEND, _THIRD), strict=True), "svo.", strict=True):
+    for (kind, color), marker in zip(zip(kinds, (_BEFORE, _TRUTH, _FIX, _THIRD), strict=True), "svo.", strict=True):
         p_values = [row["p_value"] for row in result["rows"] if row["chance"] == kind]
         axis.plot(p_values, marker, color=color, ms=6, label=kind)
     axis.axhline(0.05, color="black", lw=0.7, ls=":")

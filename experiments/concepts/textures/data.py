@@ -70,7 +70,7 @@ class Sizes:
         per_class: most images of a class that has many.
         classes: how many of the classes with many images.
         pairs: how many of `EXPECTED`.
-        permutations: relabellings behind each p-value.
+        permutations: relabelings behind each p-value.
     """
 
     per_concept: int = 50
