@@ -2,7 +2,7 @@
 
 python -m experiments.attribution_evaluation.batchnorm --data DIR --work DIR [--minutes 20] [--out DIR]
 
-Twins with and without BatchNorm (see `replica`) see the same grids; every kernel is from one unsmoothed map.
+Pairs with and without BatchNorm (see `replica`) see the same grids; every kernel is from one unsmoothed map.
 """
 
 from experiments.attribution_evaluation.commands import arguments, prepare
@@ -34,7 +34,7 @@ _IMAGES = 3000
 
 
 def all_jobs() -> list[Job]:
-    """One run for each pair of twins."""
+    """One run for each pair."""
     options = SweepOptions(
         settings=("GridPG", "DiFull"),
         layers=("input", "final"),

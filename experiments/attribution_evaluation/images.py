@@ -12,7 +12,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def imagenet_images(data: Path) -> Labelled:
-    """Samples of every second ImageNet class, and twelve images of each class that has more, for the twins.
+    """Samples of every second ImageNet class, and twelve images of each class that has more, for the same-class pairs.
 
     These are zebras, pizzas and laptops, and of Office-31 the classes that are exactly one class of ImageNet.
     """

@@ -91,7 +91,7 @@ def write_images(folder: Path, count: int, seed: int = 0) -> Labelled:
 
 
 def train(*, batch_norm: bool, seed: int) -> nn.Sequential:
-    """Train one network; twins, with the same seed, see the same images in the same order."""
+    """Train one network; a pair with the same seed sees the same images in the same order."""
     torch.manual_seed(seed)
     network = replica_network(batch_norm=batch_norm).train()
     for layer in network.modules():

@@ -105,7 +105,7 @@ class ControlMap(Method):
     seed: int = 0
 
     @property
-    def signed(self) -> bool:  # type: ignore[override]
+    def signed(self) -> bool:
         return False
 
     @property
