@@ -15,7 +15,7 @@ from tests.evaluation.sweep_support import color_classifier, write_squares
 
 from pellucid.attribution import GradCAM
 from pellucid.evaluation.sweep import SweepOptions, evaluate, summarize
-from pellucid.evaluation.sweep.tables import score_schema
+from pellucid.evaluation.sweep.run_tables import score_schema
 from pellucid.statistics import Interval, bootstrap_interval
 
 Medians = Mapping[tuple[str, str, str], float]

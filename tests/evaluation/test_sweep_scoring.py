@@ -13,13 +13,13 @@ from pellucid.errors import PellucidError
 from pellucid.evaluation import Candidate, GridSet, localization_score
 from pellucid.evaluation.metrics import input_magnitude, oracle_mask
 from pellucid.evaluation.sweep import evaluate_maps, grid_targets, summarize
+from pellucid.evaluation.sweep.run_tables import encode_table, score_maps
 from pellucid.evaluation.sweep.stored_maps import (
     LARGEST_SIDE,
     MapRows,
     StoredMap,
     read_maps,
 )
-from pellucid.evaluation.sweep.tables import encode_table, score_maps
 
 
 def slow_shares(one: Tensor, size: tuple[int, int]) -> np.ndarray:

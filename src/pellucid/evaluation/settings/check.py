@@ -1,7 +1,5 @@
 """The self-tests that every setting passes on the user's own classifier when it is made."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def check_cell_by_cell(setting: GridSetting) -> None:
+def check_cell_by_cell(setting: "GridSetting") -> None:
     """Head k is f(cell k), whatever the other cells are, at the input and at the final layer.
 
     Raises:
@@ -34,7 +32,7 @@ def check_cell_by_cell(setting: GridSetting) -> None:
         _require(setting, logits, alone.roll(shift, 0), f"each head at {layer!r} is the classifier of its cell alone")
 
 
-def _has_final_layer(setting: GridSetting) -> bool:
+def _has_final_layer(setting: "GridSetting") -> bool:
     try:
         setting.resolve("final")
     except LayerError:
@@ -43,7 +41,7 @@ def _has_final_layer(setting: GridSetting) -> bool:
 
 
 @torch.no_grad()
-def check_whole_grid(setting: WholeGridSetting) -> None:
+def check_whole_grid(setting: "WholeGridSetting") -> None:
     """On one cell the setting is the classifier; with a linear head, cells average to the whole grid.
 
     Raises:
@@ -66,7 +64,7 @@ def check_whole_grid(setting: WholeGridSetting) -> None:
         _require(setting, mean, parts.mean(0, keepdim=True), "the mean over DiPart's heads is GridPG's head")
 
 
-def _require(setting: GridSetting, logits: Tensor, expected: Tensor, claim: str) -> None:
+def _require(setting: "GridSetting", logits: Tensor, expected: Tensor, claim: str) -> None:
     if not logits_agree(logits, expected, setting.precision.tolerance):
         error = float((logits - expected).abs().max())
         raise ModelError(

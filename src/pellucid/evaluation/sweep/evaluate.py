@@ -1,7 +1,5 @@
 """Evaluate attribution methods over a data set: every method, at every layer, in every setting."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +38,9 @@ from pellucid.evaluation.sweep.plan import (
     plan_metrics,
 )
 from pellucid.evaluation.sweep.run import Run
+from pellucid.evaluation.sweep.run_tables import arrow, read_table, score_schema
 from pellucid.evaluation.sweep.sweep_folder import RunError, SweepFolder
 from pellucid.evaluation.sweep.sweep_options import LOCALIZATION, SweepOptions
-from pellucid.evaluation.sweep.tables import arrow, read_table, score_schema
 from pellucid.evaluation.sweep.workers import BACKENDS, Backend, BackendName, Job
 from pellucid.results import library_versions
 

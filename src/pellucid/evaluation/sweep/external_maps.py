@@ -1,7 +1,5 @@
 """Maps made by somebody else, scored like those of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from pellucid.classifiers import Classifier
 from pellucid.errors import PellucidError
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.sweep.labeled_images import grid_images
-from pellucid.evaluation.sweep.tables import Cost, ScoreRows, score_maps
+from pellucid.evaluation.sweep.run_tables import Cost, ScoreRows, score_maps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +37,7 @@ def evaluate_maps(
     setting: str = "",
     layer: str = "",
     model: str = "",
-) -> pa.Table:
+) -> "pa.Table":
     """Score maps that were made elsewhere; the table has the columns of a run's, and can be joined and summarized.
 
     Args:

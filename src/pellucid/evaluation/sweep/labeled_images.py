@@ -1,7 +1,5 @@
 """The images of a run: a list of labeled files, which of them a model is sure of, and the grids made of them."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import hashlib
@@ -20,7 +18,7 @@ from pellucid.data import ImageFailure, find_images, read_images
 from pellucid.errors import ImageError, ModelError, PellucidError, TargetError
 from pellucid.evaluation.grids import Candidate, GridSet
 from pellucid.evaluation.localization import join_cells
-from pellucid.evaluation.sweep.tables import arrow
+from pellucid.evaluation.sweep.run_tables import arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -165,7 +163,7 @@ def _from_rows(rows: Sequence[tuple[str, str]], root: Path, classifier: Classifi
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, data: DataSet, start: int, stop: int, max_batch: int) -> pa.Table:
+def predict(classifier: Classifier, data: DataSet, start: int, stop: int, max_batch: int) -> "pa.Table":
     """Classify images `start` to `stop` of a data set.
 
     Args:
@@ -192,7 +190,7 @@ def predict(classifier: Classifier, data: DataSet, start: int, stop: int, max_ba
     )
 
 
-def confident_candidates(table: pa.Table, threshold: float) -> tuple[Candidate, ...]:
+def confident_candidates(table: "pa.Table", threshold: float) -> tuple[Candidate, ...]:
     """The images that were classified correctly with at least this probability."""
     return tuple(
         Candidate(row["label"], row["path"], row["confidence"])
@@ -201,7 +199,7 @@ def confident_candidates(table: pa.Table, threshold: float) -> tuple[Candidate, 
     )
 
 
-def unusable_images(tables: Iterable[pa.Table]) -> list[ImageFailure]:
+def unusable_images(tables: "Iterable[pa.Table]") -> list[ImageFailure]:
     """The images without a prediction, each once, with the reason."""
     reasons = {row["path"]: row["reason"] for table in tables for row in table.to_pylist() if row["reason"] is not None}
     return [ImageFailure(path, reason) for path, reason in reasons.items()]
@@ -231,7 +229,7 @@ def _most_probable(logits: Tensor) -> list[tuple[int | None, float | None, str |
     ]
 
 
-def _prediction_schema() -> pa.Schema:
+def _prediction_schema() -> "pa.Schema":
     pa = arrow()
     return pa.schema(
         {

@@ -1,7 +1,5 @@
 """One unit of work of the metrics: a few single images at a layer, explained with every method and measured."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -12,7 +10,7 @@ from pellucid.attribution import ImageBatch, Method, Target, cases, explain_case
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.metrics import CONTROLS, METRICS, ExplainedImages, MeasuredImages, Metric, image_controls
 from pellucid.evaluation.sweep.plan import MetricShard, Plan
-from pellucid.evaluation.sweep.tables import arrow
+from pellucid.evaluation.sweep.run_tables import arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +19,7 @@ CONCEPT_METHOD = "VisualTCAV"
 """What the table calls the method of metrics that score concepts, not the maps of a method."""
 
 
-def metric_schema() -> pa.Schema:
+def metric_schema() -> "pa.Schema":
     """Columns of the table of metrics.
 
     - model, layer (as requested), layer_name, method, options (JSON), control (whether the method is one): what made
@@ -54,7 +52,7 @@ def measure_shard(
     names: Sequence[str],
     methods: Sequence[Method],
     metrics: Mapping[str, Metric],
-) -> tuple[pa.Table, tuple[str, ...]]:
+) -> "tuple[pa.Table, tuple[str, ...]]":
     """Explain the images of a shard with every method and control, and measure every map.
 
     Args:
@@ -79,7 +77,7 @@ def measure_shard(
 
 
 def _measure_maps(
-    rows: _MetricRows,
+    rows: "_MetricRows",
     plan: Plan,
     images: MeasuredImages,
     methods: Sequence[Method],
@@ -159,7 +157,7 @@ class _MetricRows:
             nothing = {"quantity": "", "score": nan, "chance": nan, "seconds": 0.0}
             self._add(label, name, row, status="refused", note=reason, **nothing)
 
-    def table(self) -> pa.Table:
+    def table(self) -> "pa.Table":
         """The rows, in the order in which they came."""
         return arrow().Table.from_pylist(self._rows, schema=metric_schema())
 

@@ -1,7 +1,5 @@
 """A run on disk: its tables, its summaries and its aggregated maps, finished or not."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,6 +13,7 @@ from pellucid.evaluation.aggregation import AggAtt, agg_att_batches
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.sweep.metric_shard import metric_schema
 from pellucid.evaluation.sweep.plan import Shard, Task
+from pellucid.evaluation.sweep.run_tables import arrow, read_table, score_schema
 from pellucid.evaluation.sweep.stored_maps import StoredMap, read_maps
 from pellucid.evaluation.sweep.summary import (
     Correlations,
@@ -27,7 +26,6 @@ from pellucid.evaluation.sweep.summary import (
 )
 from pellucid.evaluation.sweep.sweep_folder import SweepFolder
 from pellucid.evaluation.sweep.sweep_options import setting_names
-from pellucid.evaluation.sweep.tables import arrow, read_table, score_schema
 from pellucid.statistics import Comparison
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ class Run:
         self.plan, self.root = self._folder.load_plan()
 
     @staticmethod
-    def load(folder: str | Path) -> Run:
+    def load(folder: str | Path) -> "Run":
         """The run in a folder."""
         return Run(folder)
 
@@ -77,7 +75,7 @@ class Run:
         """Images of the data set that cannot be used, and why."""
         return self._folder.skipped()
 
-    def table(self, columns: list[str] | None = None) -> pa.Table:
+    def table(self, columns: list[str] | None = None) -> "pa.Table":
         """One row per attribution, in the order of the shards (see `score_schema`).
 
         Args:
@@ -91,7 +89,7 @@ class Run:
             schema = arrow().schema([schema.field(name) for name in columns])
         return arrow().concat_tables([schema.empty_table(), *parts])
 
-    def metrics(self) -> pa.Table:
+    def metrics(self) -> "pa.Table":
         """One row per number that a metric of single images gave (see `metric_schema`); empty without such metrics."""
         if self._folder.metrics_table.exists():
             return read_table(self._folder.metrics_table)

@@ -14,8 +14,8 @@ from pellucid.evaluation.metrics import CONTROLS, grid_controls
 from pellucid.evaluation.settings import GridSettingView
 from pellucid.evaluation.sweep.labeled_images import grid_targets
 from pellucid.evaluation.sweep.plan import Plan, Shard
+from pellucid.evaluation.sweep.run_tables import Cost, ScoreRows, score_maps
 from pellucid.evaluation.sweep.stored_maps import MapRows
-from pellucid.evaluation.sweep.tables import Cost, ScoreRows, score_maps
 
 if TYPE_CHECKING:
     import pyarrow as pa

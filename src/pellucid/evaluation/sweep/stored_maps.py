@@ -1,7 +1,5 @@
 """Maps on disk: small enough to keep for every grid, and enough for AggAtt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.evaluation.localization import upsample
-from pellucid.evaluation.sweep.tables import arrow, read_table
+from pellucid.evaluation.sweep.run_tables import arrow, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +60,7 @@ class MapRows:
             }
         )
 
-    def table(self) -> pa.Table:
+    def table(self) -> "pa.Table":
         """The rows; those of one method and kernel follow each other, so that they are read without the others."""
         order = {key: position for position, key in enumerate(dict.fromkeys(map(_method_key, self._rows)))}
         rows = sorted(self._rows, key=lambda row: order[_method_key(row)])
@@ -102,7 +100,7 @@ def _planes(values: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(parts, (-(-size[0] // factor), -(-size[1] // factor)))[0]
 
 
-def _map_schema() -> pa.Schema:
+def _map_schema() -> "pa.Schema":
     pa = arrow()
     return pa.schema(
         [

@@ -1,7 +1,5 @@
 """What a table says: medians with intervals over grids, paired comparisons, and rank correlations."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.sweep.tables import arrow
+from pellucid.evaluation.sweep.run_tables import arrow
 from pellucid.statistics import (
     Comparison,
     Interval,
@@ -111,7 +109,7 @@ class MetricLine:
     note: str
 
 
-def summarize_metrics(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple[MetricLine, ...]:
+def summarize_metrics(table: "pa.Table", *, resamples: int = 2000, seed: int = 0) -> tuple[MetricLine, ...]:
     """A line for each quantity of each metric, method and layer, in the order of the table.
 
     Args:
@@ -123,7 +121,7 @@ def summarize_metrics(table: pa.Table, *, resamples: int = 2000, seed: int = 0) 
     )
 
 
-def summarize(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple[SummaryLine, ...]:
+def summarize(table: "pa.Table", *, resamples: int = 2000, seed: int = 0) -> tuple[SummaryLine, ...]:
     """A line for each method at each layer in each setting, in the order of the table.
 
     Args:
@@ -134,7 +132,7 @@ def summarize(table: pa.Table, *, resamples: int = 2000, seed: int = 0) -> tuple
 
 
 def compare_scores(
-    table: pa.Table,
+    table: "pa.Table",
     *,
     setting: str,
     layer: str,
@@ -159,7 +157,7 @@ def compare_scores(
     return compare_methods(named, [grid for grid, _ in positions], permutations=permutations, seed=seed)
 
 
-def correlate_scores(table: pa.Table, *, setting: str, model: str, variant: str = "trained") -> Correlations:
+def correlate_scores(table: "pa.Table", *, setting: str, model: str, variant: str = "trained") -> Correlations:
     """Rank correlations between all methods, without controls, at all layers of a setting.
 
     Args:
@@ -175,7 +173,7 @@ def correlate_scores(table: pa.Table, *, setting: str, model: str, variant: str 
     return Correlations(tuple(columns), spearman_matrix(named))
 
 
-def _group_rows(table: pa.Table, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
+def _group_rows(table: "pa.Table", names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
     """The rows of each combination of values of these columns, in the order of the table."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row, key in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
@@ -183,7 +181,7 @@ def _group_rows(table: pa.Table, names: Sequence[str]) -> dict[tuple[Any, ...], 
     return groups
 
 
-def _metric_line(key: tuple[Any, ...], rows: pa.Table, resamples: int, seed: int) -> MetricLine:
+def _metric_line(key: tuple[Any, ...], rows: "pa.Table", resamples: int, seed: int) -> MetricLine:
     scores, chance = rows["score"].to_numpy(), rows["chance"].to_numpy()
     images = {image: number for number, image in enumerate(dict.fromkeys(rows["image"].to_pylist()))}
     clusters = [images[image] for image in rows["image"].to_pylist()]
@@ -198,7 +196,7 @@ def _metric_line(key: tuple[Any, ...], rows: pa.Table, resamples: int, seed: int
     )
 
 
-def _line(key: tuple[Any, ...], rows: pa.Table, resamples: int, seed: int) -> SummaryLine:
+def _line(key: tuple[Any, ...], rows: "pa.Table", resamples: int, seed: int) -> SummaryLine:
     columns = {name: rows[name].to_numpy() for name in ("score", "grid", "cell", "score_native", "attainable")}
     scores, cells = columns["score"], columns["cell"]
     mirror = None if rows["mirror_share"].null_count else _median(rows["mirror_share"].to_numpy())
@@ -226,7 +224,7 @@ def _median(values: NDArray[np.float64]) -> float:
     return float(np.median(finite)) if len(finite) else float("nan")
 
 
-def _select(table: pa.Table, values: Mapping[str, object]) -> pa.Table:
+def _select(table: "pa.Table", values: Mapping[str, object]) -> "pa.Table":
     pa = arrow()
     keep = np.ones(len(table), dtype=bool)
     for name, value in values.items():
@@ -238,7 +236,7 @@ def _select(table: pa.Table, values: Mapping[str, object]) -> pa.Table:
 
 
 def _columns(
-    table: pa.Table, *, with_layer: bool
+    table: "pa.Table", *, with_layer: bool
 ) -> tuple[list[tuple[int, int]], dict[tuple[str, str], NDArray[np.float64]]]:
     """Scores as columns: the (grid, cell) of each row, and (method, layer) -> scores, NaN where there is none."""
     names = ("method", "kernel_size", "layer", "grid", "cell", "score")

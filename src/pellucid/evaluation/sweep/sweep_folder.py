@@ -1,13 +1,11 @@
 """The folder of a run: what is done, written so that a kill at any moment loses one unit of work and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pellucid.evaluation.sweep.plan import Plan, Task
-from pellucid.evaluation.sweep.tables import arrow, parquet, read_tag
+from pellucid.evaluation.sweep.run_tables import arrow, parquet, read_tag
 from pellucid.storage import RunFolder, RunFolderError, find_differences, from_record, to_record
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ class SweepFolder(RunFolder):
         """Images that cannot be used, and why."""
         return dict(self.read_json(_SKIPPED)) if (self.path / _SKIPPED).exists() else {}
 
-    def merge(self, path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
+    def merge(self, path: Path, schema: "pa.Schema", tables: "Iterator[pa.Table]") -> None:
         """Write a table of the run, whole or not at all, one shard at a time.
 
         Args:
@@ -111,7 +109,7 @@ class SweepFolder(RunFolder):
                 partial.unlink(missing_ok=True)
 
 
-def _join_small(tables: Iterator[pa.Table], rows: int = 10_000) -> Iterator[pa.Table]:
+def _join_small(tables: "Iterator[pa.Table]", rows: int = 10_000) -> "Iterator[pa.Table]":
     """Small tables joined to ones of at least `rows` rows, so that the file has few row groups."""
     waiting: list[pa.Table] = []
     for table in tables:

@@ -1,7 +1,5 @@
 """Who does the units of work of a run: a worker in this process, or the workers of a Ray cluster."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,8 +21,8 @@ from pellucid.evaluation.sweep.labeled_images import DataSet, grid_images, predi
 from pellucid.evaluation.sweep.metric_shard import measure_shard
 from pellucid.evaluation.sweep.models import ModelSource, load_variant, make_setting
 from pellucid.evaluation.sweep.plan import MetricShard, Plan, PredictionChunk, Shard, Task
+from pellucid.evaluation.sweep.run_tables import TAG, encode_table
 from pellucid.evaluation.sweep.shard import evaluate_shard
-from pellucid.evaluation.sweep.tables import TAG, encode_table
 
 BackendName = Literal["local", "ray"]
 

@@ -3,8 +3,6 @@
 pyarrow is imported when it is first needed.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ def parquet() -> Any:
     return importlib.import_module("pyarrow.parquet")
 
 
-def encode_table(table: pa.Table, tags: Mapping[str, str], rows_per_group: int | None = None) -> bytes:
+def encode_table(table: "pa.Table", tags: Mapping[str, str], rows_per_group: int | None = None) -> bytes:
     """A table as a Parquet file, tagged with what it belongs to; the same table always gives the same bytes.
 
     Args:
@@ -62,7 +60,7 @@ def encode_table(table: pa.Table, tags: Mapping[str, str], rows_per_group: int |
     return content
 
 
-def read_table(path: Path, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+def read_table(path: Path, columns: list[str] | None = None, filters: Any = None) -> "pa.Table":
     """Read a Parquet file.
 
     Args:
@@ -94,7 +92,7 @@ def read_tag(path: Path) -> str:
     return tag.decode()
 
 
-def score_schema() -> pa.Schema:
+def score_schema() -> "pa.Schema":
     """Columns of the table of a run.
 
     - model, variant ("trained", or what is random), setting, layer (as requested), layer_name, method, kernel_size (of
@@ -294,6 +292,6 @@ class ScoreRows:
                 where = {"grid": grid, "cell": cell, "label": labels[row][target]}
                 self._rows.append({**self._common, **columns, **nothing, **state, **where})
 
-    def table(self) -> pa.Table:
+    def table(self) -> "pa.Table":
         """The rows, in the order in which they came."""
         return arrow().Table.from_pylist(self._rows, schema=score_schema())

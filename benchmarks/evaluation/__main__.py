@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import pellucid as pl
-from benchmarks.evaluation_rivals import (
+from benchmarks.evaluation.rivals import (
     BATCH,
     CELLS,
     KEEP,
@@ -42,7 +42,7 @@ from pellucid.evaluation import Candidate, GridSet, join_cells, localize, split_
 from pellucid.evaluation.metrics import grid_controls
 from pellucid.evaluation.sweep import grid_targets
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 OURS_MASKS, THEIR_MASKS = 64, 12  # of the masks and windows, so many are timed where all would take minutes
 TOLERANCE = 1e-4
 
