@@ -7,7 +7,7 @@ import torch
 from tests.concepts.support import HAND_B, HAND_W, Function, LinearHead, curved_view, view_of
 from torch import Tensor
 
-from pellucid.attribution import BatchBudget, Case, PathIntegral, path_integral, refine_path
+from pellucid.attribution import BatchBudget, Case, PathIntegral, integrate_path, refine_path
 from pellucid.attribution.path_integral import Quadrature
 from pellucid.classifiers import LayerView
 
@@ -16,7 +16,7 @@ FLAT = torch.tensor([[[[1.0, 2.0], [0.5, 0.0]]]])
 
 
 def _trapezoid(case: Case, baseline: Tensor, steps: int = 50) -> PathIntegral:
-    return path_integral(case, baseline, steps=steps)
+    return integrate_path(case, baseline, steps=steps)
 
 
 def _case_of(view: LayerView, images: Tensor, target: list[int], max_batch: int) -> Case:
@@ -134,14 +134,14 @@ def test_refining_ends_at_the_most_steps() -> None:
 @pytest.mark.parametrize("quadrature", ["left", "right", "midpoint", "gauss_legendre", "trapezoid"])
 def test_every_rule_is_refined_to_what_it_gives_with_more_steps(quadrature: Quadrature) -> None:
     case = _case(lambda s: (s - 0.7).relu() + s**4, torch.full((1, 1, 2, 1), 1.0))
-    path = path_integral(case, ZERO, steps=5, quadrature=quadrature, tolerance=1e-9, max_steps=20)
+    path = integrate_path(case, ZERO, steps=5, quadrature=quadrature, tolerance=1e-9, max_steps=20)
     assert path.steps.tolist() == [20]
-    torch.testing.assert_close(path.mean, path_integral(case, ZERO, steps=20, quadrature=quadrature).mean)
+    torch.testing.assert_close(path.mean, integrate_path(case, ZERO, steps=20, quadrature=quadrature).mean)
 
 
 def test_summing_over_channels_on_the_way_changes_no_number() -> None:
     view, images = curved_view(), torch.randn(3, 4, 3, 5)
-    whole = path_integral(Case(view, images, [0, 1]), ZERO, steps=6)
-    summed = path_integral(Case(view, images, [0, 1]), ZERO, steps=6, sum_channels=True)
+    whole = integrate_path(Case(view, images, [0, 1]), ZERO, steps=6)
+    summed = integrate_path(Case(view, images, [0, 1]), ZERO, steps=6, sum_channels=True)
     torch.testing.assert_close(summed.values, whole.values.sum(2), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(summed.relative_gap, whole.relative_gap, atol=1e-5, rtol=1e-3)

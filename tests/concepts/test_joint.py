@@ -7,7 +7,7 @@ import torch
 from tests.concepts.support import curved_view
 from torch import Tensor
 
-from pellucid.attribution import Case, path_integral
+from pellucid.attribution import Case, integrate_path
 from pellucid.concepts.joint import gram_matrix, joint_attribution, sharing_rule
 from pellucid.errors import PellucidError
 
@@ -90,7 +90,7 @@ def test_a_concept_without_direction_gets_nothing() -> None:
 
 def test_a_basis_of_channel_space_explains_all_but_the_completeness_gap() -> None:
     view, images = curved_view(), torch.randn(2, 4, 3, 5)
-    path = path_integral(Case(view, images, [0, 2]), torch.zeros(()), steps=400)
+    path = integrate_path(Case(view, images, [0, 2]), torch.zeros(()), steps=400)
     basis = torch.linalg.qr(torch.randn(4, 4))[0]
     result = joint_attribution(path.difference, path.mean, basis, path.delta)
     expected = view.logits(images) - view.logits(torch.zeros_like(images))

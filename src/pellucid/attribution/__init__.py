@@ -8,7 +8,7 @@ from pellucid.attribution.cam import (
     LayerCAM,
     ScoreCAM,
 )
-from pellucid.attribution.cases import Case, cases
+from pellucid.attribution.cases import Case, iterate_cases
 from pellucid.attribution.explanation import Explanation
 from pellucid.attribution.gradient import (
     Gradient,
@@ -20,7 +20,7 @@ from pellucid.attribution.integrated_gradients import IntegratedGradients
 from pellucid.attribution.lrp import LRP, AlphaBeta, Epsilon, Flat, Gamma, IdentityRule, Rule, ZBox, ZPlus
 from pellucid.attribution.method import Attribution, Method, explain, explain_case
 from pellucid.attribution.method_names import make_methods
-from pellucid.attribution.path_integral import PathIntegral, path_integral, refine_path
+from pellucid.attribution.path_integral import PathIntegral, integrate_path, refine_path
 from pellucid.attribution.perturbation import RISE, Occlusion, occlusion_windows, rise_masks
 from pellucid.attribution.smoothing import Smoothed, smooth
 from pellucid.attribution.targets import Output, Target, TargetLike, count_targets
@@ -64,14 +64,14 @@ __all__ = [
     "View",
     "ZBox",
     "ZPlus",
-    "cases",
     "count_targets",
     "explain",
     "explain_case",
     "image_batches",
+    "integrate_path",
+    "iterate_cases",
     "make_methods",
     "occlusion_windows",
-    "path_integral",
     "refine_path",
     "rise_masks",
     "rows_per_image",

@@ -229,7 +229,7 @@ def _mask(gradient: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.inference_mode(False)
-def cases(
+def iterate_cases(
     view: View,
     images: Tensor,
     target: TargetLike,
@@ -265,7 +265,7 @@ def cases(
     >>> import pellucid as pl
     >>> view = pl.load("digit_cnn").at("final")
     >>> method = pl.attribution.GradCAM(max_batch=8)
-    >>> [len(case) for case in cases(view, torch.rand(20, 1, 32, 32), "7", [method])]
+    >>> [len(case) for case in iterate_cases(view, torch.rand(20, 1, 32, 32), "7", [method])]
     [8, 8, 4]
     """
     if not methods:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.attribution.cases import Case
 from pellucid.attribution.method import Attribution, Method
-from pellucid.attribution.path_integral import PathIntegral, Quadrature, path_integral, quadrature_nodes
+from pellucid.attribution.path_integral import PathIntegral, Quadrature, integrate_path, quadrature_nodes
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 
@@ -71,7 +71,7 @@ class IntegratedGradients(Method):
 
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
-        path = path_integral(
+        path = integrate_path(
             case,
             self._baseline(case),
             steps=self.steps,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from pellucid.attribution.cases import Case, cases
+from pellucid.attribution.cases import Case, iterate_cases
 from pellucid.attribution.explanation import Explanation, largest_gap
 from pellucid.attribution.targets import TargetLike
 from pellucid.attribution.view import View
@@ -132,7 +132,9 @@ def explain(view: View, images: Tensor, target: TargetLike, methods: Sequence[Me
     >>> [explanation.passes.suffix_forward for explanation in explanations]
     [2, 0]
     """
-    batches = [[explain_case(case, method) for method in methods] for case in cases(view, images, target, methods)]
+    batches = [
+        [explain_case(case, method) for method in methods] for case in iterate_cases(view, images, target, methods)
+    ]
     return [Explanation.join(parts) for parts in zip(*batches, strict=True)]
 
 
@@ -149,7 +151,7 @@ def explain_case(case: Case, method: Method) -> Explanation:
     >>> import pellucid as pl
     >>> view = pl.load("digit_cnn").at("final")
     >>> method = pl.attribution.GradCAM()
-    >>> for case in pl.attribution.cases(view, torch.rand(20, 1, 32, 32), "7", [method]):
+    >>> for case in pl.attribution.iterate_cases(view, torch.rand(20, 1, 32, 32), "7", [method]):
     ...     print(len(case), explain_case(case, method).values.shape)
     16 torch.Size([16, 1, 8, 8])
     4 torch.Size([4, 1, 8, 8])

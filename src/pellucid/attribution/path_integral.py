@@ -68,7 +68,7 @@ class PathIntegral:
     >>> import pellucid as pl
     >>> view = pl.load("digit_cnn").at("final")
     >>> case = pl.attribution.Case(view, torch.rand(2, 1, 32, 32), "7")
-    >>> path = path_integral(case, torch.zeros(()), steps=4)
+    >>> path = integrate_path(case, torch.zeros(()), steps=4)
     >>> path.values.shape, path.steps.tolist()
     (torch.Size([2, 1, 64, 8, 8]), [4, 4])
     """
@@ -101,7 +101,7 @@ class PathIntegral:
         return self.mean.ndim == self.difference.ndim
 
 
-def path_integral(
+def integrate_path(
     case: Case,
     baseline: Tensor,
     *,
@@ -134,7 +134,7 @@ def path_integral(
     >>> import pellucid as pl
     >>> view = pl.load("digit_cnn").at("final")
     >>> case = pl.attribution.Case(view, torch.rand(2, 1, 32, 32), "7")
-    >>> path_integral(case, torch.zeros(()), steps=4, sum_channels=True).values.shape
+    >>> integrate_path(case, torch.zeros(()), steps=4, sum_channels=True).values.shape
     torch.Size([2, 1, 8, 8])
     """
     start = baseline.to(case.activation).expand(case.activation.shape)
@@ -179,7 +179,7 @@ def refine_path(case: Case, path: PathIntegral, tolerance: float, max_steps: int
     >>> import pellucid as pl
     >>> view = pl.load("digit_cnn").at("final")
     >>> case = pl.attribution.Case(view, torch.rand(1, 1, 32, 32), "7")
-    >>> path = path_integral(case, torch.zeros(()), steps=2)
+    >>> path = integrate_path(case, torch.zeros(()), steps=2)
     >>> refine_path(case, path, tolerance=1e-9, max_steps=8).steps.tolist()
     [8]
     """

@@ -21,6 +21,7 @@ from pellucid.classifiers.randomize import (
     replace_module,
 )
 from pellucid.classifiers.side_inputs import SideInputs
+from pellucid.classifiers.tracing import ancestors
 
 __all__ = [
     "DIGIT_WEIGHTS",
@@ -38,6 +39,7 @@ __all__ = [
     "SamePadding",
     "Segment",
     "SideInputs",
+    "ancestors",
     "available",
     "copy_in_order",
     "digit_cnn",

@@ -15,7 +15,7 @@ from pellucid.attribution import (
     Target,
     TargetLike,
     View,
-    path_integral,
+    integrate_path,
     refine_path,
     rows_per_image,
     select_heads,
@@ -126,10 +126,10 @@ def gather_evidence(
         requested = resolved = replace(resolved, classes=all_logits.topk(min(DEFAULT_TARGETS, class_count)).indices)
     make_case = partial(Case, view, images, activation=activation, differentiate=view.is_affine)
     logit = explained = make_case(Target(resolved.classes), budget=budget)
-    reference = path = path_integral(logit, torch.zeros(()), steps=REFERENCE_STEPS)
+    reference = path = integrate_path(logit, torch.zeros(()), steps=REFERENCE_STEPS)
     if baseline is not None or resolved.output != "logit" or resolved.minus is not None:
         explained = make_case(resolved, budget=logit.budget)
-        path = path_integral(explained, torch.zeros(()) if baseline is None else baseline, steps=REFERENCE_STEPS)
+        path = integrate_path(explained, torch.zeros(()) if baseline is None else baseline, steps=REFERENCE_STEPS)
     if tolerance is not None:
         path = refine_path(explained, path, tolerance, max_steps)
     evidence = Evidence(

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import BatchLimits, Target, TargetLike, View, cases
+from pellucid.attribution import BatchLimits, Target, TargetLike, View, iterate_cases
 from pellucid.concepts.cav import CAV, check_cavs, null_directions
 from pellucid.concepts.concept_sets import number_images
 from pellucid.concepts.concept_table import ConceptResult, Row, cav_rows, make_row
@@ -204,7 +204,7 @@ def tcav(
 def _gradients(view: View, images: Tensor, target: TargetLike, max_batch: int) -> tuple[Tensor, str, Passes]:
     """Gradients (N, C, h, w) of the target at the layer."""
     gradients, passes, label = [], Passes(), ""
-    for case in cases(view, images, target, [BatchLimits(max_batch=max_batch, gradients=True)]):
+    for case in iterate_cases(view, images, target, [BatchLimits(max_batch=max_batch, gradients=True)]):
         gradients.append(case.gradients[:, 0].cpu())
         passes, label = passes + case.claim_passes(), case.target.labels[0][0]
     return torch.cat(gradients), label, passes

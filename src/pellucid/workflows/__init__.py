@@ -16,8 +16,7 @@ from pellucid.workflows.concept_cavs import (
     gather_cavs,
     make_explainers,
 )
-from pellucid.workflows.evaluate_models import evaluate
-from pellucid.workflows.explain_concepts import (
+from pellucid.workflows.concept_explanations import (
     ConceptReport,
     ImageConcepts,
     explain_image_by_concepts,
@@ -32,6 +31,7 @@ from pellucid.workflows.inputs import (
     readable_images,
     select_methods,
 )
+from pellucid.workflows.model_evaluation import evaluate
 from pellucid.workflows.options import (
     AssessOptions,
     ClassifierOptions,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pellucid.attribution import Explanation, Method, TargetLike, View, cases, explain_case
+from pellucid.attribution import Explanation, Method, TargetLike, View, explain_case, iterate_cases
 from pellucid.classifiers import Classifier
 from pellucid.errors import ImageError, PellucidError
 from pellucid.workflows.inputs import ImageFacts, class_indices, read_input, select_methods
@@ -142,7 +142,7 @@ def _explain_at(
     on_map: Callable[[str, str], None],
 ) -> Iterator[Explanation]:
     """Explanations of one image at a layer; the first method's passes include what all share."""
-    for case in cases(view, images, target, methods):
+    for case in iterate_cases(view, images, target, methods):
         for method in methods:
             on_map(view.layer, method.label)
             started = time.perf_counter()

@@ -21,7 +21,7 @@ from pellucid.attribution.lrp.operation_kinds import (
     PRODUCTS,
 )
 from pellucid.attribution.lrp.rules import LinearLayer
-from pellucid.classifiers.tracing import ancestors
+from pellucid.classifiers import ancestors
 from pellucid.errors import LayerError
 
 Apply = Callable[[Tensor, Tensor], Tensor]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from pellucid.attribution import Explanation, Method, Output, TargetLike, View, cases, explain_case
+from pellucid.attribution import Explanation, Method, Output, TargetLike, View, explain_case, iterate_cases
 from pellucid.classifiers import LayerView
 
 
@@ -52,7 +52,7 @@ class ExplainedImages(MeasuredImages):
             images: (N, C, H, W).
             target: as `Method.__call__` takes it.
         """
-        batches = cases(view, images, target, [self.method], offset=self.offset)
+        batches = iterate_cases(view, images, target, [self.method], offset=self.offset)
         return Explanation.join([explain_case(case, self.method) for case in batches])
 
 

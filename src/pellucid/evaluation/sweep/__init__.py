@@ -1,6 +1,6 @@
 """The sweep: every method, at every layer, in every setting, over a data set, in shards that survive a kill."""
 
-from pellucid.evaluation.sweep.evaluate import SweepProgress, evaluate
+from pellucid.evaluation.sweep.evaluation import SweepProgress, evaluate
 from pellucid.evaluation.sweep.external_maps import evaluate_maps
 from pellucid.evaluation.sweep.labeled_images import DataSet, grid_images, grid_targets, read_data_set
 from pellucid.evaluation.sweep.models import ModelSource

@@ -6,7 +6,7 @@ from itertools import product
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
-from pellucid.attribution import ImageBatch, Method, Target, cases, explain_case
+from pellucid.attribution import ImageBatch, Method, Target, explain_case, iterate_cases
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.metrics import CONTROLS, METRICS, ExplainedImages, MeasuredImages, Metric, image_controls
 from pellucid.evaluation.sweep.plan import MetricShard, Plan
@@ -94,7 +94,9 @@ def _measure_maps(
     output, offset = plan.options.output, images.offset
     target = Target(images.targets, output)
     everyone, total = list(labeled.values()), plan.options.images
-    for case in cases(images.view, images.images, target, everyone, offset=offset, total=total, on_error=refuse):
+    for case in iterate_cases(
+        images.view, images.images, target, everyone, offset=offset, total=total, on_error=refuse
+    ):
         part = slice(case.offset - offset, case.offset - offset + len(case))
         for label, method in labeled.items():
             try:

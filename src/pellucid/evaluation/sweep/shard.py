@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.attribution import Case, ImageBatch, Method, Passes, Target, cases, explain_case, smooth
+from pellucid.attribution import Case, ImageBatch, Method, Passes, Target, explain_case, iterate_cases, smooth
 from pellucid.errors import MissingExtraError, PellucidError
 from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.metrics import CONTROLS, grid_controls
@@ -44,7 +44,7 @@ def evaluate_shard(
     differentiate = any(method.needs_gradients(view) for method in result.methods)
     total = plan.options.grids_of(shard.setting)
     target = Target(result.targets, plan.options.output)
-    prepared = cases(view, images, target, result.methods, offset=shard.start, total=total, on_error=refuse)
+    prepared = iterate_cases(view, images, target, result.methods, offset=shard.start, total=total, on_error=refuse)
     started = time.perf_counter()
     for case in prepared:
         shared = prepare_case(case, differentiate, started)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution import BatchLimits, Case, Passes, TargetLike, View, cases
+from pellucid.attribution import BatchLimits, Case, Passes, TargetLike, View, iterate_cases
 from pellucid.concepts import CAV, check_cavs, project_activation
 from pellucid.errors import PellucidError
 from pellucid.statistics import spearman_matrix
@@ -101,7 +101,7 @@ def remove_concepts(
     labels: list[tuple[str, ...]] = []
     scores, clamped, passes = [], [], Passes()
     with torch.no_grad():
-        for case in cases(view, images, target, [limits]):
+        for case in iterate_cases(view, images, target, [limits]):
             is_clamped = case.activation.flatten(1).amin(1) >= 0 if clamp is None else torch.full((len(case),), clamp)
             scores.append(_follow(case, cavs, fractions, is_clamped.to(case.activation.device)).cpu())
             clamped.append(is_clamped.cpu())
