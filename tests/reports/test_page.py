@@ -247,8 +247,8 @@ def test_alt_texts_say_where_the_strongest_evidence_is() -> None:
         ]
         for v, s in ((values, True), (-values, False))
     ]
-    assert alts[0] == "IxG at f for zebra: strongest against the target in the lower centre of the image"
-    assert alts[1] == "IxG at f for zebra: strongest in the lower centre of the image"
+    assert alts[0] == "IxG at f for zebra: strongest against the target in the lower center of the image"
+    assert alts[1] == "IxG at f for zebra: strongest in the lower center of the image"
 
 
 def test_missing_combinations_leave_a_cell_that_says_so() -> None:

@@ -76,7 +76,7 @@ class ClassConcepts:
                 "layer": result.layer,
                 "target": target,
                 "score": score,
-                "ranking": [vars(place) for place in result.ranking(t, score)],
+                "ranking": [vars(ranked) for ranked in result.ranking(t, score)],
             }
             for result in self.results
             for t, target in enumerate(result.targets)

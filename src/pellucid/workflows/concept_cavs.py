@@ -91,7 +91,7 @@ def concept_targets(classifier: Classifier, texts: Sequence[str]) -> list[int | 
     named: list[int | str] = [int(text) if text.isdecimal() else text for text in texts]
     if classifier.num_classes == 1:
         return named or None  # one logit has two sides, which only Visual-TCAV names
-    return [classifier.class_index(each) for each in named] or None
+    return [classifier.class_index(name) for name in named] or None
 
 
 def describe_cavs(classifier: Classifier, cavs: CavsByLayer, **more: object) -> dict[str, Any]:

@@ -188,10 +188,9 @@ def attach_flip_probabilities(
 def _importance(explanation: LocalExplanation) -> list[dict[str, Any]]:
     shares = explanation.importance
     columns = shares.names, shares.values[0].tolist(), shares.errors[0].tolist(), explanation.percentiles.tolist()
-    return [
-        {"concept": name, "value": value, "error": error, "percentile": place, "refused": name in explanation.refused}
-        for name, value, error, place in zip(*columns, strict=True)
-    ]
+    keys = ("concept", "value", "error", "percentile")
+    rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [{**row, "refused": row["concept"] in explanation.refused} for row in rows]
 
 
 def _minimal_counterfactual(explanation: LocalExplanation) -> dict[str, Any] | None:

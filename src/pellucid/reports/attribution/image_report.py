@@ -101,7 +101,10 @@ def _saved_maps(report: ImageExplanation, maps: Mapping[str, Tensor]) -> bytes:
         "image": report.path.name,
         "targets": "\n".join(report.explanations[0].targets[0]),
         **{f"classifier.{key}": value for key, value in report.classifier.items()},
-        **{f"{each.layer}/{each.method}": repr(dict(each.options)) for each in report.explanations},
+        **{
+            f"{explanation.layer}/{explanation.method}": repr(dict(explanation.options))
+            for explanation in report.explanations
+        },
     }
     return save(dict(maps), metadata)
 

@@ -251,10 +251,10 @@ def _whereabouts(panel: Panel) -> str:
     magnitudes = torch.where(panel.values.isfinite(), panel.values.abs(), -1.0)
     height, width = magnitudes.shape
     row, column = divmod(int(magnitudes.argmax()), width)
-    place = ("upper", "middle", "lower")[3 * row // height] + " "
-    place += ("left", "centre", "right")[3 * column // width]
+    position = ("upper", "middle", "lower")[3 * row // height] + " "
+    position += ("left", "center", "right")[3 * column // width]
     sign = "for" if panel.values[row, column] > 0 else "against"
-    return f"strongest {sign + ' the target ' if panel.signed else ''}in the {place} of the image"
+    return f"strongest {sign + ' the target ' if panel.signed else ''}in the {position} of the image"
 
 
 def _options(page: PageInput) -> list[tuple[str, str, str]]:

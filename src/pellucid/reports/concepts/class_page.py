@@ -137,24 +137,24 @@ def _shot(examples: ClassExamples, result: ClassExplanation, at: tuple[int, int,
 
 def _chart(result: ClassExplanation, t: int, scale: Scale) -> dict[str, Any]:
     """The ranking of one target at one layer."""
-    published = {place.concept: rank for rank, place in enumerate(result.ranking(t, "reference"), start=1)}
+    published = {ranked.concept: rank for rank, ranked in enumerate(result.ranking(t, "reference"), start=1)}
     low, high = result.published_interval[:, :, t]
     rows = []
-    for place in result.ranking(t, "signed"):
-        d = result.concepts.index(place.concept)
+    for ranked in result.ranking(t, "signed"):
+        d = result.concepts.index(ranked.concept)
         rows.append(
             {
-                "name": place.concept,
-                "bar": scale.bar(place.mean, place.low, place.high),
-                "text": scale.write(place.mean),
-                "interval": f"{scale.write(place.low)} to {scale.write(place.high)}",
+                "name": ranked.concept,
+                "bar": scale.bar(ranked.mean, ranked.low, ranked.high),
+                "text": scale.write(ranked.mean),
+                "interval": f"{scale.write(ranked.low)} to {scale.write(ranked.high)}",
                 "verdict": _verdict(result, d, t),
                 "weak": result.cavs[d].is_weak,
-                "seen": f"{100 * place.share_seen:.0f} %",
+                "seen": f"{100 * ranked.share_seen:.0f} %",
                 "published": f"{float(result.reference.mean[d, t]):.4f}",
                 "published_interval": f"{float(low[d]):.4f} to {float(high[d]):.4f}",
-                "published_place": published[place.concept],
-                "lead": _lead_words(place, scale),
+                "published_place": published[ranked.concept],
+                "lead": _lead_words(ranked, scale),
             }
         )
     return {
@@ -173,7 +173,7 @@ def _verdict(result: ClassExplanation, d: int, t: int) -> dict[str, str]:
     if result.cavs[d].is_weak and counts.get(Status.CAV_WEAK):
         status = Status.CAV_WEAK
     else:
-        status = next((one for one, count in counts.items() if count == total), Status.OK)
+        status = next((known for known, count in counts.items() if count == total), Status.OK)
     raw, adjusted = (
         None if values is None else float(values[d, t])
         for values in (result.signed.p_values, result.signed.adjusted_p_values)
@@ -185,13 +185,15 @@ def _verdict(result: ClassExplanation, d: int, t: int) -> dict[str, str]:
     return words
 
 
-def _lead_words(place: Any, scale: Scale) -> str | None:
+def _lead_words(ranked: Any, scale: Scale) -> str | None:
     """How far a concept is ahead of the next, in words."""
-    if place.lead is None:
+    if ranked.lead is None:
         return None
-    clear = place.lead_p_value < SIGNIFICANT and place.lead_low > 0
-    amounts = f"{scale.write(place.lead)} ({scale.write(place.lead_low)} to {scale.write(place.lead_high)})"
-    return f"{'clearly' if clear else 'not clearly'} ahead of the next: {amounts}, {format_p_value(place.lead_p_value)}"
+    clear = ranked.lead_p_value < SIGNIFICANT and ranked.lead_low > 0
+    amounts = f"{scale.write(ranked.lead)} ({scale.write(ranked.lead_low)} to {scale.write(ranked.lead_high)})"
+    return (
+        f"{'clearly' if clear else 'not clearly'} ahead of the next: {amounts}, {format_p_value(ranked.lead_p_value)}"
+    )
 
 
 def _headline(rows: Sequence[dict[str, Any]], target: str) -> str:

@@ -41,7 +41,10 @@ def render_concept_page(report: ImageConcepts) -> str:
         style,
         report=report,
         crop=frame(report.image.size, report.geometry.box),
-        predictions=[(each.name, 100 * each.probability, percent(each.probability)) for each in report.predictions],
+        predictions=[
+            (prediction.name, 100 * prediction.probability, percent(prediction.probability))
+            for prediction in report.predictions
+        ],
         targets=targets,
         layers=_layer_views(report, photo),
         resamples=len(report.explanations[0].cavs[0].resamples),
@@ -84,7 +87,7 @@ def _chart(explanation: ConceptExplanation, t: int, scale: Scale, p_values: Tens
     interval = explanation.interval()
     published, raw = explanation.reference[0, :, t], explanation.p_values
     permutations = 0 if explanation.nulls is None else explanation.nulls.signed.shape[2]
-    places = {int(d): place for place, d in enumerate(published.argsort(descending=True, stable=True), start=1)}
+    places = {int(d): position for position, d in enumerate(published.argsort(descending=True, stable=True), start=1)}
     rows = []
     for d in explanation.signed[0, :, t].argsort(descending=True, stable=True).tolist():
         value = float(explanation.signed[0, d, t])

@@ -97,7 +97,7 @@ def preprocess_of(text: str) -> Preprocess | None:
         call = ast.parse(text, mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != Preprocess.__name__:
             return None
-        return Preprocess(**{each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg})
+        return Preprocess(**{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg})
     except (SyntaxError, TypeError, ValueError):
         return None
 

@@ -57,7 +57,7 @@ def facts(run: Run, table: pa.Table) -> Facts:
     return Facts(
         models={model.name: _model(model, plan.options.layers) for model in plan.models},
         choices=_choices(run, len(skipped)),
-        methods=tuple(MethodFacts(each.label, each.name, _options(each.options)) for each in plan.methods),
+        methods=tuple(MethodFacts(method.label, method.name, _options(method.options)) for method in plan.methods),
         done=_done(run, table),
         shards=run.progress,
         skipped=dict(list(skipped.items())[:_SKIPPED_SHOWN]),

@@ -122,16 +122,16 @@ def _batches(
 ) -> Iterator[Tensor]:
     """The positive parts (1, h, w) in the order of the grids, zeros where there is none; the chosen ones are kept."""
     following = 0
-    for one in maps:
-        if one.grid >= count:  # finished after the table was read
+    for stored in maps:
+        if stored.grid >= count:  # finished after the table was read
             break
-        positive = (one.values if one.positive is None else one.positive)[None]
+        positive = (stored.values if stored.positive is None else stored.positive)[None]
         positive = upsample(positive, size).clamp(min=0)
-        if one.grid in chosen:
-            kept[one.grid] = positive[0]
-        yield torch.zeros(one.grid - following, *size)
+        if stored.grid in chosen:
+            kept[stored.grid] = positive[0]
+        yield torch.zeros(stored.grid - following, *size)
         yield positive
-        following = one.grid + 1
+        following = stored.grid + 1
     yield torch.zeros(count - following, *size)
 
 
@@ -154,8 +154,8 @@ def _example(run: Run, place: Place, grid: int, score: float, values: Tensor, im
 def _strip_image(aggregate: AggAtt, grid: tuple[int, int]) -> Image.Image:
     """The six mean maps side by side, each with the cell framed; empty bins are grey."""
     tiles = [
-        _framed(_levels(one), grid) if size else np.full_like(_levels(one.nan_to_num()), _EMPTY)
-        for one, size in zip(aggregate.maps, aggregate.bins.sizes, strict=True)
+        _framed(_levels(stored), grid) if size else np.full_like(_levels(stored.nan_to_num()), _EMPTY)
+        for stored, size in zip(aggregate.maps, aggregate.bins.sizes, strict=True)
     ]
     gap = np.full((len(tiles[0]), _GAP), _CLEAR, np.uint8)
     parts = [part for tile in tiles for part in (gap, tile)]

@@ -21,7 +21,7 @@ _NUMBERS_UP_TO = 40  # columns of correlations; more leave no room for numbers
 
 @dataclass(frozen=True)
 class Box:
-    """One box: name, centre on the x axis, and heights of whiskers, quartiles, median and attainable maximum."""
+    """One box: name, center on the x axis, and heights of whiskers, quartiles, median and attainable maximum."""
 
     name: str
     x: float
@@ -102,7 +102,7 @@ def box_panel(
         chance: 1 / cells.
     """
     known = [line for line in lines if line.median.scores]
-    boxes = tuple(_box(place, line, scores[line.method]) for place, line in enumerate(known))
+    boxes = tuple(_box(position, line, scores[line.method]) for position, line in enumerate(known))
     longest = max((min(len(line.method), 22) for line in known), default=0)
     return BoxPanel(
         title=title,
@@ -126,13 +126,13 @@ def curve_panel(title: str, lines: Sequence[SummaryLine], reference: float | Non
         chance: 1 / cells.
     """
     kernels = sorted({line.kernel_size for line in lines})
-    at = {kernel: LEFT + 24 + 46 * place for place, kernel in enumerate(kernels)}
+    at = {kernel: LEFT + 24 + 46 * position for position, kernel in enumerate(kernels)}
     names = ["none" if kernel == 1 else str(kernel) for kernel in kernels]
     curves = []
     for method in distinct(line.method for line in lines):
-        own = sorted((line for line in lines if line.method == method and line.median.scores), key=_kernel)
-        points = [_point(at[each.kernel_size], each) for each in own]
-        text = ", ".join(f"{each.kernel_size}: {each.median.estimate:.3f}" for each in own)
+        lines_of_method = sorted((line for line in lines if line.method == method and line.median.scores), key=_kernel)
+        points = [_point(at[line.kernel_size], line) for line in lines_of_method]
+        text = ", ".join(f"{line.kernel_size}: {line.median.estimate:.3f}" for line in lines_of_method)
         curves.append(Curve(method, tuple(points), text))
     return CurvePanel(
         title=title,
@@ -148,14 +148,14 @@ def curve_panel(title: str, lines: Sequence[SummaryLine], reference: float | Non
 def heat(correlations: Correlations) -> Heat:
     """Spearman's correlations, ordered by layer."""
     layers = distinct(layer for _, layer in correlations.names)
-    order = sorted(range(len(correlations.names)), key=lambda place: layers.index(correlations.names[place][1]))
-    names = tuple(correlations.names[place] for place in order)
+    order = sorted(range(len(correlations.names)), key=lambda position: layers.index(correlations.names[position][1]))
+    names = tuple(correlations.names[position] for position in order)
     rows = tuple(tuple(_heat_cell(correlations, i, j) for j in order) for i in order)
     spans = tuple((layer, sum(own == layer for _, own in names)) for layer in layers)
     return Heat(spans, names, rows, numbers=len(names) <= _NUMBERS_UP_TO)
 
 
-def _box(place: int, line: SummaryLine, scores: NDArray[np.float64]) -> Box:
+def _box(position: int, line: SummaryLine, scores: NDArray[np.float64]) -> Box:
     finite = scores[np.isfinite(scores)]
     first, third = line.quartiles
     reach = _WHISKER * (third - first)
@@ -164,7 +164,7 @@ def _box(place: int, line: SummaryLine, scores: NDArray[np.float64]) -> Box:
     text = f"{line.method}: median {median:.3f}, quartiles {first:.3f} and {third:.3f}, {len(finite)} maps"
     return Box(
         name=line.method,
-        x=LEFT + STEP * (place + 0.5),
+        x=LEFT + STEP * (position + 0.5),
         low=_height(low),
         first=_height(first),
         median=_height(median),

@@ -187,17 +187,17 @@ def costs(table: pa.Table) -> SortableTable:
     keys = [*_WHERE, "method", "control"]
     sums = [(name, "sum") for name in (*_COSTS, *_SHARED)]
     totals = trained.group_by(keys, use_threads=False).aggregate([*sums, ("grid", "count_distinct")]).to_pylist()
-    rows, shared, several = [], set(), len({each["model"] for each in totals}) > 1
-    for each in totals:
-        place = {name: each[name] for name in _WHERE}
-        grids, scored = each["grid_count_distinct"], sum(each[f"{name}_sum"] for name in _SHARED)
-        if tuple(place.values()) not in shared and scored:
-            shared.add(tuple(place.values()))
-            forward = each["shared_prefix_forward_sum"], each["shared_suffix_forward_sum"]
-            numbers = (forward[1], each["shared_suffix_backward_sum"], forward[0], each["shared_seconds_sum"])
-            rows.append(_cost(place, several, "by all methods", numbers, grids, "shared"))
-        numbers = tuple(each[f"{name}_sum"] for name in _COSTS)
-        rows.append(_cost(place, several, each["method"], numbers, grids, "control" * each["control"]))
+    rows, shared, several = [], set(), len({row["model"] for row in totals}) > 1
+    for total in totals:
+        cell_key = {name: total[name] for name in _WHERE}
+        grids, scored = total["grid_count_distinct"], sum(total[f"{name}_sum"] for name in _SHARED)
+        if tuple(cell_key.values()) not in shared and scored:
+            shared.add(tuple(cell_key.values()))
+            forward = total["shared_prefix_forward_sum"], total["shared_suffix_forward_sum"]
+            numbers = (forward[1], total["shared_suffix_backward_sum"], forward[0], total["shared_seconds_sum"])
+            rows.append(_cost(cell_key, several, "by all methods", numbers, grids, "shared"))
+        numbers = tuple(total[f"{name}_sum"] for name in _COSTS)
+        rows.append(_cost(cell_key, several, total["method"], numbers, grids, "control" * total["control"]))
     columns = (
         *(Column(name, number=False) for name in ("Method", *["Model"] * several, "Setting", "Layer")),
         Column("Forward", "passes from the layer on, for one grid"),
@@ -231,11 +231,11 @@ def _has(lines: Sequence[SummaryLine], where: Mapping[str, str]) -> bool:
     )
 
 
-def _cost(place: Mapping[str, str], several: bool, method: str, sums: Sequence[float], grids: int, tag: str) -> Row:
+def _cost(cell_key: Mapping[str, str], several: bool, method: str, sums: Sequence[float], grids: int, tag: str) -> Row:
     *passes, seconds = (total / grids for total in sums)
-    names = [value for name, value in place.items() if several or name != "model"]
+    names = [value for name, value in cell_key.items() if several or name != "model"]
     cells = [_text(name) for name in (method, *names)]
-    return Row((*cells, *(Cell(_passes(each), each) for each in passes), _seconds(seconds)), place, tag)
+    return Row((*cells, *(Cell(_passes(count), count) for count in passes), _seconds(seconds)), cell_key, tag)
 
 
 def _where_columns(lines: Sequence[SummaryLine], method: Column, *, setting: bool = True) -> tuple[Column, ...]:
@@ -246,7 +246,7 @@ def _where_columns(lines: Sequence[SummaryLine], method: Column, *, setting: boo
 
 
 def _where(line: SummaryLine, lines: Sequence[SummaryLine], *, setting: bool = True) -> tuple[Cell, ...]:
-    models = len({each.model for each in lines}) > 1
+    models = len({line.model for line in lines}) > 1
     state = "" if line.variant == "trained" else f", {line.variant}"
     names = [line.name + state, *[line.model] * models, *[line.setting] * setting, line.layer]
     return tuple(map(_text, names))

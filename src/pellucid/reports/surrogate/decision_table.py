@@ -16,7 +16,7 @@ def decision_table(global_explanation: GlobalExplanation, class_names: Sequence[
     tentative = {
         edge.source for edge in global_explanation.perceived.edges if edge.target == DECISION_NODE and edge.tentative
     }
-    needed = {each.concept: each for each in global_explanation.necessity}
+    needed = {result.concept: result for result in global_explanation.necessity}
     rows = [
         {
             "name": edge.concept,
@@ -31,7 +31,7 @@ def decision_table(global_explanation: GlobalExplanation, class_names: Sequence[
             "necessity": _share(needed[edge.concept].necessity) if needed else "",
             "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
         }
-        for edge in sorted(global_explanation.decision_effects, key=lambda each: -each.strength)
+        for edge in sorted(global_explanation.decision_effects, key=lambda effect: -effect.strength)
     ]
     return {
         "rows": rows,
@@ -53,7 +53,7 @@ def _share(share: Proportion) -> str:
 def _dose(dose: Sequence[float]) -> dict[str, Any]:
     """A little curve: the margin at five values of the concept, on a scale of its own around zero."""
     most = max(0.05, *(abs(value) for value in dose))
-    points = [(20 * place + 4, 14 - 12 * value / most) for place, value in enumerate(dose)]
+    points = [(20 * position + 4, 14 - 12 * value / most) for position, value in enumerate(dose)]
     return {
         "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
         "text": f"{dose[0]:+.2f} to {dose[-1]:+.2f}".replace("-", "−"),

@@ -39,8 +39,8 @@ def difference_uri(space: DisplaySpace, before: Tensor, after: Tensor) -> str:
         space: how images of the classifier's input space are shown.
         before, after: (C, H, W) in that input space.
     """
-    old, new = (_bytes(space, each).astype(np.float64) for each in (before, after))
-    gray, change = (_brightness(each) for each in (old, new - old))
+    old, new = (_bytes(space, image).astype(np.float64) for image in (before, after))
+    gray, change = (_brightness(values) for values in (old, new - old))
     largest = np.abs(change).max()
     share = np.abs(change)[..., None] / largest if largest else np.zeros((*change.shape, 1))
     color = np.where(change[..., None] > 0, _BRIGHTER, _DARKER)
@@ -51,7 +51,7 @@ def difference_uri(space: DisplaySpace, before: Tensor, after: Tensor) -> str:
 
 def traversal_png(space: DisplaySpace, images: Tensor) -> bytes:
     """Images (V, C, H, W) side by side as a PNG file; small ones are enlarged, pixels stay pixels."""
-    row = Image.fromarray(np.concatenate([_bytes(space, each) for each in images], axis=1))
+    row = Image.fromarray(np.concatenate([_bytes(space, image) for image in images], axis=1))
     zoom = -(-_ENLARGED // row.height) if row.height < _SMALL else 1
     buffer = io.BytesIO()
     row.resize((row.width * zoom, row.height * zoom), Image.Resampling.NEAREST).save(buffer, "PNG")

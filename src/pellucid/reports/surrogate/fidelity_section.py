@@ -61,7 +61,7 @@ def fidelity_view(surrogate: SurrogateFacts) -> dict[str, Any]:
         value = getattr(scores, name)
         grade = _grade(value, high, good, poor)
         written = percent(value) if name in _IN_PERCENT else f"{value:.3f}"
-        limits = [percent(each) if name in _IN_PERCENT else f"{each:g}" for each in (good, poor)]
+        limits = [percent(limit) if name in _IN_PERCENT else f"{limit:g}" for limit in (good, poor)]
         cards.append(
             {
                 "title": title,

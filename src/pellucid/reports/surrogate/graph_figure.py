@@ -139,7 +139,7 @@ def _decided(edge: Edge, layout: GraphLayout, most: float, global_explanation: G
     """An edge to the decision: without a sign where images do not agree on one."""
     drawn = _drawn(edge, layout, most)
     agreed = next(
-        (each.sign_agreement for each in global_explanation.decision_effects if each.concept == edge.source), 1.0
+        (effect.sign_agreement for effect in global_explanation.decision_effects if effect.concept == edge.source), 1.0
     )
     fact = f"{percent(agreed)} of the images agree on the direction" if agreed == agreed else "it moves none of them"
     return drawn | {"sign": drawn["sign"] if agreed >= _AGREED else "none", "tips": [*drawn["tips"], fact]}
@@ -168,8 +168,8 @@ def describe_edge(edge: Edge) -> list[str]:
     if not math.isnan(edge.confidence):
         ways = ""
         if not math.isnan(edge.forward + edge.backward):
-            one, other = percent(edge.forward), percent(edge.backward)
-            ways = f" ({edge.source} causes {edge.target} in {one}, the other way in {other})"
+            forward, backward = percent(edge.forward), percent(edge.backward)
+            ways = f" ({edge.source} causes {edge.target} in {forward}, the other way in {backward})"
         facts.append(f"in {percent(edge.confidence)} of the bootstraps{ways}")
     if not math.isnan(edge.strength):
         unit = "sd of the margin" if edge.orientation_source == "intervention" else "partial correlation"
@@ -200,7 +200,8 @@ def _difference(global_explanation: GlobalExplanation, layout: GraphLayout) -> d
     drawn = [_drawn(edge, layout, 1.0, "only in the data") for edge in difference.only_first]
     drawn += [_drawn(edge, layout, 1.0, "only perceived") for edge in difference.only_second]
     drawn += [
-        _drawn(other, layout, 1.0, f"in the data {one}, perceived {other}") for one, other in difference.reoriented
+        _drawn(perceived, layout, 1.0, f"in the data {in_data}, perceived {perceived}")
+        for in_data, perceived in difference.reoriented
     ]
     drawn += [_drawn(edge, layout, 1.0, "in both") for edge, _ in difference.common]
     shared = CausalGraph(
@@ -243,10 +244,10 @@ def _differences(global_explanation: GlobalExplanation) -> list[str] | None:
         for edge in difference.only_second
     ]
     lines += [
-        f"{one} in the data, {other} as perceived: joined in both, but different."
-        for one, other in difference.reoriented
+        f"{in_data} in the data, {perceived} as perceived: joined in both, but different."
+        for in_data, perceived in difference.reoriented
     ]
-    lines += [f"{one}: the same in both." for one, _ in difference.common]
+    lines += [f"{edge}: the same in both." for edge, _ in difference.common]
     assert global_explanation.data is not None
     lines += [
         f"{name}: in the table, but the classifier perceives it too badly (R² "
@@ -260,5 +261,5 @@ def _differences(global_explanation: GlobalExplanation) -> list[str] | None:
 def _rows(graph: CausalGraph, name: str) -> list[dict[str, Any]]:
     return [
         {"graph": name, "label": str(edge), "facts": describe_edge(edge)}
-        for edge in sorted(graph.edges, key=lambda each: each.source == CLASS_NODE)
+        for edge in sorted(graph.edges, key=lambda edge: edge.source == CLASS_NODE)
     ]

@@ -74,7 +74,7 @@ def assign_layers(nodes: Sequence[str], directed: Sequence[Pair], sink: str | No
 def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, int]) -> GraphLayout:
     """Place nodes in columns and route edges between them.
 
-    Edges over several columns pass through places kept free for them. Order within a column: repeated barycentres
+    Edges over several columns pass through places kept free for them. Order within a column: repeated barycenters
     (Sugiyama et al. 1981).
 
     Args:
@@ -115,8 +115,8 @@ def _columns(nodes: Sequence[str], chains: Mapping[Pair, list[str]], layers: Map
     for name in nodes:
         columns[layers[name]].append(name)
     for chain in chains.values():
-        for place, name in enumerate(chain[1:-1], start=layers[chain[0]] + 1):
-            columns[place].append(name)
+        for position, name in enumerate(chain[1:-1], start=layers[chain[0]] + 1):
+            columns[position].append(name)
     return columns
 
 
@@ -130,9 +130,9 @@ def _neighbors(chains: Mapping[Pair, list[str]]) -> dict[str, list[str]]:
 
 
 def _order(column: list[str], columns: Sequence[Sequence[str]], neighbors: Mapping[str, list[str]]) -> None:
-    place = {name: (index + 0.5) / len(each) for each in columns for index, name in enumerate(each)}
-    known = {name: [place[other] for other in neighbors.get(name, ())] for name in column}
-    center = {name: sum(at) / len(at) if at else place[name] for name, at in known.items()}
+    position = {name: (index + 0.5) / len(column) for column in columns for index, name in enumerate(column)}
+    known = {name: [position[other] for other in neighbors.get(name, ())] for name in column}
+    center = {name: sum(at) / len(at) if at else position[name] for name, at in known.items()}
     column.sort(key=lambda name: center[name])
 
 
@@ -191,8 +191,8 @@ def _ports(
     heights = {}
     for (name, _), edges in sides.items():
         box = boxes[name]
-        for place, (_, pair) in enumerate(sorted(edges)):
-            heights[pair, name] = box.y + box.height / 2 + (place - (len(edges) - 1) / 2) * _PORT
+        for position, (_, pair) in enumerate(sorted(edges)):
+            heights[pair, name] = box.y + box.height / 2 + (position - (len(edges) - 1) / 2) * _PORT
     return heights
 
 

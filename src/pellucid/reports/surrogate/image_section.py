@@ -132,8 +132,8 @@ def _curves(shares: Tensor, target: int, names: Sequence[str]) -> list[dict[str,
         {
             "name": names[index],
             "points": " ".join(
-                f"{100 * (place + 0.5) / count:.2f},{100 - 100 * share:.2f}"
-                for place, share in enumerate(shares[:, index].tolist())
+                f"{100 * (position + 0.5) / count:.2f},{100 - 100 * share:.2f}"
+                for position, share in enumerate(shares[:, index].tolist())
             ),
         }
         for index in chosen
@@ -183,15 +183,16 @@ def _flip(surrogate: SurrogateFacts, image: ExplainedImage) -> dict[str, Any] | 
 
 
 def _effects(effects: Sequence[ConceptEffect]) -> dict[str, Any]:
-    ends = [value for each in effects for value in (each.direct, *each.total, *(path.effect for path in each.paths))]
+    ends = [end for effect in effects for end in (effect.direct, *effect.total)]
+    ends += [path.effect for effect in effects for path in effect.paths]
     scale = Scale.over(ends)
     rows = []
-    for each in sorted(effects, key=lambda one: -max(map(abs, (one.direct, *one.total)))):
-        low, high = each.total
+    for effect in sorted(effects, key=lambda effect: -max(map(abs, (effect.direct, *effect.total)))):
+        low, high = effect.total
         rows.append(
             {
-                "name": each.concept,
-                "direct": {"text": scale.write(each.direct), "bar": scale.bar(each.direct)},
+                "name": effect.concept,
+                "direct": {"text": scale.write(effect.direct), "bar": scale.bar(effect.direct)},
                 "total": {
                     "text": scale.write(low) if low == high else f"{scale.write(low)} to {scale.write(high)}",
                     "bar": scale.bar(low if abs(low) > abs(high) else high),
@@ -203,10 +204,12 @@ def _effects(effects: Sequence[ConceptEffect]) -> dict[str, Any]:
                         "text": scale.write(path.effect),
                         "bar": scale.bar(path.effect),
                     }
-                    for path in each.paths
+                    for path in effect.paths
                 ],
-                "remainder": None if math.isnan(each.remainder) or not each.paths else scale.write(each.remainder),
-                "supported": each.in_distribution,
+                "remainder": None
+                if math.isnan(effect.remainder) or not effect.paths
+                else scale.write(effect.remainder),
+                "supported": effect.in_distribution,
             }
         )
     return {"rows": rows, "ticks": scale.ticks}
