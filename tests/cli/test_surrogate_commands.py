@@ -124,7 +124,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
 
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr("pellucid.surrogate.training.print_progress", stop)
+        patch.setattr("pellucid.cli.surrogate_commands.print_progress", stop)
         code, _, err = pellucid(
             "train", "images", "--context", "context.csv", "-m", "barnets:net", "--out", out, *BEGIN
         )

@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pellucid.classifiers import Classifier
 from pellucid.cli.concepts_tables import print_cavs, print_image_concepts, print_ranking, print_tcav
 from pellucid.cli.parsing import AsJson, Images, Options, check_suffixes
 from pellucid.cli.printing import (
@@ -17,20 +18,27 @@ from pellucid.cli.printing import (
     progress_bar,
     warn_skipped,
 )
+from pellucid.concepts import CAV, ConceptWarning, cav_files, save_cavs, write_table
 from pellucid.errors import PellucidError
+from pellucid.reports import write_class_page, write_concept_page
 from pellucid.workflows import (
     ClassifierOptions,
     ConceptOptions,
     ExplainClassOptions,
     ExplainConceptsOptions,
     FitConceptsOptions,
+    ImageConcepts,
     TCAVOptions,
+    compare_cavs,
+    concept_targets,
+    describe_cavs,
+    explain_class,
+    explain_images_by_concepts,
+    gather_cavs,
+    load_classifier,
+    readable_images,
+    score_tcav,
 )
-
-if TYPE_CHECKING:
-    from pellucid.classifiers import Classifier
-    from pellucid.concepts import CAV
-    from pellucid.workflows import ImageConcepts
 
 _TABLES, _PAGES = (".json", ".parquet"), (".html", ".htm")
 
@@ -50,9 +58,6 @@ def fit(
         out: folder for the fitted CAVs, LAYER/CONCEPT.safetensors.
         as_json: print JSON for machines.
     """
-    from pellucid.concepts import cav_files, save_cavs
-    from pellucid.workflows import compare_cavs, describe_cavs, load_classifier
-
     if options.concepts is not None and cav_files(options.concepts):
         raise PellucidError(f"{options.concepts} holds fitted CAVs; fit needs folders of images")
     model = load_classifier(classifier)
@@ -82,8 +87,6 @@ def explain(
         out: what to write: x.html, x.json, x.parquet, or a folder with all; repeat for several. None for pellucid-out.
         as_json: print JSON for machines.
     """
-    from pellucid.workflows import explain_images_by_concepts, load_classifier, readable_images
-
     files, skipped = readable_images(images, warn_skipped)
     outputs = _check_outputs(out or [Path("pellucid-out")], several_pages=len(files) > 1)
     model = load_classifier(classifier)
@@ -124,9 +127,6 @@ def rank(
             pellucid-out/class.
         as_json: print JSON for machines.
     """
-    from pellucid.reports import write_class_page
-    from pellucid.workflows import explain_class, load_classifier, readable_images
-
     if not options.target:
         raise PellucidError("no class given: --target CLASS, by name or index")
     files, skipped = readable_images(images, warn_skipped)
@@ -171,8 +171,6 @@ def tcav(
         out: tables to write: x.json or x.parquet; repeat for several.
         as_json: print JSON for machines.
     """
-    from pellucid.workflows import load_classifier, readable_images, score_tcav
-
     files, skipped = readable_images(images, warn_skipped)
     outputs = check_suffixes(out, _TABLES, "TCAV has tables only; give a file .json or .parquet")
     model = load_classifier(classifier)
@@ -191,8 +189,8 @@ def tcav(
 
 
 def gather(
-    classifier: "Classifier", options: ConceptOptions, quiet: bool, target: Sequence[str] = (), **more: Any
-) -> "dict[str, list[CAV]]":
+    classifier: Classifier, options: ConceptOptions, quiet: bool, target: Sequence[str] = (), **more: Any
+) -> dict[str, list[CAV]]:
     """The CAVs at each layer, read or fitted, with progress and remarks; unknown classes are refused before.
 
     Args:
@@ -202,8 +200,6 @@ def gather(
         target: classes that will be explained.
         more: for `gather_cavs`.
     """
-    from pellucid.workflows import concept_targets, gather_cavs
-
     concept_targets(classifier, target)
     with _remarks(), progress_bar(quiet) as progress:
         task = progress.add_task("", total=None)
@@ -213,8 +209,6 @@ def gather(
 @contextmanager
 def _remarks() -> Iterator[None]:
     """Each remark on concepts as one line on stderr; of those on the cache the first, and how many there are."""
-    from pellucid.concepts import ConceptWarning
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConceptWarning)
         try:
@@ -244,11 +238,9 @@ def _write(outputs: Sequence[Path], record: dict[str, Any], write_pages: Callabl
 
     Args:
         outputs: files or folders.
-        record: "about" and "rows".
+        record: about and "rows".
         write_pages: writes the pages that belong to an output and returns their files.
     """
-    from pellucid.concepts import write_table
-
     written = []
     for output in outputs:
         if output.suffix not in _TABLES:
@@ -262,10 +254,8 @@ def _write(outputs: Sequence[Path], record: dict[str, Any], write_pages: Callabl
     return written
 
 
-def write_pages(images: "Sequence[ImageConcepts]", output: Path) -> list[Path]:
+def write_pages(images: Sequence[ImageConcepts], output: Path) -> list[Path]:
     """Write a page per image: into the file, or into a folder per image."""
-    from pellucid.reports import write_concept_page
-
     folders = image_folders([image.path for image in images], output)
     files = [output] if output.suffix else [folder / "concepts.html" for folder in folders]
     for image, file in zip(images, files, strict=True):

@@ -1,22 +1,18 @@
 """What `pellucid concepts` prints for people."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from pellucid.cli.printing import screen
-
-if TYPE_CHECKING:
-    from pellucid.concepts import CAV, ClassExplanation, ConceptExplanation, TCAVResult
-    from pellucid.workflows import ImageConcepts
+from pellucid.concepts import CAV, ClassExplanation, ConceptExplanation, Status, TCAVResult, adjust_over_layers
+from pellucid.workflows import ImageConcepts, compare_cavs
 
 
-def print_cavs(cavs: "Mapping[str, Sequence[CAV]]") -> None:
+def print_cavs(cavs: Mapping[str, Sequence[CAV]]) -> None:
     """One table per layer: quality, emblems, and the concept that each is most like."""
-    from pellucid.workflows import compare_cavs
-
     for layer, at_layer in cavs.items():
         table = Table(
             *("concept", "held-out AUC", "stability", "emblems", "images", "most like"),
@@ -37,7 +33,7 @@ def print_cavs(cavs: "Mapping[str, Sequence[CAV]]") -> None:
         screen.print(table)
 
 
-def _emblems(cav: "CAV") -> str:
+def _emblems(cav: CAV) -> str:
     if not cav.is_pooled:
         return "none (flattened)"
     return f"{cav.emblems.low:.3g} to {cav.emblems.high:.3g}" + ("" if cav.is_separable else ": not separable")
@@ -50,10 +46,8 @@ def _nearest(cosines: Mapping[str, float]) -> str:
     return escape(f"{name} {cosines[name]:+.2f}")
 
 
-def print_image_concepts(image: "ImageConcepts") -> None:
+def print_image_concepts(image: ImageConcepts) -> None:
     """A table per class: concepts by layers."""
-    from pellucid.concepts import adjust_over_layers
-
     explanations = image.explanations
     tested = all(explanation.nulls is not None for explanation in explanations)
     adjusted = adjust_over_layers(explanations) if tested else [None] * len(explanations)
@@ -75,8 +69,7 @@ def print_image_concepts(image: "ImageConcepts") -> None:
         screen.print(table)
 
 
-def _evidence(explanation: "ConceptExplanation", name: str, t: int, p_values: Any) -> str:
-    from pellucid.concepts import Status
+def _evidence(explanation: ConceptExplanation, name: str, t: int, p_values: Any) -> str:
 
     if name not in explanation.concepts:
         return ""
@@ -91,7 +84,7 @@ def _evidence(explanation: "ConceptExplanation", name: str, t: int, p_values: An
     return escape(f"{float(explanation.signed[0, d, t]):+.3f}{star} [{low:+.3f}, {high:+.3f}] ({score:.3f}){doubt}")
 
 
-def print_ranking(result: "ClassExplanation", t: int) -> None:
+def print_ranking(result: ClassExplanation, t: int) -> None:
     """The concepts at a layer in the order of their evidence for a class.
 
     Args:
@@ -122,7 +115,7 @@ def print_ranking(result: "ClassExplanation", t: int) -> None:
     screen.print(table)
 
 
-def print_tcav(result: "TCAVResult") -> None:
+def print_tcav(result: TCAVResult) -> None:
     """The scores at a layer, with the test of the mean sensitivity."""
     table = Table(
         *("concept", "TCAV", "over random sets", "by chance", "mean sensitivity", "p, mean sensitivity"),

@@ -4,8 +4,11 @@ import csv
 import io
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from PIL import Image
+
+from pellucid.classifiers import Classifier
 from pellucid.cli.evaluate_command import print_run, run_record, sweep_progress
 from pellucid.cli.explain_command import explain_files, gather_at
 from pellucid.cli.parsing import AsJson
@@ -13,10 +16,20 @@ from pellucid.cli.printing import print_json, print_line
 from pellucid.cli.surrogate_commands import print_explained_images
 from pellucid.errors import MissingExtraError
 from pellucid.evaluation import SweepOptions
-from pellucid.workflows import ClassifierOptions, ConceptOptions, EvaluateOptions, ExplainOptions, RunClassifierOptions
-
-if TYPE_CHECKING:
-    from pellucid.classifiers import Classifier
+from pellucid.reports import write_evaluation
+from pellucid.storage import write_atomically
+from pellucid.synthetic import draw_digits
+from pellucid.workflows import (
+    ClassifierOptions,
+    ConceptOptions,
+    EvaluateOptions,
+    ExplainOptions,
+    RunClassifierOptions,
+    evaluate,
+    explain_images_by_surrogate,
+    load_classifier,
+    open_any_surrogate,
+)
 
 EXPLAINED = ("chelsea.png", "coffee.png", "rocket.jpg")
 GRID = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.png", "motorcycle_right.png")
@@ -39,9 +52,6 @@ def demo(*, out: Path = Path("pellucid-demo"), device: str | None = None, as_jso
         device: where to run, such as cpu or cuda.
         as_json: print JSON for machines.
     """
-    from pellucid.reports import write_evaluation
-    from pellucid.workflows import evaluate, explain_images_by_surrogate, load_classifier, open_any_surrogate
-
     folder = _photographs()
     classifier = load_classifier(ClassifierOptions(device=device))
     cavs = gather_at(classifier, ConceptOptions(builtin=CONCEPTS), ["final"], as_json)
@@ -79,10 +89,8 @@ def _photographs() -> Path:
     return Path(spec.origin).parent / "data"
 
 
-def _label(classifier: "Classifier", folder: Path, out: Path) -> Path:
+def _label(classifier: Classifier, folder: Path, out: Path) -> Path:
     """A list of the photographs with what the classifier takes them for."""
-    from pellucid.storage import write_atomically
-
     rows: list[list[object]] = [["file", "label"]]
     for name in GRID:
         prediction = classifier.predict(classifier.read(folder / name), top=1)[0][0]
@@ -95,10 +103,6 @@ def _label(classifier: "Classifier", folder: Path, out: Path) -> Path:
 
 
 def _draw_digits(out: Path) -> list[Path]:
-    import torch
-    from PIL import Image
-
-    from pellucid.synthetic import draw_digits
 
     out.mkdir(parents=True, exist_ok=True)
     files = []

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -12,13 +12,12 @@ from rich.table import Table
 from pellucid.cli.parsing import AsJson, Options, options_named
 from pellucid.cli.printing import print_json, print_line, progress_bar, resumable, screen, warn, warn_skipped
 from pellucid.errors import PellucidError
-from pellucid.evaluation import SweepOptions
+from pellucid.evaluation import Run, SweepOptions
+from pellucid.evaluation.sweep import MetricLine, SummaryLine, SweepProgress
+from pellucid.reports import write_evaluation
+from pellucid.statistics import Interval
 from pellucid.workflows import EvaluateOptions
-
-if TYPE_CHECKING:
-    from pellucid.evaluation import Run
-    from pellucid.evaluation.sweep import MetricLine, SummaryLine, SweepProgress
-    from pellucid.statistics import Interval
+from pellucid.workflows import evaluate as evaluate_models
 
 _SHOWN = 5
 _SWEEP = options_named(kernel_sizes="smooth", keep_maps="maps", output="explained", shard_size="shard")
@@ -44,9 +43,6 @@ def evaluate(
         report: whether to write report.html at the end.
         as_json: print JSON for machines.
     """
-    from pellucid.reports import write_evaluation
-    from pellucid.workflows import evaluate as evaluate_models
-
     with resumable(lambda: _how_to_continue(out)), sweep_progress(as_json) as show:
         run = evaluate_models(data, out, options, sweep, on_progress=show)
     page = write_evaluation(run) if report else None
@@ -65,9 +61,6 @@ def report(run: Path, /, *, out: Path | None = None, as_json: AsJson = False) ->
         out: the page; none for report.html in the folder of the run.
         as_json: print JSON for machines.
     """
-    from pellucid.evaluation import Run
-    from pellucid.reports import write_evaluation
-
     finished = Run(run)
     page = write_evaluation(finished, out)
     if as_json:
@@ -84,13 +77,13 @@ def _how_to_continue(out: Path) -> str:
 
 
 @contextmanager
-def sweep_progress(quiet: bool) -> "Iterator[Callable[[SweepProgress], None]]":
+def sweep_progress(quiet: bool) -> Iterator[Callable[[SweepProgress], None]]:
     """A progress bar for each stage; each thing that cannot be explained is named once."""
     with progress_bar(quiet) as bar:
         tasks: dict[str, Any] = {}
         known: set[str] = set()
 
-        def show(progress: "SweepProgress") -> None:
+        def show(progress: SweepProgress) -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total)
             bar.update(tasks[progress.stage], completed=progress.done)
@@ -102,7 +95,7 @@ def sweep_progress(quiet: bool) -> "Iterator[Callable[[SweepProgress], None]]":
         yield show
 
 
-def run_record(run: "Run", page: Path | None) -> dict[str, Any]:
+def run_record(run: Run, page: Path | None) -> dict[str, Any]:
     """What `--json` prints of a run: what was written, and the median of each method at each layer.
 
     Args:
@@ -119,7 +112,7 @@ def run_record(run: "Run", page: Path | None) -> dict[str, Any]:
     }
 
 
-def print_run(run: "Run", page: Path | None) -> None:
+def print_run(run: Run, page: Path | None) -> None:
     """The medians of a run, and where its table and its page are."""
     titles: dict[str, list[SummaryLine]] = {}
     for line in run.summary():
@@ -135,7 +128,7 @@ def print_run(run: "Run", page: Path | None) -> None:
         print_line(f"report: {page}")
 
 
-def _medians(title: str, lines: "Sequence[SummaryLine]", layers: Sequence[str]) -> Table:
+def _medians(title: str, lines: Sequence[SummaryLine], layers: Sequence[str]) -> Table:
     """Medians with their intervals, a row for each method and a column for each layer."""
     table = Table(
         "method",
@@ -151,7 +144,7 @@ def _medians(title: str, lines: "Sequence[SummaryLine]", layers: Sequence[str]) 
     return table
 
 
-def _means(lines: "Sequence[MetricLine]") -> Table:
+def _means(lines: Sequence[MetricLine]) -> Table:
     """Means with their intervals, a row for each method, layer and quantity."""
     table = Table(
         *("metric", "quantity", "method", "layer", "mean [95 %]", "chance", "better"),
@@ -167,7 +160,7 @@ def _means(lines: "Sequence[MetricLine]") -> Table:
     return table
 
 
-def _interval(median: "Interval | None") -> str:
+def _interval(median: Interval | None) -> str:
     if median is None:
         return ""
     if not median.scores:
@@ -176,7 +169,7 @@ def _interval(median: "Interval | None") -> str:
     return escape(f"{median.estimate:.3f}{interval}")
 
 
-def _warn_losses(skipped: Mapping[str, str], summary: "Sequence[SummaryLine]") -> None:
+def _warn_losses(skipped: Mapping[str, str], summary: Sequence[SummaryLine]) -> None:
     """Count what could not be read, explained or scored."""
     for path, reason in list(skipped.items())[:_SHOWN]:
         warn_skipped(Path(path), reason)

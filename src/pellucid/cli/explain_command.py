@@ -1,23 +1,34 @@
 """`pellucid explain`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
+from pellucid.classifiers import Classifier
 from pellucid.cli.concepts_commands import gather, write_pages
 from pellucid.cli.concepts_tables import print_image_concepts
 from pellucid.cli.parsing import AsJson, Images, Options
 from pellucid.cli.printing import image_folders, print_json, print_line, progress_bar, warn
-from pellucid.errors import PellucidError
-from pellucid.workflows import ClassifierOptions, ConceptOptions, ExplainConceptsOptions, ExplainOptions
-
-if TYPE_CHECKING:
-    from pellucid.classifiers import Classifier
-    from pellucid.concepts import CAV, VisualTCAV
-    from pellucid.errors import ImageError
-    from pellucid.workflows import ImageExplanation
+from pellucid.concepts import CAV, VisualTCAV, cav_files
+from pellucid.data import find_images
+from pellucid.errors import ImageError, PellucidError
+from pellucid.reports import write_image_report
+from pellucid.workflows import (
+    ClassifierOptions,
+    ConceptOptions,
+    ExplainConceptsOptions,
+    ExplainOptions,
+    ImageExplanation,
+    class_indices,
+    explain_image_by_concepts,
+    explain_images,
+    load_classifier,
+    make_explainers,
+    select_methods,
+)
 
 
 def explain(
@@ -42,9 +53,6 @@ def explain(
         out: folder to write into, one folder per image.
         as_json: print JSON for machines.
     """
-    from pellucid.data import find_images
-    from pellucid.workflows import load_classifier
-
     model = load_classifier(classifier)
     files = find_images(images)
     sources = ConceptOptions(concepts=concepts, builtin=builtin, cache=cache, max_batch=options.max_batch)
@@ -58,8 +66,8 @@ def explain(
 
 
 def gather_at(
-    classifier: "Classifier", options: ConceptOptions, layers: Sequence[str], quiet: bool
-) -> "dict[str, list[CAV]]":
+    classifier: Classifier, options: ConceptOptions, layers: Sequence[str], quiet: bool
+) -> dict[str, list[CAV]]:
     """Fitted CAVs at their own layers, folders and drawings at those named but the input; none if none are named.
 
     Args:
@@ -68,9 +76,6 @@ def gather_at(
         layers: that are explained.
         quiet: whether stdout is for machines.
     """
-    from dataclasses import replace
-
-    from pellucid.concepts import cav_files
 
     if options.concepts is None and not options.builtin:
         return {}
@@ -81,12 +86,12 @@ def gather_at(
 
 
 def explain_files(
-    classifier: "Classifier",
+    classifier: Classifier,
     files: Sequence[Path],
     options: ExplainOptions,
     out: Path,
     quiet: bool,
-    cavs: "Mapping[str, Sequence[CAV]]",
+    cavs: Mapping[str, Sequence[CAV]],
 ) -> dict[str, Any]:
     """Explain images by maps, and by concepts where there are some: write a folder for each, and print.
 
@@ -101,9 +106,6 @@ def explain_files(
     Returns:
         What `--json` prints.
     """
-    from pellucid.reports import write_image_report
-    from pellucid.workflows import explain_images, make_explainers, select_methods
-
     methods = select_methods(
         options.methods,
         options.option,
@@ -118,7 +120,7 @@ def explain_files(
     done: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
 
-    def skip(file: Path, error: "ImageError") -> None:
+    def skip(file: Path, error: ImageError) -> None:
         if len(files) == 1:
             raise error
         skipped.append({"file": str(file), "reason": str(error)})
@@ -148,16 +150,14 @@ def explain_files(
 
 
 def _explain_by_concepts(
-    classifier: "Classifier",
-    image: "ImageExplanation",
-    explainers: "Sequence[VisualTCAV]",
+    classifier: Classifier,
+    image: ImageExplanation,
+    explainers: Sequence[VisualTCAV],
     options: ExplainOptions,
     folder: Path,
     quiet: bool,
 ) -> dict[str, Any]:
     """Write the concept page beside the other, and return its numbers."""
-    from pellucid.workflows import class_indices, explain_image_by_concepts
-
     targets = class_indices(classifier, options.target)
     result = explain_image_by_concepts(classifier, image.path, explainers, targets, top=options.top)
     (page,) = write_pages([result], folder / "concepts.html")
@@ -167,7 +167,7 @@ def _explain_by_concepts(
     return {"page": str(page), "rows": result.rows()}
 
 
-def _predictions(image: "ImageExplanation", page: Path) -> Table:
+def _predictions(image: ImageExplanation, page: Path) -> Table:
     table = Table("class", "probability", title=image.path.name, title_justify="left", caption=f"page: {page}")
     for prediction in image.predictions:
         table.add_row(prediction.name, f"{prediction.probability:.1%}")

@@ -1,18 +1,17 @@
 """`pellucid models`, `pellucid layers` and `pellucid concepts list`: what there is."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from pellucid.classifiers import available
 from pellucid.cli.concepts_tables import print_cavs
 from pellucid.cli.parsing import AsJson, Options
 from pellucid.cli.printing import note, print_json, screen
+from pellucid.concepts import CAV, cav_files
 from pellucid.errors import PellucidError
-from pellucid.workflows import ClassifierOptions
-
-if TYPE_CHECKING:
-    pass
+from pellucid.synthetic import COLORS, NEGATIVES, TEXTURES
+from pellucid.workflows import ClassifierOptions, compare_cavs, load_classifier
 
 
 def models(*, as_json: AsJson = False) -> None:
@@ -21,8 +20,6 @@ def models(*, as_json: AsJson = False) -> None:
     Args:
         as_json: print JSON for machines.
     """
-    from pellucid.classifiers import available
-
     entries = available()
     if as_json:
         print_json([vars(entry) for entry in entries])
@@ -46,8 +43,6 @@ def layers(
         clean: only clean cuts.
         as_json: print JSON for machines.
     """
-    from pellucid.workflows import load_classifier
-
     model = load_classifier(classifier)
     aliases = {model.resolve(alias): alias for alias in ("middle", "final")}
     infos = [info for info in model.layers() if info.clean or not clean]
@@ -73,9 +68,6 @@ def concepts(folder: Path | None = None, /, *, as_json: AsJson = False) -> None:
         folder: folder of fitted CAVs; without it the concepts that can be drawn.
         as_json: print JSON for machines.
     """
-    from pellucid.concepts import CAV, cav_files
-    from pellucid.workflows import compare_cavs
-
     if folder is None:
         _list_drawn(as_json)
         return
@@ -103,7 +95,6 @@ def concepts(folder: Path | None = None, /, *, as_json: AsJson = False) -> None:
 
 
 def _list_drawn(as_json: bool) -> None:
-    from pellucid.synthetic import COLORS, NEGATIVES, TEXTURES
 
     if as_json:
         print_json({"textures": list(TEXTURES), "colors": list(COLORS), "negatives": NEGATIVES})

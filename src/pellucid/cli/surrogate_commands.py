@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pellucid.cli.parsing import AsJson, Images, Options, check_suffixes, options_named
 from pellucid.cli.printing import (
@@ -19,19 +19,29 @@ from pellucid.cli.printing import (
     warn_skipped,
 )
 from pellucid.cli.surrogate_tables import print_assessment, print_explained_image, print_global_explanation
+from pellucid.reports.surrogate import traversal_png, write_surrogate_page
+from pellucid.storage import to_json, to_record, write_atomically, write_json
+from pellucid.surrogate import SurrogateExplainer
+from pellucid.surrogate.training import TrainingProgress, print_progress
 from pellucid.workflows import (
+    TRAIN_COMMAND,
     AssessOptions,
     DiscoverOptions,
+    ExplainedImage,
     ExplainSurrogateOptions,
     RunClassifierOptions,
     RunOptions,
+    SurrogateFacts,
     TrainSurrogateOptions,
+    assess_surrogate,
+    describe_surrogate,
+    discover_graph,
+    explain_images_by_surrogate,
+    open_any_surrogate,
+    readable_images,
+    resume_surrogate,
+    train_surrogate,
 )
-
-if TYPE_CHECKING:
-    from pellucid.surrogate import SurrogateExplainer
-    from pellucid.surrogate.training import TrainingProgress
-    from pellucid.workflows import ExplainedImage, SurrogateFacts
 
 
 def train(
@@ -49,8 +59,6 @@ def train(
         device: where to run, such as cpu or cuda.
         as_json: print JSON for machines.
     """
-    from pellucid.workflows import train_surrogate
-
     with resumable(lambda: _how_to_resume(out)), _training_progress() as show, stage_bars(as_json) as show_stage:
         explainer = train_surrogate(out, options, device=device, on_progress=show, on_stage=show_stage, on_note=note)
     _report(explainer, out, as_json)
@@ -64,14 +72,12 @@ def resume(run: Path, /, *, device: str | None = None, as_json: AsJson = False) 
         device: where to run, such as cpu or cuda.
         as_json: print JSON for machines.
     """
-    from pellucid.workflows import resume_surrogate
-
     with resumable(lambda: _how_to_resume(run)), _training_progress() as show, stage_bars(as_json) as show_stage:
         explainer = resume_surrogate(run, device=device, on_progress=show, on_stage=show_stage, on_note=note)
     _report(explainer, run, as_json)
 
 
-def _report(explainer: "SurrogateExplainer | None", out: Path, as_json: bool) -> None:
+def _report(explainer: SurrogateExplainer | None, out: Path, as_json: bool) -> None:
     if explainer is None or explainer.assessment is None:  # another than the first of several processes
         return
     if as_json:
@@ -83,7 +89,6 @@ def _report(explainer: "SurrogateExplainer | None", out: Path, as_json: bool) ->
 
 
 def _how_to_resume(out: Path) -> str:
-    from pellucid.workflows import TRAIN_COMMAND
 
     if (out / TRAIN_COMMAND).exists():
         return f"stopped; continue with: pellucid surrogate resume {out}"
@@ -91,17 +96,15 @@ def _how_to_resume(out: Path) -> str:
 
 
 @contextmanager
-def _training_progress() -> "Iterator[Callable[[TrainingProgress], None]]":
+def _training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
     """A bar with losses and throughput on a terminal, lines elsewhere; always on stderr."""
-    from pellucid.surrogate.training import print_progress
-
     if not messages.is_terminal:
         yield print_progress
         return
     with progress_bar(quiet=True) as bar:
         task = bar.add_task("preparing", total=None)
 
-        def show(progress: "TrainingProgress") -> None:
+        def show(progress: TrainingProgress) -> None:
             if progress.note:
                 print_line(progress.note, bar.console, style="dim")
             else:
@@ -132,10 +135,6 @@ def graph(
         out: x.json, x.graphml or x.html; repeat for several.
         as_json: print JSON for machines.
     """
-    from pellucid.reports import write_surrogate_page
-    from pellucid.storage import to_record, write_atomically, write_json
-    from pellucid.workflows import describe_surrogate, discover_graph
-
     files = check_suffixes(out, (".json", ".graphml", ".html"), "the name must end in .json, .graphml, .html")
     with stage_bars(as_json) as show:
         explainer = discover_graph(run, run_options, options, on_stage=show)
@@ -174,8 +173,6 @@ def explain(
         out: x.html, x.json, or a folder for both with the latent traversals as PNG files; repeat for several.
         as_json: print JSON for machines.
     """
-    from pellucid.workflows import explain_images_by_surrogate, open_any_surrogate, readable_images
-
     files, skipped = readable_images(images, warn_skipped)
     outputs = check_suffixes(out, ("", ".html", ".json"), "give x.html, x.json or a folder")
     explainer = open_any_surrogate(run, classifier)
@@ -189,8 +186,8 @@ def explain(
 
 
 def print_explained_images(
-    explainer: "SurrogateExplainer",
-    explained: "Sequence[ExplainedImage]",
+    explainer: SurrogateExplainer,
+    explained: Sequence[ExplainedImage],
     outputs: Sequence[Path],
     facts: dict[str, object],
     quiet: bool,
@@ -207,8 +204,6 @@ def print_explained_images(
     Returns:
         All numbers, and the files that were written, as JSON has them.
     """
-    from pellucid.workflows import describe_surrogate
-
     surrogate = describe_surrogate(explainer)
     record = {**facts, "images": [image.to_dict(surrogate) for image in explained]}
     written = [file for output in outputs for file in _write(output, surrogate, explained, record)]
@@ -220,10 +215,8 @@ def print_explained_images(
 
 
 def _write(
-    output: Path, surrogate: "SurrogateFacts", explained: "Sequence[ExplainedImage]", record: dict[str, object]
+    output: Path, surrogate: SurrogateFacts, explained: Sequence[ExplainedImage], record: dict[str, object]
 ) -> list[Path]:
-    from pellucid.reports.surrogate import traversal_png, write_surrogate_page
-    from pellucid.storage import to_json, write_atomically, write_json
 
     files = [output] if output.suffix else [output / "explanation.html", output / "explanation.json"]
     for file in files:
@@ -258,9 +251,6 @@ def evaluate(
         out: also write the assessment as a page, x.html.
         as_json: print JSON for machines.
     """
-    from pellucid.reports import write_surrogate_page
-    from pellucid.workflows import assess_surrogate, describe_surrogate
-
     with stage_bars(as_json) as show:
         result = assess_surrogate(run, run_options, options, on_stage=show)
     assessment = result.explainer.assessment

@@ -1,20 +1,17 @@
 """What `pellucid surrogate` prints for people."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from pellucid.cli.printing import note, print_line, screen, warn
-
-if TYPE_CHECKING:
-    from pellucid.surrogate import Assessment, GlobalExplanation
-    from pellucid.surrogate.causal import CausalGraph, Edge
-    from pellucid.workflows import ExplainedImage
+from pellucid.surrogate import DECISION_NODE, Assessment, GlobalExplanation
+from pellucid.surrogate.causal import CLASS_NODE, CausalGraph, Edge
+from pellucid.workflows import ExplainedImage
 
 
-def print_assessment(assessment: "Assessment", context_r2: Mapping[str, Mapping[str, float]] | None = None) -> None:
+def print_assessment(assessment: Assessment, context_r2: Mapping[str, Mapping[str, float]] | None = None) -> None:
     """Fidelity, then a line for each context: how it is controlled, what leaks, whether it is shown.
 
     Args:
@@ -83,7 +80,7 @@ def _print_context_r2(context_r2: Mapping[str, Mapping[str, float]]) -> None:
     screen.print(table)
 
 
-def print_explained_image(image: "ExplainedImage") -> None:
+def print_explained_image(image: ExplainedImage) -> None:
     """The sentences of an explanation, and what the counterfactual that was requested came to."""
     print_line(image.name, style="bold")
     for sentence in image.explanation.sentences:
@@ -103,7 +100,7 @@ def print_explained_image(image: "ExplainedImage") -> None:
     )
 
 
-def print_global_explanation(explanation: "GlobalExplanation", class_names: Sequence[str]) -> None:
+def print_global_explanation(explanation: GlobalExplanation, class_names: Sequence[str]) -> None:
     """The perceived graph, how it differs from that of the data, and what moves the decision.
 
     Args:
@@ -121,9 +118,7 @@ def print_global_explanation(explanation: "GlobalExplanation", class_names: Sequ
         note(text)
 
 
-def _print_edges(graph: "CausalGraph", title: str) -> None:
-    from pellucid.surrogate import DECISION_NODE
-    from pellucid.surrogate.causal import CLASS_NODE
+def _print_edges(graph: CausalGraph, title: str) -> None:
 
     shown = [edge for edge in graph.edges if DECISION_NODE not in edge.pair and edge.source != CLASS_NODE]
     linked = [edge.target for edge in graph.edges if edge.source == CLASS_NODE]
@@ -143,11 +138,11 @@ def _print_edges(graph: "CausalGraph", title: str) -> None:
     screen.print(table)
 
 
-def _confidence(edge: "Edge") -> str:
+def _confidence(edge: Edge) -> str:
     return f"{edge.confidence:.0%}" if edge.confidence == edge.confidence else "not resampled"
 
 
-def _print_difference(explanation: "GlobalExplanation") -> None:
+def _print_difference(explanation: GlobalExplanation) -> None:
     if explanation.difference is None:
         note("no context table: what the classifier perceives cannot be compared with the data")
         return
@@ -159,8 +154,7 @@ def _print_difference(explanation: "GlobalExplanation") -> None:
         print_line(line)
 
 
-def _print_effects(explanation: "GlobalExplanation", target: str) -> None:
-    from pellucid.surrogate import DECISION_NODE
+def _print_effects(explanation: GlobalExplanation, target: str) -> None:
 
     null = explanation.null
     where = "transferred to the input images" if explanation.residual_transfer else "on the reconstructions"
@@ -185,7 +179,7 @@ def _print_effects(explanation: "GlobalExplanation", target: str) -> None:
     screen.print(table)
 
 
-def _print_necessity(explanation: "GlobalExplanation", target: str) -> None:
+def _print_necessity(explanation: GlobalExplanation, target: str) -> None:
     if not explanation.necessity:
         return
     table = Table(
