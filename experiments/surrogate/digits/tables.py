@@ -10,7 +10,7 @@ _TARGETS = (
     ("classifier agreement on reconstructions", "agreement", ">= 98 %", True),
     ("KL, nats", "kl", "<= 0.05", False),
     ("agreement of the surrogate's head", "head_agreement", ">= 98 %", True),
-    ("label changed by another's nuisance", "swap_flips", "<= 1 %", True),
+    ("label changed by another's nuisance", "nuisance_flip_rate", "<= 1 %", True),
     ("logits kept (R2)", "logit_r2", "", False),
 )
 
@@ -35,11 +35,11 @@ def main() -> None:
         print(_control(control, result["oracle_agreement"][control["concept"]]))
     print(f"\nnull: strongest nuisance {max(result['null']['single']):.2f}, whole block {result['null']['block']:.2f}")
     for edge in sorted(result["decisions"], key=lambda one: -one["strength"]):
-        print(f"{edge['concept']}: {edge['strength']:.2f} sd, flips {edge['flips']:.1%}, p {edge['p_value']:.2g}")
+        print(f"{edge['concept']}: {edge['strength']:.2f} sd, flips {edge['flip_rate']:.1%}, p {edge['p_value']:.2g}")
 
 
 def _control(control: dict[str, Any], oracle: dict[str, float]) -> str:
-    leak = [f"{control['leak'][name]:.2f}" if name in control["leak"] else "" for name in CONTEXTS]
+    leak = [f"{control['leakage'][name]:.2f}" if name in control["leakage"] else "" for name in CONTEXTS]
     return (
         f"| {control['concept']} | {control['correlation']:.3f} | {control['slope']:.2f} | {' | '.join(leak)} "
         f"| {oracle['correlation']:.2f} |"

@@ -119,7 +119,7 @@ def examine(
         "fidelity": _fidelity(explainer, batch),
         "control": {control.concept: asdict(control) for control in _assessment(explainer).controls},
         "gate": _gate(explainer, held_out.rows(slice(0, 64))),
-        "world": _world(global_explanation),
+        "global_explanation": _world(global_explanation),
         "against_code": {name: _against_code(explainer, part, held_out, name, set_by_code) for name in settable},
         "importance": _importance(explainer, held_out.images[: questions.shared], questions.permutations),
         "examples": [_example(explainer, held_out, row, tell) for row in range(questions.examples)],

@@ -88,13 +88,16 @@ def compare(outcome: Mapping[Kind, dict[str, Any]], name: str = "frame") -> dict
 
 
 def _standing(result: dict[str, Any], name: str) -> dict[str, Any]:
-    edges = {edge["concept"]: edge for edge in result["world"]["decisions"]}
+    edges = {edge["concept"]: edge for edge in result["global_explanation"]["decisions"]}
     contexts = list(result["control"])
     shares = {one: result["importance"]["mean_absolute_logits"][one] for one in contexts}
     strengths = {one: edges[one]["strength"] for one in contexts}
-    edge = {key: edges[name][key] for key in ("strength", "flips", "dose", "agreement", "p_value", "significant")}
+    edge = {
+        key: edges[name][key]
+        for key in ("strength", "flip_rate", "dose_response", "sign_agreement", "p_value", "significant")
+    }
     return {
-        "decision_edge": edge | {"rank": _rank(strengths, name), "null": result["world"]["null"]["block"]},
+        "decision_edge": edge | {"rank": _rank(strengths, name), "null": result["global_explanation"]["null"]["block"]},
         "importance": {"mean_absolute_logits": shares[name], "rank": _rank(shares, name), "contexts": len(contexts)},
         "against_code": result["against_code"][name],
         "by_class": result[f"{name}_by_class"],
@@ -126,7 +129,7 @@ _FRAME_ROWS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "its rank among the contexts": lambda frame: (
         f"{frame['decision_edge']['rank']} of {frame['importance']['contexts']}"
     ),
-    "swaps that change the class": lambda frame: f"{frame['decision_edge']['flips']:.1%}",
+    "swaps that change the class": lambda frame: f"{frame['decision_edge']['flip_rate']:.1%}",
     "importance, logits": lambda frame: f"{frame['importance']['mean_absolute_logits']:.2f}",
     "its rank among the contexts ": lambda frame: f"{frame['importance']['rank']} of {frame['importance']['contexts']}",
     "bright frame, margin of smiles, by code": lambda frame: f"{frame['by_class']['smile']['by_code']:+.2f}",
@@ -138,14 +141,15 @@ _FRAME_ROWS: Mapping[str, Callable[[dict[str, Any]], str]] = {
 
 
 def _contexts_table(result: dict[str, Any]) -> list[str]:
-    edges = {edge["concept"]: edge for edge in result["world"]["decisions"]}
-    trust, null = result["fidelity"]["all_held_out"], result["world"]["null"]
+    edges = {edge["concept"]: edge for edge in result["global_explanation"]["decisions"]}
+    trust, null = result["fidelity"]["all_held_out"], result["global_explanation"]["null"]
     lines = [
         f"Agreement on reconstructions {trust['agreement']:.1%}, median KL {trust['kl_median']:.3f}; head agrees "
         f"{result['fidelity']['assessed']['head_agreement']:.1%}; another's nuisance moves the margin by "
         f"{null['block']:.2f} sd, its strongest coordinate by {max(null['single']):.2f}.",
         "",
-        "| context | predictors | perceived | asked with re-measured | slope | gate | decision edge | importance |",
+        "| context | attribute predictors | perceived | requested with measured | slope | gate | decision edge "
+        "| importance |",
         "| --- |" + " --- |" * 7,
     ]
     for name, control in result["control"].items():
