@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.torchvision_operators import declare_missing_operators
+from tests import shapes
 
 SHARED_DATA = Path(os.environ.get("PELLUCID_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 declare_missing_operators()
+shapes.install()  # before pellucid is imported
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pellucid.attribution.cases import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
+from pellucid.shapes import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class _CAM(Method):
     def signed(self) -> bool:
         return not self.relu
 
-    def _map(self, case: Case, weights: Tensor) -> Attribution:
+    def _map(self, case: Case, weights: Float[Tensor, " N T C *cells"]) -> Attribution:
         """Sum over channels of weights (N, T, C) or (N, T, C, h, w) times activation."""
         if weights.ndim == 3:
             maps = torch.einsum("ntc,nchw->nthw", weights, case.activation)

@@ -13,6 +13,7 @@ from pellucid.attribution.view import View, as_multi_head, rows_per_image, selec
 from pellucid.classifiers import Activation
 from pellucid.errors import ModelError, PellucidError
 from pellucid.results import Passes
+from pellucid.shapes import Float, Int
 
 
 class Case:
@@ -108,7 +109,7 @@ class Case:
         self._claimed = self.passes
         return passes
 
-    def logits(self, activation: Tensor, rows: Tensor) -> Tensor:
+    def logits(self, activation: Float[Tensor, "R C h w"], rows: Int[Tensor, " R"]) -> Float[Tensor, "R ..."]:
         """Logits of R rows of activation (R, C, h, w), where row i belongs to image rows[i]."""
         side_inputs = self.activation.side_inputs.rows(rows)
         if self._multi_head is None:
@@ -124,7 +125,7 @@ class Case:
         with torch.no_grad():
             return self.view.classifier.logits(images)
 
-    def score(self, activation: Tensor, rows: Tensor) -> Tensor:
+    def score(self, activation: Float[Tensor, "R C h w"], rows: Int[Tensor, " R"]) -> Float[Tensor, "R T"]:
         """Scores (R, T) of R rows of activation, without gradients; R is at most `budget.rows("forward")`."""
         with torch.no_grad():
             return self.target.scores(self.logits(activation, rows), rows)
@@ -132,8 +133,8 @@ class Case:
     @torch.inference_mode(False)
     def gradients_at(
         self,
-        activation: Tensor,
-        rows: Tensor,
+        activation: Float[Tensor, "R C h w"],
+        rows: Int[Tensor, " R"],
         context: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Iterator[Tensor]:
         """Gradients of the scores at R rows of activation, one target after the other, from one forward.
@@ -152,7 +153,7 @@ class Case:
         yield from self._backward(leaf, scores, rows)
 
     @cached_property
-    def gradients(self) -> Tensor:
+    def gradients(self) -> Float[Tensor, "N T C h w"]:
         """Gradient (N, T, C, h, w) of the scores at the activation, taken once for all methods."""
         with torch.inference_mode(False):
             if self._graph is None:
@@ -195,7 +196,9 @@ class Case:
         for pairs in torch.split(torch.arange(len(images) * count), self.budget.rows(part)):
             yield images[pairs // count], pairs % count
 
-    def sum_by_image(self, values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    def sum_by_image(
+        self, values: Float[Tensor, " R *sizes"], rows: Int[Tensor, " R"], weights: Float[Tensor, " R"]
+    ) -> Float[Tensor, " N *sizes"]:
         """Sums (N, ...) of rows (R, ...), weighted by (R,) weights, over the rows of each image.
 
         Args:

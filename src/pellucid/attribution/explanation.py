@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.results import Passes, Provenance, Receipt, Result, plot_maps
+from pellucid.shapes import Float
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +39,9 @@ class Explanation(Result):
 
     kind: ClassVar[str] = "attribution"
 
-    values: Tensor
-    scores: Tensor
-    delta: Tensor | None = None
+    values: Float[Tensor, "N T h w"]
+    scores: Float[Tensor, "N T"]
+    delta: Float[Tensor, "N T"] | None = None
     targets: tuple[tuple[str, ...], ...]
     signed: bool = True
     notes: tuple[tuple[str, ...], ...]

@@ -14,11 +14,12 @@ from pellucid.attribution.cases import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
+from pellucid.shapes import Float
 
 _NO_RELU = "no ReLU comes after this layer, so that the map is the plain gradient's"
 
 
-def sum_channels(values: Tensor) -> Tensor:
+def sum_channels(values: Float[Tensor, "N T C h w"]) -> Float[Tensor, "N T h w"]:
     """(N, T, C, h, w) -> (N, T, h, w).
 
     >>> sum_channels(torch.ones(1, 2, 3, 4, 4)).unique().tolist()

@@ -13,6 +13,7 @@ from pellucid.attribution.targets import TargetLike
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
 from pellucid.results import Provenance, Receipt, library_versions
+from pellucid.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Attribution:
     True
     """
 
-    values: Tensor
-    delta: Tensor | None = None
+    values: Float[Tensor, "N T h w"]
+    delta: Float[Tensor, "N T"] | None = None
     notes: Mapping[int, tuple[str, ...]] | None = None
 
 

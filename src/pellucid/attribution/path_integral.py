@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pellucid.attribution.cases import Case
 from pellucid.errors import PellucidError
+from pellucid.shapes import Float, Int
 
 Quadrature = Literal["gauss_legendre", "trapezoid", "midpoint", "left", "right"]
 _NESTED = ("trapezoid", "left", "right")
@@ -73,12 +74,12 @@ class PathIntegral:
     (torch.Size([2, 1, 64, 8, 8]), [4, 4])
     """
 
-    mean: Tensor
-    baseline: Tensor
-    difference: Tensor
-    delta: Tensor
-    baseline_logits: Tensor
-    steps: Tensor
+    mean: Float[Tensor, "N T ..."]
+    baseline: Float[Tensor, "N C h w"]
+    difference: Float[Tensor, "N C h w"]
+    delta: Float[Tensor, "N T"]
+    baseline_logits: Float[Tensor, "N ..."]
+    steps: Int[Tensor, " N"]
     quadrature: Quadrature
 
     @property
@@ -87,7 +88,7 @@ class PathIntegral:
         return self.mean if self._is_summed else self.mean * self.difference[:, None]
 
     @property
-    def relative_gap(self) -> Tensor:
+    def relative_gap(self) -> Float[Tensor, "N T"]:
         """Completeness gap (N, T): |sum of the integrated gradients - delta| / |delta|; 0 where both are 0."""
         if self._is_summed:
             total = self.mean.sum((2, 3))

@@ -10,6 +10,7 @@ from pellucid.attribution.cases import Case
 from pellucid.attribution.method import Attribution, Method
 from pellucid.attribution.view import View
 from pellucid.errors import PellucidError
+from pellucid.shapes import Float
 
 
 def gaussian_weights(kernel_size: int) -> Tensor:
@@ -23,7 +24,7 @@ def gaussian_weights(kernel_size: int) -> Tensor:
     return weights / weights.sum()
 
 
-def smooth(values: Tensor, kernel_size: int) -> Tensor:
+def smooth(values: Tensor, kernel_size: int) -> Float[Tensor, "... h w"]:
     """Convolve maps with a Gaussian, sigma = kernel_size / 4, reflect padding, along one axis and then the other.
 
     Reflection goes on at the far side where the kernel is longer than the map, so any odd kernel fits any map. Source:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import TargetError
+from pellucid.shapes import Float, Int
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Output = Literal["logit", "probability", "log_probability", "margin", "centered"]
@@ -83,9 +84,9 @@ class ResolvedTarget:
     [[3.0, 7.0], [13.0, 17.0]]
     """
 
-    heads: Tensor
-    classes: Tensor
-    others: Tensor | None
+    heads: Int[Tensor, "N T"]
+    classes: Int[Tensor, "N T"]
+    others: Int[Tensor, "N T"] | None
     output: Output
     labels: tuple[tuple[str, ...], ...]
 
@@ -94,7 +95,7 @@ class ResolvedTarget:
         """Whether the score is a linear function of the logits."""
         return self.output in ("logit", "margin", "centered")
 
-    def scores(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+    def scores(self, logits: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None) -> Float[Tensor, "R T"]:
         """The explained numbers (R, T) of logits (R, K) or (R, heads, K).
 
         Args:

@@ -19,6 +19,7 @@ from pellucid.classifiers.network import Network
 from pellucid.classifiers.precision import Precision, dtype_of
 from pellucid.data import read_image
 from pellucid.errors import LayerError, ModelError, PellucidError, TargetError
+from pellucid.shapes import Float
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,7 +129,7 @@ class Classifier:
         upright = [read_image(item) if isinstance(item, str | Path) else item for item in items]
         return torch.stack([self.preprocess(image) for image in upright])  # type: ignore[arg-type]
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Float[Tensor, "N K"]:
         """Logits (N, K) float32 of images (N, C, H, W) in the classifier's own input space; differentiable."""
         return self._network.logits(self.check_images(images))
 

@@ -11,6 +11,7 @@ from pellucid.classifiers.layout import Layout
 from pellucid.classifiers.precision import Precision, check_logits, run_errors
 from pellucid.classifiers.side_inputs import PerImage, SideInputs
 from pellucid.errors import LayerError
+from pellucid.shapes import Float
 
 if TYPE_CHECKING:
     from pellucid.classifiers.classifier import Classifier
@@ -108,7 +109,7 @@ class LayerView:
             side_inputs = side_inputs.append(leading, self._leading_tokens_name, PerImage(0))
         return Activation.of(self._precision.upcast(folded).detach(), side_inputs)
 
-    def logits(self, activation: Tensor, side_inputs: SideInputs | None = None) -> Tensor:
+    def logits(self, activation: Tensor, side_inputs: SideInputs | None = None) -> Float[Tensor, "R K"]:
         """Run the part after the layer; differentiable.
 
         Args:

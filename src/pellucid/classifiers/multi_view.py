@@ -17,6 +17,7 @@ from pellucid.classifiers.replay import record_calls
 from pellucid.classifiers.side_inputs import SideInputs
 from pellucid.classifiers.tracing import ancestors, parse_call
 from pellucid.errors import LayerError
+from pellucid.shapes import Float
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +35,9 @@ class LayerOutputs:
     ([32, 64], torch.Size([2, 1024]), torch.Size([2, 10]))
     """
 
-    activations: tuple[Tensor, ...]
-    head_input: Tensor | None
-    logits: Tensor
+    activations: tuple[Float[Tensor, "N _ _ _"], ...]
+    head_input: Float[Tensor, "N F"] | None
+    logits: Float[Tensor, "N K"]
 
 
 class MultiView:
@@ -204,7 +205,9 @@ class Segment:
             raise LayerError(f"a segment ends at a map and a clean cut; at {stop.layer!r} there are {what}")
         self.operations = _until(start.suffix, _activation_of(stop.suffix).name, start.layer, stop.layer)
 
-    def __call__(self, activation: Tensor, side_inputs: SideInputs | None = None) -> Tensor:
+    def __call__(
+        self, activation: Float[Tensor, "R _ _ _"], side_inputs: SideInputs | None = None
+    ) -> Float[Tensor, "R _ _ _"]:
         """The map (R, C', h', w') at `stop` of R rows of activation (R, C, h, w) at `start`; differentiable.
 
         Args:

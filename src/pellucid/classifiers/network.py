@@ -31,6 +31,7 @@ from pellucid.classifiers.replay import ReplayCut, find_last_linear
 from pellucid.classifiers.side_inputs import SideInputs
 from pellucid.classifiers.tracing import TracedNetwork, UntraceableError, parse_call, trace
 from pellucid.errors import LayerError, PellucidError
+from pellucid.shapes import Float
 
 
 class Network:
@@ -80,7 +81,7 @@ class Network:
             )
         return images
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Float[Tensor, "N K"]:
         """Logits (N, K) of the whole network, float32 unless its weights are float64."""
         with self.precision.autocast_context(), run_errors(images, self.input_shape):
             return self.precision.upcast(self._run_whole(self.precision.prepare(images)))

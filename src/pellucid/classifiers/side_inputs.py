@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.shapes import Int
+
 
 class BatchPatternError(Exception):
     """A value depends on the batch in a way that does not say what belongs to which image.
@@ -101,7 +103,7 @@ class SideInputs:
     images: int = 0
     patterns: tuple[Pattern, ...] = ()
 
-    def rows(self, index: Tensor) -> "SideInputs":
+    def rows(self, index: Int[Tensor, " R"]) -> "SideInputs":
         """The values for the images `index` (R,), which may repeat: the i-th row then belongs to image index[i]."""
         values = tuple(
             _select(value, pattern, index, self.images)

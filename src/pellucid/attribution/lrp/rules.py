@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid.attribution.lrp.sharing import epsilon_share
 from pellucid.errors import LayerError, PellucidError
+from pellucid.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Rule(ABC):
     """How a layer with weights shares its relevance."""
 
     @abstractmethod
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         """Relevance (T, N, *in) of the layer's input x (N, *in), given that of its output, (T, N, *out)."""
 
 
@@ -69,7 +72,9 @@ class Epsilon(Rule):
     def __post_init__(self) -> None:
         _check_not_negative(self)
 
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         return _share(layer, [(x, layer.weight)], layer.bias, relevance, self.epsilon, layer.output)
 
 
@@ -95,7 +100,9 @@ class AlphaBeta(Rule):
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise PellucidError(f"alpha - beta must be 1 to conserve relevance, not {self.alpha} - {self.beta}")
 
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         positive, negative = _by_sign(layer.weight)
         bias = _by_sign(layer.bias)
         shares = self.alpha * _share(layer, _parts(x, positive, negative), bias[0], relevance, self.stabilizer)
@@ -119,7 +126,9 @@ class ZPlus(Rule):
     def __post_init__(self) -> None:
         _check_not_negative(self)
 
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         return AlphaBeta(1.0, 0.0, self.stabilizer)(layer, x, relevance)
 
 
@@ -141,7 +150,9 @@ class Gamma(Rule):
     def __post_init__(self) -> None:
         _check_not_negative(self)
 
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         output = layer(x) if layer.output is None else layer.output
         raised, lowered = (layer.weight + self.gamma * part for part in _by_sign(layer.weight))
         biases = [None if part is None else layer.bias + self.gamma * part for part in _by_sign(layer.bias)]
@@ -169,7 +180,9 @@ class ZBox(Rule):
     def __post_init__(self) -> None:
         _check_not_negative(self)
 
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         if layer.box is None:
             raise LayerError(
                 "the rule ZBox needs the lowest and highest value of its input, known only for layers applied to the "
@@ -196,7 +209,9 @@ class Flat(Rule):
     def __post_init__(self) -> None:
         _check_not_negative(self)
 
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         parts = [(torch.ones_like(x), torch.ones_like(layer.weight))]
         return _share(layer, parts, None, relevance, self.stabilizer)
 
@@ -210,7 +225,9 @@ class IdentityRule(Rule):
     [[[3.0]]]
     """
 
-    def __call__(self, layer: LinearLayer, x: Tensor, relevance: Tensor) -> Tensor:
+    def __call__(
+        self, layer: LinearLayer, x: Float[Tensor, " N *inputs"], relevance: Float[Tensor, " T N *outputs"]
+    ) -> Float[Tensor, " T N *inputs"]:
         if x.shape != relevance.shape[1:]:
             raise LayerError(
                 f"the rule Pass needs outputs of the input's shape {tuple(x.shape)}; this layer mixes inputs"
