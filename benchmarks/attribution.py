@@ -178,12 +178,12 @@ def precision_table(module: nn.Module, name: str, rounds: int) -> list[str]:
     for layer in ("input", "middle"):
         runs = {label: partial(method, made.at(layer), images, 1) for label, made in options.items()}
         timings = interleaved(runs, rounds)
-        wanted = runs["float32"]().values.flatten()
+        expected = runs["float32"]().values.flatten()
         for label, run in runs.items():
             values = run().values.flatten()
-            cosine = float(torch.nn.functional.cosine_similarity(values, wanted, dim=0))
+            cosine = float(torch.nn.functional.cosine_similarity(values, expected, dim=0))
             gain = timings["float32"].median / timings[label].median
-            error = float((values - wanted).abs().max() / wanted.abs().max())
+            error = float((values - expected).abs().max() / expected.abs().max())
             lines.append(f"| {name} | {layer} | {label} | x{gain:.2f} | {cosine:.4f} | {error:.1e} |")
     return lines
 

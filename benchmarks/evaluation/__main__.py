@@ -120,8 +120,8 @@ def _count(side: int, window: int, stride: int) -> int:
 def measure(place: Place, layer: str, contest: Contest, rounds: int) -> Row:
     """Compare the maps of both sides, then let them take turns: the rival, ours, the rival, ..."""
     found = contest.method(place.view, place.image, place.targets).values[0, -1]
-    wanted = contest.rival(place, len(place.targets) - 1)
-    error = float((found - wanted).abs().max() / wanted.abs().max())
+    expected = contest.rival(place, len(place.targets) - 1)
+    error = float((found - expected).abs().max() / expected.abs().max())
     if error > TOLERANCE:
         raise SystemExit(f"{place.network} {place.label} {layer} {contest.task}: maps differ by {error:.1e}")
     theirs, ours = [_seconds(lambda: contest.timed_rival(place, 0))], []

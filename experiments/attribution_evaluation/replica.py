@@ -2,7 +2,7 @@
 
 python -m experiments.attribution_evaluation.replica
 
-trains the networks anew and writes their weights (half a minute each). The digits come with scikit-learn.
+trains the networks again and writes their weights (half a minute each). The digits come with scikit-learn.
 """
 
 from collections.abc import Iterator

@@ -26,32 +26,32 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TABLES = {"imagenet": (), "cifar-2x2": ("cifar-3x3",), "batchnorm": ()}
-"""Results that are judged, and those of more cells that they are compared with."""
+"""Results on which the claims are checked, and those of more cells that they are compared with."""
 
 _SHOWN = 6
 
 
 def judge_results(out: Path) -> dict[str, tuple[Claim, ...]]:
-    """The claims, judged on every table that is there."""
-    judged = {}
+    """The claims, checked on every table that is there."""
+    claims = {}
     for name, others in _TABLES.items():
         table = read_results(out, name)
         if table is not None:
             more = [other for each in others if (other := read_results(out, each)) is not None]
-            judged[name] = judge_claims(table, others=more)
-    return judged
+            claims[name] = judge_claims(table, others=more)
+    return claims
 
 
 def judge_run(run: Run, others: Sequence[Run] = ()) -> dict[str, tuple[Claim, ...]]:
-    """The claims, judged on a run, finished or not; `others` have another number of cells."""
+    """The claims, checked on a run, finished or not; `others` have another number of cells."""
     return {run.folder.name: judge_claims(run.table(), lines=run.summary(), others=[own.table() for own in others])}
 
 
-def write_verdicts(judged: Mapping[str, Sequence[Claim]], out: Path) -> None:
+def write_verdicts(verdicts: Mapping[str, Sequence[Claim]], out: Path) -> None:
     """Write verdicts.md and verdicts.json."""
-    write_json({name: [asdict(claim) for claim in claims] for name, claims in judged.items()}, out, "verdicts")
-    parts = [part for name, claims in judged.items() for part in (f"## {name}\n", *claims_table(claims))]
-    _write(out / "verdicts.md", "# Published claims, judged\n", parts)
+    write_json({name: [asdict(claim) for claim in claims] for name, claims in verdicts.items()}, out, "verdicts")
+    parts = [part for name, claims in verdicts.items() for part in (f"## {name}\n", *claims_table(claims))]
+    _write(out / "verdicts.md", "# Verdicts on the published claims\n", parts)
 
 
 def claims_table(claims: Sequence[Claim]) -> Iterator[str]:
@@ -160,8 +160,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     if arguments.run is not None:
-        judged = judge_run(Run(arguments.run), [Run(other) for other in arguments.others])
-        write_verdicts(judged, arguments.out or arguments.run)
+        verdicts = judge_run(Run(arguments.run), [Run(other) for other in arguments.others])
+        write_verdicts(verdicts, arguments.out or arguments.run)
         return
     out = arguments.out or RESULTS
     write_verdicts(judge_results(out), out)

@@ -41,7 +41,7 @@ def _tcav_level(settings: Settings, random: np.random.Generator) -> dict[str, bo
 
 TCAV = Simulation(
     "tcav_level",
-    "TCAV, p <= 5 % where concept, negatives and class images are drawn alike. Wanted: 6 % at most.",
+    "TCAV, p <= 5 % where concept, negatives and class images are drawn alike. Expected: 6 % at most.",
     [
         {"random sets": sets, "concept": concept, "negatives": negatives, "estimator": estimator}
         for sets, concept, negatives, estimator in (

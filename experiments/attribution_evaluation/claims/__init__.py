@@ -1,4 +1,4 @@
-"""The thirteen published claims about attribution methods, judged on the table of a run."""
+"""The thirteen published claims about attribution methods, checked on the table of a run."""
 
 from experiments.attribution_evaluation.claims.checks import Check, check, gap
 from experiments.attribution_evaluation.claims.published import Claim, Finding, judge_claims

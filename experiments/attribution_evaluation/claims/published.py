@@ -36,7 +36,7 @@ class PublishedClaim:
         rule: when it counts as true, in words; the thresholds are ours.
         check: from scores to numbers; none where nothing was measured.
         settings, layers, methods: all that the claim is about; every method if none are named.
-        extra: what else `pellucid evaluate` must be told.
+        extra: what else `pellucid evaluate` needs as options.
         needs: what a run may lack although all of these are in it, in words.
     """
 
@@ -208,7 +208,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A published claim, judged.
+    """A published claim and what was found on it.
 
     Attributes:
         number: 1 to 13.
@@ -238,7 +238,7 @@ def judge_claims(
 ) -> tuple[Claim, ...]:
     """Judge every claim for every model of a run, finished or not.
 
-    Only layers that were asked for as input, middle and final can be judged.
+    Only layers that were asked for as input, middle and final can be checked.
 
     Args:
         table: of the run (`Run.table()`).

@@ -112,7 +112,7 @@ def _cav_rows(photographed: Sequence[CAV], drawn: Sequence[CAV]) -> list[Row]:
     by_name = {cav.name: cav for cav in photographed}
     rows = []
     for cav in (*photographed, *drawn):
-        twin = next((one for one in photographed if drawn_name(one.name) == cav.name), None)
+        same_texture = next((one for one in photographed if drawn_name(one.name) == cav.name), None)
         reference = by_name.get("striped", photographed[0])
         rows.append(
             {
@@ -122,8 +122,10 @@ def _cav_rows(photographed: Sequence[CAV], drawn: Sequence[CAV]) -> list[Row]:
                 "low": cav.emblems.low,
                 "high": cav.emblems.high,
                 "cosine_to_striped": _cosine(cav.direction, reference.direction),
-                "cosine_to_photographed": None if twin is None else _cosine(cav.direction, twin.direction),
-                "auc_on_photographs": None if twin is None else _auc_on(twin, cav.direction),
+                "cosine_to_photographed": None
+                if same_texture is None
+                else _cosine(cav.direction, same_texture.direction),
+                "auc_on_photographs": None if same_texture is None else _auc_on(same_texture, cav.direction),
             }
         )
     return rows

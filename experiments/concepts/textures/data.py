@@ -148,5 +148,5 @@ def _samples(data: Path) -> Sequence[Path]:
     """One photograph of each of the 1000 classes, in the order of the classes."""
     files = sorted((data / "imagenet_samples_256").glob("*.jpg"))
     if len(files) != 1000:
-        raise ImageError(f"{data / 'imagenet_samples_256'}: {len(files)} images, wanted one for each of 1000 classes")
+        raise ImageError(f"{data / 'imagenet_samples_256'}: {len(files)} images, expected one for each of 1000 classes")
     return files

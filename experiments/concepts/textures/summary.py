@@ -207,7 +207,7 @@ def _drawn(tables: Tables, model: str, layer: str, score: str) -> Row:
     drawn = [name for name in names if name.startswith(drawn_name(""))]
     shared = [name for name in textures if drawn_name(name) in drawn]
     classes, photographed = few_ranks(tables, model, layer, score, shared)
-    _, twins = few_ranks(tables, model, layer, score, [drawn_name(name) for name in shared])
+    _, drawn_ranks = few_ranks(tables, model, layer, score, [drawn_name(name) for name in shared])
     _, among_drawn = few_ranks(tables, model, layer, score, drawn)
     expected = {name: drawn_name(texture) for name, texture in EXPECTED.items()} | {
         HONEYCOMB: drawn_name("honeycombed")
@@ -223,8 +223,8 @@ def _drawn(tables: Tables, model: str, layer: str, score: str) -> Row:
         "score": score,
         "shared": shared,
         "classes": len(classes),
-        "same_first": float((photographed.argmin(1) == twins.argmin(1)).mean()),
-        "rank_correlation": float(spearmanr(photographed.ravel(), twins.ravel()).statistic),
+        "same_first": float((photographed.argmin(1) == drawn_ranks.argmin(1)).mean()),
+        "rank_correlation": float(spearmanr(photographed.ravel(), drawn_ranks.ravel()).statistic),
         "expected_first_among_drawn": float(np.mean([rank < 1.5 for rank in own.values()])),
         "expected_mean_rank_among_drawn": float(np.mean(list(own.values()))),
         "drawn": len(drawn),

@@ -81,7 +81,7 @@ class TracedCut:
         live: yield what else crosses the cut.
 
     Raises:
-        LayerError: the logits do not depend on the layer, or what crosses the cut cannot be told apart by image.
+        LayerError: the logits do not depend on the layer, or what crosses the cut cannot be divided by image.
 
     >>> import pellucid as pl
     >>> cut = pl.load("digit_cnn").at("final").cut
@@ -128,7 +128,7 @@ def _pattern(dry: DryRun, node: fx.Node, name: str) -> Pattern:
     try:
         return dry.pattern(node)
     except BatchPatternError as error:
-        raise LayerError(f"{name} crosses the cut and cannot be told apart by image: it {error}") from error
+        raise LayerError(f"{name} crosses the cut and cannot be divided by image: it {error}") from error
 
 
 def _name_of(network: TracedNetwork, node: fx.Node) -> str:

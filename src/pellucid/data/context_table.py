@@ -145,7 +145,7 @@ class ContextTable:
 
         Raises:
             PellucidError: too few rows, not one per image, a constant column, or two columns that are copies of
-                each other (correlation beyond ±0.9999): their effects could never be told apart.
+                each other (correlation beyond ±0.9999): their effects could never be separated.
         """
         if images is not None and images != len(self):
             raise PellucidError(f"the context table has {len(self)} rows for {images} images; give one row each")

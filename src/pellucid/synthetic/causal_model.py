@@ -1,4 +1,4 @@
-"""Structural causal models whose equations are known: what a discovered graph and its effects are judged by."""
+"""Structural causal models whose equations are known: what a discovered graph and its effects are compared with."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

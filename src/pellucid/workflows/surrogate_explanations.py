@@ -257,7 +257,7 @@ def choose_sample(run: Path, explainer: SurrogateExplainer, options: RunOptions)
     if command.listing != digest_of_files(files):
         raise PellucidError(
             f"{command.data} no longer holds the images that the training began with, so those held out cannot be "
-            "told from the others: give --images (and --context) with some that it has not seen"
+            "separated from the others: give --images (and --context) with some that it has not seen"
         )
     _, held_out = split_rows(len(files), command.held_out, command.seed)
     return read_sample(explainer.classifier, files, table, held_out)

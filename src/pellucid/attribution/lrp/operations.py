@@ -126,7 +126,7 @@ class Recording(fx.Interpreter):
         return varying
 
     def _signals(self, factors: list[fx.Node], *, can_broadcast: bool) -> list[fx.Node]:
-        """The factors of a product that are not gates, or all if none can be told to be one.
+        """The factors of a product that are not gates, or all if none is known to be one.
 
         A gate is behind a squashing function; between two such factors, or none, it is the one that is broadcast.
         """

@@ -261,7 +261,7 @@ class Propagation:
 
 
 def _totals(relevance: Any, like: Tensor) -> Tensor:
-    """(T, N) sums of relevance, `like` another; zero where rows cannot be told by image.
+    """(T, N) sums of relevance, `like` another; zero where rows cannot be assigned to images.
 
     Rows are the images', or several of one image after those of the one before.
     """

@@ -64,7 +64,7 @@ class Deletion:
     """Replace pixels by a baseline, those with the largest values first (MoRF), and follow the score of the target.
 
     Random orders are those of noise at the map's own resolution, brought to the image like the map: single pixels in
-    random order would be judged against blocks. Equal values are ordered at random. Source: Petsiuk et al., RISE,
+    random order would be compared with blocks. Equal values are ordered at random. Source: Petsiuk et al., RISE,
     BMVC 2018; the comparison with random order after Samek et al., IEEE TNNLS 2017.
 
     Attributes:
