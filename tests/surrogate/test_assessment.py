@@ -32,15 +32,15 @@ def assessed(surrogate, residual_transfer=False, seed=0) -> Assessment:
     )
 
 
-def test_a_perfect_surrogate_gets_full_marks() -> None:
-    marks = assessed(LinearSurrogate())
-    assert (marks.agreement, marks.head_agreement, marks.nuisance_flip_rate) == (1, 1, 0)
-    assert marks.kl == pytest.approx(0, abs=1e-6)
-    assert marks.logit_r2 == pytest.approx(1)
-    assert marks.realism.cosine == pytest.approx(1)
-    assert marks.realism.frechet == pytest.approx(0, abs=1e-5)
-    assert marks.realism.floor > 0
-    for control in marks.controls:
+def test_a_perfect_surrogate_gets_perfect_scores() -> None:
+    assessment = assessed(LinearSurrogate())
+    assert (assessment.agreement, assessment.head_agreement, assessment.nuisance_flip_rate) == (1, 1, 0)
+    assert assessment.kl == pytest.approx(0, abs=1e-6)
+    assert assessment.logit_r2 == pytest.approx(1)
+    assert assessment.realism.cosine == pytest.approx(1)
+    assert assessment.realism.frechet == pytest.approx(0, abs=1e-5)
+    assert assessment.realism.floor > 0
+    for control in assessment.controls:
         assert control.correlation == pytest.approx(1, abs=1e-5)
         assert control.slope == pytest.approx(1, abs=1e-4)
         assert max(control.leakage.values()) == pytest.approx(0, abs=1e-5)
@@ -48,20 +48,20 @@ def test_a_perfect_surrogate_gets_full_marks() -> None:
 
 
 def test_half_a_slope_and_a_leak_are_measured_as_such() -> None:
-    marks = assessed(Tied())
-    width = marks.controls[0]
+    assessment = assessed(Tied())
+    width = assessment.controls[0]
     assert width.slope == pytest.approx(0.5, abs=1e-4)
     asked_minus_factual = 0.5 * (2 * torch.rand(20000) * 2 - 2 - torch.randn(20000)).abs().mean()
     assert width.leakage["gray"] == pytest.approx(float(asked_minus_factual), rel=0.15)
 
 
-def test_a_surrogate_that_ignores_what_is_asked_is_not_effective() -> None:
-    marks = assessed(LinearSurrogate(blind=True))
-    assert not any(control.effective for control in marks.controls)
-    assert marks.agreement < 1
+def test_a_surrogate_that_ignores_requested_values_is_not_effective() -> None:
+    assessment = assessed(LinearSurrogate(blind=True))
+    assert not any(control.effective for control in assessment.controls)
+    assert assessment.agreement < 1
 
 
-def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_redrawing() -> None:
+def test_with_residual_transfer_leakage_is_measured_against_the_image_and_not_its_reconstruction() -> None:
     surrogate = LinearSurrogate()
     images = encoded(surrogate, 60)
 
@@ -74,9 +74,11 @@ def test_a_change_laid_on_a_image_leaks_against_that_image_and_not_against_its_r
         return torch.zeros(len(codes), 2)
 
     for transferred in (False, True):
-        marks = assess(images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code", transferred))
-        assert marks.residual_transfer == transferred
-        assert marks.controls[0].leakage["gray"] == pytest.approx(0, abs=1e-4)
+        assessment = assess(
+            images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code", transferred)
+        )
+        assert assessment.residual_transfer == transferred
+        assert assessment.controls[0].leakage["gray"] == pytest.approx(0, abs=1e-4)
 
 
 def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
@@ -93,8 +95,8 @@ def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
     def seen(images):
         return images.flatten(1)
 
-    marks = assess(encoded(surrogate, 40), head, seen, SPAN, ContextMeasurement(measure, "half of the time"))
-    assert {control.num_images for control in marks.controls} == {20}
+    assessment = assess(encoded(surrogate, 40), head, seen, SPAN, ContextMeasurement(measure, "half of the time"))
+    assert {control.num_images for control in assessment.controls} == {20}
     nothing = assess(
         encoded(surrogate, 5),
         head,
@@ -105,14 +107,14 @@ def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
     assert not nothing.controls[0].effective
 
 
-def test_marks_survive_json() -> None:
-    marks = assessed(LinearSurrogate(), residual_transfer=True, seed=3)
-    assert from_record(Assessment, json.loads(json.dumps(to_record(marks))), source="file") == marks
+def test_scores_survive_json() -> None:
+    assessment = assessed(LinearSurrogate(), residual_transfer=True, seed=3)
+    assert from_record(Assessment, json.loads(json.dumps(to_record(assessment))), source="file") == assessment
     with pytest.raises(PellucidError, match="not an object with the fields of Assessment"):
         from_record(Assessment, [], source="file")
 
 
-def test_drawings_that_cannot_be_measured_count_against_control() -> None:
+def test_generated_images_that_cannot_be_measured_count_against_control() -> None:
     surrogate = LinearSurrogate()
     images = encoded(surrogate, 100)
 
@@ -124,8 +126,8 @@ def test_drawings_that_cannot_be_measured_count_against_control() -> None:
     def head(codes):
         return torch.zeros(len(codes), 2)
 
-    marks = assess(images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code"))
-    width, gray = marks.controls
+    assessment = assess(images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code"))
+    width, gray = assessment.controls
     assert width.correlation > 0.99
     assert 0.6 < width.measurable_share < 0.95
     assert width.effectiveness == pytest.approx(width.correlation * width.measurable_share)

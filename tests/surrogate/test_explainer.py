@@ -52,9 +52,9 @@ def explanation_of(edge: Edge) -> GlobalExplanation:
 
 
 def with_control(explainer, **correlations) -> None:
-    marks = explainer.assess(bars(60, 2, 0.5).images)
-    controls = tuple(replace(each, correlation=correlations.get(each.concept, 0.9)) for each in marks.controls)
-    explainer.assessment = replace(marks, controls=controls)
+    assessment = explainer.assess(bars(60, 2, 0.5).images)
+    controls = tuple(replace(each, correlation=correlations.get(each.concept, 0.9)) for each in assessment.controls)
+    explainer.assessment = replace(assessment, controls=controls)
     explainer.set_reference(bars(80, 1, 0.5).images)
 
 
@@ -104,7 +104,7 @@ def test_an_effect_is_not_propagated_along_an_open_direction(explainer) -> None:
         explainer.counterfactual(bars(1, 3, 0.5).images, {"thickness": 5.0}, propagate=True)
 
 
-def test_an_open_direction_that_does_not_matter_is_no_hindrance(explainer) -> None:
+def test_an_open_direction_that_does_not_matter_does_not_prevent_propagation(explainer) -> None:
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity"))
     image = bars(1, 3, 0.5).images
     both = explainer.counterfactual(image, {"thickness": 5.0, "intensity": 0.5}, propagate=True)
@@ -140,7 +140,7 @@ def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(expl
         again.counterfactual(bars(1, 3, 0.5).images, {"thickness": 4.0})
 
 
-def test_what_is_not_known_yet_is_said(run) -> None:
+def test_what_is_missing_is_named(run) -> None:
     fresh = load(run, classifier=classifier_of(small_cnn()))
     image = bars(1, 3, 0.5).images
     with pytest.raises(PellucidError, match=r"call set_reference\(images\) first"):
@@ -177,7 +177,7 @@ def test_a_single_logit_has_two_sides_with_names(tmp_path) -> None:
         explainer.class_index("frown")
 
 
-def test_necessity_is_asked_of_images_of_a_class_and_of_others(explainer) -> None:
+def test_necessity_needs_images_of_a_class_and_of_others(explainer) -> None:
     drawn = bars(20, 4, 0.5).images
     images = torch.cat([drawn, -drawn, 5 * drawn, 5 * torch.randn(drawn.shape, generator=torch.manual_seed(0))])
     classes = explainer.encode_batch(images).classes

@@ -33,7 +33,7 @@ def test_an_image_whose_codes_do_not_change_stays_itself_to_the_last_bit() -> No
     assert torch.equal(batch.counterfactual_logits(batch.codes), batch.logits)
 
 
-def test_bare_images_change_by_what_is_drawn_alone() -> None:
+def test_reconstructed_images_change_by_what_is_decoded_alone() -> None:
     batch = encoded(LinearSurrogate(), 20)
     requested = batch.codes.replace_concepts(random_codes(20, 5).concept_coordinates())
     reconstructed = batch.reconstructed()
@@ -80,7 +80,7 @@ def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does(
     assert (width.significant, gray.significant, latent.significant) == (True, False, True)
 
 
-def test_the_dose_of_a_linear_concept_is_its_weight_times_its_quantiles() -> None:
+def test_the_dose_response_of_a_linear_concept_is_its_weight_times_its_quantiles() -> None:
     surrogate = LinearSurrogate((1.0, 0.0, 0.0))
     batch = encoded(surrogate, 40)
     reference = random_codes(400, 3)
@@ -157,7 +157,7 @@ def test_a_decision_that_nothing_moves_is_not_called_flipped() -> None:
     assert not flipped.valid.any()
 
 
-def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_an_unread_one_is_neither() -> None:
+def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_one_without_effect_is_neither() -> None:
     batch = encoded(LinearSurrogate((1.0, 0.0, 0.0)), 80)
     width, gray, _ = estimate_necessity(batch, 1)
     assert width.necessity.estimate == width.sufficiency.estimate == 1
@@ -172,7 +172,7 @@ def test_wilsons_interval_is_the_published_one() -> None:
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
 
 
-def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it() -> None:
+def test_a_latent_traversal_reaches_its_levels_and_shows_the_classifiers_answers() -> None:
     surrogate = LinearSurrogate((3.0, 0.0, 0.0))
     batch = encoded(surrogate, 1)
     shown = traverse_latent(batch, "width", random_codes(300, 3), levels=5)
@@ -187,7 +187,7 @@ def test_a_strip_sets_what_it_says_and_shows_what_the_classifier_makes_of_it() -
         traverse_latent(batch, "height", random_codes(300, 3))
 
 
-def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is_not_believed() -> None:
+def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is_unreliable() -> None:
     good = measure_fidelity(encoded(LinearSurrogate(), 10))
     assert good.reliable.all()
     assert float(good.kl.max()) < 1e-6
@@ -232,7 +232,7 @@ class Smudged(LinearSurrogate):
         return super().read(images) + 3 * outside.sum(1)
 
 
-def test_a_flip_turns_the_image_and_the_surrogates_own_drawing_of_it() -> None:
+def test_a_minimal_counterfactual_flips_the_image_and_its_reconstruction() -> None:
     batch = encoded(Smudged((2.0, 0.0, 0.5)), 12)
     assert not torch.equal(batch.classes, batch.reconstructed().classes)
     flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(600, 3))

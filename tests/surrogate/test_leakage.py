@@ -9,7 +9,7 @@ from pellucid.surrogate.assess.leakage import ContextMeasurement, concept_leakag
 from pellucid.surrogate.model.codes import Codes
 
 
-def test_in_a_clean_surrogate_only_what_is_set_moves_and_by_as_much_as_asked() -> None:
+def test_in_a_clean_surrogate_only_what_is_set_changes_and_by_as_much_as_requested() -> None:
     surrogate = LinearSurrogate()
     batch = encoded(surrogate, 60)
     moved = concept_leakage(batch, ContextMeasurement(surrogate.perceived_context))
@@ -79,7 +79,7 @@ def test_a_coordinate_may_be_set_to_a_value_of_each_image() -> None:
     assert torch.allclose(result[:, 1], batch.codes.context[:, 1], atol=1e-5)
 
 
-def test_what_moves_refuses_no_images_and_ends_that_are_none() -> None:
+def test_leakage_refuses_no_images_and_quantiles_that_do_not_increase() -> None:
     batch = encoded(LinearSurrogate(), 5)
     with pytest.raises(PellucidError, match="quantiles"):
         concept_leakage(batch, ContextMeasurement(batch.surrogate.perceived_context), quantiles=(0.9, 0.1))

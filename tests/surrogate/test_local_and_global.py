@@ -92,7 +92,7 @@ def test_concepts_that_the_surrogate_does_not_control_are_refused_and_do_not_mov
     assert any("refused" in sentence for sentence in result.sentences)
 
 
-def test_an_image_that_the_surrogate_redraws_wrongly_comes_with_a_warning_first() -> None:
+def test_an_image_that_is_reconstructed_poorly_comes_with_a_warning_first() -> None:
     surrogate = LinearSurrogate((3.0, 0.0, 0.0), blind=True)
     batch = encoded(surrogate, 12)
     row = int(batch.classes.argmax())
@@ -145,7 +145,7 @@ def explain_globally(batch, *, target=None, refused=(), **options):
     return compute_global_explanation(batch, None, options, target=target, refused=refused)
 
 
-def test_effects_are_those_of_the_surrogates_own_drawings_unless_asked_otherwise(crowded) -> None:
+def test_effects_are_measured_on_reconstructions_unless_the_residual_is_transferred(crowded) -> None:
     ones = torch.ones(80, dtype=torch.long)
     own, laid = explain_globally(crowded), explain_globally(crowded, residual_transfer=True)
     assert own.decision_effects == measure_decision_effects(crowded.reconstructed(), crowded.codes, classes=ones)[0]
@@ -170,7 +170,7 @@ def test_effects_are_those_of_the_surrogates_own_drawings_unless_asked_otherwise
     )
 
 
-def test_of_two_classes_doses_follow_the_second_and_do_not_cancel() -> None:
+def test_of_two_classes_dose_responses_follow_the_second_and_do_not_cancel() -> None:
     pytest.importorskip("causallearn")
     batch = encoded(LinearSurrogate((2.0, 0.0, -1.0)), 80)
     (width, _, latent), own = (
@@ -202,7 +202,7 @@ def test_for_one_class_necessity_is_counted_and_a_refused_concept_gets_a_tentati
     assert explain_globally(some, target=1).necessity == ()
 
 
-def test_a_context_that_the_classifier_does_not_perceive_is_no_node_and_says_so() -> None:
+def test_a_context_that_the_classifier_does_not_perceive_is_not_a_node_and_is_noted() -> None:
     pytest.importorskip("causallearn")
 
     class Deaf(LinearSurrogate):
@@ -275,7 +275,7 @@ def test_images_that_come_class_by_class_are_thinned_evenly_for_interventions() 
     assert min(trials) > 5
 
 
-def test_a_context_that_only_decides_is_drawn_and_stays_unread_after_reloading() -> None:
+def test_a_context_that_only_decides_is_drawn_and_stays_unmodeled_after_reloading() -> None:
     pytest.importorskip("causallearn")
 
     class Deaf(LinearSurrogate):

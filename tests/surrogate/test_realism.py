@@ -28,7 +28,7 @@ def test_a_shift_alone_counts_its_square_and_features_that_never_vary_do_no_harm
     assert frechet_distance(seen, seen) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_perfect_redrawing_is_closer_than_two_halves_of_the_images() -> None:
+def test_a_perfect_reconstruction_is_closer_than_two_halves_of_the_images() -> None:
     seen = features()
     same, other = measure_realism(seen, seen), measure_realism(seen, -seen)
     assert same.cosine == pytest.approx(1)

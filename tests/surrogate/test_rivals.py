@@ -57,7 +57,7 @@ def test_two_codes_for_a_factor_cost_completeness_and_not_disentanglement() -> N
     assert completeness(importance) == pytest.approx((1 - log(2) / log(3) + 1) / 2)
 
 
-def test_codes_that_are_the_factors_get_full_marks() -> None:
+def test_codes_that_are_the_factors_get_perfect_scores() -> None:
     factors = factors_of(1000)
     marks = alignment(factors * torch.tensor([3.0, -2.0]) + 1, factors, ["a", "b"], ["size", "tilt"])
     assert marks.disentanglement > 0.99
@@ -153,7 +153,7 @@ def test_permuted_rows_leave_no_alignment() -> None:
     assert marks.sap < 0.02
 
 
-def test_what_cannot_be_judged_is_refused() -> None:
+def test_what_cannot_be_measured_is_refused() -> None:
     good = factors_of(100)
     with pytest.raises(PellucidError, match="NaN"):
         alignment(good.where(good > 0.1, torch.nan), good, ["a", "b"], ["c", "d"])
@@ -195,7 +195,7 @@ def test_attfind_finds_the_coordinate_that_the_classifier_reads() -> None:
     assert margin(zeros.logits, torch.zeros(len(zeros), dtype=torch.long)).min() >= 0
 
 
-def test_style_space_draws_what_the_code_draws_and_one_style_moves_one_channel() -> None:
+def test_style_space_generates_what_the_code_generates_and_one_style_moves_one_channel() -> None:
     generator = Generator(5, 16, 3, channel_base=64, max_channels=8, brightness_column=2)
     torch.nn.init.normal_(generator.blocks[1].convolutions[0].weight)
     codes, space = torch.randn(4, 5), StyleSpace(generator)

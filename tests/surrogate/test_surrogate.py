@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     return train(classifier, data.images, data.context, TINY, out, on_progress=None), classifier, out
 
 
-def test_codes_have_the_blocks_that_were_asked_for(trained) -> None:
+def test_codes_have_the_blocks_that_were_requested(trained) -> None:
     explainer, _, _ = trained
     images = bars(7, 1, 0.5).images
     codes = explainer.encode(images, max_batch=3)
@@ -44,7 +44,7 @@ def test_codes_have_the_blocks_that_were_asked_for(trained) -> None:
     assert explainer.surrogate.head_logits(codes).shape == (7, 3)
 
 
-def test_redrawn_images_are_in_the_classifiers_input_space(trained) -> None:
+def test_reconstructions_are_in_the_classifiers_input_space(trained) -> None:
     explainer, classifier, _ = trained
     images = bars(5, 1, 0.5).images
     redrawn = explainer.reconstruct(images)
@@ -135,7 +135,7 @@ def test_without_context_a_surrogate_has_latents_only(tmp_path: Path) -> None:
     assert explainer.reconstruct(data.images[:3]).shape == (3, 1, 16, 16)
 
 
-def test_without_nuisance_everything_is_drawn_from_what_the_classifier_sees(tmp_path: Path) -> None:
+def test_without_nuisance_everything_is_generated_from_what_the_classifier_sees(tmp_path: Path) -> None:
     data = bars(64, 0, 0.5)
     options = TINY.replace(nuisance_dim=0, noise_inputs=True)
     arguments = {"layers": LOGITS_ONLY, "on_progress": None}
@@ -238,7 +238,7 @@ def test_one_latent_is_enough(tmp_path: Path) -> None:
     assert explainer.encode(data.images[:2]).latent.shape == (2, 1)
 
 
-def test_a_classifier_without_maps_is_no_black_box_once_loaded_again(tmp_path: Path) -> None:
+def test_a_classifier_without_maps_is_not_a_black_box_once_loaded_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 3))
     classifier, data = classifier_of(network), bars(64, 0, 0.5)
