@@ -108,12 +108,20 @@ class Deletion:
     def __call__(self, explained: ExplainedImages) -> tuple[MetricScores, ...]:
         """The area under each curve, beside that of random orders."""
         seeded = replace(self, seed=self.seed + explained.offset)
-        logits = explained.view.classifier.logits
-        curves = seeded.curves(logits, explained.images, explained.values, explained.targets)
+        key = (seeded, explained.values.shape)
+        logits, known = explained.view.classifier.logits, explained.shared.get(key)
+        curves = seeded.curves(logits, explained.images, explained.values, explained.targets, random=known)
+        explained.shared[key] = curves.random
         return (MetricScores(f"area under the {self.score} curve", curves.area, curves.random_area),)
 
     def curves(
-        self, logits: Callable[[Tensor], Tensor], images: Tensor, values: Tensor, targets: Tensor
+        self,
+        logits: Callable[[Tensor], Tensor],
+        images: Tensor,
+        values: Tensor,
+        targets: Tensor,
+        *,
+        random: Tensor | None = None,
     ) -> PerturbationCurves:
         """Measure the curves of N maps.
 
@@ -122,6 +130,8 @@ class Deletion:
             images: (N, C, H, W) in the classifier's own input space.
             values: (N, 1, h, w) or (N, h, w), signed; brought to the images' size by bilinear interpolation.
             targets: (N,) class indices.
+            random: (N, S + 1) the curves of random orders, where they are known from other maps of the same size of the
+                same images; NaN where not.
 
         Raises:
             PellucidError: the shapes do not fit.
@@ -135,14 +145,18 @@ class Deletion:
         replace_pixels = self._pixel_replacement(images)
         pixels = images.shape[2] * images.shape[3]
         counts = (torch.arange(self.steps + 1) * pixels / self.steps).round().long()
-        curves = torch.full((len(maps), 1 + self.random_orders, len(counts)), torch.nan, dtype=torch.float64)
+        scores = torch.full((len(maps), len(counts)), torch.nan, dtype=torch.float64)
+        random = torch.full_like(scores, torch.nan) if random is None else random.clone()
         for index in torch.nonzero(maps.isfinite().flatten(1).all(1))[:, 0].tolist():
             ranks = self._ranks(maps[index], images.shape[2:], self.seed + index)
-            curves[index] = self._follow(logits, partial(replace_pixels, index), ranks, counts, int(targets[index]))
+            is_known = bool(random[index].isfinite().all())
+            orders = ranks[:1] if is_known else ranks
+            curves = self._follow(logits, partial(replace_pixels, index), orders, counts, int(targets[index]))
+            scores[index] = curves[0]
+            if not is_known:
+                random[index] = curves[1:].mean(0)
         name = "given images" if isinstance(self.baseline, Tensor) else str(self.baseline)
-        return PerturbationCurves(
-            counts / pixels, curves[:, 0], curves[:, 1:].mean(1), self.inserting, name, self.score
-        )
+        return PerturbationCurves(counts / pixels, scores, random, self.inserting, name, self.score)
 
     def _pixel_replacement(self, images: Tensor) -> Callable[[int, Tensor], Tensor]:
         """A function from the index of an image and what is removed of it (B, H, W) to images (B, C, H, W)."""

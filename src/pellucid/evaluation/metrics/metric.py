@@ -1,6 +1,7 @@
 """What a metric of single images is given, and what it says."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -38,11 +39,14 @@ class ExplainedImages(MeasuredImages):
         method: what made the maps; some metrics explain again with it.
         values: (N, h, w) the maps, signed, at any resolution.
         output: what of the classes the maps explain.
+        shared: what metrics computed of these images that does not depend on the method; whoever measures several
+            methods gives them all the same dict.
     """
 
     method: Method
     values: Tensor
     output: Output = "logit"
+    shared: dict[Hashable, Any] = field(default_factory=dict)
 
     def explain_again(self, view: View, images: Tensor, target: TargetLike) -> Explanation:
         """Explain these images as the maps were made, with the same random numbers, of another view or target.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pellucid.attribution import Explanation, Output, Target, TargetLike, View
 from pellucid.classifiers import (
     Classifier,
+    LayerView,
     randomizable_layers,
     randomize_cascading,
     randomize_independent,
@@ -78,18 +79,26 @@ class WeightRandomization:
 
     def __call__(self, explained: ExplainedImages) -> tuple[MetricScores, ...]:
         """Spearman's correlation with the maps of each randomized network."""
-        classifier, layer = explained.view.classifier, explained.view.layer
-        names = randomizable_layers(classifier.module)
-        chosen, results = cascade_steps(len(names), self.steps), []
-        for number, step in enumerate(randomize_cascading(classifier.module, seed=self.seed), 1):
-            if number in chosen:
-                view = replace_module(classifier, step.network).at(layer)
-                target = Target(explained.targets, explained.output)
-                values = explained.explain_again(view, explained.images, target).values[:, 0]
-                similarity = map_similarity(explained.values, values).spearman
-                quantity = f"rank correlation, {number} of {len(names)} layers random"
-                results.append(MetricScores.without_chance(quantity, similarity))
+        views, results = explained.shared.get(self), []
+        if views is None:
+            views = explained.shared[self] = self._randomize(explained.view)
+        target = Target(explained.targets, explained.output)
+        for state, view in views.items():
+            values = explained.explain_again(view, explained.images, target).values[:, 0]
+            similarity = map_similarity(explained.values, values).spearman
+            results.append(MetricScores.without_chance(f"rank correlation, {state}", similarity))
         return tuple(results)
+
+    def _randomize(self, view: LayerView) -> dict[str, LayerView]:
+        """The classifier after each step, in words, seen from the same layer."""
+        classifier = view.classifier
+        count = len(randomizable_layers(classifier.module))
+        chosen = cascade_steps(count, self.steps)
+        return {
+            f"{number} of {count} layers random": replace_module(classifier, step.network).at(view.layer)
+            for number, step in enumerate(randomize_cascading(classifier.module, seed=self.seed), 1)
+            if number in chosen
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """One unit of work of the metrics: a few single images at a layer, explained with every method and measured."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,7 @@ def _measure_maps(
     output, offset = plan.options.output, images.offset
     target = Target(images.targets, output)
     everyone, total = list(labeled.values()), plan.options.images
+    shared: dict[Hashable, Any] = {}
     for case in iterate_cases(
         images.view, images.images, target, everyone, offset=offset, total=total, on_error=refuse
     ):
@@ -116,6 +117,7 @@ def _measure_maps(
                 method=method,
                 values=values,
                 output=output,
+                shared=shared,
             )
             for name, metric in metrics.items():
                 rows.measure(label, name, metric, explained, part)

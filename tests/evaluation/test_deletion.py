@@ -130,6 +130,24 @@ def test_maps_that_are_not_finite_are_nan_and_cost_nothing() -> None:
     assert sum(rows) == 2 + 3 * 9  # both ends once, the nine steps between for three orders
 
 
+def test_random_orders_that_are_known_are_not_run_again() -> None:
+    rows: list[int] = []
+
+    def counted(batch: Tensor) -> Tensor:
+        rows.append(len(batch))
+        return logits(batch)
+
+    metric, x, values, targets = Deletion(steps=10, seed=3), images(), torch.randn(2, 6, 8), torch.tensor([0, 1])
+    fresh = metric.curves(counted, x, values, targets)
+    known = metric.curves(counted, x, torch.randn(2, 6, 8), targets).random
+    known[1] = torch.nan
+    rows.clear()
+    again = metric.curves(counted, x, values, targets, random=known)
+    assert sum(rows) == 2 + 9 + 2 + 3 * 9
+    torch.testing.assert_close(again.scores, fresh.scores)
+    torch.testing.assert_close(again.random, fresh.random)
+
+
 def test_baselines_are_what_they_say() -> None:
     x = images()
     assert float(baseline_images(x, "zero").abs().max()) == 0
