@@ -305,6 +305,7 @@ def test_too_few_images_are_an_error_that_says_how_many(squares: Path, tmp_path:
         (["deletion"], ["insertion.steps=3"], "with a metric of deletion"),
         (["deletion"], ["steps"], "not metric.option=value"),
         (["deletion"], ["deletion.steps=0"], "steps=0"),
+        (["deletion"], ["deletion.steps=many"], "the metric deletion refuses its options {'steps': 'many'}"),
         (["concepts"], [], "needs fitted CAVs"),
     ],
 )

@@ -162,4 +162,11 @@ def make_metrics(names: Sequence[str], options: Sequence[str] = ()) -> dict[str,
             arguments[name][option] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             arguments[name][option] = value.strip()
-    return {name: METRICS[name](**given) for name, given in arguments.items()}
+    return {name: _make_metric(name, chosen) for name, chosen in arguments.items()}
+
+
+def _make_metric(name: str, options: dict[str, Any]) -> Metric:
+    try:
+        return METRICS[name](**options)
+    except TypeError as error:
+        raise PellucidError(f"the metric {name} refuses its options {options}: {error}") from error

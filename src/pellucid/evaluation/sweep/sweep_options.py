@@ -50,7 +50,7 @@ class SweepOptions:
         output: what of a class is explained: logit (as published), centered, log_probability, probability or margin.
         images: how many single images the other metrics are measured on: those of the grids first.
         regions: boxes (CSV or TSV: path, left, top, right, bottom) or folder of masks, for the metrics that need them.
-        metric_options: options of metrics, such as deletion.steps=10 or concepts.cavs=FOLDER.
+        metric_options: options of metrics, one at a time, such as deletion.steps=10 or concepts.cavs=FOLDER.
         seed: of the grids, the choice of images, the random control and the random weights.
         shard_size: grids or images in a unit of work, the most that is lost when a run is killed.
         max_batch: most images in one pass when the data set is classified.
