@@ -149,7 +149,7 @@ def test_metrics_of_single_images_are_measured_and_printed(evaluate: Command, tm
     arguments = ("--metrics", "deletion,random-logit", "--metric-options", "deletion.steps=3", "--images", "2", *FAST)
     code, output, _ = evaluate("--out", tmp_path / "run", *arguments)
     assert code == 0
-    assert "metrics on single images" in output
+    assert "deletion of colors: area under" in output
     assert f"metrics: {tmp_path / 'run' / 'metrics.parquet'}" in output
     assert (tmp_path / "run" / "report.html").is_file()
     code, output, _ = evaluate("--out", tmp_path / "run", *arguments, "--json")
@@ -164,7 +164,7 @@ def test_metrics_of_single_images_are_measured_and_printed(evaluate: Command, tm
 def test_metrics_may_be_measured_without_localization_and_are_suggested(evaluate: Command, tmp_path: Path) -> None:
     code, out, errors = evaluate("--out", tmp_path / "alone", *FAST, "--metrics", "deletion", "--images", "2")
     assert code == 0, errors
-    assert "metrics on single images" in out
+    assert "deletion of colors: area under" in out
     assert "median localization score" not in out
     code, _, errors = evaluate("--out", tmp_path / "none", *FAST, "--metrics", "deletoin")
     assert "deletion" in refusal(code, errors)

@@ -120,8 +120,13 @@ def print_run(run: Run, page: Path | None) -> None:
         titles.setdefault(f"{line.setting} of {line.model}{state}", []).append(line)
     for title, lines in titles.items():
         screen.print(_medians(title, lines, run.plan.options.layers))
-    if metric_lines := run.metric_summary():
-        screen.print(_means(metric_lines))
+    quantities: dict[tuple[str, str, str], list[MetricLine]] = {}
+    for metric_line in run.metric_summary():
+        key = (metric_line.model, metric_line.metric, metric_line.quantity)
+        quantities.setdefault(key, []).append(metric_line)
+    for metric_lines in quantities.values():
+        screen.print(_means(metric_lines[0], metric_lines, run.plan.options.layers))
+    if quantities:
         print_line(f"metrics: {run.folder / 'metrics.parquet'}")
     print_line(f"table: {run.folder / 'table.parquet'}")
     if page is not None:
@@ -144,20 +149,27 @@ def _medians(title: str, lines: Sequence[SummaryLine], layers: Sequence[str]) ->
     return table
 
 
-def _means(lines: Sequence[MetricLine]) -> Table:
-    """Means with their intervals, a row for each method, layer and quantity."""
+def _means(line: MetricLine, lines: Sequence[MetricLine], layers: Sequence[str]) -> Table:
+    """Means of the quantity of `line` with their intervals, a row for each method and a column for each layer."""
+    better = "higher is better" if line.higher_is_better else "lower is better"
+    without = "" if all(math.isnan(own.chance) for own in lines) else "; after the slash: without information"
     table = Table(
-        *("metric", "quantity", "method", "layer", "mean [95 %]", "chance", "better"),
-        title="metrics on single images",
+        "method",
+        *map(escape, layers),
+        title=escape(f"{line.metric} of {line.model}: {line.quantity}"),
         title_justify="left",
+        caption=f"mean [95 %] over images; {better}{without}",
     )
-    for line in lines:
-        method = f"({line.method})" if line.control else line.method
-        chance = "" if math.isnan(line.chance) else f"{line.chance:.3f}"
-        better = "higher" if line.higher_is_better else "lower"
-        names = map(escape, (line.metric, line.quantity, method, line.layer))
-        table.add_row(*names, _interval(line.mean), chance, better)
+    cells = {(own.method, own.layer): own for own in lines}
+    for method, control in dict.fromkeys((own.method, own.control) for own in lines):
+        table.add_row(escape(f"({method})" if control else method), *(_mean(cells.get((method, at))) for at in layers))
     return table
+
+
+def _mean(line: MetricLine | None) -> str:
+    if line is None or math.isnan(line.chance):
+        return _interval(None if line is None else line.mean)
+    return f"{_interval(line.mean)} / {line.chance:.3f}"
 
 
 def _interval(median: Interval | None) -> str:
