@@ -253,7 +253,8 @@ def iterate_cases(
         images: (N, C, H, W) in the classifier's own input space.
         target: as `Method.__call__` takes it.
         methods: one or more, or `BatchLimits`.
-        offset, total: where the images stand in a longer batch, for options that go image by image.
+        offset: images that come before these in a longer batch, for options that go image by image.
+        total: images of that longer batch; by default these are all.
         on_error: called with a batch that cannot be explained, which is then passed over; by default the error is
             raised.
 

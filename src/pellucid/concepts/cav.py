@@ -329,7 +329,8 @@ class CavCache:
 
         Args:
             cav: the CAV.
-            concept, negatives: digests of its images, as in `path`.
+            concept: digest of the concept's images, as in `path`.
+            negatives: digest of the negative images.
         """
         try:
             cav.save(self.path(concept, negatives))

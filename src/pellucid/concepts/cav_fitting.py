@@ -102,7 +102,9 @@ def fit_cavs(
         views: `classifier.at(layer)`, or several of one classifier in any order.
         concepts: images by name, or concept sets.
         negative_images: images without any of the concepts, as `fit_cav` takes them.
-        estimator, options, cache: as in `fit_cav`.
+        estimator: as in `fit_cav`.
+        options: as in `fit_cav`.
+        cache: as in `fit_cav`.
 
     Returns:
         CAVs in the order of the concepts; for a sequence of views, such a list for each of them. Remarks on the CAVs

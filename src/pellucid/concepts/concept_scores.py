@@ -115,7 +115,8 @@ def concept_map(activation: Tensor, direction: Tensor, low: float | Tensor, high
     Args:
         activation: (..., C, h, w).
         direction: (C,) CAV, or (D, C) for several.
-        low, high: emblems of the CAV, numbers or (D,), in the unit of the projections.
+        low: lower emblem of the CAV, a number or (D,), in the unit of the projections.
+        high: upper emblem, likewise.
 
     Returns:
         (..., h, w), or (..., D, h, w), in [0, 1].
@@ -136,9 +137,10 @@ def negative_concept_map(activation: Tensor, direction: Tensor, low: float | Ten
     """Map where an image shows the opposite of a concept: the concept map of -direction, with its own emblems.
 
     Args:
-        activation, direction: as in `concept_map`.
-        low, high: the negative emblems: typical values of ReLU(-sum_c p_c F_c) on images of the concept (low) and on
-            images without it (high).
+        activation: (..., C, h, w).
+        direction: (C,) CAV, or (D, C) for several.
+        low: lower negative emblem: typical value of ReLU(-sum_c p_c F_c) on images of the concept.
+        high: upper negative emblem: its typical value on images without the concept.
 
     Returns:
         As `concept_map`, in [0, 1].
@@ -156,7 +158,8 @@ def class_weights(logits: Tensor, baseline_logits: Tensor) -> Tensor:
     w_k = ReLU(z_k - z0_k) / max_l ReLU(z_l - z0_l); 0 for all classes if none rises.
 
     Args:
-        logits, baseline_logits: (..., K).
+        logits: (..., K).
+        baseline_logits: (..., K), of the baseline.
 
     Returns:
         (..., K), in [0, 1].
@@ -267,7 +270,10 @@ def signed_contribution(
     S = sum_ij M_ij sum_c phat_c IG_c,ij; neither rectified nor normalized.
 
     Args:
-        activation, integrated_gradients, direction, concept_map: as in `reference_attribution`.
+        activation: as in `reference_attribution`.
+        integrated_gradients: as in `reference_attribution`.
+        direction: as in `reference_attribution`.
+        concept_map: as in `reference_attribution`.
 
     Returns:
         (N, D, T) without the axes left out; signed. The parts of S come from ReLU(IG) and -ReLU(-IG).

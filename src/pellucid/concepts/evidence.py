@@ -183,7 +183,8 @@ def score_directions(
     Args:
         evidence: of N images and T targets.
         directions: (S, C).
-        low, high: emblems, numbers or (S,).
+        low: lower emblem, a number or (S,).
+        high: upper emblem, a number or (S,).
 
     Returns:
         Scores (N, S, T).

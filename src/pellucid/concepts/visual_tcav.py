@@ -139,7 +139,8 @@ class VisualTCAV:
         """Explain images as calling this does, with more about the CAVs.
 
         Args:
-            images, targets: as in `__call__`.
+            images: as in `__call__`.
+            targets: as in `__call__`.
             resample: add the scores under the bootstrap resamples of the CAVs, for `ConceptExplanation.interval`.
         """
         return explain_layers([self], images, targets, resample=resample)[0]

@@ -108,7 +108,10 @@ def agg_att_batches(
 
     Args:
         batches: tensors (B, 1, h, w) or (B, h, w), in the order of `scores`.
-        scores, mass, size, signed: as in `agg_att`; they are needed first, for the bins.
+        scores: as in `agg_att`; all of them are needed first, for the bins.
+        mass: as in `agg_att`.
+        size: as in `agg_att`.
+        signed: as in `agg_att`.
 
     Raises:
         PellucidError: the number or the sizes of the maps do not fit.

@@ -184,7 +184,11 @@ def same_class_grids(
     then tried again a few times.
 
     Args:
-        pool, n, grids, seed, options: as in `distinct_grids`, and so the errors.
+        pool: as in `distinct_grids`, and so the errors.
+        n: rows and columns of a grid.
+        grids: how many.
+        seed: of the draw.
+        options: as in `distinct_grids`.
         reuse: let images of the other cells recur in other grids (the rule for CIFAR-10); otherwise every image
             is used at most once in the whole set.
 

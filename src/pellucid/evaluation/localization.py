@@ -162,7 +162,9 @@ def attainable_score(
 
     Args:
         map_size: (h, w) of the map of the whole grid at the layer.
-        n, cell, size: as in `localization_score`.
+        n: as in `localization_score`.
+        cell: as in `localization_score`.
+        size: as in `localization_score`.
         kernel_size: of the Gaussian that smooths the map before it is up-sampled (see `smooth`); 1 for none.
 
     Returns:

@@ -127,7 +127,8 @@ def roc_auc(positive: ArrayLike, negative: ArrayLike) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
 
     Args:
-        positive, negative: (n1,) and (n0,) scores.
+        positive: (n1,) scores.
+        negative: (n0,) scores.
 
     Returns:
         In [0, 1]; 0.5 where the scores say nothing.

@@ -65,7 +65,8 @@ def permutation_p_value(first: Tensor, second: Tensor, *, repeats: int = 4999, s
     for larger samples, where only the means agree and the spreads do not (Janssen, 1997; Chung and Romano, 2013).
 
     Args:
-        first, second: (n,) and (m,); a sample without spread is allowed.
+        first: (n,); a sample without spread is allowed.
+        second: (m,), likewise.
         repeats: random relabelings.
         seed: of the relabelings.
 

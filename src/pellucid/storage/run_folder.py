@@ -207,7 +207,8 @@ def find_differences(stored: Any, current: Any, *, ignored: Collection[str] = ()
     """Where two JSON values differ: objects and lists of objects entry by entry, all else as a whole.
 
     Args:
-        stored, current: JSON values; tuples count as lists.
+        stored: a JSON value; tuples count as lists.
+        current: the JSON value to compare with it.
         ignored: dotted names of entries that may differ.
 
     >>> [str(difference) for difference in find_differences({"seed": 0, "layers": ["a"]}, {"seed": 1, "layers": ["a"]})]

@@ -197,7 +197,8 @@ def choose_examples(
 
     Args:
         classifier: made with `preprocess`; it reads the images again.
-        explainers, results: what `pellucid.concepts.explain_class` was given and returned, for files.
+        explainers: what `pellucid.concepts.explain_class` was given.
+        results: what it returned, for files.
 
     Raises:
         ImageError: an image is not there any more.
@@ -232,7 +233,8 @@ def extreme_images(result: ClassExplanation, d: int, t: int) -> tuple[list[int],
 
     Args:
         result: of one layer.
-        d, t: index of the concept, and of the target.
+        d: index of the concept.
+        t: index of the target.
 
     Returns:
         Indices of the images, each list with its most extreme one first.

@@ -120,7 +120,9 @@ def resume_surrogate(
     Args:
         run: its folder.
         device: where to run.
-        on_progress, on_stage, on_note: as in `train_surrogate`.
+        on_progress: as in `train_surrogate`.
+        on_stage: as in `train_surrogate`.
+        on_note: as in `train_surrogate`.
 
     Returns:
         As `train_surrogate`.

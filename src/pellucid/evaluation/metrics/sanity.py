@@ -164,7 +164,8 @@ def map_similarity(first: Tensor, second: Tensor) -> MapSimilarity:
     means and covariances may cancel in it, so maps are brought to [0, 1] first.
 
     Args:
-        first, second: (N, 1, h, w) or (N, h, w), signed.
+        first: (N, 1, h, w) or (N, h, w), signed.
+        second: likewise.
 
     Returns:
         Three numbers (N,) float64 for every pair.

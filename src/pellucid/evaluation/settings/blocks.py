@@ -75,7 +75,8 @@ def block_masks(grid: tuple[int, int], cells: Sequence[int], height: int, width:
     Args:
         grid: (rows, columns).
         cells: which cells, numbered row by row.
-        height, width: of the masks.
+        height: of the masks.
+        width: of the masks.
 
     Returns:
         (len(cells), height, width) bool.
@@ -94,7 +95,8 @@ def slide_windows(maps: Any, height: Any, width: Any) -> Any:
 
     Args:
         maps: (N, C, H, W).
-        height, width: of a window.
+        height: of a window.
+        width: of a window.
 
     Returns:
         (N * L, C, height, width), the L windows of one map after the other.

@@ -61,7 +61,8 @@ class CellCache:
 
         Args:
             states: (M,) from `states`.
-            images, cells: (M,) where they belong.
+            images: (M,) the image of each.
+            cells: (M,) the cell of each, numbered row by row.
 
         Returns:
             (M,) bool.
@@ -80,7 +81,8 @@ class CellCache:
 
         Args:
             states: (M,) from `states`.
-            images, cells: (M,) where they belong.
+            images: (M,) the image of each.
+            cells: (M,) the cell of each, numbered row by row.
             logits: (M, K).
         """
         same = states != self.CHANGED

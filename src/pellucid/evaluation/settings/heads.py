@@ -172,7 +172,8 @@ def logits_match(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Whether the logits of two maps are the expected ones.
 
     Args:
-        logits, expected: (2, K).
+        logits: (2, K).
+        expected: (2, K).
         tolerance: largest error, as a share of how far the expected logits of the two maps are apart.
 
     >>> logits_match(torch.tensor([[0.0], [10.1]]), torch.tensor([[0.0], [10.0]]), tolerance=0.1)
@@ -190,7 +191,8 @@ def mean_over_windows(head: Callable[[Any], Any], maps: Any, height: Any, width:
     Args:
         head: windows (R, C, height, width) -> logits (R, K).
         maps: (N, C, H, W).
-        height, width: of a window.
+        height: of a window.
+        width: of a window.
 
     Returns:
         (N, K).

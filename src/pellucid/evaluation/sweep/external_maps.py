@@ -48,7 +48,10 @@ def evaluate_maps(
             callable's images say it.
         classifier: whose preprocessing makes the images for a callable.
         root: folder that the manifest's paths are relative to, such as `run.root`.
-        method, setting, layer, model: what the table says.
+        method: its name in the table.
+        setting: its name in the table.
+        layer: its name in the table.
+        model: its name in the table.
 
     Raises:
         PellucidError: the maps do not fit the grids, or the file is not an array.

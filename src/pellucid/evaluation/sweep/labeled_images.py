@@ -169,7 +169,8 @@ def predict(classifier: Classifier, data: DataSet, start: int, stop: int, max_ba
     Args:
         classifier: with preprocessing.
         data: the data set.
-        start, stop: which of its files.
+        start: the first of its files.
+        stop: the file after the last.
         max_batch: most images in one pass.
 
     Returns:

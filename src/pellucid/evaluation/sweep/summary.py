@@ -114,7 +114,8 @@ def summarize_metrics(table: "pa.Table", *, resamples: int = 2000, seed: int = 0
 
     Args:
         table: of metrics (`Run.metrics`).
-        resamples, seed: of the bootstrap.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
     """
     return tuple(
         _metric_line(key, table.take(rows), resamples, seed) for key, rows in _group_rows(table, _METRIC_KEYS).items()
@@ -126,7 +127,8 @@ def summarize(table: "pa.Table", *, resamples: int = 2000, seed: int = 0) -> tup
 
     Args:
         table: of a run, or of `evaluate_maps`, or several of them joined.
-        resamples, seed: of the bootstrap.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
     """
     return tuple(_line(key, table.take(rows), resamples, seed) for key, rows in _group_rows(table, _KEYS).items())
 
@@ -145,8 +147,12 @@ def compare_scores(
 
     Args:
         table: of a run.
-        setting, layer, model, variant: which of its rows.
-        permutations, seed: of the sign-flip test.
+        setting: of the rows to compare.
+        layer: of these rows.
+        model: of these rows.
+        variant: of these rows.
+        permutations: of the sign-flip test.
+        seed: of the sign-flip test.
 
     Raises:
         PellucidError: the table has no such rows.
@@ -162,7 +168,9 @@ def correlate_scores(table: "pa.Table", *, setting: str, model: str, variant: st
 
     Args:
         table: of a run.
-        setting, model, variant: which of its rows.
+        setting: of the rows to correlate.
+        model: of these rows.
+        variant: of these rows.
 
     Raises:
         PellucidError: the table has no such rows.

@@ -22,7 +22,8 @@ def verdict(
     """Whether to believe a bar: `kind` is "yes", "no", "zero" or "open", `text` says why.
 
     Args:
-        adjusted, p_value: with and without adjustment for the number of tests; None if not tested.
+        adjusted: p-value adjusted for the number of tests; None if not tested.
+        p_value: without that adjustment; None if not tested.
         status: of the number.
         permutations: relabelings behind the p-value; it cannot fall below 1 / (1 + permutations).
     """

@@ -39,7 +39,8 @@ class Scale:
 
         Args:
             value: where the bar ends.
-            low, high: ends of its interval; None for none.
+            low: lower end of its interval; None for none.
+            high: upper end of its interval.
         """
         zero, end = self.place(0.0), self.place(value)
         known = low is not None and high is not None

@@ -174,7 +174,11 @@ def save_overlay(
 
     Args:
         path: the file; missing folders are created.
-        image, placed, scale, alpha, signed: as for `overlay`.
+        image: as for `overlay`.
+        placed: as for `overlay`.
+        scale: as for `overlay`.
+        alpha: as for `overlay`.
+        signed: as for `overlay`.
         legend: False leaves the color bar out.
         note: a line under the color bar, for example method, layer and target.
 

@@ -37,7 +37,8 @@ def difference_uri(space: DisplaySpace, before: Tensor, after: Tensor) -> str:
 
     Args:
         space: how images of the classifier's input space are shown.
-        before, after: (C, H, W) in that input space.
+        before: (C, H, W) in that input space.
+        after: (C, H, W), likewise.
     """
     old, new = (_bytes(space, image).astype(np.float64) for image in (before, after))
     gray, change = (_brightness(values) for values in (old, new - old))

@@ -57,7 +57,8 @@ def digit_rerender(names: Sequence[str], low: Tensor, high: Tensor, space: Displ
 
     Args:
         names: of `pellucid.synthetic.morphomnist.SETTABLE`.
-        low, high: (K,) bounds.
+        low: (K,) lower bounds.
+        high: (K,) upper bounds.
         space: display space of the images.
 
     >>> space = DisplaySpace((-1.0,), (1.0,), "digits")

@@ -81,7 +81,8 @@ def fit_structural_models(
 
     Args:
         graph: perceived; None is a graph without edges.
-        contexts, latents: names of the columns.
+        contexts: names of the columns that are contexts.
+        latents: names of the columns that are latents, after them.
         concepts: (R, K) of real images, to fit the mechanisms to.
 
     Returns:

@@ -73,7 +73,8 @@ def balanced_mse(maps: Tensor, masks: Tensor) -> Tensor:
     same everywhere reaches 0.25 at best.
 
     Args:
-        maps, masks: as in `soft_iou`.
+        maps: as in `soft_iou`.
+        masks: as in `soft_iou`.
 
     Returns:
         (N,) float64 in [0, 1]; NaN where no cell is wholly inside or none wholly outside, and for a map that is not
