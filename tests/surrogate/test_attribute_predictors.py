@@ -38,12 +38,11 @@ def test_predictors_predict_thickness_and_intensity_of_bars_they_never_saw() -> 
     assert float(r2_score(predictors(gather_images(images, rows)), context[rows]).min()) > 0.8
 
 
-def test_predictors_differ_and_their_disagreement_is_their_distance() -> None:
+def test_predictors_differ() -> None:
     (predictors, _), images, _ = fitted()
     shown = gather_images(images, torch.arange(5))
     first, second = predictors.predict_each(shown)
-    torch.testing.assert_close(predictors.disagreement(shown), (first - second).abs())
-    assert float(predictors.disagreement(shown).max()) > 0
+    assert float((first - second).abs().max()) > 0
 
 
 def test_predictors_are_frozen_and_a_seed_reproduces_them() -> None:

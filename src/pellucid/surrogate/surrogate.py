@@ -146,10 +146,6 @@ class Surrogate:
             perceived: Tensor = self.auxiliary_models.context_probe(self.auxiliary_models.standard_phi(phi))
         return perceived
 
-    def predicted_context(self, images: Tensor) -> Tensor:
-        """The context (P, N, K_c) that each attribute predictor predicts, in standard deviations; differentiable."""
-        return self.auxiliary_models.attribute_predictors.predict_each(self.space.to_display(images))
-
     def standard_context(self, values: Tensor) -> Tensor:
         """Context (N, K_c) in the table's units, as the codes have it: in standard deviations from the mean."""
         return self.auxiliary_models.standard_context(values.to(self.classifier.device))

@@ -44,11 +44,6 @@ class AttributePredictors(nn.Module):
         """Standardized contexts (N, K_c)."""
         return self.predict_each(images).mean(0)
 
-    def disagreement(self, images: Tensor) -> Tensor:
-        """Largest difference between predictors, (N, K_c), in standard deviations of the table."""
-        predicted = self.predict_each(images)
-        return predicted.amax(0) - predicted.amin(0)
-
 
 class ContextProbe(nn.Module):
     """Q: what context the classifier's features hold; the mean of cross-fitted MLPs, phi (N, F) to context (N, K_c).
