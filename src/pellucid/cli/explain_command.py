@@ -145,7 +145,8 @@ def explain_files(
                 record["concepts"] = _explain_by_concepts(classifier, image, explainers, options, folder, quiet)
             done.append(record)
             if not quiet:
-                progress.console.print(_predictions(image, page))
+                progress.console.print(_predictions(image))
+                print_line(f"page: {page}", progress.console)
     return {"images": done, "skipped": skipped}
 
 
@@ -167,8 +168,8 @@ def _explain_by_concepts(
     return {"page": str(page), "rows": result.rows()}
 
 
-def _predictions(image: ImageExplanation, page: Path) -> Table:
-    table = Table("class", "probability", title=image.path.name, title_justify="left", caption=f"page: {page}")
+def _predictions(image: ImageExplanation) -> Table:
+    table = Table("class", "probability", title=image.path.name, title_justify="left")
     for prediction in image.predictions:
         table.add_row(prediction.name, f"{prediction.probability:.1%}")
     return table

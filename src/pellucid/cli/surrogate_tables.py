@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from pellucid.cli.printing import note, print_line, screen, warn
+from pellucid.cli.printing import messages, note, print_line, screen
 from pellucid.surrogate import DECISION_NODE, Assessment, GlobalExplanation
 from pellucid.surrogate.causal import CLASS_NODE, CausalGraph, Edge
 from pellucid.workflows import ExplainedImage
@@ -85,7 +85,7 @@ def print_explained_image(image: ExplainedImage) -> None:
     print_line(image.name, style="bold")
     for sentence in image.explanation.sentences:
         if sentence.startswith("Do not rely"):
-            warn(f"  {sentence}")
+            print_line(f"  {sentence}", messages, style="yellow")
         else:
             print_line(f"  {sentence}")
     if image.counterfactual is None:
