@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import pellucid as pl
 from pellucid.attribution import Attribution
 from pellucid.attribution.gradient import sum_channels
 
@@ -28,3 +30,12 @@ def test_without_jaxtyping_signatures_hold_plain_tensors() -> None:
         "assert sum_channels.__annotations__['values'] is Tensor"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_result_whose_fields_have_shapes_is_saved_and_loaded(tmp_path: Path) -> None:
+    view, images = pl.load("digit_cnn").at("final"), torch.rand(2, 1, 32, 32)
+    explanation = pl.attribution.IntegratedGradients(steps=2)(view, images, ["3", "7"])
+    explanation.save(tmp_path / "e")
+    loaded = pl.results.load(tmp_path / "e")
+    assert torch.equal(loaded.values, explanation.values)
+    assert loaded.passes == explanation.passes

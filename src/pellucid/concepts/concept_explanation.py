@@ -17,6 +17,7 @@ from pellucid.concepts.joint import JointAttribution
 from pellucid.concepts.status import decode_statuses
 from pellucid.errors import PellucidError
 from pellucid.results import Passes, Provenance, Receipt, plot_maps
+from pellucid.shapes import Float, Int
 from pellucid.statistics import correct, rank_p_value
 
 if TYPE_CHECKING:
@@ -99,23 +100,23 @@ class ConceptExplanation(ConceptResult):
 
     cavs: tuple[CAV, ...]
     targets: tuple[tuple[str, ...], ...]
-    maps: Tensor
-    negative_maps: Tensor
-    reference: Tensor
-    signed: Tensor
-    positive: Tensor
-    negative: Tensor
+    maps: Float[Tensor, "N D h w"]
+    negative_maps: Float[Tensor, "N D h w"]
+    reference: Float[Tensor, "N D T"]
+    signed: Float[Tensor, "N D T"]
+    positive: Float[Tensor, "N D T"]
+    negative: Float[Tensor, "N D T"]
     joint: JointAttribution
     status_codes: Tensor
     signed_status_codes: Tensor
-    class_weights: Tensor
-    scores: Tensor
-    delta: Tensor
-    gap: Tensor
-    reference_gap: Tensor
-    steps: Tensor
-    positive_mass: Tensor
-    negative_mass: Tensor
+    class_weights: Float[Tensor, "N T"]
+    scores: Float[Tensor, "N T"]
+    delta: Float[Tensor, "N T"]
+    gap: Float[Tensor, "N T"]
+    reference_gap: Float[Tensor, "N T"]
+    steps: Int[Tensor, " N"]
+    positive_mass: Float[Tensor, "N T"]
+    negative_mass: Float[Tensor, "N T"]
     nulls: DirectionScores | None
     resamples: DirectionScores | None
     notes: tuple[str, ...]

@@ -34,6 +34,7 @@ from pellucid.concepts.concept_scores import (
 )
 from pellucid.concepts.status import Status, choose_statuses
 from pellucid.errors import ModelError, TargetError
+from pellucid.shapes import Float
 
 DEFAULT_TARGETS = 3
 """So many most likely classes are explained when no targets are given."""
@@ -58,12 +59,12 @@ class Evidence:
         passes: what it cost.
     """
 
-    activation: Tensor
-    reference: Tensor
-    reference_gap: Tensor
-    class_weights: Tensor
+    activation: Float[Tensor, "N C h w"]
+    reference: Float[Tensor, "N T C h w"]
+    reference_gap: Float[Tensor, "N T"]
+    class_weights: Float[Tensor, "N T"]
     path: PathIntegral
-    scores: Tensor
+    scores: Float[Tensor, "N T"]
     labels: tuple[tuple[str, ...], ...]
     target: Target
     passes: Passes

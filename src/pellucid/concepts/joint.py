@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pellucid.concepts.concept_scores import project_activation
 from pellucid.errors import PellucidError
+from pellucid.shapes import Float
 
 JointMethod = Literal["least_squares", "shapley"]
 SHAPLEY_LIMIT = 10
@@ -25,11 +26,11 @@ class JointAttribution:
         residual: (N, T) what no combination of the concepts accounts for: delta minus the sum of the contributions.
     """
 
-    contributions: Tensor
-    residual: Tensor
+    contributions: Float[Tensor, "N D T"]
+    residual: Float[Tensor, "N T"]
 
 
-def gram_matrix(direction: Tensor) -> Tensor:
+def gram_matrix(direction: Float[Tensor, "D C"]) -> Float[Tensor, "D D"]:
     """Compute the cosines between directions (D, C): (D, D) float64, 1 on the diagonal; 0 for one of length zero.
 
     Example:
@@ -83,7 +84,11 @@ def sharing_rule(gram: Tensor, method: JointMethod = "least_squares") -> Tensor:
 
 
 def joint_attribution(
-    difference: Tensor, gradient: Tensor, direction: Tensor, delta: Tensor, rule: Tensor | None = None
+    difference: Float[Tensor, "N C h w"],
+    gradient: Float[Tensor, "N T C h w"],
+    direction: Float[Tensor, "D C"],
+    delta: Float[Tensor, "N T"],
+    rule: Float[Tensor, "D D D"] | None = None,
 ) -> JointAttribution:
     """Share the evidence that lies in the span of the CAVs out among the concepts.
 

@@ -14,6 +14,7 @@ from pellucid.concepts.concept_table import ConceptResult, Row, cav_rows, make_r
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError, TargetError
 from pellucid.results import Passes, Provenance, Receipt, library_versions
+from pellucid.shapes import Float
 from pellucid.statistics import correct, permutation_p_value, rank_p_value
 
 MIN_RANDOM_SET = 5
@@ -58,11 +59,11 @@ class TCAVResult(ConceptResult):
 
     cavs: tuple[CAV, ...]
     target: str
-    sensitivities: Tensor
+    sensitivities: Float[Tensor, "N D"]
     random_scores: tuple[Tensor, ...]
     baseline_scores: tuple[Tensor, ...]
-    p_values: Tensor
-    relabeled_p_values: Tensor
+    p_values: Float[Tensor, " D"]
+    relabeled_p_values: Float[Tensor, " D"]
     adjusted: Mapping[str, Tensor]
     notes: tuple[str, ...]
     provenance: Provenance

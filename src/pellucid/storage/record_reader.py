@@ -51,6 +51,7 @@ class RecordReader:
         """
         if annotation is type(value) and annotation in _SCALARS:
             return value
+        annotation = getattr(annotation, "array_type", annotation)  # a tensor whose shape is written down
         origin, args = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             return self.read(args[0], value, path)
