@@ -52,3 +52,9 @@ def test_as_json_and_as_a_table_they_give_their_numbers(explanation: LocalExplan
     assert shown == dict(zip(explanation.importance.names, explanation.importance.values[0].tolist(), strict=True))
     graph = digit_surrogate().global_explanation
     assert set(graph.to_table().to_pydict()["quantity"]) >= {"strength", "flip_rate", "confidence", "probe_r2"}
+
+
+def test_a_local_explanation_is_plotted_with_a_map_for_each_concept(explanation: LocalExplanation) -> None:
+    pytest.importorskip("matplotlib")
+    figure = explanation.plot()
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == list(explanation.maps)

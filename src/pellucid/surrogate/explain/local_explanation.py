@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.results import Provenance, Receipt, Result
+from pellucid.results import Provenance, Receipt, Result, plot_maps
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.concept_effects import (
     ConceptEffect,
@@ -28,6 +28,9 @@ from pellucid.surrogate.explain.shapley import Importance, shapley_importance
 from pellucid.surrogate.explain.traversal import LatentTraversal, difference_map, traverse_latent
 from pellucid.surrogate.explain.validity import DataSupport, Fidelity, find_refused, measure_fidelity
 from pellucid.surrogate.model.codes import Codes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PAIRED = 4  # concepts whose pairs are looked at
 
@@ -160,6 +163,20 @@ class LocalExplanation(Result):
                 }
             )
         return rows
+
+    def plot(self) -> "Figure":
+        """Where each concept changes the image, as a matplotlib figure: one map for each concept, one scale for all.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            PellucidError: every concept is refused, so there is no map.
+        """
+        if not self.maps:
+            raise PellucidError("there is no map to plot: the surrogate controls no concept well enough")
+        maps = torch.cat(list(self.maps.values()), dim=1)
+        low, high = self.images.amin(), self.images.amax()
+        images = (self.images - low) / (high - low).clamp_min(1e-12)
+        return plot_maps(maps, columns=tuple(self.maps), signed=False, images=images, title=f"why {self.targets[0]}")
 
 
 def compute_local_explanation(
