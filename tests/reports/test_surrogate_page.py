@@ -164,10 +164,10 @@ def test_a_surrogate_that_was_never_assessed_is_not_to_be_relied_on(explainer) -
 
 def test_refused_concepts_are_named_with_the_reason(run, explainer) -> None:
     explainer.assess(bars(60, 2, 0.5).images)
-    marks = explainer.assessment
-    one, other = marks.controls
+    assessment = explainer.assessment
+    one, other = assessment.controls
     explainer.assessment = replace(
-        marks, agreement=1.0, kl=0.0, logit_r2=1.0, head_agreement=1.0, nuisance_flip_rate=0.0,
+        assessment, agreement=1.0, kl=0.0, logit_r2=1.0, head_agreement=1.0, nuisance_flip_rate=0.0,
         controls=(replace(one, correlation=0.4), replace(other, correlation=0.9, leakage={"thickness": 0.6})),
     )  # fmt: skip
     page = render(explainer, [explained(run, explainer, refused={"thickness": "it is <refused>"})])

@@ -30,7 +30,7 @@ def plot_maps(
         rows: R labels, or none.
         columns: C labels, or none.
         signed: True draws around zero (red for, blue against); False from zero up.
-        images: (R, 3, H, W) or (R, 1, H, W) in [0, 1], shown in grey below the maps; none by default.
+        images: (R, 3, H, W) or (R, 1, H, W) in [0, 1], shown in gray below the maps; none by default.
         title: of the whole figure.
 
     Returns:

@@ -152,7 +152,7 @@ def _example(run: Run, place: Place, grid: int, score: float, values: Tensor, im
 
 
 def _strip_image(aggregate: AggAtt, grid: tuple[int, int]) -> Image.Image:
-    """The six mean maps side by side, each with the cell framed; empty bins are grey."""
+    """The six mean maps side by side, each with the cell framed; empty bins are gray."""
     tiles = [
         _framed(_levels(stored), grid) if size else np.full_like(_levels(stored.nan_to_num()), _EMPTY)
         for stored, size in zip(aggregate.maps, aggregate.bins.sizes, strict=True)

@@ -14,10 +14,10 @@ SCALE_PERCENTILE = 99.5
 ALPHA = 0.88
 _OPACITY_EXPONENT = 0.85  # below 1: weak evidence shows, and the strongest still lets the photograph through
 
-# Orange and blue differ in hue for every common color vision and stand out from grey at any brightness.
+# Orange and blue differ in hue for every common color vision and stand out from gray at any brightness.
 _POSITIVE = ((255, 196, 120), (250, 130, 30), (206, 66, 0))
 _NEGATIVE = ((140, 200, 255), (54, 134, 244), (20, 66, 200))
-# Violet to yellow: weak, strong and the grey below stay apart for every common color vision, too.
+# Violet to yellow: weak, strong and the gray below stay apart for every common color vision, too.
 _SEQUENTIAL = ((80, 40, 160), (155, 28, 170), (255, 205, 30))
 
 # Indices of a map layer: 0..252 hold values (zero in the middle where signed), 253..255 the hatching.

@@ -23,7 +23,7 @@ def decision_table(global_explanation: GlobalExplanation, class_names: Sequence[
             "strength": f"{edge.strength:.2f}",
             "share": round(100 * edge.strength / most, 1),
             "flips": percent(edge.flip_rate),
-            "dose": _dose(edge.dose_response),
+            "dose_response": _dose_response(edge.dose_response),
             "agreement": "" if math.isnan(edge.sign_agreement) else percent(edge.sign_agreement),
             "p": format_p_value(edge.p_value),
             "significant": edge.significant,
@@ -50,12 +50,12 @@ def _share(share: Proportion) -> str:
     return f"{100 * share.estimate:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
-def _dose(dose: Sequence[float]) -> dict[str, Any]:
+def _dose_response(margins: Sequence[float]) -> dict[str, Any]:
     """A little curve: the margin at five values of the concept, on a scale of its own around zero."""
-    most = max(0.05, *(abs(value) for value in dose))
-    points = [(20 * position + 4, 14 - 12 * value / most) for position, value in enumerate(dose)]
+    most = max(0.05, *(abs(value) for value in margins))
+    points = [(20 * position + 4, 14 - 12 * value / most) for position, value in enumerate(margins)]
     return {
         "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
-        "text": f"{dose[0]:+.2f} to {dose[-1]:+.2f}".replace("-", "−"),
-        "sign": "for" if dose[-1] >= dose[0] else "against",
+        "text": f"{margins[0]:+.2f} to {margins[-1]:+.2f}".replace("-", "−"),
+        "sign": "for" if margins[-1] >= margins[0] else "against",
     }

@@ -168,11 +168,11 @@ def _routes(
             end = boxes[last].x + WIDTH, ports[pair, last]
             bend = start[0] + _bulge(boxes[first], boxes[last])
             path = f"M{_at(*start)} C{_at(bend, start[1])} {_at(bend, end[1])} {_at(*end)}"
-            marks = ((*start, -1), (*end, -1))
+            ends = ((*start, -1), (*end, -1))
         else:
             end = boxes[last].x, ports[pair, last]
-            path, marks = _through(start, [boxes[name] for name in chain[1:-1]], end), ((*start, -1), (*end, 1))
-        routes[pair] = Route(path, marks if pair[0] == first else marks[::-1])
+            path, ends = _through(start, [boxes[name] for name in chain[1:-1]], end), ((*start, -1), (*end, 1))
+        routes[pair] = Route(path, ends if pair[0] == first else ends[::-1])
     return routes
 
 
