@@ -40,6 +40,9 @@ def class_of_kind(kind: str, source: str) -> "type[Result]":
 
     Raises:
         ResultError: no such kind.
+
+    >>> class_of_kind("attribution", "result.json").__name__
+    'Explanation'
     """
     if kind not in KINDS:
         raise ResultError(f"{source}: unknown kind of result {kind!r}; this version knows {', '.join(sorted(KINDS))}")

@@ -51,6 +51,15 @@ def gather_cavs(
 
     Raises:
         PellucidError: no concepts, no such layer, or images that differ in nothing at any layer.
+
+    >>> import warnings, pellucid as pl
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5), torch.nn.Flatten(), torch.nn.Linear(1152, 2))
+    >>> classifier = pl.Classifier(network.eval(), preprocess=pl.data.Preprocess((16, 16)), input_size=16)
+    >>> options = ConceptOptions(builtin=("striped", "red"), layers=("0",), count=10, cache="none")
+    >>> with warnings.catch_warnings(action="ignore"):  # of concepts that an untrained network hardly knows
+    ...     cavs = gather_cavs(classifier, options)
+    >>> [cav.name for cav in cavs["0"]]
+    ['striped', 'red']
     """
     if options.concepts is not None and cav_files(options.concepts):
         cavs = _load(classifier, options)
@@ -87,7 +96,12 @@ def make_explainers(classifier: Classifier, cavs: CavsByLayer, options: ExplainC
 
 
 def concept_targets(classifier: Classifier, texts: Sequence[str]) -> list[int | str] | None:
-    """Classes by name or index, looked up before anything long is computed; None if none are given."""
+    """Classes by name or index, looked up before anything long is computed; None if none are given.
+
+    >>> from pellucid.classifiers import load
+    >>> concept_targets(load("digit_cnn"), ["3"]), concept_targets(load("digit_cnn"), [])
+    ([3], None)
+    """
     named: list[int | str] = [int(text) if text.isdecimal() else text for text in texts]
     if classifier.num_classes == 1:
         return named or None  # one logit has two sides, which only Visual-TCAV names

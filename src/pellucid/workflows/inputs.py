@@ -41,7 +41,11 @@ class ImageFacts:
 
 
 def load_classifier(options: ClassifierOptions) -> Classifier:
-    """Load the classifier that options name; modules beside the user are found, too."""
+    """Load the classifier that options name; modules beside the user are found, too.
+
+    >>> load_classifier(ClassifierOptions(model="digit_cnn")).num_classes
+    10
+    """
     if "" not in sys.path:
         sys.path.insert(0, "")
     return load(options.model, weights=options.weights, device=options.device)
@@ -112,7 +116,11 @@ def read_input(classifier: Classifier, path: str | Path, *, top: int) -> tuple[T
 
 
 def classifier_facts(classifier: Classifier) -> dict[str, str]:
-    """Name, fingerprint of the weights, and device."""
+    """Name, fingerprint of the weights, and device.
+
+    >>> sorted(classifier_facts(load("digit_cnn")))
+    ['device', 'name', 'weights']
+    """
     return {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)}
 
 
@@ -154,6 +162,14 @@ def readable_images(
 
     Raises:
         ImageError: there is one file only, or none that can be read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("L", (8, 8)).save(f"{folder}/gray.png")
+    ...     _ = Path(folder, "note.png").write_text("no image")
+    ...     files, skipped = readable_images([folder])
+    >>> [file.name for file in files], len(skipped)
+    (['gray.png'], 1)
     """
     files = find_images(images)
     if len(files) == 1:

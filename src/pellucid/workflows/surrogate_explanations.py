@@ -226,6 +226,9 @@ def class_index(explainer: SurrogateExplainer, text: str | None) -> int | None:
 
     Raises:
         TargetError: no such class.
+
+    >>> class_index(digit_surrogate(), "3"), class_index(digit_surrogate(), None)
+    (3, None)
     """
     if text is None:
         return None

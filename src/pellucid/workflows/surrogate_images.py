@@ -46,7 +46,11 @@ def find_images_with_context(
 
 
 def digest_of_files(files: Sequence[Path]) -> str:
-    """Identifies a list of files in its order: with other files, other rows would be held out."""
+    """Identifies a list of files in its order: with other files, other rows would be held out.
+
+    >>> digest_of_files([]) == digest_of_files([Path("a.png")])
+    False
+    """
     return sha256("\n".join(map(str, files)).encode()).hexdigest()
 
 

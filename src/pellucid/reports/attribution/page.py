@@ -100,7 +100,16 @@ class PageInput:
 
 
 def write_page(path: str | os.PathLike[str], page: PageInput) -> None:
-    """Write `render_page(page)` as a UTF-8 file: all of it or nothing; missing folders are created."""
+    """Write `render_page(page)` as a UTF-8 file: all of it or nothing; missing folders are created.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> panel = Panel("LRP", "input", "cat", torch.zeros(30, 40))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_page(f"{folder}/page.html", PageInput("cat.jpg", Image.new("L", (40, 30)), "net", [], [panel]))
+    ...     "zero everywhere" in Path(folder, "page.html").read_text()
+    True
+    """
     write_atomically(path, render_page(page).encode())
 
 

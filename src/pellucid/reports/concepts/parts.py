@@ -26,6 +26,9 @@ def verdict(
         p_value: without that adjustment; None if not tested.
         status: of the number.
         permutations: relabelings behind the p-value; it cannot fall below 1 / (1 + permutations).
+
+    >>> verdict(0.01, Status.OK)
+    {'kind': 'yes', 'text': 'significant, p = 0.01'}
     """
     if status not in (Status.OK, Status.CAV_WEAK, Status.NOT_CONVERGED):
         return {"kind": "zero", "text": status.explanation}
@@ -58,7 +61,11 @@ def headline_without_evidence(rows: Sequence[Mapping[str, Any]], target: str) ->
 
 
 def describe_gap(gap: float, delta: float) -> str:
-    """A relative completeness gap in plain words."""
+    """A relative completeness gap in plain words.
+
+    >>> describe_gap(0.01, 4.0)
+    'All evidence at this layer adds up to the change in the score, 4, within 1.0 %: the amounts can be trusted.'
+    """
     if not math.isfinite(gap):
         return f"The evidence should add up to {format_number(delta)} and does not: take no bar for an amount."
     change = f"the change in the score, {format_number(delta)},"

@@ -92,7 +92,13 @@ class GridImages:
 
 
 def preprocess_of(text: str) -> Preprocess | None:
-    """The preprocessing that a plan describes; None if it is somebody's own function."""
+    """The preprocessing that a plan describes; None if it is somebody's own function.
+
+    >>> preprocess_of(repr(Preprocess((8, 8), resize=8))) == Preprocess((8, 8), resize=8)
+    True
+    >>> preprocess_of("<function squash at 0x7f>") is None
+    True
+    """
     try:
         call = ast.parse(text, mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != Preprocess.__name__:

@@ -84,5 +84,9 @@ def _round_step(size: float) -> float:
 
 
 def format_p_value(p_value: float) -> str:
-    """ "p = 0.03" or "p < 0.001"."""
+    """ "p = 0.03" or "p < 0.001".
+
+    >>> format_p_value(0.0301), format_p_value(0.0001)
+    ('p = 0.03', 'p < 0.001')
+    """
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"

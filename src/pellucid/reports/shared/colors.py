@@ -59,6 +59,9 @@ def palette(*, signed: bool = True, alpha: float = ALPHA) -> NDArray[np.uint8]:
 
     Entries 0..252 run over the scale: -s..+s where signed (126 is zero), 0..s where not (0 is zero). Zero is
     transparent, opacity grows with |value| up to `alpha`, in (0, 1]. Entries 253..255 draw the hatching.
+
+    >>> palette(signed=True)[126].tolist()[3]  # zero is transparent
+    0
     """
     if not 0 < alpha <= 1:
         raise ReportError(f"alpha is {alpha}; expected an opacity above 0 and up to 1")
@@ -73,7 +76,11 @@ def palette(*, signed: bool = True, alpha: float = ALPHA) -> NDArray[np.uint8]:
 
 
 def color_row(*, signed: bool = True) -> Image.Image:
-    """The colors of the scale, from its lower to its upper end, as one row of RGBA pixels."""
+    """The colors of the scale, from its lower to its upper end, as one row of RGBA pixels.
+
+    >>> color_row(signed=False).size
+    (253, 1)
+    """
     return Image.fromarray(palette(signed=signed)[None, : _TOP + 1])
 
 
@@ -87,6 +94,9 @@ def levels(values: NDArray[np.float32], scale: float, signed: bool) -> NDArray[n
 
     Returns:
         (h, w) uint8.
+
+    >>> levels(np.array([[-1.0, 0.0, 1.0]], np.float32), 1.0, signed=True).tolist()
+    [[0, 126, 252]]
     """
     relative = np.clip(np.nan_to_num(values / scale), -1, 1)
     levels = _ZERO + np.round(_ZERO * relative) if signed else np.round(_TOP * relative)
@@ -99,7 +109,11 @@ def levels(values: NDArray[np.float32], scale: float, signed: bool) -> NDArray[n
 
 
 def scale_ticks(scale: float, signed: bool) -> list[tuple[float, str, str]]:
-    """Place along a color bar in [0, 1], text anchor and label of each of its three numbers."""
+    """Place along a color bar in [0, 1], text anchor and label of each of its three numbers.
+
+    >>> [label for _, _, label in scale_ticks(2.0, signed=True)]
+    ['−2', '0', '+2']
+    """
     if not signed:
         return [(0.0, "la", "0"), (0.5, "ma", format_number(scale / 2)), (1.0, "ra", format_number(scale))]
     return [(0.0, "la", format_number(-scale)), (0.5, "ma", "0"), (1.0, "ra", "+" + format_number(scale))]
@@ -117,7 +131,11 @@ def format_number(value: float) -> str:
 
 
 def sign_convention(signed: bool) -> str:
-    """What the colors of an overlay say, in one line."""
+    """What the colors of an overlay say, in one line.
+
+    >>> sign_convention(signed=True)
+    'Orange: evidence for the target. Blue: evidence against it. No color: zero.'
+    """
     if signed:
         return "Orange: evidence for the target. Blue: evidence against it. No color: zero."
     return "Violet to yellow: weak to strong. Maps of this method are never negative. No color: zero."

@@ -16,14 +16,22 @@ if TYPE_CHECKING:
 
 
 def data_uri(image: Image.Image, kind: str, **options: object) -> str:
-    """An image inside the page; `kind` is PNG or JPEG, `options` are Pillow's."""
+    """An image inside the page; `kind` is PNG or JPEG, `options` are Pillow's.
+
+    >>> data_uri(Image.new("L", (2, 2)), "PNG")[:22]
+    'data:image/png;base64,'
+    """
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def script_hash(script: str) -> str:
-    """The hash under which a page's content security policy allows its script."""
+    """The hash under which a page's content security policy allows its script.
+
+    >>> script_hash("")
+    '47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='
+    """
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
@@ -98,7 +106,11 @@ def render_html(template: str, script: str, style: str, style_values: Mapping[st
 
 @cache
 def templates() -> "Environment":
-    """The templates of this package: every text is escaped, and an unknown name is an error."""
+    """The templates of this package: every text is escaped, and an unknown name is an error.
+
+    >>> templates().from_string("{{ name }}").render(name="<b>")
+    '&lt;b&gt;'
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -77,6 +77,9 @@ def map_layer(
 
     Raises:
         ReportError: a map that claims to be >= 0 has negative values, or the scale is not a positive number.
+
+    >>> map_layer(torch.ones(30, 40), 1.0, size=(20, 15)).mode
+    'P'
     """
     blank = blank_reason(placed) is not None
     if not blank and not 0 < scale < float("inf"):
@@ -143,6 +146,9 @@ def color_bar(scale: float, *, signed: bool = True, width: int = 480, notes: Seq
 
     Returns:
         RGB image of that width on white.
+
+    >>> color_bar(2.0, width=320).width
+    320
     """
     font = _font(max(11, min(20, width // 40)))
     line, pad = round(1.35 * font.size), round(0.8 * font.size)
@@ -188,6 +194,11 @@ def save_overlay(
     Raises:
         ReportError: the map does not lie on the image.
         OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_overlay(f"{folder}/x.png", Image.new("RGB", (300, 200)), torch.full((200, 300), 2.0))
+    2.0
     """
     limit = robust_scale(placed) if scale is None else scale
     figure = overlay(image, placed, scale=scale, alpha=alpha, signed=signed)
@@ -215,7 +226,11 @@ def display_size(image: Image.Image, long_side: int = LONG_SIDE) -> tuple[int, i
 
 
 def display_image(image: Image.Image) -> Image.Image:
-    """The photograph in RGB at its `display_size`; enlarged without smoothing, so that pixels stay pixels."""
+    """The photograph in RGB at its `display_size`; enlarged without smoothing, so that pixels stay pixels.
+
+    >>> display_image(Image.new("L", (28, 28))).size
+    (280, 280)
+    """
     size = display_size(image)
     shrinks = size[0] < image.width
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST)
@@ -240,6 +255,9 @@ def map_uri(values: Tensor, geometry: Geometry, size: tuple[int, int], *, opposi
         geometry: which part of the image the map covers.
         size: (width, height) of the layer in pixels.
         opposite: whether the map shows the opposite of the concept.
+
+    >>> map_uri(torch.ones(2, 2), Geometry(40, 30, box=(0, 0, 40, 30)), (40, 30))[:15]
+    'data:image/png;'
     """
     placed = resize_geometry(geometry, size).place(values)
     layer: Image.Image = map_layer(-placed if opposite else placed, 1.0, size=size, signed=opposite)

@@ -39,6 +39,11 @@ def difference_uri(space: DisplaySpace, before: Tensor, after: Tensor) -> str:
         space: how images of the classifier's input space are shown.
         before: (C, H, W) in that input space.
         after: (C, H, W), likewise.
+
+    >>> import torch
+    >>> space = DisplaySpace((0.0,), (1.0,), "stated")
+    >>> difference_uri(space, torch.zeros(1, 4, 4), torch.ones(1, 4, 4))[:15]
+    'data:image/png;'
     """
     old, new = (_bytes(space, image).astype(np.float64) for image in (before, after))
     gray, change = (_brightness(values) for values in (old, new - old))
@@ -51,7 +56,12 @@ def difference_uri(space: DisplaySpace, before: Tensor, after: Tensor) -> str:
 
 
 def traversal_png(space: DisplaySpace, images: Tensor) -> bytes:
-    """Images (V, C, H, W) side by side as a PNG file; small ones are enlarged, pixels stay pixels."""
+    """Images (V, C, H, W) side by side as a PNG file; small ones are enlarged, pixels stay pixels.
+
+    >>> import torch
+    >>> traversal_png(DisplaySpace((0.0,), (1.0,), "stated"), torch.zeros(3, 1, 28, 28))[1:4]
+    b'PNG'
+    """
     row = Image.fromarray(np.concatenate([_bytes(space, image) for image in images], axis=1))
     zoom = -(-_ENLARGED // row.height) if row.height < _SMALL else 1
     buffer = io.BytesIO()

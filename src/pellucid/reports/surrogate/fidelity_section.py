@@ -36,7 +36,13 @@ _IN_PERCENT = ("agreement", "head_agreement", "nuisance_flip_rate")
 
 
 def is_trustworthy(surrogate: SurrogateFacts) -> bool:
-    """Whether no score of the surrogate as a whole is poor; False where it was never assessed."""
+    """Whether no score of the surrogate as a whole is poor; False where it was never assessed.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.workflows import describe_surrogate
+    >>> is_trustworthy(describe_surrogate(digit_surrogate()))
+    True
+    """
     scores = surrogate.assessment
     return scores is not None and all(
         _grade(getattr(scores, name), high, good, poor) != "poor" for name, _, high, good, poor, _ in _SCORES

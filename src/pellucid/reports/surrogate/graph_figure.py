@@ -37,6 +37,12 @@ def graph_views(global_explanation: GlobalExplanation, class_names: Sequence[str
     Args:
         global_explanation: with the perceived graph, and that of the data if there is one.
         class_names: what the classes are called.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> explainer = digit_surrogate()
+    >>> views = graph_views(explainer.global_explanation, explainer.class_names)
+    >>> [view["name"] for view in views["views"]]
+    ['What the classifier perceives', 'What the data say', 'Difference']
     """
     graphs = [global_explanation.perceived, *([] if global_explanation.data is None else [global_explanation.data])]
     nodes = [name for name in distinct(name for graph in graphs for name in graph.nodes) if name != CLASS_NODE]
@@ -163,7 +169,11 @@ def _middle(route: Route) -> tuple[float, float]:
 
 
 def describe_edge(edge: Edge) -> list[str]:
-    """What is known of an edge, in words."""
+    """What is known of an edge, in words.
+
+    >>> describe_edge(Edge("thickness", "intensity", "tail", "arrow", confidence=0.96, orientation_source="collider"))
+    ['in 96.0 % of the bootstraps', 'direction from the data: a collider, or what follows from one']
+    """
     facts = []
     if not math.isnan(edge.confidence):
         ways = ""

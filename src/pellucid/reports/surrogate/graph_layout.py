@@ -84,6 +84,10 @@ def lay_out(nodes: Sequence[str], pairs: Sequence[Pair], layers: Mapping[str, in
 
     Returns:
         Where each node stands, and the path of each edge.
+
+    >>> layout = lay_out(["a", "b"], [("a", "b")], {"a": 0, "b": 1})
+    >>> layout.boxes["a"].x < layout.boxes["b"].x
+    True
     """
     chains = {pair: _chain(pair, layers) for pair in pairs}
     columns = _columns(nodes, chains, layers)
