@@ -272,6 +272,9 @@ def test_concept_maps_are_measured_against_regions_and_removal(squares: Path, tm
         "soft IoU of red", "soft IoU of blue", "rank correlation of scores with removal"
     }  # fmt: skip
     assert len(rows) == 3 * 4
+    save_cavs(cavs[:1], tmp_path / "cavs" / "more")
+    with pytest.raises(PellucidError, match=r"metrics\.0\.files"):
+        evaluate(squares, classifier, [GradCAM()], tmp_path / "run", options)
 
 
 def test_a_method_that_fails_is_refused_with_its_reason_and_the_others_are_measured(

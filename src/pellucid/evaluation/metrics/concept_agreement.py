@@ -1,6 +1,8 @@
 """Concepts as a metric: are their maps where the concept is, and do their scores say what removing them does?"""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -36,6 +38,13 @@ class ConceptAgreement:
     def __post_init__(self) -> None:
         if not self.cavs:
             raise PellucidError("the metric 'concepts' needs fitted CAVs; give their folder as concepts.cavs=FOLDER")
+
+    def digest(self) -> str:
+        """SHA-256 of the CAVs' files."""
+        content = hashlib.sha256()
+        for path in sorted(Path(self.cavs).rglob("*.safetensors")):
+            content.update(path.relative_to(self.cavs).as_posix().encode() + b"\0" + path.read_bytes())
+        return content.hexdigest()
 
     def __call__(self, images: MeasuredImages) -> tuple[MetricScores, ...]:
         """Soft IoU of each concept where there are regions, and the rank correlation with what removing does."""

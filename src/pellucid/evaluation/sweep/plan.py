@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pellucid.attribution import Method
 from pellucid.errors import PellucidError
-from pellucid.evaluation.metrics import Metric
+from pellucid.evaluation.metrics import ConceptAgreement, Metric
 from pellucid.evaluation.sweep.sweep_options import SweepOptions
 from pellucid.storage import to_record
 
@@ -60,10 +60,11 @@ class PlannedMethod:
 
 @dataclass(frozen=True)
 class PlannedMetric:
-    """A metric of single images: its name, and its options as JSON."""
+    """A metric of single images: its name, its options as JSON, and a digest of the files that it reads."""
 
     name: str
     options: str
+    files: str = ""
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,8 @@ def plan_metrics(metrics: Mapping[str, Metric]) -> tuple[PlannedMetric, ...]:
     planned = []
     for name, metric in metrics.items():
         options = {item.name: getattr(metric, item.name) for item in fields(metric)}  # type: ignore[arg-type]
-        planned.append(PlannedMetric(name, json.dumps(to_record(options), sort_keys=True)))
+        files = metric.digest() if isinstance(metric, ConceptAgreement) else ""
+        planned.append(PlannedMetric(name, json.dumps(to_record(options), sort_keys=True), files))
     return tuple(planned)
 
 
