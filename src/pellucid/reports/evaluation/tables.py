@@ -106,6 +106,8 @@ def metrics(lines: Sequence[MetricLine], descriptions: Mapping[str, str]) -> Sor
     """
     if not lines:
         return None
+    quantities = list(dict.fromkeys((line.metric, line.quantity) for line in lines))
+    lines = sorted(lines, key=lambda line: quantities.index((line.metric, line.quantity)))
     several = len({line.model for line in lines}) > 1
     columns = (
         *(Column(name, number=False) for name in ("Method", *["Model"] * several, "Layer", "Metric", "Quantity")),
@@ -119,7 +121,7 @@ def metrics(lines: Sequence[MetricLine], descriptions: Mapping[str, str]) -> Sor
     rows = []
     for line in lines:
         mean, names = line.mean, [line.method, *[line.model] * several, line.layer, line.metric, line.quantity]
-        interval = f"{mean.low:.3f} – {mean.high:.3f}" if isfinite(mean.low) else "–"
+        interval = f"{mean.low:.3f} – {mean.high:.3f}".replace("-", "−") if isfinite(mean.low) else "–"
         cells = (
             *map(_text, names),
             _number(mean.estimate),
