@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.torchvision_operators import declare_missing_operators
+from hypothesis import settings
 from tests import shapes
 
 SHARED_DATA = Path(os.environ.get("PELLUCID_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 declare_missing_operators()
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 shapes.install()  # before pellucid is imported
 
 

@@ -389,7 +389,7 @@ for _format, _file in SAMPLES.items():
     Image.fromarray(colors()).save(_file, _format, **_options)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(SAMPLES)), st.randoms(use_true_random=False), st.integers(1, 8))
 def test_any_damage_gives_a_image_or_a_image_error(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, rng: random.Random, hits: int

@@ -40,7 +40,7 @@ def boxes_differ(found: Geometry, wanted: Geometry, outputs: tuple[int, int]) ->
 # Image -> input
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]))
 def test_resize_and_center_crop_equal_torchvision_to_the_bit(width: int, height: int, interpolation: str) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
@@ -145,7 +145,7 @@ def test_geometry_of_each_way_by_hand() -> None:
     assert SQUASH.geometry(400, 300).box == (0, 0, 400, 300)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(WAYS),
     st.integers(80, 700),
@@ -170,7 +170,7 @@ def test_a_dot_in_the_image_comes_back_to_its_place(
     assert (brightest - torch.tensor([y, x])).abs().max() <= max(1.0, pitch)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 30), st.integers(1, 30))  # torch 2.13: zeros at width 1
 def test_a_map_of_the_whole_image_is_placed_as_torch_resizes(h: int, w: int, width: int, height: int) -> None:
     values = torch.randn(2, 3, h, w)
@@ -187,7 +187,7 @@ def test_a_map_is_placed_inside_the_box_only() -> None:
     assert torch.equal(placed.isnan()[0], outside)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 20), st.floats(0, 20), st.floats(12, 60), st.floats(12, 60), st.integers(1, 12), st.integers(1, 12))
 def test_edges_between_pixels_are_honored(
     left: float, top: float, box_width: float, box_height: float, w: int, h: int

@@ -79,7 +79,7 @@ def test_batches_of_any_size_give_the_same_maps() -> None:
         torch.testing.assert_close(parts.maps, whole.maps)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_the_order_in_which_grids_come_does_not_matter(seed: int) -> None:
     values, scores, mass = made(60, seed, side=12)  # no two maps tie in score and mass

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.errors import PellucidError
@@ -36,7 +36,6 @@ def test_cells_of_a_grid_differ_in_class_and_no_image_comes_twice() -> None:
     assert found.evaluated_cells == (0, 1, 2, 3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 6), st.integers(0, 99))
 def test_the_grids_are_found_whenever_the_pool_suffices(counts: list[int], cells: int, grids: int, seed: int) -> None:
     suffices = sum(min(count, grids) for count in counts) >= grids * cells
@@ -102,7 +101,6 @@ def test_images_between_the_corners_may_recur_if_allowed() -> None:
         assert len({cell.label for cell in row}) == 8
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(1, 8), st.booleans(), st.integers(0, 99))
 def test_the_same_class_sampler_ends_with_a_valid_set_or_an_error(
     counts: list[int], grids: int, reuse: bool, seed: int
@@ -118,7 +116,6 @@ def test_the_same_class_sampler_ends_with_a_valid_set_or_an_error(
         assert reuse or max(uses(found).values()) == 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(4, 9), min_size=6, max_size=8), st.integers(1, 5), st.integers(0, 99))
 def test_same_class_pairs_are_found_where_there_is_plenty(counts: list[int], grids: int, seed: int) -> None:
     assert len(same_class_grids(pool(*counts), 2, grids, seed=seed)) == grids

@@ -75,7 +75,7 @@ def test_one_cell_and_one_map_of_several_shapes_agree() -> None:
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
 def test_the_cells_of_a_map_with_positive_mass_share_all_of_it(
     seed: int, rows: int, columns: int, m: int, signed: bool
@@ -87,7 +87,7 @@ def test_the_cells_of_a_map_with_positive_mass_share_all_of_it(
     torch.testing.assert_close(shares.sum(1), torch.ones(2, dtype=torch.float64))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEEDS, st.floats(1e-30, 1e30))
 def test_scaling_a_map_leaves_its_score(seed: int, factor: float) -> None:
     values = noise(3, 8, 8, seed=seed).double()
@@ -100,7 +100,7 @@ def test_a_tiny_map_is_scored_like_a_large_one() -> None:
     assert float(localization_score(values, 2, 0, (32, 32))) > 0.05
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS, st.permutations(range(6)))
 def test_the_order_of_the_grids_does_not_matter(seed: int, order: list[int]) -> None:
     values = noise(6, 4, 4, seed=seed)

@@ -90,7 +90,7 @@ def test_the_energy_based_game_is_the_mass_in_the_boxes() -> None:
     assert float(found.chance[1]) == pytest.approx((16 + 36 - 4) / 144)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(2, 4))
 def test_rank_accuracy_is_the_expectation_over_orders_of_ties(seed: int, levels: int) -> None:
     generator = torch.Generator().manual_seed(seed)

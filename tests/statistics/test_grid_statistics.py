@@ -73,7 +73,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.82 <= covered / 200 <= 0.96
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(RNG_SEEDS)
 def test_the_order_of_rows_and_the_names_of_grids_do_not_matter(seed: int) -> None:
     scores, grids = clustered(12, 2, seed)

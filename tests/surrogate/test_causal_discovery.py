@@ -140,7 +140,7 @@ def test_bad_requests_are_refused() -> None:
         DiscoveryOptions("lingam")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1e3, 1e3, width=16), min_size=30, max_size=60, unique=True))
 def test_a_marginal_maps_to_normal_and_back(sample) -> None:
     marginal = Marginal.fit(sample)
