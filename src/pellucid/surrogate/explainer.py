@@ -16,7 +16,7 @@ from pellucid.surrogate.assess.assessment import Assessment, agreement_warnings,
 from pellucid.surrogate.assess.leakage import ContextMeasurement, Measure
 from pellucid.surrogate.causal.graph import CausalGraph
 from pellucid.surrogate.explain.counterfactual import Counterfactual, compute_counterfactual
-from pellucid.surrogate.explain.encoded_batch import METHOD, EncodedBatch, encode_batch
+from pellucid.surrogate.explain.encoded_batch import METHOD, EncodedBatch, PassCounter, encode_batch
 from pellucid.surrogate.explain.global_explanation import (
     GlobalExplanation,
     GlobalOptions,
@@ -30,7 +30,6 @@ from pellucid.surrogate.explain.minimal_counterfactual import (
     find_minimal_counterfactual,
 )
 from pellucid.surrogate.explain.necessity import Necessity, estimate_necessity
-from pellucid.surrogate.explain.pass_counter import PassCounter
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import Against, Importance, shapley_importance
 from pellucid.surrogate.explain.validity import check_control, find_refused

@@ -1,12 +1,13 @@
 """Images encoded by a surrogate: codes, reconstructions and logits, and what becomes of them when codes change."""
 
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
-from pellucid.results import Provenance
+from pellucid.results import Passes, Provenance
 from pellucid.surrogate.causal.effects import Outcome
 from pellucid.surrogate.model.batches import batch_slices, map_batches
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
@@ -142,6 +143,60 @@ def encode_batch(surrogate: SurrogateProtocol, images: Tensor, *, max_batch: int
     reconstructions = map_batches(surrogate.decode, codes, size=max_batch)
     logits = classify(surrogate, images, max_batch)
     return EncodedBatch(surrogate, images, codes, reconstructions, logits, max_batch)
+
+
+class PassCounter:
+    """A surrogate that counts the images it gives to the classifier.
+
+    Args:
+        surrogate: that does the work.
+
+    >>> from pellucid.surrogate import digit_surrogate
+    >>> from pellucid.synthetic import draw_digits
+    >>> explainer = digit_surrogate()
+    >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
+    >>> counter = PassCounter(explainer.surrogate)
+    >>> _ = counter.logits(digits)
+    >>> counter.passes.network_forward
+    2
+    """
+
+    def __init__(self, surrogate: SurrogateProtocol) -> None:
+        self._surrogate, self._images, self._start = surrogate, 0, perf_counter()
+        self.context_names, self.latent_names = surrogate.context_names, surrogate.latent_names
+
+    @property
+    def passes(self) -> Passes:
+        """Images so far; encoding takes one pass of an image, as do its logits and its perceived context."""
+        return Passes(network_forward=self._images)
+
+    @property
+    def seconds(self) -> float:
+        """Since the counter was made."""
+        return perf_counter() - self._start
+
+    def encode(self, images: Tensor) -> Codes:
+        """`Surrogate.encode`."""
+        self._images += len(images)
+        return self._surrogate.encode(images)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """`Surrogate.decode`."""
+        return self._surrogate.decode(codes)
+
+    def clip(self, images: Tensor) -> Tensor:
+        """`Surrogate.clip`."""
+        return self._surrogate.clip(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """`Surrogate.logits`."""
+        self._images += len(images)
+        return self._surrogate.logits(images)
+
+    def perceived_context(self, images: Tensor) -> Tensor:
+        """`Surrogate.perceived_context`."""
+        self._images += len(images)
+        return self._surrogate.perceived_context(images)
 
 
 def classify(surrogate: SurrogateProtocol, images: Tensor, max_batch: int) -> Tensor:
