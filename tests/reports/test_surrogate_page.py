@@ -3,7 +3,10 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +23,12 @@ from pellucid.reports.surrogate.graph_layout import assign_layers, lay_out
 from pellucid.surrogate import (
     DecisionEffect,
     GlobalExplanation,
+    LocalExplanation,
     LocalOptions,
     Necessity,
     NuisanceNull,
     Proportion,
+    SurrogateExplainer,
     load,
     train,
 )
@@ -31,9 +36,12 @@ from pellucid.surrogate.causal import CausalGraph, Edge
 from pellucid.workflows import ExplainedImage, describe_surrogate
 from pellucid.workflows.surrogate_report import attach_flip_probabilities
 
+Run = tuple[Path, LocalExplanation]
+"""Folder of a training, and an explanation made with it."""
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("page") / "run"
     data = bars(64, 0, 0.5)
     torch.set_num_threads(1)
@@ -45,17 +53,17 @@ def run(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def explainer(run):
+def explainer(run: Run) -> SurrogateExplainer:
     classifier = classifier_of(small_cnn())
     classifier.name = "net <b>&"
     return load(run[0], classifier=classifier)
 
 
-def explained(run, explainer, **changes) -> ExplainedImage:
+def explained(run: Run, explainer: SurrogateExplainer, **changes: Any) -> ExplainedImage:
     return attach_flip_probabilities(explainer, "a <b>&.png", replace(run[1], **changes), None)
 
 
-def render(explainer, images=()) -> str:
+def render(explainer: SurrogateExplainer, images: Sequence[ExplainedImage] = ()) -> str:
     return render_surrogate_page(describe_surrogate(explainer), images)
 
 
@@ -102,7 +110,7 @@ def global_explanation() -> GlobalExplanation:
     )
 
 
-def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, explainer) -> None:
+def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run: Run, explainer: SurrogateExplainer) -> None:
     explainer.global_explanation = global_explanation()
     page = render(explainer, [explained(run, explainer)])
     assert "net &lt;b&gt;&amp;" in page
@@ -117,7 +125,9 @@ def test_the_page_is_one_offline_file_that_escapes_what_it_is_given(run, explain
     )
 
 
-def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run, explainer) -> None:
+def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(
+    run: Run, explainer: SurrogateExplainer
+) -> None:
     share = Proportion(0.25, 0.1, 0.5, 40)
     edges = [
         replace(edge, tentative=True) if edge.target == "decision" else edge
@@ -137,7 +147,9 @@ def test_for_one_class_the_page_says_which_and_how_necessary_each_concept_is(run
     assert "tentative: the surrogate does not control this concept" in page
 
 
-def test_every_traversal_has_its_images_and_a_curve_of_the_classifiers_answers(run, explainer) -> None:
+def test_every_traversal_has_its_images_and_a_curve_of_the_classifiers_answers(
+    run: Run, explainer: SurrogateExplainer
+) -> None:
     page = render(explainer, [explained(run, explainer)])
     assert page.count('<div class="film">') == len(run[1].traversals) == 5
     assert "3 unexplained latents" in page
@@ -147,7 +159,7 @@ def test_every_traversal_has_its_images_and_a_curve_of_the_classifiers_answers(r
     assert first == pytest.approx(wanted, abs=0.01)
 
 
-def test_an_image_that_is_reconstructed_wrongly_begins_with_a_warning(run, explainer) -> None:
+def test_an_image_that_is_reconstructed_wrongly_begins_with_a_warning(run: Run, explainer: SurrogateExplainer) -> None:
     trust = run[1].fidelity
     good = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.01]))
     assert "Do not rely on this explanation" not in render(explainer, [explained(run, explainer, fidelity=good)])
@@ -157,12 +169,12 @@ def test_an_image_that_is_reconstructed_wrongly_begins_with_a_warning(run, expla
     assert "KL divergence 0.80, above 0.5" in page
 
 
-def test_a_surrogate_that_was_never_assessed_is_not_to_be_relied_on(explainer) -> None:
+def test_a_surrogate_that_was_never_assessed_is_not_to_be_relied_on(explainer: SurrogateExplainer) -> None:
     assert "Do not rely on this surrogate" in render(explainer)
     assert "never assessed" in render(explainer)
 
 
-def test_refused_concepts_are_named_with_the_reason(run, explainer) -> None:
+def test_refused_concepts_are_named_with_the_reason(run: Run, explainer: SurrogateExplainer) -> None:
     explainer.assess(bars(60, 2, 0.5).images)
     assessment = explainer.assessment
     one, other = assessment.controls
@@ -253,7 +265,9 @@ def decoded(uri: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_differences_are_green_where_brighter_magenta_where_darker_and_gray_elsewhere(explainer) -> None:
+def test_differences_are_green_where_brighter_magenta_where_darker_and_gray_elsewhere(
+    explainer: SurrogateExplainer,
+) -> None:
     before = torch.full((1, 16, 16), 0.5)
     after = before.clone()
     after[0, :4], after[0, -4:] = 0.8, 0.2
@@ -265,7 +279,7 @@ def test_differences_are_green_where_brighter_magenta_where_darker_and_gray_else
     assert (same == same[..., :1]).all()
 
 
-def test_gray_and_color_images_are_shown_pixel_for_pixel(explainer) -> None:
+def test_gray_and_color_images_are_shown_pixel_for_pixel(explainer: SurrogateExplainer) -> None:
     gray = explainer.surrogate.space
     levels = torch.linspace(gray.low[0], gray.high[0], 256).view(1, 16, 16)
     assert decoded(image_uri(gray, levels)).tolist() == np.arange(256).reshape(16, 16).tolist()
@@ -277,7 +291,7 @@ def test_gray_and_color_images_are_shown_pixel_for_pixel(explainer) -> None:
         assert strip.size == (2 * 96, 96)
 
 
-def test_the_numbers_are_those_of_the_explanation(run, explainer) -> None:
+def test_the_numbers_are_those_of_the_explanation(run: Run, explainer: SurrogateExplainer) -> None:
     numbers = explained(run, explainer).to_dict(describe_surrogate(explainer))
     assert [row["value"] for row in numbers["importance"]] == run[1].importance.values[0].tolist()
     assert sum(row["value"] for row in numbers["importance"]) + numbers["baseline"] == pytest.approx(
