@@ -57,7 +57,7 @@ TCAV = Simulation(
         )
     ],
     _tcav_level,
-    replications=2000,
+    replications=1000,
 )
 
 SIMULATIONS = (TCAV,)

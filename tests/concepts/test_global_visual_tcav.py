@@ -15,7 +15,7 @@ from pellucid.concepts import Bootstrap, Estimate, VisualTCAV, explain_class
 from pellucid.concepts.concept_explanation import score_p_values
 from pellucid.data import Preprocess
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics import bootstrap_mean_interval, holm, sign_flip_p_value
+from pellucid.statistics import holm, mean_interval, sign_flip_p_value
 
 VIEW = curved_view()
 IMAGES = torch.randn(20, 4, 3, 5, generator=torch.Generator().manual_seed(3))
@@ -53,9 +53,9 @@ def test_means_deviations_and_tests_are_those_of_the_local_explanations() -> Non
     ):
         torch.testing.assert_close(estimate.mean, values.mean(0), atol=1e-6, rtol=1e-4)
         torch.testing.assert_close(estimate.deviation, values.std(0, correction=0), atol=1e-6, rtol=1e-4)
-        low, high = bootstrap_mean_interval(values)
-        torch.testing.assert_close(estimate.low, low, atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(estimate.high, high, atol=1e-6, rtol=1e-4)
+        low, high = mean_interval(values)
+        torch.testing.assert_close(estimate.low, low, atol=1e-6, rtol=1e-4, equal_nan=True)
+        torch.testing.assert_close(estimate.high, high, atol=1e-6, rtol=1e-4, equal_nan=True)
         p_values = score_p_values(values.mean(0), nulls.mean(0), two_sided=two_sided)
         torch.testing.assert_close(estimate.p_values, p_values)
     torch.testing.assert_close(result.share_seen, (local.maps.amax((2, 3)) >= 0.5).double().mean(0))
@@ -79,6 +79,17 @@ def test_the_ranking_goes_down_and_compares_neighbors_image_by_image() -> None:
     assert ranking[-1].lead is None
     with pytest.raises(PellucidError, match="unknown score 'both'"):
         result.ranking(score="both")
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_few_images_have_means_and_no_intervals_and_a_note_says_so(count: int) -> None:
+    result = explain_class(EXPLAINER, IMAGES[:count], 0)
+    assert torch.isnan(torch.stack([result.signed.low, result.signed.high, result.reference.low])).all()
+    assert any("too few for intervals of means, which need 5" in note for note in result.notes)
+    first = result.ranking(score="signed")[0]
+    assert (first.low, first.high, first.lead_low, first.lead_high) == (None, None, None, None)
+    assert {row["low"] for row in result.rows() if row["number"] == "signed_mean"} == {None}
+    assert not any("too few" in note for note in explain_class(EXPLAINER, IMAGES[:5], 0).notes)
 
 
 def test_one_concept_can_be_ranked() -> None:
@@ -126,7 +137,9 @@ def test_the_table_has_a_row_for_each_score_concept_and_target() -> None:
     rows = [row for row in explain_class(EXPLAINER, IMAGES, [0, 1]).rows() if str(row["number"]).endswith("_mean")]
     assert len(rows) == 2 * 3 * 2
     assert {row["number"] for row in rows} == {"reference_mean", "signed_mean"}
-    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    known = [row for row in rows if row["low"] is not None]
+    assert {row["number"] for row in known} == {"reference_mean", "signed_mean"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in known)
 
 
 @pytest.mark.parametrize("target", [None, torch.zeros(20, dtype=torch.long), Target()])

@@ -16,7 +16,7 @@ from tests.evaluation.sweep_support import color_classifier, write_squares
 from pellucid.attribution import GradCAM
 from pellucid.evaluation.sweep import SweepOptions, evaluate, summarize
 from pellucid.evaluation.sweep.run_tables import score_schema
-from pellucid.statistics import Interval, bootstrap_interval
+from pellucid.statistics import Interval, cluster_interval
 
 Medians = Mapping[tuple[str, str, str], float]
 LAYERS = ("input", "middle", "final")
@@ -89,8 +89,8 @@ def rows(
 
 
 def judge(scores: pa.Table, **others: Any) -> tuple[Claim, ...]:
-    """The claims, with few draws for the intervals, so that it is quick."""
-    return judge_claims(scores, lines=summarize(scores, resamples=100), **others)
+    """The claims, with the summary of the scores."""
+    return judge_claims(scores, lines=summarize(scores), **others)
 
 
 def verdicts(judged: tuple[Claim, ...]) -> dict[int, str]:
@@ -216,7 +216,7 @@ def test_the_gap_of_independent_medians_covers_the_truth_as_often_as_it_says() -
     rng, covered = np.random.default_rng(1), 0
     for _ in range(200):
         first, second = rng.normal(0.7, 0.1, 60), rng.normal(0.5, 0.2, 60)
-        one, other = (bootstrap_interval(each, range(60), resamples=300) for each in (first, second))
+        one, other = (cluster_interval(each, range(60)) for each in (first, second))
         found = gap(one, other)
         assert found.estimate == pytest.approx(np.median(first) - np.median(second))
         covered += found.low <= 0.2 <= found.high
@@ -238,6 +238,19 @@ def test_a_check_is_settled_when_its_interval_is_on_one_side(
     found = check("a", "b", Interval(value, low, high, 0.95, 9, 3, 0), most=0.4)
     assert (found.holds, found.conclusive, found.expected) == (holds, conclusive, "at most 0.4")
     assert check("a", "b", value).holds is None
+
+
+def test_a_median_of_too_few_grids_settles_nothing() -> None:
+    found = check("a", "b", Interval(0.3, np.nan, np.nan, 0.95, 9, 3, 0), most=0.4)
+    assert (found.holds, found.conclusive) == (True, False)
+    assert check("a", "b", 0.3, most=0.4).conclusive is None
+
+
+def test_a_gap_reaches_as_far_as_both_intervals_together() -> None:
+    first, second = Interval(0.7, 0.6, 0.75, 0.95, 9, 9, 0), Interval(0.5, 0.46, 0.62, 0.95, 8, 8, 1)
+    found = gap(first, second)
+    assert found.low == pytest.approx(0.2 - (0.01 + 0.0144) ** 0.5)
+    assert found.high == pytest.approx(0.2 + (0.0025 + 0.0016) ** 0.5)
 
 
 def test_verdicts_of_a_run_are_written_into_its_folder_and_other_runs_decide_on_more_cells(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from scipy import stats
 
 from pellucid.errors import PellucidError
 from pellucid.statistics import (
+    Statistic,
     bootstrap_interval,
     cliffs_delta,
+    cluster_interval,
     compare_methods,
     holm,
     rank_biserial,
@@ -18,7 +20,6 @@ from pellucid.statistics import (
     spearman_matrix,
     wilcoxon_p_value,
 )
-from pellucid.statistics.intervals import _weighted
 
 RNG_SEEDS = st.integers(0, 2**31 - 1)
 
@@ -30,47 +31,89 @@ def clustered(grids: int = 60, cells: int = 4, seed: int = 0) -> tuple[np.ndarra
     return scores.ravel(), np.repeat(np.arange(grids), cells)
 
 
-@given(RNG_SEEDS, st.integers(1, 9))
-def test_weighted_medians_and_means_are_those_of_repeated_values(seed: int, count: int) -> None:
-    rng = np.random.default_rng(seed)
-    values, weights = rng.normal(size=count).round(1), rng.integers(0, 4, (5, count))
-    weights[:, 0] += weights.sum(1) == 0
-    for statistic, numpy_statistic in (("median", np.median), ("mean", np.mean)):
-        wanted = [numpy_statistic(np.repeat(values, row)) for row in weights]
-        np.testing.assert_allclose(_weighted(values, weights, statistic), wanted, atol=1e-12)
+@pytest.mark.parametrize("cells", [1, 3])
+def test_the_medians_interval_holds_what_a_sign_test_of_whole_grids_does_not_reject(cells: int) -> None:
+    scores, grids = clustered(14, cells, seed=4)
+    found = cluster_interval(scores, grids)
+    candidates = np.linspace(scores.min() - 1, scores.max() + 1, 20_000)
+    signs = np.sign(scores.reshape(14, cells)[None] - candidates[:, None, None]).sum(2)
+    accepted = candidates[signs.sum(1) ** 2 <= stats.norm.ppf(0.975) ** 2 * (signs**2).sum(1)]
+    assert (found.low, found.high) == pytest.approx((accepted.min(), accepted.max()), abs=1e-3)
+    assert found.estimate == np.median(scores)
 
 
-def test_the_interval_agrees_with_scipy_when_every_grid_has_one_score() -> None:
-    scores = np.random.default_rng(3).gamma(2, size=80)
-    for statistic, function in (("median", np.median), ("mean", np.mean)):
-        ours = bootstrap_interval(scores, np.arange(80), statistic, resamples=6000)
-        theirs = stats.bootstrap((scores,), function, n_resamples=6000, method="percentile", rng=1).confidence_interval
-        assert ours.estimate == pytest.approx(function(scores))
-        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+def test_the_medians_interval_of_single_scores_is_that_of_order_statistics() -> None:
+    scores = np.random.default_rng(2).gamma(2, size=20)
+    found, ordered = cluster_interval(scores, np.arange(20)), np.sort(scores)
+    # P(fewer than 6 of 20 below the median) = 2.1 %: the 6th and the 15th value.
+    assert stats.binom.cdf(5, 20, 0.5) < 0.025 < stats.binom.cdf(6, 20, 0.5)
+    assert (found.low, found.high) == (ordered[5], ordered[14])
 
 
-def test_the_interval_is_that_of_whole_grids_drawn_in_a_loop() -> None:
-    scores, grids = clustered(20, 3)
-    rng = np.random.default_rng(5)
-    table = scores.reshape(20, 3)
-    slow = [np.median(table[rng.integers(0, 20, 20)]) for _ in range(4000)]
-    found = bootstrap_interval(scores, grids, resamples=4000)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.05)
+def test_ties_and_constants_have_a_median_that_lies_in_its_interval() -> None:
+    constant = cluster_interval([0.5] * 12, range(12))
+    assert (constant.low, constant.estimate, constant.high) == (0.5, 0.5, 0.5)
+    tied = cluster_interval([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 1.0, 1.0], range(9))
+    assert tied.low == 0.0 == tied.estimate <= tied.high
+
+
+def _hall(values: np.ndarray, mean: float) -> float:
+    """Hall's transformed t statistic of a mean."""
+    count, deviations = len(values), values - values.mean()
+    t = (values.mean() - mean) / (values.std(ddof=1) / np.sqrt(count))
+    a = stats.skew(values) / np.sqrt(count)
+    assert np.isclose(stats.skew(values), (deviations**3).mean() / (deviations**2).mean() ** 1.5)
+    return t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6
+
+
+def test_the_means_interval_ends_where_halls_statistic_reaches_the_quantiles_of_t() -> None:
+    scores = np.random.default_rng(3).gamma(1, size=(12, 2))
+    found = cluster_interval(scores.ravel(), np.repeat(np.arange(12), 2), "mean")
+    assert found.estimate == pytest.approx(scores.mean())
+    assert _hall(scores.mean(1), found.low) == pytest.approx(stats.t.ppf(0.975, 11))
+    assert _hall(scores.mean(1), found.high) == pytest.approx(stats.t.ppf(0.025, 11))
+
+
+def test_symmetric_scores_have_the_interval_of_t() -> None:
+    scores = np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]) + 7
+    found = cluster_interval(scores, range(6), "mean")
+    theirs = stats.ttest_1samp(scores, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+@pytest.mark.parametrize("statistic", ["median", "mean"])
+def test_four_grids_have_no_interval_and_five_have_one(statistic: Statistic) -> None:
+    few, enough = (cluster_interval(*clustered(grids), statistic) for grids in (4, 5))
+    assert np.isnan([few.low, few.high]).all()
+    assert np.isfinite(few.estimate)
+    assert enough.low < enough.estimate < enough.high
+
+
+def test_a_mean_of_equal_scores_has_no_interval() -> None:
+    found = cluster_interval([0.7] * 8, range(8), "mean")
+    assert (found.estimate, np.isnan(found.low)) == (pytest.approx(0.7), True)
+
+
+def test_the_former_name_takes_resamples_and_seed_and_draws_nothing() -> None:
+    scores, grids = clustered(8)
+    assert bootstrap_interval(scores, grids, resamples=10, seed=3) == cluster_interval(scores, grids)
 
 
 def test_dependent_cells_widen_the_interval() -> None:
     scores, grids = clustered()
-    whole = bootstrap_interval(scores, grids, "mean")
-    single = bootstrap_interval(scores, np.arange(len(scores)), "mean")
+    whole = cluster_interval(scores, grids, "mean")
+    single = cluster_interval(scores, np.arange(len(scores)), "mean")
     assert whole.high - whole.low > 1.7 * (single.high - single.low)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("statistic", ["median", "mean"])
+@pytest.mark.parametrize("grids", [5, 7, 12, 30])
+def test_the_interval_covers_the_truth_as_often_as_it_says(grids: int, statistic: Statistic) -> None:
     covered = 0
-    for seed in range(200):
-        found = bootstrap_interval(*clustered(30, 3, seed), "mean", level=0.9, resamples=300, seed=seed)
+    for seed in range(400):
+        found = cluster_interval(*clustered(grids, 3, seed), statistic)
         covered += found.low <= 0 <= found.high
-    assert 0.82 <= covered / 200 <= 0.96
+    assert 0.92 <= covered / 400 <= 0.985
 
 
 @settings(max_examples=20)
@@ -79,23 +122,17 @@ def test_the_order_of_rows_and_the_names_of_grids_do_not_matter(seed: int) -> No
     scores, grids = clustered(12, 2, seed)
     order = np.random.default_rng(seed).permutation(len(scores))
     names = np.array([f"grid {grid:03}" for grid in grids])
-    found = bootstrap_interval(scores[order], names[order], resamples=200)
-    assert found == bootstrap_interval(scores, grids, resamples=200)
-
-
-def test_the_seed_decides() -> None:
-    rows = clustered()
-    assert bootstrap_interval(*rows, seed=1) == bootstrap_interval(*rows, seed=1)
-    assert bootstrap_interval(*rows, seed=1) != bootstrap_interval(*rows, seed=2)
+    found = cluster_interval(scores[order], names[order])
+    assert found == cluster_interval(scores, grids)
 
 
 def test_scores_that_are_not_finite_are_left_out_and_counted() -> None:
     scores, grids = clustered(10, 2)
     scores[:3] = np.nan, np.inf, np.nan
-    found = bootstrap_interval(torch.tensor(scores), torch.tensor(grids), resamples=100)
+    found = cluster_interval(torch.tensor(scores), torch.tensor(grids))
     assert (found.scores, found.grids, found.excluded) == (17, 9, 3)
     assert np.isfinite([found.low, found.high]).all()
-    nothing = bootstrap_interval([np.nan], [0])
+    nothing = cluster_interval([np.nan], [0])
     assert np.isnan(nothing.estimate)
     assert nothing.excluded == 1
 
@@ -212,14 +249,14 @@ def test_a_pair_without_common_rows_is_nan_and_corrects_nothing() -> None:
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(PellucidError, match="one grid per score"):
-        bootstrap_interval([1.0, 2.0], [0])
+        cluster_interval([1.0, 2.0], [0])
     with pytest.raises(PellucidError, match="statistic='mode'"):
-        bootstrap_interval([1.0], [0], "mode")  # type: ignore[arg-type]
+        cluster_interval([1.0], [0], "mode")  # type: ignore[arg-type]
     with pytest.raises(PellucidError, match="one length"):
         spearman_matrix({"a": [1.0, 2.0], "b": [1.0]})
 
 
 def test_one_grid_has_a_median_and_no_interval() -> None:
-    found = bootstrap_interval([0.2, 0.4, 0.9], ["a", "a", "a"])
+    found = cluster_interval([0.2, 0.4, 0.9], ["a", "a", "a"])
     assert found.estimate == 0.4
     assert np.isnan([found.low, found.high]).all()

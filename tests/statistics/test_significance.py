@@ -13,14 +13,17 @@ from sklearn.metrics import roc_auc_score
 from pellucid.errors import PellucidError
 from pellucid.statistics import (
     benjamini_hochberg,
+    binomial_interval,
     bonferroni,
-    bootstrap_mean_interval,
     correct,
     holm,
+    mean_interval,
     permutation_p_value,
     rank_p_value,
     roc_auc,
+    score_interval,
     sign_flip_p_value,
+    t_quantile,
 )
 
 
@@ -78,9 +81,9 @@ def test_an_unknown_correction_is_an_error() -> None:
         correct(torch.ones(1), "fdr")
 
 
-def test_the_bootstrap_mean_interval_is_close_to_the_normal_one() -> None:
+def test_the_mean_interval_is_close_to_the_normal_one_for_many_images() -> None:
     values = torch.randn(400, 2, generator=torch.Generator().manual_seed(1)).double() * torch.tensor([1.0, 3.0]) + 2
-    low, high = bootstrap_mean_interval(values, repeats=4000)
+    low, high = mean_interval(values)
     error = 1.96 * values.std(0) / 20
     torch.testing.assert_close(low, values.mean(0) - error, atol=0.02, rtol=0.02)
     torch.testing.assert_close(high, values.mean(0) + error, atol=0.02, rtol=0.02)
@@ -91,23 +94,67 @@ def test_the_hierarchical_interval_holds_the_spread_of_the_resamples_too() -> No
     noise = torch.randn(100, 1, generator=generator).double()
     shifts = torch.randn(200, generator=generator).double()
     resampled = noise + shifts  # (N, B): the resample moves all images together
-    low, high = bootstrap_mean_interval(noise[:, 0], resampled, repeats=4000)
-    expected = (1 + 1 / 100) ** 0.5 * 1.96
-    assert float(high - low) / 2 == pytest.approx(expected, rel=0.15)
-    plain_low, plain_high = bootstrap_mean_interval(noise[:, 0], repeats=4000)
+    low, high = mean_interval(noise[:, 0], resampled)
+    assert float(high - low) / 2 == pytest.approx((1 + 1 / 100) ** 0.5 * 1.96, rel=0.15)
+    plain_low, plain_high = mean_interval(noise[:, 0])
     assert float(plain_high - plain_low) < 0.3 * float(high - low)
 
 
-def test_the_bootstrap_is_the_same_for_the_same_seed() -> None:
-    values = torch.randn(30)
-    assert bootstrap_mean_interval(values, seed=4) == bootstrap_mean_interval(values, seed=4)
-    assert bootstrap_mean_interval(values, seed=4) != bootstrap_mean_interval(values, seed=5)
+def test_few_images_few_resamples_and_no_spread_give_no_interval() -> None:
+    values = torch.randn(6, 3, generator=torch.Generator().manual_seed(2)).double()
+    assert torch.isnan(torch.stack(mean_interval(values[:4]))).all()
+    assert torch.isnan(torch.stack(mean_interval(values[:1]))).all()
+    assert torch.isnan(torch.stack(mean_interval(values, values[:, None]))).all()
+    low, high = mean_interval(torch.cat([values, torch.full((6, 1), 0.1)], dim=1))
+    assert torch.isfinite(low).tolist() == torch.isfinite(high).tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize(("confidence", "repeats"), [(1.0, 10), (0.95, 0)])
-def test_an_interval_that_makes_no_sense_is_an_error(confidence: float, repeats: int) -> None:
+def test_a_score_reaches_as_far_as_the_spread_of_its_resamples_says() -> None:
+    draws = torch.randn(3, 20, generator=torch.Generator().manual_seed(2)).double()
+    low, high = score_interval(torch.zeros(3), draws)
+    torch.testing.assert_close(high, draws.std(1) * stats.t.ppf(0.975, 19))
+    torch.testing.assert_close(low, -high)
+    across = score_interval(torch.zeros(3), draws.T, dim=0, confidence=0.5)
+    torch.testing.assert_close(across[1], draws.std(1) * stats.t.ppf(0.75, 19))
+    assert torch.isnan(torch.stack(score_interval(torch.zeros(3), draws[:, :1]))).all()
+    assert torch.isnan(torch.stack(score_interval(torch.ones(1), torch.ones(1, 20)))).all()
+
+
+def test_an_interval_from_twenty_resamples_holds_a_twenty_first_as_often_as_it_says() -> None:
+    draws = torch.randn(4000, 21, generator=torch.Generator().manual_seed(5)).double()
+    middle = draws[:, :20].mean(1)
+    low, high = score_interval(middle, draws[:, :20])
+    held = float(((low <= draws[:, 20]) & (draws[:, 20] <= high)).double().mean())
+    assert 0.92 <= held <= 0.98
+
+
+@pytest.mark.parametrize("trials", [5, 10, 40])
+def test_the_interval_of_a_share_covers_every_share_as_often_as_it_says(trials: int) -> None:
+    shares, counts = np.linspace(0.05, 0.95, 91)[:, None], np.arange(trials + 1)
+    ends = np.array([binomial_interval(int(count), trials) for count in counts])
+    held = (ends[:, 0] <= shares) & (shares <= ends[:, 1])
+    covered = (stats.binom.pmf(counts, trials, shares) * held).sum(1)
+    assert covered.min() >= 0.92
+    assert ends[0, 0] == 0.0 < ends[0, 1] < 1.0 == ends[-1, 1]
+
+
+def test_a_share_of_nothing_is_an_error() -> None:
+    for successes, trials in ((0, 0), (4, 3), (-1, 3)):
+        with pytest.raises(PellucidError, match="successes of"):
+            binomial_interval(successes, trials)
+
+
+def test_quantiles_of_t_are_those_of_scipy() -> None:
+    assert t_quantile(0.95, 3) == pytest.approx(stats.t.ppf(0.975, 3))
+    assert np.isnan(t_quantile(0.95, 0))
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_an_interval_that_makes_no_sense_is_an_error(confidence: float) -> None:
     with pytest.raises(PellucidError, match="0 < confidence < 1"):
-        bootstrap_mean_interval(torch.ones(3), confidence=confidence, repeats=repeats)
+        mean_interval(torch.ones(3), confidence=confidence)
+    with pytest.raises(PellucidError, match="0 < confidence < 1"):
+        score_interval(torch.ones(3), torch.ones(3, 9), confidence=confidence)
 
 
 def test_the_sign_flip_test_agrees_with_all_flips() -> None:

@@ -9,7 +9,7 @@ from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import add_decision_edges, measure_decision_effects
 from pellucid.surrogate.explain.encoded_batch import margin, probabilities
 from pellucid.surrogate.explain.minimal_counterfactual import find_minimal_counterfactual
-from pellucid.surrogate.explain.necessity import estimate_necessity, wilson_interval
+from pellucid.surrogate.explain.necessity import estimate_necessity, estimate_proportion
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import shapley_importance
 from pellucid.surrogate.explain.traversal import difference_map, traverse_latent
@@ -106,6 +106,19 @@ def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier(
     torch.testing.assert_close(result.errors, torch.zeros_like(result.errors), rtol=0, atol=1e-4)
 
 
+def test_shapley_errors_are_those_of_pairs_and_one_pair_has_none() -> None:
+    surrogate = LinearSurrogate((2.0, 0.0, -1.0))
+    batch, pool = encoded(surrogate, 2), ReferenceSet(random_codes(50, 9), torch.zeros(50))
+    alone, few, many = (shapley_importance(batch, pool, permutations=count) for count in (2, 8, 400))
+    assert torch.isnan(alone.errors).all()
+    assert torch.isfinite(few.errors).all()
+    assert torch.isnan(torch.cat([alone.half_widths, few.half_widths])).all()
+    # Linear: the value of a pair is the weight times the distance to one of the reference images.
+    spread = pool.codes.concept_coordinates().std(0) * surrogate.weights.abs()
+    torch.testing.assert_close(many.errors, (spread / 200**0.5).expand(2, -1), rtol=0.2, atol=1e-4)
+    torch.testing.assert_close(many.half_widths, 1.972 * many.errors, rtol=1e-3, atol=1e-6)  # t, 199 degrees
+
+
 def test_against_other_classes_baselines_are_drawn_from_them_alone() -> None:
     surrogate = LinearSurrogate((1.0, 0.0, 0.0))
     batch = encoded(surrogate, 1)
@@ -167,9 +180,9 @@ def test_a_concept_that_alone_decides_is_necessary_and_sufficient_and_one_withou
         estimate_necessity(batch[batch.classes == 1], 1)
 
 
-def test_wilsons_interval_is_the_published_one() -> None:
-    share = wilson_interval(81, 263)  # Newcombe (1998), table I
-    assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
+def test_the_interval_of_a_proportion_is_the_published_one() -> None:
+    share = estimate_proportion(81, 263)  # Newcombe (1998), table I, method 6: exact, mid-p
+    assert (round(share.low, 4), round(share.high, 4)) == (0.2544, 0.3658)
 
 
 def test_a_latent_traversal_reaches_its_levels_and_shows_the_classifiers_answers() -> None:

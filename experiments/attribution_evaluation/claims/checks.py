@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pellucid.evaluation import rank_bins
 from pellucid.evaluation.sweep import SummaryLine, correlate_scores
-from pellucid.statistics import Interval, bootstrap_interval
+from pellucid.statistics import Interval, cluster_interval
 
 BACKPROPAGATION = ("Gradient", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "SmoothGrad")
 POOLED = ("GradCAM", "GradCAMPlusPlus", "AblationCAM", "ScoreCAM")
@@ -74,7 +74,8 @@ def check(
     bottom, top = -np.inf if least is None else least, np.inf if most is None else most
     inside = [bottom <= end <= top for end in (low, high)]
     beyond = high < bottom or low > top
-    conclusive = None if isnan(low) or isnan(high) else all(inside) or beyond
+    # Too few grids have no interval, and settle nothing; what is no statistic of grids needs none.
+    conclusive = (all(inside) or beyond) if isinstance(measured, Interval) else None
     return Check(subject, quantity, value, low, high, _range(least, most), bottom <= value <= top, conclusive)
 
 
@@ -274,7 +275,7 @@ def pooled_activation_lights_up_the_same_class(scores: Scores) -> Iterator[Check
         if reference is not None:
             yield check(subject, "median on DiFull minus on GridPG", gap(line.median, reference.median), most=0)
         key = ("DiFull", "final", method)
-        share = bootstrap_interval(scores.column("mirror_share", *key), scores.column("grid", *key))
+        share = cluster_interval(scores.column("mirror_share", *key), scores.column("grid", *key))
         if share.scores:
             yield check(subject, "mirror share", share, least=chance + (1 - chance) / 4)
 
@@ -306,7 +307,7 @@ def rise_is_poor_everywhere(scores: Scores) -> Iterator[Check]:
             yield check(subject, f"interquartile range on {setting}", spread, least=0.15)
             column = scores.column("score", *key)
             good = np.where(np.isfinite(column), column > 0.5, np.nan)
-            share = bootstrap_interval(good, scores.column("grid", *key), "mean")
+            share = cluster_interval(good, scores.column("grid", *key), "mean")
             yield check(subject, f"share above 0.5 on {setting}", share, least=0.25, most=0.75)
 
 

@@ -1,5 +1,6 @@
 """What `pellucid concepts` prints for people."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,9 +80,17 @@ def _evidence(explanation: ConceptExplanation, name: str, t: int, p_values: Any)
         return str(status)
     star = "*" if p_values is not None and float(p_values[0, d, t]) < 0.05 else ""
     doubt = "" if status is Status.OK else f" {status}"
-    low, high = (float("nan"), float("nan")) if interval is None else interval[:, 0, d, t].tolist()
+    ends = _range(*(None, None) if interval is None else interval[:, 0, d, t].tolist(), signed=True)
     score = float(explanation.reference[0, d, t])
-    return escape(f"{float(explanation.signed[0, d, t]):+.3f}{star} [{low:+.3f}, {high:+.3f}] ({score:.3f}){doubt}")
+    return escape(f"{float(explanation.signed[0, d, t]):+.3f}{star}{ends} ({score:.3f}){doubt}")
+
+
+def _range(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """An interval after its number; nothing where there is none."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return ""
+    sign = "+" if signed else ""
+    return f" [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def print_ranking(result: ClassExplanation, t: int) -> None:
@@ -104,10 +113,10 @@ def print_ranking(result: ClassExplanation, t: int) -> None:
         star = "*" if adjusted is not None and float(adjusted[d, t]) < 0.05 else ""
         lead = ""
         if ranked.lead is not None:
-            lead = f"{ranked.lead:.3f} [{ranked.lead_low:.3f}, {ranked.lead_high:.3f}] p = {ranked.lead_p_value:.2g}"
+            lead = f"{ranked.lead:.3f}{_range(ranked.lead_low, ranked.lead_high)} p = {ranked.lead_p_value:.2g}"
         table.add_row(
             escape(ranked.concept),
-            escape(f"{ranked.mean:+.3f}{star} [{ranked.low:+.3f}, {ranked.high:+.3f}]"),
+            escape(f"{ranked.mean:+.3f}{star}{_range(ranked.low, ranked.high, signed=True)}"),
             escape(lead),
             f"{ranked.share_seen:.0%}",
             f"{float(result.reference.mean[d, t]):.4f}",

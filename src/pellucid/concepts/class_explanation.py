@@ -16,7 +16,7 @@ from pellucid.concepts.concept_table import ConceptResult, Row, at_index, cav_ro
 from pellucid.concepts.status import decode_statuses
 from pellucid.errors import PellucidError
 from pellucid.results import Provenance, Receipt
-from pellucid.statistics import bootstrap_mean_interval, holm, sign_flip_p_value
+from pellucid.statistics import holm, mean_interval, sign_flip_p_value
 
 SEEN = 0.5
 """A concept counts as seen in an image where its map reaches half of what images of the concept typically show."""
@@ -28,18 +28,18 @@ class Bootstrap:
 
     Attributes:
         confidence: of the intervals, in (0, 1).
-        repeats: bootstrap samples.
-        hierarchical: let the intervals hold the CAVs' uncertainty as well as the images': each bootstrap sample draws a
-            resample of the CAV first.
-        seed: of the samples.
+        repeats: sign patterns of the tests of the leads.
+        hierarchical: let the intervals hold the CAVs' uncertainty as well as the images': the spread over the bootstrap
+            resamples of each CAV is added.
+        seed: of the sign patterns.
 
     Example:
-        >>> Bootstrap(confidence=0.9).repeats
-        2000
+        >>> Bootstrap(confidence=0.9).hierarchical
+        False
     """
 
     confidence: float = 0.95
-    repeats: int = 2000
+    repeats: int = 10_000
     hierarchical: bool = False
     seed: int = 0
 
@@ -50,7 +50,8 @@ class Estimate:
 
     Attributes:
         values: (N, D, T) score of each image.
-        low, high: (D, T) bootstrap interval of the mean.
+        low, high: (D, T) confidence interval of the mean (`pellucid.statistics.mean_interval`); NaN where none holds:
+            with fewer than 5 images, or where all images have the same score.
         p_values: (D, T) how often relabeled images' CAVs give a mean as large, or None.
         adjusted_p_values: (D, T) adjusted for all tests, those at layers explained together included; or None.
 
@@ -89,10 +90,10 @@ class RankedConcept:
 
     Attributes:
         concept: its name.
-        mean, low, high: score over the images, and its interval.
+        mean, low, high: score over the images, and its interval; None where there is none (see `Estimate`).
         share_seen: share of the images in which it is seen.
         lead, lead_low, lead_high: how far it is ahead of the next, paired by image, and the interval; None for the
-            last.
+            last, and ends of an interval where there is none.
         lead_p_value: two-sided sign-flip test of that lead, Holm-adjusted over the ranking; None for the last.
 
     Example:
@@ -102,8 +103,8 @@ class RankedConcept:
 
     concept: str
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     share_seen: float
     lead: float | None = None
     lead_low: float | None = None
@@ -212,24 +213,22 @@ class ClassExplanation(ConceptResult):
             RankedConcept(
                 self.concepts[index],
                 float(means[index]),
-                float(estimate.low[index, target]),
-                float(estimate.high[index, target]),
+                at_index(estimate.low, (index, target)),
+                at_index(estimate.high, (index, target)),
                 float(self.share_seen[index]),
                 *(ahead[place] if place < len(ahead) else ()),
             )
             for place, index in enumerate(order.tolist())
         ]
 
-    def _leads(self, ranked: Tensor) -> list[list[float]]:
+    def _leads(self, ranked: Tensor) -> list[list[float | None]]:
         """Mean, interval and p-value of the lead of each of the ranked concepts (N, D) over the next."""
         leads = (ranked[:, :-1] - ranked[:, 1:]).double()
         bootstrap = self.bootstrap
-        low, high = bootstrap_mean_interval(
-            leads, confidence=bootstrap.confidence, repeats=bootstrap.repeats, seed=bootstrap.seed
-        )
-        p_values = torch.from_numpy(holm(sign_flip_p_value(leads, seed=bootstrap.seed)))
-        ahead: list[list[float]] = torch.stack([leads.mean(0), low, high, p_values], dim=1).tolist()
-        return ahead
+        low, high = mean_interval(leads, confidence=bootstrap.confidence)
+        tests = sign_flip_p_value(leads, permutations=bootstrap.repeats, seed=bootstrap.seed)
+        columns = (leads.mean(0), low, high, torch.from_numpy(holm(tests)))
+        return [[at_index(column, (place,)) for column in columns] for place in range(leads.shape[1])]
 
     def rows(self) -> Iterator[Row]:
         """Every number with the columns of `COLUMNS`: means (no image), and what they are means of."""
@@ -253,8 +252,8 @@ class ClassExplanation(ConceptResult):
             yield make_row(
                 f"{name}_mean",
                 float(estimate.mean[d, t]),
-                low=float(estimate.low[d, t]),
-                high=float(estimate.high[d, t]),
+                low=at_index(estimate.low, (d, t)),
+                high=at_index(estimate.high, (d, t)),
                 p_value=at_index(estimate.p_values, (d, t)),
                 adjusted_p_value=at_index(estimate.adjusted_p_values, (d, t)),
                 **key,

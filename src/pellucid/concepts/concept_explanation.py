@@ -18,7 +18,7 @@ from pellucid.concepts.status import decode_statuses
 from pellucid.errors import PellucidError
 from pellucid.results import Passes, Provenance, Receipt, plot_maps
 from pellucid.shapes import Float, Int
-from pellucid.statistics import correct, rank_p_value
+from pellucid.statistics import correct, rank_p_value, score_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,16 +154,16 @@ class ConceptExplanation(ConceptResult):
         return None if self.nulls is None else adjust_over_layers([self])[0]
 
     def interval(self, score: Score = "signed", confidence: float = 0.95) -> Tensor | None:
-        """Where a score lies when the images of its concept are drawn again: quantiles over the CAV's resamples.
+        """Where a score lies when the images of its concept are drawn again, by its spread over the CAV's resamples.
 
-        With 20 resamples of the CAV this is hardly more than their range.
+        See `pellucid.statistics.score_interval`; that of the reference score does not reach below 0.
 
         Args:
             score: "reference" or "signed".
             confidence: of the interval, in (0, 1).
 
         Returns:
-            (2, N, D, T) low and high, or None without resamples.
+            (2, N, D, T) low and high, or None without resamples; NaN where these all agree.
 
         Raises:
             PellucidError: another score, or another confidence.
@@ -172,10 +172,9 @@ class ConceptExplanation(ConceptResult):
             raise PellucidError(f"no interval of {score!r} at {confidence}; expected reference or signed, and 0 to 1")
         if self.resamples is None:
             return None
-        margin = (1 - confidence) / 2
-        levels = torch.tensor([margin, 1 - margin], dtype=torch.float64)
-        scores: Tensor = getattr(self.resamples, score)
-        return scores.double().quantile(levels, dim=2)
+        ends = score_interval(getattr(self, score), getattr(self.resamples, score), dim=2, confidence=confidence)
+        interval = torch.stack(ends)
+        return interval.clamp(min=0.0) if score == "reference" else interval
 
     def rows(self, images: Sequence[str] | None = None, adjusted_p_values: Tensor | None = None) -> Iterator[Row]:
         """Every number, with the columns of `COLUMNS`.

@@ -1,6 +1,7 @@
 """The tidy table of concepts: one row per image, concept, layer, class and number, and the files it is written to."""
 
 import json
+import math
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
@@ -87,8 +88,9 @@ def make_row(number: str, value: float, **known: Any) -> Row:
 
 
 def at_index(values: Tensor | None, index: tuple[int, ...]) -> float | None:
-    """A number of a tensor for a row; None where there is no tensor."""
-    return None if values is None else float(values[index])
+    """A number of a tensor for a row; None where there is no tensor, and where the number is NaN."""
+    number = math.nan if values is None else float(values[index])
+    return None if math.isnan(number) else number
 
 
 def cav_rows(cavs: Sequence[CAV]) -> Iterator[Row]:

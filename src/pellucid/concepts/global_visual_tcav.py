@@ -15,7 +15,7 @@ from pellucid.concepts.concept_explanation import ConceptExplanation, DirectionS
 from pellucid.concepts.concept_sets import number_images
 from pellucid.concepts.visual_tcav import VisualTCAV, explain_layers
 from pellucid.errors import PellucidError, TargetError
-from pellucid.statistics import bootstrap_mean_interval, correct
+from pellucid.statistics import FEWEST, correct, mean_interval
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,6 +97,7 @@ def explain_class(
         raise PellucidError("no images to explain: the list is empty")
     wholes = [ConceptExplanation.join(part) for part in parts]
     correction = several[0].correction
+    few = _interval_notes(wholes[0])
     references = _estimate(wholes, "reference", correction, bootstrap)
     signed = _estimate(wholes, "signed", correction, bootstrap)
     results = [
@@ -111,7 +112,7 @@ def explain_class(
             signed_status_codes=whole.signed_status_codes,
             gap=whole.gap,
             bootstrap=bootstrap,
-            notes=whole.notes,
+            notes=(*whole.notes, *few),
             provenance=replace(whole.provenance, seeds={**whole.provenance.seeds, "bootstrap": bootstrap.seed}),
             receipt=whole.receipt,
         )
@@ -127,13 +128,7 @@ def _estimate(
     estimates = []
     for whole in wholes:
         values: Tensor = getattr(whole, score)
-        low, high = bootstrap_mean_interval(
-            values,
-            _spread(whole.resamples, score),
-            confidence=bootstrap.confidence,
-            repeats=bootstrap.repeats,
-            seed=bootstrap.seed,
-        )
+        low, high = mean_interval(values, _spread(whole.resamples, score), confidence=bootstrap.confidence)
         estimates.append(Estimate(values, low, high, _p_values(values, whole.nulls, score), None))
     known = [estimate.p_values for estimate in estimates if estimate.p_values is not None]
     if len(known) < len(estimates):
@@ -143,6 +138,13 @@ def _estimate(
         replace(estimate, adjusted_p_values=part.reshape(estimate.low.shape))
         for estimate, part in zip(estimates, adjusted, strict=True)
     ]
+
+
+def _interval_notes(whole: ConceptExplanation) -> list[str]:
+    """Why there are no intervals, if there are none."""
+    count = len(whole.signed)
+    few = f"{count} image{'s are' if count > 1 else ' is'} too few for intervals of means, which need {FEWEST}"
+    return [f"{few}: none is given"] if count < FEWEST else []
 
 
 def _spread(resamples: DirectionScores | None, score: Score) -> Tensor | None:

@@ -187,9 +187,9 @@ def attach_flip_probabilities(
 
 def _importance(explanation: LocalExplanation) -> list[dict[str, Any]]:
     shares = explanation.importance
-    columns = shares.names, shares.values[0].tolist(), shares.errors[0].tolist(), explanation.percentiles.tolist()
-    keys = ("concept", "value", "error", "percentile")
-    rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = (shares.values[0], shares.errors[0], shares.half_widths[0], explanation.percentiles)
+    keys = ("concept", "value", "error", "half_width", "percentile")
+    rows = [dict(zip(keys, row, strict=True)) for row in zip(shares.names, *(c.tolist() for c in columns), strict=True)]
     return [{**row, "refused": row["concept"] in explanation.refused} for row in rows]
 
 

@@ -13,7 +13,7 @@ from pellucid.evaluation.sweep.run_tables import arrow
 from pellucid.statistics import (
     Comparison,
     Interval,
-    bootstrap_interval,
+    cluster_interval,
     compare_methods,
     spearman_matrix,
 )
@@ -89,7 +89,7 @@ class MetricLine:
 
     Attributes:
         model, layer, method, control, metric, quantity, higher_is_better: as in the table.
-        mean: of the images' scores, with a bootstrap interval over images; images without a score are left out and
+        mean: of the images' scores, with an interval over images; images without a score are left out and
             counted in `mean.excluded`.
         chance: mean of what a map without information reaches on the same images; NaN where that is not known.
         status: how many images have each status ("ok", "undefined", "refused").
@@ -109,28 +109,22 @@ class MetricLine:
     note: str
 
 
-def summarize_metrics(table: "pa.Table", *, resamples: int = 2000, seed: int = 0) -> tuple[MetricLine, ...]:
+def summarize_metrics(table: "pa.Table") -> tuple[MetricLine, ...]:
     """A line for each quantity of each metric, method and layer, in the order of the table.
 
     Args:
         table: of metrics (`Run.metrics`).
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
     """
-    return tuple(
-        _metric_line(key, table.take(rows), resamples, seed) for key, rows in _group_rows(table, _METRIC_KEYS).items()
-    )
+    return tuple(_metric_line(key, table.take(rows)) for key, rows in _group_rows(table, _METRIC_KEYS).items())
 
 
-def summarize(table: "pa.Table", *, resamples: int = 2000, seed: int = 0) -> tuple[SummaryLine, ...]:
+def summarize(table: "pa.Table") -> tuple[SummaryLine, ...]:
     """A line for each method at each layer in each setting, in the order of the table.
 
     Args:
         table: of a run, or of `evaluate_maps`, or several of them joined.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
     """
-    return tuple(_line(key, table.take(rows), resamples, seed) for key, rows in _group_rows(table, _KEYS).items())
+    return tuple(_line(key, table.take(rows)) for key, rows in _group_rows(table, _KEYS).items())
 
 
 def compare_scores(
@@ -189,7 +183,7 @@ def _group_rows(table: "pa.Table", names: Sequence[str]) -> dict[tuple[Any, ...]
     return groups
 
 
-def _metric_line(key: tuple[Any, ...], rows: "pa.Table", resamples: int, seed: int) -> MetricLine:
+def _metric_line(key: tuple[Any, ...], rows: "pa.Table") -> MetricLine:
     scores, chance = rows["score"].to_numpy(), rows["chance"].to_numpy()
     images = {image: number for number, image in enumerate(dict.fromkeys(rows["image"].to_pylist()))}
     clusters = [images[image] for image in rows["image"].to_pylist()]
@@ -197,14 +191,14 @@ def _metric_line(key: tuple[Any, ...], rows: "pa.Table", resamples: int, seed: i
     known = np.isfinite(scores) & np.isfinite(chance)
     return MetricLine(
         **dict(zip(_METRIC_KEYS, key, strict=True)),
-        mean=bootstrap_interval(scores, clusters, "mean", resamples=resamples, seed=seed),
+        mean=cluster_interval(scores, clusters, "mean"),
         chance=float(chance[known].mean()) if known.any() else float("nan"),
         status=dict(Counter(rows["status"].to_pylist())),
         note=notes.most_common(1)[0][0] if notes else "",
     )
 
 
-def _line(key: tuple[Any, ...], rows: "pa.Table", resamples: int, seed: int) -> SummaryLine:
+def _line(key: tuple[Any, ...], rows: "pa.Table") -> SummaryLine:
     columns = {name: rows[name].to_numpy() for name in ("score", "grid", "cell", "score_native", "attainable")}
     scores, cells = columns["score"], columns["cell"]
     mirror = None if rows["mirror_share"].null_count else _median(rows["mirror_share"].to_numpy())
@@ -214,7 +208,7 @@ def _line(key: tuple[Any, ...], rows: "pa.Table", resamples: int, seed: int) -> 
     return SummaryLine(
         **dict(zip(_KEYS, key, strict=True)),
         control=rows["control"][0].as_py(),
-        median=bootstrap_interval(scores, columns["grid"], resamples=resamples, seed=seed),
+        median=cluster_interval(scores, columns["grid"]),
         quartiles=(float(quartiles[0]), float(quartiles[1])),
         native=_median(columns["score_native"]),
         attainable=_median(columns["attainable"]),

@@ -147,7 +147,7 @@ def _chart(result: ClassExplanation, t: int, scale: Scale) -> dict[str, Any]:
                 "name": ranked.concept,
                 "bar": scale.bar(ranked.mean, ranked.low, ranked.high),
                 "text": scale.write(ranked.mean),
-                "interval": f"{scale.write(ranked.low)} to {scale.write(ranked.high)}",
+                "interval": scale.write_range(ranked.low, ranked.high),
                 "verdict": _verdict(result, d, t),
                 "weak": result.cavs[d].is_weak,
                 "seen": f"{100 * ranked.share_seen:.0f} %",
@@ -189,8 +189,9 @@ def _lead_words(ranked: Any, scale: Scale) -> str | None:
     """How far a concept is ahead of the next, in words."""
     if ranked.lead is None:
         return None
-    clear = ranked.lead_p_value < SIGNIFICANT and ranked.lead_low > 0
-    amounts = f"{scale.write(ranked.lead)} ({scale.write(ranked.lead_low)} to {scale.write(ranked.lead_high)})"
+    clear = ranked.lead_p_value < SIGNIFICANT and ranked.lead_low is not None and ranked.lead_low > 0
+    interval = scale.write_range(ranked.lead_low, ranked.lead_high)
+    amounts = scale.write(ranked.lead) + (f" ({interval})" if interval else "")
     return (
         f"{'clearly' if clear else 'not clearly'} ahead of the next: {amounts}, {format_p_value(ranked.lead_p_value)}"
     )
@@ -216,11 +217,8 @@ def _provenance(report: ClassConcepts) -> dict[str, object]:
         "classifier": report.about["classifier"],
         "CAVs": {"estimator": cav.estimator, **cav.options},
         "Visual-TCAV": report.options,
-        "bootstrap": {
-            "repeats": first.bootstrap.repeats,
-            "seed": first.bootstrap.seed,
-            "over CAVs too": first.bootstrap.hierarchical,
-        },
+        "intervals": {"over CAVs too": first.bootstrap.hierarchical},
+        "tests of leads": {"sign patterns": first.bootstrap.repeats, "seed": first.bootstrap.seed},
         "passes": {name.replace("_", " "): count for name, count in vars(passes).items() if count},
         "versions": library_versions(),
     }

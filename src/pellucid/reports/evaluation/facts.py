@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 from pellucid.evaluation.sweep import PlannedModel, Run, SummaryLine
@@ -77,13 +78,14 @@ def caveats(run_facts: Facts, lines: Sequence[SummaryLine]) -> list[str]:
     own = [line for line in lines if not line.control and line.median.scores]
     fewest = min((line.median.grids for line in own), default=0)
     if 0 < fewest < _FEW_GRIDS:
-        widest = max((line.median.high - line.median.low) / 2 for line in own if line.median.grids == fewest)
+        widths = [(line.median.high - line.median.low) / 2 for line in own if line.median.grids == fewest]
+        widest = max((width for width in widths if isfinite(width)), default=nan)
         sentences.append(
             f"Few grids: some medians rest on {fewest} (the paper's on {_PAPER_GRIDS}), "
             + (
                 f"and their intervals reach up to ±{widest:.2f}. Differences smaller than that say nothing."
-                if fewest > 1
-                else "which shows how to read this page and says nothing of the methods."
+                if isfinite(widest)
+                else "too few for intervals: this shows how to read the page and says nothing of the methods."
             )
         )
     for status, what in (("non-finite", "hold NaN or infinite values"), ("refused", "could not be computed")):

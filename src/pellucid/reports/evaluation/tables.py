@@ -76,7 +76,7 @@ def results(lines: Sequence[SummaryLine], layer_names: Mapping[tuple[str, str], 
     columns = (
         *_where_columns(lines, Column("Method", number=False)),
         Column("Median", "localization score"),
-        Column("95 % interval", "of the median: cluster bootstrap over grids"),
+        Column("95 % interval", "of the median: sign test of whole grids; none with fewer than 5"),
         Column("25 %", "lower quartile"),
         Column("75 %", "upper quartile"),
         Column("Native", "median at the map's own resolution, before up-sampling"),
@@ -112,7 +112,7 @@ def metrics(lines: Sequence[MetricLine], descriptions: Mapping[str, str]) -> Sor
     columns = (
         *(Column(name, number=False) for name in ("Method", *["Model"] * several, "Layer", "Metric", "Quantity")),
         Column("Mean", "over images"),
-        Column("95 % interval", "of the mean: bootstrap over images"),
+        Column("95 % interval", "of the mean, over images; none with fewer than 5"),
         Column("Chance", "mean of what a map without information reaches on the same images"),
         Column("Better", "which way is better for the method", number=False),
         Column("Images", "with a number"),

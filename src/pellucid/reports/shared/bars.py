@@ -39,18 +39,18 @@ class Scale:
 
         Args:
             value: where the bar ends.
-            low: lower end of its interval; None for none.
+            low: lower end of its interval; None or NaN for none.
             high: upper end of its interval.
         """
         zero, end = self.place(0.0), self.place(value)
-        known = low is not None and high is not None
+        ends = _known_ends(low, high)
         return {
             "left": min(zero, end),
             "width": round(abs(end - zero), 2),
             "sign": "for" if value >= 0 else "against",
             "zero": zero,
-            "low": self.place(low) if known and low is not None else None,
-            "span": round(self.place(high) - self.place(low), 2) if low is not None and high is not None else None,
+            "low": self.place(ends[0]) if ends else None,
+            "span": round(self.place(ends[1]) - self.place(ends[0]), 2) if ends else None,
         }
 
     def write(self, value: float, signed: bool = True) -> str:
@@ -66,8 +66,9 @@ class Scale:
         return text.replace("-", "−")
 
     def write_range(self, low: float | None, high: float | None) -> str | None:
-        """An interval, "+0.42 to +0.51"."""
-        return None if low is None or high is None else f"{self.write(low)} to {self.write(high)}"
+        """An interval, "+0.42 to +0.51"; None where an end is None or NaN."""
+        ends = _known_ends(low, high)
+        return f"{self.write(ends[0])} to {self.write(ends[1])}" if ends else None
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
@@ -75,6 +76,10 @@ class Scale:
         step = _round_step(max(self.high, -self.low))
         numbers = [number for number in (-step, 0.0, step) if self.low <= number <= self.high]
         return [(self.place(number), format_number(number) if number else "0") for number in numbers]
+
+
+def _known_ends(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return None if low is None or high is None or math.isnan(low) or math.isnan(high) else (low, high)
 
 
 def _round_step(size: float) -> float:

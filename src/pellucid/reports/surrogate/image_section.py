@@ -67,21 +67,21 @@ def _classes(explanation: LocalExplanation) -> list[dict[str, Any]]:
 
 def _importance(explanation: LocalExplanation) -> dict[str, Any]:
     shares = explanation.importance
-    values, errors = shares.values[0].tolist(), shares.errors[0].tolist()
-    ranges = [(value - 2 * error, value + 2 * error) for value, error in zip(values, errors, strict=True)]
+    values, widths = shares.values[0].tolist(), shares.half_widths[0].tolist()
+    ranges = [(value - width, value, value + width) for value, width in zip(values, widths, strict=True)]
     scale = Scale.over([end for ends in ranges for end in ends])
     rows = []
     for column in sorted(range(len(values)), key=lambda at: -abs(values[at])):
-        value, error, name = values[column], errors[column], shares.names[column]
+        value, width, name = values[column], widths[column], shares.names[column]
         doubt = "not controlled by the surrogate" if name in explanation.refused else ""
-        if abs(value) <= 2 * error:
+        if abs(value) <= width:
             doubt = "not significant"
         rows.append(
             {
                 "name": name,
                 "text": scale.write(value),
-                "error": scale.write(error, signed=False),
-                "bar": scale.bar(value, value - 2 * error, value + 2 * error),
+                "error": scale.write(width, signed=False) if math.isfinite(width) else None,
+                "bar": scale.bar(value, value - width, value + width),
                 "doubt": doubt,
                 "place": round(100 * float(explanation.percentiles[column])),
             }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -302,10 +303,11 @@ class _Words:
 
     def _describe_concept(self, importance: Importance, column: int) -> str:
         name, label = importance.names[column], self.class_names[self.target]
-        value, error = float(importance.values[0, column]), float(importance.errors[0, column])
+        value, half_width = float(importance.values[0, column]), float(importance.half_widths[0, column])
         verdict = f"speaks {'for' if value > 0 else 'against'} {label}"
-        if abs(value) <= 2 * error:
+        if abs(value) <= half_width:
             verdict = f"is not significant for {label}"
+        interval = f" ± {half_width:.2f}" if isfinite(half_width) else " (too few permutations for an interval)"
         caution = (
             "; but the surrogate does not control this concept, so it may be another's effect"
             if name in self.refused
@@ -313,7 +315,7 @@ class _Words:
         )
         return (
             f"{name} (higher than in {float(self.percentiles[column]):.0%} of images) {verdict}: "
-            f"{value:+.2f} ± {error:.2f} logits{caution}."
+            f"{value:+.2f}{interval} logits{caution}."
         )
 
     def _describe_flip(self, names: Sequence[str], minimal: MinimalCounterfactual) -> str:

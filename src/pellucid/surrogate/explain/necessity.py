@@ -1,19 +1,18 @@
 """Would the decision fall without a concept, and would adding the concept bring the decision about?"""
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
+from pellucid.statistics import binomial_interval
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, predict_class
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of trials with Wilson's 95 % interval.
+    """A share of trials with its 95 % interval, by the exact test with mid-p.
 
     Attributes:
         estimate: successes over trials, in [0, 1].
@@ -40,7 +39,7 @@ class Necessity:
         sufficiency: share of contrast images that become the class when the concept takes the value of one of its
             images.
 
-    >>> never = wilson_interval(0, 10)
+    >>> never = estimate_proportion(0, 10)
     >>> Necessity("width", necessity=never, sufficiency=never).necessity.estimate
     0.0
     """
@@ -50,22 +49,18 @@ class Necessity:
     sufficiency: Proportion
 
 
-def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Proportion:
-    """A binomial proportion with Wilson's score interval (1927).
+def estimate_proportion(successes: int, trials: int, level: float = 0.95) -> Proportion:
+    """A binomial proportion with its interval (`pellucid.statistics.binomial_interval`).
 
     Args:
         successes: how many trials succeeded.
         trials: how many there were, 1 or more.
         level: confidence of the interval.
 
-    >>> wilson_interval(0, 10).high < 0.3
+    >>> estimate_proportion(0, 10).high < 0.3
     True
     """
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    share = successes / trials
-    center = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return Proportion(share, max(0.0, center - half), min(1.0, center + half), trials)
+    return Proportion(successes / trials, *binomial_interval(successes, trials, level=level), trials)
 
 
 def estimate_necessity(batch: EncodedBatch, target: int, *, seed: int = 0) -> tuple[Necessity, ...]:
@@ -104,7 +99,7 @@ def estimate_necessity(batch: EncodedBatch, target: int, *, seed: int = 0) -> tu
         removed = _classes_with(inside, column, contrast.codes.concept_coordinates()[donors_outside, column])
         added = _classes_with(contrast, column, inside.codes.concept_coordinates()[donors_inside, column])
         lost, won = int((removed != target).sum()), int((added == target).sum())
-        results.append(Necessity(name, wilson_interval(lost, len(inside)), wilson_interval(won, len(contrast))))
+        results.append(Necessity(name, estimate_proportion(lost, len(inside)), estimate_proportion(won, len(contrast))))
     return tuple(results)
 
 

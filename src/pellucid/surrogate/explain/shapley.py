@@ -1,5 +1,6 @@
 """How much each concept of an image counts for its class: interventional Shapley values through the surrogate."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
+from pellucid.statistics import FEWEST, t_quantile
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 
@@ -22,18 +24,19 @@ class Importance:
     Attributes:
         names: of the concepts, contexts first.
         values: (N, K) signed; with `baseline` they sum to `margin` exactly.
-        errors: (N, K) standard errors over the sampled permutations.
+        errors: (N, K) standard errors over the sampled pairs of permutations; NaN with one pair.
         margin: (N,) with nothing replaced.
         baseline: (N,) mean margin with all concepts from the baseline images.
         against: what concepts were replaced by: "all" real images, or those of "other" classes.
+        permutations: sampled for each image.
 
     >>> from pellucid.surrogate import digit_surrogate
     >>> from pellucid.synthetic import draw_digits
     >>> explainer = digit_surrogate()
     >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
     >>> importance = explainer.importance(digits, permutations=2)
-    >>> importance.values.shape, importance.names[0]
-    (torch.Size([2, 12]), 'thickness')
+    >>> importance.values.shape, importance.names[0], bool(importance.errors.isnan().all())
+    (torch.Size([2, 12]), 'thickness', True)
     """
 
     names: tuple[str, ...]
@@ -42,6 +45,16 @@ class Importance:
     margin: Tensor
     baseline: Tensor
     against: Against
+    permutations: int
+
+    @property
+    def half_widths(self) -> Tensor:
+        """(N, K) how far the 95 % interval reaches to either side of a value, by Student's t over pairs.
+
+        It holds the chance of the permutations and baselines that were sampled; NaN with fewer than 5 pairs.
+        """
+        pairs = self.permutations // 2
+        return self.errors * (t_quantile(0.95, pairs - 1) if pairs >= FEWEST else math.nan)
 
 
 def shapley_importance(
@@ -97,6 +110,7 @@ def shapley_importance(
         margin=margin(batch.logits, explained),
         baseline=baseline,
         against=against,
+        permutations=permutations,
     )
 
 
@@ -130,5 +144,5 @@ def _explain_row(
     margins = margin(logits, explained.expand(len(repeated))).view(permutations, concepts + 1)
     gains = (margins[:, 1:] - margins[:, :-1]).gather(1, position)
     pairs = (gains[: permutations // 2] + gains[permutations // 2 :]) / 2
-    error = pairs.std(0, correction=min(1, len(pairs) - 1)) / len(pairs) ** 0.5
+    error = pairs.std(0) / len(pairs) ** 0.5 if len(pairs) > 1 else torch.full_like(pairs[0], torch.nan)
     return pairs.mean(0), error, margins[:, 0].mean()
