@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
-from math import isfinite, isnan, nan, sqrt
+from math import isfinite, nan, sqrt
 
 import numpy as np
 import pyarrow as pa
