@@ -12,7 +12,8 @@ import pytest
 from cyclopts import App
 from tests.cli.command import pellucid, refusal
 
-from pellucid.cli import _RENAMED, app
+from pellucid.cli import app
+from pellucid.cli.commands import RENAMED
 
 ROOT = Path(__file__).parents[2]
 GROUPS = ("concepts", "surrogate")
@@ -166,7 +167,7 @@ def literals() -> str:
 def test_each_command_and_option_that_a_message_names_exists() -> None:
     text = literals()
     known = {name for path in COMMANDS for name in options(path)} | {"--help", "--version", "--install-completion"}
-    known |= set(_RENAMED)
+    known |= set(RENAMED)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text))
     assert named - known - {"--force-reinstall"} == set()  # pip's
     calls = set(re.findall(r"`pellucid ((?:concepts |surrogate )?[a-z]+)", text))
