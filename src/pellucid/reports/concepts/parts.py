@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pellucid.concepts import CAV, FEW_IMAGES, WEAK_AUC, Status, gram_matrix
-from pellucid.reports.shared.bars import format_p_value
+from pellucid.reports.shared.bar_scale import format_p_value
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import percent
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pellucid.reports.shared.bars import format_p_value
+from pellucid.reports.shared.bar_scale import format_p_value
 from pellucid.reports.shared.html import percent
 from pellucid.surrogate import DECISION_NODE, GlobalExplanation, Proportion
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pellucid.reports.shared.bars import format_p_value
+from pellucid.reports.shared.bar_scale import format_p_value
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
 from pellucid.reports.surrogate.decision_table import decision_table

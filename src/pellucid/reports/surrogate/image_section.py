@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.reports.shared.bars import Scale
+from pellucid.reports.shared.bar_scale import Scale
 from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
 from pellucid.reports.surrogate.display_images import difference_uri, image_uri
