@@ -70,7 +70,7 @@ def contests(classifier: Classifier, network: nn.Module, layer: str, images: Ten
     windows = _window_mask(side, window)
     fewest_ig = "1 + 1 + 1" if view.is_affine else "1 + 50 + 50"
     fewest_occlusion = "1 + 1 + 1" if view.is_affine else f"1 + {1 + int(windows.max()) + 1} + 0"
-    found = [
+    contests = [
         Contest(
             "IG, 50 steps", "Captum", lambda: ig(view, images, 1),
             lambda: rival_ig.attribute(images, target=1, n_steps=50), fewest_ig,
@@ -97,8 +97,8 @@ def contests(classifier: Classifier, network: nn.Module, layer: str, images: Ten
         ),
     ]  # fmt: skip
     if channels:
-        found += _final_contests(view, network, module, images)
-    return found
+        contests += _final_contests(view, network, module, images)
+    return contests
 
 
 def _final_contests(view: LayerView, network: nn.Module, module: nn.Module, images: Tensor) -> list[Contest]:
@@ -176,7 +176,7 @@ def precision_table(module: nn.Module, name: str, rounds: int) -> list[str]:
     method = pl.attribution.IntegratedGradients(steps=20, max_batch=8)
     lines = []
     for layer in ("input", "middle"):
-        runs = {label: partial(method, made.at(layer), images, 1) for label, made in options.items()}
+        runs = {label: partial(method, classifier.at(layer), images, 1) for label, classifier in options.items()}
         timings = interleaved(runs, rounds)
         expected = runs["float32"]().values.flatten()
         for label, run in runs.items():

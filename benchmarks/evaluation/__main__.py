@@ -119,9 +119,9 @@ def _count(side: int, window: int, stride: int) -> int:
 
 def measure(place: Place, layer: str, contest: Contest, rounds: int) -> Row:
     """Compare the maps of both sides, then let them take turns: the rival, ours, the rival, ..."""
-    found = contest.method(place.view, place.image, place.targets).values[0, -1]
+    values = contest.method(place.view, place.image, place.targets).values[0, -1]
     expected = contest.rival(place, len(place.targets) - 1)
-    error = float((found - expected).abs().max() / expected.abs().max())
+    error = float((values - expected).abs().max() / expected.abs().max())
     if error > TOLERANCE:
         raise SystemExit(f"{place.network} {place.label} {layer} {contest.task}: maps differ by {error:.1e}")
     theirs, ours = [_seconds(lambda: contest.timed_rival(place, 0))], []
@@ -207,7 +207,7 @@ def grid_image(classifier: Classifier) -> Tensor:
     from PIL import Image
     from skimage import data
 
-    images = [Image.fromarray(made()) for made in (data.astronaut, data.chelsea, data.coffee, data.rocket)]
+    images = [Image.fromarray(draw()) for draw in (data.astronaut, data.chelsea, data.coffee, data.rocket)]
     return join_cells(classifier.read(images)[None])
 
 
@@ -220,7 +220,7 @@ def places(name: str, classifier: Classifier, layer: str) -> list[Place]:
     parts = parts_of(classifier.module)
     after = list(parts).index(classifier.resolve(layer)) + 1
     modules = list(parts.values())
-    made: list[Place] = []
+    places: list[Place] = []
     for setting, targets in (
         (pl.evaluation.GridPG, distinct),
         (pl.evaluation.DiFull, [(0, distinct[0]), (3, distinct[0])]),
@@ -229,8 +229,8 @@ def places(name: str, classifier: Classifier, layer: str) -> list[Place]:
         height, width = view.activation(image).shape[2:]
         heads = [target[0] if isinstance(target, tuple) else None for target in targets]
         models = [Straightforward(modules, after, head).eval() for head in heads]
-        made.append(Place(name, view, image, targets, models, (height, width)))
-    return made
+        places.append(Place(name, view, image, targets, models, (height, width)))
+    return places
 
 
 def unit_costs(place: Place) -> str:
@@ -338,11 +338,11 @@ def sweep_line(place: Place, layer: str, rows: list[Row]) -> str:
 
 
 def _passes(row: Row) -> str:
-    made, share = row.passes, row.our_share
-    suffix = round(made.suffix_forward / share)
+    passes, share = row.passes, row.our_share
+    suffix = round(passes.suffix_forward / share)
     about = "about " if share < 1 else ""
-    back = f" + {made.suffix_backward}" if made.suffix_backward else ""
-    return f"{made.prefix_forward} + {about}{suffix}{back}"
+    back = f" + {passes.suffix_backward}" if passes.suffix_backward else ""
+    return f"{passes.prefix_forward} + {about}{suffix}{back}"
 
 
 def main() -> None:
@@ -359,14 +359,16 @@ def main() -> None:
         classifier = pl.load(name, weights="random" if name.startswith("torchvision") else None)
         for layer in ("final", "middle"):
             for place in places(name.removeprefix("torchvision:"), classifier, layer):
-                found = []
+                new_rows = []
                 for contest in contests(place, layer):
-                    found.append(measure(place, layer, contest, arguments.rounds))
-                    print(f"{place.network} {layer} {place.label} {contest.task}: x{found[-1].ratio:.1f}", flush=True)
-                rows += found
+                    new_rows.append(measure(place, layer, contest, arguments.rounds))
+                    print(
+                        f"{place.network} {layer} {place.label} {contest.task}: x{new_rows[-1].ratio:.1f}", flush=True
+                    )
+                rows += new_rows
                 RESULTS.joinpath("evaluation.md").write_text(report(rows, sweeps, costs))  # what there is, if stopped
                 if layer == "final":
-                    sweeps.append(sweep_line(place, layer, found))
+                    sweeps.append(sweep_line(place, layer, new_rows))
                 else:
                     costs.append(unit_costs(place))
     RESULTS.joinpath("evaluation.md").write_text(report(rows, sweeps, costs))

@@ -66,8 +66,8 @@ def cam(place: Place, index: int) -> Tensor:
     """Captum's Grad-CAM."""
     model = place.models[index]
     rival = captum_attr.LayerGradCam(model, model.layer)
-    found: Tensor = rival.attribute(place.image, target=place.classes[index], relu_attributions=True)
-    return found[0, 0].detach()
+    values: Tensor = rival.attribute(place.image, target=place.classes[index], relu_attributions=True)
+    return values[0, 0].detach()
 
 
 def integrated_gradients(place: Place, index: int, steps: int = STEPS) -> Tensor:
@@ -75,30 +75,30 @@ def integrated_gradients(place: Place, index: int, steps: int = STEPS) -> Tensor
     model = place.models[index]
     rival = captum_attr.LayerIntegratedGradients(model, model.layer)
     target = place.classes[index]
-    found: Tensor = rival.attribute(place.image, target=target, n_steps=steps, internal_batch_size=BATCH)
-    return found[0].sum(0).detach()
+    values: Tensor = rival.attribute(place.image, target=target, n_steps=steps, internal_batch_size=BATCH)
+    return values[0].sum(0).detach()
 
 
 def occlusion(place: Place, index: int, window: int = 5, stride: int = 2, most: int | None = None) -> Tensor:
     """Full forwards with a hook that hides a window of the layer, the first `most` of them."""
     masks = torch.cat(list(window_masks(place.size, window, stride))[:most])
-    found = torch.zeros(place.size)
+    values = torch.zeros(place.size)
     with torch.no_grad():
         whole = float(place.models[index](place.image)[0, place.classes[index]])
     for chosen in masks.split(BATCH):
         drops = whole - _hooked(place, index, 1 - chosen)[:, place.classes[index]]
-        found += torch.einsum("r,rhw->hw", drops / chosen.sum((1, 2)), chosen)
-    return found
+        values += torch.einsum("r,rhw->hw", drops / chosen.sum((1, 2)), chosen)
+    return values
 
 
 def rise(place: Place, index: int, count: int = MASKS, most: int | None = None) -> Tensor:
     """Full forwards with a hook that multiplies the layer by a mask."""
     masks = rise_masks(count, *place.size, cells=6, keep=KEEP, seed=0)
-    found = torch.zeros(place.size)
+    values = torch.zeros(place.size)
     for indices in torch.arange(count)[:most].split(BATCH):
         chances = _hooked(place, index, masks[indices]).softmax(1)[:, place.classes[index]]
-        found += torch.einsum("r,rhw->hw", chances, masks[indices])
-    return found / (count * KEEP)
+        values += torch.einsum("r,rhw->hw", chances, masks[indices])
+    return values / (count * KEEP)
 
 
 def _hooked(place: Place, index: int, masks: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ def toy_shares(draws: int, seed: int = 0) -> dict[str, list[float]]:
         "z+": LRP(composite="epsilon", rules={"*": ZPlus()}),
     }
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, list[float]] = {name: [] for name in methods}
-    while len(found["epsilon"]) < draws:
+    shares: dict[str, list[float]] = {name: [] for name in methods}
+    while len(shares["epsilon"]) < draws:
         weights = torch.randn(1, 4, generator=generator)
         features = torch.rand(1, 1, 2, 4, generator=generator)
         if float((features[0, 0, 0] * weights).sum()) < 0.1:  # relevance starts at a positive logit
@@ -62,8 +62,8 @@ def toy_shares(draws: int, seed: int = 0) -> dict[str, list[float]]:
         view = Classifier(network.double(), input_size=(1, 2, 4)).at("input")
         for name, method in methods.items():
             positive = method(view, features.double(), 0).values[0, 0].clamp(min=0)
-            found[name].append(float(positive[0].sum() / positive.sum()))
-    return found
+            shares[name].append(float(positive[0].sum() / positive.sum()))
+    return shares
 
 
 def _head(linear: nn.Linear, cell: int, head: str) -> nn.Module:

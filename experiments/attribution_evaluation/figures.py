@@ -58,11 +58,11 @@ def draw_ranks(table: "pa.Table", model: str, path: Path) -> None:
     import matplotlib.pyplot as plt
     import pyarrow.compute as pc
 
-    found = correlate_scores(table.filter(pc.equal(table["kernel_size"], 1)), setting="GridPG", model=model)
-    order = sorted(range(len(found.names)), key=lambda index: LAYERS.index(found.names[index][1]))
-    labels = [f"{found.names[index][0]}, {found.names[index][1]}" for index in order]
+    correlations = correlate_scores(table.filter(pc.equal(table["kernel_size"], 1)), setting="GridPG", model=model)
+    order = sorted(range(len(correlations.names)), key=lambda index: LAYERS.index(correlations.names[index][1]))
+    labels = [f"{correlations.names[index][0]}, {correlations.names[index][1]}" for index in order]
     figure, axes = plt.subplots(figsize=(10, 9), layout="constrained")
-    image = axes.imshow(found.matrix[np.ix_(order, order)], cmap="PuOr_r", vmin=-1, vmax=1)
+    image = axes.imshow(correlations.matrix[np.ix_(order, order)], cmap="PuOr_r", vmin=-1, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.set_title(f"Rank correlation of scores on GridPG, {model} (white also where none is defined)", fontsize=11)

@@ -19,13 +19,13 @@ def imagenet_images(data: Path) -> Labelled:
     samples = data / "imagenet_samples_256"
     with (samples / "labels.tsv").open(encoding="utf-8") as file:
         label_of = {row["wnid"]: int(row["index"]) for row in csv.DictReader(file, delimiter="\t")}
-    found = [(path, label_of[path.name.partition("_")[0]]) for path in _files(samples)[::2]]
+    labeled = [(path, label_of[path.name.partition("_")[0]]) for path in _files(samples)[::2]]
     many = {data / "zebra": 340, data / "caltech101_subset" / "pizza": 963, data / "caltech101_subset" / "laptop": 620}
     office = data / "office31"
     for name, labels in json.loads((office / "imagenet_index.json").read_text(encoding="utf-8")).items():
         if len(labels) == 1:
             many[office / "amazon" / name] = labels[0]
-    return found + [(path, label) for folder, label in many.items() for path in _files(folder)[:12]]
+    return labeled + [(path, label) for folder, label in many.items() for path in _files(folder)[:12]]
 
 
 def cifar_images(data: Path, unpacked: Path) -> Labelled:

@@ -71,12 +71,12 @@ def studies(classifier: Classifier) -> Iterator[tuple[str, str, str, Callable[[]
                 f"{head}, {rule} in the head",
                 lambda h=head, m=method: _connected(classifier, h, m),
             )
-    for study, made in (
+    for study, steps in (
         ("cascading randomization", randomize_cascading(classifier.module, layers=_STAGES)),
         ("independent randomization", randomize_independent(classifier.module, layers=_STAGES)),
         ("cascading randomization of z+ layers", randomize_cascading(classifier.module, layers=_PLUS)),
     ):
-        for step in made:
+        for step in steps:
             network = replace_module(classifier, step.network)
             yield study, "GridPG", step.layer, lambda network=network: _in_gridpg(network, LRP())
 
@@ -138,7 +138,7 @@ def measure(classifier: Classifier, grids: dict[str, GridSet], folder: Path, sec
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
     levels = (0, 0.05, 0.5, 0.95, 1)
-    return {str(level): float(found) for level, found in zip(levels, np.quantile(values, levels), strict=True)}
+    return {str(level): float(value) for level, value in zip(levels, np.quantile(values, levels), strict=True)}
 
 
 def main() -> None:

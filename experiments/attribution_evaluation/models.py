@@ -28,8 +28,8 @@ def load_model(name: str, data: Path) -> Classifier:
 
 
 def _efficientnet_lite0(data: Path) -> Classifier:
-    found = pl.load("efficientnet_lite0", input_size=CELL)
-    return _imagenet_classifier(found.module, found.preprocess, found.name)
+    classifier = pl.load("efficientnet_lite0", input_size=CELL)
+    return _imagenet_classifier(classifier.module, classifier.preprocess, classifier.name)
 
 
 def _mobilenet_v2(data: Path) -> Classifier:

@@ -82,12 +82,12 @@ def write_images(folder: Path, count: int, seed: int = 0) -> Labelled:
     """Write so many held-out images to a folder, and list them with their classes."""
     images, labels = digits_on_noise(count, 1000 + seed, held_out=True)
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    parts = []
     for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = folder / f"{index:05d}.png"
         Image.fromarray((255 * image).round().byte().permute(1, 2, 0).numpy()).save(path)
-        found.append((path, label))
-    return found
+        parts.append((path, label))
+    return parts
 
 
 def train(*, batch_norm: bool, seed: int) -> nn.Sequential:

@@ -82,7 +82,7 @@ def write_mean_maps(jobs: Sequence[Job], work: Path, out: Path, name: str) -> No
     Keys are "setting/layer/method", values (bins, h, w) in [-1, 1], best bin first. Bins of fewer than five maps are
     left out, and so is the input: there a map or two would show the images themselves.
     """
-    found = {}
+    mean_maps = {}
     for job in jobs:
         if job.options.keep_maps == "none" or not (work / job.name / "plan.json").is_file():
             continue
@@ -94,8 +94,8 @@ def write_mean_maps(jobs: Sequence[Job], work: Path, out: Path, name: str) -> No
                     mean = run.agg_att(setting, layer, method.label)
                     large = [index for index, size in enumerate(mean.bins.sizes) if size >= _LEAST_MAPS]
                     if large:
-                        found[f"{setting}/{layer}/{method.label}"] = _small(mean.maps[large].numpy())
-    np.savez_compressed(out / f"{name}-maps.npz", **found)
+                        mean_maps[f"{setting}/{layer}/{method.label}"] = _small(mean.maps[large].numpy())
+    np.savez_compressed(out / f"{name}-maps.npz", **mean_maps)
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:

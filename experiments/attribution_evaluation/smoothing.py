@@ -46,7 +46,7 @@ def smoothing_of(table: "pa.Table", side: int) -> list[dict[str, Any]]:
 
 
 def _row(line: SummaryLine, difull: SummaryLine | None, rank: float | None, side: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "model": line.model,
         "batch_norm": next((kind for name, kind in _BATCH_NORM.items() if line.model.startswith(name)), "yes"),
         "method": line.method,
@@ -57,18 +57,22 @@ def _row(line: SummaryLine, difull: SummaryLine | None, rank: float | None, side
         "leak_closed_form": (1 - _LEAK * line.kernel_size / 4 / side) ** 2 if line.kernel_size > 1 else 1.0,
     }
     if difull is not None:
-        found["difull"] = [difull.median.estimate, difull.median.low, difull.median.high]
-        found["attainable"] = difull.attainable
-    return found
+        row["difull"] = [difull.median.estimate, difull.median.low, difull.median.high]
+        row["attainable"] = difull.attainable
+    return row
 
 
 def _ranks(table: "pa.Table", model: str) -> dict[str, float]:
     """Rank correlation of every map at the input with Grad-CAM at the final layer, on GridPG."""
-    found = correlate_scores(table, setting="GridPG", model=model)
-    if ("GradCAM", "final") not in found.names:
+    correlations = correlate_scores(table, setting="GridPG", model=model)
+    if ("GradCAM", "final") not in correlations.names:
         return {}
-    column = found.names.index(("GradCAM", "final"))
-    return {name: float(found.matrix[row, column]) for row, (name, layer) in enumerate(found.names) if layer == "input"}
+    column = correlations.names.index(("GradCAM", "final"))
+    return {
+        name: float(correlations.matrix[row, column])
+        for row, (name, layer) in enumerate(correlations.names)
+        if layer == "input"
+    }
 
 
 def main() -> None:

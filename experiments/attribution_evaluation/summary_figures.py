@@ -50,11 +50,11 @@ def _draw_medians(lines: Sequence[SummaryLine], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     models = list(dict.fromkeys(line.model for line in lines))
-    found = {(line.model, line.setting, line.layer, line.method): line.median.estimate for line in lines}
+    medians = {(line.model, line.setting, line.layer, line.method): line.median.estimate for line in lines}
     figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True, layout="constrained")
     for axes, setting in zip(panels, ("GridPG", "DiFull"), strict=True):
         columns = [(model, layer) for model in models for layer in _LAYERS]
-        values = np.array([[found.get((m, setting, at, name), np.nan) for m, at in columns] for name in _METHODS])
+        values = np.array([[medians.get((m, setting, at, name), np.nan) for m, at in columns] for name in _METHODS])
         image = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -109,8 +109,8 @@ def _draw_lrp(lines: Sequence[SummaryLine], path: Path) -> None:
     """Medians with intervals of LRP written in other ways, of forgotten networks, and with cancelling units."""
     import matplotlib.pyplot as plt
 
-    found = {(line.model, line.setting, line.method): line.median for line in lines}
-    shown = [(text, found[key]) for text, key in _LRP if key in found][::-1]
+    medians = {(line.model, line.setting, line.method): line.median for line in lines}
+    shown = [(text, medians[key]) for text, key in _LRP if key in medians][::-1]
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
     values = [median.estimate for _, median in shown]
     errors = [[max(m.estimate - m.low, 0) for _, m in shown], [max(m.high - m.estimate, 0) for _, m in shown]]

@@ -86,10 +86,10 @@ def table_of(jobs: Sequence[Job], work: Path) -> "pa.Table":
     """The rows of all jobs, finished or not; what two jobs measured alike is there once."""
     import pyarrow as pa
 
-    found = [Run(work / job.name).table() for job in jobs if (work / job.name / "plan.json").is_file()]
-    if not found:
+    tables = [Run(work / job.name).table() for job in jobs if (work / job.name / "plan.json").is_file()]
+    if not tables:
         raise PellucidError(f"there are no runs in {work} yet; give the command some --minutes")
-    table = pa.concat_tables(found)
+    table = pa.concat_tables(tables)
     seen: set[tuple[object, ...]] = set()
     kept = []
     for row, key in enumerate(zip(*(table[name].to_pylist() for name in _KEYS), strict=True)):
