@@ -220,7 +220,7 @@ def places(name: str, classifier: Classifier, layer: str) -> list[Place]:
     parts = parts_of(classifier.module)
     after = list(parts).index(classifier.resolve(layer)) + 1
     modules = list(parts.values())
-    places: list[Place] = []
+    result: list[Place] = []
     for setting, targets in (
         (pl.evaluation.GridPG, distinct),
         (pl.evaluation.DiFull, [(0, distinct[0]), (3, distinct[0])]),
@@ -229,8 +229,8 @@ def places(name: str, classifier: Classifier, layer: str) -> list[Place]:
         height, width = view.activation(image).shape[2:]
         heads = [target[0] if isinstance(target, tuple) else None for target in targets]
         models = [Straightforward(modules, after, head).eval() for head in heads]
-        places.append(Place(name, view, image, targets, models, (height, width)))
-    return places
+        result.append(Place(name, view, image, targets, models, (height, width)))
+    return result
 
 
 def unit_costs(place: Place) -> str:
