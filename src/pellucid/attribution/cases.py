@@ -22,7 +22,7 @@ class Case:
     Every method can be asked to explain one case, so that the activation and its gradient are computed once for all.
     `gradients` keeps N x T gradients of one activation, so whoever makes cases keeps N small (`BatchBudget.images`);
     everything else is computed in passes of at most `budget.rows` rows, and gradients there are handed out target by
-    target. Cases are made by `cases`, which keeps N small.
+    target. Cases are made by `iterate_cases`, which keeps N small.
 
     Args:
         view: the classifier seen from a layer.

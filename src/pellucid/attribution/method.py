@@ -143,7 +143,7 @@ def explain_case(case: Case, method: Method) -> Explanation:
     """Explain one prepared case, which several methods can share.
 
     Args:
-        case: from `cases`.
+        case: from `iterate_cases`.
         method: with its options.
 
     Returns:

@@ -1,7 +1,8 @@
 """What every result has in common: how it was made, how far to believe it, and one way to keep and to load it."""
 
+from pellucid.results.passes import Passes
 from pellucid.results.plot import plot_maps
-from pellucid.results.receipt import Measurement, Passes, Provenance, Receipt, library_versions
+from pellucid.results.receipt import Measurement, Provenance, Receipt, library_versions
 from pellucid.results.result import SCHEMA_VERSION, Result
 from pellucid.results.saved import KINDS, ResultError, load
 

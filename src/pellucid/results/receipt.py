@@ -1,32 +1,11 @@
 """How a result was made (provenance), and what it cost and how far to believe it (receipt)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from pellucid._version import __version__
+from pellucid.results.passes import Passes
 from pellucid.storage import RecordError, to_record
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How many images (rows) went through each part of the network: what a result cost.
-
-    Prefix and suffix are the parts before and after the layer; `network_forward` counts passes of the whole.
-
-    >>> Passes(suffix_forward=2) + Passes(suffix_forward=1, suffix_backward=1)
-    Passes(prefix_forward=0, suffix_forward=3, suffix_backward=1, network_forward=0)
-    """
-
-    prefix_forward: int = 0
-    suffix_forward: int = 0
-    suffix_backward: int = 0
-    network_forward: int = 0
-
-    def __add__(self, other: "Passes") -> "Passes":
-        return Passes(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Passes)))
-
-    def __sub__(self, other: "Passes") -> "Passes":
-        return Passes(*(getattr(self, part.name) - getattr(other, part.name) for part in fields(Passes)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +80,7 @@ class Receipt:
     True
     """
 
-    passes: Passes = Passes()
+    passes: Passes = field(default_factory=Passes)
     seconds: float | None = None
     gap: float | None = None
     localization: Measurement | None = None

@@ -24,7 +24,7 @@ from pellucid.attribution.lrp.operation_kinds import (
     PRODUCTS,
     WITH_RULE,
 )
-from pellucid.attribution.lrp.operations import Recording, no_rule
+from pellucid.attribution.lrp.recording import Recording, no_rule
 from pellucid.attribution.lrp.rules import Epsilon, IdentityRule, LinearLayer, Rule, ZBox
 from pellucid.attribution.lrp.sharing import epsilon_share, vjp_routing
 from pellucid.errors import LayerError
@@ -225,7 +225,9 @@ class Propagation:
     def _by_rule(self, node: fx.Node, rule: Rule, relevance: Tensor) -> Tensor:
         name = self._name(node)
         if self._recording.kind_of(node) in NORMALIZATIONS and not isinstance(rule, Epsilon | IdentityRule):
-            raise LayerError(f"{name!r} subtracts a mean, which only the rules Epsilon and Pass can share, not {rule}")
+            raise LayerError(
+                f"{name!r} subtracts a mean, which only the rules Epsilon and IdentityRule can share, not {rule}"
+            )
         layer = self._linear_layer(node)
         if isinstance(rule, ZBox):
             layer = replace(layer, box=self._box_at(node))

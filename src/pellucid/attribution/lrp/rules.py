@@ -230,7 +230,7 @@ class IdentityRule(Rule):
     ) -> Float[Tensor, " T N *inputs"]:
         if x.shape != relevance.shape[1:]:
             raise LayerError(
-                f"the rule Pass needs outputs of the input's shape {tuple(x.shape)}; this layer mixes inputs"
+                f"IdentityRule needs outputs of the input's shape {tuple(x.shape)}; this layer mixes inputs"
             )
         return relevance
 
