@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from PIL import Image
 from tests.cli.command import pellucid as command
 from tests.cli.command import refusal
 from tests.surrogate.support import bars
+from torch import Tensor
 
 from pellucid import Classifier, PellucidError
 from pellucid.data import ContextTable, Preprocess, write_context
 from pellucid.surrogate.model import DisplaySpace
+from pellucid.surrogate.training.training_progress import TrainingProgress
 from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import measure
 from pellucid.workflows.surrogate_images import ImageSample
@@ -65,7 +69,7 @@ def pellucid(*arguments: str | Path) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory):
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with images of bars, their table, networks, and a finished run."""
     folder = tmp_path_factory.mktemp("surrogate")
     (folder / "barnets.py").write_text(NETWORKS)
@@ -88,7 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def begun(place):
+def begun(place: Path) -> dict[str, Any]:
     code, output, err = pellucid(
         "train", "images", "--context", "context.csv", "--model", "barnets:net", "--out", "run", *BEGIN, "--json"
     )
@@ -97,13 +101,15 @@ def begun(place):
 
 
 @pytest.fixture
-def run(place, begun, tmp_path: Path):
+def run(place: Path, begun: dict[str, Any], tmp_path: Path) -> Path:
     """A copy of the finished run, to write into."""
     shutil.copytree(place / "run", tmp_path / "run")
     return tmp_path / "run"
 
 
-def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_begun_with(place, begun) -> None:
+def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_begun_with(
+    place: Path, begun: dict[str, Any]
+) -> None:
     assert begun["steps"] == 8
     assert begun["assessment"]["num_images"] == 65
     assert "upper bounds" in begun["assessment"]["measured_by"]
@@ -116,9 +122,9 @@ def test_training_measures_the_twin_on_images_held_out_and_keeps_what_it_was_beg
 
 
 def test_a_stopped_training_says_how_to_go_on_and_goes_on(
-    place, begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, begun: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 5:
             raise KeyboardInterrupt
 
@@ -136,7 +142,7 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
     assert json.loads(output)["assessment"] == begun["assessment"]
 
 
-def test_evaluate_prints_fidelity_control_and_leaks(run) -> None:
+def test_evaluate_prints_fidelity_control_and_leaks(run: Path) -> None:
     code, output, _ = pellucid("evaluate", run, "--out", run / "assessment.html")
     assert code == 0
     for word in ("agreement", "swaps", "leak", "probe", "intensity"):  # a narrow screen wraps longer ones
@@ -144,7 +150,9 @@ def test_evaluate_prints_fidelity_control_and_leaks(run) -> None:
     assert "Control of each concept" in (run / "assessment.html").read_text()
 
 
-def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_when_asked(run, place) -> None:
+def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_when_asked(
+    run: Path, place: Path
+) -> None:
     before = (run / "assessment.json").read_text()
     arguments = ("evaluate", run, "--images", "images", "--context", "context.csv", "--json")
     code, output, _ = pellucid(*arguments)
@@ -157,7 +165,7 @@ def test_evaluate_gives_numbers_of_other_images_to_machines_and_keeps_them_only_
     assert json.loads((run / "assessment.json").read_text())["num_images"] == 130
 
 
-def test_graph_prints_edges_and_writes_them(run) -> None:
+def test_graph_prints_edges_and_writes_them(run: Path) -> None:
     pytest.importorskip("causallearn")
     files = [run / f"graph{suffix}" for suffix in (".json", ".graphml", ".html")]
     outs = [word for file in files for word in ("--out", file)]
@@ -195,12 +203,12 @@ def test_graph_prints_edges_and_writes_them(run) -> None:
         (("--context", "context.csv"), "give both"),
     ],
 )
-def test_graph_refuses_what_it_does_not_know(run, arguments, message: str) -> None:
+def test_graph_refuses_what_it_does_not_know(run: Path, arguments: tuple[str, ...], message: str) -> None:
     code, _, err = pellucid("graph", run, *arguments)
     assert message in refusal(code, err)
 
 
-def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run) -> None:
+def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run: Path) -> None:
     code, output, err = pellucid("graph", run, "--bootstraps", "0", "--target", "thick", "--residual-transfer")
     assert code == 0, err
     assert "edges to the decision for thick, by intervention transferred to the input images" in output
@@ -208,7 +216,7 @@ def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run
     assert (global_explanation["target"], global_explanation["residual_transfer"]) == (2, True)
 
 
-def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path: Path) -> None:
+def test_held_out_images_are_those_of_the_training_or_none(run: Path, place: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(place / "images", tmp_path / "images")
     command = json.loads((run / "command.json").read_text())
     (run / "command.json").write_text(json.dumps(command | {"data": str(moved), "context": None}))
@@ -216,7 +224,7 @@ def test_held_out_images_are_those_of_the_training_or_none(run, place, tmp_path:
     assert "no longer holds the images that the training began with" in refusal(code, err)
 
 
-def test_explain_writes_a_page_numbers_and_strips(run, place) -> None:
+def test_explain_writes_a_page_numbers_and_strips(run: Path, place: Path) -> None:
     shutil.copy(run / "assessment.json", run / "before.json")
     marks = json.loads((run / "assessment.json").read_text())
     marks["controls"][0]["correlation"], marks["controls"][1]["correlation"] = 0.95, 0.3
@@ -247,7 +255,7 @@ def test_explain_writes_a_page_numbers_and_strips(run, place) -> None:
         (("--model", "barnets:other"), "its decisions are not the ones that were distilled"),
     ],
 )
-def test_explain_refuses_what_it_does_not_know(run, arguments, message: str) -> None:
+def test_explain_refuses_what_it_does_not_know(run: Path, arguments: tuple[str, ...], message: str) -> None:
     code, _, err = pellucid("explain", run, "images/003.png", "--permutations", "2", "--values", "3", *arguments)
     assert message in refusal(code, err)
 
@@ -256,7 +264,7 @@ def rows(place: Path) -> list[list[str]]:
     return [line.split(",") for line in (place / "context.csv").read_text().splitlines()]
 
 
-def table_with(place: Path, file: Path, change) -> Path:
+def table_with(place: Path, file: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> Path:
     lines = rows(place)
     file.write_text("\n".join(",".join(row) for row in change(lines)) + "\n")
     return file
@@ -271,7 +279,9 @@ def table_with(place: Path, file: Path, change) -> Path:
         (lambda lines: [*lines[:-1], [*lines[-1][:2], ""]], "the cell is empty"),
     ],
 )
-def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path: Path, change, message) -> None:
+def test_a_table_from_which_nothing_can_be_learnt_is_refused(
+    place: Path, tmp_path: Path, change: Callable[[list[list[str]]], list[list[str]]], message: str
+) -> None:
     table = table_with(place, tmp_path / "bad.csv", change)
     code, _, err = pellucid("train", "images", "--context", table, "-m", "barnets:net", "--out", tmp_path / "r", *BEGIN)
     assert message in refusal(code, err)
@@ -293,12 +303,12 @@ def test_a_table_from_which_nothing_can_be_learnt_is_refused(place, tmp_path: Pa
         (("--model", "barnets:net", "--measure", "ruler"), "choose from predictors, morphomnist"),
     ],
 )
-def test_bad_input_is_one_clear_line(place, tmp_path: Path, arguments, message: str) -> None:
+def test_bad_input_is_one_clear_line(place: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     code, _, err = pellucid("train", "images", "--context", "context.csv", "--out", tmp_path / "r", *BEGIN, *arguments)
     assert message in refusal(code, err)
 
 
-def test_a_run_of_another_classifier_is_not_gone_on_with(run) -> None:
+def test_a_run_of_another_classifier_is_not_gone_on_with(run: Path) -> None:
     code, _, err = pellucid("train", "images", "--context", "context.csv", "-m", "barnets:other", "--out", run, *BEGIN)
     assert "another classifier" in refusal(code, err)
 
@@ -326,10 +336,10 @@ class DrawnDigits:
         self.table = measure(gray).table(*self.context_names)
 
     @property
-    def surrogate(self):
+    def surrogate(self) -> "DrawnDigits":
         return self
 
-    def standard_context(self, values):
+    def standard_context(self, values: Tensor) -> Tensor:
         return (values - self.table.values.mean(0).float()) / self.table.values.std(0).float()
 
 

@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 from pellucid import Classifier
 from pellucid.attribution import (
+    Explanation,
     GradCAM,
     Gradient,
     InputXGradient,
     Method,
+    TargetLike,
+    View,
 )
 from pellucid.classifiers import randomize_cascading, randomize_independent, replace_module
 from pellucid.errors import ModelError, PellucidError, TargetError
@@ -128,7 +131,7 @@ def test_both_maps_are_those_of_the_method_alone_and_come_from_one_pass() -> Non
     asked: list[Tensor] = []
 
     class Watched(InputXGradient):
-        def __call__(self, view, images, target=None):  # type: ignore[no-untyped-def]
+        def __call__(self, view: View, images: Tensor, target: TargetLike | None = None) -> Explanation:
             asked.append(target)
             return super().__call__(view, images, target)
 
@@ -147,7 +150,7 @@ def test_every_other_class_is_drawn_as_often_and_with_the_image_s_own_seed() -> 
     drawn: list[Tensor] = []
 
     class Noted(Gradient):
-        def __call__(self, view, images, target=None):  # type: ignore[no-untyped-def]
+        def __call__(self, view: View, images: Tensor, target: TargetLike | None = None) -> Explanation:
             drawn.append(target[:, 1])
             return super().__call__(view, images, target)
 

@@ -1,11 +1,14 @@
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 from tests.surrogate.linear_surrogate import LinearSurrogate, encoded
+from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.storage import from_record, to_record
+from pellucid.surrogate import EncodedBatch
 from pellucid.surrogate.assess.assessment import Assessment, assess
 from pellucid.surrogate.assess.leakage import ContextMeasurement
 from pellucid.surrogate.model.codes import Codes
@@ -16,12 +19,12 @@ SPAN = torch.tensor([[-2.0, -2.0], [2.0, 2.0]])
 class Tied(LinearSurrogate):
     """Whatever width is asked for, it draws half of it, and as much grey."""
 
-    def decode(self, codes: Codes):
+    def decode(self, codes: Codes) -> Tensor:
         context = torch.stack([codes.context[:, 0] / 2, codes.context[:, 1] + codes.context[:, 0] / 2], 1)
         return super().decode(Codes(context, codes.latent, codes.nuisance))
 
 
-def assessed(surrogate, residual_transfer=False, seed=0) -> Assessment:
+def assessed(surrogate: LinearSurrogate, residual_transfer: bool = False, seed: int = 0) -> Assessment:
     return assess(
         encoded(surrogate, 200),
         lambda codes: (codes.concept_coordinates() @ surrogate.weights)[:, None] * torch.tensor([0.0, 1.0]),
@@ -65,12 +68,12 @@ def test_with_residual_transfer_leakage_is_measured_against_the_image_and_not_it
     surrogate = LinearSurrogate()
     images = encoded(surrogate, 60)
 
-    def measure(seen):
+    def measure(seen: Tensor) -> Tensor:
         flat = seen.flatten(1)
         missed = (flat - flat @ surrogate.basis.T @ surrogate.basis).norm(dim=1, keepdim=True)
         return surrogate.encode(seen).context + missed
 
-    def head(codes):
+    def head(codes: Codes) -> Tensor:
         return torch.zeros(len(codes), 2)
 
     for transferred in (False, True):
@@ -84,15 +87,15 @@ def test_with_residual_transfer_leakage_is_measured_against_the_image_and_not_it
 def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
     surrogate = LinearSurrogate()
 
-    def measure(images):
+    def measure(images: Tensor) -> Tensor:
         result = surrogate.encode(images).context
         result[::2] = float("nan")
         return result
 
-    def head(codes):
+    def head(codes: Codes) -> Tensor:
         return torch.zeros(len(codes), 2)
 
-    def seen(images):
+    def seen(images: Tensor) -> Tensor:
         return images.flatten(1)
 
     assessment = assess(encoded(surrogate, 40), head, seen, SPAN, ContextMeasurement(measure, "half of the time"))
@@ -118,12 +121,12 @@ def test_generated_images_that_cannot_be_measured_count_against_control() -> Non
     surrogate = LinearSurrogate()
     images = encoded(surrogate, 100)
 
-    def measure(seen):
+    def measure(seen: Tensor) -> Tensor:
         result = surrogate.encode(seen).context
         result[result[:, 0] > 1.2] = torch.nan  # asked to be wide, it is no bar at all
         return result
 
-    def head(codes):
+    def head(codes: Codes) -> Tensor:
         return torch.zeros(len(codes), 2)
 
     assessment = assess(images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code"))
@@ -139,8 +142,8 @@ def test_generated_images_that_cannot_be_measured_count_against_control() -> Non
     assert lost.effectiveness["width"] == 0
 
 
-def _measures_reconstructions_only(images):
-    def measure(seen):
+def _measures_reconstructions_only(images: EncodedBatch) -> Callable[[Tensor], Tensor]:
+    def measure(seen: Tensor) -> Tensor:
         if torch.equal(seen, images.reconstructions):
             return torch.zeros(len(seen), 2)
         return torch.full((len(seen), 2), torch.nan)

@@ -2,6 +2,7 @@
 
 import torch
 from tests.surrogate.support import bars
+from torch import Tensor
 
 from pellucid.surrogate.model.auxiliary_models import AttributePredictors, fit_context_probe
 from pellucid.surrogate.model.encoders import r2_score
@@ -14,7 +15,7 @@ OPTIONS = PRESETS["ci-16"].replace(
 )
 
 
-def fitted(seed=0):
+def fitted(seed: int = 0) -> tuple[tuple[AttributePredictors, Tensor], InMemory, Tensor]:
     data = bars(600, 0, 0.5)
     context = data.context.scale().standardize(data.context.values)
     family = torch.arange(600)

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,7 +48,7 @@ def test_a_tier_orients_the_edge_and_is_named_as_the_ground() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_collider_and_what_follows_from_it_is_oriented_by_the_data(seed) -> None:
+def test_a_collider_and_what_follows_from_it_is_oriented_by_the_data(seed: int) -> None:
     graph = discover(collider(3000, np.random.default_rng(seed)), list("tslo"))
     assert score_graph(graph, TRUE_COLLIDER).hamming == 0
     assert {edge.orientation_source for edge in graph.edges} == {"collider"}
@@ -121,7 +123,7 @@ def test_an_increasing_rescaling_of_a_node_changes_nothing() -> None:
         (lambda data: data.__setitem__((slice(None), 3), np.exp(data[:, 0])), "'t' and 'o' are copies"),
     ],
 )
-def test_bad_columns_are_named(spoil, message) -> None:
+def test_bad_columns_are_named(spoil: Callable[[np.ndarray], None], message: str) -> None:
     data = collider(100, np.random.default_rng(0))
     spoil(data)
     with pytest.raises(PellucidError, match=message):
@@ -142,7 +144,7 @@ def test_bad_requests_are_refused() -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.floats(-1e3, 1e3, width=16), min_size=30, max_size=60, unique=True))
-def test_a_marginal_maps_to_normal_and_back(sample) -> None:
+def test_a_marginal_maps_to_normal_and_back(sample: list[float]) -> None:
     marginal = Marginal.fit(sample)
     inside = np.linspace(min(sample) - 1, max(sample) + 1, 50)
     np.testing.assert_allclose(marginal.from_normal(marginal.to_normal(inside)), inside, rtol=1e-6, atol=1e-6)

@@ -22,7 +22,7 @@ def model() -> FittedStructuralModel:
     return FittedStructuralModel.fit(linear(), GRAPH)
 
 
-def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model) -> None:
+def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model: FittedStructuralModel) -> None:
     concepts = torch.from_numpy(linear())[:500]
     weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     result = path_effects(model, lambda w: w @ weights, concepts, "a", concepts[:, 0] + 1)
@@ -35,18 +35,18 @@ def test_effects_of_a_linear_gaussian_model_are_the_closed_forms(model) -> None:
     assert result.remainder.abs().mean() < 0.1
 
 
-def test_total_is_always_direct_and_paths_and_remainder(model) -> None:
+def test_total_is_always_direct_and_paths_and_remainder(model: FittedStructuralModel) -> None:
     concepts = torch.from_numpy(linear())[:50]
     result = path_effects(model, lambda w: (w[:, 0] * w[:, 2]).tanh() + w[:, 1] ** 2, concepts, "a", 2.0)
     torch.testing.assert_close(result.total, result.direct + sum(result.paths.values()) + result.remainder)
 
 
-def test_setting_a_node_to_what_it_is_changes_nothing_to_the_last_bit(model) -> None:
+def test_setting_a_node_to_what_it_is_changes_nothing_to_the_last_bit(model: FittedStructuralModel) -> None:
     values = linear()[:100]
     assert np.array_equal(model.counterfactual(values, {"a": values[:, 0]}), values)
 
 
-def test_causes_keep_their_values_when_an_effect_is_set(model) -> None:
+def test_causes_keep_their_values_when_an_effect_is_set(model: FittedStructuralModel) -> None:
     values = linear()[:100]
     changed = model.counterfactual(values, {"c": 5.0})
     assert np.array_equal(changed[:, :2], values[:, :2])
@@ -58,7 +58,7 @@ def test_a_counterfactual_intensity_follows_the_true_equation_through_its_own_no
     noise = random.standard_normal(4000)
     thickness = 0.5 + random.gamma(10, 1 / 5, 4000)
 
-    def intensity(t):
+    def intensity(t: np.ndarray) -> np.ndarray:
         return 64 + 191 / (1 + np.exp(-(0.5 * noise + 2 * (t - 2.5))))
 
     graph = CausalGraph(("t", "i"), (Edge("t", "i", "tail", "arrow"),))
@@ -68,7 +68,7 @@ def test_a_counterfactual_intensity_follows_the_true_equation_through_its_own_no
         assert np.abs(changed[:, 1] - intensity(thickness + shift)).mean() < 0.05 * 191
 
 
-def test_the_diagnosis_knows_a_good_mechanism_from_one_that_misses_a_variance(model) -> None:
+def test_the_diagnosis_knows_a_good_mechanism_from_one_that_misses_a_variance(model: FittedStructuralModel) -> None:
     good = model.diagnosis["b"]
     assert good.r2 == pytest.approx(0.64, abs=0.03)
     assert good.coverage == pytest.approx(0.9, abs=0.03)
@@ -94,7 +94,7 @@ def test_what_two_changes_do_together_is_the_second_difference() -> None:
     torch.testing.assert_close(result, 3 * (2 - concepts[:, 0]) * (-1 - concepts[:, 1]))
 
 
-def test_undecided_edges_and_unknown_nodes_are_refused_with_the_mend(model) -> None:
+def test_undecided_edges_and_unknown_nodes_are_refused_with_the_mend(model: FittedStructuralModel) -> None:
     with pytest.raises(PellucidError, match=r"\['a - b'\] is not identified: orient"):
         FittedStructuralModel.fit(linear()[:, :2], CausalGraph(("a", "b"), (Edge("a", "b"),)))
     with pytest.raises(PellucidError, match=r"\['z'\] are no nodes"):

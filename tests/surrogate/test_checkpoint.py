@@ -2,18 +2,23 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.surrogate.support import bars, classifier_of, small_cnn
-from torch import nn
+from tests.surrogate.support import Bars, bars, classifier_of, small_cnn
+from torch import Tensor, nn
 
-from pellucid.surrogate import CheckpointError, DivergedError, train
+from pellucid.surrogate import CheckpointError, DivergedError, SurrogateExplainer, TrainingOptions, train
+from pellucid.surrogate.model import Discriminator
 from pellucid.surrogate.training.checkpoint import TrainingFolder
 from pellucid.surrogate.training.loop import PATIENCE, DivergenceMonitor
-from pellucid.surrogate.training.step import StepLosses
+from pellucid.surrogate.training.step import GeneratedImages, StepLosses
 from pellucid.surrogate.training.trainer import Trainer
+from pellucid.surrogate.training.training_batches import Batch
+from pellucid.surrogate.training.training_progress import TrainingProgress
 from pellucid.surrogate.training_options import PRESETS
 
 TINY = PRESETS["ci-16"].replace(
@@ -39,10 +44,17 @@ class KilledError(Exception):
     pass
 
 
-def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
+def run(
+    out: Path,
+    options: TrainingOptions = TINY,
+    network: nn.Module | None = None,
+    data: Bars | None = None,
+    killed_at: int | None = None,
+    says: list[str] | None = None,
+) -> SurrogateExplainer:
     data = bars(64, 0, 0.5) if data is None else data
 
-    def report(progress) -> None:
+    def report(progress: TrainingProgress) -> None:
         if says is not None:
             says.append(str(progress))
         if progress.step == killed_at and not progress.note:
@@ -51,7 +63,7 @@ def run(out, options=TINY, network=None, data=None, killed_at=None, says=None):
     return train(classifier_of(network or small_cnn()), data.images, data.context, options, out, on_progress=report)
 
 
-def state_of(out):
+def state_of(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     notes, tensors = TrainingFolder(out).last()
     return {name: value for name, value in notes.items() if name != "file"}, tensors
 
@@ -78,18 +90,20 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, killed_at: int) -
 
 
 @pytest.fixture
-def usual_interrupts():
+def usual_interrupts() -> Iterator[None]:
     """Python's own handler of Ctrl-C, whatever the test runner has set."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, at_step, times=1) -> None:
+def interrupted(monkeypatch: pytest.MonkeyPatch, at_step: int, times: int = 1) -> None:
     """Press Ctrl-C when the step's surrogate is a step ahead of its discriminator."""
     original = StepLosses.discriminator_losses
 
-    def discriminator(self, adversary, batch, fakes, step):
+    def discriminator(
+        self: StepLosses, adversary: Discriminator, batch: Batch, fakes: GeneratedImages, step: int
+    ) -> dict[str, Tensor]:
         if step == at_step - 1:
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
@@ -130,7 +144,7 @@ def test_ctrl_c_while_the_last_step_is_written_is_not_lost_and_works_as_ever_aft
 ) -> None:
     save = TrainingFolder.save
 
-    def press(self, steps, tensors, notes) -> None:
+    def press(self: TrainingFolder, steps: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         if steps == TINY.steps:
             signal.raise_signal(signal.SIGINT)
         save(self, steps, tensors, notes)
@@ -213,11 +227,11 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str) -> None:
         run(tmp_path)
 
 
-def poisoned(monkeypatch: pytest.MonkeyPatch, at_step, times) -> None:
+def poisoned(monkeypatch: pytest.MonkeyPatch, at_step: int, times: int) -> None:
     """Make a step's losses NaN, so many times."""
     original, left = Trainer.step, [times]
 
-    def step(self):
+    def step(self: Trainer) -> dict[str, float]:
         losses = original(self)
         if self.steps == at_step and left[0]:
             left[0] -= 1
@@ -243,7 +257,7 @@ def test_a_training_that_keeps_diverging_ends_with_advice(tmp_path: Path, monkey
         run(tmp_path)
 
 
-def healthy(**changes):
+def healthy(**changes: float) -> dict[str, float]:
     return {"pixel": 0.5, "real": 0.7, "fake": 0.7, **changes}
 
 

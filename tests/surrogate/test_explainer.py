@@ -1,18 +1,19 @@
 """Questions to a trained surrogate: the gate, composition, what responds, and what is kept in the folder."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid import Classifier, PellucidError
 from pellucid.classifiers import reinitialize, replace_module
 from pellucid.errors import TargetError
 from pellucid.storage import to_record
-from pellucid.surrogate import GlobalOptions, LocalOptions, load, train
+from pellucid.surrogate import GlobalOptions, LocalOptions, SurrogateExplainer, load, train
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
 from pellucid.surrogate.explain.decision_effects import NuisanceNull
@@ -21,7 +22,7 @@ from pellucid.surrogate.explain.validity import RefusedError
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("answers") / "run"
     data = bars(64, 0, 0.5)
     torch.set_num_threads(1)
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def explainer(run):
+def explainer(run: Path) -> SurrogateExplainer:
     loaded = load(run, classifier=classifier_of(small_cnn()))
     loaded.set_reference(bars(80, 1, 0.5).images)
     return loaded
@@ -51,14 +52,14 @@ def explanation_of(edge: Edge) -> GlobalExplanation:
     )
 
 
-def with_control(explainer, **correlations) -> None:
+def with_control(explainer: SurrogateExplainer, **correlations: float) -> None:
     assessment = explainer.assess(bars(60, 2, 0.5).images)
     controls = tuple(replace(each, correlation=correlations.get(each.concept, 0.9)) for each in assessment.controls)
     explainer.assessment = replace(assessment, controls=controls)
     explainer.set_reference(bars(80, 1, 0.5).images)
 
 
-def test_a_context_that_the_surrogate_does_not_control_cannot_be_set(explainer) -> None:
+def test_a_context_that_the_surrogate_does_not_control_cannot_be_set(explainer: SurrogateExplainer) -> None:
     with_control(explainer, thickness=0.56)
     image = bars(1, 3, 0.5).images
     with pytest.raises(RefusedError, match=r"'thickness' are refused: .* 0\.56"):
@@ -70,13 +71,13 @@ def test_a_context_that_the_surrogate_does_not_control_cannot_be_set(explainer) 
     assert result.minimal_counterfactual.change[0, 0] == 0
 
 
-def test_scores_taken_after_the_reference_was_set_reach_what_is_explained(explainer) -> None:
+def test_scores_taken_after_the_reference_was_set_reach_what_is_explained(explainer: SurrogateExplainer) -> None:
     assert explainer.effectiveness == {}
     assessment = explainer.assess(bars(60, 2, 0.5).images)
     assert explainer.effectiveness == assessment.effectiveness
 
 
-def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer) -> None:
+def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer: SurrogateExplainer) -> None:
     image = bars(1, 3, 0.5).images
     values = explainer.context_values(explainer.encode(image).context)[0].tolist()
     result = explainer.counterfactual(image, dict(zip(explainer.context_names, values, strict=True)))
@@ -85,7 +86,7 @@ def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer) ->
     assert float(result.maps.max()) < 2e-4
 
 
-def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer) -> None:
+def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(explainer: SurrogateExplainer) -> None:
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity", "tail", "arrow"))
     image = bars(1, 3, 0.5).images
     before = explainer.encode(image).concept_coordinates()
@@ -98,13 +99,13 @@ def test_only_where_effects_should_respond_does_the_effect_of_what_is_set_move(e
     torch.testing.assert_close(responding[:, 2:], before[:, 2:], rtol=0, atol=1e-6)
 
 
-def test_an_effect_is_not_propagated_along_an_open_direction(explainer) -> None:
+def test_an_effect_is_not_propagated_along_an_open_direction(explainer: SurrogateExplainer) -> None:
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity"))
     with pytest.raises(PellucidError, match="leaves orientations open"):
         explainer.counterfactual(bars(1, 3, 0.5).images, {"thickness": 5.0}, propagate=True)
 
 
-def test_an_open_direction_that_does_not_matter_does_not_prevent_propagation(explainer) -> None:
+def test_an_open_direction_that_does_not_matter_does_not_prevent_propagation(explainer: SurrogateExplainer) -> None:
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity"))
     image = bars(1, 3, 0.5).images
     both = explainer.counterfactual(image, {"thickness": 5.0, "intensity": 0.5}, propagate=True)
@@ -112,7 +113,9 @@ def test_an_open_direction_that_does_not_matter_does_not_prevent_propagation(exp
     torch.testing.assert_close(both.images, alone.images)
 
 
-def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(explainer) -> None:
+def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_refused(
+    explainer: SurrogateExplainer,
+) -> None:
     pytest.importorskip("causallearn")
     data = bars(120, 4, 0.9)
     options = DiscoveryOptions(bootstraps=2)
@@ -127,7 +130,9 @@ def test_a_tier_gives_the_perceived_graph_its_direction_and_unknown_names_are_re
     assert explainer.graph is explanation.perceived
 
 
-def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(explainer, tmp_path) -> None:
+def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(
+    explainer: SurrogateExplainer, tmp_path: Path
+) -> None:
     with_control(explainer, thickness=0.2)
     explainer.global_explanation = explanation_of(Edge("thickness", "intensity", "tail", "arrow", confidence=0.9))
     explainer.save(tmp_path)
@@ -140,7 +145,7 @@ def test_what_the_surrogate_knows_of_real_images_comes_back_from_its_folder(expl
         again.counterfactual(bars(1, 3, 0.5).images, {"thickness": 4.0})
 
 
-def test_what_is_missing_is_named(run) -> None:
+def test_what_is_missing_is_named(run: Path) -> None:
     fresh = load(run, classifier=classifier_of(small_cnn()))
     image = bars(1, 3, 0.5).images
     with pytest.raises(PellucidError, match=r"call set_reference\(images\) first"):
@@ -151,7 +156,7 @@ def test_what_is_missing_is_named(run) -> None:
         fresh.set_reference(bars(49, 0, 0.5).images)
 
 
-def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(explainer) -> None:
+def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(explainer: SurrogateExplainer) -> None:
     image = bars(1, 3, 0.5).images
     with pytest.raises(PellucidError, match=r"no context \['hue'\]; there are \['thickness', 'intensity'\]"):
         explainer.counterfactual(image, {"hue": 1.0})
@@ -163,7 +168,7 @@ def test_unknown_contexts_classes_and_the_factual_class_as_goal_are_refused(expl
         explainer.flip(image, int(explainer.logits(image).argmax()))
 
 
-def test_a_single_logit_has_two_sides_with_names(tmp_path) -> None:
+def test_a_single_logit_has_two_sides_with_names(tmp_path: Path) -> None:
     torch.manual_seed(3)
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
@@ -177,7 +182,7 @@ def test_a_single_logit_has_two_sides_with_names(tmp_path) -> None:
         explainer.class_index("frown")
 
 
-def test_necessity_needs_images_of_a_class_and_of_others(explainer) -> None:
+def test_necessity_needs_images_of_a_class_and_of_others(explainer: SurrogateExplainer) -> None:
     drawn = bars(20, 4, 0.5).images
     images = torch.cat([drawn, -drawn, 5 * drawn, 5 * torch.randn(drawn.shape, generator=torch.manual_seed(0))])
     classes = explainer.encode_batch(images).classes
@@ -192,7 +197,7 @@ def test_necessity_needs_images_of_a_class_and_of_others(explainer) -> None:
 
 
 def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_classifier_tells(
-    explainer, tmp_path
+    explainer: SurrogateExplainer, tmp_path: Path
 ) -> None:
     pytest.importorskip("causallearn")
     classifier = classifier_of(small_cnn())
@@ -220,9 +225,9 @@ def test_what_a_classifier_with_random_weights_tells_is_known_beside_what_the_cl
         assert any("only 80.0% of images keep their class" in note for note in notes) != residual_transfer
 
 
-def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path) -> None:
+def test_a_classifier_without_weights_has_nothing_to_forget(tmp_path: Path) -> None:
     class Brightness(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             gray = torch.nn.functional.avg_pool2d(x, 4)
             return torch.cat([-gray.mean((2, 3)), gray.amax((2, 3))], 1)
 

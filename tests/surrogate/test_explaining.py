@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 from tests.surrogate.linear_surrogate import LinearSurrogate, encoded, random_codes
+from torch import Tensor
 
 from pellucid.errors import PellucidError
+from pellucid.surrogate import EncodedBatch
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import add_decision_edges, measure_decision_effects
 from pellucid.surrogate.explain.encoded_batch import margin, probabilities
@@ -22,7 +24,7 @@ from pellucid.surrogate.explain.validity import (
 from pellucid.surrogate.model.codes import Codes
 
 
-def signed(batch):
+def signed(batch: EncodedBatch) -> Tensor:
     """+1 where the margin of the factual class grows with the classifier's reading, -1 where it falls."""
     return batch.classes * 2 - 1
 
@@ -67,7 +69,7 @@ def test_only_concepts_that_the_classifier_reads_get_a_decision_edge() -> None:
 class Leaky(LinearSurrogate):
     """Its classifier also reads the first nuisance a little, and the second not at all."""
 
-    def decode(self, codes: Codes):
+    def decode(self, codes: Codes) -> Tensor:
         latent = codes.latent + 0.3 * codes.nuisance[:, :1]
         return super().decode(Codes(codes.context, latent, codes.nuisance))
 
@@ -240,7 +242,7 @@ def test_a_constant_classifier_and_too_few_images_are_refused() -> None:
 class Smudged(LinearSurrogate):
     """Its classifier also reads what the surrogate cannot draw, as it reads the width."""
 
-    def read(self, images):
+    def read(self, images: Tensor) -> Tensor:
         outside = images.flatten(1) - images.flatten(1) @ self.basis.T @ self.basis
         return super().read(images) + 3 * outside.sum(1)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.surrogate.support import classifier_of, small_cnn
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid import Classifier, PellucidError
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor, default_layers
@@ -17,7 +17,7 @@ class Residual(nn.Module):
         self.block2 = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU(inplace=True))
         self.fc = nn.Linear(8, 5)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.block2(torch.relu_(self.block1(self.stem(x))))
         return self.fc((y + y.sin()).mean((2, 3)))
 
@@ -29,7 +29,7 @@ class Tokens(nn.Module):
         self.blocks = nn.Sequential(*(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU()) for _ in range(4)))
         self.head = nn.Linear(8, 3)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.blocks(self.embed(x).flatten(2).transpose(1, 2)).mean(1))
 
 
@@ -106,7 +106,7 @@ def test_one_of_several_calls_of_a_module_can_be_named() -> None:
             super().__init__()
             self.conv, self.fc = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1, 2)
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             return self.fc(self.conv(self.conv(x)).mean((2, 3)))
 
     classifier = classifier_of(Twice())

@@ -1,12 +1,15 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from tests.surrogate.linear_surrogate import LinearSurrogate, encode_codes, encoded, random_codes
+from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.storage import from_record, to_record
+from pellucid.surrogate import EncodedBatch
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
 from pellucid.surrogate.explain.concept_effects import fit_structural_models
@@ -32,7 +35,7 @@ def reference(surrogate: LinearSurrogate) -> ReferenceSet:
     return ReferenceSet(codes, (codes.concept_coordinates() @ surrogate.weights > 0).long())
 
 
-def through_json(explanation):
+def through_json(explanation: GlobalExplanation) -> GlobalExplanation:
     text = json.dumps(to_record(explanation), allow_nan=False)
     return from_record(GlobalExplanation, json.loads(text), source="file")
 
@@ -129,23 +132,25 @@ def test_the_perceived_graph_joins_what_is_tied_and_points_to_the_decision_what_
 class Crowded(LinearSurrogate):
     """Its classifier saturates, and also reads what the surrogate cannot draw."""
 
-    def logits(self, images):
+    def logits(self, images: Tensor) -> Tensor:
         outside = (images.flatten(1) - images.flatten(1) @ self.basis.T @ self.basis).sum(1)
         return torch.tanh(self.read(images) + 2 * outside)[:, None] * torch.tensor([0.0, 1.0])
 
 
 @pytest.fixture
-def crowded():
+def crowded() -> EncodedBatch:
     pytest.importorskip("causallearn")
     return encoded(Crowded((2.0, 0.0, 1.0)), 80)
 
 
-def explain_globally(batch, *, target=None, refused=(), **options):
+def explain_globally(
+    batch: EncodedBatch, *, target: int | None = None, refused: Sequence[str] = (), **options: bool | int
+) -> GlobalExplanation:
     options = GlobalOptions(discovery=DiscoveryOptions(bootstraps=0), **options)
     return compute_global_explanation(batch, None, options, target=target, refused=refused)
 
 
-def test_effects_are_measured_on_reconstructions_unless_the_residual_is_transferred(crowded) -> None:
+def test_effects_are_measured_on_reconstructions_unless_the_residual_is_transferred(crowded: EncodedBatch) -> None:
     ones = torch.ones(80, dtype=torch.long)
     own, laid = explain_globally(crowded), explain_globally(crowded, residual_transfer=True)
     assert own.decision_effects == measure_decision_effects(crowded.reconstructed(), crowded.codes, classes=ones)[0]
@@ -206,7 +211,7 @@ def test_a_context_that_the_classifier_does_not_perceive_is_not_a_node_and_is_no
     pytest.importorskip("causallearn")
 
     class Deaf(LinearSurrogate):
-        def perceived_context(self, images):
+        def perceived_context(self, images: Tensor) -> Tensor:
             return super().perceived_context(images) * torch.tensor([1.0, 0.0])
 
     codes = tied_codes(300)
@@ -223,7 +228,7 @@ def test_contexts_that_are_perceived_as_one_are_one_node() -> None:
     pytest.importorskip("causallearn")
 
     class Blurred(LinearSurrogate):
-        def perceived_context(self, images):
+        def perceived_context(self, images: Tensor) -> Tensor:
             return super().perceived_context(images)[:, :1] * torch.tensor([1.0, -0.9])
 
     batch = encode_codes(Blurred((2.0, 0.0, 1.0)), tied_codes(300))
@@ -279,7 +284,7 @@ def test_a_context_that_only_decides_is_drawn_and_stays_unmodeled_after_reloadin
     pytest.importorskip("causallearn")
 
     class Deaf(LinearSurrogate):
-        def perceived_context(self, images):
+        def perceived_context(self, images: Tensor) -> Tensor:
             return super().perceived_context(images) * torch.tensor([0.0, 1.0])
 
     codes = tied_codes(300)
@@ -296,11 +301,11 @@ def test_without_nuisance_no_edge_to_the_decision_is_claimed() -> None:
     pytest.importorskip("causallearn")
 
     class Bare(LinearSurrogate):
-        def encode(self, images):
+        def encode(self, images: Tensor) -> Codes:
             result = super().encode(images)
             return Codes(result.context, result.latent, result.nuisance[:, :0])
 
-        def decode(self, codes):
+        def decode(self, codes: Codes) -> Tensor:
             return super().decode(Codes(codes.context, codes.latent, torch.zeros(len(codes), 3)))
 
     result = explain_globally(encoded(Bare((2.0, 0.0, 1.0)), 60))

@@ -1,9 +1,11 @@
 """Regularisers against closed forms."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from pellucid.surrogate.training.losses import (
     brightness_divergence,
@@ -17,12 +19,12 @@ from pellucid.surrogate.training.losses import (
 )
 
 
-def all_signs(coordinates, images):
+def all_signs(coordinates: int, images: int) -> Tensor:
     signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=coordinates)))
     return signs[:, None].expand(-1, images, -1)
 
 
-def of_population(penalty, directions):
+def of_population(penalty: Tensor, directions: int) -> float:
     """The unbiased variance of all directions, taken for the population's."""
     return float(penalty) * (directions - 1) / directions
 
@@ -86,7 +88,7 @@ def test_standard_uncorrelated_codes_have_no_moment_penalty() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda z: z + 1, lambda z: 2 * z, lambda z: z[:, :1].expand(-1, 3)])
-def test_shifted_scaled_or_correlated_codes_are_penalized(change) -> None:
+def test_shifted_scaled_or_correlated_codes_are_penalized(change: Callable[[Tensor], Tensor]) -> None:
     codes = torch.randn(4000, 3)
     assert float(moment_penalty(codes)) < 0.01
     assert float(moment_penalty(change(codes))) > 0.02
@@ -102,7 +104,7 @@ def test_the_brightness_divergence_is_that_of_coins() -> None:
 
 
 def test_a_saturated_wrong_pixel_is_pulled_back_where_the_absolute_difference_lets_go() -> None:
-    def pull(loss):
+    def pull(loss: Callable[[Tensor, Tensor], Tensor]) -> float:
         rgb = torch.full((1, 1, 1, 1), -4.0, requires_grad=True)
         loss(torch.tanh(1.5 * rgb), torch.ones(1, 1, 1, 1)).backward()
         return float(-rgb.grad)

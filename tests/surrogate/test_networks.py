@@ -1,10 +1,11 @@
 """The networks: modulated convolution against per-sample weights, shapes, what depends on what."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pellucid.surrogate.model.discriminator import Discriminator
@@ -23,7 +24,7 @@ from pellucid.surrogate.model.network_layers import (
 from pellucid.surrogate.training.trainer import average_weights
 
 
-def by_grouped_weights(x, weight, style, demodulate):
+def by_grouped_weights(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool) -> Tensor:
     """Karras et al. 2020, equations 1 and 3, one weight for each image."""
     images = len(x)
     own = weight[None] * style[:, None, :, None, None]
@@ -34,14 +35,14 @@ def by_grouped_weights(x, weight, style, demodulate):
 
 
 @pytest.mark.parametrize(("kernel", "demodulate"), list(itertools.product([1, 3], [True, False])))
-def test_modulated_convolution_equals_one_with_a_weight_for_each_image(kernel, demodulate) -> None:
+def test_modulated_convolution_equals_one_with_a_weight_for_each_image(kernel: int, demodulate: bool) -> None:
     x, weight, style = torch.randn(5, 7, 9, 9), torch.randn(4, 7, kernel, kernel), torch.randn(5, 7)
     result = modulated_conv(x, weight, style, demodulate=demodulate)
     torch.testing.assert_close(result, by_grouped_weights(x, weight, style, demodulate), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_of_the_modulated_convolution_are_those_of_per_sample_weights() -> None:
-    def gradients(function):
+    def gradients(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Tensor | None]:
         torch.manual_seed(1)
         leaves = [t.requires_grad_() for t in (torch.randn(3, 5, 6, 6), torch.randn(4, 5, 3, 3), torch.randn(3, 5))]
         function(*leaves).square().sum().backward()
@@ -187,12 +188,12 @@ def test_a_block_of_the_discriminator_is_branch_and_shortcut_over_the_root_of_tw
     block = Discriminator(16, 1, 5, channel_base=64, max_channels=8, equalized_lr=True).blocks[0]
     x = torch.randn(3, block.first.weight.shape[1], 16, 16)
 
-    def convolved(layer, seen):
+    def convolved(layer: ScaledConv, seen: Tensor) -> Tensor:
         padding = layer.weight.shape[-1] // 2
         fan_in = layer.weight[0].numel()
         return F.conv2d(seen, layer.weight / fan_in**0.5, layer.bias, padding=padding)
 
-    def active(seen):
+    def active(seen: Tensor) -> Tensor:
         return F.leaky_relu(seen, 0.2) * 2**0.5
 
     for layer in (block.first, block.second):

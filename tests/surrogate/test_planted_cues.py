@@ -15,23 +15,25 @@ from experiments.surrogate.planted_cues.effects import (
 )
 from experiments.surrogate.planted_cues.run import ratios
 from tests.surrogate.linear_surrogate import LinearSurrogate, encoded
+from torch import Tensor
 
 from pellucid import Classifier
 from pellucid.data import ContextTable
+from pellucid.surrogate import EncodedBatch
 from pellucid.surrogate.model.features import FeatureExtractor
 
 
 class ScaledSurrogate(LinearSurrogate):
     """The linear surrogate, its contexts told in units of a table: twice as large, and one more."""
 
-    def context_values(self, standard):
+    def context_values(self, standard: Tensor) -> Tensor:
         return 2 * standard + 1
 
-    def standard_context(self, values):
+    def standard_context(self, values: Tensor) -> Tensor:
         return (values - 1) / 2
 
 
-def drawn_truly(explainer, batch, values):
+def drawn_truly(explainer: ScaledSurrogate, batch: EncodedBatch, values: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the images are with each context set as `interventions` asks, all else held."""
     result = {}
     for column, (name, column_values) in enumerate(values.items()):
@@ -103,7 +105,7 @@ def test_the_planted_margin_is_three_logits_per_standard_deviation_from_the_medi
 def test_a_remembered_request_is_drawn_once_and_leaves_the_same_random_numbers(tmp_path: Path) -> None:
     requested = []
 
-    def rerender(images, random):
+    def rerender(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         requested.append(len(images))
         return images + torch.rand(images.shape, generator=random), torch.zeros(len(images), 1)
 
@@ -127,7 +129,7 @@ def test_versions_of_strokes_are_the_same_digits_with_other_pens() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_architecture_is_seen_at_several_layers_without_being_told_which(name) -> None:
+def test_every_architecture_is_seen_at_several_layers_without_being_told_which(name: str) -> None:
     network = NETWORKS[name](10).eval()
     features = FeatureExtractor(Classifier(network, input_size=(1, 16, 16), name=name))
     images = torch.randn(2, 1, 16, 16, requires_grad=True)

@@ -19,6 +19,7 @@ from experiments.surrogate.rivals.disentanglement import (
 )
 from experiments.surrogate.rivals.stylespace import StyleSpace
 from tests.surrogate.linear_surrogate import LinearSurrogate, encode_codes, random_codes
+from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate import margin
@@ -178,7 +179,7 @@ def test_attfind_finds_the_coordinate_that_the_classifier_reads() -> None:
     zeros = batch[batch.classes == 0]
     joined = zeros.codes.to_vector()
 
-    def draw(coordinates, rows):
+    def draw(coordinates: Tensor, rows: Tensor) -> Tensor:
         return (coordinates @ surrogate.basis).view(-1, 1, 4, 4)
 
     result = attfind(draw, surrogate.logits, joined, joined.amin(0) - 2, joined.amax(0) + 2, 1, top=1, max_batch=33)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from pellucid.surrogate.training.sampling import (
     decorrelating_weights,
@@ -10,21 +11,21 @@ from pellucid.surrogate.training.sampling import (
 )
 
 
-def tied(rows, columns, seed=0):
+def tied(rows: int, columns: int, seed: int = 0) -> Tensor:
     """Columns that share a cause."""
     random = torch.Generator().manual_seed(seed)
     shared = torch.randn(rows, 1, generator=random)
     return shared + 0.8 * torch.randn(rows, columns, generator=random)
 
 
-def weighted_correlation(values, weights):
+def weighted_correlation(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted correlation matrix (K, K) of values (N, K)."""
     covariance = torch.cov(values.double().T, aweights=weights.double())
     deviation = covariance.diagonal().sqrt()
     return covariance / (deviation[:, None] * deviation)
 
 
-def by_histogram(context, bins, max_weight):
+def by_histogram(context: Tensor, bins: int, max_weight: float) -> Tensor:
     """p(c_1) p(c_2) / p(c_1, c_2) of each row, clipped, counted cell by cell."""
     columns, levels = context.T.contiguous(), torch.linspace(0, 1, bins + 1, dtype=context.dtype)[1:-1]
     edges = [torch.quantile(column, levels) for column in columns]

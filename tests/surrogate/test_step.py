@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset
 
@@ -14,11 +15,12 @@ from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks
 from pellucid.surrogate.training.image_datasets import InMemory
-from pellucid.surrogate.training.preparation import prepare
+from pellucid.surrogate.training.preparation import TrainingData, prepare
 from pellucid.surrogate.training.step import StepLosses
 from pellucid.surrogate.training.training_batches import draw_batch, intervene
 
 SPAN = torch.tensor([[5.0, 7.0], [6.0, 8.0]])  # of contexts that no code below has by itself
+Stepped = tuple[dict[str, Tensor], list[Tensor], Tensor, TrainingData]
 
 
 def codes(rows: int = 40) -> Codes:
@@ -66,7 +68,7 @@ def test_only_rows_with_swapped_nuisance_teach_the_encoders_what_is_nuisance() -
 
 
 @pytest.fixture(scope="module")
-def stepped(tmp_path_factory: pytest.TempPathFactory):
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Stepped:
     """Losses of one step after the warm-up, and what they were computed from."""
     torch.manual_seed(0)
     classifier, data = classifier_of(small_cnn()), bars(64, 0, 0.5)
@@ -91,13 +93,13 @@ def stepped(tmp_path_factory: pytest.TempPathFactory):
     return losses, logits, ready.logits.std(), ready
 
 
-def test_the_logit_loss_is_the_smooth_distance_in_standard_deviations_of_the_logits(stepped) -> None:
+def test_the_logit_loss_is_the_smooth_distance_in_standard_deviations_of_the_logits(stepped: Stepped) -> None:
     losses, (target, reconstructed, _), scale, _ = stepped
     by_hand = 2.0 * F.smooth_l1_loss(reconstructed / scale, target / scale)
     torch.testing.assert_close(losses["logits"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(stepped) -> None:
+def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(stepped: Stepped) -> None:
     losses, (target, _, changed), scale, _ = stepped
     rows = len(changed)
     swapped = slice(rows - round(0.35 * rows), rows)  # of eight rows, three: context .45, latent .2, nuisance .35
@@ -108,7 +110,7 @@ def test_swapped_nuisance_costs_what_it_does_to_the_answer_in_its_rows_alone(ste
     torch.testing.assert_close(losses["nuisance_swap"].detach(), by_hand.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_versions_that_are_left_out_lend_no_nuisance_either(stepped) -> None:
+def test_versions_that_are_left_out_lend_no_nuisance_either(stepped: Stepped) -> None:
     ready = stepped[3]
     weights = torch.ones(2 * ready.num_images)
     weights[ready.num_images :: 2] = 0

@@ -1,12 +1,14 @@
 """The trained surrogate: encode, decode, save and load; and what is wrong with what was given."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid import Classifier, PellucidError
 from pellucid.data import ContextTable, Preprocess
@@ -15,22 +17,25 @@ from pellucid.surrogate import (
     LOGITS_ONLY,
     CheckpointError,
     Codes,
+    SurrogateExplainer,
     TrainingOptions,
     load,
     train,
 )
 from pellucid.surrogate.model.image_space import DisplaySpace
 
+Trained = tuple[SurrogateExplainer, Classifier, Path]
+
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     out = tmp_path_factory.mktemp("surrogate") / "run"
     data = bars(64, 0, 0.5)
     classifier = classifier_of(small_cnn())
     return train(classifier, data.images, data.context, TINY, out, on_progress=None), classifier, out
 
 
-def test_codes_have_the_blocks_that_were_requested(trained) -> None:
+def test_codes_have_the_blocks_that_were_requested(trained: Trained) -> None:
     explainer, _, _ = trained
     images = bars(7, 1, 0.5).images
     codes = explainer.encode(images, max_batch=3)
@@ -44,7 +49,7 @@ def test_codes_have_the_blocks_that_were_requested(trained) -> None:
     assert explainer.surrogate.head_logits(codes).shape == (7, 3)
 
 
-def test_reconstructions_are_in_the_classifiers_input_space(trained) -> None:
+def test_reconstructions_are_in_the_classifiers_input_space(trained: Trained) -> None:
     explainer, classifier, _ = trained
     images = bars(5, 1, 0.5).images
     redrawn = explainer.reconstruct(images)
@@ -54,7 +59,7 @@ def test_reconstructions_are_in_the_classifiers_input_space(trained) -> None:
     torch.testing.assert_close(explainer.logits(redrawn), classifier.logits(redrawn))
 
 
-def test_clipping_keeps_what_a_image_can_hold(trained) -> None:
+def test_clipping_keeps_what_a_image_can_hold(trained: Trained) -> None:
     explainer, _, _ = trained
     images = bars(5, 1, 0.5).images
     torch.testing.assert_close(explainer.surrogate.clip(images), images)
@@ -63,7 +68,7 @@ def test_clipping_keeps_what_a_image_can_hold(trained) -> None:
     torch.testing.assert_close(explainer.surrogate.clip(images - 9), torch.full_like(images, low))
 
 
-def test_decoding_has_gradients_for_codes_and_the_surrogate_is_frozen(trained) -> None:
+def test_decoding_has_gradients_for_codes_and_the_surrogate_is_frozen(trained: Trained) -> None:
     explainer, _, _ = trained
     joined = torch.randn(2, 8, requires_grad=True)
     explainer.logits(explainer.decode(Codes(joined[:, :2], joined[:, 2:5], joined[:, 5:])))[:, 0].sum().backward()
@@ -71,7 +76,7 @@ def test_decoding_has_gradients_for_codes_and_the_surrogate_is_frozen(trained) -
     assert not any(weight.requires_grad for weight in explainer.surrogate.networks.parameters())
 
 
-def test_context_goes_to_deviations_and_back(trained) -> None:
+def test_context_goes_to_deviations_and_back(trained: Trained) -> None:
     explainer, _, _ = trained
     values = torch.tensor([[4.5, 0.6], [2.0, 0.9]])
     torch.testing.assert_close(explainer.context_values(explainer.standard_context(values)), values)
@@ -81,7 +86,7 @@ def test_context_goes_to_deviations_and_back(trained) -> None:
     )
 
 
-def test_a_surrogate_is_loaded_as_it_was(trained, tmp_path: Path) -> None:
+def test_a_surrogate_is_loaded_as_it_was(trained: Trained, tmp_path: Path) -> None:
     explainer, classifier, out = trained
     images = bars(5, 1, 0.5).images
     explainer.save(tmp_path)
@@ -98,7 +103,7 @@ def test_a_surrogate_is_loaded_as_it_was(trained, tmp_path: Path) -> None:
         assert again.surrogate.finished
 
 
-def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trained) -> None:
+def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trained: Trained) -> None:
     _, classifier, out = trained
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -107,7 +112,7 @@ def test_loading_leaves_the_global_random_numbers_and_the_users_model_alone(trai
     assert all(weight.requires_grad and weight.grad is None for weight in classifier.module.parameters())
 
 
-def test_a_surrogate_of_another_classifier_is_refused(trained) -> None:
+def test_a_surrogate_of_another_classifier_is_refused(trained: Trained) -> None:
     _, _, out = trained
     other = small_cnn()
     nn.init.zeros_(other[-1].bias)
@@ -120,7 +125,7 @@ def test_a_folder_without_a_surrogate_is_named(tmp_path: Path) -> None:
         load(tmp_path, classifier=classifier_of(small_cnn()))
 
 
-def test_preview_and_log_are_written(trained) -> None:
+def test_preview_and_log_are_written(trained: Trained) -> None:
     _, _, out = trained
     from PIL import Image
 
@@ -175,7 +180,16 @@ def test_display_space_is_that_of_the_preprocessing_and_is_undone() -> None:
     torch.testing.assert_close(space.from_display(space.to_display(images)), images, rtol=1e-4, atol=1e-5)
 
 
-def refused(tmp_path: Path, message, *, images=None, context=None, network=None, options=TINY, **arguments) -> None:
+def refused(
+    tmp_path: Path,
+    message: str,
+    *,
+    images: Tensor | None = None,
+    context: ContextTable | None = None,
+    network: nn.Module | None = None,
+    options: TrainingOptions | str = TINY,
+    **arguments: Any,
+) -> None:
     data = bars(64, 0, 0.5)
     images = data.images if images is None else images
     context = data.context if context is None else context
@@ -224,7 +238,7 @@ def test_files_are_all_looked_at_before_training_and_stand_in_the_order_of_the_c
         train(classifier, files[:69][::-1], context.subset(slice(69)), TINY, tmp_path / "run", on_progress=None)
 
 
-def _as_it_is(image):
+def _as_it_is(image: Image.Image) -> Tensor:
     import numpy as np
 
     return torch.from_numpy(np.asarray(image.convert("L"), dtype="float32")[None] / 255)
@@ -262,7 +276,7 @@ def test_a_classifier_that_always_answers_the_same_is_refused(tmp_path: Path) ->
 
 
 def test_a_re_renderer_must_return_images_and_context(tmp_path: Path) -> None:
-    def careless(images, random):
+    def careless(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         return images[:-1], torch.zeros(len(images), 2)
 
     refused(tmp_path, "as many images", rerender=careless)
@@ -288,7 +302,7 @@ def test_a_gain_must_name_a_context(tmp_path: Path) -> None:
         ({"num_augmented": -1}, "num_augmented -1 is negative"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(changes, message: str) -> None:
+def test_options_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PellucidError, match=message):
         TINY.replace(**changes)
 

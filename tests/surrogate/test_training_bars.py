@@ -17,15 +17,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.surrogate.support import SIDE, agreement, bars, classifier_of, effect_of
+from tests.surrogate.support import SIDE, Bars, agreement, bars, classifier_of, effect_of
+from torch import Tensor, nn
 
-from pellucid.surrogate import LOGITS_ONLY, train
+from pellucid.surrogate import LOGITS_ONLY, SurrogateExplainer, train
+from pellucid.surrogate.training.preparation import Rerender
 from pellucid.synthetic import IntensityClassifier, ThicknessClassifier, draw_bars
 
 LONG = os.environ.get("PELLUCID_LONG_TESTS") == "1"
 
 
-def versions(images, random):
+def versions(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Bars of any thickness and intensity at the place where the given ones are."""
     ink = images[:, 0].sum(1)
     place = (ink * (torch.arange(SIDE) + 0.5)).sum(1) / ink.sum(1)
@@ -33,7 +35,9 @@ def versions(images, random):
     return draw_bars(torch.cat([drawn_from, place[:, None]], dim=1), SIDE), drawn_from
 
 
-def surrogate_of(network, correlation, out, rerender=None):
+def surrogate_of(
+    network: nn.Module, correlation: float, out: Path, rerender: Rerender | None = None
+) -> tuple[SurrogateExplainer, Bars]:
     """A surrogate, and bars that it was not trained on."""
     data = bars(2000, 0, correlation)
     explainer = train(

@@ -40,7 +40,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-def free_port():
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
