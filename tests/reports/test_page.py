@@ -22,7 +22,7 @@ from pellucid.reports import (
     robust_scale,
     write_page,
 )
-from pellucid.reports.attribution.page import describe_completeness_gap
+from pellucid.reports.attribution.maps_page import describe_completeness_gap
 
 NASTY = '</style><script>alert("x")</script>\'&"><img src=http://evil.example/x.png onerror=alert(1)>'
 NAN = float("nan")

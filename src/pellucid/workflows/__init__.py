@@ -23,14 +23,6 @@ from pellucid.workflows.concept_explanations import (
     explain_images_by_concepts,
 )
 from pellucid.workflows.image_explanations import ImageExplanation, explain_image, explain_images
-from pellucid.workflows.inputs import (
-    ImageFacts,
-    class_indices,
-    layer_labels,
-    load_classifier,
-    readable_images,
-    select_methods,
-)
 from pellucid.workflows.model_evaluation import evaluate
 from pellucid.workflows.options import (
     AssessOptions,
@@ -47,6 +39,14 @@ from pellucid.workflows.options import (
     RunOptions,
     TCAVOptions,
     TrainSurrogateOptions,
+)
+from pellucid.workflows.reading_inputs import (
+    ImageFacts,
+    class_indices,
+    layer_labels,
+    load_classifier,
+    readable_images,
+    select_methods,
 )
 from pellucid.workflows.surrogate_explanations import (
     SurrogateAssessment,

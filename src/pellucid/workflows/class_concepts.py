@@ -23,8 +23,8 @@ from pellucid.concepts import (
 from pellucid.data import read_image
 from pellucid.storage import to_json
 from pellucid.workflows.concept_cavs import CavsByLayer, concept_targets, describe_cavs, gather_cavs, make_explainers
-from pellucid.workflows.inputs import image_geometry, layer_labels
 from pellucid.workflows.options import ExplainClassOptions, TCAVOptions
+from pellucid.workflows.reading_inputs import image_geometry, layer_labels
 
 _SHOWN = 3  # examples with the most, and with the least evidence
 _FIRST = 8

@@ -23,8 +23,8 @@ from pellucid.concepts import (
 from pellucid.errors import PellucidError
 from pellucid.results import library_versions
 from pellucid.synthetic import COLORS, TEXTURES
-from pellucid.workflows.inputs import classifier_facts
 from pellucid.workflows.options import ConceptOptions, ExplainConceptsOptions
+from pellucid.workflows.reading_inputs import classifier_facts
 
 DEFAULT_LAYERS = ("middle", "final")
 

@@ -9,8 +9,8 @@ from pellucid.classifiers import Classifier
 from pellucid.concepts import ConceptExplanation, VisualTCAV, cav_rows, concept_rows, explain_layers
 from pellucid.storage import to_json
 from pellucid.workflows.concept_cavs import CavsByLayer, concept_targets, describe_cavs, gather_cavs, make_explainers
-from pellucid.workflows.inputs import ImageFacts, layer_labels, read_input
 from pellucid.workflows.options import ExplainConceptsOptions
+from pellucid.workflows.reading_inputs import ImageFacts, layer_labels, read_input
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

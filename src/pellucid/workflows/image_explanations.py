@@ -11,8 +11,8 @@ from torch import Tensor
 from pellucid.attribution import Explanation, Method, TargetLike, View, explain_case, iterate_cases
 from pellucid.classifiers import Classifier
 from pellucid.errors import ImageError, PellucidError
-from pellucid.workflows.inputs import ImageFacts, class_indices, read_input, select_methods
 from pellucid.workflows.options import ExplainOptions
+from pellucid.workflows.reading_inputs import ImageFacts, class_indices, read_input, select_methods
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,8 +8,8 @@ from pellucid.errors import PellucidError
 from pellucid.evaluation import ModelSource, Run, SweepOptions
 from pellucid.evaluation import evaluate as run_sweep
 from pellucid.evaluation.sweep import SweepProgress
-from pellucid.workflows.inputs import select_methods
 from pellucid.workflows.options import EvaluateOptions
+from pellucid.workflows.reading_inputs import select_methods
 
 
 def evaluate(

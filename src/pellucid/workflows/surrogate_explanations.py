@@ -14,7 +14,6 @@ from pellucid.surrogate import (
     r2_by_context,
 )
 from pellucid.surrogate.causal import BackgroundKnowledge, DiscoveryOptions
-from pellucid.workflows.inputs import load_classifier
 from pellucid.workflows.options import (
     AssessOptions,
     ClassifierOptions,
@@ -23,6 +22,7 @@ from pellucid.workflows.options import (
     RunClassifierOptions,
     RunOptions,
 )
+from pellucid.workflows.reading_inputs import load_classifier
 from pellucid.workflows.surrogate_images import (
     ImageSample,
     digest_of_files,

@@ -9,8 +9,8 @@ from pellucid.errors import PellucidError
 from pellucid.storage import RecordError, from_record, read_json, to_record, write_json
 from pellucid.surrogate import LOGITS_ONLY, SurrogateExplainer, TrainingOptions, get_preset, train
 from pellucid.surrogate.training import TrainingProgress, is_main_process, join_processes
-from pellucid.workflows.inputs import load_classifier
 from pellucid.workflows.options import ClassifierOptions, TrainSurrogateOptions
+from pellucid.workflows.reading_inputs import load_classifier
 from pellucid.workflows.surrogate_images import (
     digest_of_files,
     find_images_with_context,

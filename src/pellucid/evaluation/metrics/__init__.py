@@ -10,7 +10,6 @@ from dataclasses import fields
 from typing import Any
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.metrics.concept_agreement import ConceptAgreement
 from pellucid.evaluation.metrics.concepts import (
     ConceptCurves,
     ConceptPointing,
@@ -25,6 +24,7 @@ from pellucid.evaluation.metrics.concepts import (
     remove_concepts,
     soft_iou,
 )
+from pellucid.evaluation.metrics.concepts.agreement_metric import ConceptAgreement
 from pellucid.evaluation.metrics.controls import (
     CONTROLS,
     ControlMap,

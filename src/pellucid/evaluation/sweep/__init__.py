@@ -1,11 +1,11 @@
 """The sweep: every method, at every layer, in every setting, over a data set, in shards that survive a kill."""
 
-from pellucid.evaluation.sweep.evaluation import SweepProgress, evaluate
 from pellucid.evaluation.sweep.external_maps import evaluate_maps
 from pellucid.evaluation.sweep.labeled_images import DataSet, grid_images, grid_targets, read_data_set
 from pellucid.evaluation.sweep.models import ModelSource
 from pellucid.evaluation.sweep.plan import PlannedModel
-from pellucid.evaluation.sweep.run import Run
+from pellucid.evaluation.sweep.run_evaluation import SweepProgress, evaluate
+from pellucid.evaluation.sweep.run_reader import Run
 from pellucid.evaluation.sweep.stored_maps import StoredMap
 from pellucid.evaluation.sweep.summary import (
     Correlations,

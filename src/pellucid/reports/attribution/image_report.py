@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pellucid.attribution import Explanation
-from pellucid.reports.attribution.page import PageInput, Panel, write_page
+from pellucid.reports.attribution.maps_page import PageInput, Panel, write_page
 from pellucid.reports.shared.overlays import display_size, resize_geometry, save_overlay
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically

@@ -37,7 +37,7 @@ from pellucid.evaluation.sweep.plan import (
     plan_methods,
     plan_metrics,
 )
-from pellucid.evaluation.sweep.run import Run
+from pellucid.evaluation.sweep.run_reader import Run
 from pellucid.evaluation.sweep.run_tables import arrow, read_table, score_schema
 from pellucid.evaluation.sweep.sweep_folder import RunError, SweepFolder
 from pellucid.evaluation.sweep.sweep_options import LOCALIZATION, SweepOptions
