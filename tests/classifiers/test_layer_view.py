@@ -90,7 +90,7 @@ def test_a_layout_that_does_not_fit_is_a_clear_error() -> None:
     clf = classifier("residual")
     with pytest.raises(LayerError, match="unknown layout 'CHWN'; choose one of NCHW, NHWC, NTC, NC"):
         clf.at("layer3", layout="CHWN")
-    with pytest.raises(LayerError, match=r"'layer3' has shape \(2, 16, 8, 8\), which is no map, tokens or vector"):
+    with pytest.raises(LayerError, match=r"'layer3' has shape \(2, 16, 8, 8\), which is not a map, tokens or a vector"):
         clf.at("layer3", layout="NTC")
 
 

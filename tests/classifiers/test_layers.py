@@ -292,7 +292,7 @@ def test_a_call_too_many_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(("name", "module"), [("structured_outputs", "pyramid"), ("own_outputs", "encoder")])
 def test_a_module_that_yields_no_tensor_says_so(name: str, module: str) -> None:
-    with pytest.raises(LayerError, match=f"module '{module}' is no layer: it yields no map, tokens or vector"):
+    with pytest.raises(LayerError, match=f"module '{module}' is not a layer: it yields no map, tokens or vector"):
         classifier(name).at(module)
 
 
@@ -308,7 +308,7 @@ def test_a_module_that_the_logits_do_not_depend_on_is_no_layer() -> None:
             return self.fc(x.mean((2, 3)))
 
     clf = pl.Classifier(Auxiliary().eval(), input_size=8)
-    with pytest.raises(LayerError, match=r"module 'aside' is no layer: .* the logits do not depend on it"):
+    with pytest.raises(LayerError, match=r"module 'aside' is not a layer: .* the logits do not depend on it"):
         clf.at("aside")
 
 

@@ -144,7 +144,7 @@ def test_images_that_take_another_path_than_the_probes_are_cut_right_too() -> No
         torch.testing.assert_close(found, run_with(net, layer, x, changed))
         rows = view.logits(changed(activation)[index], activation.side_inputs.rows(index))
         torch.testing.assert_close(rows, found[index])
-    with pytest.raises(LayerError, match="module 'rare' is no layer"):
+    with pytest.raises(LayerError, match="module 'rare' is not a layer"):
         clf.at("rare")
 
 

@@ -168,7 +168,7 @@ class ScoreCAM(_CAM):
 
 
 def _pairs(selected: Tensor, max_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images and channels where `chosen` (N, C) holds, at most so many at once."""
+    """The images and channels where `selected` (N, C) holds, at most `max_rows` at once."""
     pairs = selected.nonzero().cpu()
     for start in range(0, len(pairs), max_rows):
         images, channels = pairs[start : start + max_rows].unbind(1)

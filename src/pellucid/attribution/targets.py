@@ -275,7 +275,7 @@ def _pair(reference: Any, classifier: ClassNames, heads: Sequence[int] | None) -
         return index(reference[0]), _class_index(reference[1], classifier)
     if not isinstance(reference, str) and not _is_index(reference):
         raise TargetError(
-            f"{reference!r} is no target: give a class index or name, (head, class), a list of these, or a Target"
+            f"{reference!r} is not a target: give a class index or name, (head, class), a list of these, or a Target"
         )
     if heads is not None:
         raise TargetError(f"the classifier has {len(heads)} heads; give the target {reference!r} as (head, class)")

@@ -116,7 +116,7 @@ class TracedCut:
         return activation, self.side_inputs_of(live, len(images))
 
     def side_inputs_of(self, values: Sequence[Any], images: int) -> SideInputs:
-        """The values of the nodes `live`, computed for so many images, as what crosses the cut."""
+        """The values of the nodes `live`, computed for this number of images, as what crosses the cut."""
         return SideInputs(tuple(values), self.names, images, self._patterns)
 
     def after(self, activation: Tensor, side_inputs: SideInputs) -> Any:

@@ -121,7 +121,7 @@ class LayerView:
             (R, K) float32 logits.
 
         Raises:
-            LayerError: `activation` is no map, or the cut is not clean and `side_inputs` is missing, is another
+            LayerError: `activation` is not a map, or the cut is not clean and `side_inputs` is missing, is another
                 layer's, or belongs to another number of rows.
         """
         native, inner = self._native(activation, side_inputs)

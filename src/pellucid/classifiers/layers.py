@@ -240,7 +240,7 @@ def unknown_layer_message(layer: str, names: Sequence[str], modules: Sequence[st
     hint = f"did you mean {' or '.join(near)}?" if near else "see classifier.layers() or `pellucid layers`"
     if layer in modules:
         return (
-            f"module {layer!r} is no layer: it yields no map, tokens or vector for each image, or the logits do not "
+            f"module {layer!r} is not a layer: it yields no map, tokens or vector for each image, or the logits do not "
             f"depend on it; {hint}"
         )
     return f"no layer {layer!r}; {hint}"

@@ -225,7 +225,7 @@ class Network:
         layout = find_layout(tuple(native.shape), *self.input_shape[1:], order)
         if layout is None:
             raise LayerError(
-                f"the output of {layer!r} has shape {tuple(native.shape)}, which is no map, tokens or vector"
+                f"the output of {layer!r} has shape {tuple(native.shape)}, which is not a map, tokens or a vector"
             )
         return layout
 

@@ -49,7 +49,7 @@ class LRP(Method):
         epsilon: of the epsilon rule; None is 0.25 for "epsilon025_plus_box", else 1e-6.
         gamma: of the gamma rule.
         stabilizer: moves the denominators of all other rules away from zero.
-        num_conv_epsilon: so many of the last convolutions outside the head get the epsilon rule.
+        num_conv_epsilon: how many of the last convolutions outside the head get the epsilon rule.
         head: names or patterns of layers that get the rule of linear layers whatever their kind, such as the
             convolutions of a fully convolutional head. A name stands for all layers inside it too.
         rules: rules by layer name or pattern, before all others: `{"features.0": Flat()}`.
@@ -89,7 +89,7 @@ class LRP(Method):
         wrong = [name for name, rule in self.rules.items() if not isinstance(rule, Rule)]
         if wrong:
             raise PellucidError(
-                f"rules[{wrong[0]!r}] is no rule but {self.rules[wrong[0]]!r}; give one such as ZPlus()"
+                f"rules[{wrong[0]!r}] is not a rule but {self.rules[wrong[0]]!r}; give one such as ZPlus()"
             )
         if self.num_conv_epsilon < 0 or self.widen_box < 0 or (self.low is None) != (self.high is None):
             raise PellucidError("num_conv_epsilon and widen_box are at least 0; low and high are given together")

@@ -55,7 +55,7 @@ def build_with_weights(
     Args:
         build: makes the network, for `classes` classes or for `num_classes=`.
         path: see `read_state_dict`.
-        classes: how many classes `build()` makes it for; the last weight of so many rows is the head.
+        classes: how many classes `build()` makes it for; the last weight of that many rows is the head.
         rename: from the file's names to the network's.
 
     Returns:
