@@ -187,7 +187,6 @@ class ImageBatch:
         return slice(self.offset, self.offset + len(self.images))
 
 
-@torch.inference_mode(False)
 def image_batches(
     budgets: Sequence[BatchBudget], images: Tensor, target: TargetLike, *, differentiate: bool
 ) -> Iterator[ImageBatch]:
@@ -219,11 +218,14 @@ def image_batches(
     total = len(images)
     if not total:
         raise PellucidError("no images to explain: the batch is empty")
-    images = images.clone() if images.is_inference() else images
-    size = min(budget.images(differentiate=differentiate) for budget in budgets)
-    for start in range(0, total, size):
-        rows = slice(start, min(start + size, total))
-        yield ImageBatch(images[rows], select_targets(target, rows, total), start, total)
+    # Not entered around a yield: the caller's code between two batches keeps its own mode.
+    with torch.inference_mode(False):
+        images = images.clone() if images.is_inference() else images
+        size = min(budget.images(differentiate=differentiate) for budget in budgets)
+        slices = [slice(start, min(start + size, total)) for start in range(0, total, size)]
+        batches = [images[rows] for rows in slices]
+    for rows, batch in zip(slices, batches, strict=True):
+        yield ImageBatch(batch, select_targets(target, rows, total), rows.start, total)
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

@@ -130,7 +130,6 @@ class Case:
         with torch.no_grad():
             return self.target.scores(self.logits(activation, rows), rows)
 
-    @torch.inference_mode(False)
     def gradients_at(
         self,
         activation: Float[Tensor, "R C h w"],
@@ -231,7 +230,6 @@ def _mask(gradient: Tensor, masks: Tensor) -> Tensor:
     return torch.where(masks[:, None].to(gradient.device), gradient, 0.0)
 
 
-@torch.inference_mode(False)
 def iterate_cases(
     view: View,
     images: Tensor,
@@ -285,15 +283,16 @@ def iterate_cases(
     differentiate = any(method.needs_gradients(view) for method in methods)
     for batch in image_batches([budget], images, target, differentiate=differentiate):
         try:
-            case = Case(
-                view,
-                batch.images,
-                batch.target,
-                differentiate=differentiate,
-                budget=budget,
-                offset=offset + batch.offset,
-                total=batch.total if total is None else total,
-            )
+            with torch.inference_mode(False):
+                case = Case(
+                    view,
+                    batch.images,
+                    batch.target,
+                    differentiate=differentiate,
+                    budget=budget,
+                    offset=offset + batch.offset,
+                    total=batch.total if total is None else total,
+                )
         except PellucidError as error:
             if on_error is None:
                 raise

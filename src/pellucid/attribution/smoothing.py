@@ -27,7 +27,7 @@ def gaussian_weights(kernel_size: int) -> Tensor:
 def smooth(values: Tensor, kernel_size: int) -> Float[Tensor, "... h w"]:
     """Convolve maps with a Gaussian, sigma = kernel_size / 4, reflect padding, along one axis and then the other.
 
-    Reflection continues at the far side where the kernel is longer than the map, so any odd kernel fits any map. Source:
+    Reflection continues at the far side where the kernel is longer than the map: any odd kernel fits any map. Source:
     Rao et al., Towards Better Understanding Attribution Methods, CVPR 2022, section on smoothing.
 
     Args:
