@@ -160,14 +160,11 @@ def test_local_intervals_come_from_the_spread_over_the_resamples(classifier: pl.
     interval = result.interval("signed", 0.5)
     assert interval is not None
     for n, d, t in ((0, 0, 0), (4, 1, 1)):
-        reach = (
-            float(result.resamples.signed[n, d, :, t].std()) * 0.7648923
-        )  # upper quartile of t, 3 degrees of freedom
+        quartile = 0.7648923  # of t with 3 degrees of freedom
+        reach = float(result.resamples.signed[n, d, :, t].std()) * 2**0.5 * quartile
         score = float(result.signed[n, d, t])
         assert interval[:, n, d, t].tolist() == pytest.approx([score - reach, score + reach], rel=1e-4)
-    published = result.interval("reference")
-    assert published is not None
-    assert float(published.nan_to_num().min()) >= 0
+    assert result.interval("reference") is None
     assert explain_layers([_explainer(classifier.at("stem"), 0)], IMAGES, 0)[0].interval() is None
 
 

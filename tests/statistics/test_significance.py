@@ -112,18 +112,17 @@ def test_few_images_few_resamples_and_no_spread_give_no_interval() -> None:
 def test_a_score_reaches_as_far_as_the_spread_of_its_resamples_says() -> None:
     draws = torch.randn(3, 20, generator=torch.Generator().manual_seed(2)).double()
     low, high = score_interval(torch.zeros(3), draws)
-    torch.testing.assert_close(high, draws.std(1) * stats.t.ppf(0.975, 19))
+    torch.testing.assert_close(high, draws.std(1) * 2**0.5 * stats.t.ppf(0.975, 19))
     torch.testing.assert_close(low, -high)
     across = score_interval(torch.zeros(3), draws.T, dim=0, confidence=0.5)
-    torch.testing.assert_close(across[1], draws.std(1) * stats.t.ppf(0.75, 19))
+    torch.testing.assert_close(across[1], draws.std(1) * 2**0.5 * stats.t.ppf(0.75, 19))
     assert torch.isnan(torch.stack(score_interval(torch.zeros(3), draws[:, :1]))).all()
     assert torch.isnan(torch.stack(score_interval(torch.ones(1), torch.ones(1, 20)))).all()
 
 
 def test_an_interval_from_twenty_resamples_holds_a_twenty_first_as_often_as_it_says() -> None:
-    draws = torch.randn(4000, 21, generator=torch.Generator().manual_seed(5)).double()
-    middle = draws[:, :20].mean(1)
-    low, high = score_interval(middle, draws[:, :20])
+    draws = torch.randn(4000, 22, generator=torch.Generator().manual_seed(5)).double()
+    low, high = score_interval(draws[:, 21], draws[:, :20])
     held = float(((low <= draws[:, 20]) & (draws[:, 20] <= high)).double().mean())
     assert 0.92 <= held <= 0.98
 

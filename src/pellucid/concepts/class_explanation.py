@@ -51,7 +51,7 @@ class Estimate:
     Attributes:
         values: (N, D, T) score of each image.
         low, high: (D, T) confidence interval of the mean (`pellucid.statistics.mean_interval`); NaN where none holds:
-            with fewer than 5 images, or where all images have the same score.
+            with fewer than 5 images, where all images have the same score, and of the reference score over CAVs too.
         p_values: (D, T) how often relabeled images' CAVs give a mean as large, or None.
         adjusted_p_values: (D, T) adjusted for all tests, those at layers explained together included; or None.
 

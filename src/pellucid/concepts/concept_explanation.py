@@ -156,25 +156,25 @@ class ConceptExplanation(ConceptResult):
     def interval(self, score: Score = "signed", confidence: float = 0.95) -> Tensor | None:
         """Where a score lies when the images of its concept are drawn again, by its spread over the CAV's resamples.
 
-        See `pellucid.statistics.score_interval`; that of the reference score does not reach below 0.
+        See `pellucid.statistics.score_interval`. The reference score has none: it is cut off at 0 and scaled by its
+        largest channel, so that its resamples say too little of how far it is from the score of very many images.
 
         Args:
             score: "reference" or "signed".
             confidence: of the interval, in (0, 1).
 
         Returns:
-            (2, N, D, T) low and high, or None without resamples; NaN where these all agree.
+            (2, N, D, T) low and high, or None without resamples and of the reference score; NaN where
+            the resamples all agree.
 
         Raises:
             PellucidError: another score, or another confidence.
         """
         if score not in ("reference", "signed") or not 0 < confidence < 1:
             raise PellucidError(f"no interval of {score!r} at {confidence}; expected reference or signed, and 0 to 1")
-        if self.resamples is None:
+        if self.resamples is None or score == "reference":
             return None
-        ends = score_interval(getattr(self, score), getattr(self.resamples, score), dim=2, confidence=confidence)
-        interval = torch.stack(ends)
-        return interval.clamp(min=0.0) if score == "reference" else interval
+        return torch.stack(score_interval(self.signed, self.resamples.signed, dim=2, confidence=confidence))
 
     def rows(self, images: Sequence[str] | None = None, adjusted_p_values: Tensor | None = None) -> Iterator[Row]:
         """Every number, with the columns of `COLUMNS`.

@@ -129,6 +129,8 @@ def _estimate(
     for whole in wholes:
         values: Tensor = getattr(whole, score)
         low, high = mean_interval(values, _spread(whole.resamples, score), confidence=bootstrap.confidence)
+        if score == "reference" and whole.resamples is not None:  # see `ConceptExplanation.interval`
+            low, high = torch.full_like(low, torch.nan), torch.full_like(high, torch.nan)
         estimates.append(Estimate(values, low, high, _p_values(values, whole.nulls, score), None))
     known = [estimate.p_values for estimate in estimates if estimate.p_values is not None]
     if len(known) < len(estimates):
