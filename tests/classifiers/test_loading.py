@@ -1,9 +1,10 @@
 """Loading by name: real accuracy, published preprocessing, weights from files, errors that name the mend."""
 
+import hashlib
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pellucid.classifiers.classifier import Classifier
 from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLite
 from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.registry import available, load
-from pellucid.classifiers.loading.torchvision import _TORCHVISION_LAYERS
+from pellucid.classifiers.loading.torchvision import _TORCHVISION_LAYERS, _published_names
 from pellucid.errors import MissingExtraError, ModelError, PellucidError
 
 FACTORIES = """
@@ -245,6 +246,14 @@ def test_a_factory_that_cannot_be_used_is_an_error(factories: str, factory: str,
         load(f"{factories}:{factory}", input_size=4)
 
 
+def test_a_file_of_a_thousand_outputs_is_not_imagenet_by_its_size(tmp_path: Path) -> None:
+    module = EfficientNetLite(EFFICIENTNET_LITE["efficientnet_lite0"], num_classes=1000).eval()
+    save_file(module.state_dict(), tmp_path / "plants.safetensors")
+    assert load("efficientnet_lite0", weights=tmp_path / "plants.safetensors").class_names[340] == "class 340"
+    named = load("efficientnet_lite0", weights=tmp_path / "plants.safetensors", class_names=imagenet_class_names())
+    assert named.class_names[340] == "zebra"
+
+
 def test_a_factory_in_a_module_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ModelError, match="No module named 'no_such_package'"):
         load("no_such_package:make")
@@ -283,6 +292,19 @@ def test_published_torchvision_weights_come_from_the_download_cache(models: Modu
         assert torch.equal(classifier.logits(x), trained(x))
     with pytest.raises(ModelError, match=r"IMAGENET1K_V2 are not at .*resnet50-11ad3fa6\.pth.*downloads nothing"):
         load("torchvision:resnet50")
+
+
+def test_a_published_torchvision_file_is_known_by_its_digest_not_by_its_name(
+    models: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, name = models.resnet18(weights=None).eval(), Path(models.ResNet18_Weights.DEFAULT.url).name
+    torch.save(trained.state_dict(), tmp_path / name)  # another network's weights under the published name
+    assert load("torchvision:resnet18", weights=tmp_path / name, input_size=64).class_names[340] == "class 340"
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    published = SimpleNamespace(url=f"https://example.org/resnet18-{digest[:8]}.pth", name="IMAGENET1K_V1")
+    (tmp_path / name).rename(tmp_path / Path(published.url).name)
+    assert _published_names(published, tmp_path / Path(published.url).name) == imagenet_class_names()
+    assert _published_names(SimpleNamespace(url=published.url, name="PLANTS_V1"), tmp_path / name) is None
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])

@@ -1,6 +1,5 @@
 """A trained network together with what it takes to use it as an image classifier."""
 
-import difflib
 import hashlib
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pellucid.classifiers.class_names import check_class_names, check_index, find_class
 from pellucid.classifiers.frozen_copy import refuse_train_mode
 from pellucid.classifiers.layer_view import LayerView
 from pellucid.classifiers.layers import LayerInfo
@@ -51,7 +51,7 @@ class Classifier:
             made by `torch.compile` the one that was compiled is taken.
         preprocess: what turns an upright RGB PIL image into the network's input (C, H, W): a
             `pellucid.data.Preprocess` or any callable, such as a torchvision transform. Needed by `read` only.
-        class_names: K names in the order of the logits; by default "class 0" ...
+        class_names: K names in the order of the logits, or a mapping {index: name}; by default "class 0" ...
         input_size: side, (H, W) or (C, H, W) of the images that layers are listed for; taken from `preprocess` where
             it says it, else (3, 224, 224). Other sizes work wherever the network takes them.
         device: where the network runs; by default where its weights are.
@@ -77,7 +77,7 @@ class Classifier:
         module: nn.Module,
         *,
         preprocess: "Callable[[Image], Tensor] | None" = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Mapping[int, str] | None = None,
         input_size: int | tuple[int, ...] | None = None,
         device: str | torch.device | None = None,
         name: str | None = None,
@@ -94,7 +94,7 @@ class Classifier:
         self.precision = Precision(_device(module, device), dtype_of(module), channels_last, autocast)
         self._network = Network(module, self.name, self.input_shape, self.precision, aliases or {})
         self.num_classes = self._network.num_classes
-        self.class_names = _class_names(class_names, self.num_classes)
+        self.class_names = check_class_names(class_names, self.num_classes)
         self._views: dict[tuple[str, str | None], LayerView] = {}
 
     @property
@@ -216,24 +216,14 @@ class Classifier:
     def class_index(self, target: int | str) -> int:
         """The index of a class given by index or name.
 
+        A text is a name first; a number written as text is an index where no class is named by a number.
+
         Raises:
             TargetError: no such class, or the name belongs to several.
         """
-        if not isinstance(target, str):
-            index = _integer(target)
-            if not 0 <= index < self.num_classes:
-                raise TargetError(f"class {index} does not exist: {self.name} has classes 0 to {self.num_classes - 1}")
-            return index
-        matches = [index for index, name in enumerate(self.class_names) if name.lower() == target.lower()]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise TargetError(f"class name {target!r} belongs to classes {matches}; give the index")
-        near = difflib.get_close_matches(target.lower(), [name.lower() for name in self.class_names], n=4)
-        hint = (
-            f"did you mean {' or '.join(map(repr, near))}?" if near else f"{self.name} has {self.num_classes} classes"
-        )
-        raise TargetError(f"no class {target!r}; {hint}")
+        if isinstance(target, str):
+            return find_class(target, self.class_names, self.name)
+        return check_index(_integer(target), self.num_classes, self.name)
 
     def check_images(self, images: Tensor) -> Tensor:
         """`images` if they are a batch (N, C, H, W) of floats with the right channels; else raises PellucidError."""
@@ -274,15 +264,9 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
 
 
 def _integer(target: object) -> int:
+    if isinstance(target, bool):
+        raise TargetError(f"a class is given by index or name, not by {target!r}")
     try:
         return operator.index(target)  # type: ignore[arg-type]
     except TypeError as error:
         raise TargetError(f"a class is given by index or name, not by {target!r}") from error
-
-
-def _class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(f"class {index}" for index in range(count))
-    if len(names) != count:
-        raise ModelError(f"{len(names)} class names were given for a network with {count} logits")
-    return tuple(names)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.weights import build_with_weights
 from pellucid.data import Preprocess
 from pellucid.errors import MissingExtraError, ModelError
@@ -41,6 +40,7 @@ def load_or_leave_random(
     *,
     classes: int = 1000,
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    class_names: Sequence[str] | None = None,
 ) -> LoadedModel:
     """The network with the weights in a file; random ones stay, and the origin says so.
 
@@ -50,12 +50,12 @@ def load_or_leave_random(
         preprocess: the published one.
         classes: how many classes `build()` makes it for.
         rename: from the file's names to the network's.
+        class_names: those of published weights; a file of one's own has none, however many outputs it is for.
     """
     if weights == RANDOM:
         return LoadedModel(build().eval(), preprocess, "random weights")
-    module, classes = build_with_weights(build, weights, classes=classes, rename=rename)
-    names = imagenet_class_names() if classes == 1000 else None
-    return LoadedModel(module.eval(), preprocess, Path(weights).name, names)
+    module, _ = build_with_weights(build, weights, classes=classes, rename=rename)
+    return LoadedModel(module.eval(), preprocess, Path(weights).name, class_names)
 
 
 def import_library(module: str) -> Any:

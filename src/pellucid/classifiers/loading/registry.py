@@ -1,7 +1,7 @@
 """Classifiers by name: EfficientNet-Lite, torchvision's and timm's networks, or a factory of your own."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -72,7 +72,7 @@ def load(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     input_size: int | tuple[int, int] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
 ) -> Classifier:
     """Load a classifier by name, with its preprocessing and class names.
 
@@ -90,7 +90,8 @@ def load(
         device: where it runs.
         input_size: side or (H, W) of the input in place of the published one. The margin of the image
             outside the centre crop keeps its proportion.
-        class_names: names in the order of the logits; by default ImageNet's for 1000 trained classes.
+        class_names: names in the order of the logits, or {index: name}; by default ImageNet's for weights published
+            for them, and "class 0" ... for a file of your own (`imagenet_class_names()` are to be given).
 
     Raises:
         MissingExtraError: a package is not installed; the message names the extra.

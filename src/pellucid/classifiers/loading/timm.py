@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.loaded_model import (
     FACTORY,
     LoadedModel,
@@ -44,7 +45,11 @@ def load_timm(architecture: str, weights: str | Path | None) -> LoadedModel:
     build = partial(timm.create_model, architecture, pretrained=False)
     if weights is not None:
         return load_or_leave_random(build, weights, preprocess, classes=config.num_classes)
-    loaded = load_or_leave_random(build, _find_cached(config), preprocess, classes=config.num_classes)
+    # Only the tag says what a published set was trained on last.
+    names = imagenet_class_names() if config.num_classes == 1000 and "in1k" in (config.tag or "") else None
+    loaded = load_or_leave_random(
+        build, _find_cached(config), preprocess, classes=config.num_classes, class_names=names
+    )
     return replace(loaded, origin=config.tag)
 
 

@@ -1,6 +1,8 @@
 """torchvision's classifiers with their published preprocessing and layers."""
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.loaded_model import (
     LoadedModel,
     import_library,
@@ -58,7 +61,9 @@ def load_torchvision(architecture: str, weights: str | Path | None) -> LoadedMod
     preprocess = Preprocess((size, size), resize=resize, interpolation=interpolation, mean=mean, std=std)
     arguments = _TORCHVISION_ARGUMENTS.get(architecture, {})
     build = partial(models.get_model_builder(architecture), weights=None, **arguments)
-    loaded = load_or_leave_random(build, weights, preprocess, rename=_present_names)
+    loaded = load_or_leave_random(
+        build, weights, preprocess, rename=_present_names, class_names=_published_names(entry, weights)
+    )
     return replace(loaded, layers=_TORCHVISION_LAYERS.get(architecture))
 
 
@@ -71,13 +76,30 @@ def _find_weights(published: Any, weights: str | Path | None) -> tuple[Any, str 
     entry = published.DEFAULT if weights is None else published[str(weights)]
     if entry.meta["categories"] is None:
         raise ModelError(f"the published weights {entry} have no trained classifier; take {first}")
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+    file = _cached_file(entry)
     if not file.is_file():
         raise ModelError(
             f"the published weights {entry} are not at {file}, and pellucid downloads nothing: fetch "
             f'{entry.url} to that place, give weights=FILE, or weights="random" for an untrained network'
         )
     return entry, file
+
+
+def _published_names(entry: Any, weights: str | Path) -> Sequence[str] | None:
+    """ImageNet's names if the file is that of `entry`: from torchvision's cache, or of the SHA-256 in its name."""
+    file, published = Path(weights), _cached_file(entry)
+    if not entry.name.startswith("IMAGENET1K") or file.name != published.name or not file.is_file():
+        return None
+    if file == published:
+        return imagenet_class_names()
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return imagenet_class_names() if digest.startswith(file.stem.rpartition("-")[2]) else None
+
+
+def _cached_file(entry: Any) -> Path:
+    """Where torchvision downloads the weights of `entry` to."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
 
 
 def _present_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
