@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pellucid.attribution import TargetLike
 from pellucid.classifiers import Classifier
 from pellucid.concepts import ConceptExplanation, VisualTCAV, cav_rows, concept_rows, explain_layers
 from pellucid.storage import to_json
@@ -94,7 +95,12 @@ def explain_images_by_concepts(
 
 
 def explain_image_by_concepts(
-    classifier: Classifier, path: str | Path, explainers: Sequence[VisualTCAV], targets: Any = None, *, top: int = 5
+    classifier: Classifier,
+    path: str | Path,
+    explainers: Sequence[VisualTCAV],
+    targets: TargetLike = None,
+    *,
+    top: int = 5,
 ) -> ImageConcepts:
     """Explain one image file by concepts at several layers, from one pass of the image.
 
