@@ -8,7 +8,7 @@ from pellucid.classifiers.layout import Layout
 from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS, digit_cnn, make_digit_preprocess
 from pellucid.classifiers.loading.efficientnet_lite import SamePadding
 from pellucid.classifiers.loading.imagenet import imagenet_class_names
-from pellucid.classifiers.loading.registry import ModelEntry, available, load
+from pellucid.classifiers.loading.registry import ModelEntry, available, load, names_factory
 from pellucid.classifiers.loading.weights import copy_in_order, load_weights
 from pellucid.classifiers.multi_view import LayerOutputs, MultiView, Segment
 from pellucid.classifiers.precision import Precision, run_errors
@@ -48,6 +48,7 @@ __all__ = [
     "load_weights",
     "logits_agree",
     "make_digit_preprocess",
+    "names_factory",
     "randomizable_layers",
     "randomize_cascading",
     "randomize_independent",

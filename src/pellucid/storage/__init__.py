@@ -1,6 +1,6 @@
 """Files that are whole or not there, locks between processes, JSON records of dataclasses, and folders of runs."""
 
-from pellucid.storage.files import write_atomically
+from pellucid.storage.files import replacing, write_atomically
 from pellucid.storage.record_reader import RecordError
 from pellucid.storage.records import (
     from_record,
@@ -24,6 +24,7 @@ __all__ = [
     "read_json",
     "read_record",
     "read_tensors",
+    "replacing",
     "select_prefix",
     "to_json",
     "to_record",

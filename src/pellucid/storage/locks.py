@@ -3,8 +3,26 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+
+def is_lock_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path can be that of a lock: there is nothing yet, or an empty file.
+
+    A link, or a file with something in it, is somebody else's: taking the lock would empty it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, ".lock").write_text("mine")
+    ...     is_lock_file(Path(folder, ".lock")), is_lock_file(Path(folder, ".free"))
+    (False, True)
+    """
+    path = Path(path)
+    if path.is_symlink():
+        return False
+    return not path.exists() or (path.is_file() and path.stat().st_size == 0)
 
 
 @contextmanager

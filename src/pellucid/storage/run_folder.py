@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.errors import PellucidError
-from pellucid.storage.files import write_atomically
-from pellucid.storage.locks import hold_lock
+from pellucid.storage.files import is_leftover, leftovers, write_atomically
+from pellucid.storage.locks import hold_lock, is_lock_file
 
 LOCK = ".lock"
 _SHOWN = 6  # differences in a message
@@ -90,20 +90,25 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the folder; the lock ends with the process, however that ends.
 
-        The folder is created, and what an earlier process left half written is removed.
+        The folder is created, and what an earlier process left half written is removed. Nothing is touched in a folder
+        that is no run of this kind.
 
         Raises:
             RunFolderError: another process is at work there, or the folder is full of something else.
         """
         with self.disk_full_errors():
             self.path.mkdir(parents=True, exist_ok=True)
-        if not self.is_bound and any(file.name != LOCK for file in self.path.iterdir()):
+        if self.is_bound:
+            self.read_plan()  # refuses that of something else
+        elif any(file.name != LOCK and not is_leftover(file.name) for file in self.path.iterdir()):
             raise self.error(
                 f"{self.path} is not empty and not a {self.noun}; give a new folder, or that of a {self.noun} to resume"
             )
+        if not is_lock_file(self.path / LOCK):
+            raise self.error(f"{self.path / LOCK} is not the lock of a {self.noun}; move it, or give another folder")
         taken = self.error(f"another process is at work in {self.path}; wait for it, or give another folder")
         with hold_lock(self.path / LOCK, taken):
-            for leftover in self.path.rglob(".*.part"):
+            for leftover in leftovers(self.path):
                 leftover.unlink(missing_ok=True)
             yield
 

@@ -1,6 +1,5 @@
 """Evaluate which attribution methods are true of classifiers, on grids of known truth."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from pellucid.evaluation import ModelSource, Run, SweepOptions
 from pellucid.evaluation import evaluate as run_sweep
 from pellucid.evaluation.sweep import SweepProgress
 from pellucid.workflows.options import EvaluateOptions
-from pellucid.workflows.reading_inputs import select_methods
+from pellucid.workflows.reading_inputs import allow_current_folder, select_methods
 
 
 def evaluate(
@@ -35,8 +34,7 @@ def evaluate(
     """
     if options.weights is not None and len(options.model) > 1:
         raise PellucidError(f"--weights is for one model; {len(options.model)} were given")
-    if "" not in sys.path:  # for modules beside the user
-        sys.path.insert(0, "")
+    allow_current_folder(options.model)
     sources = [ModelSource(name, options.weights, options.device, options.input_size) for name in options.model]
     methods = select_methods(options.methods, options.option, max_batch=sweep.max_batch)
     return run_sweep(data, sources, methods, out, sweep, backend=options.backend, on_progress=on_progress)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Method, Smoothed, make_methods
-from pellucid.classifiers import Classifier, Prediction, load
+from pellucid.classifiers import Classifier, Prediction, load, names_factory
 from pellucid.data import Geometry, ImageFailure, Preprocess, find_images, probe_geometry, read_image, read_images
 from pellucid.errors import ImageError, PellucidError
 from pellucid.workflows.options import ClassifierOptions
@@ -41,14 +41,25 @@ class ImageFacts:
 
 
 def load_classifier(options: ClassifierOptions) -> Classifier:
-    """Load the classifier that options name; modules beside the user are found, too.
+    """Load the classifier that options name; the module of a factory may lie in the current folder.
 
     >>> load_classifier(ClassifierOptions(model="digit_cnn")).num_classes
     10
     """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    allow_current_folder([options.model])
     return load(options.model, weights=options.weights, device=options.device)
+
+
+def allow_current_folder(models: Iterable[str]) -> None:
+    """Let Python find the user's own factories in the current folder, after everything that is installed.
+
+    For other models nothing in the current folder is ever imported.
+
+    Args:
+        models: names that `pellucid.load` takes.
+    """
+    if any(map(names_factory, models)) and "" not in sys.path:
+        sys.path.append("")
 
 
 def select_methods(

@@ -27,6 +27,8 @@ from pellucid.classifiers.loading.weights import load_weights
 from pellucid.data import Preprocess
 from pellucid.errors import ModelError, PellucidError
 
+_LIBRARIES = ("torchvision", "timm")
+
 
 @dataclass(frozen=True)
 class ModelEntry:
@@ -60,10 +62,20 @@ def available() -> list[ModelEntry]:
         ModelEntry(
             f"{library}:NAME", f"{library}, weights from a file or its cache", library, find_spec(library) is not None
         )
-        for library in ("torchvision", "timm")
+        for library in _LIBRARIES
     ]
     digits = ModelEntry(DIGIT_CNN, "digits 0 to 9 at 32 x 32, comes with pellucid", "", True)
     return [*lite, digits, *libraries, ModelEntry(FACTORY, "a function of your own", "", True)]
+
+
+def names_factory(name: str) -> bool:
+    """Whether a name that `load` takes is that of the user's own factory, whose module has to be imported.
+
+    >>> names_factory("package.module:factory"), names_factory("torchvision:resnet50"), names_factory("digit_cnn")
+    (True, False, False)
+    """
+    library, _, rest = name.partition(":")
+    return bool(library and rest) and library not in _LIBRARIES
 
 
 def load(
@@ -81,7 +93,9 @@ def load(
     Args:
         name: `efficientnet_lite0`, `efficientnet_lite1` or `efficientnet_lite2`; `digit_cnn`; `torchvision:NAME`;
             `timm:NAME`; or `package.module:factory`, a callable without arguments that returns an `nn.Module`
-            in eval mode (used without preprocessing) or a `Classifier` (returned as it is).
+            in eval mode (used without preprocessing) or a `Classifier` (returned as it is). The module is
+            imported, so that its code runs; on the command line it may lie in the current folder, which Python
+            searches last, and for no other kind of name.
         weights: a safetensors file or torch state dict (a checkpoint may hold one),
             whose head says how many classes there are; `"random"` for an untrained network, which its name
             then says; for torchvision also the name of a published set, such as `"IMAGENET1K_V1"`. By default
@@ -130,7 +144,7 @@ def _load(name: str, weights: str | Path | None) -> LoadedModel | Classifier:
         return load_torchvision(rest, weights)
     if library == "timm" and rest:
         return load_timm(rest, weights)
-    if library and rest:
+    if names_factory(name):
         return _load_factory(library, rest, weights)
     raise unknown_name_error("classifier", name, [entry.name for entry in available()])
 

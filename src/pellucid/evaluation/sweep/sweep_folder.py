@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pellucid.evaluation.sweep.plan import Plan, Task
 from pellucid.evaluation.sweep.run_tables import arrow, parquet, read_tag
-from pellucid.storage import RunFolder, RunFolderError, find_differences, from_record, to_record
+from pellucid.storage import RunFolder, RunFolderError, find_differences, from_record, replacing, to_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,15 +98,13 @@ class SweepFolder(RunFolder):
             schema: its columns.
             tables: of the shards, in their order.
         """
-        partial = path.with_name(f".{path.name}.part")
-        with self.disk_full_errors():
-            try:
-                with parquet().ParquetWriter(partial, schema, compression="zstd") as writer:
-                    for table in _join_small(tables):
-                        writer.write_table(table)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with (
+            self.disk_full_errors(),
+            replacing(path) as partial,
+            parquet().ParquetWriter(partial, schema, compression="zstd") as writer,
+        ):
+            for table in _join_small(tables):
+                writer.write_table(table)
 
 
 def _join_small(tables: "Iterator[pa.Table]", rows: int = 10_000) -> "Iterator[pa.Table]":
