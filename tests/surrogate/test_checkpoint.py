@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def run(
 
 def state_of(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     notes, tensors = TrainingFolder(out).last()
-    return {name: value for name, value in notes.items() if name != "file"}, tensors
+    return {name: value for name, value in notes.items() if name not in ("file", "sha256")}, tensors
 
 
 def test_two_trainings_never_share_a_folder(tmp_path: Path) -> None:
@@ -188,6 +188,35 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
     assert names == ["checkpoint-0000007.safetensors", "checkpoint-0000008.safetensors"]
     assert not list(tmp_path.glob(".*.part"))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def with_a_flipped_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [cut_short, with_a_flipped_bit, Path.unlink])
+def test_of_a_damaged_checkpoint_the_one_before_it_is_used_and_ends_bit_for_bit_alike(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    run(tmp_path)
+    (_, expected), last = state_of(tmp_path), tmp_path / "checkpoint-0000008.safetensors"
+    damage(last)
+    says = []
+    assert run(tmp_path, says=says).surrogate.finished
+    assert any("checkpoint-0000008.safetensors" in line and "the checkpoint before it is used" in line for line in says)
+    assert "resuming after step 4 of 8" in says
+    tensors = state_of(tmp_path)[1]
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    cut_short(last)
+    cut_short(tmp_path / "checkpoint-0000004.safetensors")
+    with pytest.raises(CheckpointError, match=r"no state to resume from is whole.*0000008.*0000004"):
+        run(tmp_path)
 
 
 def test_other_options_are_refused_by_name(tmp_path: Path) -> None:

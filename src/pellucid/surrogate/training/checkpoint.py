@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.errors import PellucidError
 from pellucid.storage import RunFolder, RunFolderError, read_tensors, write_atomically, write_tensors
 
 LAST, LOG = "checkpoint.json", "log.jsonl"
+PREVIOUS = "previous"
+"""Entry of `checkpoint.json` with the record of the state before."""
 
 
 class CheckpointError(RunFolderError):
@@ -37,6 +40,7 @@ class TrainingFolder(RunFolder):
             noun="training of a surrogate",
             error=CheckpointError,
         )
+        self._last_good: dict[str, Any] | None = None  # the record of the state that was written or read last
 
     def bind_plan(self, plan: Mapping[str, Any], *, ignored: Collection[str] = ()) -> None:
         """Make this the folder of a training, or check that it is.
@@ -57,7 +61,7 @@ class TrainingFolder(RunFolder):
         super().bind_plan(plan, ignored=ignored)
 
     def save(self, steps: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Write a state, then make it the last one; of older ones the last but one is kept.
+        """Write a state, then make it the last one; of older ones the last but one is kept, for `last`.
 
         Args:
             steps: Number of steps made.
@@ -66,16 +70,43 @@ class TrainingFolder(RunFolder):
         """
         name = f"checkpoint-{steps:07d}.safetensors"
         write_tensors(self.path / name, tensors)
-        self.write_json(LAST, {"steps": steps, "file": name, **notes})
-        for old in sorted(self.path.glob("checkpoint-*.safetensors"))[:-2]:
-            old.unlink()
+        record = {"steps": steps, "file": name, "sha256": _digest_of_file(self.path / name), **notes}
+        self.write_json(LAST, {**record, PREVIOUS: self._last_good})
+        kept = {name, self._last_good["file"] if self._last_good else name}
+        for old in self.path.glob("checkpoint-*.safetensors"):
+            if old.name not in kept:
+                old.unlink()
+        self._last_good = record
 
     def last(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Notes and tensors of the last state; None if there is none yet."""
+        """Notes and tensors of the last state that is whole; None if there is none yet.
+
+        Where the last file is damaged, the notes of the state before it say so under "damaged".
+
+        Raises:
+            CheckpointError: the files of both states are damaged or missing.
+        """
         if not (self.path / LAST).exists():
             return None
-        notes = self.read_json(LAST)
-        return notes, read_tensors(self.path / str(notes["file"]))
+        record = self.read_json(LAST)
+        problems: list[str] = []
+        for state in (record, record.get(PREVIOUS)):
+            if state is None:
+                continue
+            try:
+                tensors = self._read_state(state)
+            except PellucidError as error:
+                problems.append(str(error))
+                continue
+            self._last_good = {name: value for name, value in state.items() if name != PREVIOUS}
+            return self._last_good | ({"damaged": problems[0]} if problems else {}), tensors
+        raise CheckpointError(f"no state to resume from is whole: {'; '.join(problems)}. Train in another folder")
+
+    def _read_state(self, record: Mapping[str, Any]) -> dict[str, Tensor]:
+        path = self.path / str(record["file"])
+        if path.exists() and record.get("sha256") not in (None, _digest_of_file(path)):
+            raise CheckpointError(f"{path} is damaged (it is not the file that was written)")
+        return read_tensors(path)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to the log."""
@@ -101,6 +132,11 @@ def digest_of(names: Sequence[str], tensors: Sequence[Tensor]) -> str:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _step_of(line: str) -> int:

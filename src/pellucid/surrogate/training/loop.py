@@ -165,6 +165,8 @@ class _Run:
         self._restore(*last)
         if is_main_process():
             self.folder.forget_after(self.trainer.steps)
+        if "damaged" in last[0]:
+            self._note(f"{last[0]['damaged']}: the checkpoint before it is used")
         self._note(f"resuming after step {self.trainer.steps} of {self.trainer.options.steps}")
 
     def roll_back(self, problem: str) -> None:
