@@ -21,8 +21,7 @@ from pellucid.surrogate.model import DisplaySpace
 from pellucid.surrogate.training.training_progress import TrainingProgress
 from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import measure
-from pellucid.workflows.surrogate_images import ImageSample
-from pellucid.workflows.surrogate_measures import find_measure, find_rerender
+from pellucid.workflows.surrogate_images import ImageSample, find_measure, find_rerender
 
 NETWORKS = """
 import torch

@@ -16,13 +16,15 @@ from pellucid.workflows.concept_cavs import (
     gather_cavs,
     make_explainers,
 )
-from pellucid.workflows.concept_explanations import (
+from pellucid.workflows.image_explanations import (
     ConceptReport,
     ImageConcepts,
+    ImageExplanation,
+    explain_image,
     explain_image_by_concepts,
+    explain_images,
     explain_images_by_concepts,
 )
-from pellucid.workflows.image_explanations import ImageExplanation, explain_image, explain_images
 from pellucid.workflows.model_evaluation import evaluate
 from pellucid.workflows.options import (
     AssessOptions,

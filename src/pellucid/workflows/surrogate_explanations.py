@@ -22,18 +22,18 @@ from pellucid.workflows.options import (
     RunClassifierOptions,
     RunOptions,
 )
-from pellucid.workflows.reading_inputs import load_classifier
+from pellucid.workflows.reading_inputs import arrows, load_classifier, numbers, whole_numbers
 from pellucid.workflows.surrogate_images import (
+    MEASURE_DESCRIPTIONS,
     ImageSample,
     digest_of_files,
     find_images_with_context,
+    find_measure,
     read_sample,
     split_rows,
 )
-from pellucid.workflows.surrogate_measures import MEASURE_DESCRIPTIONS, find_measure
 from pellucid.workflows.surrogate_report import ExplainedImage, attach_flip_probabilities
 from pellucid.workflows.surrogate_training import TRAIN_COMMAND, OnStage, TrainCommand
-from pellucid.workflows.text_options import arrows, numbers, whole_numbers
 
 
 def open_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:  # noqa: B008

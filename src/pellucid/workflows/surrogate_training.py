@@ -10,15 +10,17 @@ from pellucid.storage import RecordError, from_record, read_json, to_record, wri
 from pellucid.surrogate import LOGITS_ONLY, SurrogateExplainer, TrainingOptions, get_preset, train
 from pellucid.surrogate.training import TrainingProgress, is_main_process, join_processes
 from pellucid.workflows.options import ClassifierOptions, TrainSurrogateOptions
-from pellucid.workflows.reading_inputs import load_classifier
+from pellucid.workflows.reading_inputs import assignments, load_classifier
 from pellucid.workflows.surrogate_images import (
+    MEASURE_DESCRIPTIONS,
+    check_measures,
     digest_of_files,
     find_images_with_context,
+    find_measure,
+    find_rerender,
     read_sample,
     split_rows,
 )
-from pellucid.workflows.surrogate_measures import MEASURE_DESCRIPTIONS, check_measures, find_measure, find_rerender
-from pellucid.workflows.text_options import assignments
 
 TRAIN_COMMAND = "command.json"
 
