@@ -45,8 +45,8 @@ _TABLES, _PAGES = (".json", ".parquet"), (".html", ".htm")
 
 def fit(
     *,
-    classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
-    options: Options[FitConceptsOptions] = FitConceptsOptions(),  # noqa: B008 - frozen
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),
+    options: Options[FitConceptsOptions] = FitConceptsOptions(),
     out: Path = Path("pellucid-cavs"),
     as_json: AsJson = False,
 ) -> None:
@@ -73,8 +73,8 @@ def fit(
 
 def explain(
     *images: Images,
-    classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
-    options: Options[ExplainConceptsOptions] = ExplainConceptsOptions(),  # noqa: B008 - frozen
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),
+    options: Options[ExplainConceptsOptions] = ExplainConceptsOptions(),
     out: list[Path] | None = None,
     as_json: AsJson = False,
 ) -> None:
@@ -112,8 +112,8 @@ def explain(
 
 def rank(
     *images: Images,
-    classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
-    options: Options[ExplainClassOptions] = ExplainClassOptions(),  # noqa: B008 - frozen
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),
+    options: Options[ExplainClassOptions] = ExplainClassOptions(),
     out: list[Path] | None = None,
     as_json: AsJson = False,
 ) -> None:
@@ -157,7 +157,7 @@ def rank(
 
 def tcav(
     *images: Images,
-    classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),
     options: Options[TCAVOptions],
     out: list[Path] | None = None,
     as_json: AsJson = False,

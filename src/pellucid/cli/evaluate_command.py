@@ -28,8 +28,8 @@ def evaluate(
     /,
     *,
     out: Path,
-    options: Options[EvaluateOptions] = EvaluateOptions(),  # noqa: B008 - frozen
-    sweep: Annotated[SweepOptions, _SWEEP] = SweepOptions(),  # noqa: B008 - frozen
+    options: Options[EvaluateOptions] = EvaluateOptions(),
+    sweep: Annotated[SweepOptions, _SWEEP] = SweepOptions(),
     report: bool = True,
     as_json: AsJson = False,
 ) -> None:

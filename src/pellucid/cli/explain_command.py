@@ -33,8 +33,8 @@ from pellucid.workflows import (
 
 def explain(
     *images: Images,
-    classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
-    options: Options[ExplainOptions] = ExplainOptions(),  # noqa: B008 - frozen
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),
+    options: Options[ExplainOptions] = ExplainOptions(),
     concepts: Path | None = None,
     builtin: tuple[str, ...] = (),
     cache: str = "",

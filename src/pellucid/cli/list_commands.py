@@ -32,7 +32,7 @@ def models(*, as_json: AsJson = False) -> None:
 
 def layers(
     *,
-    classifier: Options[ClassifierOptions] = ClassifierOptions(),  # noqa: B008 - frozen
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),
     clean: bool = False,
     as_json: AsJson = False,
 ) -> None:

@@ -121,8 +121,8 @@ def graph(
     run: Path,
     /,
     *,
-    run_options: Options[RunOptions] = RunOptions(),  # noqa: B008 - frozen
-    options: Options[DiscoverOptions] = DiscoverOptions(),  # noqa: B008 - frozen
+    run_options: Options[RunOptions] = RunOptions(),
+    options: Options[DiscoverOptions] = DiscoverOptions(),
     out: list[Path] | None = None,
     as_json: AsJson = False,
 ) -> None:
@@ -158,8 +158,8 @@ def explain(
     run: Path,
     /,
     *images: Images,
-    classifier: Options[RunClassifierOptions] = RunClassifierOptions(),  # noqa: B008 - frozen
-    options: Annotated[ExplainSurrogateOptions, options_named(do="set")] = ExplainSurrogateOptions(),  # noqa: B008
+    classifier: Options[RunClassifierOptions] = RunClassifierOptions(),
+    options: Annotated[ExplainSurrogateOptions, options_named(do="set")] = ExplainSurrogateOptions(),
     out: list[Path] | None = None,
     as_json: AsJson = False,
 ) -> None:
@@ -237,8 +237,8 @@ def evaluate(
     run: Path,
     /,
     *,
-    run_options: Options[RunOptions] = RunOptions(),  # noqa: B008 - frozen
-    options: Options[AssessOptions] = AssessOptions(),  # noqa: B008 - frozen
+    run_options: Options[RunOptions] = RunOptions(),
+    options: Options[AssessOptions] = AssessOptions(),
     out: Path | None = None,
     as_json: AsJson = False,
 ) -> None:

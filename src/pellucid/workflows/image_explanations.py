@@ -44,7 +44,7 @@ class ImageExplanation(ImageFacts):
 def explain_images(
     classifier: Classifier,
     files: Sequence[str | Path],
-    options: ExplainOptions = ExplainOptions(),  # noqa: B008 - frozen
+    options: ExplainOptions = ExplainOptions(),
     *,
     methods: Sequence[Method] | None = None,
     on_map: Callable[[Path, str, str], None] = lambda file, layer, method: None,
@@ -225,7 +225,7 @@ class ConceptReport:
 def explain_images_by_concepts(
     classifier: Classifier,
     files: Sequence[str | Path],
-    options: ExplainConceptsOptions = ExplainConceptsOptions(),  # noqa: B008 - frozen
+    options: ExplainConceptsOptions = ExplainConceptsOptions(),
     *,
     cavs: CavsByLayer | None = None,
     on_image: Callable[[Path], None] = lambda file: None,

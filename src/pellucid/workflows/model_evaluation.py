@@ -14,8 +14,8 @@ from pellucid.workflows.reading_inputs import allow_current_folder, select_metho
 def evaluate(
     data: str | Path,
     out: str | Path,
-    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008 - frozen
-    sweep: SweepOptions = SweepOptions(),  # noqa: B008 - frozen
+    options: EvaluateOptions = EvaluateOptions(),
+    sweep: SweepOptions = SweepOptions(),
     *,
     on_progress: Callable[[SweepProgress], None] = lambda progress: None,
 ) -> Run:

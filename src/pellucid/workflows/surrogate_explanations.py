@@ -36,7 +36,7 @@ from pellucid.workflows.surrogate_report import ExplainedImage, attach_flip_prob
 from pellucid.workflows.surrogate_training import TRAIN_COMMAND, OnStage, TrainCommand
 
 
-def open_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:  # noqa: B008
+def open_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:
     """The surrogate of a run with its classifier.
 
     Args:
@@ -53,7 +53,7 @@ def open_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptio
     return load(run, classifier=load_classifier(ClassifierOptions(model=model, weights=weights, device=options.device)))
 
 
-def open_any_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:  # noqa: B008
+def open_any_surrogate(run: Path, options: RunClassifierOptions = RunClassifierOptions()) -> SurrogateExplainer:
     """The surrogate of a run, or the pretrained one that is named `digits`.
 
     Args:
@@ -74,7 +74,7 @@ def open_any_surrogate(run: Path, options: RunClassifierOptions = RunClassifierO
 def explain_images_by_surrogate(
     explainer: SurrogateExplainer,
     files: Sequence[Path],
-    options: ExplainSurrogateOptions = ExplainSurrogateOptions(),  # noqa: B008
+    options: ExplainSurrogateOptions = ExplainSurrogateOptions(),
     *,
     on_image: Callable[[int, int], None] | None = None,
 ) -> list[ExplainedImage]:
