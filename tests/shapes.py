@@ -4,7 +4,13 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-CHECKED = ("pellucid.attribution", "pellucid.classifiers", "pellucid.concepts")
+CHECKED = (
+    "pellucid.attribution",
+    "pellucid.classifiers",
+    "pellucid.concepts",
+    "pellucid.evaluation.aggregation",
+    "pellucid.evaluation.localization",
+)
 
 
 def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from pellucid.concepts.concept_sets import warn
 from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError
 from pellucid.results import library_versions
+from pellucid.shapes import Float
 from pellucid.storage import from_record, to_record, write_atomically
 
 Null = Literal["centered", "relabel"]
@@ -69,7 +70,7 @@ class CAV:
 
     name: str
     layer: str
-    direction: Tensor
+    direction: Float[Tensor, " C"]
     emblems: Emblems
     negative_emblems: Emblems
     auc: float

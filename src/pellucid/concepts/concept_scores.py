@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
+from pellucid.shapes import Float
 
 STABILIZER = 1e-7
 """Added to the divisors of Visual-TCAV's reference algorithm."""
@@ -42,7 +43,7 @@ class Emblems(NamedTuple):
     high: float
 
 
-def project_activation(activation: Tensor, direction: Tensor) -> Tensor:
+def project_activation(activation: Float[Tensor, "..."], direction: Float[Tensor, "..."]) -> Float[Tensor, "... h w"]:
     """Project every cell on a direction: the scalar product sum_c p_c F_c,ij.
 
     Args:
@@ -70,7 +71,9 @@ def project_activation(activation: Tensor, direction: Tensor) -> Tensor:
     return torch.einsum("...chw,dc->...dhw", activation, direction)
 
 
-def contraharmonic_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
+def contraharmonic_mean(
+    values: Float[Tensor, "... h w"], weights: Float[Tensor, "... h w"] | None = None
+) -> Float[Tensor, "..."]:
     """Average a map so that large cells dominate: sum r^2 / sum r over its cells.
 
     Args:
@@ -88,7 +91,7 @@ def contraharmonic_mean(values: Tensor, weights: Tensor | None = None) -> Tensor
     return (weighted * values).sum((-2, -1)) / (weighted.sum((-2, -1)) + STABILIZER)
 
 
-def sample_median(values: Tensor) -> Tensor:
+def sample_median(values: Float[Tensor, "N ..."]) -> Float[Tensor, "..."]:
     """Take the median as one of the samples: of N in descending order, number round((N - 1) / 2), half to even.
 
     For even N neither `torch.median` nor `torch.quantile` gives this one.
@@ -106,7 +109,9 @@ def sample_median(values: Tensor) -> Tensor:
     return values.sort(dim=0, descending=True).values[round((len(values) - 1) / 2)]
 
 
-def concept_map(activation: Tensor, direction: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+def concept_map(
+    activation: Float[Tensor, "... C h w"], direction: Float[Tensor, "... C"], low: float | Tensor, high: float | Tensor
+) -> Float[Tensor, "... h w"]:
     """Map where, and how clearly, a concept is seen.
 
     M = (clip(ReLU(sum_c p_c F_c), low, high) - low) / (high - low), and 0 everywhere if high <= low: then the concept
@@ -133,7 +138,9 @@ def concept_map(activation: Tensor, direction: Tensor, low: float | Tensor, high
     return torch.where(separable, (raw.clamp(min=low).clamp(max=high) - low) / width, 0.0)
 
 
-def negative_concept_map(activation: Tensor, direction: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+def negative_concept_map(
+    activation: Float[Tensor, "... C h w"], direction: Float[Tensor, "... C"], low: float | Tensor, high: float | Tensor
+) -> Float[Tensor, "... h w"]:
     """Map where an image shows the opposite of a concept: the concept map of -direction, with its own emblems.
 
     Args:
@@ -152,7 +159,7 @@ def negative_concept_map(activation: Tensor, direction: Tensor, low: float | Ten
     return concept_map(activation, -direction, low, high)
 
 
-def class_weights(logits: Tensor, baseline_logits: Tensor) -> Tensor:
+def class_weights(logits: Float[Tensor, "*N K"], baseline_logits: Float[Tensor, "... K"]) -> Float[Tensor, "*N K"]:
     """Weigh classes by how far their logits rise above the baseline's, relative to the class that rises most.
 
     w_k = ReLU(z_k - z0_k) / max_l ReLU(z_l - z0_l); 0 for all classes if none rises.
@@ -173,7 +180,7 @@ def class_weights(logits: Tensor, baseline_logits: Tensor) -> Tensor:
     return torch.where(largest > 0, rise / torch.where(largest > 0, largest, 1.0), 0.0)
 
 
-def binary_class_weights(integrated_gradients: Tensor) -> Tensor:
+def binary_class_weights(integrated_gradients: Float[Tensor, "*N C h w"]) -> Float[Tensor, "*N 2"]:
     """Weigh the positive and the negative class of a network with one logit.
 
     Positive and negative mass of the logit's integrated gradients B, sum ReLU(B) and sum ReLU(-B), over the larger one.
@@ -194,7 +201,9 @@ def binary_class_weights(integrated_gradients: Tensor) -> Tensor:
     return class_weights(masses, torch.zeros_like(masses))
 
 
-def direction_weights(activation: Tensor, direction: Tensor, concept_map: Tensor) -> Tensor:
+def direction_weights(
+    activation: Float[Tensor, "..."], direction: Float[Tensor, "... C"], concept_map: Float[Tensor, "..."]
+) -> Float[Tensor, "... C"]:
     """Turn a direction into weights of channels, largest 1.
 
     q = ReLU(p) where the image's activation is nowhere negative; else ReLU(s p), where s is -1 for the channels whose
@@ -220,12 +229,12 @@ def direction_weights(activation: Tensor, direction: Tensor, concept_map: Tensor
 
 
 def reference_attribution(
-    activation: Tensor,
-    integrated_gradients: Tensor,
-    direction: Tensor,
-    concept_map: Tensor,
+    activation: Float[Tensor, "..."],
+    integrated_gradients: Float[Tensor, "..."],
+    direction: Float[Tensor, "..."],
+    concept_map: Float[Tensor, "..."],
     class_weight: float | Tensor,
-) -> Tensor:
+) -> Float[Tensor, "..."]:
     """Score a concept for a class as published.
 
     The score is the share of the class's positive evidence that lies where the concept is seen and in channels aligned
@@ -263,8 +272,11 @@ def reference_attribution(
 
 
 def signed_contribution(
-    activation: Tensor, integrated_gradients: Tensor, direction: Tensor, concept_map: Tensor
-) -> Tensor:
+    activation: Float[Tensor, "..."],
+    integrated_gradients: Float[Tensor, "..."],
+    direction: Float[Tensor, "..."],
+    concept_map: Float[Tensor, "..."],
+) -> Float[Tensor, "..."]:
     """Sum the evidence for (+) and against (-) the target where the concept is seen, in the target's unit (logits).
 
     S = sum_ij M_ij sum_c phat_c IG_c,ij; neither rectified nor normalized.
@@ -294,7 +306,7 @@ def signed_contribution(
 class _Axes:
     """The arguments with all axes, and which of them the caller left out."""
 
-    activation: Tensor  # (N, C, h, w)
+    activation: Float[Tensor, "N C h w"]
     gradients: Tensor  # (N, T, C, h, w)
     direction: Tensor  # (D, C)
     concept_map: Tensor  # (N, D, h, w)

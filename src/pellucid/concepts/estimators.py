@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
+from pellucid.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Estimator(ABC):
     """
 
     @abstractmethod
-    def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
+    def fit(
+        self, positive: Float[Tensor, "P F"], negative: Float[Tensor, "M F"], dimensions: int
+    ) -> Float[Tensor, " F"]:
         """Fit the direction.
 
         Args:
@@ -52,7 +55,9 @@ class DifferenceOfMeans(Estimator):
         [2.0, 0.0]
     """
 
-    def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
+    def fit(
+        self, positive: Float[Tensor, "P F"], negative: Float[Tensor, "M F"], dimensions: int
+    ) -> Float[Tensor, " F"]:
         """Fit the direction."""
         return positive.mean(0) - negative.mean(0)
 
@@ -65,7 +70,9 @@ class Pattern(Estimator):
     two estimators differ only in where they come from.
     """
 
-    def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
+    def fit(
+        self, positive: Float[Tensor, "P F"], negative: Float[Tensor, "M F"], dimensions: int
+    ) -> Float[Tensor, " F"]:
         """Fit the direction."""
         features, labels = _with_labels(positive, negative)
         centered = labels - labels.mean()
@@ -82,7 +89,9 @@ class Ridge(Estimator):
 
     penalty: float = 0.01
 
-    def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
+    def fit(
+        self, positive: Float[Tensor, "P F"], negative: Float[Tensor, "M F"], dimensions: int
+    ) -> Float[Tensor, " F"]:
         """Fit the direction."""
         features, labels = _with_labels(*_unit_scale(positive, negative))
         covariance = features.T @ features / len(features)
@@ -102,7 +111,9 @@ class LDA(Estimator):
 
     shrinkage: float | None = None
 
-    def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
+    def fit(
+        self, positive: Float[Tensor, "P F"], negative: Float[Tensor, "M F"], dimensions: int
+    ) -> Float[Tensor, " F"]:
         """Fit the direction."""
         positive, negative = _unit_scale(positive, negative)
         within = torch.cat([positive - positive.mean(0), negative - negative.mean(0)])
@@ -125,7 +136,9 @@ class LogisticRegression(Estimator):
 
     strength: float = 1.0
 
-    def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
+    def fit(
+        self, positive: Float[Tensor, "P F"], negative: Float[Tensor, "M F"], dimensions: int
+    ) -> Float[Tensor, " F"]:
         """Fit the direction."""
         from sklearn.linear_model import LogisticRegression as Model
 
@@ -144,7 +157,9 @@ class LinearSVM(Estimator):
 
     strength: float = 1.0
 
-    def fit(self, positive: Tensor, negative: Tensor, dimensions: int) -> Tensor:
+    def fit(
+        self, positive: Float[Tensor, "P F"], negative: Float[Tensor, "M F"], dimensions: int
+    ) -> Float[Tensor, " F"]:
         """Fit the direction."""
         from sklearn.svm import SVC
 
@@ -193,7 +208,9 @@ def estimator_name(estimator: Estimator) -> str:
     return names[0]
 
 
-def fit_directions(estimator: Estimator, features: Tensor, divisions: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def fit_directions(
+    estimator: Estimator, features: Float[Tensor, "R F"], divisions: Iterable[tuple[Tensor, Tensor]]
+) -> Float[Tensor, "S F"]:
     """Fit directions to several divisions of the same images into two sides: resamples, splits, relabelings.
 
     All directions lie in the span of the n images' features, so they are fitted in n dimensions: once the features are

@@ -147,7 +147,9 @@ def gather_evidence(
     return _two_sided(evidence, sides) if class_count == 1 else evidence
 
 
-def compute_concept_maps(activation: Tensor, cavs: Sequence[CAV]) -> tuple[Tensor, Tensor]:
+def compute_concept_maps(
+    activation: Float[Tensor, "N C h w"], cavs: Sequence[CAV]
+) -> tuple[Float[Tensor, "N D h w"], Float[Tensor, "N D h w"]]:
     """Map where each of D concepts is seen, and where its opposite is.
 
     Args:
@@ -177,7 +179,7 @@ def compute_concept_maps(activation: Tensor, cavs: Sequence[CAV]) -> tuple[Tenso
 
 
 def score_directions(
-    evidence: Evidence, directions: Tensor, low: float | Tensor, high: float | Tensor
+    evidence: Evidence, directions: Float[Tensor, "S C"], low: float | Tensor, high: float | Tensor
 ) -> DirectionScores:
     """Score S directions in place of a CAV.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import as_maps, row_batches, upsample
+from pellucid.shapes import Float
 
 PERCENTILES = (0, 2, 5, 50, 95, 98, 100)
 """Edges of the bins in percent of the maps, best first: unequal, because the tails tell most."""
@@ -61,14 +62,19 @@ class AggAtt:
         bins: the members of every bin, and the maps that were left out.
     """
 
-    maps: Tensor
-    means: Tensor
+    maps: Float[Tensor, "6 H W"]
+    means: Float[Tensor, "6 H W"]
     scale: float
     bins: Bins
 
 
 def agg_att(
-    values: Tensor, scores: Tensor, mass: Tensor, *, size: tuple[int, int] | None = None, signed: bool = False
+    values: Float[Tensor, "... h w"],
+    scores: Float[Tensor, " N"],
+    mass: Float[Tensor, " N"],
+    *,
+    size: tuple[int, int] | None = None,
+    signed: bool = False,
 ) -> AggAtt:
     """Aggregate the maps of one grid position over many grids.
 
@@ -98,8 +104,8 @@ def agg_att(
 
 def agg_att_batches(
     batches: Iterable[Tensor],
-    scores: Tensor,
-    mass: Tensor,
+    scores: Float[Tensor, " N"],
+    mass: Float[Tensor, " N"],
     *,
     size: tuple[int, int] | None = None,
     signed: bool = False,
@@ -145,7 +151,7 @@ def agg_att_batches(
     return _on_one_scale(sums, bins)
 
 
-def rank_bins(scores: Tensor, mass: Tensor) -> Bins:
+def rank_bins(scores: Float[Tensor, " N"], mass: Tensor) -> Bins:
     """Sort maps by score, ties by larger mass (then by index), and cut the order at the rounded `PERCENTILES`.
 
     Args:

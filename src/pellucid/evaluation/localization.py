@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pellucid.attribution import smooth
 from pellucid.errors import PellucidError
+from pellucid.shapes import Float
 
 Grid = int | tuple[int, int]
 """n for n x n cells, or (rows, columns)."""
@@ -28,7 +29,7 @@ class Localization:
         grid: (rows, columns).
     """
 
-    mass: Tensor
+    mass: Float[Tensor, "N cells"]
     grid: tuple[int, int]
 
     @property
@@ -37,7 +38,7 @@ class Localization:
         return self.mass.isfinite().all(1)
 
     @property
-    def shares(self) -> Tensor:
+    def shares(self) -> Float[Tensor, "N cells"]:
         """(N, cells) in [0, 1]: the localization score of every cell; rows sum to 1, or to 0 without positive mass."""
         total = self.mass.sum(1, keepdim=True)
         return torch.where(total == 0, 0.0, self.mass / total)
@@ -46,7 +47,7 @@ class Localization:
         """Localization score: (N,) in [0, 1] for one cell, (N, c) for several; NaN for non-finite maps."""
         return self.shares[:, _cell_index(cell, self.grid)]
 
-    def target_scores(self, cells: Sequence[int] | Tensor) -> Tensor:
+    def target_scores(self, cells: Sequence[int] | Tensor) -> Float[Tensor, " N"]:
         """(N,) the score of map i in its own cell `cells[i]`, as in GridPG, where every map has another target."""
         indices = [int(cell) for cell in cells]
         _cell_index(indices, self.grid)
@@ -54,7 +55,7 @@ class Localization:
             raise PellucidError(f"{len(indices)} cells were given for {len(self.mass)} maps; give one cell per map")
         return self.shares.gather(1, torch.tensor(indices, device=self.mass.device)[:, None])[:, 0]
 
-    def mirror_share(self, cell: int, partner: int) -> Tensor:
+    def mirror_share(self, cell: int, partner: int) -> Float[Tensor, " N"]:
         """Share of the positive mass outside `cell` that lies in the other cell of the same class.
 
         High: the method answers to the class wherever it is. At chance, 1 / (cells - 1): what leaves the cell is noise.
@@ -77,7 +78,7 @@ class Localization:
 
 
 def localization_score(
-    values: Tensor, n: Grid = 2, cell: int | Sequence[int] = 0, size: tuple[int, int] | None = None
+    values: Float[Tensor, "... h w"], n: Grid = 2, cell: int | Sequence[int] = 0, size: tuple[int, int] | None = None
 ) -> Tensor:
     """Share of a map's positive evidence that lies in a grid cell: up-sample, clip at zero, sum.
 
@@ -104,7 +105,7 @@ def localization_score(
     return localize(values, n, size).score(cell)
 
 
-def localize(values: Tensor, n: Grid = 2, size: tuple[int, int] | None = None) -> Localization:
+def localize(values: Float[Tensor, "... h w"], n: Grid = 2, size: tuple[int, int] | None = None) -> Localization:
     """Measure the positive mass of maps in all cells at once.
 
     Maps without negative values are never up-sampled: their mass is r^T A c, with r and c the column sums of the
