@@ -11,9 +11,8 @@ from pellucid.classifiers import Activation, Classifier, LayerView, Layout, Side
 from pellucid.errors import LayerError
 from pellucid.evaluation.localization import Grid, join_cells, split_cells
 from pellucid.evaluation.settings.blocks import block_masks, cut_blocks, select_blocks
-from pellucid.evaluation.settings.check import check_cell_by_cell
-from pellucid.evaluation.settings.composition import Composition
-from pellucid.evaluation.settings.grid_setting import GridSetting, GridSettingView
+from pellucid.evaluation.settings.grid_setting import Composition, GridSetting, GridSettingView
+from pellucid.evaluation.settings.heads import check_cell_by_cell
 
 
 class CellCache:
