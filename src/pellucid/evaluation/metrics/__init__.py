@@ -10,21 +10,25 @@ from dataclasses import fields
 from typing import Any
 
 from pellucid.errors import PellucidError
-from pellucid.evaluation.metrics.concepts import (
-    ConceptCurves,
-    ConceptPointing,
+from pellucid.evaluation.metrics.concept_agreement import (
+    ConceptAgreement,
     balanced_mse,
     cell_shares,
-    concept_amounts,
+    false_alarm,
+    soft_iou,
+)
+from pellucid.evaluation.metrics.concept_pointing import (
+    ConceptPointing,
     concept_evidence,
     concept_grids,
     concept_pointing_game,
-    deletion_rank_correlation,
-    false_alarm,
-    remove_concepts,
-    soft_iou,
 )
-from pellucid.evaluation.metrics.concepts.agreement_metric import ConceptAgreement
+from pellucid.evaluation.metrics.concept_removal import (
+    ConceptCurves,
+    concept_amounts,
+    deletion_rank_correlation,
+    remove_concepts,
+)
 from pellucid.evaluation.metrics.controls import (
     CONTROLS,
     ControlMap,
