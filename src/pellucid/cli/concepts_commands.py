@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.classifiers import Classifier
-from pellucid.cli.concepts_tables import print_cavs, print_image_concepts, print_ranking, print_tcav
 from pellucid.cli.parsing import AsJson, Images, Options, check_suffixes
 from pellucid.cli.printing import (
     image_folders,
@@ -16,11 +15,13 @@ from pellucid.cli.printing import (
     print_json,
     print_line,
     progress_bar,
+    show,
     warn_skipped,
 )
 from pellucid.concepts import CAV, ConceptWarning, cav_files, save_cavs, write_table
 from pellucid.errors import PellucidError
 from pellucid.reports import write_class_page, write_concept_page
+from pellucid.reports.text import cav_texts, image_concept_texts, ranking_texts, tcav_texts
 from pellucid.workflows import (
     ClassifierOptions,
     ConceptOptions,
@@ -67,7 +68,7 @@ def fit(
         record = describe_cavs(model, cavs, cosines=compare_cavs(cavs))
         print_json({**record, "files": [str(file) for file in files]})
         return
-    print_cavs(cavs)
+    show(cav_texts(cavs))
     print_line(f"{len(files)} CAVs: {out}")
 
 
@@ -106,7 +107,7 @@ def explain(
         print_json(record | {"files": [str(file) for file in written]})
         return
     for image in report.images:
-        print_image_concepts(image)
+        show(image_concept_texts(image))
     print_files(written)
 
 
@@ -149,9 +150,7 @@ def rank(
     if as_json:
         print_json(record | {"files": [str(file) for file in written]})
         return
-    for target in range(len(result.results[0].targets)):
-        for at_layer in result.results:
-            print_ranking(at_layer, target)
+    show(ranking_texts(result))
     print_files(written)
 
 
@@ -183,8 +182,7 @@ def tcav(
     if as_json:
         print_json(record | {"files": [str(file) for file in written]})
         return
-    for result in scores.results:
-        print_tcav(result)
+    show(tcav_texts(scores))
     print_files(written)
 
 

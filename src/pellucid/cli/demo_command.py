@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 from pellucid.classifiers import Classifier
-from pellucid.cli.evaluate_command import print_run, run_record, sweep_progress
+from pellucid.cli.evaluate_command import run_record, sweep_progress
 from pellucid.cli.explain_command import explain_files, gather_at
 from pellucid.cli.parsing import AsJson
-from pellucid.cli.printing import print_json, print_line
+from pellucid.cli.printing import print_json, print_line, show
 from pellucid.cli.surrogate_commands import print_explained_images
 from pellucid.errors import MissingExtraError
 from pellucid.evaluation import SweepOptions
 from pellucid.reports import write_evaluation
+from pellucid.reports.text import run_texts
 from pellucid.storage import write_atomically
 from pellucid.synthetic import draw_digits
 from pellucid.workflows import (
@@ -58,17 +59,17 @@ def demo(*, out: Path = Path("pellucid-demo"), device: str | None = None, as_jso
     files = [folder / name for name in EXPLAINED]
     record = explain_files(classifier, files, ExplainOptions(), out, as_json, cavs)
     _announce("Are such maps true? Photographs in grids, in which the place of each class is known:", as_json)
-    with sweep_progress(as_json) as show:
+    with sweep_progress(as_json) as advance:
         run = evaluate(
             _label(classifier, folder, out),
             out / "evaluation",
             EvaluateOptions(device=device, methods=METHODS),
             SweepOptions(grids=1, threshold=_THRESHOLD),
-            on_progress=show,
+            on_progress=advance,
         )
     page = write_evaluation(run)
     if not as_json:
-        print_run(run, page)
+        show(run_texts(run, page))
     _announce("Why does it decide so? Drawn digits, a small classifier, and the surrogate of it:", as_json)
     surrogate = open_any_surrogate(Path("digits"), RunClassifierOptions(device=device))
     explained = explain_images_by_surrogate(surrogate, _draw_digits(out / "digits"))

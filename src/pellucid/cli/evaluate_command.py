@@ -1,21 +1,17 @@
 """`pellucid evaluate` and `pellucid report`."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from pellucid.cli.parsing import AsJson, Options, options_named
-from pellucid.cli.printing import print_json, print_line, progress_bar, resumable, screen, warn, warn_skipped
+from pellucid.cli.printing import print_json, print_line, progress_bar, resumable, show, warn, warn_skipped
 from pellucid.errors import PellucidError
 from pellucid.evaluation import Run, SweepOptions
-from pellucid.evaluation.sweep import MetricLine, SummaryLine, SweepProgress
+from pellucid.evaluation.sweep import SummaryLine, SweepProgress
 from pellucid.reports import write_evaluation
-from pellucid.statistics import Interval
+from pellucid.reports.text import run_texts
 from pellucid.workflows import EvaluateOptions
 from pellucid.workflows import evaluate as evaluate_models
 
@@ -43,13 +39,13 @@ def evaluate(
         report: whether to write report.html at the end.
         as_json: print JSON for machines.
     """
-    with resumable(lambda: _how_to_continue(out)), sweep_progress(as_json) as show:
-        run = evaluate_models(data, out, options, sweep, on_progress=show)
+    with resumable(lambda: _how_to_continue(out)), sweep_progress(as_json) as advance:
+        run = evaluate_models(data, out, options, sweep, on_progress=advance)
     page = write_evaluation(run) if report else None
     if as_json:
         print_json(run_record(run, page))
     else:
-        print_run(run, page)
+        show(run_texts(run, page))
     _warn_losses(run.skipped, run.summary())
 
 
@@ -83,7 +79,7 @@ def sweep_progress(quiet: bool) -> Iterator[Callable[[SweepProgress], None]]:
         tasks: dict[str, Any] = {}
         known: set[str] = set()
 
-        def show(progress: SweepProgress) -> None:
+        def advance(progress: SweepProgress) -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total)
             bar.update(tasks[progress.stage], completed=progress.done)
@@ -92,7 +88,7 @@ def sweep_progress(quiet: bool) -> Iterator[Callable[[SweepProgress], None]]:
                     known.add(problem)
                     warn(f"not explained: {problem}")
 
-        yield show
+        yield advance
 
 
 def run_record(run: Run, page: Path | None) -> dict[str, Any]:
@@ -110,75 +106,6 @@ def run_record(run: Run, page: Path | None) -> dict[str, Any]:
         "summary": [{**vars(line), "name": line.name} for line in run.summary()],
         "metrics": [vars(line) for line in run.metric_summary()],
     }
-
-
-def print_run(run: Run, page: Path | None) -> None:
-    """The medians of a run, and where its table and its page are."""
-    titles: dict[str, list[SummaryLine]] = {}
-    for line in run.summary():
-        state = "" if line.variant == "trained" else f", {line.variant}"
-        titles.setdefault(f"{line.setting} of {line.model}{state}", []).append(line)
-    for title, lines in titles.items():
-        screen.print(_medians(title, lines, run.plan.options.layers))
-    quantities: dict[tuple[str, str, str], list[MetricLine]] = {}
-    for metric_line in run.metric_summary():
-        key = (metric_line.model, metric_line.metric, metric_line.quantity)
-        quantities.setdefault(key, []).append(metric_line)
-    for metric_lines in quantities.values():
-        screen.print(_means(metric_lines[0], metric_lines, run.plan.options.layers))
-    if quantities:
-        print_line(f"metrics: {run.folder / 'metrics.parquet'}")
-    print_line(f"table: {run.folder / 'table.parquet'}")
-    if page is not None:
-        print_line(f"report: {page}")
-
-
-def _medians(title: str, lines: Sequence[SummaryLine], layers: Sequence[str]) -> Table:
-    """Medians with their intervals, a row for each method and a column for each layer."""
-    table = Table(
-        "method",
-        *map(escape, layers),
-        title=escape(title),
-        title_justify="left",
-        caption="median localization score [95 %]",
-    )
-    cells = {(line.name, line.layer): line.median for line in lines}
-    for name, control in dict.fromkeys((line.name, line.control) for line in lines):
-        medians = [_interval(cells.get((name, layer))) for layer in layers]
-        table.add_row(escape(f"({name})" if control else name), *medians)
-    return table
-
-
-def _means(line: MetricLine, lines: Sequence[MetricLine], layers: Sequence[str]) -> Table:
-    """Means of the quantity of `line` with their intervals, a row for each method and a column for each layer."""
-    better = "higher is better" if line.higher_is_better else "lower is better"
-    without = "" if all(math.isnan(own.chance) for own in lines) else "; after the slash: without information"
-    table = Table(
-        "method",
-        *map(escape, layers),
-        title=escape(f"{line.metric} of {line.model}: {line.quantity}"),
-        title_justify="left",
-        caption=f"mean [95 %] over images; {better}{without}",
-    )
-    cells = {(own.method, own.layer): own for own in lines}
-    for method, control in dict.fromkeys((own.method, own.control) for own in lines):
-        table.add_row(escape(f"({method})" if control else method), *(_mean(cells.get((method, at))) for at in layers))
-    return table
-
-
-def _mean(line: MetricLine | None) -> str:
-    if line is None or math.isnan(line.chance):
-        return _interval(None if line is None else line.mean)
-    return f"{_interval(line.mean)} / {line.chance:.3f}"
-
-
-def _interval(median: Interval | None) -> str:
-    if median is None:
-        return ""
-    if not median.scores:
-        return "no score"
-    interval = "" if math.isnan(median.low) else f" [{median.low:.3f}, {median.high:.3f}]"
-    return escape(f"{median.estimate:.3f}{interval}")
 
 
 def _warn_losses(skipped: Mapping[str, str], summary: Sequence[SummaryLine]) -> None:

@@ -5,17 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from pellucid.classifiers import Classifier
 from pellucid.cli.concepts_commands import gather, write_pages
-from pellucid.cli.concepts_tables import print_image_concepts
 from pellucid.cli.parsing import AsJson, Images, Options
-from pellucid.cli.printing import image_folders, print_json, print_line, progress_bar, warn
+from pellucid.cli.printing import image_folders, print_json, print_line, progress_bar, show, warn
 from pellucid.concepts import CAV, VisualTCAV, cav_files
 from pellucid.data import find_images
 from pellucid.errors import ImageError, PellucidError
 from pellucid.reports import write_image_report
+from pellucid.reports.text import image_concept_texts, make_table
 from pellucid.workflows import (
     ClassifierOptions,
     ConceptOptions,
@@ -130,10 +128,10 @@ def explain_files(
     with progress_bar(quiet) as progress:
         task = progress.add_task("", total=len(files) * len(distinct) * len(methods))
 
-        def show(file: Path, layer: str, method: str) -> None:
+        def advance(file: Path, layer: str, method: str) -> None:
             progress.update(task, advance=1, description=f"{file.name}: {method} at {layer}")
 
-        for image in explain_images(classifier, files, options, methods=methods, on_map=show, on_failure=skip):
+        for image in explain_images(classifier, files, options, methods=methods, on_map=advance, on_failure=skip):
             folder = folders[image.path]
             page, *overlays, maps = write_image_report(image, folder)
             record = image.to_dict() | {
@@ -145,8 +143,9 @@ def explain_files(
                 record["concepts"] = _explain_by_concepts(classifier, image, explainers, options, folder, quiet)
             done.append(record)
             if not quiet:
-                progress.console.print(_predictions(image))
-                print_line(f"page: {page}", progress.console)
+                predictions = [(each.name, f"{each.probability:.1%}") for each in image.predictions]
+                show([make_table(("class", "probability"), predictions, image.path.name)])
+                print_line(f"page: {page}")
     return {"images": done, "skipped": skipped}
 
 
@@ -163,13 +162,6 @@ def _explain_by_concepts(
     result = explain_image_by_concepts(classifier, image.path, explainers, targets, top=options.top)
     (page,) = write_pages([result], folder / "concepts.html")
     if not quiet:
-        print_image_concepts(result)
+        show(image_concept_texts(result))
         print_line(f"page: {page}")
     return {"page": str(page), "rows": result.rows()}
-
-
-def _predictions(image: ImageExplanation) -> Table:
-    table = Table("class", "probability", title=image.path.name, title_justify="left")
-    for prediction in image.predictions:
-        table.add_row(prediction.name, f"{prediction.probability:.1%}")
-    return table

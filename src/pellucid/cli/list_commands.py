@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from rich.table import Table
-
 from pellucid.classifiers import available
-from pellucid.cli.concepts_tables import print_cavs
 from pellucid.cli.parsing import AsJson, Options
-from pellucid.cli.printing import note, print_json, screen
+from pellucid.cli.printing import note, print_json, show
 from pellucid.concepts import CAV, cav_files
 from pellucid.errors import PellucidError
+from pellucid.reports.text import cav_texts, make_table
 from pellucid.synthetic import COLORS, NEGATIVES, TEXTURES
 from pellucid.workflows import ClassifierOptions, compare_cavs, load_classifier
 
@@ -24,10 +22,8 @@ def models(*, as_json: AsJson = False) -> None:
     if as_json:
         print_json([vars(entry) for entry in entries])
         return
-    table = Table("name", "from", "extra", "installed")
-    for entry in entries:
-        table.add_row(entry.name, entry.source, entry.needs, "yes" if entry.installed else "no")
-    screen.print(table)
+    rows = [(entry.name, entry.source, entry.needs, "yes" if entry.installed else "no") for entry in entries]
+    show([make_table(("name", "from", "extra", "installed"), rows)])
 
 
 def layers(
@@ -54,11 +50,11 @@ def layers(
             ]
         )
         return
-    table = Table("layer", "kind", "channels x rows x columns", "clean cut", "alias")
-    for info in infos:
-        shape = " x ".join(map(str, info.shape))
-        table.add_row(info.name, info.kind, shape, "yes" if info.clean else "", aliases.get(info.name, ""))
-    screen.print(table)
+    rows = [
+        (i.name, i.kind, " x ".join(map(str, i.shape)), "yes" if i.clean else "", aliases.get(i.name, ""))
+        for i in infos
+    ]
+    show([make_table(("layer", "kind", "channels x rows x columns", "clean cut", "alias"), rows)])
 
 
 def concepts(folder: Path | None = None, /, *, as_json: AsJson = False) -> None:
@@ -87,7 +83,7 @@ def concepts(folder: Path | None = None, /, *, as_json: AsJson = False) -> None:
         receipts = [{"file": str(file), **cav.summary()} for file, cav in known.items()]
         print_json({"cavs": receipts, "cosines": compare_cavs(cavs), "damaged": damaged})
     else:
-        print_cavs(cavs)
+        show(cav_texts(cavs))
     for name, reason in damaged.items():
         note(f"{name}: {reason}")
     if not known:
@@ -99,7 +95,5 @@ def _list_drawn(as_json: bool) -> None:
     if as_json:
         print_json({"textures": list(TEXTURES), "colors": list(COLORS), "negatives": NEGATIVES})
         return
-    table = Table("kind", "names for --builtin")
-    table.add_row("textures", ", ".join(TEXTURES))
-    table.add_row("colors", ", ".join(COLORS))
-    screen.print(table)
+    rows = (("textures", ", ".join(TEXTURES)), ("colors", ", ".join(COLORS)))
+    show([make_table(("kind", "names for --builtin"), rows)])

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from pellucid.reports.text import Block
 
 screen, messages = Console(), Console(stderr=True)
 
@@ -51,6 +54,17 @@ def image_folders(files: Sequence[Path], out: Path) -> list[Path]:
             name, number = f"{file.stem}-{number}", number + 1
         names.append(name)
     return [out / name for name in names]
+
+
+def show(texts: "Iterable[Block]") -> None:
+    """Tables and lines for people; remarks go to stderr."""
+    from pellucid.reports.text import Line
+
+    for text in texts:
+        if isinstance(text, Line):
+            print_line(text.text, messages if text.remark else screen, style=text.style or None)
+        else:
+            screen.print(text)
 
 
 def print_files(files: Iterable[Path]) -> None:

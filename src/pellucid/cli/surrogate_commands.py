@@ -15,11 +15,12 @@ from pellucid.cli.printing import (
     print_line,
     progress_bar,
     resumable,
+    show,
     stage_bars,
     warn_skipped,
 )
-from pellucid.cli.surrogate_tables import print_assessment, print_explained_image, print_global_explanation
 from pellucid.reports.surrogate import traversal_png, write_surrogate_page
+from pellucid.reports.text import assessment_texts, explained_image_texts, global_explanation_texts
 from pellucid.storage import to_json, to_record, write_atomically, write_json
 from pellucid.surrogate import SurrogateExplainer
 from pellucid.surrogate.training import TrainingProgress, print_progress
@@ -59,8 +60,10 @@ def train(
         device: where to run, such as cpu or cuda.
         as_json: print JSON for machines.
     """
-    with resumable(lambda: _how_to_resume(out)), _training_progress() as show, stage_bars(as_json) as show_stage:
-        explainer = train_surrogate(out, options, device=device, on_progress=show, on_stage=show_stage, on_note=note)
+    with resumable(lambda: _how_to_resume(out)), _training_progress() as on_progress, stage_bars(as_json) as on_stage:
+        explainer = train_surrogate(
+            out, options, device=device, on_progress=on_progress, on_stage=on_stage, on_note=note
+        )
     _report(explainer, out, as_json)
 
 
@@ -72,8 +75,8 @@ def resume(run: Path, /, *, device: str | None = None, as_json: AsJson = False) 
         device: where to run, such as cpu or cuda.
         as_json: print JSON for machines.
     """
-    with resumable(lambda: _how_to_resume(run)), _training_progress() as show, stage_bars(as_json) as show_stage:
-        explainer = resume_surrogate(run, device=device, on_progress=show, on_stage=show_stage, on_note=note)
+    with resumable(lambda: _how_to_resume(run)), _training_progress() as on_progress, stage_bars(as_json) as on_stage:
+        explainer = resume_surrogate(run, device=device, on_progress=on_progress, on_stage=on_stage, on_note=note)
     _report(explainer, run, as_json)
 
 
@@ -83,7 +86,7 @@ def _report(explainer: SurrogateExplainer | None, out: Path, as_json: bool) -> N
     if as_json:
         print_json({"run": str(out), "steps": explainer.surrogate.steps, "assessment": explainer.assessment})
         return
-    print_assessment(explainer.assessment)
+    show(assessment_texts(explainer.assessment))
     print_line(f"surrogate: {out}")
     print_line(f"next: pellucid surrogate graph {out} --out graph.html")
 
@@ -104,7 +107,7 @@ def _training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
     with progress_bar(quiet=True) as bar:
         task = bar.add_task("preparing", total=None)
 
-        def show(progress: TrainingProgress) -> None:
+        def advance(progress: TrainingProgress) -> None:
             if progress.note:
                 print_line(progress.note, bar.console, style="dim")
             else:
@@ -114,7 +117,7 @@ def _training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
                 text = f"{progress.speed:.0f} images/s  {losses}"
                 bar.update(task, completed=progress.step, total=progress.steps, description=text)
 
-        yield show
+        yield advance
 
 
 def graph(
@@ -136,8 +139,8 @@ def graph(
         as_json: print JSON for machines.
     """
     files = check_suffixes(out, (".json", ".graphml", ".html"), "the name must end in .json, .graphml, .html")
-    with stage_bars(as_json) as show:
-        explainer = discover_graph(run, run_options, options, on_stage=show)
+    with stage_bars(as_json) as on_stage:
+        explainer = discover_graph(run, run_options, options, on_stage=on_stage)
     explanation = explainer.global_explanation
     assert explanation is not None
     for file in files:
@@ -150,7 +153,7 @@ def graph(
     if as_json:
         print_json({**to_record(explanation), "files": [str(file) for file in files]})
         return
-    print_global_explanation(explanation, explainer.class_names)
+    show(global_explanation_texts(explanation, explainer.class_names))
     print_files(files)
 
 
@@ -176,9 +179,9 @@ def explain(
     files, skipped = readable_images(images, warn_skipped)
     outputs = check_suffixes(out, ("", ".html", ".json"), "give x.html, x.json or a folder")
     explainer = open_any_surrogate(run, classifier)
-    with stage_bars(as_json) as show:
+    with stage_bars(as_json) as on_stage:
         explained = explain_images_by_surrogate(
-            explainer, files, options, on_image=lambda done, total: show("explaining", done, total)
+            explainer, files, options, on_image=lambda done, total: on_stage("explaining", done, total)
         )
     record = print_explained_images(explainer, explained, outputs, {"run": str(run), "skipped": skipped}, as_json)
     if as_json:
@@ -209,7 +212,7 @@ def print_explained_images(
     written = [file for output in outputs for file in _write(output, surrogate, explained, record)]
     if not quiet:
         for image in explained:
-            print_explained_image(image)
+            show(explained_image_texts(image))
         print_files(written)
     return {**record, "files": [str(file) for file in written]}
 
@@ -251,8 +254,8 @@ def evaluate(
         out: also write the assessment as a page, x.html.
         as_json: print JSON for machines.
     """
-    with stage_bars(as_json) as show:
-        result = assess_surrogate(run, run_options, options, on_stage=show)
+    with stage_bars(as_json) as on_stage:
+        result = assess_surrogate(run, run_options, options, on_stage=on_stage)
     assessment = result.explainer.assessment
     assert assessment is not None
     files = [] if out is None else [out]
@@ -261,5 +264,5 @@ def evaluate(
     if as_json:
         print_json({"run": run, "assessment": assessment, **result.context_r2, "files": files})
         return
-    print_assessment(assessment, result.context_r2)
+    show(assessment_texts(assessment, result.context_r2))
     print_files(files)
