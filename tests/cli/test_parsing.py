@@ -18,7 +18,7 @@ from pellucid.cli.commands import RENAMED
 ROOT = Path(__file__).parents[2]
 GROUPS = ("concepts", "surrogate")
 COMMANDS = [
-    *("explain", "evaluate", "report", "layers", "models", "demo"),
+    *("explain", "evaluate", "report", "layers", "classes", "models", "demo"),
     *("concepts fit", "concepts list", "concepts explain", "concepts rank", "concepts tcav"),
     *("surrogate train", "surrogate resume", "surrogate graph", "surrogate explain", "surrogate evaluate"),
 ]

@@ -128,7 +128,14 @@ def test_a_table_without_folder_keeps_its_order(folder: Path) -> None:
         ("file,age\na/one.png,1\na/two.png,old\nb/three.png,3\n", "line 3, column 'age': 'old' is not a number"),
         ("file,age\na/one.png,1\na/two.png,nan\nb/three.png,3\n", "missing or infinite"),
         ("file,age\na/one.png,1\na/two.png\nb/three.png,3\n", "line 3 has 1 cells, the header 2"),
-        ("image,age\na/one.png,1\n", "'a/one.png' is not a number"),
+        ("file,smokes\na/one.png,True\n", r"'True' is not a number; write a number for each value .*\(0 and 1\)"),
+        ('file,age\na/one.png,"1,5"\n', "'1,5' has a decimal comma; write 1.5"),
+        ("image,age\na/one.png,1\n", "no column 'file'; did you mean one of image, age"),
+        ("filename,age\na/one.png,1\n", "no column 'file'; did you mean one of filename"),
+        ("File,age\na/one.png,1\n", "no column 'file'; did you mean one of File"),
+        ("file;age\na/one.png;1,5\n", "separated by semicolons, not by commas; save it with commas"),
+        ("file\tage\na/one.png\t1\n", "separated by tabs, not by commas; save it with commas; or call it .tsv"),
+        ('file,age\n"a/one.png,1\n', "not a row of a table"),
         ("file,age,age\na/one.png,1,2\n", "two context columns are named 'age'"),
         ("file\na/one.png\n", "need names"),
         ("file,age\n", "no rows"),
@@ -148,11 +155,43 @@ def test_unknown_columns_and_unreadable_files_are_named(folder: Path) -> None:
         read_context(path, folder, columns=["aeg"])
     with pytest.raises(PellucidError, match="no column 'image'"):
         read_context(path, folder, columns=["age"], file_column="image")
-    path.write_bytes(b"\xff\xfe\x00bad")
-    with pytest.raises(PellucidError, match="CSV file in UTF-8"):
+    path.write_bytes(b"\xff\x00bad")
+    with pytest.raises(PellucidError, match="save it as UTF-8"):
         read_context(path, folder)
     with pytest.raises(PellucidError, match="cannot be read"):
         read_context(folder / "missing.csv", folder)
+
+
+def test_names_match_in_either_unicode_form(tmp_path: Path) -> None:
+    composed, decomposed = "\u00e9.png", "e\u0301.png"
+    for stored, written in [(composed, decomposed), (decomposed, composed)]:
+        images = tmp_path / str(len(stored))
+        images.mkdir()
+        Image.new("L", (4, 4)).save(images / stored)
+        path = _csv(images, f"file,a\u0302ge\n{written},3\n")
+        assert read_context(path, images, columns=["\u00e2ge"]).files == (images / stored,)
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in (composed, decomposed):
+        Image.new("L", (4, 4)).save(both / name)
+    table = read_context(_csv(both, f"file,age\n{composed},1\n{decomposed},2\n"), both)
+    assert {file.name: age for file, age in zip(table.files or (), table.column("age").tolist(), strict=True)} == {
+        composed: 1,
+        decomposed: 2,
+    }
+
+
+def test_encodings_that_say_what_they_are_are_read_and_others_are_refused(folder: Path) -> None:
+    path = folder.parent / "context.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text("\u00e4ge\n4\n", encoding=encoding)
+        assert read_context(path).names == ("\u00e4ge",)
+    path.write_bytes("age,note\n4,s\u00fc\u00df\n".encode("latin-1"))
+    with pytest.raises(PellucidError, match=r"line 2 is not UTF-8 \(byte 0xfc\).*Latin-1.*save it as UTF-8"):
+        read_context(path, columns=["age"])
+    path.write_bytes("age\n4\n".encode("utf-16-le"))
+    with pytest.raises(PellucidError, match="UTF-16 without a byte order mark"):
+        read_context(path)
 
 
 def test_writing_and_reading_keeps_every_bit(folder: Path, tmp_path: Path) -> None:

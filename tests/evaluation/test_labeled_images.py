@@ -8,6 +8,7 @@ from PIL import Image
 from tests.evaluation.sweep_support import COLORS, color_classifier, color_network, write_squares
 
 from pellucid import Classifier
+from pellucid.classifiers import imagenet_class_names
 from pellucid.errors import ImageError, ModelError, PellucidError
 from pellucid.evaluation.sweep import read_data_set
 from pellucid.evaluation.sweep.labeled_images import confident_candidates, predict, unusable_images
@@ -41,9 +42,48 @@ def test_folders_are_classes_by_index(tmp_path: Path, classifier: Classifier) ->
     assert dict(zip(found.files, found.labels, strict=True)) == {"07/a.png": 7, "3/deep/b.png": 3}
 
 
-def test_a_folder_for_every_class_is_sorted_like_the_classes(tmp_path: Path, classifier: Classifier) -> None:
-    touch(*(tmp_path / f"n{index:04d}" / "a.png" for index in range(8)))
-    assert read_data_set(tmp_path, classifier).labels == tuple(range(8))
+def labels_of(root: Path, classifier: Classifier) -> dict[str, str]:
+    """Folder -> class name."""
+    data = read_data_set(root, classifier)
+    return {
+        file.split("/")[0]: classifier.class_names[label] for file, label in zip(data.files, data.labels, strict=True)
+    }
+
+
+def network_of(classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, classes, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+
+
+@pytest.mark.parametrize("folders", [["dogs", "cat", "bird"], ["dog", "cat", "unlabelled"], ["train", "val", "test"]])
+@pytest.mark.parametrize("names", [["dog", "cat", "bird"], None])
+def test_no_label_is_guessed_from_the_order_of_folders(
+    tmp_path: Path, folders: list[str], names: list[str] | None
+) -> None:
+    touch(*(tmp_path / folder / "a.png" for folder in folders))
+    with pytest.raises(PellucidError, match=r"no class names.*--class-names" if names is None else r"of 3 folders"):
+        read_data_set(tmp_path, Classifier(network_of(3), input_size=8, class_names=names))
+
+
+def test_folders_in_either_unicode_form_are_classes(tmp_path: Path) -> None:
+    touch(*(tmp_path / folder / "a.png" for folder in ("ze\u0300bre", "ane", "chat")))
+    french = Classifier(network_of(3), input_size=8, class_names=["z\u00e8bre", "ane", "chat"])
+    assert labels_of(tmp_path, french) == {"ze\u0300bre": "z\u00e8bre", "ane": "ane", "chat": "chat"}
+
+
+def test_a_folder_named_by_a_number_is_the_class_of_that_name(tmp_path: Path) -> None:
+    names = [str(number) for number in range(12)]
+    touch(*(tmp_path / name / "a.png" for name in names))
+    assert labels_of(tmp_path, Classifier(network_of(12), input_size=8, class_names=sorted(names))) == {
+        name: name for name in names
+    }
+    with pytest.raises(PellucidError, match=r"sorted as texts.* sorted as numbers"):
+        read_data_set(tmp_path, Classifier(network_of(12), input_size=8))
+
+
+def test_folders_of_imagenet_are_named_by_wordnet(tmp_path: Path) -> None:
+    touch(*(tmp_path / name / "a.png" for name in ("n02391049", "n01440764", "tabby")))
+    imagenet = Classifier(network_of(1000), input_size=8, class_names=imagenet_class_names())
+    assert labels_of(tmp_path, imagenet) == {"n02391049": "zebra", "n01440764": "tench", "tabby": "tabby"}
 
 
 def test_a_folder_that_is_no_class_is_named_with_the_nearest(tmp_path: Path, classifier: Classifier) -> None:
@@ -74,24 +114,50 @@ def test_an_image_outside_the_class_folders_is_listed_as_skipped(tmp_path: Path,
     ],
 )
 def test_lists_are_read_with_and_without_a_header(tmp_path: Path, classifier: Classifier, name: str, text: str) -> None:
+    touch(tmp_path / "red" / "0.png", tmp_path / "blue" / "1.png")
     (tmp_path / name).write_text(text)
     found = read_data_set(tmp_path / name, classifier)
     assert (found.root, found.files, found.labels) == (tmp_path, ("red/0.png", "blue/1.png"), (4, 1))
 
 
-def test_pairs_are_a_list_too(classifier: Classifier) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["\u00e9.png", "e\u0301.png"])
+def test_lists_are_read_in_unicodes_encodings_and_forms(
+    tmp_path: Path, classifier: Classifier, encoding: str, name: str
+) -> None:
+    touch(tmp_path / "e\u0301.png")
+    (tmp_path / "list.csv").write_text(f"filename,class\n{name},red\n", encoding=encoding)
+    assert read_data_set(tmp_path / "list.csv", classifier).files == ("e\u0301.png",)
+
+
+def test_pairs_are_a_list_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "a.png", tmp_path / "b.png")
+    numbers = Classifier(color_network(), input_size=16, class_names=list("76543210"))
+    assert read_data_set([("a.png", 7), ("b.png", "7")], numbers).labels == (7, 0)  # an index, and a name
     found = read_data_set([("a.png", "red"), (Path("b.png"), 0)], classifier)
     assert (found.files, found.labels) == (("a.png", "b.png"), (4, 0))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a.png\n", "has no class"), ("", "is empty"), ("a.png,9\n", "class 9 does not exist"), ("a,1\na,2\n", "once")],
+    [
+        (b"a.png\n", "line 1: the row .* has no class; expected a path and a class"),
+        (b"", "is empty"),
+        (b"a.png,9\n", "line 1: class 9 does not exist"),
+        (b"a.png,1\n./a.png,1\n", "once"),
+        (b"image,b\na.png,1\n", "line 1: no class 'b'; .*; expected a path and a class .* file and label"),
+        (b"file,label\na.png,1\nnope.png,1\n", "line 3: nope.png: no such file in .*; correct the list"),
+        (b"file;label\na.png;1\n", "separated by semicolons"),
+        (b"file,label\n\xe9.png,1\n", "line 2 is not UTF-8"),
+    ],
 )
-def test_a_wrong_list_says_what_is_wrong(tmp_path: Path, classifier: Classifier, text: str, words: str) -> None:
-    (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(PellucidError, match=words):
+def test_a_wrong_list_says_what_is_wrong(tmp_path: Path, classifier: Classifier, text: bytes, words: str) -> None:
+    touch(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_bytes(text)
+    with pytest.raises(PellucidError, match=words) as caught:
         read_data_set(tmp_path / "list.csv", classifier)
+    assert str(caught.value).startswith(f"{tmp_path / 'list.csv'}: ")
 
 
 def test_data_that_is_not_there_is_an_error(tmp_path: Path, classifier: Classifier) -> None:

@@ -242,7 +242,7 @@ def test_boxes_are_cut_as_the_preprocessing_cuts_the_image(tmp_path: Path) -> No
     ("name", "content", "words"),
     [
         ("a.csv", "path,left,top,right,bottom\n", "has no boxes"),
-        ("a.csv", "path,left,top,right\na.png,1,2,3\n", "line 2: expected the columns"),
+        ("a.csv", "path,left,top,right\na.png,1,2,3\n", "line 1: expected a header with the columns"),
         ("a.csv", "path,left,top,right,bottom\na.png,1,2,1,3\n", "is empty"),
         ("a.txt", "", "neither a folder of masks nor"),
     ],

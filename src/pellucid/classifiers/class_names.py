@@ -77,16 +77,16 @@ def find_class(text: str, names: Sequence[str], label: str) -> int:
     >>> find_class("10", ["0", "1", "10", "11", "2"], "digits")
     2
     """
-    wanted = _clean(text)
+    cleaned = _clean(text)
     for spell in (str, str.casefold, _spaced):
-        matches = _matches(wanted, names, spell)
+        matches = _matches(cleaned, names, spell)
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise TargetError(f"class name {text!r} belongs to classes {matches}; give the index")
-    if wanted.isdecimal() and not any(name.isdecimal() for name in names):
-        return check_index(int(wanted), len(names), label)
-    raise TargetError(f"no class {text!r}; {_hint(wanted, names, label)}")
+    if cleaned.isdecimal() and not any(name.isdecimal() for name in names):
+        return check_index(int(cleaned), len(names), label)
+    raise TargetError(f"no class {text!r}; {_hint(cleaned, names, label)}")
 
 
 def check_index(index: int, count: int, label: str) -> int:

@@ -5,12 +5,12 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.classifiers.class_names import check_class_names, check_index, find_class
+from pellucid.classifiers.class_names import check_class_names, check_index, find_class, plain_names
 from pellucid.classifiers.frozen_copy import refuse_train_mode
 from pellucid.classifiers.layer_view import LayerView
 from pellucid.classifiers.layers import LayerInfo
@@ -77,7 +77,7 @@ class Classifier:
         module: nn.Module,
         *,
         preprocess: "Callable[[Image], Tensor] | None" = None,
-        class_names: Sequence[str] | Mapping[int, str] | None = None,
+        class_names: Sequence[str] | Mapping[Any, Any] | None = None,
         input_size: int | tuple[int, ...] | None = None,
         device: str | torch.device | None = None,
         name: str | None = None,
@@ -106,6 +106,11 @@ class Classifier:
     def device(self) -> torch.device:
         """Where the network runs."""
         return self.precision.device
+
+    @property
+    def has_class_names(self) -> bool:
+        """Whether somebody has named the classes; else they are "class 0" ..."""
+        return self.class_names != plain_names(self.num_classes)
 
     def read(self, images: "str | Path | Image | Sequence[str | Path | Image]") -> Tensor:
         """Read images into the classifier's own input space.

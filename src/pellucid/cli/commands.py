@@ -23,6 +23,7 @@ COMMANDS = {
         "Write the page of a run again, finished or not; nothing is computed again.",
     ),
     "layers": ("list_commands:layers", "List the layers at which a classifier can be explained."),
+    "classes": ("list_commands:classes", "List the classes of a classifier, or those with a text in their names."),
     "models": ("list_commands:models", "List the classifiers that can be loaded by name."),
     "demo": (
         "demo_command:demo",

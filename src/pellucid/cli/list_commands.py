@@ -1,10 +1,10 @@
-"""`pellucid models`, `pellucid layers` and `pellucid concepts list`: what there is."""
+"""`pellucid models`, `pellucid layers`, `pellucid classes` and `pellucid concepts list`: what there is."""
 
 from pathlib import Path
 
 from pellucid.classifiers import available
 from pellucid.cli.parsing import AsJson, Options
-from pellucid.cli.printing import note, print_json, show
+from pellucid.cli.printing import note, print_json, print_line, show
 from pellucid.concepts import CAV, cav_files
 from pellucid.errors import PellucidError
 from pellucid.reports.text import cav_texts, make_table
@@ -55,6 +55,31 @@ def layers(
         for i in infos
     ]
     show([make_table(("layer", "kind", "channels x rows x columns", "clean cut", "alias"), rows)])
+
+
+def classes(
+    text: str = "",
+    /,
+    *,
+    classifier: Options[ClassifierOptions] = ClassifierOptions(),
+    as_json: AsJson = False,
+) -> None:
+    """`pellucid classes`.
+
+    Args:
+        text: part of a name; without it every class is listed.
+        classifier: the classifier.
+        as_json: print JSON for machines.
+    """
+    model = load_classifier(classifier)
+    matching = [(index, name) for index, name in enumerate(model.class_names) if text.casefold() in name.casefold()]
+    if not matching:
+        raise PellucidError(f"none of the {model.num_classes} classes of {model.name} has {text!r} in its name")
+    if as_json:
+        print_json([{"index": index, "name": name} for index, name in matching])
+        return
+    for index, name in matching:
+        print_line(f"{index}  {name}")
 
 
 def concepts(folder: Path | None = None, /, *, as_json: AsJson = False) -> None:

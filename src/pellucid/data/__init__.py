@@ -18,6 +18,7 @@ from pellucid.data.images import (
     to_rgb,
 )
 from pellucid.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocess
+from pellucid.data.tables import read_rows, read_text
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -36,6 +37,8 @@ __all__ = [
     "read_context",
     "read_image",
     "read_images",
+    "read_rows",
+    "read_text",
     "to_rgb",
     "write_context",
 ]

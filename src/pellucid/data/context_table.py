@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pellucid.data.images import find_images
+from pellucid.data.tables import read_rows
 from pellucid.errors import PellucidError
 from pellucid.storage import write_atomically
 
@@ -194,7 +196,7 @@ def read_context(
     """Read context features from a CSV file, with a header and one row per image.
 
     Args:
-        table: the CSV file, in UTF-8.
+        table: the CSV file, in UTF-8 (or in UTF-16 with a byte order mark).
         folder: of the images, searched with all its folders. Each of them must have a row that names it by its
             path below the folder; the table then comes in the order of `find_images`. Without a folder the rows
             stay as they are and name no files.
@@ -216,15 +218,16 @@ def read_context(
     [[20.0, 60.0], [40.0, 80.0]]
     """
     try:
-        header, rows = _read_rows(Path(table))
-        names = tuple(columns) if columns is not None else tuple(name for name in header if name != file_column)
+        header, rows = _read_table(Path(table))
+        file_index = None if folder is None else _index_in_header(file_column, header)
+        named = header if columns is None else map(_composed, columns)
+        names = tuple(name for name in named if columns is not None or name != file_column)
         _check_names(names)
         indices = [_index_in_header(name, header) for name in names]
         numbers = [[_number(row[index], line, header[index]) for index in indices] for line, row in rows]
         values = torch.tensor(numbers, dtype=torch.float64).reshape(len(rows), len(names))
-        if folder is None:
+        if folder is None or file_index is None:
             return ContextTable(names, values)
-        file_index = _index_in_header(file_column, header)
         images = find_images(Path(folder), recursive=True)
         order = _match([(line, row[file_index]) for line, row in rows], images, Path(folder))
         return ContextTable(names, values[order], tuple(images))
@@ -258,15 +261,10 @@ def write_context(context: ContextTable, path: FilePath, *, folder: FilePath | N
     write_atomically(path, text.getvalue().encode())
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and the rows with the lines they stand on (which `pyarrow.csv` does not tell)."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PellucidError(f"cannot be read as a table ({error}); give a CSV file in UTF-8") from error
+    first, *rows = read_rows(path) or [(1, [])]
+    header = [_composed(name).strip() for name in first[1]]
     if not header or not rows:
         raise PellucidError("has no rows; give a header and one row per image")
     for line, row in rows:
@@ -299,16 +297,26 @@ def _number(cell: str, line: int, column: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        problem = f"{cell!r} is not a number" if cell.strip() else "the cell is empty"
-        raise PellucidError(f"line {line}, column {column!r}: {problem}; fill it in or drop the image") from None
+        raise PellucidError(f"line {line}, column {column!r}: {_not_a_number(cell)}") from None
+
+
+def _not_a_number(cell: str) -> str:
+    text = cell.strip()
+    if not text:
+        return "the cell is empty; fill it in or drop the image"
+    if text.replace(",", ".", 1).lstrip("+-").replace(".", "", 1).isdecimal():
+        return f"{cell!r} has a decimal comma; write {text.replace(',', '.')}"
+    return f"{cell!r} is not a number; write a number for each value of a category (0 and 1), or leave the column out"
 
 
 def _match(lines: list[tuple[int, str]], images: list[Path], folder: Path) -> list[int]:
     """For each image the row that names it."""
     row_of: dict[str, int] = {}
     known = [path.relative_to(folder).as_posix() for path in images]
+    spell = _composed if len({_composed(name) for name in known}) == len(known) else str
+    known = [spell(name) for name in known]
     for row, (line, name) in enumerate(lines):
-        name = PurePosixPath(name.strip()).as_posix()
+        name = spell(PurePosixPath(name.strip()).as_posix())
         if name in row_of:
             raise PellucidError(f"line {line}: a second row for {name!r}; keep one of them")
         row_of[name] = row
@@ -327,6 +335,11 @@ def _match(lines: list[tuple[int, str]], images: list[Path], folder: Path) -> li
             "add rows for them or move them away"
         )
     return [row_of[name] for name in known]
+
+
+def _composed(name: str) -> str:
+    """A file's name in Unicode's composed form: macOS decomposes names, tables are typed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _relative(path: Path, folder: FilePath | None) -> str:

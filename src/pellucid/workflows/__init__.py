@@ -47,6 +47,7 @@ from pellucid.workflows.reading_inputs import (
     class_indices,
     layer_labels,
     load_classifier,
+    read_class_names,
     readable_images,
     select_methods,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "make_explainers",
     "open_any_surrogate",
     "open_surrogate",
+    "read_class_names",
     "readable_images",
     "resume_surrogate",
     "score_tcav",

@@ -102,10 +102,9 @@ def concept_targets(classifier: Classifier, texts: Sequence[str]) -> list[int | 
     >>> concept_targets(load("digit_cnn"), ["3"]), concept_targets(load("digit_cnn"), [])
     ([3], None)
     """
-    named: list[int | str] = [int(text) if text.isdecimal() else text for text in texts]
-    if classifier.num_classes == 1:
-        return named or None  # one logit has two sides, which only Visual-TCAV names
-    return [classifier.class_index(name) for name in named] or None
+    if classifier.num_classes == 1:  # one logit has two sides, which only Visual-TCAV names
+        return [int(text) if text.isdecimal() else text for text in texts] or None
+    return [classifier.class_index(text) for text in texts] or None
 
 
 def describe_cavs(classifier: Classifier, cavs: CavsByLayer, **more: object) -> dict[str, Any]:

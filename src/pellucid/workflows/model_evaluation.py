@@ -8,7 +8,7 @@ from pellucid.evaluation import ModelSource, Run, SweepOptions
 from pellucid.evaluation import evaluate as run_sweep
 from pellucid.evaluation.sweep import SweepProgress
 from pellucid.workflows.options import EvaluateOptions
-from pellucid.workflows.reading_inputs import allow_current_folder, select_methods
+from pellucid.workflows.reading_inputs import allow_current_folder, read_class_names, select_methods
 
 
 def evaluate(
@@ -35,6 +35,10 @@ def evaluate(
     if options.weights is not None and len(options.model) > 1:
         raise PellucidError(f"--weights is for one model; {len(options.model)} were given")
     allow_current_folder(options.model)
-    sources = [ModelSource(name, options.weights, options.device, options.input_size) for name in options.model]
+    names = None if options.class_names is None else read_class_names(options.class_names)
+    sources = [
+        ModelSource(name, options.weights, options.device, options.input_size, class_names=names)
+        for name in options.model
+    ]
     methods = select_methods(options.methods, options.option, max_batch=sweep.max_batch)
     return run_sweep(data, sources, methods, out, sweep, backend=options.backend, on_progress=on_progress)

@@ -34,11 +34,14 @@ class ClassifierOptions:
         model: name that `pellucid models` lists.
         weights: weights file (safetensors or a torch state dict), or "random".
         device: where to run, such as cpu, cuda or cuda:1.
+        class_names: file with a class name per line, or JSON; folder with one folder per class, sorted as ImageFolder
+            does; or "imagenet". None for what the model brings.
     """
 
     model: str = DEFAULT_MODEL
     weights: str | None = None
     device: str | None = None
+    class_names: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +173,8 @@ class EvaluateOptions:
         weights: weights file, for one model.
         device: where to run, such as cpu or cuda.
         input_size: side of one cell; none for what the model was trained with.
+        class_names: file with a class name per line, or JSON; folder with one folder per class, sorted as ImageFolder
+            does; or "imagenet". None for what the model brings.
         methods: attribution methods; "all" for every one.
         option: options of methods, as in IntegratedGradients.steps=50.
         backend: "local", or "ray" for the workers of a Ray cluster.
@@ -179,6 +184,7 @@ class EvaluateOptions:
     weights: str | None = None
     device: str | None = None
     input_size: int | None = None
+    class_names: str | None = None
     methods: tuple[str, ...] = EVALUATED_METHODS
     option: tuple[str, ...] = ()
     backend: Literal["local", "ray"] = "local"

@@ -1,5 +1,6 @@
 """From texts and files to what workflows work with: a classifier, methods, classes, images, and values by name."""
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Method, Smoothed, make_methods
-from pellucid.classifiers import Classifier, Prediction, load, names_factory
-from pellucid.data import Geometry, ImageFailure, Preprocess, find_images, probe_geometry, read_image, read_images
+from pellucid.classifiers import Classifier, Prediction, imagenet_class_names, load, names_factory
+from pellucid.data import (
+    Geometry,
+    ImageFailure,
+    Preprocess,
+    find_images,
+    probe_geometry,
+    read_image,
+    read_images,
+    read_text,
+)
 from pellucid.errors import ImageError, PellucidError
 from pellucid.workflows.options import ClassifierOptions
 
@@ -47,7 +57,37 @@ def load_classifier(options: ClassifierOptions) -> Classifier:
     10
     """
     allow_current_folder([options.model])
-    return load(options.model, weights=options.weights, device=options.device)
+    names = None if options.class_names is None else read_class_names(options.class_names)
+    return load(options.model, weights=options.weights, device=options.device, class_names=names)
+
+
+def read_class_names(source: str | Path) -> Sequence[str] | Mapping[Any, Any]:
+    """Class names in the order of the logits, as `--class-names` takes them.
+
+    Args:
+        source: a text file with a name per line; a JSON file with a list, or with a mapping by index such as the
+            `id2label` of a configuration; a folder with one folder per class, which torchvision's ImageFolder sorts;
+            or "imagenet".
+
+    Raises:
+        PellucidError: nothing of these.
+
+    >>> read_class_names("imagenet")[340]
+    'zebra'
+    """
+    path = Path(source)
+    if str(source) == "imagenet":
+        return imagenet_class_names()
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        if not names:
+            raise PellucidError(f"{path}: no folders in this folder; expected one per class")
+        return names
+    try:
+        text = read_text(path)
+        return json.loads(text) if path.suffix.lower() == ".json" else [line for line in text.splitlines() if line]
+    except (PellucidError, json.JSONDecodeError) as error:
+        raise PellucidError(f"{path}: {error}") from error
 
 
 def allow_current_folder(models: Iterable[str]) -> None:
@@ -96,7 +136,7 @@ def class_indices(classifier: Classifier, texts: Sequence[str]) -> list[int] | N
     >>> class_indices(load("digit_cnn"), ["3", "7"])
     [3, 7]
     """
-    return [classifier.class_index(int(text) if text.isdecimal() else text) for text in texts] or None
+    return [classifier.class_index(text) for text in texts] or None
 
 
 def read_input(classifier: Classifier, path: str | Path, *, top: int) -> tuple[Tensor, dict[str, Any]]:

@@ -232,7 +232,8 @@ def class_index(explainer: SurrogateExplainer, text: str | None) -> int | None:
     """
     if text is None:
         return None
-    return explainer.class_index(int(text) if text.isdecimal() else text)
+    is_side = explainer.classifier.num_classes == 1 and text in ("0", "1")
+    return explainer.class_index(int(text) if is_side else text)
 
 
 def choose_sample(run: Path, explainer: SurrogateExplainer, options: RunOptions) -> ImageSample:

@@ -14,5 +14,19 @@ def imagenet_class_names() -> tuple[str, ...]:
     >>> imagenet_class_names()[340]
     'zebra'
     """
-    text = resources.files("pellucid.classifiers.loading").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return _lines("imagenet_classes.txt")
+
+
+@cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """WordNet's number of each class, as ImageNet's folders are named.
+
+    >>> imagenet_synsets()[340]
+    'n02391049'
+    """
+    return _lines("imagenet_synsets.txt")
+
+
+def _lines(file: str) -> tuple[str, ...]:
+    text = resources.files("pellucid.classifiers.loading").joinpath(file).read_text(encoding="utf-8")
     return tuple(text.splitlines())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,7 +85,7 @@ def load(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     input_size: int | tuple[int, int] | None = None,
-    class_names: Sequence[str] | Mapping[int, str] | None = None,
+    class_names: Sequence[str] | Mapping[Any, Any] | None = None,
 ) -> Classifier:
     """Load a classifier by name, with its preprocessing and class names.
 

@@ -1,6 +1,5 @@
 """Regions of the images of a data set, a table of boxes or a folder of masks, as the classifier's input shows them."""
 
-import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.data import Geometry, Preprocess, probe_geometry, read_image
+from pellucid.data import Geometry, Preprocess, probe_geometry, read_image, read_rows
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation.metrics.regions import BoundingBox
 
@@ -97,10 +96,16 @@ def read_regions(source: str | Path) -> RegionFiles:
         return RegionFiles(folder=path)
     if path.suffix.lower() not in (".csv", ".tsv") or not path.is_file():
         raise PellucidError(f"{path} is neither a folder of masks nor a CSV or TSV file of boxes")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    try:
+        header, *lines = read_rows(path) or [(1, [])]
+    except PellucidError as error:
+        raise PellucidError(f"{path}: {error}") from error
+    names = [name.strip().lower() for name in header[1]]
+    if not set(_COLUMNS) <= set(names):
+        raise PellucidError(f"{path}, line 1: expected a header with the columns {', '.join(_COLUMNS)}")
+    rows = [(number, dict(zip(names, cells, strict=False))) for number, cells in lines]
     boxes: dict[str, list[BoundingBox]] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         try:
             left, top, right, bottom = (float(row[name]) for name in _COLUMNS[1:])
             name = PurePosixPath(row["path"].strip()).as_posix()

@@ -1,9 +1,8 @@
 """The images of a run: a list of labeled files, which of them a model is sure of, and the grids made of them."""
 
-import csv
-import difflib
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.classifiers import Classifier
-from pellucid.data import ImageFailure, find_images, read_images
+from pellucid.classifiers import Classifier, imagenet_class_names, imagenet_synsets
+from pellucid.data import ImageFailure, find_images, read_images, read_rows
 from pellucid.errors import ImageError, ModelError, PellucidError, TargetError
 from pellucid.evaluation.grids import Candidate, GridSet
 from pellucid.evaluation.localization import join_cells
@@ -28,7 +27,12 @@ _NOT_FINITE = "the network gives NaN or infinite logits"
 DataSource = str | Path | Sequence[tuple[str | Path, int | str]]
 """A folder, a CSV or TSV file, or pairs of a file and its class."""
 
-_HEADERS = (("path", "label"), ("file", "label"), ("path", "class"), ("file", "class"))
+_HEADERS = tuple((file, label) for label in ("label", "class") for file in ("path", "file", "filename", "image"))
+_EXPECTED = "expected a path and a class in every row; a header names these columns file and label"
+_GIVE_NAMES = (
+    "give them in the order of the logits (--class-names; for a network that was trained on such a folder by "
+    "torchvision's ImageFolder, that folder)"
+)
 
 
 @dataclass(frozen=True)
@@ -64,26 +68,31 @@ def read_data_set(data: DataSource, classifier: Classifier) -> DataSet:
 
     Args:
         data: one of
-            - a folder with one folder per class. Folders are named by class index or class name ("tiger_cat" is "tiger
-              cat"); where they are not and there are as many as classes, sorted by name they are the classes in order;
-            - a CSV or TSV file with a path (relative to the file) and a class (index or name) in each row. A first row
-              with the names `path` or `file`, and `label` or `class`, says which columns; else they are the first two;
+            - a folder with one folder per class, each named by class name ("tiger_cat" is "tiger cat"), by index where
+              no class is named by a number, or for ImageNet's classes by WordNet's number ("n02391049");
+            - a CSV or TSV file with a path (relative to the file) and a class (name or index) in each row. A first row
+              with the names `path`, `file`, `filename` or `image`, and `label` or `class`, says which columns; else
+              they are the first two;
             - pairs (path, class).
         classifier: whose classes they are.
 
     Raises:
         PellucidError: no such data, or a class that the classifier does not have.
-        ImageError: a folder without images.
+        ImageError: a folder without images, or a file of a list that is not there.
     """
     if not isinstance(data, str | Path):
-        return _from_rows([(str(path), str(label)) for path, label in data], Path(), classifier)
+        rows = [(f"pair {number}", str(path), label) for number, (path, label) in enumerate(data, 1)]
+        return _from_rows(rows, Path(), classifier)
     path = Path(data)
     if path.is_dir():
         return _from_folder(path, classifier)
     if path.suffix.lower() not in (".csv", ".tsv"):
         what = "is neither a folder nor a CSV or TSV file" if path.exists() else "does not exist"
         raise PellucidError(f"{path} {what}; give a folder with one folder of images per class, or a list of files")
-    return _from_rows(_read_rows(path), path.parent, classifier)
+    try:
+        return _from_rows(_list_rows(path), path.parent, classifier)
+    except PellucidError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _from_folder(root: Path, classifier: Classifier) -> DataSet:
@@ -105,6 +114,7 @@ def _from_folder(root: Path, classifier: Classifier) -> DataSet:
 
 
 def _folder_labels(root: Path, names: Sequence[str], classifier: Classifier) -> dict[str, int]:
+    """The class of each folder. None is guessed: in sorted order, one misspelt folder would move all labels."""
     labels: dict[str, int] = {}
     failures: list[str] = []
     for name in names:
@@ -112,54 +122,74 @@ def _folder_labels(root: Path, names: Sequence[str], classifier: Classifier) -> 
             labels[name] = _find_label(name, classifier)
         except TargetError as error:
             failures.append(str(error))
-    if not failures:
-        return labels
-    if len(names) == classifier.num_classes:
-        return {name: index for index, name in enumerate(names)}
-    raise PellucidError(
-        f"{len(failures)} of {len(names)} folders in {root} are no class of {classifier.name} ({failures[0]}); name "
-        f"them by class index or name, or have one for each of the {classifier.num_classes} classes, sorted like them"
-    )
+    ask = "" if classifier.has_class_names else f"; {classifier.name} has no class names: {_GIVE_NAMES}"
+    if failures:
+        raise PellucidError(
+            f"{len(failures)} of {len(names)} folders in {root} are no class of {classifier.name} ({failures[0]}); "
+            f"name them by class name or index, and move away what is no class{ask}"
+        )
+    if ask and _has_two_orders(names):
+        raise PellucidError(
+            f"the folders in {root} are 0, 1, 10 ... sorted as texts, as ImageFolder does, and 0, 1, 2 ... sorted as "
+            f"numbers, and nothing says in which order the logits are{ask}"
+        )
+    return labels
 
 
-def _find_label(text: str, classifier: Classifier) -> int:
-    if text.isdecimal():
-        return classifier.class_index(int(text))
-    spelled = text.replace("_", " ").lower()
-    names = [name.replace("_", " ").lower() for name in classifier.class_names]
-    if names.count(spelled) == 1:
-        return names.index(spelled)
-    if spelled in names:
-        indices = [index for index, name in enumerate(names) if name == spelled]
-        raise TargetError(f"class name {text!r} belongs to classes {indices}; use the index")
-    near = difflib.get_close_matches(spelled, names, n=2)
-    raise TargetError(f"no class {text!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""))
+def _has_two_orders(names: Sequence[str]) -> bool:
+    """Whether there is a folder for each of the numbers 0 ... and ImageFolder, which sorts texts, numbered others."""
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return sorted(numbers) == list(range(len(names))) and numbers != sorted(numbers)
 
 
-def _read_rows(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
+def _find_label(label: int | str, classifier: Classifier) -> int:
+    if isinstance(label, str) and classifier.class_names == imagenet_class_names() and label in imagenet_synsets():
+        return imagenet_synsets().index(label)
+    return classifier.class_index(label)
+
+
+def _list_rows(path: Path) -> list[tuple[str, str, int | str]]:
+    """Where each row stands, its file and its class."""
+    rows = read_rows(path)
     columns = (0, 1)
-    first = [name.strip().lower() for name in rows[0]] if rows else []
+    first = [name.strip().lower() for name in rows[0][1]] if rows else []
     for header in _HEADERS:
         if set(header) <= set(first):
             columns, rows = (first.index(header[0]), first.index(header[1])), rows[1:]
             break
-    short = [row for row in rows if len(row) <= max(columns)]
-    if short:
-        raise PellucidError(f"{path}: the row {short[0]} has no class; expected a path and a class in every row")
-    return [(row[columns[0]].strip(), row[columns[1]].strip()) for row in rows]
+    for line, row in rows:
+        if len(row) <= max(columns):
+            raise PellucidError(f"line {line}: the row {row} has no class; {_EXPECTED}")
+    return [(f"line {line}", row[columns[0]].strip(), row[columns[1]].strip()) for line, row in rows]
 
 
-def _from_rows(rows: Sequence[tuple[str, str]], root: Path, classifier: Classifier) -> DataSet:
+def _from_rows(rows: Sequence[tuple[str, str, int | str]], root: Path, classifier: Classifier) -> DataSet:
     if not rows:
         raise PellucidError("the list of images is empty; expected a path and a class in every row")
-    labels = {name: _find_label(name, classifier) for name in dict.fromkeys(label for _, label in rows)}
-    files = [PurePath(os.path.normpath(path)).as_posix() for path, _ in rows]
-    if len(set(files)) < len(files):
-        repeated = next(file for file in files if files.count(file) > 1)
+    labels: dict[int | str, int] = {}
+    for where, _, label in rows:
+        try:
+            labels[label] = labels[label] if label in labels else _find_label(label, classifier)
+        except TargetError as error:
+            hint = f"; {_EXPECTED}" if where == "line 1" else ""
+            raise TargetError(f"{where}: {error}{hint}") from error
+    files = [_stored_name(root, PurePath(os.path.normpath(path)).as_posix()) for _, path, _ in rows]
+    missing = [(where, path) for (where, path, _), file in zip(rows, files, strict=True) if file is None]
+    if missing:
+        where, path = missing[0]
+        more = f" ({len(missing)} of the {len(rows)} files are missing)" if len(missing) > 1 else ""
+        raise ImageError(f"{where}: {path}: no such file in {root.absolute()}{more}; correct the list")
+    names = [file for file in files if file is not None]
+    if len(set(names)) < len(names):
+        repeated = next(file for file in names if names.count(file) > 1)
         raise PellucidError(f"{repeated} is in the list of images more than once")
-    return DataSet(root, tuple(files), tuple(labels[label] for _, label in rows))
+    return DataSet(root, tuple(names), tuple(labels[label] for _, _, label in rows))
+
+
+def _stored_name(root: Path, name: str) -> str | None:
+    """The name under which a listed file is stored: as it is written, or in another of Unicode's forms."""
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return next((form for form in forms if (root / form).exists()), None)
 
 
 @torch.no_grad()

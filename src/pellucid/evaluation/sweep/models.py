@@ -1,10 +1,11 @@
 """Where the models of a run come from, and their variants that have forgotten their weights."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pellucid.classifiers import Classifier, load, randomizable_layers, randomize_cascading, replace_module
 from pellucid.errors import ModelError, PellucidError
@@ -24,7 +25,7 @@ class ModelSource:
     """A model that every process of a run can load, or one that lives in this process only.
 
     Attributes:
-        name, weights, device, input_size: as `pellucid.load` takes them.
+        name, weights, device, input_size, class_names: as `pellucid.load` takes them.
         classifier: used as it is; it cannot be sent to other machines.
     """
 
@@ -33,6 +34,7 @@ class ModelSource:
     device: str | None = None
     input_size: int | tuple[int, int] | None = None
     classifier: Classifier | None = field(default=None, compare=False)
+    class_names: Sequence[str] | Mapping[Any, Any] | None = None
 
     @staticmethod
     def of(model: "ModelSource | Classifier | str") -> "ModelSource":
@@ -45,7 +47,13 @@ class ModelSource:
         """The classifier."""
         if self.classifier is not None:
             return self.classifier
-        return load(self.name, weights=self.weights, device=self.device, input_size=self.input_size)
+        return load(
+            self.name,
+            weights=self.weights,
+            device=self.device,
+            input_size=self.input_size,
+            class_names=self.class_names,
+        )
 
 
 def plan_model(classifier: Classifier, options: SweepOptions) -> PlannedModel:
