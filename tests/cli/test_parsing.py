@@ -82,7 +82,7 @@ def test_each_command_prints_json_too(path: str) -> None:
          "images context model weights out seed device json"),
         ("surrogate explain", "target flip-to set propagate permutations values residual-transfer model weights out "
          "seed device json"),
-        ("surrogate evaluate", "images context measure model weights residual-transfer keep out seed device json"),
+        ("surrogate evaluate", "images context measure model weights keep out seed device json"),
     ],
 )  # fmt: skip
 def test_options_keep_their_names(path: str, names: str) -> None:

@@ -24,13 +24,13 @@ class Tied(LinearSurrogate):
         return super().decode(Codes(context, codes.latent, codes.nuisance))
 
 
-def assessed(surrogate: LinearSurrogate, residual_transfer: bool = False, seed: int = 0) -> Assessment:
+def assessed(surrogate: LinearSurrogate, seed: int = 0) -> Assessment:
     return assess(
         encoded(surrogate, 200),
         lambda codes: (codes.concept_coordinates() @ surrogate.weights)[:, None] * torch.tensor([0.0, 1.0]),
         lambda images: surrogate.encode(images).concept_coordinates(),
         SPAN,
-        ContextMeasurement(lambda images: surrogate.encode(images).context, "its own encoder", residual_transfer),
+        ContextMeasurement(lambda images: surrogate.encode(images).context, "its own encoder"),
         seed=seed,
     )
 
@@ -43,7 +43,7 @@ def test_a_perfect_surrogate_gets_perfect_scores() -> None:
     assert assessment.realism.cosine == pytest.approx(1)
     assert assessment.realism.frechet == pytest.approx(0, abs=1e-5)
     assert assessment.realism.floor > 0
-    for control in assessment.controls:
+    for control in (*assessment.controls, *assessment.transferred_controls):
         assert control.correlation == pytest.approx(1, abs=1e-5)
         assert control.slope == pytest.approx(1, abs=1e-4)
         assert max(control.leakage.values()) == pytest.approx(0, abs=1e-5)
@@ -76,12 +76,34 @@ def test_with_residual_transfer_leakage_is_measured_against_the_image_and_not_it
     def head(codes: Codes) -> Tensor:
         return torch.zeros(len(codes), 2)
 
-    for transferred in (False, True):
-        assessment = assess(
-            images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code", transferred)
-        )
-        assert assessment.residual_transfer == transferred
-        assert assessment.controls[0].leakage["gray"] == pytest.approx(0, abs=1e-4)
+    assessment = assess(images, head, lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "code"))
+    for controls in (assessment.controls, assessment.transferred_controls):
+        assert controls[0].leakage["gray"] == pytest.approx(0, abs=1e-4)
+
+
+def test_control_is_assessed_apart_for_generated_images_and_for_those_with_the_residual_transferred() -> None:
+    surrogate = LinearSurrogate()
+    images = encoded(surrogate, 2000)
+    flat = images.images.flatten(1)
+    aside = torch.linalg.svd((flat - flat @ surrogate.basis.T @ surrogate.basis)[:200])[2][0]  # not of the basis
+    disturbance = (flat @ aside) * 2.5 / (flat @ aside).std()
+
+    def measure(seen: Tensor) -> Tensor:
+        outside = seen.flatten(1) @ aside * 2.5 / (flat @ aside).std()
+        return surrogate.encode(seen).context + outside[:, None]
+
+    assessment = assess(
+        images, lambda codes: torch.zeros(len(codes), 2), lambda x: x.flatten(1), SPAN, ContextMeasurement(measure, "")
+    )
+    # What is asked for is even on [-2, 2]; what the surrogate misses is added to what is measured on the input image.
+    spread = 4 / 12**0.5
+    expected = spread / (spread**2 + float(disturbance.var())) ** 0.5
+    assert expected < 0.5
+    for generated, transferred in zip(assessment.controls, assessment.transferred_controls, strict=True):
+        assert generated.correlation == pytest.approx(1, abs=1e-4)
+        assert transferred.correlation == pytest.approx(expected, abs=0.06)
+        assert (generated.effective, transferred.effective) == (True, False)
+    assert assessment.transferred_effectiveness["width"] == assessment.transferred_controls[0].effectiveness
 
 
 def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
@@ -111,7 +133,7 @@ def test_images_that_cannot_be_measured_are_left_out_and_counted() -> None:
 
 
 def test_scores_survive_json() -> None:
-    assessment = assessed(LinearSurrogate(), residual_transfer=True, seed=3)
+    assessment = assessed(LinearSurrogate(), seed=3)
     assert from_record(Assessment, json.loads(json.dumps(to_record(assessment))), source="file") == assessment
     with pytest.raises(PellucidError, match="not an object with the fields of Assessment"):
         from_record(Assessment, [], source="file")

@@ -13,12 +13,22 @@ from pellucid import Classifier, PellucidError
 from pellucid.classifiers import reinitialize, replace_module
 from pellucid.errors import TargetError
 from pellucid.storage import to_record
-from pellucid.surrogate import GlobalOptions, LocalOptions, SurrogateExplainer, load, train
+from pellucid.surrogate import (
+    GlobalOptions,
+    LocalOptions,
+    SurrogateExplainer,
+    digit_surrogate,
+    load,
+    measure_digits,
+    train,
+)
+from pellucid.surrogate.assess.morphometry import BACKGROUND
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
 from pellucid.surrogate.explain.decision_effects import NuisanceNull
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation
 from pellucid.surrogate.explain.validity import RefusedError
+from pellucid.synthetic import draw_digits
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +81,58 @@ def test_a_context_that_the_surrogate_does_not_control_cannot_be_set(explainer: 
     assert result.minimal_counterfactual.change[0, 0] == 0
 
 
+def test_the_counterfactual_is_what_is_generated_and_the_input_image_is_changed_only_where_that_was_measured_to_follow(
+    explainer: SurrogateExplainer,
+) -> None:
+    image, surrogate = bars(1, 3, 0.5).images, explainer.surrogate
+    unknown = explainer.counterfactual(image, {"thickness": 6.0})
+    assert unknown.transferred is None
+    assert "was not measured" in unknown.transfer_refused["thickness"]
+    assert any("never assessed" in note for note in unknown.notes)
+    with_control(explainer)
+    assessment = explainer.assessment
+    assert assessment is not None
+    for correlation in (0.4, 0.9):
+        beside = tuple(
+            replace(each, correlation=correlation, measurable_share=1.0) for each in assessment.transferred_controls
+        )
+        explainer.assessment = replace(assessment, transferred_controls=beside)
+        result = explainer.counterfactual(image, {"thickness": 6.0})
+        decoded = surrogate.decode(result.codes)
+        torch.testing.assert_close(result.images, decoded)
+        torch.testing.assert_close(result.after, explainer.logits(decoded).softmax(1))
+        torch.testing.assert_close(result.maps, (decoded - explainer.reconstruct(image)).abs())
+        torch.testing.assert_close(
+            result.predicted, explainer.context_values(surrogate.encode(decoded).context), rtol=1e-4, atol=1e-4
+        )
+        assert result.notes == ()
+        if correlation < 0.7:
+            assert result.transferred is None
+            assert "correlate only 0.40" in result.transfer_refused["thickness"]
+        else:
+            assert result.transferred is not None
+            moved = surrogate.clip(image + decoded - explainer.reconstruct(image))
+            torch.testing.assert_close(result.transferred, moved)
+            assert result.transfer_refused == {}
+
+
+def test_digits_asked_to_be_four_pixels_thick_measure_so_on_the_images_returned() -> None:
+    digits = digit_surrogate()
+    thin = draw_digits(torch.arange(20) % 10, thickness=2.0, size=32, jitter=0.5, seed=1)[:, None] / 127.5 - 1
+    batch = digits.encode_batch(thin)
+    result = digits.counterfactual(thin, {"thickness": 4.0})
+
+    def thickness(images: torch.Tensor) -> float:
+        displayed = digits.surrogate.space.to_display(images)
+        return float(measure_digits(displayed, ["thickness"], BACKGROUND).median())
+
+    assert thickness(thin) < 2.5
+    assert thickness(result.images) == pytest.approx(4.0, abs=0.3)
+    assert thickness(batch.apply_residual(result.images)) < 3  # the old stroke stays beside the new one ...
+    assert result.transferred is None  # ... so that its own assessment refuses it
+    assert "thickness" in result.transfer_refused
+
+
 def test_scores_taken_after_the_reference_was_set_reach_what_is_explained(explainer: SurrogateExplainer) -> None:
     assert explainer.effectiveness == {}
     assessment = explainer.assess(bars(60, 2, 0.5).images)
@@ -81,8 +143,8 @@ def test_setting_a_context_to_what_it_is_leaves_the_image_as_it_is(explainer: Su
     image = bars(1, 3, 0.5).images
     values = explainer.context_values(explainer.encode(image).context)[0].tolist()
     result = explainer.counterfactual(image, dict(zip(explainer.context_names, values, strict=True)))
-    torch.testing.assert_close(result.images, image, rtol=0, atol=2e-4)
-    torch.testing.assert_close(result.after, result.before, rtol=0, atol=1e-3)
+    torch.testing.assert_close(result.images, explainer.reconstruct(image), rtol=0, atol=2e-4)
+    torch.testing.assert_close(result.after, result.reconstructed, rtol=0, atol=1e-3)
     assert float(result.maps.max()) < 2e-4
 
 

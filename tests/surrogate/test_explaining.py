@@ -16,6 +16,7 @@ from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import shapley_importance
 from pellucid.surrogate.explain.traversal import difference_map, traverse_latent
 from pellucid.surrogate.explain.validity import (
+    ControlGate,
     DataSupport,
     RefusedError,
     check_control,
@@ -148,7 +149,10 @@ def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further
     sizes = flipped.change[:, 0].abs()
     assert (sizes >= needed - 1e-4).all()
     assert (sizes <= needed * 1.1 + 0.1).all()
-    assert not torch.equal(flipped.decoded, flipped.images)
+    torch.testing.assert_close(flipped.images, surrogate.decode(flipped.codes))
+    torch.testing.assert_close(flipped.pixel_change, (flipped.images - batch.reconstructions).abs().flatten(1).mean(1))
+    assert flipped.transferred is None  # nobody measured whether width follows there
+    assert any("never assessed" in note and "width" in note for note in flipped.notes)
 
 
 def test_a_flip_keeps_off_concepts_that_may_not_change() -> None:
@@ -228,6 +232,17 @@ def test_support_holds_real_images_and_not_what_lies_far_off() -> None:
 
 def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not() -> None:
     check_control({"width": 0.9, "gray": float("nan")}, "gray")
+    gate = ControlGate(("width", "gray"), decoded={"width": 0.9, "gray": float("nan")}, transferred={"width": 0.8})
+    assert gate.refused == {}
+    (note,) = gate.notes()
+    assert "nothing could measure gray" in note
+    assert "was not measured" in gate.transfer_refused["gray"]
+    assert gate.allows_transfer(["width", "latent 1"])
+    assert not gate.allows_transfer(["width", "gray"])
+    assert gate.notes(["width"]) == ()
+    (note,) = ControlGate(("width", "gray")).notes()
+    assert "never assessed" in note
+    assert "width, gray" in note
     with pytest.raises(RefusedError, match=r"'width' are refused.* only 0.40"):
         check_control({"width": 0.4}, "width")
 
@@ -252,6 +267,7 @@ def test_a_minimal_counterfactual_flips_the_image_and_its_reconstruction() -> No
     assert not torch.equal(batch.classes, batch.reconstructed().classes)
     flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(600, 3))
     assert flipped.valid.all()
-    assert flipped.decoded_valid.all()
+    assert flipped.transferred_valid.all()
     assert torch.equal(batch.surrogate.logits(flipped.images).argmax(1), flipped.targets)
-    assert torch.equal(batch.surrogate.logits(flipped.decoded).argmax(1), flipped.targets)
+    transferred = batch.apply_residual(flipped.images)
+    assert torch.equal(batch.surrogate.logits(transferred).argmax(1), flipped.targets)

@@ -18,6 +18,7 @@ from pellucid.surrogate.explain.encoded_batch import margin
 from pellucid.surrogate.explain.global_explanation import GlobalExplanation, GlobalOptions, compute_global_explanation
 from pellucid.surrogate.explain.local_explanation import LocalOptions, compute_local_explanation
 from pellucid.surrogate.explain.reference_set import ReferenceSet
+from pellucid.surrogate.explain.validity import ControlGate
 from pellucid.surrogate.model.codes import Codes
 
 NAMES = ("width", "gray", "u0")
@@ -46,6 +47,8 @@ def test_a_local_explanation_names_what_counts_and_what_would_flip_it() -> None:
     result = compute_local_explanation(batch, reference(surrogate), options=LocalOptions(permutations=8))
     assert result.fidelity.reliable.all()
     assert result.refused == {}
+    assert any("never assessed" in note for note in result.notes)
+    assert any("never assessed" in sentence for sentence in result.sentences)
     assert [effect.concept for effect in result.effects] == list(NAMES)
     assert result.effects[1].direct == pytest.approx(0, abs=1e-4)
     assert result.minimal_counterfactual is not None
@@ -86,12 +89,14 @@ def test_concepts_that_the_surrogate_does_not_control_are_refused_and_do_not_mov
     result = compute_local_explanation(
         encoded(surrogate, 1),
         reference(surrogate),
-        effectiveness={"width": 0.4, "gray": 0.95},
+        gate=ControlGate(NAMES[:2], {"width": 0.4, "gray": 0.95}, {"gray": 0.3}),
         options=LocalOptions(permutations=4),
     )
     assert set(result.refused) == {"width"}
     assert {one.concept for one in result.traversals} == {"gray", "u0"}
     assert result.minimal_counterfactual.change[0, 0] == 0
+    assert [one.transferred is None for one in result.traversals] == [True, False]
+    assert result.control_notes == ()
     assert any("refused" in sentence for sentence in result.sentences)
 
 

@@ -81,7 +81,7 @@ def ours(explainer: SurrogateExplainer, batch: EncodedBatch, targets: Tensor, kn
     with _counted(explainer) as counter:
         result = find_minimal_counterfactual(batch, targets, known)
         cost = counter.cost(len(batch))
-    return Changed(result.decoded, result.codes, result.moved, *cost)
+    return Changed(result.images, result.codes, result.moved, *cost)
 
 
 def plain_descent(

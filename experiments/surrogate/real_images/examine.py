@@ -332,8 +332,8 @@ def _flip(explainer: SurrogateExplainer, result: LocalExplanation) -> dict[str, 
     moved = zip(result.importance.names, flipped.change[0].tolist(), strict=True)
     return {
         "to": explainer.class_names[int(flipped.targets[0])],
-        "valid": bool(flipped.valid[0]),
-        "raw_valid": bool(flipped.decoded_valid[0]),
+        "valid": bool(flipped.transferred_valid[0]),
+        "raw_valid": bool(flipped.valid[0]),
         "change_in_sd": {name: by for name, by in moved if by},
         "pixels": float(flipped.pixel_change[0]),
     }

@@ -30,7 +30,7 @@ from pellucid.surrogate.explain.necessity import Necessity, Proportion
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import Importance, shapley_importance
 from pellucid.surrogate.explain.traversal import LatentTraversal, traverse_latent
-from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS, Fidelity, RefusedError, measure_fidelity
+from pellucid.surrogate.explain.validity import MIN_EFFECTIVENESS, ControlGate, Fidelity, RefusedError, measure_fidelity
 from pellucid.surrogate.explainer import SurrogateExplainer, load
 from pellucid.surrogate.model.auxiliary_models import AuxiliaryQuality
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
@@ -56,6 +56,7 @@ __all__ = [
     "ConceptLeakage",
     "ContextMeasurement",
     "Control",
+    "ControlGate",
     "Counterfactual",
     "DecisionEffect",
     "DisplaySpace",

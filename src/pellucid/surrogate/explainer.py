@@ -32,7 +32,7 @@ from pellucid.surrogate.explain.minimal_counterfactual import (
 from pellucid.surrogate.explain.necessity import Necessity, estimate_necessity
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import Against, Importance, shapley_importance
-from pellucid.surrogate.explain.validity import check_control, find_refused
+from pellucid.surrogate.explain.validity import ControlGate, check_control
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
 from pellucid.surrogate.model.features import LOGITS_ONLY
 from pellucid.surrogate.surrogate import Surrogate, load_surrogate
@@ -154,7 +154,14 @@ class SurrogateExplainer:
     @property
     def refused(self) -> dict[str, str]:
         """Contexts that the surrogate does not control -> the reason."""
-        return find_refused(self.effectiveness, self.context_names)
+        return self.gate.refused
+
+    @property
+    def gate(self) -> ControlGate:
+        """What the assessment knows of the contexts' control, and so lets through."""
+        known = self.assessment
+        transferred = {} if known is None else known.transferred_effectiveness
+        return ControlGate(tuple(self.context_names), self.effectiveness, transferred)
 
     @property
     def graph(self) -> CausalGraph:
@@ -178,7 +185,6 @@ class SurrogateExplainer:
         measure: Measure | None = None,
         *,
         measured_by: str = "the surrogate's own attribute predictors",
-        residual_transfer: bool = False,
         seed: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Assessment:
@@ -189,8 +195,6 @@ class SurrogateExplainer:
             measure: of the contexts, in standard deviations of the table; best by code. By default the attribute
                 predictors, which the surrogate was trained to please: scores by them are upper bounds.
             measured_by: says what `measure` is.
-            residual_transfer: measure control with the residual transferred to the input images, as they are shown,
-                instead of on the generated images, on which effects are measured.
             seed: of the requested values.
             on_progress: called with (contexts done, in all).
         """
@@ -200,7 +204,7 @@ class SurrogateExplainer:
             self.surrogate.head_logits,
             self.surrogate.pooled_features,
             self.surrogate.span,
-            ContextMeasurement(measure, measured_by, residual_transfer),
+            ContextMeasurement(measure, measured_by),
             seed=seed,
             on_progress=on_progress,
         )
@@ -245,7 +249,7 @@ class SurrogateExplainer:
             refused=tuple(self.refused),
             on_progress=on_progress,
         )
-        warnings = probe_warnings(self.context_names, self.surrogate.quality)
+        warnings = [*self.gate.notes(), *probe_warnings(self.context_names, self.surrogate.quality)]
         if not options.residual_transfer and self.assessment is not None:
             warnings = [*agreement_warnings(self.assessment), *warnings]
         self.global_explanation = replace(
@@ -261,7 +265,10 @@ class SurrogateExplainer:
     def counterfactual(
         self, images: Tensor, do: Mapping[str, float], *, propagate: bool = False, max_batch: int = 64
     ) -> Counterfactual:
-        """Images as they would be with contexts set to values, all else held.
+        """Images as they would be with contexts set to values, all else held, as the surrogate generates them.
+
+        On these the control of each context is assessed. With the residual transferred to the input images they are
+        given beside them, where that follows what is set as well.
 
         Args:
             images: (N, C, H, W).
@@ -281,6 +288,7 @@ class SurrogateExplainer:
             do,
             self._require_reference(),
             graph=self.graph if propagate else None,
+            gate=self.gate,
         )
 
     def flip(self, images: Tensor, target: Target, *, options: FlipOptions | None = None) -> MinimalCounterfactual:
@@ -295,10 +303,10 @@ class SurrogateExplainer:
             PellucidError: no reference, a target that is decided on already, or every concept is refused.
         """
         batch, reference = self.encode_batch(images), self._require_reference()
-        refused = self.refused
-        allowed = torch.tensor([name not in refused for name in self.concept_names], device=batch.images.device)
+        gate = self.gate
+        allowed = torch.tensor([name not in gate.refused for name in self.concept_names], device=batch.images.device)
         return find_minimal_counterfactual(
-            batch, self._classes(target, len(batch)), reference.codes, allowed=allowed, options=options
+            batch, self._classes(target, len(batch)), reference.codes, allowed=allowed, options=options, gate=gate
         )
 
     def importance(
@@ -372,7 +380,7 @@ class SurrogateExplainer:
             None if self.global_explanation is None else self.global_explanation.perceived,
             target=None if target is None else self.class_index(target),
             flip_to=None if flip_to is None else self.class_index(flip_to),
-            effectiveness=self.effectiveness,
+            gate=self.gate,
             class_names=self.class_names,
             options=options,
         )

@@ -321,13 +321,11 @@ class AssessOptions:
 
     Attributes:
         measure: what re-measures generated images; none for what the training used.
-        residual_transfer: measure effects with the residual transferred to the input image, not on the reconstruction.
         keep: let this assessment decide what is refused, and explain against these images.
         seed: of everything drawn.
     """
 
     measure: MeasureName | None = None
-    residual_transfer: bool = False
     keep: bool = False
     seed: int = 0
 

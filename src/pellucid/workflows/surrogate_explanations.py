@@ -201,7 +201,6 @@ def assess_surrogate(
         sample.images,
         find_measure(measure, explainer, sample),
         measured_by=MEASURE_DESCRIPTIONS[measure],
-        residual_transfer=assess.residual_transfer,
         seed=assess.seed,
         on_progress=None if on_stage is None else lambda done, total: on_stage("measuring control", done, total),
     )

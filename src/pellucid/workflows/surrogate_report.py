@@ -201,7 +201,7 @@ def _minimal_counterfactual(explanation: LocalExplanation) -> dict[str, Any] | N
     return {
         "target": explanation.class_names[int(flip.targets[0])],
         "valid": bool(flip.valid[0]),
-        "decoded_valid": bool(flip.decoded_valid[0]),
+        "transferred_valid": bool(flip.transferred_valid[0]),
         "change_sd": {name: by for name, by in change.items() if by},
         "pixels": float(flip.pixel_change[0]),
     }
@@ -215,9 +215,12 @@ def _counterfactual(
     return {
         "do": dict(counterfactual.do),
         "before": _by_name(explanation.class_names, counterfactual.before[0].tolist()),
+        "reconstruction": _by_name(explanation.class_names, counterfactual.reconstructed[0].tolist()),
         "after": _by_name(explanation.class_names, counterfactual.after[0].tolist()),
         "predicted": _by_name(surrogate.context_names, counterfactual.predicted[0].tolist()),
         "in_distribution": bool(counterfactual.in_distribution[0]),
+        "transfer_refused": dict(counterfactual.transfer_refused),
+        "notes": list(counterfactual.notes),
     }
 
 

@@ -59,7 +59,6 @@ def fidelity_view(surrogate: SurrogateFacts) -> dict[str, Any]:
             "names": [],
             "images": 0,
             "measured_by": "",
-            "transferred": False,
             "verdict": _verdict(surrogate),
         }
     cards = []
@@ -80,11 +79,11 @@ def fidelity_view(surrogate: SurrogateFacts) -> dict[str, Any]:
     return {
         "scores": cards,
         "concepts": [_concept(surrogate, column, control) for column, control in enumerate(scores.controls)],
+        "beside": [_beside(control) for control in scores.transferred_controls],
         "names": [control.concept for control in scores.controls],
         "realism": _realism(scores.realism),
         "images": scores.num_images,
         "measured_by": scores.measured_by,
-        "transferred": scores.residual_transfer,
         "own_predictors": "attribute predictors" in scores.measured_by,
         "verdict": _verdict(surrogate),
         "leak": _LEAK,
@@ -151,6 +150,14 @@ def _concept(surrogate: SurrogateFacts, column: int, control: Control) -> dict[s
         "kind": "good" if control.effective and max(control.leakage.values(), default=0) <= _LEAK else
         "fair" if control.effective or not measured else "poor",
     }  # fmt: skip
+
+
+def _beside(control: Control) -> str:
+    """Whether a change is also shown with the residual transferred to the input image."""
+    if math.isnan(control.correlation):
+        return f"{control.concept} not measured, so not shown"
+    verdict = "shown" if control.effective else "refused"
+    return f"{control.concept} {control.effectiveness:.2f}, {verdict}".replace("-", "−")
 
 
 def _leak(control: Control, name: str) -> dict[str, Any]:

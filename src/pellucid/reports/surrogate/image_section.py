@@ -100,18 +100,19 @@ def _traversal(surrogate: SurrogateFacts, explanation: LocalExplanation, travers
     predicted, _ = surrogate.to_units(concept, traversal.predicted)
     own = float(explanation.codes.concept_coordinates()[0, explanation.importance.names.index(concept)])
     ends = float(levels[0]), float(levels[-1])
-    shots = zip(traversal.images, traversal.decoded, values, traversal.in_distribution, strict=True)
+    beside = [None] * len(values) if traversal.transferred is None else traversal.transferred
+    shots = zip(traversal.images, beside, values, traversal.in_distribution, strict=True)
     return {
         "name": concept,
         "unit": unit,
         "images": [
             {
                 "uri": image_uri(surrogate.space, image),
-                "raw": image_uri(surrogate.space, decoded),
+                "transferred": None if transferred is None else image_uri(surrogate.space, transferred),
                 "value": _number(value),
                 "supported": bool(known),
             }
-            for image, decoded, value, known in shots
+            for image, transferred, value, known in shots
         ],
         "curves": _curves(traversal.probabilities, explanation.target, names),
         "own": round(100 * ((own - ends[0]) / (ends[1] - ends[0]) * (len(values) - 1) + 0.5) / len(values), 2),
@@ -173,11 +174,11 @@ def _flip(surrogate: SurrogateFacts, image: ExplainedImage) -> dict[str, Any] | 
     return {
         "goal": names[goal],
         "valid": bool(flip.valid[0]),
-        "decoded_valid": bool(flip.decoded_valid[0]),
+        "transferred_valid": bool(flip.transferred_valid[0]),
         "share": percent(float(image.flip_probabilities[goal])),
         "after": image_uri(surrogate.space, flip.images[0]),
-        "raw": image_uri(surrogate.space, flip.decoded[0]),
-        "difference": difference_uri(surrogate.space, explanation.images[0], flip.images[0]),
+        "transferred": None if flip.transferred is None else image_uri(surrogate.space, flip.transferred[0]),
+        "difference": difference_uri(surrogate.space, explanation.reconstructions[0], flip.images[0]),
         "rows": rows,
     }
 
@@ -231,8 +232,11 @@ def _requested(
     return {
         "do": ", ".join(f"{name} = {_number(value)}" for name, value in do.items()),
         "image": image_uri(space, counterfactual.images[0]),
-        "raw": image_uri(space, counterfactual.decoded[0]),
-        "difference": difference_uri(space, explanation.images[0], counterfactual.images[0]),
+        "transferred": None if counterfactual.transferred is None else image_uri(space, counterfactual.transferred[0]),
+        "transfer_refused": list(counterfactual.transfer_refused.values()),
+        "notes": list(counterfactual.notes),
+        "difference": difference_uri(space, explanation.reconstructions[0], counterfactual.images[0]),
+        "reconstructed": _answer(names, counterfactual.reconstructed[0]),
         "before": f"{names[before]}, {percent(float(counterfactual.before[0, before]))}",
         "after": f"{names[after]}, {percent(float(counterfactual.after[0, after]))}",
         "changes": after != before,
@@ -242,6 +246,11 @@ def _requested(
             for name, value in zip(surrogate.context_names, counterfactual.predicted[0], strict=True)
         ],
     }
+
+
+def _answer(names: Sequence[str], shares: Tensor) -> str:
+    best = int(shares.argmax())
+    return f"{names[best]}, {percent(float(shares[best]))}"
 
 
 def _number(value: float) -> str:

@@ -36,11 +36,10 @@ def assessment_texts(
     yield make_table(("fidelity", "", "what it is"), rows, f"{assessment.num_images} images")
     if not assessment.controls:
         return
-    where = ", residual transferred to the input image" if assessment.residual_transfer else ""
     yield make_table(
-        ("concept", "requested ~ measured", "slope", "leak into others, sd", "shown"),
+        ("concept", "requested ~ measured", "slope", "leak into others, sd", "shown", "with residual transferred"),
         _control_rows(assessment),
-        f"control of each concept, measured by {assessment.measured_by}{where}",
+        f"control of each concept, measured by {assessment.measured_by}",
     )
     if context_r2:
         yield make_table(
@@ -55,13 +54,14 @@ def assessment_texts(
 
 
 def _control_rows(assessment: Assessment) -> Iterator[tuple[str, ...]]:
-    for row in assessment.controls:
+    for row, transferred in zip(assessment.controls, assessment.transferred_controls, strict=True):
         leak = ", ".join(f"{name} {value:.2f}" for name, value in row.leakage.items()) or "none"
         shown = "yes" if row.effective else "refused" if row.correlation == row.correlation else "not measured"
+        beside = f"{transferred.correlation:.2f}, {'shown' if transferred.effective else 'refused'}"
         correlation = f"{row.correlation:.2f}"
         if row.measurable_share < 0.995:
             correlation += f" ({1 - row.measurable_share:.1%} not measurable)"
-        yield row.concept, correlation, f"{row.slope:.2f}", leak, shown
+        yield row.concept, correlation, f"{row.slope:.2f}", leak, shown, beside
 
 
 def explained_image_texts(image: ExplainedImage) -> Iterator[Line]:

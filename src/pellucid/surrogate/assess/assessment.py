@@ -68,10 +68,9 @@ class Assessment:
         nuisance_flip_rate: share whose class changes when all nuisance is another image's.
         pixel_error: mean absolute error of reconstructions, in units of the classifier's input.
         realism: comparison of the classifier's features of images and reconstructions.
-        controls: of each context.
+        controls: of each context, measured on the generated images, which are the counterfactuals.
+        transferred_controls: the same measured with the residual transferred to the input images.
         measured_by: what measured the contexts.
-        residual_transfer: whether control was measured with the residual transferred to the input images, not on the
-            generated images.
         num_images: how many were assessed.
         seed: of the requested values and swaps.
 
@@ -89,8 +88,8 @@ class Assessment:
     pixel_error: float
     realism: Realism
     controls: tuple[Control, ...]
+    transferred_controls: tuple[Control, ...]
     measured_by: str
-    residual_transfer: bool
     num_images: int
     seed: int
 
@@ -98,6 +97,11 @@ class Assessment:
     def effectiveness(self) -> dict[str, float]:
         """Context -> correlation of requested and measured value, less for images that cannot be measured."""
         return {control.concept: control.effectiveness for control in self.controls}
+
+    @property
+    def transferred_effectiveness(self) -> dict[str, float]:
+        """The same with the residual transferred to the input images."""
+        return {control.concept: control.effectiveness for control in self.transferred_controls}
 
 
 def assess(
@@ -112,15 +116,16 @@ def assess(
 ) -> Assessment:
     """Assess a surrogate on held-out images.
 
-    Each context in turn is set to a value drawn evenly from its span, all other codes held; the generated images are
-    then measured.
+    Each context in turn is set to a value drawn evenly from its span, all other codes held; then the generated images
+    are measured, and apart from them the input images with the residual transferred.
 
     Args:
         batch: held-out images.
         head_logits: from codes to logits (N, K), the surrogate's head.
         pooled_features: from images to the classifier's features (N, F).
         span: (2, K_c) least and largest value requested of each context, in standard deviations.
-        measurement: of the contexts; best by code that knows nothing of the surrogate.
+        measurement: of the contexts; best by code that knows nothing of the surrogate. Both ways of showing a change
+            are measured, whatever it says.
         seed: of the requested values and of the swaps.
         on_progress: called with (contexts done, in all).
 
@@ -137,12 +142,14 @@ def assess(
     donors = torch.randperm(len(batch), generator=random)
     swapped = batch.decode(replace(batch.codes, nuisance=batch.codes.nuisance[donors]))
     after_swap = map_batches(batch.surrogate.logits, swapped, size=size)
-    baseline = measure_baseline(batch, measurement)
-    controls = []
+    ways = [replace(measurement, residual_transfer=transfer) for transfer in (False, True)]
+    baselines = [measure_baseline(batch, way) for way in ways]
+    controls: tuple[list[Control], list[Control]] = ([], [])
     for column, (low, high) in enumerate(span.T.tolist()):
         requested = torch.rand(len(batch), generator=random).to(batch.images) * (high - low) + low
-        measured = measure_intervention(batch, column, requested, measurement)
-        controls.append(_control(batch.surrogate.context_names, column, requested, measured, baseline))
+        for way, baseline, part in zip(ways, baselines, controls, strict=True):
+            measured = measure_intervention(batch, column, requested, way)
+            part.append(_control(batch.surrogate.context_names, column, requested, measured, baseline))
         if on_progress:
             on_progress(column + 1, len(batch.surrogate.context_names))
     return Assessment(
@@ -153,9 +160,9 @@ def assess(
         nuisance_flip_rate=float((predict_class(after_swap) != predict_class(reconstructed)).float().mean()),
         pixel_error=float(fidelity.pixel_error.mean()),
         realism=measure_realism(*features, seed=seed),
-        controls=tuple(controls),
+        controls=tuple(controls[0]),
+        transferred_controls=tuple(controls[1]),
         measured_by=measurement.description,
-        residual_transfer=measurement.residual_transfer,
         num_images=len(batch),
         seed=seed,
     )

@@ -23,8 +23,7 @@ class ContextMeasurement:
     Attributes:
         measure: contexts of images; best by code that knows nothing of the surrogate.
         description: of `measure`, in words.
-        residual_transfer: measure the input images with the residual transferred, as they are shown, instead of the
-            generated images.
+        residual_transfer: measure the input images with the residual transferred instead of the generated images.
 
     >>> ContextMeasurement(lambda images: images.mean((2, 3)), description="mean brightness").residual_transfer
     False

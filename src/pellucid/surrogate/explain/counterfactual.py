@@ -11,7 +11,7 @@ from pellucid.surrogate.explain.concept_effects import propagate_effects
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, encode_batch, probabilities
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.traversal import difference_map
-from pellucid.surrogate.explain.validity import DataSupport, Fidelity, measure_fidelity
+from pellucid.surrogate.explain.validity import ControlGate, DataSupport, Fidelity, measure_fidelity
 from pellucid.surrogate.model.codes import Codes
 from pellucid.surrogate.surrogate import Surrogate
 
@@ -23,25 +23,32 @@ class Counterfactual:
     Attributes:
         do: context -> the value it was set to, in the table's units.
         codes: after the change.
-        decoded: (N, C, H, W) as the surrogate generates them.
-        images: (N, C, H, W) the input images with the residual transferred.
+        images: (N, C, H, W) the counterfactuals, as the surrogate generates them; `do` is measured on these.
+        transferred: (N, C, H, W) the input images with the residual transferred; None where `transfer_refused`.
         before, after: (N, K) probabilities that the classifier gives to the input images and to `images`.
+        reconstructed: (N, K) those that it gives to the reconstructions: `after` without any change.
         predicted: (N, K_c) the contexts as the surrogate's encoder predicts them from `images`, in the table's units.
-        maps: (N, 1, H, W) where the images changed, >= 0, in input units: a map of evidence like any other.
+        maps: (N, 1, H, W) where `images` differ from the reconstructions, >= 0, in input units: a map of evidence like
+            any other.
         in_distribution: (N,) whether real images lie near the changed concepts.
         fidelity: of the surrogate at the input images.
+        transfer_refused: context -> why its change is not shown on the input images.
+        notes: in words: what was never assessed.
     """
 
     do: Mapping[str, float]
     codes: Codes
-    decoded: Tensor
     images: Tensor
+    transferred: Tensor | None
     before: Tensor
     after: Tensor
+    reconstructed: Tensor
     predicted: Tensor
     maps: Tensor
     in_distribution: Tensor
     fidelity: Fidelity
+    transfer_refused: Mapping[str, str]
+    notes: tuple[str, ...]
 
 
 def compute_counterfactual(
@@ -51,6 +58,7 @@ def compute_counterfactual(
     reference: ReferenceSet,
     *,
     graph: CausalGraph | None = None,
+    gate: ControlGate | None = None,
 ) -> Counterfactual:
     """Set contexts of images to values, with all else held or with their effects responding.
 
@@ -60,6 +68,7 @@ def compute_counterfactual(
         do: context -> value in the table's units.
         reference: real images.
         graph: the perceived graph along which effects respond; None holds all else.
+        gate: what is known of the contexts' control; nothing by default.
 
     Raises:
         PellucidError: an unknown context, or an open orientation where effects should respond.
@@ -84,20 +93,25 @@ def compute_counterfactual(
         for name, values in requested.items():
             concepts[:, surrogate.context_names.index(name)] = values
     codes = batch.codes.replace_concepts(concepts)
-    decoded = batch.decode(codes)
-    images = batch.apply_residual(decoded)
+    gate = gate or ControlGate(tuple(surrogate.context_names))
+    images = batch.decode(codes)
+    moved = tuple(do) if graph is None else surrogate.context_names
+    refused = {name: reason for name, reason in gate.transfer_refused.items() if name in moved}
     after = encode_batch(surrogate, images, max_batch=batch.max_batch)
     return Counterfactual(
         do=dict(do),
         codes=codes,
-        decoded=decoded,
         images=images,
+        transferred=None if refused else batch.apply_residual(images),
         before=probabilities(batch.logits),
         after=probabilities(after.logits),
+        reconstructed=probabilities(batch.reconstructed().logits),
         predicted=surrogate.context_values(after.codes.context),
         maps=difference_map(batch, images),
         in_distribution=DataSupport(reference.codes).in_distribution(concepts),
         fidelity=measure_fidelity(batch),
+        transfer_refused=refused,
+        notes=gate.notes(do),
     )
 
 

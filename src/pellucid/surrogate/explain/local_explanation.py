@@ -27,7 +27,7 @@ from pellucid.surrogate.explain.minimal_counterfactual import (
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import Importance, shapley_importance
 from pellucid.surrogate.explain.traversal import LatentTraversal, difference_map, traverse_latent
-from pellucid.surrogate.explain.validity import DataSupport, Fidelity, find_refused, measure_fidelity
+from pellucid.surrogate.explain.validity import ControlGate, DataSupport, Fidelity, measure_fidelity
 from pellucid.surrogate.model.codes import Codes
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class LocalExplanation(Result):
         maps: concept -> (1, 1, H, W), where the image changes between both ends of its traversal.
         minimal_counterfactual: of the runner-up or the class requested; None where every concept is refused.
         refused: concept -> why its counterfactuals are not shown.
+        control_notes: in words: what was never assessed of the concepts shown.
         residual_transfer: whether importance, effects and interactions were measured with the residual transferred to
             the input image, not on the reconstruction.
         percentiles: (K_c + K_u,) where each concept of this image lies among real images, in [0, 1].
@@ -112,6 +113,7 @@ class LocalExplanation(Result):
     maps: Mapping[str, Tensor]
     minimal_counterfactual: MinimalCounterfactual | None
     refused: Mapping[str, str]
+    control_notes: tuple[str, ...]
     residual_transfer: bool
     percentiles: Tensor
     sentences: tuple[str, ...]
@@ -140,9 +142,9 @@ class LocalExplanation(Result):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why the explanation is not reliable, and why concepts are refused, as far as they are."""
+        """Why the explanation is not reliable, what was never assessed, and why concepts are refused."""
         warning = self.fidelity.warning(0)
-        return (*([warning] if warning else []), *self.refused.values())
+        return (*([warning] if warning else []), *self.control_notes, *self.refused.values())
 
     def rows(self) -> list[dict[str, object]]:
         """A mapping for each concept: its Shapley value with standard error, percentile and effects, in logits."""
@@ -187,7 +189,7 @@ def compute_local_explanation(
     *,
     target: int | None = None,
     flip_to: int | None = None,
-    effectiveness: Mapping[str, float] | None = None,
+    gate: ControlGate | None = None,
     class_names: Sequence[str] | None = None,
     options: LocalOptions | None = None,
 ) -> LocalExplanation:
@@ -199,7 +201,7 @@ def compute_local_explanation(
         graph: perceived graph, for effects along paths; without it all effects are direct.
         target: class explained; by default the one that the classifier decides on.
         flip_to: class of the minimal counterfactual; the runner-up by default.
-        effectiveness: context -> how well the surrogate controls it; concepts that it does not control are refused.
+        gate: what is known of the contexts' control, nothing by default; those that are not controlled are refused.
         class_names: for the sentences; "class 0" ... by default.
         options: how much is computed, and how.
 
@@ -212,7 +214,8 @@ def compute_local_explanation(
     surrogate, names, codes = batch.surrogate, batch.concept_names, reference.codes
     explained = int(batch.classes[0]) if target is None else target
     classes = torch.tensor([explained], device=batch.logits.device)
-    refused = find_refused(effectiveness or {}, names)
+    gate = gate or ControlGate(tuple(surrogate.context_names))
+    refused = gate.refused
     shown = [name for name in names if name not in refused]
     support = DataSupport(codes)
     measured = batch if options.residual_transfer else batch.reconstructed()
@@ -222,11 +225,13 @@ def compute_local_explanation(
     models, open_edges = fit_structural_models(
         graph, surrogate.context_names, surrogate.latent_names, codes.concept_coordinates()
     )
-    traversals = tuple(traverse_latent(batch, name, codes, levels=options.levels, support=support) for name in shown)
+    traversals = tuple(
+        traverse_latent(batch, name, codes, levels=options.levels, support=support, gate=gate) for name in shown
+    )
     allowed = torch.tensor([name in shown for name in names])
     flip_target = torch.tensor([_runner_up(batch.logits[0]) if flip_to is None else flip_to]).to(classes)
     minimal = (
-        find_minimal_counterfactual(batch, flip_target, codes, allowed=allowed, options=options.search)
+        find_minimal_counterfactual(batch, flip_target, codes, allowed=allowed, options=options.search, gate=gate)
         if shown
         else None
     )
@@ -252,9 +257,14 @@ def compute_local_explanation(
         maps={traversal.concept: _changed_pixels(batch, traversal) for traversal in traversals},
         minimal_counterfactual=minimal,
         refused=refused,
+        control_notes=gate.notes(shown),
         residual_transfer=options.residual_transfer,
         percentiles=percentiles,
-        sentences=(*words.describe(fidelity, importance, minimal), *_describe_left_out(open_edges)),
+        sentences=(
+            *words.describe(fidelity, importance, minimal),
+            *(f"Not assessed: {note}." for note in gate.notes(shown)),
+            *_describe_left_out(open_edges),
+        ),
     )
 
 

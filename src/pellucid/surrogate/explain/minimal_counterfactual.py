@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, classify, margin, predict_class
+from pellucid.surrogate.explain.validity import ControlGate
 from pellucid.surrogate.model.batches import batch_slices
 from pellucid.surrogate.model.codes import Codes
 
@@ -48,10 +49,13 @@ class MinimalCounterfactual:
         targets: (N,) the classes requested.
         change: (N, K) of the concepts, in standard deviations of the reference; 0 where a concept stays.
         codes: of the counterfactuals.
-        decoded: (N, C, H, W) as the surrogate generates them.
-        images: (N, C, H, W) the input images with the residual transferred.
-        valid, decoded_valid: (N,) whether the classifier gives the target class to `images` and to `decoded`.
-        pixel_change: (N,) mean absolute change of the images, in units of the classifier's input.
+        images: (N, C, H, W) as the surrogate generates them.
+        transferred: (N, C, H, W) the input images with the residual transferred; None where a context moves that was
+            not measured to follow so.
+        valid: (N,) whether the classifier gives the target class to `images`.
+        transferred_valid: (N,) whether it does so with the residual transferred.
+        pixel_change: (N,) mean absolute change of the reconstructions, in units of the classifier's input.
+        notes: in words: what was never assessed.
 
     >>> from pellucid.surrogate import digit_surrogate
     >>> from pellucid.synthetic import draw_digits
@@ -65,11 +69,12 @@ class MinimalCounterfactual:
     targets: Tensor
     change: Tensor
     codes: Codes
-    decoded: Tensor
     images: Tensor
+    transferred: Tensor | None
     valid: Tensor
-    decoded_valid: Tensor
+    transferred_valid: Tensor
     pixel_change: Tensor
+    notes: tuple[str, ...]
 
     @property
     def moved(self) -> Tensor:
@@ -84,6 +89,7 @@ def find_minimal_counterfactual(
     *,
     allowed: Tensor | None = None,
     options: FlipOptions | None = None,
+    gate: ControlGate | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> MinimalCounterfactual:
     """Search the concepts for the smallest change after which the classifier decides on another class.
@@ -99,6 +105,7 @@ def find_minimal_counterfactual(
         reference: codes of real images, for scales and plausibility.
         allowed: (K,) bool, which concepts may change; all by default.
         options: of the search.
+        gate: what is known of the contexts' control; nothing by default.
         on_progress: called with (images done, in all).
 
     Raises:
@@ -128,7 +135,8 @@ def find_minimal_counterfactual(
         changes.append(search.shorten(search.sparsify(search.descend())))
         if on_progress:
             on_progress(rows.stop, len(batch))
-    return _result(batch, targets, torch.cat(changes), space)
+    gate = gate or ControlGate(tuple(batch.surrogate.context_names))
+    return _result(batch, targets, torch.cat(changes), space, gate)
 
 
 class _ConceptSpace:
@@ -232,20 +240,24 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def _result(batch: EncodedBatch, targets: Tensor, change: Tensor, space: _ConceptSpace) -> MinimalCounterfactual:
+def _result(
+    batch: EncodedBatch, targets: Tensor, change: Tensor, space: _ConceptSpace, gate: ControlGate
+) -> MinimalCounterfactual:
     codes = space.codes(batch, change)
-    decoded = batch.decode(codes)
-    images = batch.apply_residual(decoded)
-    valid, decoded_valid = (
-        predict_class(classify(batch.surrogate, each, batch.max_batch)) == targets for each in (images, decoded)
+    images = batch.decode(codes)
+    transferred = batch.apply_residual(images)
+    valid, transferred_valid = (
+        predict_class(classify(batch.surrogate, each, batch.max_batch)) == targets for each in (images, transferred)
     )
+    moved = [name for name, column in zip(batch.concept_names, change.T, strict=True) if bool(column.any())]
     return MinimalCounterfactual(
         targets=targets,
         change=change,
         codes=codes,
-        decoded=decoded,
         images=images,
+        transferred=transferred if gate.allows_transfer(moved) else None,
         valid=valid,
-        decoded_valid=decoded_valid,
-        pixel_change=(images - batch.images).abs().flatten(1).mean(1),
+        transferred_valid=transferred_valid,
+        pixel_change=(images - batch.reconstructions).abs().flatten(1).mean(1),
+        notes=gate.notes(moved),
     )

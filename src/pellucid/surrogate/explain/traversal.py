@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, classify, probabilities
-from pellucid.surrogate.explain.validity import DataSupport
+from pellucid.surrogate.explain.validity import ControlGate, DataSupport
 from pellucid.surrogate.model.codes import Codes
 
 
@@ -18,8 +18,9 @@ class LatentTraversal:
     Attributes:
         concept: its name.
         levels: (V,) that it was set to, in standard deviations of the training table.
-        decoded: (V, C, H, W) as the surrogate generates them.
-        images: (V, C, H, W) the input image with the residual transferred.
+        images: (V, C, H, W) as the surrogate generates them.
+        transferred: (V, C, H, W) the input image with the residual transferred; None where that was not measured to
+            follow.
         probabilities: (V, K) that the classifier gives to `images`.
         predicted: (V,) the concept as the surrogate's encoder predicts it from `images`, same unit as `levels`; it
             should follow them.
@@ -36,8 +37,8 @@ class LatentTraversal:
 
     concept: str
     levels: Tensor
-    decoded: Tensor
     images: Tensor
+    transferred: Tensor | None
     probabilities: Tensor
     predicted: Tensor
     in_distribution: Tensor
@@ -50,6 +51,7 @@ def traverse_latent(
     *,
     levels: int = 9,
     support: DataSupport | None = None,
+    gate: ControlGate | None = None,
 ) -> LatentTraversal:
     """Move one concept of one image evenly between the 2 % and 98 % quantiles of real images.
 
@@ -59,6 +61,7 @@ def traverse_latent(
         reference: codes of real images.
         levels: how many.
         support: of the reference; computed from it by default.
+        gate: what is known of the contexts' control; nothing by default.
 
     Raises:
         PellucidError: more than one image, or an unknown concept.
@@ -79,14 +82,14 @@ def traverse_latent(
     repeated = batch.repeat(levels)
     concepts = repeated.codes.concept_coordinates().clone()
     concepts[:, column] = values
-    decoded = repeated.decode(repeated.codes.replace_concepts(concepts))
-    images = repeated.apply_residual(decoded)
+    images = repeated.decode(repeated.codes.replace_concepts(concepts))
+    gate = gate or ControlGate(tuple(batch.surrogate.context_names))
     logits = classify(batch.surrogate, images, batch.max_batch)  # encode_batch would also reconstruct every one
     return LatentTraversal(
         concept=concept,
         levels=values,
-        decoded=decoded,
         images=images,
+        transferred=repeated.apply_residual(images) if gate.allows_transfer([concept]) else None,
         probabilities=probabilities(logits),
         predicted=batch.surrogate.encode(images).concept_coordinates()[:, column],
         in_distribution=(support or DataSupport(reference)).in_distribution(concepts),
@@ -112,19 +115,20 @@ def concept_column(batch: EncodedBatch, concept: str) -> int:
 
 
 def difference_map(batch: EncodedBatch, changed: Tensor, sign: Tensor | None = None) -> Tensor:
-    """Where counterfactuals differ from the images: |x' - x| summed over channels, (N, 1, H, W) in input units.
+    """Where counterfactuals differ from the reconstructions: |x' - G(w)| summed over channels, (N, 1, H, W).
 
-    It is a map of evidence like any other, so the evaluation package can score it.
+    Against the reconstructions, so that what the surrogate missed of an image does not count as change. In input
+    units. It is a map of evidence like any other, so the evaluation package can score it.
 
     Args:
         batch: N images.
-        changed: (N, C, H, W) their counterfactuals.
+        changed: (N, C, H, W) their counterfactuals, as the surrogate generates them.
         sign: (N,) optional, to mark maps of changes that speak for (+1) or against (-1) the class.
 
     >>> from pellucid.surrogate import digit_surrogate
     >>> batch = digit_surrogate().encode_batch(torch.full((1, 1, 32, 32), -1.0))
-    >>> difference_map(batch, batch.images + 0.5).unique()
-    tensor([0.5000])
+    >>> difference_map(batch, batch.reconstructions + 0.5).mean().round(decimals=4)
+    tensor(0.5000)
     """
-    difference = (changed - batch.images).abs().sum(1, keepdim=True)
+    difference = (changed - batch.reconstructions).abs().sum(1, keepdim=True)
     return difference if sign is None else difference * sign.view(-1, 1, 1, 1)

@@ -1,7 +1,8 @@
 """May an explanation be believed? Fidelity at the image, support in the data, and control of each concept."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from math import isfinite, isnan
 
 import torch
 from torch import Tensor
@@ -114,6 +115,68 @@ class DataSupport:
     def in_distribution(self, concepts: Tensor) -> Tensor:
         """(N,) whether concepts (N, K) lie where 99 % of real images do."""
         return self.percentile(concepts) <= 0.99
+
+
+@dataclass(frozen=True)
+class ControlGate:
+    """Which counterfactuals may be shown, by what was measured of them.
+
+    Attributes:
+        contexts: names.
+        decoded: context -> correlation of requested and measured values on generated images, less for images that
+            cannot be measured; missing where it was never assessed, NaN where nothing can measure it.
+        transferred: the same with the residual transferred to the input images.
+
+    >>> gate = ControlGate(("slant", "width"), decoded={"slant": 0.99, "width": 0.4})
+    >>> sorted(gate.refused), sorted(gate.transfer_refused)
+    (['width'], ['slant', 'width'])
+    """
+
+    contexts: tuple[str, ...] = ()
+    decoded: Mapping[str, float] = field(default_factory=dict)
+    transferred: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Contexts that are measured not to be controlled -> the reason."""
+        return find_refused(self.decoded, self.contexts)
+
+    @property
+    def transfer_refused(self) -> dict[str, str]:
+        """Contexts whose change is not shown on the input image -> the reason: it must have been measured there."""
+        reasons = {}
+        for name in self.contexts:
+            reached = self.transferred.get(name, float("nan"))
+            if not isfinite(reached):
+                reasons[name] = f"whether {name!r} follows with the residual transferred was not measured"
+            elif reached < MIN_EFFECTIVENESS:
+                reasons[name] = (
+                    f"with the residual transferred, requested and measured {name!r} correlate only {reached:.2f} (at "
+                    f"least {MIN_EFFECTIVENESS} is needed)"
+                )
+        return reasons
+
+    def allows_transfer(self, concepts: Collection[str]) -> bool:
+        """Whether changes of all these concepts may be shown on the input image; latents promise no value to miss."""
+        return not set(concepts) & set(self.transfer_refused)
+
+    def notes(self, concepts: Collection[str] | None = None) -> tuple[str, ...]:
+        """What was never assessed of contexts that are shown; of all contexts by default."""
+        names = [name for name in self.contexts if concepts is None or name in concepts]
+        never = [name for name in names if name not in self.decoded]
+        unknown = [name for name in names if name in self.decoded and isnan(self.decoded[name])]
+        lines = []
+        if never:
+            lines.append(
+                f"the surrogate was never assessed: whether images follow what is set is not known "
+                f"({', '.join(never)}). Do not rely on it before assess(images) (`pellucid surrogate evaluate --keep`)"
+            )
+        if unknown:
+            lines.append(
+                f"nothing could measure {', '.join(unknown)} on generated images: whether they follow what is set is "
+                "not known"
+            )
+        return tuple(lines)
 
 
 def check_control(effectiveness: Mapping[str, float], concept: str) -> None:
