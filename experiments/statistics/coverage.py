@@ -1,8 +1,9 @@
-"""How often does each "95 %" interval hold the truth? Wanted: 92 to 98 %, or no interval."""
+"""How often does each "95 %" interval hold the truth? Expected: 92 to 98 %, or no interval."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from experiments.statistics.concepts import fit, generator_of, images, view
 from experiments.statistics.simulate import Settings, Simulation
 from pellucid.concepts import CAV, Bootstrap, Estimate, VisualTCAV, explain_class
 from pellucid.statistics import Statistic, binomial_interval, cluster_interval
-from pellucid.surrogate.explain.shapley import Importance, _explain_row
+from pellucid.surrogate import EncodedBatch, Importance, ReferenceSet, shapley_importance
 
 SHAPES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float]] = {
     "normal": (special.ndtri, 0.0, 0.0),
@@ -43,7 +44,7 @@ def _of_grids(settings: Settings, random: np.random.Generator) -> dict[str, bool
 GRIDS = Simulation(
     "grid_intervals",
     "Median and mean of scores of grids, or with one cell of images (evaluation: localization scores, metrics; "
-    "concepts: means over images and leads). Wanted: 92 to 98 %.",
+    "concepts: means over images and leads). Expected: 92 to 98 %.",
     [
         {"scores": scores, "cells": cells, "grids": grids}
         for scores in SHAPES
@@ -62,7 +63,7 @@ def _share(settings: Settings, random: np.random.Generator) -> dict[str, bool | 
 
 SHARES = Simulation(
     "share_intervals",
-    "Necessity and sufficiency of a concept (surrogate): a share of images. Wanted: 92 % or more; exact tests of few "
+    "Necessity and sufficiency of a concept (surrogate): a share of images. Expected: 92 % or more; exact tests of few "
     "trials cannot hold less.",
     [{"trials": trials, "share": share} for trials in (5, 10, 20, 50) for share in (0.05, 0.2, 0.5)],
     _share,
@@ -112,7 +113,7 @@ def _ends_held(estimate: Estimate, truth: float) -> bool | None:
 CONCEPTS = Simulation(
     "concept_intervals",
     "Visual-TCAV with 20 resamples of the CAV; the truth is the score under the CAV of 4,000 images, of 1,500 images. "
-    "Wanted: 92 to 98 %.",
+    "Expected: 92 to 98 %.",
     [
         {"shift": shift, "concept": concept, "images": count}
         for shift in (1.0, 2.0)
@@ -140,9 +141,17 @@ class _Interacting:
     """An image whose margin is a sum, a product and a kink of its concepts; stands in for a batch of a surrogate."""
 
     codes: _Codes
+    concept_names: tuple[str, ...] = ("a", "b", "c", "d")
 
     def __len__(self) -> int:
         return len(self.codes.concepts)
+
+    def __getitem__(self, rows: slice) -> "_Interacting":
+        return _Interacting(_Codes(self.codes.concepts[rows]))
+
+    @property
+    def logits(self) -> Tensor:
+        return self.counterfactual_logits(self.codes)
 
     def repeat(self, times: int) -> "_Interacting":
         return _Interacting(_Codes(self.codes.concepts.repeat_interleave(times, 0)))
@@ -154,27 +163,25 @@ class _Interacting:
 
 
 @cache
-def _pool() -> Tensor:
-    return torch.randn(200, 4, generator=torch.Generator().manual_seed(5))
+def _reference() -> _Interacting:
+    return _Interacting(_Codes(torch.randn(200, 4, generator=torch.Generator().manual_seed(5))))
 
 
-def _shapley(permutations: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+def _shapley(permutations: int, seed: int) -> Importance:
     image = _Interacting(_Codes(torch.tensor([[1.0, 1.5, 0.5, -1.0]])))
-    values, errors, _ = _explain_row(image, torch.tensor(1), _pool(), permutations, draws)  # type: ignore[arg-type]
-    return values, errors
+    batch, reference = cast(EncodedBatch, image), cast(ReferenceSet, _reference())
+    return shapley_importance(batch, reference, classes=torch.tensor([1]), permutations=permutations, seed=seed)
 
 
 @cache
 def _true_shapley() -> Tensor:
-    return _shapley(200_000, torch.Generator().manual_seed(1))[0]
+    return _shapley(200_000, seed=1).values[0]
 
 
 def _of_importance(settings: Settings, random: np.random.Generator) -> dict[str, bool | None]:
     count = settings["permutations"]
-    values, errors = _shapley(count, generator_of(random))
-    nothing = torch.zeros(1)
-    shown = Importance(("a", "b", "c", "d"), values[None], errors[None], nothing, nothing, "all", count)
-    ends = values - shown.half_widths[0], values + shown.half_widths[0]
+    shown = _shapley(count, generator_of(random).initial_seed())
+    ends = shown.values[0] - shown.half_widths[0], shown.values[0] + shown.half_widths[0]
     truth = _true_shapley()
     return {name: _held(float(ends[0][k]), float(ends[1][k]), float(truth[k])) for k, name in enumerate(shown.names)}
 
@@ -182,7 +189,7 @@ def _of_importance(settings: Settings, random: np.random.Generator) -> dict[str,
 IMPORTANCE = Simulation(
     "importance_intervals",
     "Shapley values of four concepts that interact, over the permutations sampled (surrogate; 64 is the default). "
-    "Wanted: 92 to 98 %.",
+    "Expected: 92 to 98 %.",
     [{"permutations": count} for count in (2, 4, 10, 16, 64, 256)],
     _of_importance,
     replications=2000,

@@ -2,7 +2,7 @@
 
 from pellucid.reports.text.blocks import Block, Line, make_table
 from pellucid.reports.text.concept_texts import cav_texts, image_concept_texts, ranking_texts, tcav_texts
-from pellucid.reports.text.run_texts import run_texts
+from pellucid.reports.text.evaluation_texts import run_texts
 from pellucid.reports.text.surrogate_texts import assessment_texts, explained_image_texts, global_explanation_texts
 
 __all__ = [
