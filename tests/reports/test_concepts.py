@@ -21,8 +21,8 @@ from pellucid.concepts import (
 from pellucid.reports import render_class_page, render_concept_page, write_class_page, write_concept_page
 from pellucid.reports.concepts.class_page import example_views
 from pellucid.reports.concepts.parts import describe_gap, verdict
-from pellucid.reports.shared.bar_scale import Scale
 from pellucid.reports.shared.overlays import resize_geometry
+from pellucid.reports.shared.scales import Scale
 from pellucid.synthetic import draw_images
 from pellucid.workflows import (
     ClassConcepts,

@@ -29,7 +29,7 @@ from pellucid.evaluation.sweep import (
     evaluate,
 )
 from pellucid.reports import ReportError, render_evaluation, write_evaluation
-from pellucid.reports.evaluation.example_images import preprocess_of
+from pellucid.reports.evaluation.map_strips import preprocess_of
 
 METHODS = (GradCAM(), LayerCAM(), InputXGradient(), IntegratedGradients(steps=3))
 OPTIONS = SweepOptions(

@@ -8,12 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from pellucid.reports.shared.colors import (
-    ReportError,
-    format_number,
-    palette,
-    robust_scale,
-)
 from pellucid.reports.shared.overlays import (
     blank_reason,
     color_bar,
@@ -22,6 +16,12 @@ from pellucid.reports.shared.overlays import (
     map_layer,
     overlay,
     save_overlay,
+)
+from pellucid.reports.shared.scales import (
+    ReportError,
+    format_number,
+    palette,
+    robust_scale,
 )
 from pellucid.storage import write_atomically
 

@@ -3,8 +3,8 @@
 from pellucid.reports.attribution import PageInput, Panel, render_page, write_image_report, write_page
 from pellucid.reports.concepts import render_class_page, render_concept_page, write_class_page, write_concept_page
 from pellucid.reports.evaluation import render_evaluation, write_evaluation
-from pellucid.reports.shared.colors import ReportError, robust_scale
 from pellucid.reports.shared.overlays import color_bar, overlay, save_overlay
+from pellucid.reports.shared.scales import ReportError, robust_scale
 from pellucid.reports.surrogate import render_surrogate_page, write_surrogate_page
 
 __all__ = [

@@ -13,15 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pellucid.reports.shared.colors import (
-    SCALE_PERCENTILE,
-    ReportError,
-    color_row,
-    format_number,
-    robust_scale,
-    scale_ticks,
-    sign_convention,
-)
 from pellucid.reports.shared.html import (
     data_uri,
     distinct,
@@ -35,6 +26,15 @@ from pellucid.reports.shared.overlays import (
     check_placed,
     display_image,
     map_layer,
+)
+from pellucid.reports.shared.scales import (
+    SCALE_PERCENTILE,
+    ReportError,
+    color_row,
+    format_number,
+    robust_scale,
+    scale_ticks,
+    sign_convention,
 )
 from pellucid.storage import write_atomically
 

@@ -15,9 +15,9 @@ from pellucid.reports.concepts.parts import (
     quality_rows,
     verdict,
 )
-from pellucid.reports.shared.bar_scale import Scale, format_p_value
 from pellucid.reports.shared.html import data_uri, render_html
 from pellucid.reports.shared.overlays import map_uri
+from pellucid.reports.shared.scales import Scale, format_p_value
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
 from pellucid.workflows import ClassConcepts, ClassExamples, extreme_images

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pellucid.concepts import SEEN, ConceptExplanation, adjust_over_layers
 from pellucid.reports.concepts.parts import cosine_table, describe_gap, headline_without_evidence, quality_rows, verdict
-from pellucid.reports.shared.bar_scale import Scale
 from pellucid.reports.shared.html import data_uri, frame, percent, render_html
 from pellucid.reports.shared.overlays import display_image, map_uri
+from pellucid.reports.shared.scales import Scale
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
 from pellucid.workflows import ImageConcepts

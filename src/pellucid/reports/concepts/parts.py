@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from pellucid.concepts import CAV, FEW_IMAGES, WEAK_AUC, Status, gram_matrix
-from pellucid.reports.shared.bar_scale import format_p_value
-from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import percent
+from pellucid.reports.shared.scales import format_number, format_p_value
 
 SIGNIFICANT = 0.05
 """Adjusted p-values below this are called significant."""

@@ -23,10 +23,10 @@ from pellucid.evaluation.sweep import (
     correlate_scores,
     summarize,
 )
-from pellucid.reports.evaluation.example_images import GridImages
 from pellucid.reports.evaluation.facts import caveats, facts
 from pellucid.reports.evaluation.map_strips import (
     BIN_NAMES,
+    GridImages,
     MapStrip,
     Place,
     make_strip,
@@ -46,8 +46,8 @@ from pellucid.reports.evaluation.tables import (
     results,
     sanity,
 )
-from pellucid.reports.shared.colors import ReportError
 from pellucid.reports.shared.html import distinct, render_html
+from pellucid.reports.shared.scales import ReportError
 from pellucid.storage import write_atomically
 
 if TYPE_CHECKING:

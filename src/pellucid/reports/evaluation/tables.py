@@ -8,8 +8,8 @@ from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 from pellucid.evaluation.sweep import MetricLine, SummaryLine, compare_scores
-from pellucid.reports.shared.colors import format_number
 from pellucid.reports.shared.html import distinct, percent
+from pellucid.reports.shared.scales import format_number
 from pellucid.statistics import Comparison
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.data import Geometry
-from pellucid.reports.shared.colors import (
+from pellucid.reports.shared.html import data_uri
+from pellucid.reports.shared.scales import (
     ALPHA,
     SCALE_PERCENTILE,
     ReportError,
@@ -30,7 +31,6 @@ from pellucid.reports.shared.colors import (
     scale_ticks,
     sign_convention,
 )
-from pellucid.reports.shared.html import data_uri
 from pellucid.storage import write_atomically
 
 LONG_SIDE = 1024
