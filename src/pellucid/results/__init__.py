@@ -2,8 +2,7 @@
 
 from pellucid.results.passes import Passes
 from pellucid.results.plot import plot_maps
-from pellucid.results.receipt import Measurement, Provenance, Receipt, library_versions
-from pellucid.results.result import SCHEMA_VERSION, Result
+from pellucid.results.result import SCHEMA_VERSION, Measurement, Provenance, Receipt, Result, library_versions
 from pellucid.results.saved import KINDS, ResultError, load
 
 __all__ = [
