@@ -1,8 +1,10 @@
 """Morpho-MNIST: measuring and redrawing digits, and sets of digits with a known causal model."""
 
-from pellucid.synthetic.morphomnist.digit_models import (
+from pellucid.synthetic.morphomnist.digit_sets import (
     CAUSAL_MODELS,
+    Rendering,
     intensity_to_thickness,
+    render,
     thickness_slant_width_to_intensity,
     thickness_to_intensity,
     thickness_to_slant,
@@ -22,7 +24,6 @@ from pellucid.synthetic.morphomnist.redrawing import (
     set_thickness,
     set_width,
 )
-from pellucid.synthetic.morphomnist.rendering import Rendering, render
 
 __all__ = [
     "CAUSAL_MODELS",
