@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.encoders import ConvEncoder
-from pellucid.surrogate.model.generator import Generator
+from pellucid.surrogate.model.gan import Discriminator, Generator
 from pellucid.surrogate.model.network_layers import (
     ModulatedConv,
     ScaledConv,

@@ -8,9 +8,8 @@ from pellucid.surrogate.model.auxiliary_models import (
     mean_and_std,
 )
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
-from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
-from pellucid.surrogate.model.generator import Generator
+from pellucid.surrogate.model.gan import Discriminator, Generator
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.network_layers import (
     ModulatedConv,

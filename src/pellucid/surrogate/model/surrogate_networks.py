@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.model.codes import Codes
-from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.encoders import MLP, ConvEncoder
-from pellucid.surrogate.model.generator import Generator
+from pellucid.surrogate.model.gan import Discriminator, Generator
 from pellucid.surrogate.model.network_layers import temporary_seed
 from pellucid.surrogate.training_options import TrainingOptions
 

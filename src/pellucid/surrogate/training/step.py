@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate.model.codes import Codes
-from pellucid.surrogate.model.discriminator import Discriminator
 from pellucid.surrogate.model.features import ClassifierFeatures, FeatureExtractor
+from pellucid.surrogate.model.gan import Discriminator
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.network_layers import call_frozen
 from pellucid.surrogate.model.surrogate_networks import SurrogateNetworks
