@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pellucid.classifiers.classifier import Classifier
 from pellucid.classifiers.loading.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLite
-from pellucid.classifiers.loading.imagenet import imagenet_class_names
+from pellucid.classifiers.loading.loaded_model import imagenet_class_names
 from pellucid.classifiers.loading.registry import available, load
 from pellucid.classifiers.loading.torchvision import _TORCHVISION_LAYERS, _published_names
 from pellucid.errors import MissingExtraError, ModelError, PellucidError

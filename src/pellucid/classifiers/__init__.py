@@ -7,7 +7,7 @@ from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.layout import Layout
 from pellucid.classifiers.loading.digit_cnn import DIGIT_WEIGHTS, digit_cnn, make_digit_preprocess
 from pellucid.classifiers.loading.efficientnet_lite import SamePadding
-from pellucid.classifiers.loading.imagenet import imagenet_class_names, imagenet_synsets
+from pellucid.classifiers.loading.loaded_model import imagenet_class_names, imagenet_synsets
 from pellucid.classifiers.loading.registry import ModelEntry, available, load, names_factory
 from pellucid.classifiers.loading.weights import copy_in_order, load_weights
 from pellucid.classifiers.multi_view import LayerOutputs, MultiView, Segment

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.classifiers.class_names import check_class_names, check_index, find_class, plain_names
-from pellucid.classifiers.frozen_copy import refuse_train_mode
 from pellucid.classifiers.layer_view import LayerView
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.multi_view import MultiView
-from pellucid.classifiers.network import Network
+from pellucid.classifiers.network import Network, refuse_train_mode
 from pellucid.classifiers.precision import Precision, dtype_of
 from pellucid.data import read_image
 from pellucid.errors import LayerError, ModelError, PellucidError, TargetError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
-from pellucid.classifiers.dry_run import DryRun, compute_logit_gradients, compute_node_gradients
+from pellucid.classifiers.cut import DryRun, compute_logit_gradients, compute_node_gradients
 from pellucid.classifiers.layout import Layout, find_layout
 from pellucid.classifiers.replay import module_outputs
 from pellucid.classifiers.tracing import (

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pellucid.classifiers.loading.imagenet import imagenet_class_names
-from pellucid.classifiers.loading.loaded_model import LoadedModel, load_or_leave_random
+from pellucid.classifiers.loading.loaded_model import LoadedModel, imagenet_class_names, load_or_leave_random
 from pellucid.classifiers.loading.weights import copy_in_order, read_state_dict
 from pellucid.data import Preprocess
 from pellucid.errors import MissingExtraError, ModelError

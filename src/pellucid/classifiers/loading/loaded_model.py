@@ -1,9 +1,11 @@
-"""What loading a network by name has in common: the result, weights by name or file, and errors that help."""
+"""What loading a network by name has in common: the result, class names, weights by name or file, errors that help."""
 
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,35 @@ from torch import Tensor, nn
 from pellucid.classifiers.loading.weights import build_with_weights
 from pellucid.data import Preprocess
 from pellucid.errors import MissingExtraError, ModelError
+
+
+@cache
+def imagenet_class_names() -> tuple[str, ...]:
+    """Short human name of each of the 1000 classes: `imagenet_class_names()[340]` is `"zebra"`.
+
+    Names are unique, also when case is ignored: homonyms carry a word in brackets, as in `crane (bird)`
+    (class 134) and `crane (machine)` (class 517).
+
+    >>> imagenet_class_names()[340]
+    'zebra'
+    """
+    return _lines("imagenet_classes.txt")
+
+
+@cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """WordNet's number of each class, as ImageNet's folders are named.
+
+    >>> imagenet_synsets()[340]
+    'n02391049'
+    """
+    return _lines("imagenet_synsets.txt")
+
+
+def _lines(file: str) -> tuple[str, ...]:
+    text = resources.files("pellucid.classifiers.loading").joinpath(file).read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
 
 RANDOM = "random"
 FACTORY = "package.module:factory"

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.loaded_model import (
     FACTORY,
     LoadedModel,
+    imagenet_class_names,
     import_library,
     load_or_leave_random,
     unknown_name_error,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.classifiers.loading.imagenet import imagenet_class_names
 from pellucid.classifiers.loading.loaded_model import (
     LoadedModel,
+    imagenet_class_names,
     import_library,
     load_or_leave_random,
     unknown_name_error,
