@@ -8,7 +8,7 @@ from tests.concepts.support import HAND_B, HAND_W, Function, LinearHead, curved_
 from torch import Tensor
 
 from pellucid.attribution import BatchBudget, Case, PathIntegral, integrate_path, refine_path
-from pellucid.attribution.path_integral import Quadrature
+from pellucid.attribution.integrated_gradients import Quadrature
 from pellucid.classifiers import LayerView
 
 ZERO = torch.zeros(())

@@ -16,11 +16,9 @@ from pellucid.attribution.gradient import (
     InputXGradient,
     SmoothGrad,
 )
-from pellucid.attribution.integrated_gradients import IntegratedGradients
+from pellucid.attribution.integrated_gradients import IntegratedGradients, PathIntegral, integrate_path, refine_path
 from pellucid.attribution.lrp import LRP, AlphaBeta, Epsilon, Flat, Gamma, IdentityRule, Rule, ZBox, ZPlus
-from pellucid.attribution.method import Attribution, Method, explain, explain_case
-from pellucid.attribution.method_names import make_methods
-from pellucid.attribution.path_integral import PathIntegral, integrate_path, refine_path
+from pellucid.attribution.method import Attribution, Method, explain, explain_case, make_methods
 from pellucid.attribution.perturbation import RISE, Occlusion, occlusion_windows, rise_masks
 from pellucid.attribution.smoothing import Smoothed, smooth
 from pellucid.attribution.targets import Output, Target, TargetLike, count_targets

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from pellucid.attribution.lrp.composites import Kind, Layer, RuleMap
-from pellucid.attribution.lrp.operation_kinds import (
+from pellucid.attribution.lrp.recording import (
     ABSORBING,
     ADDITIONS,
     ATTENTION,
@@ -23,8 +23,9 @@ from pellucid.attribution.lrp.operation_kinds import (
     POOLS,
     PRODUCTS,
     WITH_RULE,
+    Recording,
+    no_rule,
 )
-from pellucid.attribution.lrp.recording import Recording, no_rule
 from pellucid.attribution.lrp.rules import Epsilon, IdentityRule, LinearLayer, Rule, ZBox
 from pellucid.attribution.lrp.sharing import epsilon_share, vjp_routing
 from pellucid.errors import LayerError
