@@ -83,8 +83,8 @@ def slow_score_cam(net: nn.Sequential, layer: str, x: Tensor, target: int) -> Te
     activation, weights = before(x), []
     for channel in activation[0]:
         mask = F.interpolate(channel[None, None], x.shape[2:], mode="bilinear", align_corners=False)
-        # Interpolation keeps within the channel's range, so that range may be scaled before or after it.
-        low, high = channel.min(), channel.max()
+        # Equation 6 scales the enlarged channel, whose range may be narrower than the channel's.
+        low, high = mask.min(), mask.max()
         shown = x * (mask - low) / (high - low) if high > low else None
         weights.append(0.0 if shown is None else float(net(shown).softmax(1)[0, target]))
     return weighed(activation[0], weights)

@@ -45,7 +45,7 @@ def _slow_levels(images: Tensor, direction: Tensor) -> list[float]:
 
 
 def _slow_median(values: list[float]) -> float:
-    return sorted(values, reverse=True)[round((len(values) - 1) / 2)]
+    return sorted(values)[round((len(values) - 1) / 2)]
 
 
 def test_direction_and_emblems_are_those_of_the_published_algorithm() -> None:

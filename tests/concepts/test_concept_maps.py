@@ -31,7 +31,8 @@ def test_the_contraharmonic_mean_counts_cells_by_their_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (6, 4), (8, 4), (50, 26), (120, 60), (500, 250)]
+    ("count", "expected"),
+    [(1, 1), (2, 1), (3, 2), (4, 3), (6, 3), (8, 5), (10, 5), (20, 11), (30, 15), (50, 25), (120, 61), (500, 251)],
 )
 def test_the_median_is_the_sample_that_the_reference_takes(count: int, expected: int) -> None:
     values = torch.arange(1, count + 1).double()[torch.randperm(count)]

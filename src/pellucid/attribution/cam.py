@@ -142,7 +142,8 @@ class AblationCAM(_CAM):
 class ScoreCAM(_CAM):
     """Channels weighed by the target's probability when the image shines through them alone (Wang et al., 2020).
 
-    Each channel is upsampled to the image, scaled to [0, 1] and multiplied with the image, and the whole network is
+    Each channel is upsampled to the image, then scaled to [0, 1] (equation 6) and multiplied with the image, and the
+    whole network is
     run: C passes of the full network, whatever the layer. The weight is the probability of the target's class, whatever
     the target's output. A constant channel has weight 0.
 
@@ -155,15 +156,17 @@ class ScoreCAM(_CAM):
     def attribute(self, case: Case) -> Attribution:
         """Maps of one case."""
         target = case.target.as_probability()
-        low, high = case.activation.flatten(2).amin(2), case.activation.flatten(2).amax(2)
-        weights = low.new_zeros(len(case), case.target_count, low.shape[1])
-        images = case.images.to(low)
-        for rows, channels in _pairs(high > low, case.budget.rows("prefix", "forward")):
-            bottom, top = low[rows, channels, None, None], high[rows, channels, None, None]
-            masks = (case.activation[rows, channels] - bottom) / (top - bottom)
-            masks = F.interpolate(masks[:, None], images.shape[2:], mode="bilinear", align_corners=False)
+        varied = case.activation.flatten(2).amax(2) > case.activation.flatten(2).amin(2)
+        weights = case.activation.new_zeros(len(case), case.target_count, varied.shape[1])
+        images = case.images.to(weights)
+        for rows, channels in _pairs(varied, case.budget.rows("prefix", "forward")):
+            masks = F.interpolate(
+                case.activation[rows, channels][:, None], images.shape[2:], mode="bilinear", align_corners=False
+            )
+            low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
+            masks = (masks - low) / (high - low)
             scores = target.scores(case.network_logits(images[rows] * masks), rows)
-            weights[rows, :, channels] = scores.to(weights)
+            weights[rows, :, channels] = torch.where((high > low)[:, 0, 0], scores, 0).to(weights)
         return self._map(case, weights)
 
 

@@ -92,9 +92,9 @@ def contraharmonic_mean(
 
 
 def sample_median(values: Float[Tensor, "N ..."]) -> Float[Tensor, "..."]:
-    """Take the median as one of the samples: of N in descending order, number round((N - 1) / 2), half to even.
+    """Take the median as one of the samples: of N in ascending order, number round((N - 1) / 2), half to even.
 
-    For even N neither `torch.median` nor `torch.quantile` gives this one.
+    The reference program's: counted from 0; for even N neither `torch.median` nor `torch.quantile` gives this one.
 
     Args:
         values: (N, ...).
@@ -103,10 +103,10 @@ def sample_median(values: Float[Tensor, "N ..."]) -> Float[Tensor, "..."]:
         (...,).
 
     Example:
-        >>> sample_median(torch.tensor([5.0, 1.0, 3.0])).item()
-        3.0
+        >>> sample_median(torch.tensor([5.0, 1.0, 3.0])).item(), sample_median(torch.arange(1.0, 9)).item()
+        (3.0, 5.0)
     """
-    return values.sort(dim=0, descending=True).values[round((len(values) - 1) / 2)]
+    return values.sort(dim=0).values[round((len(values) - 1) / 2)]
 
 
 def concept_map(
