@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pellucid import Classifier, PellucidError
 from pellucid.data import ContextTable, Preprocess, write_context
+from pellucid.storage import read_json
 from pellucid.surrogate.model import DisplaySpace
 from pellucid.surrogate.training.training_progress import TrainingProgress
 from pellucid.synthetic import draw_digits
@@ -217,7 +218,7 @@ def test_for_one_class_the_graph_tells_doses_necessity_and_where_it_measured(run
 
 def test_held_out_images_are_those_of_the_training_or_none(run: Path, place: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(place / "images", tmp_path / "images")
-    command = json.loads((run / "command.json").read_text())
+    command = read_json(run / "command.json")
     (run / "command.json").write_text(json.dumps(command | {"data": str(moved), "context": None}))
     code, _, err = pellucid("evaluate", run)
     assert "no longer holds the images that the training began with" in refusal(code, err)
@@ -225,7 +226,7 @@ def test_held_out_images_are_those_of_the_training_or_none(run: Path, place: Pat
 
 def test_explain_writes_a_page_numbers_and_strips(run: Path, place: Path) -> None:
     shutil.copy(run / "assessment.json", run / "before.json")
-    marks = json.loads((run / "assessment.json").read_text())
+    marks = read_json(run / "assessment.json")
     marks["controls"][0]["correlation"], marks["controls"][1]["correlation"] = 0.95, 0.3
     (run / "assessment.json").write_text(json.dumps(marks))
     code, output, err = pellucid(

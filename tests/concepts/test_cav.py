@@ -27,6 +27,7 @@ from pellucid.concepts import (
 from pellucid.concepts.cav import Null
 from pellucid.concepts.estimators import Ridge
 from pellucid.errors import PellucidError
+from pellucid.storage import encode_tensors
 
 CONCEPT = (
     torch.randn(12, 4, 3, 5, generator=torch.Generator().manual_seed(1)) + torch.tensor([1.0, 0, 0, 0])[:, None, None]
@@ -90,12 +91,17 @@ def test_a_file_that_was_cut_short_is_an_error(tmp_path: Path) -> None:
 
 
 def test_other_tensors_and_other_formats_are_errors(tmp_path: Path) -> None:
-    save_file({"x": torch.ones(2)}, tmp_path / "other.safetensors")
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.ones(2)}, path)
+    with pytest.raises(PellucidError, match="no checksum in it"):
+        CAV.load(path)
+    path.write_bytes(encode_tensors({"x": torch.ones(2)}))
     with pytest.raises(PellucidError, match="CAV format None, this version reads 1"):
-        CAV.load(tmp_path / "other.safetensors")
-    save_file({"x": torch.ones(2)}, tmp_path / "half.safetensors", {"format": "1", "cav": "{}"})
-    with pytest.raises(PellucidError, match="missing or damaged"):
-        CAV.load(tmp_path / "half.safetensors")
+        CAV.load(path)
+    for cav in ("{}", "[]", "[" * 100_000, "no JSON"):
+        path.write_bytes(encode_tensors({"x": torch.ones(2)}, {"format": "1", "cav": cav}))
+        with pytest.raises(PellucidError, match=r"other\.safetensors.*missing or damaged"):
+            CAV.load(path)
 
 
 def _spied(view: LayerView, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -17,6 +17,7 @@ from pellucid.evaluation import (
     distinct_grids,
     same_class_grids,
 )
+from pellucid.storage import read_json
 
 
 def pool(*counts: int) -> list[Candidate]:
@@ -166,8 +167,8 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) ->
 def test_manifests_that_are_none_or_break_the_rules_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "grids.json"
     distinct_grids(pool(*[9] * 9), grids=3).save(path)
-    good = json.loads(path.read_text())
-    twice, same_class = json.loads(path.read_text()), json.loads(path.read_text())
+    good = read_json(path)
+    twice, same_class = read_json(path), read_json(path)
     twice["cells"][1][1] = twice["cells"][1][0]
     same_class["cells"][2][1]["label"] = same_class["cells"][2][0]["label"]
     for record, message in (

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pellucid.results import KINDS, Measurement, Passes, Provenance, Receipt, Result, ResultError, load, plot_maps
+from pellucid.storage import read_json
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -146,7 +147,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> N
 
 def test_a_record_that_lacks_a_field_is_damaged(tmp_path: Path) -> None:
     some_maps().save(tmp_path)
-    whole = json.loads((tmp_path / "result.json").read_text())
+    whole = read_json(tmp_path / "result.json")
     del whole["record"]["targets"]
     (tmp_path / "result.json").write_text(json.dumps(whole))
     with pytest.raises(ResultError, match=r"result\.json"):
@@ -205,4 +206,4 @@ def test_maps_are_plotted_on_one_scale() -> None:
 
 def edit(folder: Path, **changes: object) -> None:
     file = folder / "result.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    file.write_text(json.dumps(read_json(file) | changes))

@@ -190,7 +190,9 @@ def test_a_value_that_cannot_be_written_is_named() -> None:
 def test_a_record_file_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "score.json"
     write_record(path, Score(0.5), kind="score", version=2)
-    assert json.loads(path.read_text()) == {"format": "score", "version": 2, "value": 0.5, "method": "GradCAM"}
+    written = json.loads(path.read_text())
+    assert written.pop("checksum").startswith("pellucid-sha256:")
+    assert written == {"format": "score", "version": 2, "value": 0.5, "method": "GradCAM"}
     assert read_record(path, Score, kind="score", version=2) == Score(0.5)
     with pytest.raises(PellucidError, match=r"score\.json is not a plan: its format is 'score'"):
         read_record(path, Score, kind="plan", version=2)

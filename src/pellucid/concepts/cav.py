@@ -9,8 +9,6 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from pellucid.attribution import View
@@ -21,7 +19,7 @@ from pellucid.concepts.estimators import find_estimator, fit_directions
 from pellucid.errors import PellucidError
 from pellucid.results import library_versions
 from pellucid.shapes import Float
-from pellucid.storage import from_record, to_record, write_atomically
+from pellucid.storage import DamagedFileError, decode_tensors, encode_tensors, from_record, to_record, write_atomically
 
 Null = Literal["centered", "relabel"]
 
@@ -116,9 +114,8 @@ class CAV:
         record = to_record(self, tensors)
         plain = {name: value for name, value in record.items() if name not in tensors}
         metadata = {"format": str(FORMAT), "cav": json.dumps(plain)}
-        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         try:
-            write_atomically(path, content)
+            write_atomically(path, encode_tensors(tensors, metadata))
         except OSError as error:
             raise PellucidError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
@@ -130,14 +127,12 @@ class CAV:
             PellucidError: the file is missing, damaged, or no CAV of this version.
         """
         try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            tensors, metadata = decode_tensors(Path(path).read_bytes(), path)
             version = metadata.get("format")
             if version == str(FORMAT):
                 record = json.loads(metadata["cav"]) | {name: {"tensor": name} for name in tensors}
                 return from_record(CAV, record, tensors=tensors, source=path)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, DamagedFileError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise PellucidError(f"{path}: missing or damaged, no CAV can be read ({error}); fit it again") from error
         raise PellucidError(f"{path}: CAV format {version}, this version reads {FORMAT}; fit it again")
 

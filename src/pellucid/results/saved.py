@@ -1,6 +1,5 @@
 """Results on disk, of every kind: `result.json` (kind, schema version, record) and `tensors.safetensors`."""
 
-import json
 import os
 from contextlib import suppress
 from hashlib import sha256
@@ -12,7 +11,16 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.results.result import SCHEMA_VERSION, Result
-from pellucid.storage import from_record, read_tensors, to_record, write_atomically, write_tensors
+from pellucid.storage import (
+    RecordError,
+    decode_json,
+    encode_json,
+    from_record,
+    read_tensors,
+    to_record,
+    write_atomically,
+    write_tensors,
+)
 
 RECORD, TENSORS = "result.json", "tensors.safetensors"
 
@@ -75,7 +83,7 @@ def save(result: Result, folder: str | os.PathLike[str]) -> Path:
         if tensors:
             write_tensors(fresh, tensors)
             whole["tensors_sha256"] = _digest(fresh)
-        text = json.dumps(whole, indent=1).encode()
+        text = encode_json(whole)
         (folder / RECORD).unlink(missing_ok=True)
         if tensors:
             fresh.replace(folder / TENSORS)
@@ -128,11 +136,11 @@ def load(folder: str | os.PathLike[str]) -> Result:
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     try:
-        whole = json.loads(file.read_text(encoding="utf-8"))
+        whole = decode_json(file.read_bytes(), file)
     except (FileNotFoundError, NotADirectoryError):
         raise ResultError(f"{folder} holds no result: there is no {RECORD} in it") from None
-    except ValueError as error:
-        raise ResultError(f"{file} is damaged ({error}); save the result again") from error
+    except RecordError as error:
+        raise ResultError(f"{error}: save the result again") from error
     if not isinstance(whole, dict):
         raise ResultError(f"{file} is damaged: it holds a {type(whole).__name__}; save the result again")
     return whole

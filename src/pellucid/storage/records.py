@@ -4,7 +4,6 @@ A record is what `json` reads and writes: objects, arrays, texts, numbers, true,
 class, so that a file is read by whoever knows the class, and reading never runs code.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -12,14 +11,14 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from os import PathLike, fspath
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.storage.files import write_atomically
+from pellucid.storage.json_files import read_json, write_json
 from pellucid.storage.record_reader import TENSOR, RecordError, RecordReader, annotations_of, join_path
 
 T = TypeVar("T")
@@ -92,7 +91,7 @@ def to_json(value: object) -> Any:
     Args:
         value: anything; NaN and infinities become null everywhere.
 
-    >>> to_json({"score": float("nan"), "page": Path("a.html"), "shape": (2, 3), "classifier": object})
+    >>> to_json({"score": float("nan"), "page": PurePath("a.html"), "shape": (2, 3), "classifier": object})
     {'score': None, 'page': 'a.html', 'shape': [2, 3], 'classifier': "<class 'object'>"}
     """
     if is_dataclass(value) and not isinstance(value, type):
@@ -179,35 +178,6 @@ def read_record(
             raise RecordError(f"{path} is of version {stored}; this pellucid reads version {version}: create it again")
         content = migrate(content, stored)
     return from_record(cls, content, tensors=tensors, source=path)
-
-
-def write_json(path: str | PathLike[str], record: object) -> None:
-    """Write a record as a JSON file, whole or not at all.
-
-    Args:
-        path: the file; it is replaced if it exists.
-        record: JSON values; NaN and infinities are refused.
-
-    Raises:
-        ValueError: a number is not finite.
-        OSError: the file cannot be written.
-    """
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text.encode())
-
-
-def read_json(path: str | PathLike[str]) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RecordError: it is missing or damaged.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecordError(f"{path} does not exist") from error
-    except ValueError as error:
-        raise RecordError(f"{path} is damaged ({error}); it has to be created again") from error
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor] | None, *, nullable: bool) -> Any:

@@ -14,7 +14,9 @@ from typing import Any
 
 from pellucid.errors import PellucidError
 from pellucid.storage.files import is_leftover, leftovers, write_atomically
+from pellucid.storage.json_files import decode_json, encode_json
 from pellucid.storage.locks import hold_lock, is_lock_file
+from pellucid.storage.record_reader import RecordError
 
 LOCK = ".lock"
 _SHOWN = 6  # differences in a message
@@ -174,7 +176,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: object) -> None:
         """Write JSON values, whole or not at all, in a form that does not depend on the order of entries."""
-        self.commit({name: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True).encode()})
+        self.commit({name: encode_json(value, sort_keys=True)})
 
     def read_json(self, name: str) -> Any:
         """Read JSON values.
@@ -184,11 +186,11 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return decode_json(path.read_bytes(), path)
         except FileNotFoundError as error:
             raise self.error(f"{self.path} is not a {self.noun}: it has no {name}") from error
-        except ValueError as error:
-            raise self.error(f"{path} is damaged ({error}); start again in another folder") from error
+        except RecordError as error:
+            raise self.error(f"{error}: start again in another folder") from error
 
     @contextmanager
     def disk_full_errors(self) -> Iterator[None]:

@@ -243,10 +243,17 @@ def load_surrogate(folder: str | Path, *, classifier: Classifier) -> Surrogate:
         )
     tensors = read_tensors(path / TENSORS)
     sizes, options = record.sizes, record.options
-    networks = SurrogateNetworks(sizes, options)
-    networks.load_state_dict(select_prefix(tensors, "networks."))
-    auxiliary_models = AuxiliaryModels(sizes.channels, sizes.features, len(sizes.context_names), options)
-    auxiliary_models.load_state_dict(select_prefix(tensors, "auxiliary_models."))
+    try:
+        networks = SurrogateNetworks(sizes, options)
+        networks.load_state_dict(select_prefix(tensors, "networks."))
+        auxiliary_models = AuxiliaryModels(sizes.channels, sizes.features, len(sizes.context_names), options)
+        auxiliary_models.load_state_dict(select_prefix(tensors, "auxiliary_models."))
+        span = tensors["span"]
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path / TENSORS} does not belong to {RECORD} beside it ({reason}): train the surrogate again"
+        ) from error
     to_channels_last(networks, classifier.device)
     to_channels_last(auxiliary_models, classifier.device)
     return Surrogate(
@@ -257,7 +264,7 @@ def load_surrogate(folder: str | Path, *, classifier: Classifier) -> Surrogate:
         sizes=sizes,
         options=options,
         quality=record.quality,
-        span=tensors["span"],
+        span=span,
         steps=record.steps,
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pellucid.attribution import Passes
 from pellucid.errors import PellucidError
 from pellucid.evaluation.localization import attainable_score, localize
+from pellucid.storage import CHECKSUM, UNSEALED, DamagedFileError, check_file, seal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ def encode_table(table: "pa.Table", tags: Mapping[str, str], rows_per_group: int
         tags: the file's metadata.
         rows_per_group: rows that are read together; by default all.
     """
-    tagged = table.replace_schema_metadata(dict(tags))
+    tagged = table.replace_schema_metadata({**tags, CHECKSUM: UNSEALED})
     # Neither a dictionary nor the least and largest value is of use for the bytes of a map.
     indexed = [field.name for field in table.schema if field.type != arrow().binary()]
     sink = arrow().BufferOutputStream()
@@ -56,8 +57,7 @@ def encode_table(table: "pa.Table", tags: Mapping[str, str], rows_per_group: int
         write_statistics=indexed,
         row_group_size=rows_per_group or max(1, len(table)),
     )
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return seal(sink.getvalue().to_pybytes())
 
 
 def read_table(path: Path, columns: list[str] | None = None, filters: Any = None) -> "pa.Table":
@@ -72,11 +72,12 @@ def read_table(path: Path, columns: list[str] | None = None, filters: Any = None
         PellucidError: it is missing or damaged.
     """
     try:
+        check_file(path)
         if filters is not None:
             return parquet().read_table(path, columns=columns, filters=filters)
         # Neither threads nor a memory map: files are small, and may be replaced while others are read.
         return parquet().ParquetFile(path).read(columns)
-    except (arrow().ArrowInvalid, OSError) as error:
+    except (arrow().ArrowException, DamagedFileError, OSError, KeyError) as error:
         raise PellucidError(
             f"{path} cannot be read ({error}); start the same command again to create it again"
         ) from error
@@ -85,8 +86,9 @@ def read_table(path: Path, columns: list[str] | None = None, filters: Any = None
 def read_tag(path: Path) -> str:
     """What a Parquet file says that it depends on; empty if there is no such file or it is damaged."""
     try:
+        check_file(path)
         tags = parquet().read_metadata(path).metadata or {}
-    except (arrow().ArrowInvalid, OSError):
+    except (arrow().ArrowException, DamagedFileError, OSError):
         return ""
     tag: bytes = tags.get(TAG.encode(), b"")
     return tag.decode()

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from pellucid.evaluation.sweep.plan import Plan, Task
 from pellucid.evaluation.sweep.run_tables import arrow, parquet, read_tag
-from pellucid.storage import RunFolder, RunFolderError, find_differences, from_record, replacing, to_record
+from pellucid.storage import (
+    CHECKSUM,
+    UNSEALED,
+    RunFolder,
+    RunFolderError,
+    find_differences,
+    from_record,
+    replacing,
+    seal,
+    to_record,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,13 +108,12 @@ class SweepFolder(RunFolder):
             schema: its columns.
             tables: of the shards, in their order.
         """
-        with (
-            self.disk_full_errors(),
-            replacing(path) as partial,
-            parquet().ParquetWriter(partial, schema, compression="zstd") as writer,
-        ):
-            for table in _join_small(tables):
-                writer.write_table(table)
+        with self.disk_full_errors(), replacing(path) as partial:
+            schema = schema.with_metadata({CHECKSUM: UNSEALED})
+            with parquet().ParquetWriter(partial, schema, compression="zstd") as writer:
+                for table in _join_small(tables):
+                    writer.write_table(table.cast(schema))
+            partial.write_bytes(seal(partial.read_bytes()))
 
 
 def _join_small(tables: "Iterator[pa.Table]", rows: int = 10_000) -> "Iterator[pa.Table]":
