@@ -8,11 +8,11 @@ Writes one JSON file for each simulation and tables.md. What the files already h
 import argparse
 from pathlib import Path
 
-from experiments.statistics import coverage, level, power
+from experiments.statistics import coverage, level, orientation, power
 from experiments.statistics.simulate import RESULTS, run, table
 from pellucid.storage import write_atomically
 
-SIMULATIONS = {s.name: s for module in (coverage, level, power) for s in module.SIMULATIONS}
+SIMULATIONS = {s.name: s for module in (coverage, level, orientation, power) for s in module.SIMULATIONS}
 
 
 def main() -> None:

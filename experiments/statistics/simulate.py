@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from pellucid.storage import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 Settings = dict[str, Any]
+Claims = Mapping[str, bool | Sequence[bool] | None]
+"""Whether what is counted happened, or each time that it could; None where nothing is claimed."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,15 @@ class Simulation:
         name: of the number, and of its file.
         question: what the rates are rates of.
         cells: the settings; each gets its own rates.
-        replicate: (settings, generator) -> name -> whether it happened, or None where nothing is claimed.
+        replicate: (settings, generator) -> name -> whether it happened.
         replications: draws for each cell.
-        bounds: smallest and largest rate allowed; only shown.
     """
 
     name: str
     question: str
     cells: Sequence[Settings]
-    replicate: Callable[[Settings, np.random.Generator], Mapping[str, bool | None]]
+    replicate: Callable[[Settings, np.random.Generator], Claims]
     replications: int = 400
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def run(simulation: Simulation, results: Path = RESULTS, *, replications: int | None = None) -> list[dict[str, Any]]:
@@ -74,11 +74,13 @@ def table(simulation: Simulation, rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _rates(draws: Sequence[Mapping[str, bool | None]]) -> dict[str, dict[str, float]]:
+def _rates(draws: Sequence[Claims]) -> dict[str, dict[str, float]]:
     rates = {}
     for name in draws[0]:
-        claims = [bool(draw[name]) for draw in draws if draw[name] is not None]
-        rates[name] = {"hits": sum(claims), "claims": len(claims), "draws": len(draws)}
+        parts = [draw[name] for draw in draws]
+        claims = [bool(one) for part in parts if part is not None for one in ([part] if np.isscalar(part) else part)]
+        given = sum(part is not None for part in parts)
+        rates[name] = {"hits": sum(claims), "claims": len(claims), "draws": len(draws), "given": given}
     return rates
 
 
@@ -87,5 +89,6 @@ def _cell(rate: Mapping[str, float] | None) -> str:
         return "none given"
     hits, claims = int(rate["hits"]), int(rate["claims"])
     interval = binomtest(hits, claims).proportion_ci(method="exact")
-    given = "" if claims == rate["draws"] else f", given in {claims / rate['draws']:.0%}"
+    given = "" if rate["given"] == rate["draws"] else f", given in {rate['given'] / rate['draws']:.0%}"
+    given = f", {claims} claims" if claims > rate["draws"] else given
     return f"{hits / claims:.1%} ({interval.low:.1%} to {interval.high:.1%}{given})"

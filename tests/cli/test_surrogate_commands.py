@@ -199,6 +199,8 @@ def test_graph_prints_edges_and_writes_them(run: Path) -> None:
         (("--tier", "thickness=-1"), "expected a whole number"),
         (("--target", "zebra"), "zebra"),
         (("--method", "pcc"), "'pcc' is unknown"),
+        (("--test", "hsic"), "'hsic' is unknown"),
+        (("--required", "width->thickness", "--required", "thickness->width"), "required causes make a cycle"),
         (("--out", "graph.pdf"), "must end in"),
         (("--context", "context.csv"), "give both"),
     ],

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pellucid.errors import PellucidError
 from pellucid.surrogate.causal.compare import score_graph
 from pellucid.surrogate.causal.discovery import CLASS_NODE, discover
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
+from pellucid.surrogate.causal.orientation import _apply_meek_rules
 from pellucid.surrogate.causal.rank_normalize import Marginal, rank_gaussianize, subtract_class_means
 from pellucid.surrogate.causal.search import BackgroundKnowledge, DiscoveryOptions
 
@@ -159,3 +161,102 @@ def test_ranks_become_standard_normal_and_class_means_vanish() -> None:
     labels = np.arange(1001) % 3
     left = subtract_class_means(values, labels)
     assert all(np.allclose(left[labels == one].mean(0), 0) for one in range(3))
+
+
+def _cancelling_paths(rows: int) -> np.ndarray:
+    """v1 -> v2 -> v3 and v1 -> v3 add up to nothing: v1 and v3 look apart, and v2 like a collider between them."""
+    random = np.random.default_rng(0)
+    noise = random.standard_normal((rows, 4))
+    first = noise[:, 1]
+    second = 0.76 * first + noise[:, 2]
+    third = 0.79 * noise[:, 0] - 0.76 * 0.82 * first + 0.82 * second + noise[:, 3]
+    return np.c_[noise[:, 0], first, second, third]
+
+
+def test_paths_that_cancel_make_no_arrow() -> None:
+    graph = discover(_cancelling_paths(2000), list("abcd"))
+    assert graph.edge("b", "d") is None
+    assert not any(edge.directed for edge in graph.edges)
+    assert any("no two paths cancel" in note for note in graph.notes)
+
+
+def test_a_collider_that_many_sets_of_nodes_support_is_claimed_with_what_follows_from_it() -> None:
+    random = np.random.default_rng(0)
+    causes, other = random.standard_normal((1000, 2)), random.standard_normal((1000, 2))
+    effect = causes.sum(1) + random.standard_normal(1000)
+    table = np.c_[causes, effect, effect + random.standard_normal(1000), other]
+    graph = discover(table, list("abcdxy"), options=DiscoveryOptions(bootstraps=20))
+    assert {str(edge) for edge in graph.edges} == {"a → c", "b → c", "c → d"}
+    assert {edge.orientation_source for edge in graph.edges} == {"collider"}
+    few = discover(table[:, :3], list("abc"), options=DiscoveryOptions(bootstraps=20))
+    assert [edge.undecided for edge in few.edges] == [True, True]
+
+
+def test_meeks_rules_add_candidates_only() -> None:
+    arrows, candidates, present = (np.zeros((4, 4), dtype=bool) for _ in range(3))
+    for i, j in ((0, 1), (1, 2), (2, 3), (1, 3)):
+        present[i, j] = present[j, i] = True
+    arrows[0, 1] = candidates[0, 1] = candidates[1, 2] = candidates[2, 3] = True
+    derived = _apply_meek_rules(arrows, candidates, present)
+    # 0 -> 1 and 0 apart from 2: 1 -> 2. That 2 -> 3 follows from nothing; 1 -> 3 would, and is no candidate.
+    assert [tuple(map(int, pair)) for pair in np.argwhere(derived)] == [(0, 1), (1, 2)]
+    candidates[1, 3] = True
+    assert _apply_meek_rules(arrows, candidates, present)[1, 3]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_a_binary_common_cause_explains_its_effects(share: float) -> None:
+    random = np.random.default_rng(0)
+    sex = (random.random(2000) < share) * 1.0
+    table = np.c_[sex, 2 * sex + random.normal(size=2000), 2 * sex + random.normal(size=2000)]
+    graph = discover(table, ["sex", "x", "y"], options=DiscoveryOptions(bootstraps=20))
+    assert graph.edge("x", "y") is None
+    assert graph.edge("sex", "x") is not None is not graph.edge("sex", "y")
+    assert any("Discrete columns: sex (2 values)" in note for note in graph.notes)
+    with pytest.raises(PellucidError, match="'sex' and 'gender' are copies"):
+        discover(np.c_[sex, 3 - 2 * sex], ["sex", "gender"])
+
+
+def test_fci_with_tiers_says_what_is_no_cause_and_not_what_is_one() -> None:
+    random = np.random.default_rng(1)
+    hidden = random.normal(size=3000)
+    table = np.c_[hidden + random.normal(size=3000), hidden + random.normal(size=3000)]
+    options = DiscoveryOptions(method="fci", bootstraps=10)
+    for knowledge in (BackgroundKnowledge(tiers={"A": 0, "B": 1}), BackgroundKnowledge(forbidden=(("B", "A"),))):
+        (edge,) = discover(table, ["A", "B"], knowledge=knowledge, options=options).edges
+        assert (edge.source_mark, edge.target_mark, edge.orientation_source) == ("circle", "arrow", "knowledge")
+        (reversed_edge,) = discover(table[:, ::-1], ["B", "A"], knowledge=knowledge, options=options).edges
+        assert (reversed_edge.source_mark, reversed_edge.target_mark) == ("arrow", "circle")
+    (edge,) = discover(table, ["A", "B"], knowledge=BackgroundKnowledge(required=(("A", "B"),)), options=options).edges
+    assert edge.directed
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "message"),
+    [
+        ({"required": (("a", "b"), ("b", "a"))}, "cycle among"),
+        ({"required": (("a", "b"), ("b", "c"), ("c", "a"))}, "cycle among"),
+        ({"required": (("a", "a"),)}, "cycle among"),
+        ({"required": (("a", "b"),), "forbidden": (("a", "b"),)}, "both required and forbidden"),
+        ({"required": (("a", "b"),), "tiers": {"a": 1, "b": 0}}, "'a' is required to cause 'b', but its tier 1 comes"),
+        ({"required": (("a", "x"), ("x", "b")), "tiers": {"a": 1, "b": 0}}, "required to cause 'b', but its tier 1"),
+    ],
+)
+def test_knowledge_that_contradicts_itself_is_refused(knowledge: dict[str, Any], message: str) -> None:
+    with pytest.raises(PellucidError, match=message):
+        BackgroundKnowledge(**knowledge)
+
+
+def test_a_dependence_that_neither_rises_nor_falls_is_named_where_it_gives_no_edge() -> None:
+    random = np.random.default_rng(0)
+    cause = random.standard_normal(1000)
+    spread = random.standard_normal(1000) * np.exp(cause / 2)
+    table = np.c_[cause, cause**2 + random.standard_normal(1000), spread, random.standard_normal(1000)]
+    graph = discover(table, ["z", "square", "spread", "other"], options=DiscoveryOptions(bootstraps=5))
+    (named,) = [note for note in graph.notes if note.startswith("Without an edge and yet dependent")]
+    assert "z and square" in named
+    assert "z and spread" in named
+    assert "other" not in named
+    assert "--test kci" in named
+    quiet = discover(collider(1000, random), list("tslo"), options=DiscoveryOptions(bootstraps=5))
+    assert not any("yet dependent" in note for note in quiet.notes)

@@ -294,6 +294,7 @@ class DiscoverOptions:
         required: "a->b": a causes b wherever the two are joined.
         forbidden: "a->b": a cannot cause b.
         method: pc; fci, which allows for hidden common causes; or ges.
+        test: of independence: "fisherz" sees rising and falling dependence, "kci" (a kernel test, slow) any.
         bootstraps: resamples behind the confidence of each edge.
         max_interventions: images that are intervened on, at most.
         target: class that the edges to the decision are for; none for each image's own, and the second of two.
@@ -305,6 +306,7 @@ class DiscoverOptions:
     required: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     method: Literal["pc", "fci", "ges"] = "pc"
+    test: Literal["fisherz", "kci"] = "fisherz"
     bootstraps: int = 50
     max_interventions: int = 200
     target: str | None = None

@@ -139,7 +139,9 @@ def discover_graph(
             arrows(discover.required, "--required"),
             arrows(discover.forbidden, "--forbidden"),
         ),
-        discovery=DiscoveryOptions(method=discover.method, bootstraps=discover.bootstraps, seed=discover.seed),
+        discovery=DiscoveryOptions(
+            method=discover.method, test=discover.test, bootstraps=discover.bootstraps, seed=discover.seed
+        ),
         max_interventions=discover.max_interventions,
         residual_transfer=discover.residual_transfer,
         seed=discover.seed,

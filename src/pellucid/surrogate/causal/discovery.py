@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pellucid.errors import PellucidError
 from pellucid.statistics import benjamini_hochberg
 from pellucid.surrogate.causal.graph import CausalGraph, Edge, EndMark, OrientationSource
+from pellucid.surrogate.causal.orientation import ASSUMPTIONS, Arrows, points, supported_arrows
 from pellucid.surrogate.causal.rank_normalize import rank_gaussianize, subtract_class_means
 from pellucid.surrogate.causal.search import (
     ARROW,
@@ -32,6 +33,8 @@ COPY_CORRELATION = 0.999
 """Correlation of rank-Gaussianized columns from which one is a copy of the other."""
 
 _ROWS_PER_NODE = 10
+_FEW_VALUES = 12
+_CONSTANT = 1e-6
 
 
 def discover(
@@ -64,24 +67,26 @@ def discover(
     options, knowledge = options or DiscoveryOptions(), knowledge or BackgroundKnowledge()
     table = _check_table(values, names, knowledge, options)
     rows = _draw_rows(len(table), options)
-    normal = rank_gaussianize(table[rows], options.seed)
+    normal = rank_gaussianize(table[rows])
     classes = None if labels is None else np.asarray(labels)[rows]
     if classes is not None and len(np.unique(classes)) < 2:
         classes = None
     if classes is not None:
-        normal = rank_gaussianize(subtract_class_means(normal, classes), options.seed)
+        normal = rank_gaussianize(subtract_class_means(normal, classes))
     search = make_search(names, knowledge, options)
     marks = search(normal)
     data_marks = make_search(names, BackgroundKnowledge(), options)(normal) if knowledge else marks
-    adjacent, points = _bootstrap(normal, search, options, on_progress)
-    evidence = _Evidence(tuple(names), normal, marks, data_marks, adjacent, points)
+    adjacent, pointing = _bootstrap(normal, search, options, on_progress)
+    supported = _find_supported(normal, data_marks, (adjacent, pointing), names, options)
+    evidence = _Evidence(tuple(names), normal, marks, data_marks, adjacent, pointing, supported)
     edges = _make_edges(evidence, knowledge, options)
     nodes = tuple(names)
     if classes is not None:
         nodes = (CLASS_NODE, *nodes)
         edges += _class_edges(table[rows], names, classes, options.alpha)
     provenance = _provenance(options, knowledge, len(rows))
-    return CausalGraph(nodes, tuple(edges), provenance, _notes(labels is not None, classes is not None, options))
+    notes = (*_notes(labels is not None, classes is not None, options), *_data_notes(table[rows], evidence, options))
+    return CausalGraph(nodes, tuple(edges), provenance, notes)
 
 
 def _check_table(
@@ -125,33 +130,48 @@ def _bootstrap(
 ) -> tuple[Floats, Floats]:
     """Shares of bootstraps (K, K) in which two nodes are adjacent, and in which the row points to the column."""
     nodes = normal.shape[1]
-    adjacent, points = np.zeros((nodes, nodes)), np.zeros((nodes, nodes))
+    adjacent, pointing = np.zeros((nodes, nodes)), np.zeros((nodes, nodes))
     random = np.random.default_rng([options.seed, 1])
     for done in range(options.bootstraps):
         sample = normal[random.integers(0, len(normal), len(normal))]
         marks = search(sample + _JITTER * random.standard_normal(sample.shape))
         adjacent += marks != 0
-        points += _points(marks)
+        pointing += points(marks)
         if on_progress:
             on_progress(done + 1, options.bootstraps)
     with np.errstate(invalid="ignore"):  # no bootstraps: NaN
-        return adjacent / options.bootstraps, points / options.bootstraps
+        return adjacent / options.bootstraps, pointing / options.bootstraps
 
 
-def _points(marks: EndMarks) -> NDArray[np.bool_]:
-    return np.asarray((marks == TAIL) & (marks.T == ARROW), dtype=np.bool_)
+def _find_supported(
+    normal: Floats, data_marks: EndMarks, shares: tuple[Floats, Floats], names: Sequence[str], options: DiscoveryOptions
+) -> Arrows:
+    """Arrows (K, K) that PC and GES agree on and several separating sets support (see `supported_arrows`)."""
+    if not points(data_marks).any():
+        return np.zeros(data_marks.shape, dtype=np.bool_)
+    marks = {options.method: data_marks}
+    for method in ("pc", "ges"):
+        if method not in marks:
+            rival = replace(options, method=method, test="fisherz")  # the scores of GES are those of linear models
+            marks[method] = make_search(names, BackgroundKnowledge(), rival)(normal)
+    if options.method == "fci":  # leaves circles at causes: its bootstraps say nothing of their arrows
+        options = replace(options, bootstraps=0)
+    return supported_arrows(normal, (marks["pc"], marks["ges"]), *shares, options)
 
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What the searches returned: marks with knowledge and from data alone, and shares of bootstraps, (K, K) each."""
+    """What the searches returned, (K, K) each: marks with knowledge and from data alone, shares of bootstraps in which
+    nodes are adjacent and point, and the arrows that the data support.
+    """
 
     names: tuple[str, ...]
     normal: Floats
     marks: EndMarks
     data_marks: EndMarks
     adjacent: Floats
-    points: Floats
+    pointing: Floats
+    supported: Arrows
 
 
 def _make_edges(evidence: _Evidence, knowledge: BackgroundKnowledge, options: DiscoveryOptions) -> list[Edge]:
@@ -167,8 +187,8 @@ def _make_edges(evidence: _Evidence, knowledge: BackgroundKnowledge, options: Di
             source_mark=at_source,
             target_mark=at_target,
             confidence=confidence,
-            forward=float(evidence.points[i, j]),
-            backward=float(evidence.points[j, i]),
+            forward=float(evidence.pointing[i, j]),
+            backward=float(evidence.pointing[j, i]),
             strength=_partial_correlation(evidence.normal, i, j, evidence.marks),
             orientation_source=source,
             tentative=confidence < options.firm_threshold,
@@ -184,20 +204,38 @@ def _orientation(
     forward: tuple[EndMark, EndMark] = ("tail", "arrow")
     for cause, effect, ends in ((i, j, forward), (j, i, forward[::-1])):
         if knowledge.decides(evidence.names[cause], evidence.names[effect]):
+            if options.method == "fci" and not knowledge.requires(evidence.names[cause], evidence.names[effect]):
+                return _excluded_effect(evidence, cause, effect, ends), "knowledge"
             return ends, "knowledge"
         share = options.firm_threshold * evidence.adjacent[cause, effect]
-        stable = not options.bootstraps or evidence.points[cause, effect] >= share
-        if _points(evidence.marks)[cause, effect] and stable:
-            return ends, "collider" if _points(evidence.data_marks)[cause, effect] else "knowledge"
+        stable = not options.bootstraps or evidence.pointing[cause, effect] >= share
+        if points(evidence.marks)[cause, effect] and stable:
+            if not points(evidence.data_marks)[cause, effect]:
+                return ends, "knowledge"
+            if evidence.supported[cause, effect]:
+                return ends, "collider"
     marks = int(evidence.marks[i, j]), int(evidence.marks[j, i])
-    if options.method == "fci" and 0 not in marks and set(marks) != {TAIL, ARROW}:
-        return (_NAMES[marks[0]], _NAMES[marks[1]]), "undecided"
+    if options.method == "fci":
+        open_ends = 0 in marks or set(marks) == {TAIL, ARROW}
+        return ("circle", "circle") if open_ends else (_NAMES[marks[0]], _NAMES[marks[1]]), "undecided"
     return ("tail", "tail"), "undecided"
 
 
+def _excluded_effect(
+    evidence: _Evidence, cause: int, effect: int, ends: tuple[EndMark, EndMark]
+) -> tuple[EndMark, EndMark]:
+    """Marks where a common cause may hide: that the effect is no cause makes no cause of the other."""
+    at_cause: EndMark = "circle"
+    if evidence.supported[cause, effect] and points(evidence.data_marks)[cause, effect]:
+        at_cause = "tail"
+    elif evidence.data_marks[cause, effect] == ARROW:
+        at_cause = "arrow"
+    return (at_cause, "arrow") if ends == ("tail", "arrow") else ("arrow", at_cause)
+
+
 def _partial_correlation(normal: Floats, i: int, j: int, marks: EndMarks) -> float:
-    points = _points(marks)
-    given = [k for k in range(len(marks)) if k not in (i, j) and (points[k, i] or points[k, j])]
+    into = points(marks)
+    given = [k for k in range(len(marks)) if k not in (i, j) and (into[k, i] or into[k, j])]
     design = np.column_stack([np.ones(len(normal)), normal[:, given]])
     ends = normal[:, [i, j]]
     residuals = ends - design @ np.linalg.lstsq(design, ends, rcond=None)[0]
@@ -242,4 +280,44 @@ def _notes(labeled: bool, with_class: bool, options: DiscoveryOptions) -> tuple[
         notes.append("All images are of one class, so the class is no node.")
     if options.method != "fci":
         notes.append("No hidden common causes are assumed; FCI shows where there may be one.")
+    notes.append(ASSUMPTIONS)
+    if options.test == "fisherz":
+        notes.append(
+            "Only rising or falling dependence is tested: y = z² + noise, or a spread that depends on z, give no edge; "
+            "the kernel test (test='kci', --test kci) sees these too."
+        )
     return tuple(notes)
+
+
+def _data_notes(table: Floats, evidence: _Evidence, options: DiscoveryOptions) -> list[str]:
+    """Columns with few values, and pairs without an edge whose dependence does not rise or fall."""
+    counts = {name: len(np.unique(column)) for name, column in zip(evidence.names, table.T, strict=True)}
+    few = [f"{name} ({count} values)" for name, count in counts.items() if count <= _FEW_VALUES]
+    notes = []
+    if few:
+        notes.append(
+            f"Discrete columns: {', '.join(few)}. Equal values share their mean rank, and the order of the values "
+            "counts: more than two kinds without an order are not described by one column."
+        )
+    if options.test == "fisherz" and (pairs := _unseen_dependences(evidence, options.alpha)):
+        notes.append(
+            f"Without an edge and yet dependent, but neither rising nor falling: {', '.join(pairs)}. "
+            "Try the kernel test (test='kci', --test kci)."
+        )
+    return notes
+
+
+def _unseen_dependences(evidence: _Evidence, alpha: float) -> list[str]:
+    """Pairs that are not correlated and not adjacent while the square of one is correlated with the other."""
+    from scipy.stats import pearsonr
+
+    normal, names = evidence.normal, evidence.names
+    pairs = [pair for pair in combinations(range(len(names)), 2) if evidence.marks[pair] == 0]
+    level, unseen = alpha / (3 * max(len(pairs), 1)), []
+    for i, j in pairs:
+        first, second = normal[:, i], normal[:, j]
+        forms = [(first**2, second), (first, second**2), (first**2, second**2)]
+        tests = [pearsonr(*form).pvalue for form in forms if min(part.std() for part in form) > _CONSTANT]
+        if pearsonr(first, second).pvalue > alpha and min(tests, default=1.0) < level:
+            unseen.append(f"{names[i]} and {names[j]}")
+    return unseen

@@ -28,6 +28,10 @@ class BackgroundKnowledge:
         required: (cause, effect) pairs that are so, if the data join them at all.
         forbidden: (cause, effect) pairs that cannot be.
 
+    Raises:
+        PellucidError: It contradicts itself: required causes make a cycle, are forbidden, or come after their effects
+            in the tiers.
+
     >>> BackgroundKnowledge({"thickness": 0, "intensity": 1}).decides("thickness", "intensity")
     True
     """
@@ -35,6 +39,23 @@ class BackgroundKnowledge:
     tiers: Mapping[str, int] = field(default_factory=dict)
     required: tuple[tuple[str, str], ...] = ()
     forbidden: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        import networkx
+
+        required = networkx.DiGraph(list(self.required))
+        if not networkx.is_directed_acyclic_graph(required):
+            cycle = [cause for cause, _ in networkx.find_cycle(required)]
+            raise PellucidError(f"required causes make a cycle among {cycle}: drop one of them")
+        if both := sorted(set(self.required) & set(self.forbidden)):
+            raise PellucidError(f"{both[0][0]!r} -> {both[0][1]!r} is both required and forbidden: drop one of the two")
+        for cause in required:
+            for effect in networkx.descendants(required, cause):
+                if self._in_order(effect, cause):
+                    raise PellucidError(
+                        f"{cause!r} is required to cause {effect!r}, but its tier {self.tiers[cause]} comes after "
+                        f"tier {self.tiers[effect]}: change the tiers or drop what is required"
+                    )
 
     def __bool__(self) -> bool:
         return bool(self.tiers or self.required or self.forbidden)
@@ -45,8 +66,14 @@ class BackgroundKnowledge:
 
     def decides(self, cause: str, effect: str) -> bool:
         """Whether this knowledge alone orients an edge from cause to effect."""
-        tiered = cause in self.tiers and effect in self.tiers and self.tiers[cause] < self.tiers[effect]
-        return tiered or (cause, effect) in self.required or (effect, cause) in self.forbidden
+        return self._in_order(cause, effect) or self.requires(cause, effect) or (effect, cause) in self.forbidden
+
+    def requires(self, cause: str, effect: str) -> bool:
+        """Whether the user says that the one causes the other; tiers only say what cannot be a cause."""
+        return (cause, effect) in self.required
+
+    def _in_order(self, cause: str, effect: str) -> bool:
+        return cause in self.tiers and effect in self.tiers and self.tiers[cause] < self.tiers[effect]
 
 
 @dataclass(frozen=True)
@@ -62,7 +89,7 @@ class DiscoveryOptions:
         show_threshold: Share of bootstraps from which an edge is shown at all, from 0 to `firm_threshold`.
         max_rows: Most rows used, drawn without replacement.
         kernel_rows: Most rows used by "kci", whose cost grows with the cube of the rows.
-        seed: Seed of rows, ties and bootstraps.
+        seed: Seed of rows and bootstraps.
 
     >>> DiscoveryOptions(bootstraps=10).method
     'pc'
