@@ -58,10 +58,10 @@ def time_explanations(bench: Bench, rounds: int) -> dict[str, Explained]:
 
     runs: dict[str, Callable[[], Any]] = {
         "paint": lambda: explainer.encode_batch(bench.images[:1]),
-        "flip": lambda: find_minimal_counterfactual(batch, goals[:1], reference.codes),
-        "flips together": lambda: find_minimal_counterfactual(several, goals, reference.codes),
+        "flip": lambda: find_minimal_counterfactual(batch, goals[:1], reference),
+        "flips together": lambda: find_minimal_counterfactual(several, goals, reference),
         "importance": lambda: shapley_importance(batch, reference),
-        "strips": lambda: [traverse_latent(batch, name, reference.codes) for name in names],
+        "strips": lambda: [traverse_latent(batch, name, reference) for name in names],
         "explain": lambda: explainer.explain(bench.images[:1]),
         "search of styles": lambda: coordinate_search(
             lambda changed: styled(changed, code), explainer.logits, style, styles.amin(0), styles.amax(0), goal

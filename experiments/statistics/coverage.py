@@ -170,7 +170,9 @@ def _reference() -> _Interacting:
 def _shapley(permutations: int, seed: int) -> Importance:
     image = _Interacting(_Codes(torch.tensor([[1.0, 1.5, 0.5, -1.0]])))
     batch, reference = cast(EncodedBatch, image), cast(ReferenceSet, _reference())
-    return shapley_importance(batch, reference, classes=torch.tensor([1]), permutations=permutations, seed=seed)
+    return shapley_importance(
+        batch, reference, classes=torch.tensor([1]), against="all", permutations=permutations, seed=seed
+    )
 
 
 @cache

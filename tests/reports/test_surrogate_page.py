@@ -161,12 +161,15 @@ def test_every_traversal_has_its_images_and_a_curve_of_the_classifiers_answers(
 
 def test_an_image_that_is_reconstructed_wrongly_begins_with_a_warning(run: Run, explainer: SurrogateExplainer) -> None:
     trust = run[1].fidelity
-    good = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.01]))
+    alike = replace(trust, resemblance=torch.tensor([0.95]))
+    good = replace(alike, same_class=torch.tensor([True]), kl=torch.tensor([0.01]))
     assert "Do not rely on this explanation" not in render(explainer, [explained(run, explainer, fidelity=good)])
-    bad = replace(trust, same_class=torch.tensor([True]), kl=torch.tensor([0.8]))
+    bad = replace(alike, same_class=torch.tensor([True]), kl=torch.tensor([0.8]))
     page = render(explainer, [explained(run, explainer, fidelity=bad)])
     assert "Do not rely on this explanation" in page
     assert "KL divergence 0.80, above 0.5" in page
+    unlike = replace(good, resemblance=torch.tensor([0.3]))
+    assert "does not resemble the image" in render(explainer, [explained(run, explainer, fidelity=unlike)])
 
 
 def test_a_surrogate_that_was_never_assessed_is_not_to_be_relied_on(explainer: SurrogateExplainer) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, encode_batch
+from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.model.codes import Codes
 
 
@@ -55,3 +56,10 @@ def encoded(surrogate: LinearSurrogate, count: int, seed: int = 0) -> EncodedBat
 
 def encode_codes(surrogate: LinearSurrogate, codes: Codes) -> EncodedBatch:
     return encode_batch(surrogate, (codes.to_vector() @ surrogate.basis).view(-1, 1, 4, 4))
+
+
+def reference_of(codes: Codes, surrogate: LinearSurrogate | None = None) -> ReferenceSet:
+    """Real images of given codes, in the classes that a surrogate's classifier gives them; of one for all without."""
+    if surrogate is None:
+        return ReferenceSet(codes, torch.zeros(len(codes), dtype=torch.long))
+    return ReferenceSet(codes, (codes.concept_coordinates() @ surrogate.weights > 0).long())

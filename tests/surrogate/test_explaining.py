@@ -1,8 +1,9 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from tests.surrogate.linear_surrogate import LinearSurrogate, encoded, random_codes
+from tests.surrogate.linear_surrogate import LinearSurrogate, encode_codes, encoded, random_codes, reference_of
 from torch import Tensor
 
 from pellucid.errors import PellucidError
@@ -10,7 +11,7 @@ from pellucid.surrogate import EncodedBatch
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.decision_effects import add_decision_edges, measure_decision_effects
 from pellucid.surrogate.explain.encoded_batch import margin, probabilities
-from pellucid.surrogate.explain.minimal_counterfactual import find_minimal_counterfactual
+from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, find_minimal_counterfactual
 from pellucid.surrogate.explain.necessity import estimate_necessity, estimate_proportion
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import shapley_importance
@@ -98,7 +99,7 @@ def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier(
     surrogate = LinearSurrogate((2.0, 0.0, -1.0))
     batch = encoded(surrogate, 5)
     reference = random_codes(1, 9)
-    result = shapley_importance(batch, ReferenceSet(reference, torch.zeros(1)), permutations=6)
+    result = shapley_importance(batch, ReferenceSet(reference, torch.zeros(1)), against="all", permutations=6)
     torch.testing.assert_close(result.values.sum(1), result.margin - result.baseline, rtol=0, atol=1e-4)
     true = (
         (batch.codes.concept_coordinates() - reference.concept_coordinates())
@@ -112,7 +113,7 @@ def test_shapley_values_sum_to_the_margin_and_are_exact_for_a_linear_classifier(
 def test_shapley_errors_are_those_of_pairs_and_one_pair_has_none() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, -1.0))
     batch, pool = encoded(surrogate, 2), ReferenceSet(random_codes(50, 9), torch.zeros(50))
-    alone, few, many = (shapley_importance(batch, pool, permutations=count) for count in (2, 8, 400))
+    alone, few, many = (shapley_importance(batch, pool, against="all", permutations=count) for count in (2, 8, 400))
     assert torch.isnan(alone.errors).all()
     assert torch.isfinite(few.errors).all()
     assert torch.isnan(torch.cat([alone.half_widths, few.half_widths])).all()
@@ -129,7 +130,7 @@ def test_against_other_classes_baselines_are_drawn_from_them_alone() -> None:
     classes = (reference.context[:, 0] > 0).long()
     result = shapley_importance(batch, ReferenceSet(reference, classes), against="other", permutations=40)
     assert float(result.baseline) < 0  # with another image's width the factual class always loses
-    with pytest.raises(PellucidError, match="choose 'all' or 'other'"):
+    with pytest.raises(PellucidError, match="choose 'class', 'all' or 'other'"):
         shapley_importance(batch, ReferenceSet(reference, classes), against="none")
     with pytest.raises(PellucidError, match="no reference image is of another class"):
         shapley_importance(batch, ReferenceSet(reference, batch.classes.repeat(50)), against="other")
@@ -141,7 +142,7 @@ def test_the_smallest_flip_moves_the_one_concept_that_counts_most_and_no_further
     surrogate = LinearSurrogate((2.0, 0.0, 0.5))
     batch = encoded(surrogate, 12)
     reference = random_codes(600, 3)
-    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, reference)
+    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, reference_of(reference, surrogate))
     assert flipped.valid.all()
     assert (flipped.change[:, 1:] == 0).all()
     scale = reference.concept_coordinates().std(0)[0]
@@ -159,20 +160,26 @@ def test_a_flip_keeps_off_concepts_that_may_not_change() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
     batch = encoded(surrogate, 6)
     flipped = find_minimal_counterfactual(
-        batch, 1 - batch.classes, random_codes(300, 3), allowed=torch.tensor([False, True, True])
+        batch,
+        1 - batch.classes,
+        reference_of(random_codes(300, 3), batch.surrogate),
+        allowed=torch.tensor([False, True, True]),
     )
     assert (flipped.change[:, 0] == 0).all()
     with pytest.raises(PellucidError, match="no concept may change"):
         find_minimal_counterfactual(
-            batch, 1 - batch.classes, random_codes(300, 3), allowed=torch.zeros(3, dtype=torch.bool)
+            batch,
+            1 - batch.classes,
+            reference_of(random_codes(300, 3), batch.surrogate),
+            allowed=torch.zeros(3, dtype=torch.bool),
         )
     with pytest.raises(PellucidError, match="other than the one"):
-        find_minimal_counterfactual(batch, batch.classes, random_codes(300, 3))
+        find_minimal_counterfactual(batch, batch.classes, reference_of(random_codes(300, 3)))
 
 
 def test_a_decision_that_nothing_moves_is_not_called_flipped() -> None:
     batch = encoded(LinearSurrogate((0.0, 0.0, 0.0)), 4)
-    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(100, 3))
+    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, reference_of(random_codes(100, 3), batch.surrogate))
     assert not flipped.valid.any()
 
 
@@ -194,7 +201,7 @@ def test_the_interval_of_a_proportion_is_the_published_one() -> None:
 def test_a_latent_traversal_reaches_its_levels_and_shows_the_classifiers_answers() -> None:
     surrogate = LinearSurrogate((3.0, 0.0, 0.0))
     batch = encoded(surrogate, 1)
-    shown = traverse_latent(batch, "width", random_codes(300, 3), levels=5)
+    shown = traverse_latent(batch, "width", reference_of(random_codes(300, 3), surrogate), levels=5)
     torch.testing.assert_close(shown.predicted, shown.levels, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(shown.probabilities[:, 1], torch.sigmoid(3 * shown.levels), rtol=1e-4, atol=1e-4)
     where = difference_map(batch.repeat(5), shown.images)
@@ -203,11 +210,11 @@ def test_a_latent_traversal_reaches_its_levels_and_shows_the_classifiers_answers
     moved = (shown.levels[0] - batch.codes.context[0, 0]).abs()
     torch.testing.assert_close(where[0, 0], direction * moved, rtol=1e-3, atol=1e-4)
     with pytest.raises(PellucidError, match="no concept 'height'"):
-        traverse_latent(batch, "height", random_codes(300, 3))
+        traverse_latent(batch, "height", reference_of(random_codes(300, 3), surrogate))
 
 
 def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is_unreliable() -> None:
-    good = measure_fidelity(encoded(LinearSurrogate(), 10))
+    good = measure_fidelity(encode_codes(LinearSurrogate(), random_codes(10)))
     assert good.reliable.all()
     assert float(good.kl.max()) < 1e-6
     assert good.warning(0) is None
@@ -223,11 +230,98 @@ def test_fidelity_is_perfect_for_a_perfect_surrogate_and_says_why_a_blind_one_is
 
 def test_support_holds_real_images_and_not_what_lies_far_off() -> None:
     reference = random_codes(800)
+    support, ones = DataSupport(reference_of(reference)), torch.zeros(300, dtype=torch.long)
+    assert support.in_distribution(random_codes(300, 5).concept_coordinates(), ones).float().mean() > 0.95
+    assert not support.in_distribution(torch.full((3, 3), 8.0), ones[:3]).any()
+
+
+def test_support_is_that_of_the_class_and_of_a_class_that_is_hardly_known_there_is_none() -> None:
+    """Two classes 6 apart in width: as wide as the other class is far outside of its own."""
+    codes, classes = random_codes(400), torch.arange(400) % 2
+    width = codes.context[:, :1] + 6 * classes[:, None]
+    codes = Codes(torch.cat([width, codes.context[:, 1:]], 1), codes.latent, codes.nuisance)
+    support = DataSupport(ReferenceSet(codes, classes))
+    middle = torch.zeros(1, 3)
+    for index in (0, 1):
+        for at in (0, 1):
+            there = middle + torch.tensor([[6.0 * at, 0, 0]])
+            known = support.in_distribution(there, torch.tensor([index]))
+            assert bool(known) == (at == index)
+    assert float(support.percentile(middle, torch.tensor([0]))) < 0.5
+    assert float(support.percentile(middle, torch.tensor([1]))) == 1
+    rare = DataSupport(ReferenceSet(codes, (torch.arange(400) < 4).long()))
+    assert not bool(rare.in_distribution(codes.concept_coordinates()[:1], torch.tensor([1])))
+
+
+def test_a_traversal_stays_within_the_class_and_shapley_baselines_are_of_it() -> None:
+    surrogate = LinearSurrogate((3.0, 0.0, 0.0))
+    batch, reference = encoded(surrogate, 1), reference_of(random_codes(600, 3), surrogate)
+    alike = reference.codes.context[reference.classes == batch.classes[0], 0]
+    levels = traverse_latent(batch, "width", reference, levels=2).levels
+    torch.testing.assert_close(levels, torch.quantile(alike, torch.tensor([0.02, 0.98])))
+    result = shapley_importance(batch, reference, permutations=400)
+    sign = float(signed(batch)[0])
+    # The classifier is linear: the mean margin of the baselines is the weight times the mean width of the class.
+    assert float(result.baseline) == pytest.approx(3 * sign * float(alike.mean()), rel=0.1)
+    assert float(result.supported) > 0.9
+    everywhere = shapley_importance(batch, reference, against="all", permutations=400)
+    assert float(everywhere.baseline) == pytest.approx(0, abs=0.6)
+    assert float(everywhere.supported) < float(result.supported) - 0.02
+    with pytest.raises(PellucidError, match="no reference image is of class"):
+        shapley_importance(batch, ReferenceSet(reference.codes, 1 - batch.classes.repeat(600)))
+
+
+def test_a_flip_reaches_its_confidence_and_carries_fidelity_support_and_a_second_vote() -> None:
+    surrogate = LinearSurrogate((2.0, 0.0, 0.5))
+    batch, reference = encoded(surrogate, 8), reference_of(random_codes(600, 3), surrogate)
+    targets = 1 - batch.classes
+
+    def stubborn(images: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]).expand(len(images), 2)
+
+    plain, sure = (
+        find_minimal_counterfactual(
+            batch, targets, reference, options=FlipOptions(confidence=confidence, steps=120), second=stubborn
+        )
+        for confidence in (0.0, 0.9)
+    )
+    assert plain.valid.all()
+    assert sure.valid.all()
+    torch.testing.assert_close(plain.probability, torch.sigmoid(surrogate.read(plain.images) * (targets * 2 - 1)))
+    assert (plain.probability < 0.9).all()
+    assert (sure.probability >= 0.9).all()
+    assert (sure.change.abs().sum(1) > plain.change.abs().sum(1)).all()
+    assert torch.equal(sure.second_vote, targets == 0)
     support = DataSupport(reference)
-    assert support.in_distribution(random_codes(300, 5).concept_coordinates()).float().mean() > 0.95
-    assert not support.in_distribution(torch.full((3, 3), 8.0)).any()
-    with pytest.raises(PellucidError, match="too few"):
-        DataSupport(random_codes(5))
+    concepts = sure.codes.concept_coordinates()
+    assert torch.equal(sure.plausibility, support.percentile(concepts, targets))
+    assert torch.equal(sure.in_distribution, sure.plausibility <= 0.99)
+    torch.testing.assert_close(sure.fidelity.kl, measure_fidelity(batch).kl)
+    with pytest.raises(PellucidError, match="confidence is a probability"):
+        FlipOptions(confidence=1.0)
+
+
+class Rings(LinearSurrogate):
+    """Draws each class alike, whatever the image: the classifier is content, and no image is resembled."""
+
+    def decode(self, codes: Codes) -> Tensor:
+        side = (codes.concept_coordinates() @ self.weights).sign()[:, None]
+        return (side * self.weights / self.weights.norm() @ self.basis[:3] * 2).view(-1, 1, 4, 4)
+
+
+def test_a_reconstruction_that_only_has_the_class_in_common_with_the_image_is_not_reliable() -> None:
+    batch = encoded(Rings((4.0, 0.0, 0.0)), 200)
+    fidelity = measure_fidelity(batch)
+    pairs = zip(batch.images.flatten(1), batch.reconstructions.flatten(1), strict=True)
+    expected = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+    torch.testing.assert_close(fidelity.resemblance, expected, rtol=1e-4, atol=1e-5)
+    assert fidelity.same_class.all()
+    assert float(fidelity.reliable.float().mean()) < 0.2
+    row = int((fidelity.kl < 0.1).float().argmax())
+    assert "does not resemble the image" in fidelity.warning(row)
+    flat = replace(batch, images=torch.ones_like(batch.images))
+    assert not measure_fidelity(flat).reliable.any()
+    assert "flat" in str(replace(measure_fidelity(flat), kl=fidelity.kl * 0, same_class=fidelity.same_class).warning(0))
 
 
 def test_a_concept_without_control_is_refused_and_an_unmeasured_one_is_not() -> None:
@@ -265,7 +359,7 @@ class Smudged(LinearSurrogate):
 def test_a_minimal_counterfactual_flips_the_image_and_its_reconstruction() -> None:
     batch = encoded(Smudged((2.0, 0.0, 0.5)), 12)
     assert not torch.equal(batch.classes, batch.reconstructed().classes)
-    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, random_codes(600, 3))
+    flipped = find_minimal_counterfactual(batch, 1 - batch.classes, reference_of(random_codes(600, 3), batch.surrogate))
     assert flipped.valid.all()
     assert flipped.transferred_valid.all()
     assert torch.equal(batch.surrogate.logits(flipped.images).argmax(1), flipped.targets)

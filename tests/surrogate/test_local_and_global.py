@@ -43,7 +43,7 @@ def through_json(explanation: GlobalExplanation) -> GlobalExplanation:
 
 def test_a_local_explanation_names_what_counts_and_what_would_flip_it() -> None:
     surrogate = LinearSurrogate((2.0, 0.0, 1.0))
-    batch = encoded(surrogate, 1)
+    batch = encode_codes(surrogate, random_codes(1))
     result = compute_local_explanation(batch, reference(surrogate), options=LocalOptions(permutations=8))
     assert result.fidelity.reliable.all()
     assert result.refused == {}

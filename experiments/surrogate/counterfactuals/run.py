@@ -24,7 +24,7 @@ from experiments.surrogate.digits.train import RESULTS
 from experiments.surrogate.rivals.attfind import attfind
 from experiments.surrogate.rivals.stylespace import StyleSpace
 from pellucid.storage import write_atomically
-from pellucid.surrogate import Codes, EncodedBatch, SurrogateExplainer, find_minimal_counterfactual, load
+from pellucid.surrogate import Codes, EncodedBatch, ReferenceSet, SurrogateExplainer, find_minimal_counterfactual, load
 
 _IMAGES = 200
 _NEIGHBORS = 10
@@ -76,7 +76,7 @@ def _counted(explainer: SurrogateExplainer) -> Iterator[_Drawn]:
         handle.remove()
 
 
-def ours(explainer: SurrogateExplainer, batch: EncodedBatch, targets: Tensor, known: Codes) -> Changed:
+def ours(explainer: SurrogateExplainer, batch: EncodedBatch, targets: Tensor, known: ReferenceSet) -> Changed:
     """The smallest and sparsest change of concepts."""
     with _counted(explainer) as counter:
         result = find_minimal_counterfactual(batch, targets, known)
@@ -237,7 +237,7 @@ def main() -> None:
     reference = training.rows(0, 2000)
     known = explainer.encode(reference.images)
     methods: dict[str, Callable[[], Changed]] = {
-        "ours": lambda: ours(explainer, batch, targets, known),
+        "ours": lambda: ours(explainer, batch, targets, ReferenceSet(known, reference.labels)),
         "StylEx, concepts": lambda: stylex(explainer, batch, targets, known, styles=False),
         "StylEx, StyleSpace": lambda: stylex(explainer, batch, targets, known, styles=True),
         "plain latent descent": lambda: plain_descent(explainer, batch, targets, known, transferred=False),

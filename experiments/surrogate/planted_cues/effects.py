@@ -135,7 +135,7 @@ def reported(
         edges, null: of `measure_decision_effects`.
         reference: real images.
     """
-    shares = shapley_importance(batch[:_SHAPLEY_IMAGES], reference, permutations=_PERMUTATIONS)
+    shares = shapley_importance(batch[:_SHAPLEY_IMAGES], reference, against="all", permutations=_PERMUTATIONS)
     sizes = shares.values.abs().mean(0)
     return {
         "edges": {edge.concept: asdict(edge) for edge in edges},

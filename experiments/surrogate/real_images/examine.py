@@ -271,7 +271,7 @@ def _margin(explainer: SurrogateExplainer, images: Tensor, batch: EncodedBatch) 
 
 
 def _importance(explainer: SurrogateExplainer, images: Tensor, permutations: int) -> dict[str, Any]:
-    result = explainer.importance(images, permutations=permutations)
+    result = explainer.importance(images, against="all", permutations=permutations)
     sizes = result.values.abs().mean(0)
     return {
         "images": len(images),

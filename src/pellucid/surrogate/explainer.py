@@ -57,7 +57,7 @@ class SurrogateExplainer:
     >>> from pellucid.surrogate import digit_surrogate
     >>> from pellucid.synthetic import draw_digits
     >>> explainer = digit_surrogate()
-    >>> digit = draw_digits(torch.tensor([3]), size=32)[:, None] / 127.5 - 1  # (1, 1, 32, 32)
+    >>> digit = draw_digits(torch.tensor([5]), size=32)[:, None] / 127.5 - 1  # (1, 1, 32, 32)
     >>> thicker = explainer.counterfactual(digit, do={"thickness": 4.0})
     >>> round(float(thicker.predicted[0, 0]))  # as the surrogate reads it off the result
     4
@@ -291,22 +291,41 @@ class SurrogateExplainer:
             gate=self.gate,
         )
 
-    def flip(self, images: Tensor, target: Target, *, options: FlipOptions | None = None) -> MinimalCounterfactual:
+    def flip(
+        self,
+        images: Tensor,
+        target: Target,
+        *,
+        confidence: float | None = None,
+        second: Classifier | None = None,
+        options: FlipOptions | None = None,
+    ) -> MinimalCounterfactual:
         """The smallest and sparsest change of concepts after which the classifier decides on `target`.
 
         Args:
             images: (N, C, H, W).
             target: a class, or one for each image; other than what the classifier decides on now.
+            confidence: probability of the target to reach, in [0, 1[; that of `options` by default.
+            second: another classifier of the same images and classes, whose vote on the result is given with it: what
+                only one network sees may be a weakness of that network.
             options: of the search.
 
         Raises:
             PellucidError: no reference, a target that is decided on already, or every concept is refused.
         """
         batch, reference = self.encode_batch(images), self._require_reference()
-        gate = self.gate
+        gate, options = self.gate, options or FlipOptions()
+        if confidence is not None:
+            options = replace(options, confidence=confidence)
         allowed = torch.tensor([name not in gate.refused for name in self.concept_names], device=batch.images.device)
         return find_minimal_counterfactual(
-            batch, self._classes(target, len(batch)), reference.codes, allowed=allowed, options=options, gate=gate
+            batch,
+            self._classes(target, len(batch)),
+            reference,
+            allowed=allowed,
+            options=options,
+            gate=gate,
+            second=None if second is None else second.logits,
         )
 
     def importance(
@@ -314,7 +333,7 @@ class SurrogateExplainer:
         images: Tensor,
         target: Target | None = None,
         *,
-        against: Against = "all",
+        against: Against = "class",
         permutations: int = 64,
         residual_transfer: bool = False,
         seed: int = 0,
@@ -324,7 +343,7 @@ class SurrogateExplainer:
         Args:
             images: (N, C, H, W).
             target: a class, or one for each image; by default the ones that the classifier decides on.
-            against: replace concepts by those of all real images or of those of other classes.
+            against: replace concepts by those of real images of the class of the image, of all, or of other classes.
             permutations: sampled for each image; even.
             residual_transfer: transfer the residual to the input images instead of explaining the reconstructions.
             seed: of permutations and baselines.

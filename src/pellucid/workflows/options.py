@@ -264,6 +264,7 @@ class ExplainSurrogateOptions:
     Attributes:
         target: class explained, by name or index; none for the predicted one.
         flip_to: class to flip to; none for the runner-up.
+        confidence: probability that the class flipped to must reach, from 0 to below 1; 0 for the likeliest.
         do: CONTEXT=VALUE, as in thickness=4.0: also show the image with the context set so.
         propagate: let the effects of what `do` sets respond, along the graph.
         permutations: behind the importances of each image; even.
@@ -274,6 +275,7 @@ class ExplainSurrogateOptions:
 
     target: str | None = None
     flip_to: str | None = None
+    confidence: float = 0.0
     do: tuple[str, ...] = ()
     propagate: bool = False
     permutations: int = 64

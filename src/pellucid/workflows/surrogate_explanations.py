@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate import (
+    FlipOptions,
     GlobalOptions,
     LocalOptions,
     SurrogateExplainer,
@@ -104,6 +105,7 @@ def explain_images_by_surrogate(
                 permutations=options.permutations,
                 levels=options.values,
                 residual_transfer=options.residual_transfer,
+                search=FlipOptions(confidence=options.confidence),
                 seed=options.seed,
             ),
         )

@@ -103,9 +103,14 @@ class ExplainedImage:
                 "reliable": bool(explanation.fidelity.reliable[0]),
                 "kl": float(explanation.fidelity.kl[0]),
                 "agrees": bool(explanation.fidelity.same_class[0]),
+                "resemblance": None
+                if math.isnan(resemblance := float(explanation.fidelity.resemblance[0]))
+                else resemblance,
                 "reason": explanation.fidelity.warning(0),
             },
             "importance": _importance(explanation),
+            "against": explanation.importance.against,
+            "supported": float(explanation.importance.supported[0]),
             "residual_transfer": explanation.residual_transfer,
             "margin": float(explanation.importance.margin[0]),
             "baseline": float(explanation.importance.baseline[0]),
@@ -204,6 +209,10 @@ def _minimal_counterfactual(explanation: LocalExplanation) -> dict[str, Any] | N
         "transferred_valid": bool(flip.transferred_valid[0]),
         "change_sd": {name: by for name, by in change.items() if by},
         "pixels": float(flip.pixel_change[0]),
+        "probability": float(flip.probability[0]),
+        "in_distribution": bool(flip.in_distribution[0]),
+        "plausibility": float(flip.plausibility[0]),
+        "notes": list(flip.notes),
     }
 
 

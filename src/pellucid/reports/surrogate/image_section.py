@@ -188,6 +188,8 @@ def _flip(surrogate: SurrogateFacts, image: ExplainedImage) -> dict[str, Any] | 
         "after": image_uri(surrogate.space, flip.images[0]),
         "transferred": None if flip.transferred is None else image_uri(surrogate.space, flip.transferred[0]),
         "difference": difference_uri(surrogate.space, explanation.reconstructions[0], flip.images[0]),
+        "supported": bool(flip.in_distribution[0]),
+        "plausibility": percent(float(flip.plausibility[0])),
         "rows": rows,
     }
 

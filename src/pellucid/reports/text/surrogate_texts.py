@@ -75,7 +75,9 @@ def explained_image_texts(image: ExplainedImage) -> Iterator[Line]:
     result, names = image.counterfactual, image.explanation.class_names
     values = ", ".join(f"{name} = {value:g}" for name, value in result.do.items())
     before, after = int(result.before[0].argmax()), int(result.after[0].argmax())
-    doubt = "" if bool(result.in_distribution[0]) else " (no real images are like that: do not rely on it)"
+    doubt = (
+        "" if bool(result.in_distribution[0]) else " (no real images of this class are like that: do not rely on it)"
+    )
     yield Line(
         f"  With {values} it is {names[after]} ({float(result.after[0, after]):.1%}); it was {names[before]} "
         f"({float(result.before[0, before]):.1%}){doubt}."

@@ -60,7 +60,7 @@ class ConceptEffect:
         total: lowest and highest total effect over the orientations that the data leave open.
         paths: of the graph, with the effect along each; empty where orientations are open.
         remainder: what acts only together; NaN where orientations are open.
-        in_distribution: whether real images lie near the changed concepts.
+        in_distribution: whether real images of the class of the image lie near the changed concepts.
     """
 
     concept: str
@@ -180,7 +180,7 @@ def measure_concept_effect(
         total=(min(totals), max(totals)),
         paths=tuple(EffectPath(path, float(effect)) for path, effect in effects[0].paths.items()) if decided else (),
         remainder=float(effects[0].remainder) if decided else float("nan"),
-        in_distribution=bool(support.in_distribution(changed)),
+        in_distribution=bool(support.in_distribution(changed, batch.classes)),
     )
 
 

@@ -30,7 +30,7 @@ class Counterfactual:
         predicted: (N, K_c) the contexts as the surrogate's encoder predicts them from `images`, in the table's units.
         maps: (N, 1, H, W) where `images` differ from the reconstructions, >= 0, in input units: a map of evidence like
             any other.
-        in_distribution: (N,) whether real images lie near the changed concepts.
+        in_distribution: (N,) whether real images of the class of the input image lie near the changed concepts.
         fidelity: of the surrogate at the input images.
         transfer_refused: context -> why its change is not shown on the input images.
         notes: in words: what was never assessed.
@@ -108,7 +108,7 @@ def compute_counterfactual(
         reconstructed=probabilities(batch.reconstructed().logits),
         predicted=surrogate.context_values(after.codes.context),
         maps=difference_map(batch, images),
-        in_distribution=DataSupport(reference.codes).in_distribution(concepts),
+        in_distribution=DataSupport(reference).in_distribution(concepts, batch.classes),
         fidelity=measure_fidelity(batch),
         transfer_refused=refused,
         notes=gate.notes(do),

@@ -27,12 +27,16 @@ from pellucid.surrogate.explain.minimal_counterfactual import (
 from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.explain.shapley import Importance, shapley_importance
 from pellucid.surrogate.explain.traversal import LatentTraversal, difference_map, traverse_latent
-from pellucid.surrogate.explain.validity import ControlGate, DataSupport, Fidelity, measure_fidelity
+from pellucid.surrogate.explain.validity import MIN_OF_CLASS, ControlGate, DataSupport, Fidelity, measure_fidelity
 from pellucid.surrogate.model.codes import Codes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_TOO_FEW = (
+    "There are too few real images of this class to compare with: concepts are exchanged with those of all classes, "
+    "and nothing counts as supported"
+)
 _PAIRED = 4  # concepts whose pairs are looked at
 
 
@@ -217,21 +221,28 @@ def compute_local_explanation(
     gate = gate or ControlGate(tuple(surrogate.context_names))
     refused = gate.refused
     shown = [name for name in names if name not in refused]
-    support = DataSupport(codes)
+    support = DataSupport(reference)
     measured = batch if options.residual_transfer else batch.reconstructed()
+    few = len(reference.of_class(int(measured.classes[0]))) < MIN_OF_CLASS
     importance = shapley_importance(
-        measured, reference, classes=classes, permutations=options.permutations, seed=options.seed
+        measured,
+        reference,
+        classes=classes,
+        against="all" if few else "class",
+        permutations=options.permutations,
+        seed=options.seed,
     )
+    notes = [*gate.notes(shown), *([_TOO_FEW] if few else [])]
     models, open_edges = fit_structural_models(
         graph, surrogate.context_names, surrogate.latent_names, codes.concept_coordinates()
     )
     traversals = tuple(
-        traverse_latent(batch, name, codes, levels=options.levels, support=support, gate=gate) for name in shown
+        traverse_latent(batch, name, reference, levels=options.levels, support=support, gate=gate) for name in shown
     )
     allowed = torch.tensor([name in shown for name in names])
     flip_target = torch.tensor([_runner_up(batch.logits[0]) if flip_to is None else flip_to]).to(classes)
     minimal = (
-        find_minimal_counterfactual(batch, flip_target, codes, allowed=allowed, options=options.search, gate=gate)
+        find_minimal_counterfactual(batch, flip_target, reference, allowed=allowed, options=options.search, gate=gate)
         if shown
         else None
     )
@@ -257,12 +268,13 @@ def compute_local_explanation(
         maps={traversal.concept: _changed_pixels(batch, traversal) for traversal in traversals},
         minimal_counterfactual=minimal,
         refused=refused,
-        control_notes=gate.notes(shown),
+        control_notes=tuple(notes),
         residual_transfer=options.residual_transfer,
         percentiles=percentiles,
         sentences=(
             *words.describe(fidelity, importance, minimal),
             *(f"Not assessed: {note}." for note in gate.notes(shown)),
+            *([f"{_TOO_FEW}."] if few else []),
             *_describe_left_out(open_edges),
         ),
     )
@@ -332,5 +344,6 @@ class _Words:
         label = self.class_names[int(minimal.targets[0])]
         moved = [f"{name} {float(by):+.2f} sd" for name, by in zip(names, minimal.change[0], strict=True) if by]
         if bool(minimal.valid[0]):
-            return f"It would be {label} with {', '.join(moved)}."
+            doubt = "" if bool(minimal.in_distribution[0]) else f", but no real {label} is like that: do not rely on it"
+            return f"It would be {label} with {', '.join(moved)}{doubt}."
         return f"No change of the concepts was found that makes it {label}."

@@ -33,6 +33,10 @@ class ReferenceSet:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def of_class(self, index: int) -> Tensor:
+        """The concepts (M, K) of the images of a class."""
+        return self.codes.concept_coordinates()[self.classes == index]
+
     @classmethod
     def from_batch(cls, batch: EncodedBatch, *, max_images: int = 2000) -> "ReferenceSet":
         """The codes of images, evenly thinned to at most `max_images`.

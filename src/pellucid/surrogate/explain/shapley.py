@@ -12,9 +12,14 @@ from pellucid.errors import PellucidError
 from pellucid.statistics import FEWEST, t_quantile
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin
 from pellucid.surrogate.explain.reference_set import ReferenceSet
+from pellucid.surrogate.explain.validity import DataSupport
 
-Against = Literal["all", "other"]
-"""Baselines: all real images, or those of other classes than the one explained."""
+Against = Literal["class", "all", "other"]
+"""Baselines: real images of the class of the image, all real images, or those of other classes than the one explained.
+
+With those of its class, what is generated stays where there are real images of it. With others it may be unlike any: of
+digits, concepts are exchanged as between a 3 and a 1, and width then counts most for every digit.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Importance:
         errors: (N, K) standard errors over the sampled pairs of permutations; NaN with one pair.
         margin: (N,) with nothing replaced.
         baseline: (N,) mean margin with all concepts from the baseline images.
-        against: what concepts were replaced by: "all" real images, or those of "other" classes.
+        against: what concepts were replaced by: real images of the image's "class", "all", or of "other" classes.
+        supported: (N,) share of what was generated that lies near real images of the image's class, in [0, 1].
         permutations: sampled for each image.
 
     >>> from pellucid.surrogate import digit_surrogate
@@ -45,6 +51,7 @@ class Importance:
     margin: Tensor
     baseline: Tensor
     against: Against
+    supported: Tensor
     permutations: int
 
     @property
@@ -62,7 +69,7 @@ def shapley_importance(
     reference: ReferenceSet,
     *,
     classes: Tensor | None = None,
-    against: Against = "all",
+    against: Against = "class",
     permutations: int = 64,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -76,13 +83,14 @@ def shapley_importance(
         batch: N images, to which the residual is transferred; `reconstructed` for values on the reconstruction.
         reference: real images.
         classes: (N,) whose margin is explained; by default the ones that the classifier decides on.
-        against: draw baselines from all real images or from those of other classes than the one explained.
+        against: draw baselines from the real images of the class that the classifier decides on, from all, or from
+            those of other classes than the one explained.
         permutations: sampled for each image; even.
         seed: of permutations and baselines.
         on_progress: called with (images done, in all).
 
     Raises:
-        PellucidError: an odd number of permutations, or no real images of other classes.
+        PellucidError: an odd number of permutations, or no real images of the class or of others.
 
     >>> from pellucid.surrogate import digit_surrogate
     >>> from pellucid.synthetic import draw_digits
@@ -96,13 +104,15 @@ def shapley_importance(
         raise PellucidError(f"permutations come in antithetic pairs: give an even number, not {permutations}")
     explained = batch.classes if classes is None else classes
     random = torch.Generator().manual_seed(seed)
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    support = DataSupport(reference)
+    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for row in range(len(batch)):
-        pool = _baseline_concepts(reference, int(explained[row]), against)
-        rows.append(_explain_row(batch[row : row + 1], explained[row], pool, permutations, random))
+        image = batch[row : row + 1]
+        pool = _baseline_concepts(reference, int(image.classes[0]), int(explained[row]), against)
+        rows.append(_explain_row(image, explained[row], pool, permutations, random, support))
         if on_progress:
             on_progress(row + 1, len(batch))
-    values, errors, baseline = (torch.stack(part) for part in zip(*rows, strict=True))
+    values, errors, baseline, supported = (torch.stack(part) for part in zip(*rows, strict=True))
     return Importance(
         names=batch.concept_names,
         values=values,
@@ -110,16 +120,22 @@ def shapley_importance(
         margin=margin(batch.logits, explained),
         baseline=baseline,
         against=against,
+        supported=supported,
         permutations=permutations,
     )
 
 
-def _baseline_concepts(reference: ReferenceSet, explained: int, against: str) -> Tensor:
+def _baseline_concepts(reference: ReferenceSet, decided: int, explained: int, against: str) -> Tensor:
     concepts = reference.codes.concept_coordinates()
     if against == "all":
         return concepts
+    if against == "class":
+        alike = reference.of_class(decided)
+        if not len(alike):
+            raise PellucidError(f"no reference image is of class {decided}: use against='all', or add some")
+        return alike
     if against != "other":
-        raise PellucidError(f"against={against!r} is not known: choose 'all' or 'other'")
+        raise PellucidError(f"against={against!r} is not known: choose 'class', 'all' or 'other'")
     others = concepts[reference.classes != explained]
     if not len(others):
         raise PellucidError("no reference image is of another class: use against='all'")
@@ -127,9 +143,14 @@ def _baseline_concepts(reference: ReferenceSet, explained: int, against: str) ->
 
 
 def _explain_row(
-    image: EncodedBatch, explained: Tensor, pool: Tensor, permutations: int, random: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Values (K,), standard errors (K,) and mean baseline margin () of one image."""
+    image: EncodedBatch,
+    explained: Tensor,
+    pool: Tensor,
+    permutations: int,
+    random: torch.Generator,
+    support: DataSupport,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values (K,), standard errors (K,), mean baseline margin () and share of supported coalitions () of one image."""
     factual = image.codes.concept_coordinates()[0]
     concepts = len(factual)
     half = torch.stack([torch.randperm(concepts, generator=random) for _ in range(permutations // 2)])
@@ -145,4 +166,5 @@ def _explain_row(
     gains = (margins[:, 1:] - margins[:, :-1]).gather(1, position)
     pairs = (gains[: permutations // 2] + gains[permutations // 2 :]) / 2
     error = pairs.std(0) / len(pairs) ** 0.5 if len(pairs) > 1 else torch.full_like(pairs[0], torch.nan)
-    return pairs.mean(0), error, margins[:, 0].mean()
+    supported = support.in_distribution(coalitions.flatten(0, 1), repeated.classes).float().mean()
+    return pairs.mean(0), error, margins[:, 0].mean(), supported

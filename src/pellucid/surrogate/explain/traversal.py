@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, classify, probabilities
-from pellucid.surrogate.explain.validity import ControlGate, DataSupport
-from pellucid.surrogate.model.codes import Codes
+from pellucid.surrogate.explain.reference_set import ReferenceSet
+from pellucid.surrogate.explain.validity import MIN_OF_CLASS, ControlGate, DataSupport
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class LatentTraversal:
         probabilities: (V, K) that the classifier gives to `images`.
         predicted: (V,) the concept as the surrogate's encoder predicts it from `images`, same unit as `levels`; it
             should follow them.
-        in_distribution: (V,) whether real images lie near these concepts.
+        in_distribution: (V,) whether real images of the class lie near these concepts.
 
     >>> from pellucid.surrogate import digit_surrogate
     >>> from pellucid.synthetic import draw_digits
     >>> explainer = digit_surrogate()
     >>> digits = draw_digits(torch.tensor([3, 7]), size=32)[:, None] / 127.5 - 1
-    >>> traversal = traverse_latent(explainer.encode_batch(digits[:1]), "width", explainer.reference.codes, levels=2)
+    >>> traversal = traverse_latent(explainer.encode_batch(digits[:1]), "width", explainer.reference, levels=2)
     >>> traversal.concept, traversal.probabilities.shape
     ('width', torch.Size([2, 10]))
     """
@@ -47,18 +47,18 @@ class LatentTraversal:
 def traverse_latent(
     batch: EncodedBatch,
     concept: str,
-    reference: Codes,
+    reference: ReferenceSet,
     *,
     levels: int = 9,
     support: DataSupport | None = None,
     gate: ControlGate | None = None,
 ) -> LatentTraversal:
-    """Move one concept of one image evenly between the 2 % and 98 % quantiles of real images.
+    """Move one concept of one image evenly between the 2 % and 98 % quantiles of the real images of its class.
 
     Args:
         batch: one image.
         concept: name of a context or latent.
-        reference: codes of real images.
+        reference: real images; all of them give the quantiles where those of the class are fewer than five.
         levels: how many.
         support: of the reference; computed from it by default.
         gate: what is known of the contexts' control; nothing by default.
@@ -70,14 +70,17 @@ def traverse_latent(
     >>> from pellucid.synthetic import draw_digits
     >>> explainer = digit_surrogate()
     >>> batch = explainer.encode_batch(draw_digits(torch.tensor([3]), size=32)[:, None] / 127.5 - 1)
-    >>> traversal = traverse_latent(batch, "slant", explainer.reference.codes, levels=3)
+    >>> traversal = traverse_latent(batch, "slant", explainer.reference, levels=3)
     >>> traversal.images.shape, bool((traversal.predicted.diff() > 0).all())
     (torch.Size([3, 1, 32, 32]), True)
     """
     column = concept_column(batch, concept)
     if len(batch) != 1:
         raise PellucidError(f"a latent traversal is of one image; {len(batch)} were given")
-    ends = torch.quantile(reference.concept_coordinates()[:, column], torch.tensor([0.02, 0.98]).to(batch.images))
+    known = reference.of_class(int(batch.classes[0]))
+    if len(known) < MIN_OF_CLASS:
+        known = reference.codes.concept_coordinates()
+    ends = torch.quantile(known[:, column], torch.tensor([0.02, 0.98]).to(batch.images))
     values = torch.linspace(0, 1, levels).to(ends) * (ends[1] - ends[0]) + ends[0]
     repeated = batch.repeat(levels)
     concepts = repeated.codes.concept_coordinates().clone()
@@ -92,7 +95,7 @@ def traverse_latent(
         transferred=repeated.apply_residual(images) if gate.allows_transfer([concept]) else None,
         probabilities=probabilities(logits),
         predicted=batch.surrogate.encode(images).concept_coordinates()[:, column],
-        in_distribution=(support or DataSupport(reference)).in_distribution(concepts),
+        in_distribution=(support or DataSupport(reference)).in_distribution(concepts, repeated.classes),
     )
 
 

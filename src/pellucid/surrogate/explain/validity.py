@@ -9,13 +9,17 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, predict_class, probabilities
+from pellucid.surrogate.explain.reference_set import ReferenceSet
 from pellucid.surrogate.model.batches import map_batches
-from pellucid.surrogate.model.codes import Codes
 
 MIN_EFFECTIVENESS = 0.7
 """Correlation of requested and measured values below which a concept's counterfactuals are refused."""
 
+MIN_OF_CLASS = 5
+"""Real images of a class below which nothing is known of what it looks like."""
+
 _MAX_KL = 0.5
+_MIN_RESEMBLANCE = 0.7
 
 
 class RefusedError(PellucidError):
@@ -36,8 +40,11 @@ class Fidelity:
             reconstruction; 0 is perfect.
         same_class: (N,) whether image and reconstruction get the same class.
         pixel_error: (N,) mean absolute difference of image and reconstruction, in units of the classifier's input.
+        resemblance: (N,) correlation of the pixels of image and reconstruction, each channel about its mean, in
+            [-1, 1]; NaN where one of them is flat.
 
-    >>> fidelity = Fidelity(torch.tensor([0.9]), same_class=torch.tensor([True]), pixel_error=torch.tensor([0.1]))
+    >>> answers = {"kl": torch.tensor([0.9]), "same_class": torch.tensor([True])}
+    >>> fidelity = Fidelity(**answers, pixel_error=torch.tensor([0.1]), resemblance=torch.tensor([0.95]))
     >>> fidelity.warning(0)
     'the classifier sees the reconstruction differently (KL divergence 0.90, above 0.5)'
     """
@@ -45,11 +52,12 @@ class Fidelity:
     kl: Tensor
     same_class: Tensor
     pixel_error: Tensor
+    resemblance: Tensor
 
     @property
     def reliable(self) -> Tensor:
-        """(N,) False where the classifier sees the reconstruction differently from the image."""
-        return self.same_class & (self.kl <= _MAX_KL)
+        """(N,) False where the classifier sees the reconstruction differently, or it does not resemble the image."""
+        return self.same_class & (self.kl <= _MAX_KL) & (self.resemblance >= _MIN_RESEMBLANCE)
 
     def warning(self, row: int) -> str | None:
         """Why explanations of an image are not reliable, or None."""
@@ -60,11 +68,21 @@ class Fidelity:
                 f"the classifier sees the reconstruction differently (KL divergence {float(self.kl[row]):.2f}, "
                 f"above {_MAX_KL})"
             )
+        resemblance = float(self.resemblance[row])
+        if isnan(resemblance):
+            return "the image or its reconstruction is flat, so whether they resemble each other cannot be told"
+        if resemblance < _MIN_RESEMBLANCE:
+            return (
+                f"the reconstruction does not resemble the image (their pixels correlate {resemblance:.2f}, at least "
+                f"{_MIN_RESEMBLANCE} is needed)"
+            )
+        if not bool(self.reliable[row]):
+            return "the classifier's answers cannot be compared: they are not finite"
         return None
 
 
 def measure_fidelity(batch: EncodedBatch) -> Fidelity:
-    """Compare the classifier's answers to images and to their reconstructions.
+    """Compare images with their reconstructions: the classifier's answers and the pixels.
 
     >>> from pellucid.surrogate import digit_surrogate
     >>> from pellucid.synthetic import draw_digits
@@ -76,45 +94,80 @@ def measure_fidelity(batch: EncodedBatch) -> Fidelity:
     p, q = probabilities(batch.logits.double()), probabilities(reconstructed.double())
     kl = torch.xlogy(p, p / q.clamp_min(1e-300)).sum(1)
     pixel_error = (batch.images - batch.reconstructions).abs().flatten(1).mean(1)
-    return Fidelity(kl.float(), predict_class(batch.logits) == predict_class(reconstructed), pixel_error)
+    same_class = predict_class(batch.logits) == predict_class(reconstructed)
+    return Fidelity(kl.float(), same_class, pixel_error, _resemblance(batch.images, batch.reconstructions))
+
+
+def _resemblance(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Correlation (N,) of the pixels, each channel about its mean; NaN where one of the two is flat."""
+    one, other = (each.double() - each.double().mean((2, 3), keepdim=True) for each in (images, reconstructions))
+    product, norms = (one * other).flatten(1).sum(1), one.flatten(1).norm(dim=1) * other.flatten(1).norm(dim=1)
+    flat = torch.minimum(one.flatten(1).abs().amax(1), other.flatten(1).abs().amax(1)) < 1e-6
+    return torch.where(flat, torch.nan, product / norms.clamp_min(1e-300)).float()
 
 
 class DataSupport:
-    """Where the concepts of real images lie, to flag counterfactuals unlike any of them.
+    """Where the concepts of the real images of each class lie, to flag counterfactuals unlike any of them.
+
+    A digit 3 as narrow as a 1 is like other images, and unlike any 3. So images are compared with those of a class, in
+    units of the spread within the class: contexts alone, where a change is not lost among many latents, and all
+    concepts.
 
     Args:
-        reference: codes of real images; rows beyond `max_rows` are left out, evenly.
-        neighbors: the distance to the neighbor of this rank is what counts.
-        max_rows: real images kept, at most.
+        reference: real images.
+        neighbors: the distance to the neighbor of this rank is what counts; in small classes to one of lower rank.
+        max_rows: real images of a class that are kept, at most, evenly.
 
-    Raises:
-        PellucidError: no more real images than neighbors.
-
-    >>> concepts = torch.linspace(-1, 1, 101)[:, None]
-    >>> support = DataSupport(Codes(concepts, concepts[:, :0], concepts[:, :0]))
-    >>> support.in_distribution(torch.tensor([[0.3], [9.0]]))
-    tensor([ True, False])
+    >>> from pellucid.surrogate import Codes
+    >>> concepts = torch.cat([torch.linspace(-1, 1, 101), torch.linspace(4, 5, 101)])[:, None]
+    >>> reference = ReferenceSet(Codes(concepts, concepts[:, :0], concepts[:, :0]), (torch.arange(202) > 100).long())
+    >>> support = DataSupport(reference)
+    >>> support.in_distribution(torch.tensor([[0.3], [4.5], [4.5]]), torch.tensor([0, 0, 1]))
+    tensor([ True, False,  True])
     """
 
-    def __init__(self, reference: Codes, *, neighbors: int = 10, max_rows: int = 2000) -> None:
-        known = reference.concept_coordinates()
-        if len(known) <= neighbors:
-            raise PellucidError(f"{len(known)} reference images are too few; more than {neighbors} are needed")
-        known = known[torch.linspace(0, len(known) - 1, min(max_rows, len(known))).long()]
-        self._scale = known.std(0).clamp_min(1e-6)
-        self._known = known / self._scale
-        self._neighbors = neighbors
-        distances = torch.cdist(self._known, self._known).kthvalue(neighbors + 1, dim=1).values
-        self._distances = distances.sort().values
+    def __init__(self, reference: ReferenceSet, *, neighbors: int = 10, max_rows: int = 2000) -> None:
+        contexts = reference.codes.context.shape[1]
+        spread = reference.codes.concept_coordinates().std(0, correction=0)
+        self._spaces: dict[int, list[_Neighborhood]] = {}
+        for index in sorted({int(each) for each in reference.classes.tolist()}):
+            known = reference.of_class(index)
+            if len(known) < MIN_OF_CLASS:
+                continue
+            known = known[torch.linspace(0, len(known) - 1, min(max_rows, len(known))).long()]
+            scale = torch.maximum(known.std(0), 1e-3 * spread).clamp_min(1e-6)
+            rank = max(1, min(neighbors, len(known) // 5))
+            columns = {known.shape[1], contexts} - {0}
+            self._spaces[index] = [_Neighborhood(known[:, :end] / scale[:end], scale[:end], rank) for end in columns]
+
+    def percentile(self, concepts: Tensor, classes: Tensor) -> Tensor:
+        """Share (N,) of the real images of classes (N,) closer to their neighbors than concepts (N, K) are.
+
+        1 is off the data of the class, and where there are too few real images of it to say.
+        """
+        shares = torch.ones(len(concepts), device=concepts.device)
+        for index in {int(each) for each in classes.tolist()}:
+            rows = classes == index
+            if spaces := self._spaces.get(index):
+                shares[rows] = torch.stack([space.percentile(concepts[rows]) for space in spaces]).amax(0)
+        return shares
+
+    def in_distribution(self, concepts: Tensor, classes: Tensor) -> Tensor:
+        """(N,) whether concepts (N, K) lie where 99 % of the real images of classes (N,) do."""
+        return self.percentile(concepts, classes) <= 0.99
+
+
+class _Neighborhood:
+    """Real images (M, D), scaled, with the distance of each to its neighbor of a rank."""
+
+    def __init__(self, known: Tensor, scale: Tensor, rank: int) -> None:
+        self._known, self._scale, self._rank = known, scale, rank
+        self._distances = torch.cdist(known, known).kthvalue(rank + 1, dim=1).values.sort().values
 
     def percentile(self, concepts: Tensor) -> Tensor:
-        """Share (N,) of real images closer to their neighbors than concepts (N, K) are; 1 is off the data."""
-        distance = torch.cdist(concepts / self._scale, self._known).kthvalue(self._neighbors, dim=1).values
+        scaled = concepts[:, : len(self._scale)] / self._scale
+        distance = torch.cdist(scaled, self._known).kthvalue(self._rank, dim=1).values
         return torch.searchsorted(self._distances, distance) / len(self._distances)
-
-    def in_distribution(self, concepts: Tensor) -> Tensor:
-        """(N,) whether concepts (N, K) lie where 99 % of real images do."""
-        return self.percentile(concepts) <= 0.99
 
 
 @dataclass(frozen=True)
