@@ -23,7 +23,7 @@ import pellucid as pl
 from pellucid.attribution.batch_budget import peak_bytes
 from pellucid.errors import LayerError, ModelError, PellucidError
 from pellucid.evaluation import DiPart, GridPG
-from pellucid.evaluation.settings.blocks import slide_windows
+from pellucid.evaluation.settings.cell_blocks import slide_windows
 from pellucid.evaluation.settings.heads import find_head, mean_over_windows
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from pellucid.classifiers import Activation, Classifier, LayerView, Layout, SideInputs
 from pellucid.errors import LayerError
 from pellucid.evaluation.localization import Grid, join_cells, split_cells
-from pellucid.evaluation.settings.blocks import block_masks, cut_blocks, select_blocks
+from pellucid.evaluation.settings.cell_blocks import block_masks, cut_blocks, select_blocks
 from pellucid.evaluation.settings.grid_setting import Composition, GridSetting, GridSettingView
 from pellucid.evaluation.settings.heads import check_cell_by_cell
 

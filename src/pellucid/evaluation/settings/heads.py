@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from pellucid.classifiers import Classifier, LayerView, logits_agree
 from pellucid.errors import LayerError, ModelError
 from pellucid.evaluation.localization import join_cells
-from pellucid.evaluation.settings.blocks import cut_blocks, divides, slide_windows
+from pellucid.evaluation.settings.cell_blocks import cut_blocks, divides, slide_windows
 
 if TYPE_CHECKING:
     from pellucid.evaluation.settings.grid_setting import GridSetting

@@ -16,7 +16,7 @@ from pellucid.classifiers import (
 )
 from pellucid.errors import ModelError, PellucidError
 from pellucid.evaluation.localization import Grid
-from pellucid.evaluation.settings.blocks import block_masks, check_divides, cut_blocks
+from pellucid.evaluation.settings.cell_blocks import block_masks, check_divides, cut_blocks
 from pellucid.evaluation.settings.grid_setting import Composition, GridSetting, GridSettingView
 from pellucid.evaluation.settings.heads import (
     check_whole_grid,

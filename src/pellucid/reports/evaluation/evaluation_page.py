@@ -31,6 +31,13 @@ from pellucid.reports.evaluation.map_strips import (
     Place,
     make_strip,
 )
+from pellucid.reports.evaluation.page_tables import (
+    comparisons,
+    costs,
+    metrics,
+    results,
+    sanity,
+)
 from pellucid.reports.evaluation.plots import (
     BoxPanel,
     CurvePanel,
@@ -38,13 +45,6 @@ from pellucid.reports.evaluation.plots import (
     box_panel,
     curve_panel,
     heat,
-)
-from pellucid.reports.evaluation.tables import (
-    comparisons,
-    costs,
-    metrics,
-    results,
-    sanity,
 )
 from pellucid.reports.shared.html import distinct, render_html
 from pellucid.reports.shared.scales import ReportError
