@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pellucid.surrogate.model.encoders import ConvEncoder
-from pellucid.surrogate.model.gan import Discriminator, Generator
 from pellucid.surrogate.model.network_layers import (
     ModulatedConv,
     ScaledConv,
@@ -20,6 +19,7 @@ from pellucid.surrogate.model.network_layers import (
     resolutions_up_to,
     to_channels_last,
 )
+from pellucid.surrogate.model.surrogate_networks import Discriminator, Generator
 from pellucid.surrogate.training.trainer import average_weights
 
 

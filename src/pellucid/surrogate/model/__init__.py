@@ -9,7 +9,6 @@ from pellucid.surrogate.model.auxiliary_models import (
 )
 from pellucid.surrogate.model.codes import Codes, SurrogateProtocol
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
-from pellucid.surrogate.model.gan import Discriminator, Generator
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.network_layers import (
     ModulatedConv,
@@ -18,7 +17,13 @@ from pellucid.surrogate.model.network_layers import (
     resolutions_up_to,
     to_channels_last,
 )
-from pellucid.surrogate.model.surrogate_networks import DataSizes, SurrogateNetworks, make_discriminator
+from pellucid.surrogate.model.surrogate_networks import (
+    DataSizes,
+    Discriminator,
+    Generator,
+    SurrogateNetworks,
+    make_discriminator,
+)
 
 __all__ = [
     "LOGITS_ONLY",

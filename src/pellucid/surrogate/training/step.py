@@ -9,10 +9,9 @@ from torch import Tensor
 
 from pellucid.surrogate.model.codes import Codes
 from pellucid.surrogate.model.features import ClassifierFeatures, FeatureExtractor
-from pellucid.surrogate.model.gan import Discriminator
 from pellucid.surrogate.model.image_space import DisplaySpace
 from pellucid.surrogate.model.network_layers import call_frozen
-from pellucid.surrogate.model.surrogate_networks import SurrogateNetworks
+from pellucid.surrogate.model.surrogate_networks import Discriminator, SurrogateNetworks
 from pellucid.surrogate.training.distributed import all_gather
 from pellucid.surrogate.training.losses import (
     brightness_divergence,
