@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pellucid.surrogate import CheckpointError, DivergedError, SurrogateExplainer, TrainingOptions, train
 from pellucid.surrogate.model import Discriminator
+from pellucid.surrogate.surrogate import Surrogate
 from pellucid.surrogate.training.checkpoint import TrainingFolder
 from pellucid.surrogate.training.loop import PATIENCE, DivergenceMonitor
 from pellucid.surrogate.training.step import GeneratedImages, StepLosses
@@ -87,6 +88,48 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, killed_at: int) -
     assert any(name.startswith("optimizer.discriminator") for name in expected)
     images = bars(5, 1, 0.5).images
     assert torch.equal(resumed.reconstruct(images), whole.reconstruct(images))
+
+
+def finished_files(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in ("surrogate.safetensors", "surrogate.json")}
+
+
+def test_a_training_killed_between_its_last_checkpoint_and_the_surrogate_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole")
+    original = Surrogate.save
+
+    def save(self: Surrogate, folder: Path) -> None:
+        if self.steps == TINY.steps:
+            raise KilledError
+        original(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Surrogate, "save", save)
+        with pytest.raises(KilledError):
+            run(tmp_path / "killed")
+    assert state_of(tmp_path / "killed")[0]["steps"] == TINY.steps
+    assert finished_files(tmp_path / "killed") != finished_files(tmp_path / "whole")
+    run(tmp_path / "killed")
+    assert finished_files(tmp_path / "killed") == finished_files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "name", ["surrogate.safetensors", "surrogate.json", "auxiliary_models.safetensors", "quality.json"]
+)
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_damaged_file_of_a_finished_training_is_made_again(tmp_path: Path, name: str, missing: bool) -> None:
+    run(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.suffix in (".safetensors", ".json")}
+    if missing:
+        (tmp_path / name).unlink()
+    else:
+        changed = bytearray(before[name])
+        changed[len(changed) // 2] ^= 1
+        (tmp_path / name).write_bytes(changed)
+    assert run(tmp_path).surrogate.finished
+    assert {file: (tmp_path / file).read_bytes() for file in before} == before
 
 
 @pytest.fixture

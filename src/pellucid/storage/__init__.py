@@ -1,6 +1,6 @@
 """Files that are whole or not there, locks between processes, JSON records of dataclasses, and folders of runs."""
 
-from pellucid.storage.checksums import CHECKSUM, UNSEALED, DamagedFileError, check_file, seal
+from pellucid.storage.checksums import CHECKSUM, UNSEALED, DamagedFileError, check_file, is_whole, seal
 from pellucid.storage.files import replacing, write_atomically
 from pellucid.storage.json_files import decode_json, encode_json, read_json, write_json
 from pellucid.storage.record_reader import RecordError
@@ -29,6 +29,7 @@ __all__ = [
     "encode_tensors",
     "find_differences",
     "from_record",
+    "is_whole",
     "read_json",
     "read_record",
     "read_tensors",

@@ -86,6 +86,19 @@ def check_file(path: str | os.PathLike[str]) -> None:
     _check_once(os.fspath(path), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there and its content what its checksum says.
+
+    >>> is_whole("no/such/file")
+    False
+    """
+    try:
+        check_file(path)
+    except (DamagedFileError, OSError):
+        return False
+    return True
+
+
 @lru_cache(maxsize=65536)
 def _check_once(path: str, *_state: int) -> None:
     check_seal(Path(path).read_bytes(), path)

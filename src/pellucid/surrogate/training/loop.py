@@ -165,6 +165,7 @@ class _Run:
         self._restore(*last)
         if is_main_process():
             self.folder.forget_after(self.trainer.steps)
+            self.save_surrogate()  # a kill may have come between the checkpoint and it, or it was damaged since
         if "damaged" in last[0]:
             self._note(f"{last[0]['damaged']}: the checkpoint before it is used")
         self._note(f"resuming after step {self.trainer.steps} of {self.trainer.options.steps}")

@@ -10,7 +10,16 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from pellucid.classifiers import reinitialize, replace_module
 from pellucid.errors import ModelError, PellucidError
-from pellucid.storage import RecordError, from_record, read_json, read_tensors, to_record, write_json, write_tensors
+from pellucid.storage import (
+    RecordError,
+    from_record,
+    is_whole,
+    read_json,
+    read_tensors,
+    to_record,
+    write_json,
+    write_tensors,
+)
 from pellucid.surrogate.model.auxiliary_models import AuxiliaryModels, AuxiliaryQuality, fit_context_probe, mean_and_std
 from pellucid.surrogate.model.encoders import r2_score
 from pellucid.surrogate.model.features import LOGITS_ONLY, FeatureExtractor
@@ -125,7 +134,7 @@ class _Preparation:
         if rerender is None or not self.options.num_augmented or not context.shape[1]:
             return images, context
         path = self.folder / VERSIONS
-        if is_main_process() and not path.exists():
+        if is_main_process() and not is_whole(path):
             self._render_versions(images, context.shape[1], rerender, path)
         wait_for_all()
         versions = read_tensors(path)
@@ -160,7 +169,7 @@ class _Preparation:
         """Fit and keep them, unless they are kept already."""
         models = AuxiliaryModels(len(images[0]), self.extractor.length, table.shape[1], self.options)
         path, quality_path = self.folder / AUXILIARY_MODELS, self.folder / QUALITY
-        if is_main_process() and not path.exists():
+        if is_main_process() and not (is_whole(path) and is_whole(quality_path)):
             models.set_scales(table[:num_images], phi[:num_images])
             quality = AuxiliaryQuality((), (), ())
             if table.shape[1]:
