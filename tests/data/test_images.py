@@ -122,6 +122,26 @@ def _lossless(suffix: str) -> dict[str, object]:
     return {"irreversible": False} if suffix == "jp2" else {}
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_12_bits_in_16_are_refused_instead_of_read_as_black(tmp_path: Path, suffix: str) -> None:
+    levels = np.linspace(0, 4095, 32 * 24).reshape(24, 32).astype(np.uint16)
+    path = saved(Image.fromarray(levels), tmp_path / f"scan.{suffix}")
+    with pytest.raises(ImageError, match=r"16-bit gray values up to 4095 only.*read as black.*scale"):
+        read_image(path)
+    scaled = saved(Image.fromarray(levels * 16), tmp_path / f"scaled.{suffix}")
+    assert read_image(scaled).getextrema() == ((0, 255),) * 3
+    black = saved(Image.fromarray(levels * 0), tmp_path / f"black.{suffix}")
+    assert read_image(black).getextrema() == ((0, 0),) * 3
+
+
+def test_12_bits_in_16_bit_colors_are_refused(tmp_path: Path) -> None:
+    levels = np.linspace(300, 4000, 24 * 32 * 3).reshape(24, 96).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    (tmp_path / "scan.png").write_bytes(png_bytes(32, 24, rows, bits=16))
+    with pytest.raises(ImageError, match="16-bit colors below 4096 only"):
+        read_image(tmp_path / "scan.png")
+
+
 def test_a_big_endian_16_bit_tiff_is_scaled(tmp_path: Path) -> None:
     levels = struct.pack(">4H", 0, 256, 32768, 65535)
     entries = [(256, 4, 4), (257, 4, 1), (258, 3, 16), (262, 3, 1), (273, 4, 8), (277, 3, 1), (279, 4, 8)]

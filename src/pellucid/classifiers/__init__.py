@@ -2,6 +2,7 @@
 
 from pellucid.classifiers.classifier import Classifier, Prediction
 from pellucid.classifiers.cut import logits_agree
+from pellucid.classifiers.image_input import stack_inputs
 from pellucid.classifiers.layer_view import Activation, LayerView
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.layout import Layout
@@ -56,4 +57,5 @@ __all__ = [
     "reinitialize",
     "replace_module",
     "run_errors",
+    "stack_inputs",
 ]

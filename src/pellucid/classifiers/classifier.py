@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.classifiers.class_names import check_class_names, check_index, find_class, plain_names
+from pellucid.classifiers.image_input import prepare_image, stack_inputs
 from pellucid.classifiers.layer_view import LayerView
 from pellucid.classifiers.layers import LayerInfo
 from pellucid.classifiers.multi_view import MultiView
 from pellucid.classifiers.network import Network, refuse_train_mode
 from pellucid.classifiers.precision import Precision, dtype_of
-from pellucid.data import read_image
+from pellucid.data import Geometry, Preprocess, probe_geometry, read_image
 from pellucid.errors import LayerError, ModelError, PellucidError, TargetError
 from pellucid.shapes import Float
 
@@ -49,7 +50,8 @@ class Classifier:
         module: a network in eval mode whose forward takes images (N, C, H, W) and returns logits (N, K). Of a network
             made by `torch.compile` the one that was compiled is taken.
         preprocess: what turns an upright RGB PIL image into the network's input (C, H, W): a
-            `pellucid.data.Preprocess` or any callable, such as a torchvision transform. Needed by `read` only.
+            `pellucid.data.Preprocess` or any callable, such as a torchvision transform or a processor that returns
+            a dict with `pixel_values`. Needed by `read` only.
         class_names: K names in the order of the logits, or a mapping {index: name}; by default "class 0" ...
         input_size: side, (H, W) or (C, H, W) of the images that layers are listed for; taken from `preprocess` where
             it says it, else (3, 224, 224). Other sizes work wherever the network takes them.
@@ -94,6 +96,7 @@ class Classifier:
         self._network = Network(module, self.name, self.input_shape, self.precision, aliases or {})
         self.num_classes = self._network.num_classes
         self.class_names = check_class_names(class_names, self.num_classes)
+        self._geometries: dict[tuple[int, int], Geometry] = {}
         self._views: dict[tuple[str, str | None], LayerView] = {}
 
     @property
@@ -115,23 +118,48 @@ class Classifier:
         """Read images into the classifier's own input space.
 
         Args:
-            images: a file, a PIL image, or a list of them.
+            images: a file, a PIL image (its camera's rotation is applied), or a list of them.
 
         Returns:
             (N, C, H, W) float32 on the CPU; N = 1 for a single image.
 
         Raises:
             ImageError: a file is missing or no image.
-            ModelError: the classifier was made without `preprocess`.
+            ModelError: the classifier was made without `preprocess`, or that returns something else or other sizes.
         """
-        if self.preprocess is None:
-            raise ModelError(f"classifier {self.name!r} was made without preprocess=, so it cannot read image files")
         single = isinstance(images, str | Path) or not isinstance(images, Sequence)
         items = [images] if single else list(images)  # type: ignore[arg-type]
         if not items:
             raise PellucidError("no images to read: the list is empty")
-        upright = [read_image(item) if isinstance(item, str | Path) else item for item in items]
-        return torch.stack([self.preprocess(image) for image in upright])  # type: ignore[arg-type]
+        return stack_inputs([self.prepare(item) for item in items])  # type: ignore[arg-type]
+
+    def prepare(self, image: "str | Path | Image") -> Tensor:
+        """The input (C, H, W) float32 that `preprocess` makes of one image, upright and RGB.
+
+        Raises:
+            ImageError: a file is missing or no image.
+            ModelError: the classifier was made without `preprocess`, or that returns something else.
+        """
+        if self.preprocess is None:
+            raise ModelError(
+                f"classifier {self.name!r} was made without preprocess=, so it cannot read image files; make it with "
+                "pl.Classifier(module, preprocess=...), which a factory may return too"
+            )
+        upright = read_image(image) if isinstance(image, str | Path) else image
+        return prepare_image(self.preprocess, upright, self.input_shape[0])
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        """Which part of an image of this size the network sees; probed where `preprocess` is no `Preprocess`.
+
+        Raises:
+            PellucidError: the preprocessing is not one that can be probed.
+            ModelError: as `prepare`.
+        """
+        if isinstance(self.preprocess, Preprocess):
+            return self.preprocess.geometry(width, height)
+        if (width, height) not in self._geometries:
+            self._geometries[width, height] = probe_geometry(self.prepare, width, height)
+        return self._geometries[width, height]
 
     def logits(self, images: Tensor) -> Float[Tensor, "N K"]:
         """Logits (N, K) float32 of images (N, C, H, W) in the classifier's own input space; differentiable."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from PIL import Image
@@ -12,12 +12,7 @@ from torch.nn import functional as F
 from pellucid.classifiers import Classifier, LayerView, Segment, SideInputs
 from pellucid.concepts.concept_scores import contraharmonic_mean, project_activation
 from pellucid.concepts.concept_sets import ConceptSet
-from pellucid.data import (
-    Geometry,
-    Preprocess,
-    probe_geometry,
-    read_image,
-)
+from pellucid.data import Geometry, read_image, to_rgb
 from pellucid.errors import LayerError, ModelError, PellucidError
 
 INPUT_CACHE_BYTES = 256 * 2**20
@@ -70,7 +65,8 @@ class Inputs:
         images, masks = [], []
         for index in indices:
             item = self.concept.images[index]
-            upright = item if isinstance(item, Tensor | Image.Image) else read_image(item)
+            opened = item if isinstance(item, Tensor | Image.Image) else read_image(item)
+            upright = to_rgb(opened) if isinstance(opened, Image.Image) else opened
             images.append(upright if isinstance(upright, Tensor) else self._classifier.read(upright)[0])
             if self.concept.masks is not None:
                 masks.append(self._window(self.concept.masks[index], upright, images[-1], self.concept.sources[index]))
@@ -85,7 +81,7 @@ class Inputs:
                 f"{float(mask.max()):g} does not fit an image of shape {size}; expected that shape, values 0 to 1"
             )
         if not isinstance(upright, Tensor):
-            mask = _look_through(mask, _geometry(self._classifier.preprocess, *upright.size), image.shape[-2:])
+            mask = _look_through(mask, self._classifier.geometry(*upright.size), image.shape[-2:])
         if not bool(mask.any()):
             raise PellucidError(f"{source}: its mask holds nothing of the part that the classifier sees; leave it out")
         return mask
@@ -217,14 +213,6 @@ def _digest(image: Tensor, mask: Tensor | None) -> str:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _geometry(preprocess: object, width: int, height: int) -> Geometry:
-    if isinstance(preprocess, Preprocess):
-        return preprocess.geometry(width, height)
-    assert callable(preprocess)  # classifier.read has used it
-    return probe_geometry(preprocess, width, height)
 
 
 def _look_through(mask: Tensor, geometry: Geometry, size: torch.Size) -> Tensor:

@@ -24,6 +24,12 @@ SUFFIXES = (
 # Only formats that announce themselves in their first bytes and that Pillow decodes by itself.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000")
 _pillow_settings = threading.Lock()
+_WHITE_16 = 65535.0
+_DARKEST_WHITE = 4096
+_TOO_DARK = (
+    ", as a device of 12 bits or fewer writes them, and would read as black: nothing says which is white; scale its "
+    "own white to 65535, or save it as 8-bit gray"
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         ImageError: gray values with no standard white: integers of 32 bits or with a sign, floating-point
-            numbers outside 0..1.
+            numbers outside 0..1, 16-bit integers that are all below 4096 (12 bits in 16 would read as black).
 
     >>> to_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))
     (255, 255, 255)
@@ -193,7 +199,11 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
         with Image.open(file, formats=formats) as image:
             _check_size(*image.size, max_pixels)
             Image.MAX_IMAGE_PIXELS = max_pixels  # for what a file declares inside, such as tiles
-            return to_rgb(image)
+            is_deep_color = any(";16" in str(tile) for tile in image.tile) and not image.mode.startswith("I")
+            rgb = to_rgb(image)
+            if is_deep_color and 0 < max(high for _, high in rgb.getextrema()) < _DARKEST_WHITE // 256:
+                raise ImageError(f"has 16-bit colors below {_DARKEST_WHITE} only{_TOO_DARK}")
+            return rgb
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -216,7 +226,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _to_8_bit_gray(image: Image.Image, *, is_tiff: bool) -> Image.Image:
     levels = np.asarray(image)
-    low, high, white = levels.min(), levels.max(), 1.0 if image.mode == "F" else 65535.0
+    low, high, white = levels.min(), levels.max(), 1.0 if image.mode == "F" else _WHITE_16
     # Pillow gives 16-bit PNG and PPM as "I" too; in a TIFF it means 32-bit or signed integers.
     if not (low >= 0 and high <= white) or (image.mode == "I" and is_tiff):
         kind = "floating-point" if image.mode == "F" else "32-bit or signed"
@@ -224,6 +234,8 @@ def _to_8_bit_gray(image: Image.Image, *, is_tiff: bool) -> Image.Image:
             f"has {kind} gray values from {low:g} to {high:g}, and nothing says which is white; "
             "save it as 8-bit or 16-bit gray, or as floating point in 0..1"
         )
+    if white == _WHITE_16 and 0 < high < _DARKEST_WHITE:
+        raise ImageError(f"has 16-bit gray values up to {high:g} only{_TOO_DARK}")
     gray = Image.fromarray(np.rint(levels.astype(np.float32) * (255 / white)).astype(np.uint8))
     if "transparency" in image.info:
         opaque = levels != image.info["transparency"]

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from pellucid.data.geometry import Geometry
@@ -102,11 +102,13 @@ class Preprocess:
         """The classifier's input (C, H, W), float32, of an upright 8-bit image of mode "RGB" or "L".
 
         Raises:
-            ImageError: the image has another mode, or is so long and thin that resizing it would fill the
-                memory.
+            ImageError: the image has another mode or is stored rotated, or is so long and thin that resizing it would
+                fill the memory.
         """
         if image.mode not in ("RGB", "L"):
             raise ImageError(f"the image has mode {image.mode!r}, not RGB or L; convert it with pellucid.data.to_rgb")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            raise ImageError("the image is stored rotated, as cameras do; turn it upright with pellucid.data.to_rgb")
         window = self._window(image.convert("L" if self.channels == 1 else "RGB"))
         levels = torch.from_numpy(np.array(window).reshape(*self.input_size, self.channels))
         scaled = levels.permute(2, 0, 1).contiguous().float().div(255)  # (C, H, W)

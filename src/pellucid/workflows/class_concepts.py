@@ -24,7 +24,7 @@ from pellucid.data import read_image
 from pellucid.storage import to_json
 from pellucid.workflows.concept_cavs import CavsByLayer, concept_targets, describe_cavs, gather_cavs, make_explainers
 from pellucid.workflows.options import ExplainClassOptions, TCAVOptions
-from pellucid.workflows.reading_inputs import image_geometry, layer_labels
+from pellucid.workflows.reading_inputs import layer_labels
 
 _SHOWN = 3  # examples with the most, and with the least evidence
 _FIRST = 8
@@ -246,7 +246,7 @@ def extreme_images(result: ClassExplanation, d: int, t: int) -> tuple[list[int],
 
 def _crop_as_seen(classifier: Classifier, image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The part of an image that the network saw; white where the preprocessing padded."""
-    left, top, right, bottom = image_geometry(classifier, image).box
+    left, top, right, bottom = classifier.geometry(*image.size).box
     box = (round(left), round(top), round(right), round(bottom))
     window = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), "white")
     window.paste(image, (-box[0], -box[1]))

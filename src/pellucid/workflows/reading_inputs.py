@@ -16,9 +16,7 @@ from pellucid.classifiers import Classifier, Prediction, imagenet_class_names, l
 from pellucid.data import (
     Geometry,
     ImageFailure,
-    Preprocess,
     find_images,
-    probe_geometry,
     read_image,
     read_images,
     read_text,
@@ -160,7 +158,7 @@ def read_input(classifier: Classifier, path: str | Path, *, top: int) -> tuple[T
         "path": path,
         "image": image,
         "sha256": sha256(path.read_bytes()).hexdigest(),
-        "geometry": image_geometry(classifier, image),
+        "geometry": classifier.geometry(*image.size),
         "predictions": classifier.predict(images, top=top)[0],
         "classifier": classifier_facts(classifier),
     }
@@ -173,20 +171,6 @@ def classifier_facts(classifier: Classifier) -> dict[str, str]:
     ['device', 'name', 'weights']
     """
     return {"name": classifier.name, "weights": classifier.fingerprint(), "device": str(classifier.device)}
-
-
-def image_geometry(classifier: Classifier, image: Image.Image) -> Geometry:
-    """Which part of an image the classifier sees; probed where its preprocessing is another callable.
-
-    Raises:
-        PellucidError: the classifier was made without `preprocess`.
-    """
-    preprocess = classifier.preprocess
-    if isinstance(preprocess, Preprocess):
-        return preprocess.geometry(*image.size)
-    if preprocess is None:
-        raise PellucidError(f"classifier {classifier.name!r} was made without preprocess=")
-    return probe_geometry(preprocess, *image.size)
 
 
 def layer_labels(classifier: Classifier, layers: Iterable[str]) -> dict[str, str]:

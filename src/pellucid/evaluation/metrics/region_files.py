@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pellucid.classifiers import Classifier
-from pellucid.data import Geometry, Preprocess, probe_geometry, read_image, read_rows
-from pellucid.errors import ModelError, PellucidError
+from pellucid.data import Geometry, read_image, read_rows
+from pellucid.errors import PellucidError
 from pellucid.evaluation.metrics.regions import BoundingBox
 
 _COLUMNS = ("path", "left", "top", "right", "bottom")
@@ -73,7 +73,9 @@ class RegionFiles:
             (N, H, W) bool, see `mask`.
         """
         size = (classifier.input_shape[1], classifier.input_shape[2])
-        return torch.stack([self.mask(file, _geometry(classifier, root / file), size) for file in files])
+        return torch.stack(
+            [self.mask(file, classifier.geometry(*read_image(root / file).size), size) for file in files]
+        )
 
     def _mask_path(self, file: str) -> Path | None:
         assert self.folder is not None
@@ -117,17 +119,6 @@ def read_regions(source: str | Path) -> RegionFiles:
     if not boxes:
         raise PellucidError(f"{path} has no boxes; expected the columns {', '.join(_COLUMNS)}")
     return RegionFiles({name: tuple(of_file) for name, of_file in boxes.items()})
-
-
-def _geometry(classifier: Classifier, path: Path) -> Geometry:
-    """Which part of an image the classifier's input shows."""
-    width, height = read_image(path).size
-    preprocess = classifier.preprocess
-    if preprocess is None:
-        raise ModelError(f"{classifier.name} was made without preprocess=, so it cannot read image files")
-    if isinstance(preprocess, Preprocess):
-        return preprocess.geometry(width, height)
-    return probe_geometry(preprocess, width, height)
 
 
 def _inside(boxes: Sequence[BoundingBox], across: Tensor, down: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.classifiers import Classifier, imagenet_class_names, imagenet_synsets
+from pellucid.classifiers import Classifier, imagenet_class_names, imagenet_synsets, stack_inputs
 from pellucid.data import ImageFailure, find_images, read_images, read_rows
-from pellucid.errors import ImageError, ModelError, PellucidError, TargetError
+from pellucid.errors import ImageError, PellucidError, TargetError
 from pellucid.evaluation.grids import Candidate, GridSet
 from pellucid.evaluation.localization import join_cells
 from pellucid.evaluation.sweep.run_tables import arrow
@@ -211,7 +211,7 @@ def predict(classifier: Classifier, data: DataSet, start: int, stop: int, max_ba
     numbered = _inputs(classifier, data, range(start, stop))
     while batch := list(islice(numbered, max_batch)):
         inputs = [image for _, image in batch if isinstance(image, Tensor)]
-        outcomes = iter(_most_probable(classifier.logits(torch.stack(inputs)))) if inputs else iter(())
+        outcomes = iter(_most_probable(classifier.logits(stack_inputs(inputs)))) if inputs else iter(())
         for index, image in batch:
             predicted, confidence, reason = (None, None, image) if isinstance(image, str) else next(outcomes)
             rows.append((data.files[index], data.labels[index], predicted, confidence, reason))
@@ -238,15 +238,13 @@ def unusable_images(tables: "Iterable[pa.Table]") -> list[ImageFailure]:
 
 def _inputs(classifier: Classifier, data: DataSet, indices: Sequence[int]) -> Iterator[tuple[int, Tensor | str]]:
     """Each image's index with the network's input, or with the reason why there is none."""
-    if classifier.preprocess is None:
-        raise ModelError(f"classifier {classifier.name!r} was made without preprocess=, so it cannot read image files")
     paths = [data.root / data.files[index] for index in indices]
     for index, (_, image) in zip(indices, read_images(paths), strict=True):
         if isinstance(image, ImageFailure):
             yield index, image.reason
             continue
         try:
-            yield index, classifier.preprocess(image)
+            yield index, classifier.prepare(image)
         except ImageError as error:
             yield index, str(error)
 
