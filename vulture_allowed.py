@@ -16,6 +16,7 @@ _.spearman_absolute  # MapSimilarity
 _.by_cell  # SummaryLine
 _.hamming  # GraphScore
 _.hsic_p  # Diagnosis
+_.second_vote  # MinimalCounterfactual
 _.coordinate  # attfind.Attribute
 _.attributes  # AttFind
 _.informativeness  # Alignment, read after asdict

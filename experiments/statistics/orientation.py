@@ -1,4 +1,4 @@
-"""How many arrows that are claimed by colliders of random linear graphs point the wrong way? Wanted: 5 % at most."""
+"""How many arrows that are claimed by colliders of random linear graphs point the wrong way? Expected: 5 % at most."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def _arrows(settings: Settings, random: np.random.Generator) -> Claims:
 
 ARROWS = Simulation(
     "orientation",
-    "Random linear graphs, default options (PC, 50 bootstraps). Wanted over all: at most 5 % of the arrows wrong.",
+    "Random linear graphs, default options (PC, 50 bootstraps). Expected over all: at most 5 % of the arrows wrong.",
     [{"nodes": nodes, "degree": degree, "rows": rows} for nodes in (4, 8) for degree in (2, 3) for rows in (500, 2000)],
     _arrows,
     replications=25,

@@ -70,7 +70,7 @@ class Fidelity:
             )
         resemblance = float(self.resemblance[row])
         if isnan(resemblance):
-            return "the image or its reconstruction is flat, so whether they resemble each other cannot be told"
+            return "the image or its reconstruction is flat, so their resemblance is not defined"
         if resemblance < _MIN_RESEMBLANCE:
             return (
                 f"the reconstruction does not resemble the image (their pixels correlate {resemblance:.2f}, at least "
