@@ -23,6 +23,7 @@ _.informativeness  # Alignment, read after asdict
 
 # Commands, found by name.
 demo
+list_concepts
 resume
 
 # Read by templates.

@@ -16,10 +16,10 @@ from tests.surrogate.support import bars, classifier_of, small_cnn
 from tests.surrogate.test_checkpoint import TINY
 
 from pellucid.reports.shared.html import script_hash
-from pellucid.reports.surrogate import render_surrogate_page, traversal_png
+from pellucid.reports.surrogate import render_surrogate_page
 from pellucid.reports.surrogate.graph_figure import graph_views
 from pellucid.reports.surrogate.graph_layout import assign_layers, lay_out
-from pellucid.reports.surrogate.image_section import difference_uri, image_uri
+from pellucid.reports.surrogate.image_section import difference_uri, image_uri, traversal_png
 from pellucid.surrogate import (
     DecisionEffect,
     GlobalExplanation,

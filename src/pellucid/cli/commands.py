@@ -8,23 +8,26 @@ GROUPS = {
 }
 COMMANDS = {
     "explain": (
-        "explain_command:explain",
+        "classifier_commands:explain",
         "Explain images: predictions, an overlay per method and layer, and one HTML page each.\n\n"
         "With --concepts or --builtin also by concepts (Visual-TCAV), on a second page: fitted CAVs at their own "
         "layers, folders of images at the layers named here but the input. "
         "More options: `pellucid concepts explain`.",
     ),
     "evaluate": (
-        "evaluate_command:evaluate",
+        "classifier_commands:evaluate",
         "Measure which attribution methods are true of a model: grids of known truth, at every layer.",
     ),
     "report": (
-        "evaluate_command:report",
+        "classifier_commands:report",
         "Write the page of a run again, finished or not; nothing is computed again.",
     ),
-    "layers": ("list_commands:layers", "List the layers at which a classifier can be explained."),
-    "classes": ("list_commands:classes", "List the classes of a classifier, or those with a text in their names."),
-    "models": ("list_commands:models", "List the classifiers that can be loaded by name."),
+    "layers": ("classifier_commands:layers", "List the layers at which a classifier can be explained."),
+    "classes": (
+        "classifier_commands:classes",
+        "List the classes of a classifier, or those with a text in their names.",
+    ),
+    "models": ("classifier_commands:models", "List the classifiers that can be loaded by name."),
     "demo": (
         "demo_command:demo",
         "Explain photographs with a real ImageNet classifier, and test the explanations; nothing is downloaded.",
@@ -34,7 +37,7 @@ COMMANDS = {
         "Fit CAVs: directions that point towards concepts, with their quality on held-out images.",
     ),
     "concepts list": (
-        "list_commands:concepts",
+        "concepts_commands:list_concepts",
         "List the concepts that can be drawn, or the fitted CAVs in a folder with their receipts.",
     ),
     "concepts explain": (

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,25 +38,6 @@ def print_line(text: str, console: Console = screen, **style: Any) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True, **style)
 
 
-def image_folders(files: Sequence[Path], out: Path) -> list[Path]:
-    """One folder per image, named after it; equal names are distinguished by a number.
-
-    Args:
-        files: the images.
-        out: the folder of all.
-
-    >>> [str(folder) for folder in image_folders([Path("x/cat.png"), Path("y/cat.png")], Path("out"))]
-    ['out/cat', 'out/cat-2']
-    """
-    names: list[str] = []
-    for file in files:
-        name, number = file.stem, 2
-        while name in names:
-            name, number = f"{file.stem}-{number}", number + 1
-        names.append(name)
-    return [out / name for name in names]
-
-
 def show(texts: "Iterable[Block]") -> None:
     """Tables and lines for people; remarks go to stderr."""
     from pellucid.reports.text import Line
@@ -67,9 +49,19 @@ def show(texts: "Iterable[Block]") -> None:
             screen.print(text)
 
 
-def print_files(files: Iterable[Path]) -> None:
-    """Where the results are."""
-    for file in files:
+def print_result(record: dict[str, Any], texts: "Iterable[Block]", as_json: bool) -> None:
+    """A result for machines, or for people, with the files that were written.
+
+    Args:
+        record: all numbers, and the "files" that were written.
+        texts: tables and lines.
+        as_json: whether stdout is for machines.
+    """
+    if as_json:
+        print_json(record)
+        return
+    show(texts)
+    for file in record["files"]:
         print_line(f"wrote {file}")
 
 
@@ -100,6 +92,32 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=messages if quiet else screen, transient=True) as progress:
         yield progress
+
+
+@contextmanager
+def noted_stage(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A bar without an end, to be called with what is done next; remarks on concepts are noted after it."""
+    with _noted_remarks(), progress_bar(quiet) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda stage: progress.update(task, description=stage)
+
+
+@contextmanager
+def _noted_remarks() -> Iterator[None]:
+    """Each remark on concepts as one line on stderr; of those on the cache the first, and how many there are."""
+    from pellucid.concepts import ConceptWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConceptWarning)
+        yield
+    remarks = [str(warning.message) for warning in caught if issubclass(warning.category, ConceptWarning)]
+    for warning in caught:
+        if not issubclass(warning.category, ConceptWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    of_cache = [text for text in remarks if text.startswith("cache: ")]
+    more = f" (and {len(of_cache) - 1} more like this)" if len(of_cache) > 1 else ""
+    for text in [*(text + more for text in of_cache[:1]), *(text for text in remarks if text not in of_cache)]:
+        note(text)
 
 
 @contextmanager

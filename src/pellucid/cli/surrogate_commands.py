@@ -1,38 +1,36 @@
 """`pellucid surrogate`: train and resume, graph, explain, evaluate."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 from pellucid.cli.parsing import AsJson, Images, Options, check_suffixes, options_named
 from pellucid.cli.printing import (
-    image_folders,
     messages,
     note,
-    print_files,
     print_json,
     print_line,
+    print_result,
     progress_bar,
     resumable,
     show,
     stage_bars,
     warn_skipped,
 )
-from pellucid.reports.surrogate import traversal_png, write_surrogate_page
+from pellucid.reports.surrogate import write_explained_images, write_graph, write_surrogate_page
 from pellucid.reports.text import assessment_texts, explained_image_texts, global_explanation_texts
-from pellucid.storage import to_json, to_record, write_atomically, write_json
+from pellucid.storage import to_record
 from pellucid.surrogate import SurrogateExplainer
 from pellucid.surrogate.training import TrainingProgress, print_progress
 from pellucid.workflows import (
     TRAIN_COMMAND,
     AssessOptions,
     DiscoverOptions,
-    ExplainedImage,
     ExplainSurrogateOptions,
     RunClassifierOptions,
     RunOptions,
-    SurrogateFacts,
     TrainSurrogateOptions,
     assess_surrogate,
     describe_surrogate,
@@ -144,17 +142,9 @@ def graph(
     explanation = explainer.global_explanation
     assert explanation is not None
     for file in files:
-        if file.suffix.lower() == ".html":
-            write_surrogate_page(file, describe_surrogate(explainer))
-        elif file.suffix.lower() == ".graphml":
-            write_atomically(file, explanation.perceived.to_graphml().encode())
-        else:
-            write_json(file, to_record(explanation))
-    if as_json:
-        print_json({**to_record(explanation), "files": [str(file) for file in files]})
-        return
-    show(global_explanation_texts(explanation, explainer.class_names))
-    print_files(files)
+        write_graph(file, describe_surrogate(explainer))
+    texts = global_explanation_texts(explanation, explainer.class_names)
+    print_result({**to_record(explanation), "files": files}, texts, as_json)
 
 
 def explain(
@@ -183,57 +173,9 @@ def explain(
         explained = explain_images_by_surrogate(
             explainer, files, options, on_image=lambda done, total: on_stage("explaining", done, total)
         )
-    record = print_explained_images(explainer, explained, outputs, {"run": str(run), "skipped": skipped}, as_json)
-    if as_json:
-        print_json(record)
-
-
-def print_explained_images(
-    explainer: SurrogateExplainer,
-    explained: Sequence[ExplainedImage],
-    outputs: Sequence[Path],
-    facts: dict[str, object],
-    quiet: bool,
-) -> dict[str, object]:
-    """Write explanations to files and folders, and print them.
-
-    Args:
-        explainer: that explains.
-        explained: the images.
-        outputs: x.html, x.json, or folders for both and the latent traversals.
-        facts: what else belongs to the record.
-        quiet: do not print.
-
-    Returns:
-        All numbers, and the files that were written, as JSON has them.
-    """
     surrogate = describe_surrogate(explainer)
-    record = {**facts, "images": [image.to_dict(surrogate) for image in explained]}
-    written = [file for output in outputs for file in _write(output, surrogate, explained, record)]
-    if not quiet:
-        for image in explained:
-            show(explained_image_texts(image))
-        print_files(written)
-    return {**record, "files": [str(file) for file in written]}
-
-
-def _write(
-    output: Path, surrogate: SurrogateFacts, explained: Sequence[ExplainedImage], record: dict[str, object]
-) -> list[Path]:
-
-    files = [output] if output.suffix else [output / "explanation.html", output / "explanation.json"]
-    for file in files:
-        if file.suffix.lower() == ".html":
-            write_surrogate_page(file, surrogate, explained)
-        else:
-            write_json(file, to_json(record))
-    if not output.suffix:
-        folders = image_folders([Path(image.name) for image in explained], output)
-        for image, folder in zip(explained, folders, strict=True):
-            for traversal in image.explanation.traversals:
-                files.append(folder / f"{traversal.concept.replace('/', '-')}.png")
-                write_atomically(files[-1], traversal_png(surrogate.space, traversal.images))
-    return files
+    record = write_explained_images(outputs, surrogate, explained, run=str(run), skipped=skipped)
+    print_result(record, chain.from_iterable(map(explained_image_texts, explained)), as_json)
 
 
 def evaluate(
@@ -256,13 +198,8 @@ def evaluate(
     """
     with stage_bars(as_json) as on_stage:
         result = assess_surrogate(run, run_options, options, on_stage=on_stage)
-    assessment = result.explainer.assessment
-    assert assessment is not None
     files = [] if out is None else [out]
     for file in files:
         write_surrogate_page(file, describe_surrogate(result.explainer))
-    if as_json:
-        print_json({"run": run, "assessment": assessment, **result.context_r2, "files": files})
-        return
-    show(assessment_texts(assessment, result.context_r2))
-    print_files(files)
+    texts = assessment_texts(result.assessment, result.context_r2)
+    print_result({**result.to_dict(run=run), "files": files}, texts, as_json)

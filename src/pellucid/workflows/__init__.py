@@ -9,12 +9,21 @@ from pellucid.workflows.class_concepts import (
     score_tcav,
 )
 from pellucid.workflows.concept_cavs import (
+    CAVFolder,
     CavsByLayer,
     compare_cavs,
     concept_targets,
     describe_cavs,
     gather_cavs,
+    gather_cavs_for_maps,
     make_explainers,
+    read_cav_folder,
+)
+from pellucid.workflows.demo_images import (
+    EXPLAINED_PHOTOGRAPHS,
+    find_photographs,
+    list_photographs,
+    write_digits,
 )
 from pellucid.workflows.image_explanations import (
     ConceptReport,
@@ -24,12 +33,14 @@ from pellucid.workflows.image_explanations import (
     explain_image_by_concepts,
     explain_images,
     explain_images_by_concepts,
+    make_map_methods,
 )
-from pellucid.workflows.model_evaluation import evaluate
+from pellucid.workflows.model_evaluation import check_scored, describe_run, evaluate, name_losses
 from pellucid.workflows.options import (
     AssessOptions,
     ClassifierOptions,
     ConceptOptions,
+    ConceptSourceOptions,
     DiscoverOptions,
     EvaluateOptions,
     ExplainClassOptions,
@@ -63,14 +74,17 @@ from pellucid.workflows.surrogate_report import ExplainedImage, SurrogateFacts, 
 from pellucid.workflows.surrogate_training import TRAIN_COMMAND, resume_surrogate, train_surrogate
 
 __all__ = [
+    "EXPLAINED_PHOTOGRAPHS",
     "TRAIN_COMMAND",
     "AssessOptions",
+    "CAVFolder",
     "CavsByLayer",
     "ClassConcepts",
     "ClassExamples",
     "ClassifierOptions",
     "ConceptOptions",
     "ConceptReport",
+    "ConceptSourceOptions",
     "DiscoverOptions",
     "EvaluateOptions",
     "ExplainClassOptions",
@@ -90,10 +104,12 @@ __all__ = [
     "TCAVScores",
     "TrainSurrogateOptions",
     "assess_surrogate",
+    "check_scored",
     "class_indices",
     "compare_cavs",
     "concept_targets",
     "describe_cavs",
+    "describe_run",
     "describe_surrogate",
     "discover_graph",
     "evaluate",
@@ -104,16 +120,23 @@ __all__ = [
     "explain_images_by_concepts",
     "explain_images_by_surrogate",
     "extreme_images",
+    "find_photographs",
     "gather_cavs",
+    "gather_cavs_for_maps",
     "layer_labels",
+    "list_photographs",
     "load_classifier",
     "make_explainers",
+    "make_map_methods",
+    "name_losses",
     "open_any_surrogate",
     "open_surrogate",
+    "read_cav_folder",
     "read_class_names",
     "readable_images",
     "resume_surrogate",
     "score_tcav",
     "select_methods",
     "train_surrogate",
+    "write_digits",
 ]

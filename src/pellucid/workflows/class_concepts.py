@@ -179,7 +179,7 @@ def score_tcav(
     """
     paths = list(map(Path, files))
     (target,) = concept_targets(classifier, [options.target]) or []
-    cavs = gather_cavs(classifier, options, features=options.features) if cavs is None else cavs
+    cavs = gather_cavs(classifier, options) if cavs is None else cavs
     images, results = classifier.read(paths), []
     choices = {name: getattr(options, name) for name in ("random_sets", "permutations", "seed")}
     for layer, at_layer in cavs.items():

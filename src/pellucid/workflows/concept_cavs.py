@@ -1,8 +1,9 @@
 """The CAVs that options ask for: read from files, or fitted to folders of images and to drawn ones."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from platformdirs import user_cache_path
@@ -23,7 +24,14 @@ from pellucid.concepts import (
 from pellucid.errors import PellucidError
 from pellucid.results import library_versions
 from pellucid.synthetic import COLORS, TEXTURES
-from pellucid.workflows.options import ConceptOptions, ExplainConceptsOptions
+from pellucid.workflows.options import (
+    ConceptOptions,
+    ConceptSourceOptions,
+    ExplainConceptsOptions,
+    ExplainOptions,
+    FitConceptsOptions,
+    TCAVOptions,
+)
 from pellucid.workflows.reading_inputs import classifier_facts
 
 DEFAULT_LAYERS = ("middle", "final")
@@ -35,22 +43,20 @@ def gather_cavs(
     classifier: Classifier,
     options: ConceptOptions,
     *,
-    features: Literal["pooled", "flattened"] = "pooled",
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, list[CAV]]:
-    """Read or fit CAVs.
+    """Read or fit CAVs; classes that `options` names are looked up before.
 
     Args:
         classifier: whose activations they are directions of.
         options: which concepts, at which layers.
-        features: "pooled", or "flattened" for TCAV.
         on_stage: called with what is done next, in words.
 
     Returns:
         layer -> the CAVs there, in the order of the layers requested. Remarks on them are `ConceptWarning`s.
 
     Raises:
-        PellucidError: no concepts, no such layer, or images that differ in nothing at any layer.
+        PellucidError: no concepts, no such layer or class, or images that differ in nothing at any layer.
 
     >>> import warnings, pellucid as pl
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5), torch.nn.Flatten(), torch.nn.Linear(1152, 2))
@@ -61,16 +67,83 @@ def gather_cavs(
     >>> [cav.name for cav in cavs["0"]]
     ['striped', 'red']
     """
-    if options.concepts is not None and cav_files(options.concepts):
-        cavs = _load(classifier, options)
-    else:
-        cavs = _fit(classifier, options, features, on_stage)
+    if isinstance(options, ExplainConceptsOptions | TCAVOptions):
+        concept_targets(classifier, [options.target] if isinstance(options.target, str) else options.target)
+    cavs = _load(classifier, options) if _are_fitted(options) else _fit(classifier, options, on_stage)
     if not any(bool(cav.direction.any()) for at_layer in cavs.values() for cav in at_layer):
         raise PellucidError(
             f"images with and without the concepts activate {', '.join(cavs)} alike, so no concept has a "
             "direction; choose other layers, and check the weights"
         )
     return cavs
+
+
+def gather_cavs_for_maps(
+    classifier: Classifier,
+    sources: ConceptSourceOptions,
+    options: ExplainOptions,
+    *,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> dict[str, list[CAV]]:
+    """Concepts for images that are explained by maps: fitted CAVs at their own layers, others at those of the maps.
+
+    Args:
+        classifier: whose activations they are directions of.
+        sources: which concepts.
+        options: of the maps; concepts are not fitted at the input unless it is the only layer.
+        on_stage: called with what is done next, in words.
+
+    Returns:
+        As `gather_cavs`; empty if `sources` names no concepts.
+    """
+    if not sources.are_named:
+        return {}
+    layers = tuple(layer for layer in options.layers if classifier.resolve(layer) != "input") or options.layers
+    whole = ConceptOptions(**vars(sources), max_batch=options.max_batch)
+    return gather_cavs(classifier, whole if _are_fitted(whole) else replace(whole, layers=layers), on_stage=on_stage)
+
+
+@dataclass(frozen=True)
+class CAVFolder:
+    """The fitted CAVs in a folder.
+
+    Attributes:
+        cavs: file -> CAV.
+        damaged: file that cannot be read -> reason.
+    """
+
+    cavs: Mapping[Path, CAV]
+    damaged: Mapping[str, str]
+
+    def by_layer(self) -> dict[str, list[CAV]]:
+        """Layer -> the CAVs there."""
+        layers: dict[str, list[CAV]] = {}
+        for cav in self.cavs.values():
+            layers.setdefault(cav.layer, []).append(cav)
+        return layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Receipts, cosines, and what is damaged, as plain JSON."""
+        receipts = [{"file": str(file), **cav.summary()} for file, cav in self.cavs.items()]
+        return {"cavs": receipts, "cosines": compare_cavs(self.by_layer()), "damaged": dict(self.damaged)}
+
+
+def read_cav_folder(folder: Path) -> CAVFolder:
+    """Read each CAV in a folder, or why it cannot be read.
+
+    Raises:
+        PellucidError: there are none.
+    """
+    files = cav_files(folder)
+    if not files:
+        raise PellucidError(f"{folder}: no CAVs (*.safetensors) in this folder; `pellucid concepts fit` writes them")
+    cavs, damaged = {}, {}
+    for file in files:
+        try:
+            cavs[file] = CAV.load(file)
+        except PellucidError as error:
+            damaged[str(file)] = str(error).removeprefix(f"{file}: ")
+    return CAVFolder(cavs, damaged)
 
 
 def make_explainers(classifier: Classifier, cavs: CavsByLayer, options: ExplainConceptsOptions) -> list[VisualTCAV]:
@@ -147,6 +220,10 @@ def cav_cache_folder(text: str) -> Path | None:
     return Path(text) if text else user_cache_path("pellucid") / "cavs"
 
 
+def _are_fitted(options: ConceptSourceOptions) -> bool:
+    return options.concepts is not None and bool(cav_files(options.concepts))
+
+
 def _load(classifier: Classifier, options: ConceptOptions) -> dict[str, list[CAV]]:
     folder = options.concepts or Path()
     if options.builtin or options.negatives is not None:
@@ -168,9 +245,9 @@ def _load(classifier: Classifier, options: ConceptOptions) -> dict[str, list[CAV
 def _fit(
     classifier: Classifier,
     options: ConceptOptions,
-    features: Literal["pooled", "flattened"],
     on_stage: Callable[[str], None],
 ) -> dict[str, list[CAV]]:
+    features = options.features if isinstance(options, FitConceptsOptions) else "pooled"
     fitting = FitOptions(features=features, seed=options.seed, max_batch=options.max_batch)
     layers = dict.fromkeys(classifier.resolve(name) for name in options.layers or DEFAULT_LAYERS)
     views = {layer: classifier.at(layer) for layer in layers}

@@ -26,10 +26,12 @@ class ImageExplanation(ImageFacts):
         explanations: one for every layer and method; the receipt has the seconds that it took. What the methods at a
             layer share is counted in the passes of the first, so that their sum is what was run.
         layer_shapes: (C, h, w) of each layer's activation.
+        concepts: the image explained by concepts, too.
     """
 
     explanations: Sequence[Explanation]
     layer_shapes: Mapping[str, tuple[int, ...]]
+    concepts: "ImageConcepts | None" = None
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain JSON, without the maps."""
@@ -47,6 +49,7 @@ def explain_images(
     options: ExplainOptions = ExplainOptions(),
     *,
     methods: Sequence[Method] | None = None,
+    cavs: CavsByLayer | None = None,
     on_map: Callable[[Path, str, str], None] = lambda file, layer, method: None,
     on_failure: Callable[[Path, ImageError], None] | None = None,
 ) -> Iterator[ImageExplanation]:
@@ -57,6 +60,7 @@ def explain_images(
         files: image files.
         options: methods, layers and targets by name.
         methods: methods with their own options, instead of those that `options` names.
+        cavs: layer -> CAVs, to explain each image by concepts, too.
         on_map: called with file, layer and method before each explanation.
         on_failure: called with a file that is not an image; by default that is an error.
 
@@ -76,25 +80,41 @@ def explain_images(
     >>> [(explanation.method, report.layers[explanation.layer]) for explanation in report.explanations][::3]
     [('GradCAM', 'middle: 6'), ('LRP', 'final: 10')]
     """
-    chosen = methods or select_methods(
-        options.methods,
-        options.option,
-        smooth=options.smooth,
-        max_batch=options.max_batch,
-        max_bytes=options.max_bytes,
-    )
+    chosen = methods or make_map_methods(options)
     target = class_indices(classifier, options.target)
+    by_concepts = ExplainConceptsOptions(max_batch=options.max_batch, max_bytes=options.max_bytes)
+    explainers = make_explainers(classifier, cavs or {}, by_concepts)
     for file in map(Path, files):
 
         def show(layer: str, method: str, file: Path = file) -> None:
             on_map(file, layer, method)
 
         try:
-            yield explain_image(classifier, file, chosen, options.layers, target, top=options.top, on_map=show)
+            image = explain_image(classifier, file, chosen, options.layers, target, top=options.top, on_map=show)
         except ImageError as error:
             if on_failure is None:
                 raise
             on_failure(file, error)
+            continue
+        if explainers:
+            concepts = explain_image_by_concepts(classifier, file, explainers, target, top=options.top)
+            image = replace(image, concepts=concepts)
+        yield image
+
+
+def make_map_methods(options: ExplainOptions) -> list[Method]:
+    """The attribution methods that options name.
+
+    >>> [method.label for method in make_map_methods(ExplainOptions(methods=("GradCAM",)))]
+    ['GradCAM']
+    """
+    return select_methods(
+        options.methods,
+        options.option,
+        smooth=options.smooth,
+        max_batch=options.max_batch,
+        max_bytes=options.max_bytes,
+    )
 
 
 def explain_image(

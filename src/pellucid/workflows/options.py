@@ -73,29 +73,43 @@ class ExplainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptOptions:
-    """Which concepts, and how their CAVs are fitted.
+class ConceptSourceOptions:
+    """Which concepts.
 
     Attributes:
         concepts: folder with a folder of images per concept (and one named "negatives"), or with fitted CAVs.
         builtin: concepts to draw (see `pellucid concepts list`); "textures" for all textures.
+        cache: folder that keeps CAVs by content; "none" for none; empty for the user's cache folder.
+    """
+
+    concepts: Path | None = None
+    builtin: tuple[str, ...] = ()
+    cache: str = ""
+
+    @property
+    def are_named(self) -> bool:
+        """Whether there are any."""
+        return self.concepts is not None or bool(self.builtin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptOptions(ConceptSourceOptions):
+    """Which concepts, and how their CAVs are fitted.
+
+    Attributes:
         negatives: folder of images without the concepts; none for "negatives" in `concepts`, else drawn ones.
         layers: layers of the CAVs; none for those of fitted CAVs, else middle and final.
         estimator: how a CAV is estimated.
         count: at most this many images of each concept; none for all, or 40 drawn ones.
         seed: of samples, drawings, splits, relabelings and bootstraps.
-        cache: folder that keeps CAVs by content; "none" for none; empty for the user's cache folder.
         max_batch: most images in one pass; bounds the memory.
     """
 
-    concepts: Path | None = None
-    builtin: tuple[str, ...] = ()
     negatives: Path | None = None
     layers: tuple[str, ...] = ()
     estimator: EstimatorName = "difference"
     count: int | None = None
     seed: int = 0
-    cache: str = ""
     max_batch: int = 16
 
     def __post_init__(self) -> None:

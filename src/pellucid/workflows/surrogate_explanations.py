@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pellucid.errors import PellucidError
+from pellucid.storage import to_json
 from pellucid.surrogate import (
+    Assessment,
     FlipOptions,
     GlobalOptions,
     LocalOptions,
@@ -175,6 +178,17 @@ class SurrogateAssessment:
 
     explainer: SurrogateExplainer
     context_r2: dict[str, dict[str, float]]
+
+    @property
+    def assessment(self) -> Assessment:
+        """Fidelity and control."""
+        assert self.explainer.assessment is not None
+        return self.explainer.assessment
+
+    def to_dict(self, **more: object) -> dict[str, Any]:
+        """The assessment and `context_r2` as plain JSON; `more` stands around them."""
+        record: dict[str, Any] = to_json({**more, "assessment": self.assessment, **self.context_r2})
+        return record
 
 
 def assess_surrogate(

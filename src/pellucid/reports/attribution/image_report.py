@@ -4,12 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from pellucid.attribution import Explanation
 from pellucid.reports.attribution.maps_page import PageInput, Panel, write_page
+from pellucid.reports.concepts import write_concept_page
 from pellucid.reports.shared.overlays import display_size, resize_geometry, save_overlay
 from pellucid.results import library_versions
 from pellucid.storage import write_atomically
@@ -56,6 +58,26 @@ def write_image_report(report: ImageExplanation, folder: str | Path) -> list[Pat
     saved = folder / "maps.safetensors"
     write_atomically(saved, _saved_maps(report, maps))
     return [page, *files, saved]
+
+
+def write_image_files(report: ImageExplanation, folder: str | Path) -> dict[str, Any]:
+    """Write what `write_image_report` does, and the page of the concepts if the image was explained by some.
+
+    Args:
+        report: what `pellucid.workflows.explain_images` returns for an image.
+        folder: created if missing.
+
+    Returns:
+        The numbers of the image and the files, as plain JSON.
+    """
+    page, *overlays, maps = write_image_report(report, folder)
+    files = {"page": str(page), "overlays": [str(file) for file in overlays], "maps": str(maps)}
+    record = report.to_dict() | files
+    if report.concepts is not None:
+        concept_page = Path(folder) / "concepts.html"
+        write_concept_page(concept_page, report.concepts)
+        record["concepts"] = {"page": str(concept_page), "rows": report.concepts.rows()}
+    return record
 
 
 def _panel(explanation: Explanation, values: Tensor, layers: Mapping[str, str]) -> Panel:
