@@ -89,6 +89,7 @@ def _cell(rate: Mapping[str, float] | None) -> str:
         return "none given"
     hits, claims = int(rate["hits"]), int(rate["claims"])
     interval = binomtest(hits, claims).proportion_ci(method="exact")
-    given = "" if rate["given"] == rate["draws"] else f", given in {rate['given'] / rate['draws']:.0%}"
+    shown = rate.get("given", claims) / rate["draws"]
+    given = "" if shown == 1 else f", given in {shown:.0%}"
     given = f", {claims} claims" if claims > rate["draws"] else given
     return f"{hits / claims:.1%} ({interval.low:.1%} to {interval.high:.1%}{given})"

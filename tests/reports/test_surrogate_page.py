@@ -94,7 +94,7 @@ def global_explanation() -> GlobalExplanation:
         ),
     )
     data = CausalGraph(("thickness", "intensity", "slant"), (firm, Edge("slant", "thickness", strength=0.3)))
-    decisions = (DecisionEffect("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, 0.0004),)
+    decisions = (DecisionEffect("intensity", 0.8, 0.1, (0.4, 0.2, 0, -0.2, -0.4), 0.9, low=0.7, high=0.9),)
     perceives = {"thickness": 0.93, "intensity": 0.95, "slant": 0.88}
     return GlobalExplanation(
         data=data,
@@ -204,7 +204,8 @@ def test_each_kind_of_edge_is_drawn_with_its_own_marks() -> None:
     decides = edges["intensity → decision"]
     assert (decides["sign"], cause["sign"]) == ("against", "for")
     assert decides["width"] > open_edge["width"]
-    assert any("p < 0.001" in tip for tip in decides["tips"])
+    assert any("sd of the margin" in tip for tip in decides["tips"])
+    assert not any("p < 0.001" in tip for tip in decides["tips"])
     assert any("96.0 %" in tip for tip in cause["tips"])
     assert not any("class" in label for label in edges)
 

@@ -9,7 +9,13 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 from pellucid.surrogate import EncodedBatch
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
-from pellucid.surrogate.explain.decision_effects import add_decision_edges, measure_decision_effects
+from pellucid.surrogate.explain.decision_effects import (
+    DecisionEffect,
+    _derangement,
+    add_decision_edges,
+    measure_decision_effects,
+    strength_interval,
+)
 from pellucid.surrogate.explain.encoded_batch import margin, probabilities
 from pellucid.surrogate.explain.minimal_counterfactual import FlipOptions, find_minimal_counterfactual
 from pellucid.surrogate.explain.necessity import estimate_necessity, estimate_proportion
@@ -59,9 +65,11 @@ def test_only_concepts_that_the_classifier_reads_get_a_decision_edge() -> None:
     batch = encoded(surrogate, 60)
     edges, null = measure_decision_effects(batch, random_codes(500, 3))
     width, gray, latent = edges
-    assert (width.significant, gray.significant, latent.significant) == (True, False, True)
+    assert (width.matters, gray.matters, latent.matters) == (True, False, True)
     assert width.strength == pytest.approx(2 * latent.strength, rel=0.5)
+    assert width.low < width.strength < width.high
     assert gray.strength == pytest.approx(0, abs=1e-5)
+    assert gray.negligible
     assert null.block == pytest.approx(0, abs=1e-5)
     graph = add_decision_edges(CausalGraph(("width", "gray"), (Edge("width", "gray"),)), edges)
     assert graph.parents("decision") == ("width", "u0")
@@ -76,12 +84,31 @@ class Leaky(LinearSurrogate):
         return super().decode(Codes(codes.context, latent, codes.nuisance))
 
 
-def test_a_concept_must_move_the_decision_more_than_the_strongest_nuisance_does() -> None:
+def test_a_concept_must_move_the_decision_more_than_the_whole_nuisance_does() -> None:
     surrogate = Leaky((2.0, 0.1, 1.0))
     (width, gray, latent), null = measure_decision_effects(encoded(surrogate, 100), random_codes(500, 3))
     assert null.strongest == pytest.approx(max(null.single)) == pytest.approx(null.single[0])
     assert 0.1 * width.strength < null.strongest < latent.strength
-    assert (width.significant, gray.significant, latent.significant) == (True, False, True)
+    assert (width.matters, gray.matters, latent.matters) == (True, False, True)
+
+
+def test_the_interval_of_a_strength_covers_the_truth_though_neighbors_share_an_image() -> None:
+    # The mean absolute difference of two standard normal values is 2 / sqrt(pi).
+    generator, truth, covered = torch.Generator().manual_seed(0), 2 / torch.pi**0.5, 0
+    for count in (20, 60, 200):
+        for repeat in range(200):
+            values, donors = torch.randn(count, generator=generator), _derangement(count, repeat)
+            found = strength_interval((values[donors] - values).abs(), donors)
+            covered += found.low <= truth <= found.high
+    assert 0.92 <= covered / 600 <= 0.98
+
+
+def test_an_effect_is_open_where_its_interval_holds_the_bound() -> None:
+    effect = DecisionEffect("width", 0.12, 0.0, (0.0,) * 5, 0.5, low=0.08, high=0.16)
+    assert (effect.matters, effect.negligible) == (False, False)
+    assert replace(effect, low=0.11).matters
+    assert replace(effect, high=0.1).negligible
+    assert replace(effect, low=float("nan"), high=float("nan")).matters
 
 
 def test_the_dose_response_of_a_linear_concept_is_its_weight_times_its_quantiles() -> None:

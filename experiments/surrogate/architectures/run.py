@@ -190,7 +190,7 @@ def _edges(edges: Sequence[DecisionEffect], null: NuisanceNull) -> dict[str, Any
     return {
         "top": max(edges, key=lambda edge: edge.strength).concept,
         "strengths": {edge.concept: edge.strength for edge in edges},
-        "p_values": {edge.concept: edge.p_value for edge in edges},
+        "matters": {edge.concept: edge.matters for edge in edges},
         "null": {"strongest": null.strongest, "block": null.block},
     }
 
@@ -278,7 +278,10 @@ def effects_markdown(rows: Mapping[str, Mapping[str, Any]], kind: str) -> str:
             f"{reported['top']} {reported['strengths'][reported['top']]:.2f}",
             "{strongest:.2f}, {block:.2f}".format(**reported["null"]),
         ]
-        edges.append(f"{sum(p < 0.05 for p in reported['p_values'].values())} of {len(reported['p_values'])}")
+        # Results from before intervals were measured have tests instead.
+        tests = {name: p < 0.05 for name, p in reported.get("p_values", {}).items()}
+        matters = reported.get("matters", tests)
+        edges.append(f"{sum(matters.values())} of {len(matters)}")
         lines.append(_line([name, *cells, *edges]))
     return "\n".join(lines) + "\n"
 

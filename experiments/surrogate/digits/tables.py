@@ -35,7 +35,9 @@ def main() -> None:
         print(_control(control, result["oracle_agreement"][control["concept"]]))
     print(f"\nnull: strongest nuisance {max(result['null']['single']):.2f}, whole block {result['null']['block']:.2f}")
     for edge in sorted(result["decisions"], key=lambda one: -one["strength"]):
-        print(f"{edge['concept']}: {edge['strength']:.2f} sd, flips {edge['flip_rate']:.1%}, p {edge['p_value']:.2g}")
+        # Results from before intervals were measured have none.
+        interval = f", {edge['low']:.2f} to {edge['high']:.2f}" if "low" in edge else ""
+        print(f"{edge['concept']}: {edge['strength']:.2f} sd{interval}, flips {edge['flip_rate']:.1%}")
 
 
 def _control(control: dict[str, Any], oracle: dict[str, float]) -> str:

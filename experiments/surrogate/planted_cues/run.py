@@ -139,7 +139,9 @@ def _truth(row: Row, name: str) -> list[str]:
 
 def _cells(reported: Row, name: str) -> list[str]:
     edge, place = reported["edges"][name], reported["importance_order"].index(name) + 1
-    stands = "" if edge["p_value"] < 0.05 else " n.s."
+    # Results from before intervals were measured have a test instead.
+    matters = (edge["low"] or 0.0) > edge["bound"] if "low" in edge else edge["p_value"] < 0.05
+    stands = "" if matters else " n.s."
     last = [f"{edge['strength']:.2f}{stands}", f"{reported['importance'][name]:.2f} ({place})"]
     if name not in reported["effects"]:
         return ["", "", "", *last]

@@ -209,7 +209,7 @@ def _world(global_explanation: GlobalExplanation) -> dict[str, Any]:
         "only_perceived": [str(edge) for edge in reported.only_second],
         "reoriented": [[str(one), str(other)] for one, other in reported.reoriented],
         "common": [str(one) for one, _ in reported.common],
-        "decisions": [asdict(edge) | {"significant": edge.significant} for edge in global_explanation.decision_effects],
+        "decisions": [asdict(edge) | {"matters": edge.matters} for edge in global_explanation.decision_effects],
         "null": asdict(global_explanation.null),
         "notes": list(global_explanation.notes),
     }

@@ -93,8 +93,8 @@ def _standing(result: dict[str, Any], name: str) -> dict[str, Any]:
     shares = {one: result["importance"]["mean_absolute_logits"][one] for one in contexts}
     strengths = {one: edges[one]["strength"] for one in contexts}
     edge = {
-        key: edges[name][key]
-        for key in ("strength", "flip_rate", "dose_response", "sign_agreement", "p_value", "significant")
+        key: edges[name].get(key)
+        for key in ("strength", "flip_rate", "dose_response", "sign_agreement", "low", "high", "bound")
     }
     return {
         "decision_edge": edge | {"rank": _rank(strengths, name), "null": result["global_explanation"]["null"]["block"]},

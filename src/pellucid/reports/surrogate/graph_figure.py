@@ -187,7 +187,7 @@ def describe_edge(edge: Edge) -> list[str]:
     facts.append(
         "by a test of the classes" if edge.source == CLASS_NODE else ORIENTATION_SOURCES[edge.orientation_source]
     )
-    if not math.isnan(edge.p_value):
+    if not math.isnan(edge.p_value) and edge.orientation_source != "intervention":
         facts.append(format_p_value(edge.p_value))
     if edge.source_mark == edge.target_mark == "arrow":
         facts.append("a hidden common cause")
@@ -289,8 +289,8 @@ def decision_table(global_explanation: GlobalExplanation, class_names: Sequence[
             "flips": percent(edge.flip_rate),
             "dose_response": _dose_response(edge.dose_response),
             "agreement": "" if math.isnan(edge.sign_agreement) else percent(edge.sign_agreement),
-            "p": format_p_value(edge.p_value),
-            "significant": edge.significant,
+            "interval": "" if math.isnan(edge.low) else f"{edge.low:.2f} to {edge.high:.2f}",
+            "verdict": "matters" if edge.matters else "negligible" if edge.negligible else "open",
             "tentative": edge.concept in tentative,
             "necessity": _share(needed[edge.concept].necessity) if needed else "",
             "sufficiency": _share(needed[edge.concept].sufficiency) if needed else "",
@@ -302,6 +302,7 @@ def decision_table(global_explanation: GlobalExplanation, class_names: Sequence[
         "target": None if global_explanation.target is None else class_names[global_explanation.target],
         "transferred": global_explanation.residual_transfer,
         "needed": bool(needed),
+        "bound": f"{max((e.bound for e in global_explanation.decision_effects), default=math.nan):.2f}",
         "null": f"{global_explanation.null.strongest:.3f}",
         "null_share": round(100 * global_explanation.null.strongest / most, 1),
         "block": f"{global_explanation.null.block:.3f}",

@@ -1,5 +1,6 @@
 """How far a surrogate may be believed, and what it explains."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
@@ -153,6 +154,7 @@ def _difference(explanation: GlobalExplanation) -> Iterator[Line]:
 def _effects(explanation: GlobalExplanation, target: str) -> Table:
     """What moves the decision, the strongest first."""
     null = explanation.null
+    bound = max((effect.bound for effect in explanation.decision_effects), default=math.nan)
     where = "transferred to the input images" if explanation.residual_transfer else "on the reconstructions"
     edges = explanation.perceived.edges
     tentative = {edge.source for edge in edges if edge.target == DECISION_NODE and edge.tentative}
@@ -162,16 +164,23 @@ def _effects(explanation: GlobalExplanation, target: str) -> Table:
             f"{effect.strength:.3f}",
             f"{effect.flip_rate:.1%}",
             f"{effect.dose_response[0]:+.2f} to {effect.dose_response[-1]:+.2f}",
-            "<0.001" if effect.p_value < 0.001 else f"{effect.p_value:.3f}",
-            ("decides" if effect.significant else "not significant")
+            "" if math.isnan(effect.low) else f"{effect.low:.3f} to {effect.high:.3f}",
+            ("matters" if effect.matters else "negligible" if effect.negligible else "open")
             + (", not controlled" if effect.concept in tentative else ""),
         )
         for effect in sorted(explanation.decision_effects, key=lambda effect: -effect.strength)
     ]
     return make_table(
-        ("concept", "moves the decision by, sd", "flips", "dose response, low to high value, sd", "p", ""),
+        (
+            "concept",
+            "moves the decision by, sd",
+            "flips",
+            "dose response, low to high value, sd",
+            "95 % of the strength",
+            "",
+        ),
         rows,
         f"edges to the decision{target}, by intervention {where}",
-        caption=f"the strongest of the nuisance moves it by {null.strongest:.3f} sd (all at once {null.block:.3f}): "
-        "what is not stronger than that is not an edge",
+        caption=f"an effect is negligible up to {bound:.3f} sd and matters where all of its interval lies above; the "
+        f"whole nuisance, which must not count, moves the decision by {null.block:.3f}",
     )

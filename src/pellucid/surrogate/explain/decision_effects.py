@@ -1,13 +1,14 @@
 """Which concepts move the decision: interventions through generator and classifier against a nuisance null."""
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pellucid.errors import PellucidError
+from pellucid.statistics import Interval, cluster_interval
 from pellucid.surrogate.causal.graph import CausalGraph, Edge
 from pellucid.surrogate.explain.encoded_batch import EncodedBatch, margin, predict_class
 from pellucid.surrogate.model.codes import Codes
@@ -16,7 +17,11 @@ DECISION_NODE = "decision"
 DOSE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of a concept at which its dose response is measured."""
 
-_ALPHA = 0.05
+NEGLIGIBLE = 0.1
+"""Change of the margin, in its standard deviations, that is negligible whatever the nuisance does."""
+
+_BLOCKS = 20
+_MIN_BLOCK = 4
 _MIN_IMAGES = 20
 
 
@@ -33,12 +38,14 @@ class DecisionEffect:
             same unit.
         sign_agreement: share of images whose margin moves in the direction of the mean between 5 and 95 %, in [0, 1];
             NaN where it moves in none.
-        p_value: that swaps of the concept move the margin no more than swaps of the nuisance coordinate that moves it
-            most, one-sided Wilcoxon over images, corrected over concepts (Benjamini-Hochberg); 1 without nuisance.
+        low, high: 95 % interval of the strength over images and swaps; NaN where it was not measured.
+        bound: strengths up to here are negligible: `NEGLIGIBLE`, or what swapping the whole nuisance does if that is
+            more, since it must not count.
 
-    >>> effect = DecisionEffect("width", 0.5, 0.1, (-0.2, -0.1, 0.0, 0.1, 0.2), sign_agreement=0.9, p_value=0.001)
-    >>> effect.significant, effect.sign
-    (True, 1.0)
+    >>> dose = (-0.2, -0.1, 0.0, 0.1, 0.2)
+    >>> effect = DecisionEffect("width", 0.5, 0.1, dose, sign_agreement=0.9, low=0.4, high=0.6)
+    >>> effect.matters, effect.negligible, effect.sign
+    (True, False, 1.0)
     """
 
     concept: str
@@ -46,12 +53,19 @@ class DecisionEffect:
     flip_rate: float
     dose_response: tuple[float, ...]
     sign_agreement: float
-    p_value: float
+    low: float = math.nan
+    high: float = math.nan
+    bound: float = NEGLIGIBLE
 
     @property
-    def significant(self) -> bool:
-        """Whether the effect stands out of the null at 5 %."""
-        return self.p_value < _ALPHA
+    def matters(self) -> bool:
+        """Whether the whole interval is above what is negligible; without an interval, the strength."""
+        return (self.strength if math.isnan(self.low) else self.low) > self.bound
+
+    @property
+    def negligible(self) -> bool:
+        """Whether the whole interval is below; neither this nor `matters` leaves it open."""
+        return (self.strength if math.isnan(self.high) else self.high) <= self.bound
 
     @property
     def sign(self) -> float:
@@ -124,14 +138,14 @@ def measure_decision_effects(
     for column in range(nuisance.shape[1]):
         swapped = _set_column(nuisance, column, nuisance[donors, column])
         single.append(interventions.measure(replace(batch.codes, nuisance=swapped))[0].abs())
-    null = max(single, key=lambda swap: float(swap.mean()), default=torch.zeros_like(block))
     measured = []
     for column in range(concepts.shape[1]):
         swap, flips = interventions.measure_concept(column, concepts[donors, column])
         levels = torch.quantile(reference.concept_coordinates()[:, column], torch.tensor(DOSE_QUANTILES).to(concepts))
         doses = torch.stack([interventions.measure_concept(column, level)[0] for level in levels])
         measured.append((swap, flips, doses))
-    p_values = _correct([_one_sided_p(swap.abs(), null) if single else 1.0 for swap, _, _ in measured])
+    intervals = [strength_interval(swap.abs(), donors) for swap, _, _ in measured]
+    bound = max(NEGLIGIBLE, float(block.abs().mean()))
     effects = tuple(
         DecisionEffect(
             concept=name,
@@ -139,9 +153,11 @@ def measure_decision_effects(
             flip_rate=float(flips.float().mean()),
             dose_response=tuple(doses.mean(1).tolist()),
             sign_agreement=_sign_agreement(doses[-1] - doses[0]),
-            p_value=p,
+            low=interval.low,
+            high=interval.high,
+            bound=bound,
         )
-        for name, (swap, flips, doses), p in zip(batch.concept_names, measured, p_values, strict=True)
+        for name, (swap, flips, doses), interval in zip(batch.concept_names, measured, intervals, strict=True)
     )
     return effects, NuisanceNull(
         block=float(block.abs().mean()),
@@ -183,14 +199,14 @@ class _Interventions:
 def add_decision_edges(
     graph: CausalGraph, effects: tuple[DecisionEffect, ...], refused: Collection[str] = ()
 ) -> CausalGraph:
-    """The perceived graph with the significant effects as edges to the decision, oriented by interventions.
+    """The perceived graph with the effects that matter as edges to the decision, oriented by interventions.
 
     Args:
         graph: of the concepts.
         effects: of the concepts on the decision.
         refused: concepts that the surrogate does not control: their edges are tentative.
 
-    >>> effect = DecisionEffect("width", 0.5, 0.1, (-0.2, -0.1, 0.0, 0.1, 0.2), sign_agreement=0.9, p_value=0.001)
+    >>> effect = DecisionEffect("width", 0.5, 0.1, (-0.2, -0.1, 0.0, 0.1, 0.2), 0.9, low=0.4, high=0.6)
     >>> [str(edge) for edge in add_decision_edges(CausalGraph(("width",), ()), (effect,)).edges]
     ['width → decision']
     """
@@ -202,15 +218,17 @@ def add_decision_edges(
             "arrow",
             strength=effect.sign * effect.strength,
             orientation_source="intervention",
-            p_value=effect.p_value,
             tentative=effect.concept in refused,
         )
         for effect in effects
-        if effect.significant
+        if effect.matters
     )
     added = {edge.source for edge in edges} - set(graph.nodes)
     nodes = (*graph.nodes, *(effect.concept for effect in effects if effect.concept in added), DECISION_NODE)
-    note = "Edges to the decision come from interventions; their strength is in standard deviations of the margin."
+    note = (
+        "Edges to the decision come from interventions; their strength is in standard deviations of the margin. "
+        "Drawn are those whose 95 % interval lies above what is negligible."
+    )
     return replace(graph, nodes=nodes, edges=graph.edges + edges, notes=(*graph.notes, note))
 
 
@@ -228,17 +246,26 @@ def _derangement(count: int, seed: int) -> Tensor:
     return donors
 
 
-def _one_sided_p(concept: Tensor, null: Tensor) -> float:
-    from scipy.stats import wilcoxon
+def strength_interval(change: Tensor, donors: Tensor) -> Interval:
+    """Interval of a mean change over images, each of which gives its value to one image and takes that of another.
 
-    difference = (concept - null).double().cpu().numpy()
-    return 1.0 if not np.any(difference) else float(wilcoxon(difference, alternative="greater").pvalue)
+    The changes of neighbors in the circle of donors share an image: blocks of them are drawn whole.
 
+    Args:
+        change: (N,).
+        donors: (N,) which image gives its value to each; one circle.
 
-def _correct(p_values: list[float]) -> list[float]:
-    from scipy.stats import false_discovery_control
-
-    return [float(p) for p in false_discovery_control(p_values)]
+    >>> strength_interval(torch.arange(20.0), torch.arange(20).roll(1)).grids
+    5
+    """
+    count, place = len(donors), torch.empty_like(donors)
+    image = 0
+    for position in range(count):
+        place[image] = position
+        image = int(donors[image])
+    size = max(_MIN_BLOCK, count // _BLOCKS)
+    blocks = (place // size).clamp(max=count // size - 1)
+    return cluster_interval(change.double().cpu().numpy(), blocks.cpu().numpy(), "mean")
 
 
 def _sign_agreement(change: Tensor) -> float:

@@ -71,7 +71,7 @@ class GlobalExplanation(Result):
         unmodeled_concepts: concepts that were not nodes of the discovery, but move the decision, so that they are
             drawn.
         probe_r2: context -> R2 of the perceived on the measured value.
-        decision_effects: every concept's effect on the decision, significant or not.
+        decision_effects: every concept's effect on the decision, negligible or not.
         null: what swaps of nuisance do.
         necessity: of every concept for the class `target`; empty without one, or where images of it or of others
             are missing.
@@ -84,7 +84,7 @@ class GlobalExplanation(Result):
 
     >>> from pellucid.surrogate import digit_surrogate
     >>> explanation = digit_surrogate().global_explanation
-    >>> [effect.concept for effect in explanation.decision_effects if effect.significant][:2]
+    >>> [effect.concept for effect in explanation.decision_effects if effect.matters][:2]
     ['thickness', 'intensity']
     """
 
@@ -138,7 +138,9 @@ class GlobalExplanation(Result):
                     "strength": effect.sign * effect.strength,
                     "flip_rate": effect.flip_rate,
                     "sign_agreement": effect.sign_agreement,
-                    "p_value": effect.p_value,
+                    "low": effect.low,
+                    "high": effect.high,
+                    "negligible_up_to": effect.bound,
                     "probe_r2": self.probe_r2.get(effect.concept),
                     "necessity": None if share is None else share.necessity.estimate,
                     "sufficiency": None if share is None else share.sufficiency.estimate,
@@ -216,7 +218,9 @@ def compute_global_explanation(
         for name in refused
     ]
     if not null.single:
-        notes.append("there is no nuisance to compare with: effects on the decision are not tested, and none is drawn")
+        notes.append(
+            "there is no nuisance to compare with: effects on the decision are compared with a fixed bound only"
+        )
     graph = add_decision_edges(perceived, effects, refused)
     return GlobalExplanation(
         data=data,
