@@ -22,7 +22,9 @@ from pellucid.surrogate.model import DisplaySpace
 from pellucid.surrogate.training.training_progress import TrainingProgress
 from pellucid.synthetic import draw_digits
 from pellucid.synthetic.morphomnist import measure
+from pellucid.workflows.options import TrainSurrogateOptions
 from pellucid.workflows.surrogate_images import ImageSample, find_measure, find_rerender
+from pellucid.workflows.surrogate_training import train_surrogate
 
 NETWORKS = """
 import torch
@@ -353,6 +355,28 @@ def test_morphometry_finds_what_the_table_says_and_refuses_a_table_in_other_unit
     other = digits.table.with_columns({"thickness": 2 * digits.table.column("thickness")})
     with pytest.raises(PellucidError, match=r"does not give what the context table says \(thickness R2"):
         find_measure("morphomnist", digits, ImageSample([], digits.images, other))
+
+
+@pytest.mark.parametrize("option", ["--measure", "--rerender"])
+def test_a_table_that_does_not_fit_its_images_is_refused_before_the_training(tmp_path: Path, option: str) -> None:
+    digits = draw_digits(torch.arange(120) % 10, thickness=2 + torch.arange(120) % 3, slant=0.0)
+    (tmp_path / "images").mkdir()
+    for number, digit in enumerate(digits):
+        Image.fromarray(digit.round().clamp(0, 255).byte().numpy()).save(tmp_path / "images" / f"{number:03}.png")
+    files = sorted((tmp_path / "images").iterdir())
+    thickness = torch.rand(120, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    write_context(ContextTable(("thickness",), thickness, tuple(files)), tmp_path / "t.csv", folder=tmp_path / "images")
+    options = TrainSurrogateOptions(
+        tmp_path / "images",
+        model="digit_cnn",
+        context=tmp_path / "t.csv",
+        steps=8,
+        held_out=0.5,
+        **{option[2:]: "morphomnist"},
+    )
+    with pytest.raises(PellucidError, match=rf"does not give what the context table says.*Use {option}"):
+        train_surrogate(tmp_path / "run", options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_redrawn_digits_have_other_contexts_which_are_told() -> None:

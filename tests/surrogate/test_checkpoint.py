@@ -1,8 +1,11 @@
 """Checkpoints: a killed training goes on bit for bit, and no other training is taken for it."""
 
+import errno
 import json
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from tests.surrogate.support import Bars, bars, classifier_of, small_cnn
 from torch import Tensor, nn
 
+from pellucid.errors import ModelError
 from pellucid.surrogate import CheckpointError, DivergedError, SurrogateExplainer, TrainingOptions, train
 from pellucid.surrogate.model import Discriminator
 from pellucid.surrogate.surrogate import Surrogate
@@ -291,7 +295,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("name", ["run.json", "checkpoint.json", "quality.json"])
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.json"])
 def test_a_damaged_record_is_named(tmp_path: Path, name: str) -> None:
     run(tmp_path)
     (tmp_path / name).write_text('{"steps": 4')
@@ -356,3 +360,43 @@ def test_images_that_are_lost_again_are_noticed() -> None:
     verdicts = [monitor.check(healthy(pixel=loss)) for loss in [0.4] * 50 + [1.6] * 50]
     assert verdicts[:50] == [None] * 50
     assert "pixel loss rose from 0.40" in next(filter(None, verdicts))
+
+
+class Rooted(nn.Module):
+    """Sound on real images, which reach 1; NaN, or without a gradient, on all that is darker: its own fault."""
+
+    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.answer = small_cnn(), answer
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images)
+        return logits + self.answer(images.amax((1, 2, 3)) - 0.9)[:, None] * 0.01
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [(torch.sqrt, "logits"), (lambda excess: torch.where(excess > 0, excess.sqrt(), 0.0), "gradients")],
+)
+def test_a_nan_of_the_classifiers_own_is_named_so(
+    tmp_path: Path, answer: Callable[[Tensor], Tensor], problem: str
+) -> None:
+    data = bars(64, 0, 0.5)
+    images = data.images.clone()
+    images[:, 0, 0, 0] = 1.0
+    with pytest.raises(ModelError, match=rf"the classifier .* itself gives NaN or infinite {problem}"):
+        run(tmp_path, network=Rooted(answer), data=replace(data, images=images))
+
+
+def test_a_full_disk_and_a_folder_that_may_not_be_written_are_clear_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, words in ((errno.ENOSPC, "no space is left"), (errno.EROFS, "cannot be written")):
+
+        def refuse(path: Path, tensors: Mapping[str, Tensor], number: int = number) -> None:
+            raise OSError(number, os.strerror(number), str(path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pellucid.surrogate.training.checkpoint.write_tensors", refuse)
+            with pytest.raises(CheckpointError, match=words):
+                run(tmp_path / str(number))

@@ -194,14 +194,20 @@ class RunFolder:
 
     @contextmanager
     def disk_full_errors(self) -> Iterator[None]:
-        """Say what a full disk means for the run.
+        """Say what a full disk, or a folder that cannot be written to, means for the run.
 
         Raises:
-            RunFolderError: no space is left, or the quota is used up.
+            RunFolderError: no space is left, the quota is used up, or writing is not allowed.
         """
         try:
             yield
         except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                place = error.filename or self.path
+                raise self.error(
+                    f"{place} cannot be written or read ({error.strerror}); what is finished is kept. Change the "
+                    f"permissions, or give another folder than {self.path}"
+                ) from error
             if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
                 raise
             raise self.error(

@@ -30,6 +30,8 @@ MEASURE_DESCRIPTIONS = {
     MORPHOMNIST: "Morpho-MNIST morphometry",
 }
 _MIN_R2 = 0.9
+_MIN_MEASURABLE = 0.5  # share of the images
+_WITHOUT = {"--measure": "--measure predictors", "--rerender": "--rerender none"}
 _QUANTILES = (0.01, 0.99)
 
 
@@ -167,22 +169,35 @@ def find_measure(name: str, explainer: SurrogateExplainer, sample: ImageSample) 
     if name != MORPHOMNIST:
         return None
     if sample.context is not None:
-        _check_units(explainer, sample.images, sample.context)
+        check_table(sample.images, sample.context, explainer.surrogate.space)
     return digit_measure(explainer.surrogate)
 
 
-def _check_units(explainer: SurrogateExplainer, images: Tensor, context: ContextTable) -> None:
-    table = explainer.standard_context(context.values.float())
-    measured = explainer.standard_context(
-        measure_digits(explainer.surrogate.space.to_display(images), explainer.context_names)
-    )
+def check_table(images: Tensor, context: ContextTable, space: DisplaySpace, option: str = "--measure") -> None:
+    """Refuse a table that is not what morphometry gives for its images.
+
+    Args:
+        images: (N, C, H, W) in the classifier's input space.
+        context: their table.
+        space: display space of the images.
+        option: that asks for morphometry, for the message.
+
+    Raises:
+        PellucidError: too few images can be measured, or some column is something else.
+    """
+    measured, table = measure_digits(space.to_display(images), context.names), context.values.float()
     known = measured.isfinite().all(1)
-    r2 = r2_by_context(explainer.context_names, measured[known], table[known])
+    if int(known.sum()) < max(3, _MIN_MEASURABLE * len(images)):
+        raise PellucidError(
+            f"{option} morphomnist: only {int(known.sum())} of {len(images)} images can be measured: it takes bright "
+            "digits on black"
+        )
+    r2 = r2_by_context(context.names, measured[known], table[known].to(measured))
     if poor := {name: share for name, share in r2.items() if not share >= _MIN_R2}:
         values = ", ".join(f"{name} R2 {share:.2f}" for name, share in poor.items())
         raise PellucidError(
             f"morphometry of the images does not give what the context table says ({values}): were they resized since "
-            "they were measured? Use --measure predictors, or a table measured on these images"
+            f"they were measured? Use {_WITHOUT[option]}, or a table measured on these images"
         )
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from pellucid.errors import PellucidError
 from pellucid.storage import RecordError, from_record, read_json, to_record, write_json
-from pellucid.surrogate import LOGITS_ONLY, SurrogateExplainer, TrainingOptions, get_preset, train
+from pellucid.surrogate import LOGITS_ONLY, DisplaySpace, SurrogateExplainer, TrainingOptions, get_preset, train
 from pellucid.surrogate.training import TrainingProgress, is_main_process, join_processes
 from pellucid.workflows.options import ClassifierOptions, TrainSurrogateOptions
 from pellucid.workflows.reading_inputs import assignments, load_classifier
 from pellucid.workflows.surrogate_images import (
     MEASURE_DESCRIPTIONS,
+    MORPHOMNIST,
     check_measures,
+    check_table,
     digest_of_files,
     find_images_with_context,
     find_measure,
@@ -23,6 +25,7 @@ from pellucid.workflows.surrogate_images import (
 )
 
 TRAIN_COMMAND = "command.json"
+_EXAMPLES = 256  # training images on which a table is checked before anything long
 
 OnProgress = Callable[[TrainingProgress], None]
 OnStage = Callable[[str, int, int], None]
@@ -156,7 +159,14 @@ def _train(
     elif on_note is not None:
         on_note("no --context: the surrogate has unexplained latents only, and no concept gets a name")
     classifier = load_classifier(ClassifierOptions(model=command.model, weights=command.weights, device=device))
-    examples = read_sample(classifier, files, None, rows[:64]).images
+    examples = read_sample(classifier, files, table, rows[:_EXAMPLES])
+    space = DisplaySpace.of(classifier, examples.images[:64])
+    sample = read_sample(classifier, files, table, held_out) if is_main_process() else None
+    for name, option in ((command.rerender, "--rerender"), (command.measure, "--measure")):
+        if name == MORPHOMNIST and examples.context is not None:
+            check_table(examples.images, examples.context, space, option)
+            if sample is not None and sample.context is not None:
+                check_table(sample.images, sample.context, space, option)
     explainer = train(
         classifier,
         [files[row] for row in rows],
@@ -164,13 +174,12 @@ def _train(
         training,
         out,
         layers=LOGITS_ONLY if command.layers == (LOGITS_ONLY,) else command.layers or None,
-        rerender=find_rerender(command.rerender, classifier, context, examples),
+        rerender=find_rerender(command.rerender, classifier, context, examples.images[:64]),
         on_progress=on_progress,
         on_start=lambda: command.save(out),
     )
-    if not is_main_process():
+    if sample is None:  # all but the first of several processes
         return None
-    sample = read_sample(classifier, files, table, held_out)
     explainer.set_reference(sample.images)
     explainer.assess(
         sample.images,

@@ -139,6 +139,24 @@ class StepLosses:
         latent = _with_noise(codes.latent, self.options.latent_noise, self.random)
         return Codes(codes.context, latent, _with_noise(codes.nuisance, self.options.nuisance_noise, self.random))
 
+    def classifier_problem(self, generated: GeneratedImages) -> str | None:
+        """What is wrong with the classifier's own answers to the images of a step, in words, or None.
+
+        Where the images are finite and its logits or their gradient are not, no training can help.
+        """
+        for images in (generated.reconstructed, generated.intervened):
+            if images is None or not bool(images.isfinite().all()):
+                continue
+            with torch.enable_grad():
+                shown = images.detach().requires_grad_()
+                logits = self._features(shown).logits
+                if not bool(logits.isfinite().all()):
+                    return "logits"
+                (gradient,) = torch.autograd.grad(logits.sum(), shown)
+            if not bool(gradient.isfinite().all()):
+                return "gradients"
+        return None
+
     def _features(self, images: Tensor) -> ClassifierFeatures:
         return self.extractor(self.space.from_display(images))
 

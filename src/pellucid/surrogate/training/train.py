@@ -91,7 +91,7 @@ def train(
         _check_order(images, context.files)
     extractor = FeatureExtractor(classifier, layers)
     folder = TrainingFolder(out)
-    with folder.locked() if is_main_process() else nullcontext():
+    with folder.disk_full_errors(), folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             identity = _identity(extractor, options, space, names, _digest(images, values))
             folder.bind_plan(identity | {"rerendered": rerender is not None, "processes": world_size()})

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from pellucid.errors import ModelError
 from pellucid.storage import select_prefix
 from pellucid.surrogate.model.features import FeatureExtractor
 from pellucid.surrogate.model.image_space import DisplaySpace
@@ -117,6 +118,12 @@ class Trainer:
         self.average.update_parameters(self.networks)
         numbers = losses | norms
         values = torch.stack([value.detach().float() for value in numbers.values()])
+        if not bool(values.isfinite().all()) and (problem := self.losses.classifier_problem(generated)):
+            raise ModelError(
+                f"step {self.steps}: the classifier {self.losses.extractor.classifier.name} itself gives NaN or "
+                f"infinite {problem} for images whose every pixel is finite, so no training of a surrogate can go on. "
+                "Look for a square root, a logarithm or a division in it that can meet 0"
+            )
         return dict(zip(numbers, all_gather(values).mean(0).tolist(), strict=True))
 
     def _descend(self, losses: dict[str, Tensor], network: nn.Module, names: Iterable[str]) -> Tensor:
