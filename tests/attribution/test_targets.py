@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import pellucid as pl
 from pellucid.attribution.targets import (
     Target,
     count_targets,
@@ -177,3 +178,14 @@ def test_only_tensors_are_taken_apart_by_image() -> None:
     assert select_targets([0, 1, 2, 3], slice(1, 3), 4) == [0, 1, 2, 3]
     with pytest.raises(TargetError, match="4 were given for 8 images"):
         select_targets(tensor, slice(0, 4), 8)
+
+
+def test_truth_values_and_one_hot_rows_are_no_targets() -> None:
+    classifier, logits = pl.load("digit_cnn"), torch.zeros(3, 10)
+    for wrong in (True, [True, False], (0, True)):
+        with pytest.raises(TargetError):
+            resolve_target(wrong, classifier, logits)  # type: ignore[arg-type]
+    with pytest.raises(TargetError, match=r"one-hot; give the indices of the classes: targets.argmax\(1\)"):
+        resolve_target(torch.eye(10, dtype=torch.long)[[3, 7, 1]], classifier, logits)
+    every = torch.arange(10).expand(3, 10)  # as many targets as classes, but indices
+    assert resolve_target(every, classifier, logits).classes.tolist() == every.tolist()

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -257,6 +258,32 @@ def test_a_file_of_a_thousand_outputs_is_not_imagenet_by_its_size(tmp_path: Path
 def test_a_factory_in_a_module_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ModelError, match="No module named 'no_such_package'"):
         load("no_such_package:make")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_package:make", "run where no_such_package.py lies, or add its folder to PYTHONPATH"),
+        ("hf:google/vit-base-patch16-224", "no classifier 'hf:google/vit-base-patch16-224'; "),
+        (":build", "no classifier ':build'"),
+    ],
+)
+def test_a_name_that_names_nothing_says_what_to_do(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load(name)
+
+
+def test_a_torchscript_program_is_no_file_of_weights(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"TorchScript program, not weights.*torch\.jit\.load") as caught:
+        load("digit_cnn", weights=tmp_path / "net.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_digits_of_a_file_of_ones_own_are_not_named(tmp_path: Path) -> None:
+    save_file(load("digit_cnn").module.state_dict(), tmp_path / "clothes.safetensors")
+    assert load("digit_cnn", weights=tmp_path / "clothes.safetensors").class_names[7] == "class 7"
 
 
 def test_random_weights_are_refused_for_a_factory(factories: str) -> None:

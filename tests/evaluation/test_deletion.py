@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.attribution import smooth
-from pellucid.errors import PellucidError
+from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.metrics import Deletion, Insertion, NoisyLinear, baseline_images, impute_linearly
 
 WEIGHTS = torch.linspace(-1, 1, 3 * 6 * 8, dtype=torch.float64).view(3, 6, 8)
@@ -230,3 +230,22 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         Insertion(steps=0)
     with pytest.raises(PellucidError, match="score='loss'"):
         Insertion(score="loss")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.tensor([0, -1]), "class -1 does not exist; leave out images without a label"),
+        (torch.tensor([0, 9]), "class 9 does not exist: there are classes 0 to 3"),
+        (torch.tensor([True, False]), r"targets are \(2,\) torch.bool; expected \(N,\) class indices"),
+        (torch.tensor([0.0, 1.0]), "torch.float32; expected"),
+        (torch.eye(4, dtype=torch.long)[:2], r"targets are \(2, 4\)"),
+    ],
+)
+@pytest.mark.parametrize("metric", [Deletion(steps=2), Insertion(steps=2)])
+def test_what_indexes_no_class_is_refused(metric: Deletion, targets: torch.Tensor, message: str) -> None:
+    images, values = torch.rand(2, 4, 8, 8), torch.rand(2, 8, 8)
+    with pytest.raises(TargetError, match=message):
+        metric.curves(lambda batch: batch.mean((2, 3)), images, values, targets)
+    with pytest.raises(PellucidError, match="maps are a ndarray; expected a tensor"):
+        metric.curves(lambda batch: batch.mean((2, 3)), images, values.numpy(), torch.tensor([0, 1]))  # type: ignore[arg-type]

@@ -215,6 +215,8 @@ def image_batches(
     >>> [len(batch.images) for batch in batches]
     [8, 8, 4]
     """
+    if not isinstance(images, Tensor):
+        raise PellucidError(f"images are a {type(images).__name__}; give a tensor (N, C, H, W), see classifier.read")
     total = len(images)
     if not total:
         raise PellucidError("no images to explain: the batch is empty")

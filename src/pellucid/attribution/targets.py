@@ -222,6 +222,7 @@ def _indices(target: Any, classifier: ClassNames, logits: Tensor, heads: Sequenc
             raise TargetError(f"the classifier has {len(heads)} heads; give targets as (head, class)")
         return torch.zeros(images, 1, dtype=torch.long), logits.argmax(-1)
     if isinstance(target, Tensor) and target.ndim:
+        _refuse_one_hot(target, class_count)
         pairs = _pairs_of_tensor(target, images, heads)
     else:
         references = target if isinstance(target, list) else [target]
@@ -258,6 +259,14 @@ def _pairs_of_tensor(target: Tensor, images: int, heads: Sequence[int] | None) -
     return torch.stack([torch.zeros_like(classes), classes], dim=-1)
 
 
+def _refuse_one_hot(target: Tensor, classes: int) -> None:
+    """A row of zeros with a single one for every image would be read as that many targets."""
+    if target.ndim != 2 or target.shape[1] != classes or classes < 3:
+        return
+    if bool(((target == 0).sum(1) == classes - 1).all()) and bool((target.amax(1) == 1).all()):
+        raise TargetError("the tensor of targets is one-hot; give the indices of the classes: targets.argmax(1)")
+
+
 def _check_length(target: Tensor, images: int) -> None:
     if len(target) != images:
         raise TargetError(
@@ -283,11 +292,13 @@ def _pair(reference: Any, classifier: ClassNames, heads: Sequence[int] | None) -
 
 
 def _class_index(reference: Any, classifier: ClassNames) -> int:
-    return classifier.class_index(reference if isinstance(reference, str) else index(reference))
+    return classifier.class_index(reference if isinstance(reference, str | bool) else index(reference))
 
 
 def _is_index(value: Any) -> bool:
-    """Whether this is an integer, of Python, numpy or torch."""
+    """Whether this is an integer, of Python, numpy or torch; a truth value is none, though Python lets it be 0 or 1."""
+    if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+        return False
     try:
         index(value)
     except TypeError:

@@ -291,7 +291,11 @@ def _device(module: nn.Module, device: str | torch.device | None) -> torch.devic
         requested = torch.device(device)
         torch.empty(0, device=requested)
     except Exception as error:
-        raise ModelError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use cpu") from error
+        reason = str(error).splitlines()[0]
+        reason = "there is no such kind" if reason.startswith("Expected one of") else reason  # torch lists 18 of them
+        raise ModelError(
+            f"device {str(device)!r} cannot be used ({reason}); use cpu, or cuda or mps where there is one"
+        ) from error
     return requested
 
 

@@ -4,6 +4,7 @@ A field is an option: its name with hyphens, its docstring as help, its default 
 commas (`--layers middle,final`) or by giving the option again (`--target cat --target dog`).
 """
 
+import csv
 import types
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -78,12 +79,15 @@ def show_default(value: Any) -> str:
 
 
 def split_names(text: str) -> list[str]:
-    """Names separated by commas.
+    """Names separated by commas; one that has a comma itself is quoted, as in a CSV file.
 
     >>> split_names("middle, final,")
     ['middle', 'final']
+    >>> split_names('age,"height, in cm"')
+    ['age', 'height, in cm']
     """
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return [name.strip() for name in names if name.strip()]
 
 
 def convert(hint: Any, tokens: Sequence[Token]) -> Any:

@@ -272,6 +272,8 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
         raise ImageError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
     visible = [p for p in images if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     if not visible:
-        inside = "" if recursive else " (folders inside it are searched only with recursive=True)"
+        inside = (
+            "" if recursive else " (folders inside it are not searched: name them, or give recursive=True in Python)"
+        )
         raise ImageError(f"{folder}: no images in this folder{inside}; these count: {' '.join(SUFFIXES)}")
     return visible

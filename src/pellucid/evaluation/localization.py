@@ -218,6 +218,8 @@ def as_maps(values: Tensor) -> Tensor:
     Raises:
         PellucidError: another shape, for instance several targets or channels.
     """
+    if not isinstance(values, Tensor):
+        raise PellucidError(f"maps are a {type(values).__name__}; expected a tensor, see torch.as_tensor")
     maps = values.detach()
     if maps.ndim == 4 and maps.shape[1] == 1:
         maps = maps[:, 0]

@@ -48,5 +48,6 @@ def load_digit_cnn(weights: str | Path | None) -> LoadedModel:
     if weights == RANDOM:
         return LoadedModel(module.eval(), make_digit_preprocess(), "random weights")
     load_weights(module, DIGIT_WEIGHTS if weights is None else weights)
-    origin = "" if weights is None else Path(weights).name
-    return LoadedModel(module.eval(), make_digit_preprocess(), origin, [str(digit) for digit in range(10)])
+    if weights is not None:  # trained on whatever, if for ten classes
+        return LoadedModel(module.eval(), make_digit_preprocess(), Path(weights).name)
+    return LoadedModel(module.eval(), make_digit_preprocess(), class_names=[str(digit) for digit in range(10)])

@@ -76,7 +76,8 @@ def names_factory(name: str) -> bool:
     (True, False, False)
     """
     library, _, rest = name.partition(":")
-    return bool(library and rest) and library not in _LIBRARIES
+    parts = [*library.split("."), *rest.split(".")]
+    return library not in _LIBRARIES and all(part.isidentifier() for part in parts)
 
 
 def load(
@@ -158,6 +159,14 @@ def _load_factory(module_name: str, factory: str, weights: str | Path | None) ->
         result = attrgetter(factory)(importlib.import_module(module_name))()
     except PellucidError:
         raise
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0] and error.name != module_name:
+            raise ModelError(f"{label} cannot be called ({format_error(error)}); install what it imports") from error
+        file = f"{error.name.replace('.', '/')}.py"
+        raise ModelError(
+            f"{label} cannot be called ({format_error(error)}); run where {file} lies, or add its folder to "
+            "PYTHONPATH; other names are listed by `pellucid models`"
+        ) from error
     except Exception as error:  # another's code may raise anything
         raise ModelError(
             f"{label} cannot be called ({format_error(error)}); a {FACTORY} is a callable without arguments in an "
@@ -169,6 +178,8 @@ def _load_factory(module_name: str, factory: str, weights: str | Path | None) ->
         raise ModelError(
             f"{label} returns a {type(result).__name__}, expected an nn.Module, or a Classifier without weights="
         )
+    if any(part.training for part in result.modules()):
+        raise ModelError(f"{label} returns a network in train mode; return module.eval() from it")
     if weights is None:
         return LoadedModel(result, None)
     load_weights(result, weights)

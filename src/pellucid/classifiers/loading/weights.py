@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,11 @@ def _read_safetensors(path: Path) -> Any:
 def _read_torch(path: Path) -> Any:
     if not _written_by_torch(path):
         raise ModelError(f"{path} is not a file of weights: expected .safetensors, or what torch.save writes")
+    if _is_torchscript(path):
+        raise ModelError(
+            f"{path} is a TorchScript program, not weights, and programs in files are never run here. If you trust it, "
+            f"convert it once: torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pt')"
+        )
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -196,6 +202,15 @@ def _written_by_torch(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(4)
     return start == b"PK\x03\x04" or start[:1] == b"\x80"  # a zip archive, or the pickle of torch before 1.6
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether the archive holds code, which `torch.jit.save` writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _state_dict_of(content: Any) -> dict[str, torch.Tensor]:

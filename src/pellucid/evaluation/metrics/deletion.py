@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import smooth
-from pellucid.errors import PellucidError
+from pellucid.errors import PellucidError, TargetError
 from pellucid.evaluation.localization import as_maps, upsample
 from pellucid.evaluation.metrics.imputation import NoisyLinear
 from pellucid.evaluation.metrics.metric import ExplainedImages, MetricScores
@@ -135,6 +135,7 @@ class Deletion:
 
         Raises:
             PellucidError: the shapes do not fit.
+            TargetError: no such class.
         """
         maps = as_maps(values).to(images.device)
         if images.ndim != 4 or not len(images) == len(maps) == len(targets):
@@ -142,6 +143,7 @@ class Deletion:
                 f"images {tuple(images.shape)}, {len(maps)} maps and {len(targets)} targets; "
                 "expected (N, C, H, W) and one map and one target per image"
             )
+        _check_targets(targets)
         replace_pixels = self._pixel_replacement(images)
         pixels = images.shape[2] * images.shape[3]
         counts = (torch.arange(self.steps + 1) * pixels / self.steps).round().long()
@@ -194,6 +196,8 @@ class Deletion:
             replaced = ranks[order] < count[:, None, None]
             with torch.no_grad():
                 output = logits(replace_pixels(~replaced if self.inserting else replaced)).double()
+            if target >= output.shape[1]:
+                raise TargetError(f"class {target} does not exist: there are classes 0 to {output.shape[1] - 1}")
             parts.append((output.softmax(1) if self.score == "probability" else output)[:, target].cpu())
         scores = torch.cat(parts)
         first, last = scores[:2].expand(len(ranks), 2)[:, :, None].unbind(1)
@@ -229,6 +233,14 @@ class Road(Deletion):
     def __post_init__(self) -> None:
         object.__setattr__(self, "baseline", NoisyLinear(self.noise))
         super().__post_init__()
+
+
+def _check_targets(targets: Tensor) -> None:
+    """Refuse what indexes no class, or one from the end, as -1 for "no label" would."""
+    if targets.ndim != 1 or targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
+        raise TargetError(f"targets are {tuple(targets.shape)} {targets.dtype}; expected (N,) class indices")
+    if len(targets) and int(targets.min()) < 0:
+        raise TargetError(f"class {int(targets.min())} does not exist; leave out images without a label")
 
 
 def baseline_images(images: Tensor, baseline: Baseline | Tensor) -> Tensor:

@@ -91,11 +91,12 @@ class SweepOptions:
             ("images", 1),
             ("shard_size", 1),
             ("max_batch", 1),
-            ("threshold", 0),
             ("seed", 0),
         ):
             if getattr(self, name) < least:
                 raise PellucidError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.threshold <= 1:
+            raise PellucidError(f"threshold is {self.threshold}; it is a probability, 0 to 1")
         if self.same_class_grids is not None and self.same_class_grids < 1:
             raise PellucidError(
                 f"same_class_grids is {self.same_class_grids}; it must be at least 1, or None for as many as grids"
