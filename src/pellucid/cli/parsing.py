@@ -30,6 +30,8 @@ AsJson = Annotated[bool, Parameter(name="--json", negative=(), show_default=Fals
 _WHOLE = {"--target", "--option", "--metric-options", "--set", "--tier", "--required", "--forbidden"}
 """Options whose values may have commas."""
 
+_MOST_DIGITS = 18
+
 _NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -149,7 +151,7 @@ def _parse_one_of(kinds: Sequence[Any], words: Sequence[str], name: str) -> Any:
         return parse(kinds[0], words, name)
     text = words[-1].strip()
     if int in kinds and text.isdecimal():
-        return int(text)
+        return _parse_word(int, text, name)
     if tuple[int, int] in kinds:
         sides = [_parse_word(int, side, name) for side in text.lower().split("x")]
         if len(sides) != 2:
@@ -161,10 +163,18 @@ def _parse_one_of(kinds: Sequence[Any], words: Sequence[str], name: str) -> Any:
 def _parse_word(kind: Any, word: str, name: str) -> Any:
     if get_origin(kind) is Literal:
         return _choose(word, get_args(kind), name)
+    if kind is int and _is_huge(word):
+        raise PellucidError(f"{name}: {word[:24]!r} is too large")
     try:
         return kind(word)
     except ValueError:
         raise PellucidError(f"{name}: {word!r} is not {_NUMBERS.get(kind, 'such a value')}") from None
+
+
+def _is_huge(word: str) -> bool:
+    """Whether a whole number does not fit into 64 bits, as seeds and counts have to."""
+    digits = word.strip().lstrip("+-").replace("_", "")
+    return digits.isdecimal() and len(digits.lstrip("0")) > _MOST_DIGITS
 
 
 def _choose(word: str, choices: Sequence[str], name: str) -> str:

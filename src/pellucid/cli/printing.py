@@ -1,6 +1,7 @@
 """What the commands print: JSON for machines, tables and lines for people, remarks and progress on stderr."""
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -8,13 +9,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 
 if TYPE_CHECKING:
     from pellucid.reports.text import Block
 
-screen, messages = Console(), Console(stderr=True)
+
+class SafeConsole(Console):
+    """A console on which a text cannot do anything: names of files and classes are shown, never obeyed.
+
+    What a terminal would take for a command, marks that turn the direction of writing, and bytes that are no text are
+    shown as escapes.
+    """
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of what is printed; those that rich itself steers the terminal with pass."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def printable(text: str) -> str:
+    """A text with its control characters as escapes.
+
+    >>> printable("cat\\x1b[2J.png")
+    'cat\\\\x1b[2J.png'
+    """
+    return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+# C0 but tab and line feed, delete, C1, marks and overrides of direction, halves of surrogate pairs.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+screen, messages = SafeConsole(), SafeConsole(stderr=True)
 
 INTERRUPTED = 130  # what shells say of a command that was stopped with Ctrl-C
 

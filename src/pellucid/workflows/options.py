@@ -18,6 +18,9 @@ MeasureName = Literal["predictors", "morphomnist"]
 RerenderName = Literal["none", "morphomnist"]
 
 
+_MOST_IMAGES = 10_000  # of a concept; all of them are in memory, and estimates no longer change
+
+
 def _check_minimum(options: object, **minimum: int) -> None:
     """Refuse values below a minimum; None passes."""
     for name, least in minimum.items():
@@ -114,6 +117,8 @@ class ConceptOptions(ConceptSourceOptions):
 
     def __post_init__(self) -> None:
         _check_minimum(self, count=1, max_batch=1)
+        if self.count is not None and self.count > _MOST_IMAGES:
+            raise PellucidError(f"count is {self.count}; at most {_MOST_IMAGES:,} images of a concept are of use")
 
 
 @dataclass(frozen=True, kw_only=True)

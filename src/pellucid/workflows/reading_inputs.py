@@ -273,7 +273,7 @@ def whole_numbers(texts: Sequence[str], option: str) -> dict[str, int]:
     """
     values = {}
     for name, text in assignments(texts, option).items():
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 18:
             raise PellucidError(f"{option} {name}={text}: expected a whole number, 0 or more")
         values[name] = int(text)
     return values

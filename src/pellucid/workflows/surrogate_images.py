@@ -1,5 +1,6 @@
 """The images of a surrogate: found with their context, split, read, and measured or redrawn by code."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -71,7 +72,7 @@ def digest_of_files(files: Sequence[Path]) -> str:
     >>> digest_of_files([]) == digest_of_files([Path("a.png")])
     False
     """
-    return sha256("\n".join(map(str, files)).encode()).hexdigest()
+    return sha256(os.fsencode("\n".join(map(str, files)))).hexdigest()
 
 
 def split_rows(count: int, held_out: float, seed: int) -> tuple[list[int], list[int]]:

@@ -103,14 +103,20 @@ def _from_folder(root: Path, classifier: Classifier) -> DataSet:
             f"{root} has images but no folders in it; expected one folder per class, or a list of files"
         )
     labels = _folder_labels(root, names, classifier)
-    inside = [path for path in files if len(path.parts) > 1]
     stray = [ImageFailure(path, "is in no class folder") for path in files if len(path.parts) == 1]
+    stray += [ImageFailure(path, "its name is not UTF-8; rename it") for path in files if not _is_text(path)]
+    inside = [path for path in files if len(path.parts) > 1 and _is_text(path)]
     return DataSet(
         root,
         tuple(path.as_posix() for path in inside),
         tuple(labels[path.parts[0]] for path in inside),
         tuple(stray),
     )
+
+
+def _is_text(path: PurePath) -> bool:
+    """Whether a name can be written into a table."""
+    return str(path).isascii() or not any("\ud800" <= letter <= "\udfff" for letter in str(path))
 
 
 def _folder_labels(root: Path, names: Sequence[str], classifier: Classifier) -> dict[str, int]:

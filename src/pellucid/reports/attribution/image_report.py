@@ -14,7 +14,7 @@ from pellucid.reports.attribution.maps_page import PageInput, Panel, write_page
 from pellucid.reports.concepts import write_concept_page
 from pellucid.reports.shared.overlays import display_size, resize_geometry, save_overlay
 from pellucid.results import library_versions
-from pellucid.storage import write_atomically
+from pellucid.storage import encode_tensors, write_atomically
 from pellucid.workflows import ImageExplanation
 
 
@@ -117,8 +117,6 @@ def _page(report: ImageExplanation, panels: Sequence[Panel]) -> PageInput:
 
 
 def _saved_maps(report: ImageExplanation, maps: Mapping[str, Tensor]) -> bytes:
-    from safetensors.torch import save
-
     metadata = {
         "image": report.path.name,
         "targets": "\n".join(report.explanations[0].targets[0]),
@@ -128,7 +126,7 @@ def _saved_maps(report: ImageExplanation, maps: Mapping[str, Tensor]) -> bytes:
             for explanation in report.explanations
         },
     }
-    return save(dict(maps), metadata)
+    return encode_tensors(maps, {name: text.encode("utf-8", "replace").decode() for name, text in metadata.items()})
 
 
 def _pixels(image: Image.Image) -> str:

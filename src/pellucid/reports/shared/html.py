@@ -101,7 +101,8 @@ def render_html(template: str, script: str, style: str, style_values: Mapping[st
     code = templates().get_template(script).render()
     sheet = Markup(templates().get_template(style).render(**style_values))
     page = templates().get_template(template)
-    return page.render(**values, style=sheet, script=Markup(code), script_hash=script_hash(code))
+    text = page.render(**values, style=sheet, script=Markup(code), script_hash=script_hash(code))
+    return text.encode("utf-8", "replace").decode()  # names of files that are not UTF-8
 
 
 @cache

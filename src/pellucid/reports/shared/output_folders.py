@@ -16,8 +16,9 @@ def image_folders(files: Sequence[Path], out: Path) -> list[Path]:
     """
     names: list[str] = []
     for file in files:
-        name, number = file.stem, 2
+        own = file.name if set(file.stem) == {"."} else file.stem  # "...png" would name the parent of the folder
+        name, number = own, 2
         while name in names:
-            name, number = f"{file.stem}-{number}", number + 1
+            name, number = f"{own}-{number}", number + 1
         names.append(name)
     return [out / name for name in names]
