@@ -1,6 +1,7 @@
 """A run that is killed or interrupted goes on where it was, and ends with the same table."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 from tests.evaluation.sweep_support import MODEL, columns, hear_ctrl_c, write_squares
 
 from pellucid.attribution import RISE, GradCAM
-from pellucid.evaluation.sweep import Run, SweepOptions, evaluate
+from pellucid.errors import PellucidError
+from pellucid.evaluation.sweep import Run, SweepOptions, SweepProgress, evaluate
+from pellucid.evaluation.sweep.sweep_folder import SweepFolder
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -93,3 +96,54 @@ def test_interrupted_it_can_go_on(squares: Path, tmp_path: Path) -> None:
     assert 2 <= shards(out) < 32
     assert not list(out.rglob("*.part"))
     assert sweep(squares, out).is_complete
+
+
+def repaint(squares: Path, out: Path) -> None:
+    """Replace one image of the grids by another of the same size in bytes, as no list of sizes would show."""
+    file = squares / sorted(SweepFolder(out).images_in_grids())[0]
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.fixture
+def own_squares(squares: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(squares, tmp_path / "own"))
+
+
+def small_sweep(squares: Path, out: Path, on_progress: Callable[[SweepProgress], object] | None = None) -> Run:
+    options = SweepOptions(settings=("GridPG",), layers=("final",), grids=4, shard_size=1)
+    return evaluate(squares, MODEL, [GradCAM()], out, options, on_progress=on_progress)
+
+
+@pytest.mark.parametrize("done", [0, 2, 4])
+def test_an_image_replaced_during_a_run_ends_it(own_squares: Path, tmp_path: Path, done: int) -> None:
+    out = tmp_path / "run"
+
+    def replace(progress: SweepProgress) -> None:
+        if progress.stage == "explaining" and progress.done == done:
+            repaint(own_squares, out)
+
+    with pytest.raises(PellucidError, match="is not the image that the run began with"):
+        small_sweep(own_squares, out, replace)
+    assert not Run.load(out).is_complete
+
+
+def test_an_image_replaced_between_runs_is_refused_until_it_is_put_back(own_squares: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    table = columns(small_sweep(own_squares, out))
+    repaint(own_squares, out)
+    with pytest.raises(PellucidError, match="is not the image that the run began with"):
+        small_sweep(own_squares, out)
+    repaint(own_squares, out)  # the same bit again
+    assert columns(small_sweep(own_squares, out)) == table
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "shards/000001.parquet", "predictions/0/000000.parquet"])
+def test_a_damaged_table_is_made_again(own_squares: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run"
+    table = columns(small_sweep(own_squares, out))
+    for damaged in {name, "table.parquet"}:
+        content = bytearray((out / damaged).read_bytes())
+        content[len(content) // 2] ^= 1
+        (out / damaged).write_bytes(content)
+    assert columns(small_sweep(own_squares, out)) == table

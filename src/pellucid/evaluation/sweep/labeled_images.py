@@ -3,7 +3,7 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -210,20 +210,68 @@ def predict(classifier: Classifier, data: DataSet, start: int, stop: int, max_ba
         max_batch: most images in one pass.
 
     Returns:
-        One row per image: path, label, predicted, confidence (softmax probability of the predicted class), and the
-        reason why there is no prediction, else null.
+        One row per image: path, label, predicted, confidence (softmax probability of the predicted class), the
+        reason why there is no prediction, else null, and the digest of the file.
     """
     rows = []
+    # Before they are read: an image that is replaced in between is found out when it is explained.
+    digests = {index: digest_of_file(data.root / data.files[index]) for index in range(start, stop)}
     numbered = _inputs(classifier, data, range(start, stop))
     while batch := list(islice(numbered, max_batch)):
         inputs = [image for _, image in batch if isinstance(image, Tensor)]
         outcomes = iter(_most_probable(classifier.logits(stack_inputs(inputs)))) if inputs else iter(())
         for index, image in batch:
             predicted, confidence, reason = (None, None, image) if isinstance(image, str) else next(outcomes)
-            rows.append((data.files[index], data.labels[index], predicted, confidence, reason))
+            rows.append((data.files[index], data.labels[index], predicted, confidence, reason, digests[index]))
     columns = zip(*rows, strict=True)
     return arrow().table(
         dict(zip(_prediction_schema().names, map(list, columns), strict=True)), schema=_prediction_schema()
+    )
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def image_digests(tables: "Iterable[pa.Table]") -> dict[str, str]:
+    """The digest of each image when it was classified.
+
+    Raises:
+        PellucidError: an image was another one for another model.
+    """
+    digests: dict[str, str] = {}
+    for table in tables:
+        columns = (table[name].to_pylist() for name in ("path", "sha256"))
+        for path, digest in zip(*columns, strict=True):
+            if digests.setdefault(path, digest) != digest:
+                raise PellucidError(_replaced(path))
+    return digests
+
+
+def check_unchanged(root: Path, files: Iterable[str], digests: Mapping[str, str]) -> None:
+    """Check that images are those that the run began with.
+
+    Args:
+        root: folder that they are relative to.
+        files: which of them.
+        digests: of all that were classified.
+
+    Raises:
+        PellucidError: one was replaced, or is gone.
+    """
+    for file in files:
+        if digest_of_file(root / file) != digests.get(file):
+            raise PellucidError(_replaced(file))
+
+
+def _replaced(file: str) -> str:
+    return (
+        f"{file} is not the image that the run began with; put it back and start the same command again, or start "
+        "anew in another folder"
     )
 
 
@@ -273,6 +321,7 @@ def _prediction_schema() -> "pa.Schema":
             "predicted": pa.int32(),
             "confidence": pa.float64(),
             "reason": pa.string(),
+            "sha256": pa.string(),
         }.items()
     )
 

@@ -2,9 +2,10 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,7 +24,9 @@ from pellucid.evaluation.metrics import Metric, RegionFiles, make_metrics, read_
 from pellucid.evaluation.sweep.labeled_images import (
     DataSet,
     DataSource,
+    check_unchanged,
     confident_candidates,
+    image_digests,
     read_data_set,
     unusable_images,
 )
@@ -43,6 +46,9 @@ from pellucid.evaluation.sweep.sweep_folder import RunError, SweepFolder
 from pellucid.evaluation.sweep.sweep_options import LOCALIZATION, SweepOptions
 from pellucid.evaluation.sweep.workers import BACKENDS, Backend, BackendName, Job
 from pellucid.results import library_versions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Models = str | Classifier | ModelSource | Sequence[str | Classifier | ModelSource]
 
@@ -108,7 +114,9 @@ def evaluate(
     folder = SweepFolder(out)
     with folder.locked():
         job = _job(data, _sources(models), methods, options or SweepOptions(), folder)
-        if not folder.table.exists():
+        if folder.is_finished() and all(folder.is_done(chunk, job.plan) for chunk in job.plan.predictions()):
+            check_unchanged(job.data.root, folder.images_in_grids(), image_digests(_predictions(job.plan, folder)))
+        else:
             _finish(job, folder, BACKENDS[backend], on_progress or (lambda _: None))
     return Run(out)
 
@@ -142,14 +150,21 @@ def _finish(job: Job, folder: SweepFolder, backend: Backend, on_progress: Callab
     _do("classifying", backend, job, chunks, folder, on_progress)
     pools = _candidate_pools(job, folder, chunks)
     job = replace(job, grid_sets=_draw_grid_sets(job, folder, pools))
-    job = replace(job, images=_choose_images(job, pools))
+    job = replace(job, images=_choose_images(job, pools), digests=image_digests(_predictions(job.plan, folder)))
     _do("explaining", backend, job, shards, folder, on_progress)
     if metric_shards:
         _do("measuring", backend, job, metric_shards, folder, on_progress)
         measured = (read_table(folder.path / shard.file) for shard in metric_shards)
         folder.merge(folder.metrics_table, metric_schema(), measured)
+    in_use = {image.path for images in job.images.values() for image in images} | folder.images_in_grids()
+    check_unchanged(job.data.root, sorted(in_use), job.digests)
     # Last, because this table says that the run is complete.
     folder.merge(folder.table, score_schema(), (read_table(folder.path / shard.file) for shard in shards))
+
+
+def _predictions(plan: Plan, folder: SweepFolder) -> Iterator["pa.Table"]:
+    """The tables of predictions, of all models."""
+    return (read_table(folder.path / chunk.file) for chunk in plan.predictions())
 
 
 def _do(

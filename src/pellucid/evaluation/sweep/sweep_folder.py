@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pellucid.evaluation.grids import GridSet
 from pellucid.evaluation.sweep.plan import Plan, Task
 from pellucid.evaluation.sweep.run_tables import arrow, parquet, read_tag
 from pellucid.storage import (
@@ -13,6 +14,7 @@ from pellucid.storage import (
     RunFolderError,
     find_differences,
     from_record,
+    is_whole,
     replacing,
     seal,
     to_record,
@@ -86,6 +88,15 @@ class SweepFolder(RunFolder):
             for manifest in self.path.glob("grids/*.json"):
                 manifest.unlink()
         self.write_plan({"root": str(root), "plan": to_record(plan)})
+
+    def is_finished(self) -> bool:
+        """Whether the run's tables are there, and whole."""
+        return is_whole(self.table) and (is_whole(self.metrics_table) or not self.metrics_table.exists())
+
+    def images_in_grids(self) -> set[str]:
+        """Every image of the manifests, relative to the folder of the images."""
+        manifests = map(GridSet.load, sorted(self.path.glob("grids/*.json")))
+        return {cell.path for grids in manifests for row in grids.cells for cell in row}
 
     def is_done(self, task: Task, plan: Plan) -> bool:
         """Whether a unit of work was finished: its files are there, whole, and of this plan."""

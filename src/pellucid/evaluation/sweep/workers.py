@@ -17,7 +17,7 @@ from pellucid.errors import MissingExtraError, ModelError, PellucidError
 from pellucid.evaluation.grids import Candidate, GridSet
 from pellucid.evaluation.metrics import MeasuredImages, Metric, RegionFiles
 from pellucid.evaluation.settings import GridSetting, GridSettingView
-from pellucid.evaluation.sweep.labeled_images import DataSet, grid_images, predict
+from pellucid.evaluation.sweep.labeled_images import DataSet, check_unchanged, grid_images, predict
 from pellucid.evaluation.sweep.metric_shard import measure_shard
 from pellucid.evaluation.sweep.models import ModelSource, load_variant, make_setting
 from pellucid.evaluation.sweep.plan import MetricShard, Plan, PredictionChunk, Shard, Task
@@ -42,6 +42,7 @@ class Job:
         regions: of the images; None where no metric needs them.
         grid_sets: for every model those of distinct classes (False) and with same-class pairs (True), as needed.
         images: for every model the single images that metrics are measured on.
+        digests: of the images when they were classified; empty before.
     """
 
     plan: Plan
@@ -52,6 +53,7 @@ class Job:
     regions: RegionFiles | None = None
     grid_sets: Mapping[tuple[int, bool], GridSet] = field(default_factory=dict)
     images: Mapping[int, tuple[Candidate, ...]] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def grid_set(self, shard: Shard) -> GridSet:
         """The grids of a shard's setting."""
@@ -117,6 +119,7 @@ class Worker:
             masks=None if job.regions is None else job.regions.masks(classifier, root, names),
             offset=shard.start,
         )
+        check_unchanged(root, names, job.digests)
         table, problems = measure_shard(job.plan, shard, images, names, job.methods, job.metrics)
         return TaskResult({shard.file: encode_table(table, tags)}, problems)
 
@@ -148,6 +151,8 @@ class Worker:
         if known is None or known[0] != rows:
             classifier = self._classifier(shard.model, shard.variant)
             known = rows, grid_images(classifier, grids, rows, self._job.data.root)
+            cells = (cell.path for row in grids.cells[rows.start : rows.stop] for cell in row)
+            check_unchanged(self._job.data.root, cells, self._job.digests)
             self._images[grids.same_class] = known
         return known[1]
 
