@@ -13,7 +13,7 @@ from tests.cli.command import pellucid, refusal
 from pellucid.cli.parsing import parse
 from pellucid.cli.printing import SafeConsole
 from pellucid.errors import PellucidError
-from pellucid.reports.shared import image_folders
+from pellucid.reports.shared.output_folders import image_folders
 from pellucid.storage import write_atomically
 
 
