@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pellucid import Classifier, PellucidError
 from pellucid.classifiers import reinitialize, replace_module
+from pellucid.data import ContextTable
 from pellucid.errors import TargetError
 from pellucid.storage import to_record
 from pellucid.surrogate import (
@@ -131,6 +132,19 @@ def test_digits_asked_to_be_four_pixels_thick_measure_so_on_the_images_returned(
     assert thickness(batch.apply_residual(result.images)) < 3  # the old stroke stays beside the new one ...
     assert result.transferred is None  # ... so that its own assessment refuses it
     assert "thickness" in result.transfer_refused
+
+
+def test_between_the_values_of_a_discrete_context_there_is_nothing_to_ask_for(tmp_path: Path) -> None:
+    data = bars(64, 0, 0.5)
+    thick = (data.context.column("thickness") > data.context.column("thickness").median()).double()
+    context = ContextTable(("thick",), thick[:, None])
+    train(classifier_of(small_cnn()), data.images, context, TINY, tmp_path / "run", on_progress=None)
+    explainer = load(tmp_path / "run", classifier=classifier_of(small_cnn()))
+    explainer.set_reference(bars(60, 1, 0.5).images)
+    assert explainer.surrogate.context_levels == {"thick": (0.0, 1.0)}
+    assert explainer.counterfactual(data.images[:1], {"thick": 1.0}).images.shape == (1, 1, 16, 16)
+    with pytest.raises(PellucidError, match=r"thick = 0.5 does not exist: its values are 0, 1"):
+        explainer.counterfactual(data.images[:1], {"thick": 0.5})
 
 
 def test_scores_taken_after_the_reference_was_set_reach_what_is_explained(explainer: SurrogateExplainer) -> None:

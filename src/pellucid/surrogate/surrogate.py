@@ -1,7 +1,7 @@
 """A trained surrogate: from images to codes and back, frozen, saved and loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,6 +42,7 @@ class Surrogate:
         quality: R2 of attribute predictors and context probe.
         span: (2, K_c), 2 % and 98 % quantiles of the standardized contexts seen in training.
         steps: trained so far.
+        context_levels: context -> the few values that its column has, where it is discrete.
 
     Attributes:
         context_names, latent_names: of the columns of the codes.
@@ -65,11 +66,13 @@ class Surrogate:
         quality: AuxiliaryQuality,
         span: Tensor,
         steps: int,
+        context_levels: Mapping[str, tuple[float, ...]] | None = None,
     ) -> None:
         self.features, self.space, self.sizes, self.options = features, space, sizes, options
         self.networks = networks.eval().requires_grad_(False)
         self.auxiliary_models, self.quality, self.steps = auxiliary_models, quality, steps
         self.span = span.to(features.classifier.device)
+        self.context_levels = dict(context_levels or {})
         self.context_names = sizes.context_names
         self.latent_names = name_latents(options.latent_dim)
 
@@ -172,6 +175,7 @@ class Surrogate:
             sizes=self.sizes,
             space=self.space,
             steps=self.steps,
+            context_levels=self.context_levels,
         )
 
     def __repr__(self) -> str:
@@ -205,6 +209,7 @@ class SurrogateRecord:
         sizes: of the data.
         space: display space of the images.
         steps: trained so far.
+        context_levels: context -> the few values of a discrete column.
     """
 
     classifier: ClassifierIdentity
@@ -215,6 +220,7 @@ class SurrogateRecord:
     sizes: DataSizes
     space: DisplaySpace
     steps: int
+    context_levels: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def load_surrogate(folder: str | Path, *, classifier: Classifier) -> Surrogate:
@@ -266,6 +272,7 @@ def load_surrogate(folder: str | Path, *, classifier: Classifier) -> Surrogate:
         quality=record.quality,
         span=span,
         steps=record.steps,
+        context_levels=record.context_levels,
     )
 
 

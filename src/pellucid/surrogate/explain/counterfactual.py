@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isclose
 
 from torch import Tensor
 
@@ -71,7 +72,8 @@ def compute_counterfactual(
         gate: what is known of the contexts' control; nothing by default.
 
     Raises:
-        PellucidError: an unknown context, or an open orientation where effects should respond.
+        PellucidError: an unknown context, a value between those of a discrete one, or an open orientation where
+            effects should respond.
 
     >>> import torch
     >>> from pellucid.surrogate import digit_surrogate
@@ -85,6 +87,12 @@ def compute_counterfactual(
     """
     if unknown := sorted(set(do) - set(surrogate.context_names)):
         raise PellucidError(f"no context {unknown}; there are {list(surrogate.context_names)}")
+    for name, value in do.items():
+        levels = surrogate.context_levels.get(name)
+        if levels and not any(isclose(value, level, rel_tol=1e-5, abs_tol=1e-6) for level in levels):
+            raise PellucidError(
+                f"{name} = {value:g} does not exist: its values are {', '.join(map('{:g}'.format, levels))}"
+            )
     requested = _to_standard(batch, surrogate, do)
     if graph is not None:
         concepts = propagate_effects(graph, batch, requested, reference.codes)

@@ -37,6 +37,9 @@ from pellucid.surrogate.training_options import Rerender, TrainingOptions, get_p
 if TYPE_CHECKING:
     from pellucid.surrogate.explainer import SurrogateExplainer
 
+_MAX_LEVELS = 10
+"""A context with no more values than this is discrete."""
+
 
 def train(
     classifier: Classifier,
@@ -113,7 +116,7 @@ def train(
         trainer = Trainer(extractor, space, data, sizes, options)
 
         def explainer() -> "SurrogateExplainer":
-            return _surrogate(trainer, extractor, space, sizes)
+            return _surrogate(trainer, extractor, space, sizes, _find_levels(names, values))
 
         run_training(trainer, folder, save_surrogate=lambda: explainer().save(folder.path), on_progress=notify)
         return explainer()
@@ -184,8 +187,18 @@ def _identity(
     }
 
 
+def _find_levels(names: Sequence[str], values: Tensor) -> dict[str, tuple[float, ...]]:
+    """The values of each column that has few: nothing in between exists."""
+    found = {name: tuple(sorted(set(column.tolist()))) for name, column in zip(names, values.T, strict=True)}
+    return {name: levels for name, levels in found.items() if len(levels) <= _MAX_LEVELS}
+
+
 def _surrogate(
-    trainer: Trainer, extractor: FeatureExtractor, space: DisplaySpace, sizes: DataSizes
+    trainer: Trainer,
+    extractor: FeatureExtractor,
+    space: DisplaySpace,
+    sizes: DataSizes,
+    levels: dict[str, tuple[float, ...]],
 ) -> "SurrogateExplainer":
     from pellucid.surrogate.explainer import SurrogateExplainer
     from pellucid.surrogate.surrogate import Surrogate
@@ -201,5 +214,6 @@ def _surrogate(
             quality=trainer.data.quality,
             span=trainer.data.span,
             steps=trainer.steps,
+            context_levels=levels,
         )
     )
