@@ -55,7 +55,7 @@ class DataSet:
         return len(self.files)
 
     def digest(self) -> str:
-        """SHA-256 of names, labels and sizes: it tells another data set, but not an image repainted in place."""
+        """SHA-256 of names, labels and sizes: it tells another data set; repainted images are found by content."""
         content = hashlib.sha256()
         for file, label in zip(self.files, self.labels, strict=True):
             path = self.root / file
@@ -270,8 +270,8 @@ def check_unchanged(root: Path, files: Iterable[str], digests: Mapping[str, str]
 
 def _replaced(file: str) -> str:
     return (
-        f"{file} is not the image that the run began with; put it back and start the same command again, or start "
-        "anew in another folder"
+        f"{file} is not the image that the run began with; put it back and start the same command again, or give "
+        "another folder"
     )
 
 
