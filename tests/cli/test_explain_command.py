@@ -107,7 +107,13 @@ def test_images_of_one_name_get_folders_of_their_own(photograph: Path, tmp_path:
         (["explain", "{cat}", "--methods", ""], "no methods given"),
         (["explain", "{cat}", "--option", "GradCAM.color=red"], "GradCAM has no option 'color'"),
         (["explain", "{cat}", "--option", "IntegratedGradients.steps=0"], "at least one step"),
+        (["explain", "{cat}", "--option", "IntegratedGradients.steps=many"], "steps is a whole number, such as"),
         (["explain", "{cat}", "--option", "steps=3"], "Method.option=value"),
+        (["explain", "{cat}", "--target", "kangaroo"], "no class 'kangaroo'; efficientnet_lite0 has 1000 classes"),
+        (
+            ["evaluate", "{empty}", "--threshold", "2", "--out", "{empty}"],
+            "threshold is 2.0; it is a probability, 0 to 1",
+        ),
         (["explain", "{cat}", "--smooth", "4"], "odd"),
         (["explain", "{cat}", "--model", "efficientnet_lite9"], "did you mean efficientnet_lite"),
         (["explain", "{cat}", "--model", "no.such.module:build"], "no.such.module:build cannot be called"),
@@ -198,3 +204,24 @@ def test_the_demo_explains_photographs_by_maps_and_concepts_tests_the_maps_and_a
         assert digit["minimal_counterfactual"]["valid"]
         assert digit["refused"] == {}
     assert [Path(file).name for file in result["why"]["files"]] == ["why.html"]
+
+
+def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bracketed.py").write_text(
+        "import torch, pellucid as pl\n"
+        "def build():\n"
+        "    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),\n"
+        "        torch.nn.Flatten()).eval()\n"
+        "    names = ['left [a/b]', '[/b] right']\n"
+        "    return pl.Classifier(net, preprocess=pl.data.Preprocess((8, 8)), class_names=names)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    Image.new("RGB", (16, 16), "gray").save(tmp_path / "scan [left].png")
+    out = tmp_path / "out [bold]"
+    code, output, _ = pellucid("explain", tmp_path / "scan [left].png", "-m", "bracketed:build", *FAST, "--out", out)
+    assert code == 0
+    assert "left [a/b]" in output
+    assert "[/b] right" in output
+    page = out / "scan [left]" / "index.html"
+    assert f"page: {page}" in output
+    assert page.exists()

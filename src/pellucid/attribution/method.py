@@ -236,6 +236,9 @@ def make_methods(
     return result
 
 
+_NUMBERS = {int: "a whole number", float: "a number", bool: "True or False"}
+
+
 def _normalize(name: str) -> str:
     return name.lower().replace("++", "plusplus").replace("-", "").replace("_", "").replace(" ", "")
 
@@ -260,6 +263,11 @@ def _parse(text: str, methods: Mapping[str, type[Method]]) -> tuple[str, str, An
     if option.strip() not in known:
         raise PellucidError(f"{name} has no option {option!r}; it has {', '.join(known)}")
     try:
-        return name, option.strip(), ast.literal_eval(value.strip())
+        parsed = ast.literal_eval(value.strip())
     except (ValueError, SyntaxError):
-        return name, option.strip(), value.strip()
+        parsed = value.strip()
+    default = next(item.default for item in fields(methods[name]) if item.name == option.strip())
+    expected = _NUMBERS.get(type(default))
+    if expected is not None and isinstance(parsed, str):
+        raise PellucidError(f"{name}.{option.strip()} is {expected}, such as {default}, not {parsed!r}")
+    return name, option.strip(), parsed

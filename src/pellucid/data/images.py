@@ -201,7 +201,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = max_pixels  # for what a file declares inside, such as tiles
             is_deep_color = any(";16" in str(tile) for tile in image.tile) and not image.mode.startswith("I")
             rgb = to_rgb(image)
-            if is_deep_color and 0 < max(high for _, high in rgb.getextrema()) < _DARKEST_WHITE // 256:
+            if is_deep_color and 0 < np.asarray(rgb).max() < _DARKEST_WHITE // 256:
                 raise ImageError(f"has 16-bit colors below {_DARKEST_WHITE} only{_TOO_DARK}")
             return rgb
     except ImageError:
