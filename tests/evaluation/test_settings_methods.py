@@ -104,14 +104,15 @@ def test_score_cam_asks_the_head_that_is_explained(name: str, layer: str) -> Non
     plain, images = PLAIN["flatten and fully connected"], grids(count=1)
     found = explain(SETTINGS[name](classifier(plain.net)), layer, images, "ScoreCAM").values[0]
     activation = activation_of(plain, name, layer, images)[0]
-    low, high = activation.flatten(1).amin(1), activation.flatten(1).amax(1)
     for index, target in enumerate(targets(name)):
         head, chosen = (0, target) if name == "GridPG" else target
         wanted = torch.zeros(activation.shape[1:])
         for channel in range(len(activation)):
-            if high[channel] > low[channel]:
-                mask = (activation[channel] - low[channel]) / (high[channel] - low[channel])
-                mask = F.interpolate(mask[None, None], images.shape[2:], mode="bilinear", align_corners=False)
+            mask = F.interpolate(
+                activation[None, None, channel], images.shape[2:], mode="bilinear", align_corners=False
+            )
+            if mask.max() > mask.min():
+                mask = (mask - mask.min()) / (mask.max() - mask.min())
                 logits = [score_of(plain, name, "input", head, one)(images * mask).detach() for one in range(5)]
                 wanted += torch.stack(logits).softmax(0)[chosen] * activation[channel]
         assert relative_error(found[index], wanted.relu()) < 1e-4

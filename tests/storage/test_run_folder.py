@@ -178,5 +178,7 @@ def test_a_full_disk_is_explained_and_other_errors_are_not_hidden(tmp_path: Path
     run = folder(tmp_path)
     with pytest.raises(PellucidError, match="no space is left"), run.disk_full_errors():
         raise OSError(errno.ENOSPC, "full")
-    with pytest.raises(PermissionError), run.disk_full_errors():
+    with pytest.raises(PellucidError, match="Change the permissions"), run.disk_full_errors():
         raise PermissionError(errno.EACCES, "forbidden")
+    with pytest.raises(InterruptedError), run.disk_full_errors():
+        raise InterruptedError(errno.EINTR, "interrupted")

@@ -18,7 +18,7 @@ GRID_PHOTOGRAPHS = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.
 """Five photographs of four classes, the two mopeds for the same-class pairs of DiFull and DiPart."""
 
 # digit, thickness, intensity, slant, seed of its shape
-DIGITS = ((3, 2.2, 132.0, 0.1, 1), (4, 3.0, 204.0, -0.1, 2), (9, 1.8, 102.0, 0.3, 3))
+DIGITS = ((3, 2.2, 132.0, 0.1, 1), (4, 3.0, 204.0, -0.1, 2), (9, 2.6, 168.0, 0.0, 3))
 _JITTER = 0.6
 _MARGIN = 2  # around MNIST's 28 pixels
 
