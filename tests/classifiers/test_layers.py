@@ -256,8 +256,9 @@ def test_a_network_without_maps_has_no_final_layer() -> None:
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("name", ["residual", "control_flow_in_place"])
 def test_layers_are_found_whatever_the_gradient_mode(name: str, context: type) -> None:
+    network = reference(name)  # kept for other tests: made in inference mode, its weights could have no gradients
     with context():
-        clf = pl.Classifier(reference(name), input_size=32)
+        clf = pl.Classifier(network, input_size=32)
         layers, final = clf.layers(), clf.at("final").layer
     assert layers == classifier(name).layers()
     assert final == classifier(name).resolve("final")
@@ -268,6 +269,12 @@ def test_layers_are_found_whatever_the_gradient_mode(name: str, context: type) -
 
 
 # --- Names that do not exist
+
+
+def test_a_misspelt_alias_is_named() -> None:
+    model = classifier("gap_linear")
+    with pytest.raises(LayerError, match=r"no layer 'finale'; did you mean final"):
+        model.at("finale")
 
 
 def test_an_unknown_layer_names_the_nearest() -> None:

@@ -223,7 +223,7 @@ def find_middle_layer(layers: Sequence[LayerInfo], final: str) -> str:
 
 
 def unknown_layer_message(layer: str, names: Sequence[str], modules: Sequence[str]) -> str:
-    """The error text for a layer that is not among `names`, with the nearest ones.
+    """The error text for a layer that is not among `names`, with the nearest ones and aliases.
 
     Args:
         layer: as given.
@@ -236,7 +236,7 @@ def unknown_layer_message(layer: str, names: Sequence[str], modules: Sequence[st
     calls = [name for name in names if name.startswith(f"{layer}:")]
     if calls:
         return f"{layer!r} is called {len(calls)} times; choose one of {', '.join(calls[:6])}"
-    near = difflib.get_close_matches(layer, names, n=4, cutoff=0.5)
+    near = difflib.get_close_matches(layer, dict.fromkeys([*names, "middle", "final"]), n=4, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see classifier.layers() or `pellucid layers`"
     if layer in modules:
         return (
